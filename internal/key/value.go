@@ -1,0 +1,135 @@
+package key
+
+import (
+	"encoding"
+	"fmt"
+	"reflect"
+	"strconv"
+	"unicode"
+	"unicode/utf8"
+)
+
+// class is how a value is rendered. There is no class for fmt.Stringer: what is written for people to read often leaves
+// something out.
+type class uint8
+
+const (
+	signed    class = iota
+	unsigned        // rendered as signed is, read otherwise
+	boolean         // true, false
+	hex             // an array of bytes
+	escaped         // a string
+	appended        // what AppendText gives, escaped
+	marshaled       // what MarshalText gives, escaped
+)
+
+// isText reports whether values of the class are rendered by a method of theirs.
+func (c class) isText() bool { return c >= appended }
+
+// endsBefore reports whether the end of a value can be told when the literal follows.
+func (c class) endsBefore(literal string) bool {
+	first := literal[0]
+	switch c {
+	case signed, unsigned:
+		return first < '0' || first > '9' // '-' is well: an integer has it only in front
+	case boolean, hex:
+		return true
+	}
+	return first != '%'
+}
+
+// value is a value in a key.
+type value struct {
+	class class
+	field int    // its index in the struct, or whole
+	what  string // in errors: "main.ID", "field ID of main.Key"
+}
+
+// whole is the field of a value that is the key itself.
+const whole = -1
+
+// of returns the value in k.
+func (v *value) of(k reflect.Value) reflect.Value {
+	if v.field == whole {
+		return k
+	}
+	return k.Field(v.field)
+}
+
+// text calls the method of x that renders it. x must be addressable. scratch is room for the text, apart from the key that
+// is being made, so that a method which does not merely append can spoil nothing.
+func (v *value) text(x reflect.Value, scratch []byte) (text []byte, err error) {
+	method := "MarshalText"
+	defer func() {
+		if r := recover(); r != nil {
+			text, err = nil, panicked(v.what+": "+method, r)
+		}
+	}()
+	// The address has the methods of the value, and goes into an interface without being copied to the heap.
+	if p := x.Addr().Interface(); v.class == appended {
+		method = "AppendText"
+		text, err = p.(encoding.TextAppender).AppendText(scratch)
+	} else {
+		text, err = p.(encoding.TextMarshaler).MarshalText()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %s: %w", v.what, method, err)
+	}
+	return text, nil
+}
+
+// append appends x, which is not of a text class.
+func (p *part) append(dst []byte, x reflect.Value) ([]byte, error) {
+	switch p.value.class {
+	case signed:
+		return strconv.AppendInt(dst, x.Int(), 10), nil
+	case unsigned:
+		return strconv.AppendUint(dst, x.Uint(), 10), nil
+	case boolean:
+		return strconv.AppendBool(dst, x.Bool()), nil
+	case hex:
+		for i := range x.Len() {
+			b := byte(x.Index(i).Uint())
+			dst = append(dst, lowerHex[b>>4], lowerHex[b&15])
+		}
+		return dst, nil
+	}
+	return appendEscaped(dst, x.String(), p.stop)
+}
+
+const (
+	lowerHex = "0123456789abcdef"
+	upperHex = "0123456789ABCDEF"
+)
+
+// appendEscaped appends s, with %XX for each byte of a character that has a meaning in keys, that is a control character
+// or the stop, and for each byte that is not UTF-8. Control characters are Unicode's class Cc, which never changes; a
+// wider notion of what is not printable would change with Go's tables, and with it the keys of a fleet.
+func appendEscaped[S string | []byte](dst []byte, s S, stop rune) ([]byte, error) {
+	if len(s) > MaxLen {
+		return nil, tooLong(len(s))
+	}
+	start := 0 // of what is not yet appended
+	for i := 0; i < len(s); {
+		r, size := rune(s[i]), 1
+		if r >= utf8.RuneSelf {
+			r, size = utf8.DecodeRuneInString(string(s[i:min(i+utf8.UTFMax, len(s))]))
+		}
+		end := i + size
+		if r == '%' || r == ':' || r == '{' || r == '}' || r == stop || unicode.IsControl(r) || r == utf8.RuneError && size == 1 {
+			dst = append(dst, s[start:i]...)
+			for ; i < end; i++ {
+				dst = append(dst, '%', upperHex[s[i]>>4], upperHex[s[i]&15])
+			}
+			start = end
+		}
+		i = end
+	}
+	return append(dst, s[start:]...), nil
+}
+
+// firstRune returns the character with which s, which is not empty, begins.
+func firstRune(s string) rune {
+	r, _ := utf8.DecodeRuneInString(s)
+	return r
+}
