@@ -1,0 +1,142 @@
+// Package script is what Redis runs for cachex: the scripts of the lease
+// protocol, and the way they are sent.
+//
+// Every script touches one key, its KEYS[1], so that it runs on any node of a
+// Cluster that owns the key and through a proxy that routes by it. (A proxy runs
+// a script of two keys on the server of the first, without an error.) Scripts
+// read the time of the server; no clock of a client decides anything.
+package script
+
+import (
+	"context"
+	"crypto/sha1"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// A Script is Lua source and its digest. It is safe for concurrent use.
+type Script struct {
+	name, src, sha string
+}
+
+// New returns the script of a name, for errors, and its source.
+func New(name, src string) *Script {
+	sum := sha1.Sum([]byte(src))
+	return &Script{name: name, src: src, sha: hex.EncodeToString(sum[:])}
+}
+
+// Source returns the Lua source.
+func (s *Script) Source() string { return s.src }
+
+// Run runs the script and returns its reply. A server that does not know the
+// script is sent its source by EVAL; SCRIPT LOAD is never sent, since a proxy
+// closes the connection on it and a Cluster would need it on every node.
+//
+// The client may retry the command when the connection breaks, so Run is for
+// scripts that may run twice. A reply that is nil is no error.
+func (s *Script) Run(ctx context.Context, rdb redis.UniversalClient, key string, args ...any) (any, error) {
+	return s.run(ctx, rdb, false, key, args)
+}
+
+// RunOnce is Run for a script that must not be sent twice: the client does not
+// retry it. After an error that is not a Redis error, nobody knows whether the
+// script ran, or will.
+func (s *Script) RunOnce(ctx context.Context, rdb redis.UniversalClient, key string, args ...any) (any, error) {
+	return s.run(ctx, rdb, true, key, args)
+}
+
+func (s *Script) run(ctx context.Context, rdb redis.UniversalClient, once bool, key string, args []any) (any, error) {
+	for _, source := range []bool{false, true} {
+		cmd := s.command(ctx, source, key, args)
+		var err error
+		if once {
+			err = rdb.Process(ctx, noRetry{cmd})
+		} else {
+			err = rdb.Process(ctx, cmd)
+		}
+		if !unknown(err) {
+			return s.reply(cmd)
+		}
+	}
+	return nil, fmt.Errorf("script %s: %w", s.name, redis.ErrNoScript)
+}
+
+// A Call is one script of a pipeline.
+type Call struct {
+	Script *Script
+	Key    string
+	Args   []any
+
+	// Reply and Err are what came back. Run sets them.
+	Reply any
+	Err   error
+}
+
+// Pipeline runs the calls in one round trip, or in two where a server did not
+// know one of the scripts: the calls that were refused for that, and only
+// these, are sent again by EVAL. Every call has its own Reply and Err; Pipeline
+// returns an error only when a round trip failed, and then calls that were
+// answered before it still have their replies.
+//
+// The client may retry a pipeline as a whole, so Pipeline is for scripts that
+// may run twice.
+func Pipeline(ctx context.Context, rdb redis.UniversalClient, calls []*Call) error {
+	var failed error
+	for _, source := range []bool{false, true} {
+		var again []*Call
+		cmds := make([]*redis.Cmd, len(calls))
+		_, err := rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for i, c := range calls {
+				cmds[i] = c.Script.command(ctx, source, c.Key, c.Args)
+				_ = p.Process(ctx, cmds[i])
+			}
+			return nil
+		})
+		for i, c := range calls {
+			c.Reply, c.Err = c.Script.reply(cmds[i])
+			if unknown(c.Err) && !source {
+				again = append(again, c)
+			}
+		}
+		if _, answered := errors.AsType[redis.Error](err); err != nil && !answered {
+			failed = fmt.Errorf("pipeline of %d scripts: %w", len(calls), err)
+		}
+		if len(again) == 0 {
+			break
+		}
+		calls = again
+	}
+	return failed
+}
+
+func (s *Script) command(ctx context.Context, source bool, key string, args []any) *redis.Cmd {
+	all := make([]any, 0, 4+len(args))
+	if source {
+		all = append(all, "eval", s.src, 1, key)
+	} else {
+		all = append(all, "evalsha", s.sha, 1, key)
+	}
+	return redis.NewCmd(ctx, append(all, args...)...)
+}
+
+func (s *Script) reply(cmd *redis.Cmd) (any, error) {
+	v, err := cmd.Result()
+	if errors.Is(err, redis.Nil) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("script %s: %w", s.name, err)
+	}
+	return v, nil
+}
+
+func unknown(err error) bool { return err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") }
+
+// noRetry is a command that go-redis does not send again when the connection
+// breaks after it may have been read.
+type noRetry struct{ *redis.Cmd }
+
+func (noRetry) NoRetry() bool { return true }
