@@ -1,0 +1,248 @@
+package loader
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/script"
+)
+
+// Leases is the protocol by which a fleet loads each key once, one script a
+// step. Loader is built on it and is what most code wants.
+//
+// A lease is for efficiency; the comparison of its token is for correctness. The
+// token stands in the entry itself, so a DEL, a SET, an expiry, an eviction or a
+// flush by anyone takes it away, and what was loaded under it is not stored any
+// more. This is the lease of "Scaling Memcache at Facebook" (NSDI 2013), renewed
+// while the load lives, and never granted twice for one token.
+//
+// A Leases is a value without state. It is safe for concurrent use as far as its
+// client is. Every method costs one round trip and returns the error of the
+// client or of Redis as it is, with the name of the script before it.
+type Leases struct {
+	rdb  redis.UniversalClient
+	ttl  time.Duration
+	hint bool // ask for a message when a lease ends that we wait for
+}
+
+// NewLeases returns the leases of rdb that hold for ttl, in whole milliseconds,
+// unless they are extended. It makes no call to Redis.
+func NewLeases(rdb redis.UniversalClient, ttl time.Duration) (*Leases, error) {
+	if nothing(rdb) {
+		return nil, fmt.Errorf("client is nil")
+	}
+	if err := checkMillis("LeaseTTL", ttl, MinLeaseTTL); err != nil {
+		return nil, err
+	}
+	return &Leases{rdb: rdb, ttl: ttl}, nil
+}
+
+// A Token names one attempt to load a key. It is never used for another.
+type Token = entry.Token
+
+// A Grant is what Acquire found, one of Granted, Refresh, Found, Stale, Held.
+type Grant string
+
+// What Acquire finds.
+const (
+	Granted Grant = "G" // nothing is there, and the lease is the caller's
+	Refresh Grant = "R" // a stale value is there, and the lease is the caller's
+	Found   Grant = "V" // a fresh value is there
+	Stale   Grant = "S" // a stale value is there, and somebody has the lease
+	Held    Grant = "W" // no value is there, and somebody has the lease
+)
+
+// An Acquisition is the answer to Acquire.
+type Acquisition struct {
+	Grant Grant
+	Token Token         // of the lease, if Granted or Refresh
+	Entry []byte        // if Refresh, Found or Stale: the entry, as it is in Redis
+	Began time.Time     // if Held: when the lease was granted, by the server's clock
+	Cost  time.Duration // if Held: what its holder expects the load to take; 0 if it cannot know
+}
+
+// Acquire returns the value of key, or the lease on it. A caller who found an
+// entry that it cannot use passes the entry's token as unfit, and gets the lease
+// if that entry is still there. What is no entry at all is overwritten.
+//
+// The command is sent once. After an error nobody knows whether the lease was
+// granted, so the caller has none and must not store; a lease that was granted
+// all the same holds until it runs out or until Release of Acquisition.Token,
+// which is set on an error too.
+func (l *Leases) Acquire(ctx context.Context, key string, unfit *Token, expect time.Duration) (Acquisition, error) {
+	return l.acquire(ctx, key, entry.NewToken(), unfit, expect, false)
+}
+
+func (l *Leases) acquire(ctx context.Context, key string, token Token, unfit *Token, expect time.Duration, suspect bool) (Acquisition, error) {
+	a := Acquisition{Token: token}
+	var not []byte
+	if unfit != nil {
+		not = unfit[:]
+	}
+	reply, err := script.Acquire.RunOnce(ctx, l.rdb, key,
+		token[:], l.ttl.Milliseconds(), entry.AppendCost(nil, expect), not, l.hint, suspect)
+	if err != nil {
+		return a, err
+	}
+	parts, _ := reply.([]any)
+	for len(parts) < 2 {
+		parts = append(parts, "")
+	}
+	kind, _ := parts[0].(string)
+	data, _ := parts[1].(string)
+	switch a.Grant = Grant(kind); a.Grant {
+	case Granted:
+	case Refresh, Found, Stale:
+		a.Entry = []byte(data)
+	case Held:
+		if len(data) != 10 {
+			return a, fmt.Errorf("script acquire: unexpected reply")
+		}
+		b := append([]byte{0, 0}, data...)
+		a.Began = time.UnixMilli(int64(binary.BigEndian.Uint64(b)))
+		a.Cost = time.Duration(binary.BigEndian.Uint32(b[8:])) * time.Millisecond
+	default:
+		return a, fmt.Errorf("script acquire: unexpected reply")
+	}
+	return a, nil
+}
+
+// A Life says how long a value lives, in whole milliseconds.
+type Life struct {
+	Fresh time.Duration // served as fresh for so long; Forever
+	Keep  time.Duration // in Redis for so long, at least Fresh; Forever
+}
+
+// Forever is the duration of what does not end.
+const Forever time.Duration = 1<<63 - 1
+
+// maxLife is the longest life but Forever. Redis counts milliseconds from 1970
+// and refuses what overflows; nobody means a time that is near to that.
+const maxLife = 10 * 365 * 24 * time.Hour
+
+// CheckLife returns an error if d cannot be the life of a value: if it is not
+// whole milliseconds, from one to ten years of them, or Forever.
+func CheckLife(d time.Duration) error {
+	switch {
+	case d == Forever:
+		return nil
+	case d < time.Millisecond:
+		return fmt.Errorf("%v is too short, must be at least 1ms", d)
+	case d%time.Millisecond != 0:
+		return fmt.Errorf("%v is not whole milliseconds", d)
+	case d > maxLife:
+		return fmt.Errorf("%v is longer than ten years: use Forever", d)
+	}
+	return nil
+}
+
+// check returns an error if Redis would not keep a value for so long.
+func (l Life) check() error {
+	if err := CheckLife(l.Fresh); err != nil {
+		return err
+	}
+	if l.Keep < l.Fresh {
+		return fmt.Errorf("kept for %v, less than it is fresh, %v", l.Keep, l.Fresh)
+	}
+	return CheckLife(l.Keep)
+}
+
+// args returns Keep and Fresh as the scripts take them.
+func (l Life) args() (keep, fresh any) {
+	ms := func(d time.Duration) any {
+		if d == Forever {
+			return ""
+		}
+		return d.Milliseconds()
+	}
+	return ms(l.Keep), ms(l.Fresh)
+}
+
+// A Verdict is what became of a value that was to be stored.
+type Verdict int64
+
+// What becomes of a value.
+const (
+	Fenced      Verdict = iota // not stored: the lease is lost, and the value may be older than what took it
+	Stored                     // stored
+	StoredTwice                // stored by an earlier copy of the command
+	StoredStale                // stored, stale at once: Expire was called meanwhile
+)
+
+// Store stores payload, bytes of a codec, as the value of key if the lease of
+// token is not lost. took is how long the load took; sent is when Acquire was
+// called. Store may be called again after an error.
+func (l *Leases) Store(ctx context.Context, key string, token Token, payload []byte, life Life, sent time.Time, took time.Duration) (Verdict, error) {
+	keep, fresh := life.args()
+	costAndSum := binary.BigEndian.AppendUint32(entry.AppendCost(nil, took), entry.Sum(key, payload))
+	n, err := number(script.Store.Run(ctx, l.rdb, key,
+		token[:], keep, fresh, time.Since(sent).Milliseconds(), costAndSum, payload))
+	return Verdict(n), err
+}
+
+// Write stores payload as the value of key whatever is there, and takes the
+// lease away from a load under way. Of two writes at the same time one stays.
+func (l *Leases) Write(ctx context.Context, key string, payload []byte, life Life) error {
+	keep, fresh := life.args()
+	token := entry.NewToken()
+	sum := binary.BigEndian.AppendUint32(nil, entry.Sum(key, payload))
+	_, err := script.Write.Run(ctx, l.rdb, key, token[:], keep, fresh, sum, payload)
+	return err
+}
+
+// Extend prolongs the lease of token, counted from now, and reports whether it
+// is still there. If it is not, what the holder loads will not be stored.
+func (l *Leases) Extend(ctx context.Context, key string, token Token) (bool, error) {
+	n, err := number(script.Extend.Run(ctx, l.rdb, key, token[:], l.ttl.Milliseconds()))
+	return n == 1, err
+}
+
+// Release gives the lease of token back, and reports whether it was still there.
+// A stale value that it stood on stays.
+func (l *Leases) Release(ctx context.Context, key string, token Token) (bool, error) {
+	n, err := number(script.Release.Run(ctx, l.rdb, key, token[:]))
+	return n == 1, err
+}
+
+// Expire makes the value of key stale, and one that is being loaded stale as
+// soon as it is stored. It reports whether there was anything.
+func (l *Leases) Expire(ctx context.Context, key string) (bool, error) {
+	n, err := number(script.Expire.Run(ctx, l.rdb, key))
+	return n == 1, err
+}
+
+func number(reply any, err error) (int64, error) {
+	if err != nil {
+		return 0, err
+	}
+	n, ok := reply.(int64)
+	if !ok {
+		return 0, fmt.Errorf("unexpected reply of a script")
+	}
+	return n, nil
+}
+
+// MinLeaseTTL is the shortest lease. A shorter one would run out between two
+// heartbeats whenever a process or the network is busy.
+const MinLeaseTTL = 100 * time.Millisecond
+
+func checkMillis(name string, d, least time.Duration) error {
+	switch {
+	case d < least:
+		return fmt.Errorf("%s is %v, must be at least %v", name, d, least)
+	case d%time.Millisecond != 0:
+		return fmt.Errorf("%s is %v, must be whole milliseconds", name, d)
+	}
+	return nil
+}
+
+// wrongType reports whether err says that the key holds something other than a
+// string.
+func wrongType(err error) bool {
+	return err != nil && redis.HasErrorPrefix(err, "WRONGTYPE")
+}

@@ -1,0 +1,203 @@
+package loader
+
+import (
+	"context"
+	"errors"
+	"hash/maphash"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// reads lets callers who read one key at the same time share a GET.
+//
+// A caller may share a GET only if it came before that was sent: the key can
+// have been deleted in between, and the deletion have returned, in another
+// process even. So those who come while a key is being read wait for that read
+// to end, and then send the next one together. And since a read that finds
+// nothing starts a flight before it ends, they find the flight and send nothing.
+//
+// A lone caller pays for it with one lock out of 64.
+type reads struct {
+	seed    maphash.Seed
+	stripes [64]stripe
+}
+
+type stripe struct {
+	mu sync.Mutex
+	m  map[string]*turn // guarded by mu: the read under way, or about to be
+	_  [48]byte         // no two stripes on a cache line
+}
+
+// A turn is one GET of a key, for all who waited for it. One of them sends it.
+type turn struct {
+	begin chan struct{} // closed when the turn before has ended; nil if there was none
+	done  chan struct{} // closed when b and err are set; nil if nobody else waited
+	n     int           // guarded by stripe.mu: who waits for begin and has not left
+	sent  bool          // guarded by stripe.mu: somebody sends it
+	next  *turn         // guarded by stripe.mu: for those who come meanwhile
+	b     []byte
+	err   error
+}
+
+// The turns of lone callers are the rule. Nobody else ever sees them.
+var loneTurns = sync.Pool{New: func() any { return &turn{sent: true} }}
+
+func (rs *reads) init() {
+	rs.seed = maphash.MakeSeed()
+	for i := range rs.stripes {
+		rs.stripes[i].m = make(map[string]*turn)
+	}
+}
+
+func (rs *reads) stripe(key string) *stripe {
+	return &rs.stripes[maphash.String(rs.seed, key)%uint64(len(rs.stripes))]
+}
+
+// take returns the next turn of key. Who gets one that has no begin sends it at
+// once; others wait for begin, and then call send or leave.
+func (s *stripe) take(key string) *turn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.m[key]
+	if t == nil {
+		t = loneTurns.Get().(*turn)
+		s.m[key] = t
+		return t
+	}
+	if t.begin != nil && !t.sent { // it has begun, but may still be joined
+		t.n++
+		return t
+	}
+	if t.next == nil {
+		t.next = &turn{begin: make(chan struct{}), done: make(chan struct{})}
+	}
+	t.next.n++
+	return t.next
+}
+
+// send reports whether the caller is the one who sends the turn. Else it waits
+// for done.
+func (s *stripe) send(t *turn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.n--
+	if t.sent {
+		return false
+	}
+	t.sent = true
+	return true
+}
+
+// leave is for who has waited, and does not read any more.
+func (s *stripe) leave(key string, t *turn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t.n--; t.n == 0 && !t.sent && s.m[key] == t {
+		s.pass(key, t)
+	}
+}
+
+// end gives what was read to those who share the turn, and begins the next one.
+func (s *stripe) end(key string, t *turn, b []byte, err error) {
+	s.mu.Lock()
+	s.pass(key, t)
+	s.mu.Unlock()
+	if t.done != nil {
+		t.b, t.err = b, err
+		close(t.done)
+		return
+	}
+	t.next = nil
+	loneTurns.Put(t)
+}
+
+// pass makes the turn after t the one of key. The caller holds mu.
+func (s *stripe) pass(key string, t *turn) {
+	for t = t.next; t != nil && t.n == 0; {
+		t = t.next // all who waited for it have left
+	}
+	if t == nil {
+		delete(s.m, key)
+		return
+	}
+	s.m[key] = t
+	close(t.begin)
+}
+
+// A reading is one caller's part in a turn.
+type reading[V any] struct {
+	l   *Loader[V]
+	s   *stripe
+	key string
+	t   *turn // nil once we have no part in it
+	own bool  // we send it
+
+	b     []byte // what we read, for those who share the turn
+	found error  // of reading b
+
+	m   *member[V] // of the flight that we joined
+	err error      // of joining it, or of waiting
+}
+
+// join joins the flight of the key if there is one, and reports whether that, or
+// an error of it, makes reading unnecessary.
+func (r *reading[V]) join(ctx context.Context) bool {
+	if r.l.flights.some.Load() {
+		r.m, r.err = r.l.flights.board(ctx, r.key, nil)
+	}
+	return r.m != nil || r.err != nil
+}
+
+// await waits for our turn, and reports whether there is still anything to read.
+// If load is set and a flight has begun meanwhile, it is joined instead.
+func (r *reading[V]) await(ctx context.Context, load bool) bool {
+	r.s = r.l.reads.stripe(r.key)
+	r.t = r.s.take(r.key)
+	if r.t.begin == nil {
+		r.own = true
+		return true
+	}
+	select {
+	case <-r.t.begin:
+		if !load || !r.join(ctx) {
+			r.own = r.s.send(r.t)
+			return true
+		}
+	case <-ctx.Done():
+		r.err = context.Cause(ctx)
+	}
+	r.s.leave(r.key, r.t)
+	r.t = nil
+	return false
+}
+
+// read returns what key holds, redis.Nil if nothing. It leaves when ctx is done
+// if another caller sends the GET; its own GET heeds ctx as far as the client
+// does.
+func (r *reading[V]) read(ctx context.Context) ([]byte, error) {
+	if r.own {
+		r.b, r.found = r.l.rdb.Get(ctx, r.key).Bytes()
+		return r.b, r.found
+	}
+	t := r.t
+	r.t = nil
+	select {
+	case <-t.done:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if t.err == nil || errors.Is(t.err, redis.Nil) {
+		return t.b, t.err
+	}
+	// It failed, and perhaps only because the ctx of that caller ended.
+	return r.l.rdb.Get(ctx, r.key).Bytes()
+}
+
+// end lets those go on who wait for this read. Called again it does nothing.
+func (r *reading[V]) end() {
+	if r.own && r.t != nil {
+		r.s.end(r.key, r.t, r.b, r.found)
+	}
+	r.t = nil
+}

@@ -1,0 +1,40 @@
+package loader
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Stats are what a Loader has counted. Each is a total since New.
+type Stats struct {
+	Hits           int64         // calls that found a value in Redis
+	Misses         int64         // calls that did not, or joined a flight
+	Loads          int64         // calls of a load function that have ended
+	LoadFailures   int64         // of these, those that returned an error other than ErrNotFound
+	LoadTime       time.Duration // spent in them, in all
+	Waits          int64         // times that a flight waited for a lease of somebody else
+	Fenced         int64         // values not stored because something had happened to the key
+	StoreFailures  int64         // values not stored for another reason: Redis, the codec, their Life
+	DecodeFailures int64         // entries that could not be used and were overwritten
+	RedisFailures  int64         // calls to Redis that failed
+}
+
+// counters are Stats that are being counted.
+type counters struct {
+	hits, misses, loads, loadFailures, loadTime, waits, fenced, storeFailures, decodeFailures, redisFailures atomic.Int64
+}
+
+func (c *counters) snapshot() Stats {
+	return Stats{
+		Hits:           c.hits.Load(),
+		Misses:         c.misses.Load(),
+		Loads:          c.loads.Load(),
+		LoadFailures:   c.loadFailures.Load(),
+		LoadTime:       time.Duration(c.loadTime.Load()),
+		Waits:          c.waits.Load(),
+		Fenced:         c.fenced.Load(),
+		StoreFailures:  c.storeFailures.Load(),
+		DecodeFailures: c.decodeFailures.Load(),
+		RedisFailures:  c.redisFailures.Load(),
+	}
+}
