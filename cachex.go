@@ -1,0 +1,211 @@
+package cachex
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/cachex-go/cachex/internal/key"
+	"github.com/cachex-go/cachex/loader"
+)
+
+// A Cache keeps values of type V by keys of type K in Redis, and restores those
+// that are missing, once for the whole fleet. It is safe for concurrent use.
+//
+// Caches with the same template on the same Redis share their values, in one
+// process or in many. A Cache owns no goroutine while nothing is being loaded.
+type Cache[K comparable, V any] struct {
+	name   string
+	rdb    redis.UniversalClient
+	key    *key.Template[K]
+	up     func(context.Context, K) (V, error)
+	ttl    time.Duration
+	ttlFor func(K, V) time.Duration
+	jitter float64
+	loader *loader.Loader[V]
+	load   func(context.Context, K) (V, loader.Life, error) // restore, made once: a hit need not
+
+	calls         door
+	redisFailures atomic.Int64 // of Set and Delete
+}
+
+// New returns the cache that spec describes, or an error that names the field
+// that is wrong. It makes no call to Redis. The client stays the caller's, and
+// Close does not close it.
+func New[K comparable, V any](rdb redis.UniversalClient, spec Spec[K, V]) (*Cache[K, V], error) {
+	template, err := spec.template()
+	if err != nil {
+		return nil, fmt.Errorf("cachex: %w", err)
+	}
+	spec = spec.withDefaults()
+	if err := spec.validate(); err != nil {
+		return nil, fmt.Errorf("cachex: %w", err)
+	}
+	l, err := loader.New(rdb, loader.Options[V]{
+		Codec:    spec.Codec,
+		LeaseTTL: spec.LeaseTTL,
+		Timeout:  spec.UpTimeout,
+		MaxLoads: spec.MaxLoads,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cachex: %w", err)
+	}
+	c := &Cache[K, V]{
+		name:   spec.Name,
+		rdb:    rdb,
+		key:    template,
+		up:     spec.Up,
+		ttl:    spec.TTL,
+		ttlFor: spec.TTLFor,
+		jitter: max(spec.Jitter, 0), // NoJitter is negative
+		loader: l,
+	}
+	c.load = c.restore
+	if c.name == "" {
+		c.name = template.Name()
+	}
+	return c, nil
+}
+
+// Must returns v if err is nil and panics otherwise. It is for caches that are
+// described by constants, where an error is a mistake in the program.
+func Must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// Name returns Spec.Name.
+func (c *Cache[K, V]) Name() string { return c.name }
+
+// Key returns the key in Redis, or "" where Get would return an error for it: a
+// key that is too long, or whose text cannot be made.
+func (c *Cache[K, V]) Key(key K) string {
+	k, err := c.render(key)
+	if err != nil {
+		return ""
+	}
+	return k
+}
+
+// Close makes every further call return ErrClosed and waits for those under way,
+// and for the loads that they left behind. If ctx ends first, Close cancels the
+// loads and returns the cause of that end; calls return soon, but an Up that
+// does not heed its ctx is then still running. Close may be called more than
+// once, from several goroutines, but an Up that calls it waits for itself. The
+// client stays open.
+func (c *Cache[K, V]) Close(ctx context.Context) error {
+	if ctx == nil {
+		return c.fail("close", "", errNilContext)
+	}
+	select {
+	case <-c.calls.shut():
+	case <-ctx.Done():
+	}
+	if err := c.loader.Close(ctx); err != nil {
+		return c.fail("close", "", err)
+	}
+	return nil
+}
+
+// enter begins a call: it returns the key in Redis, or the error of the call.
+// Whoever gets no error calls c.calls.leave.
+func (c *Cache[K, V]) enter(ctx context.Context, op string, key K) (string, error) {
+	if err := c.admit(ctx, op); err != nil {
+		return "", err
+	}
+	k, err := c.render(key)
+	if err != nil {
+		c.calls.leave()
+		return "", c.fail(op, "", err)
+	}
+	return k, nil
+}
+
+// admit is enter for a call that has no one key.
+func (c *Cache[K, V]) admit(ctx context.Context, op string) error {
+	if ctx == nil {
+		return c.fail(op, "", errNilContext)
+	}
+	if !c.calls.enter() {
+		return c.fail(op, "", ErrClosed)
+	}
+	if ctx.Err() != nil {
+		c.calls.leave()
+		return c.fail(op, "", context.Cause(ctx))
+	}
+	return nil
+}
+
+func (c *Cache[K, V]) render(key K) (string, error) {
+	var buf [96]byte
+	b, err := c.key.Append(buf[:0], key)
+	return string(b), err
+}
+
+func (c *Cache[K, V]) fail(op, key string, err error) error {
+	return &Error{Op: op, Cache: c.name, Key: key, Err: err}
+}
+
+// life returns how long value is to live, with the jitter taken off.
+func (c *Cache[K, V]) life(key K, value V) (life loader.Life, err error) {
+	ttl := c.ttl
+	if c.ttlFor != nil {
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("Spec.TTLFor panicked: %v", p)
+			}
+		}()
+		if d := c.ttlFor(key, value); d != 0 {
+			if err := loader.CheckLife(d); err != nil {
+				return loader.Life{}, fmt.Errorf("Spec.TTLFor: %w", err)
+			}
+			ttl = d
+		}
+	}
+	if off := int64(c.jitter * float64(ttl.Milliseconds())); off > 0 && ttl != Forever {
+		ttl = max(ttl-time.Duration(rand.Int64N(off+1))*time.Millisecond, time.Millisecond)
+	}
+	return loader.Life{Fresh: ttl, Keep: ttl}, nil
+}
+
+// A door counts those who are inside, and when shut says when the last has left.
+type door struct {
+	n    atomic.Int64 // how many are inside, and shutBit
+	idle atomic.Pointer[chan struct{}] // made by the first shut
+	once sync.Once                     // closes idle
+}
+
+const shutBit = 1 << 62
+
+// enter reports whether the door is open, and then counts the caller.
+func (d *door) enter() bool {
+	if d.n.Add(1)&shutBit == 0 {
+		return true
+	}
+	d.leave()
+	return false
+}
+
+func (d *door) leave() {
+	if d.n.Add(-1) == shutBit {
+		d.once.Do(func() { close(*d.idle.Load()) }) // who is refused passes here too
+	}
+}
+
+// shut shuts the door and returns a channel that is closed when nobody is
+// inside.
+func (d *door) shut() <-chan struct{} {
+	idle := make(chan struct{})
+	if d.idle.CompareAndSwap(nil, &idle) {
+		d.n.Add(shutBit + 1)
+		d.leave() // if we are the last
+	}
+	return *d.idle.Load()
+}

@@ -1,0 +1,2 @@
+// Package cachex is a typed cache on Redis.
+package cachex

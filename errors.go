@@ -1,0 +1,49 @@
+package cachex
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+
+	"github.com/cachex-go/cachex/loader"
+)
+
+var (
+	// ErrNotFound says that there is no value for a key. Spec.Up returns it,
+	// perhaps wrapped, if the source has none, and Get then returns it too. It is
+	// loader.ErrNotFound.
+	ErrNotFound = loader.ErrNotFound
+
+	// ErrClosed is the error of every call after Close. It is loader.ErrClosed.
+	ErrClosed = loader.ErrClosed
+
+	errNilContext = errors.New("ctx is nil")
+)
+
+// An Error is the error of one call on a Cache. Its text is
+//
+//	cachex: get users:42: not found
+//
+// It names the key and never the value, unless Err, which may be the error of
+// Spec.Up, does.
+type Error struct {
+	Op    string // "get", "set", "delete" …
+	Cache string // the name of the cache
+	Key   string // the key in Redis; "" if the call has none, or it could not be made
+	Err   error
+}
+
+// Error returns the text of the error, in one line as far as the key goes.
+func (e *Error) Error() string {
+	on := e.Key
+	if on == "" {
+		on = e.Cache
+	}
+	if strings.ContainsFunc(on, func(r rune) bool { return !strconv.IsPrint(r) }) {
+		on = strconv.Quote(on)
+	}
+	return "cachex: " + e.Op + " " + on + ": " + e.Err.Error()
+}
+
+// Unwrap returns Err.
+func (e *Error) Unwrap() error { return e.Err }

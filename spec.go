@@ -1,0 +1,191 @@
+package cachex
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/cachex-go/cachex/codec"
+	"github.com/cachex-go/cachex/internal/key"
+	"github.com/cachex-go/cachex/loader"
+	"github.com/cachex-go/cachex/near"
+)
+
+// A Spec describes a cache. It is a value: New copies it and changes nothing.
+//
+// Durations are whole milliseconds, which is what Redis counts in. One that
+// would have to be rounded is refused.
+type Spec[K comparable, V any] struct {
+	// Name is the name of the cache in stats and errors. Defaults to Key up to its
+	// first placeholder, "users" for "users:{id}".
+	Name string
+
+	// Key is the template of the keys in Redis. {name} is a placeholder for K, or
+	// for the field of the struct K of that name; {{name}} is one in literal
+	// braces, a hash tag of Redis Cluster. Every exported field has to be used, and
+	// values are escaped, so that different keys are different in Redis. Required,
+	// unless KeyFunc is set.
+	Key string
+
+	// KeyFunc returns the key in Redis, as it stands. It must return different
+	// strings for different keys, be safe for concurrent use, and not be set
+	// together with Key. Defaults to nil.
+	KeyFunc func(K) string
+
+	// TTL is how long a value is fresh after it was stored. At most a share of it,
+	// Jitter, is taken off. Forever is for values that are fresh until they are
+	// deleted. Required.
+	TTL time.Duration
+
+	// StaleWhileRevalidate is how long a value is then served stale while one
+	// process reloads it (RFC 5861). Not supported yet. Defaults to 0.
+	StaleWhileRevalidate time.Duration
+
+	// StaleIfError is how long a value is then kept, to be served only when Up
+	// fails (RFC 5861). Not supported yet. Defaults to 0.
+	StaleIfError time.Duration
+
+	// NotFoundTTL is how long an ErrNotFound from Up is remembered. Not supported
+	// yet. Defaults to 0: it is not.
+	NotFoundTTL time.Duration
+
+	// Jitter is the share of the TTL that is taken off at random, 0 to 1, evenly
+	// distributed, so that what was stored together does not expire together.
+	// NoJitter is for none. Defaults to 0.1.
+	Jitter float64
+
+	// TTLFor chooses the TTL of one value, and returns 0 for TTL. Jitter applies.
+	// If it panics or returns what cannot be a TTL, Set returns an error, and a
+	// loaded value is returned and not stored. It must be safe for concurrent use.
+	// Defaults to nil.
+	TTLFor func(K, V) time.Duration
+
+	// Codec turns values into the bytes that Redis keeps. Defaults to
+	// codec.For[V]().
+	Codec codec.Codec[V]
+
+	// Up restores the value of key from the system of record, on a miss. It
+	// returns ErrNotFound, perhaps wrapped, if there is none.
+	//
+	// One call a key runs at a time in the fleet, and the others wait for it. Its
+	// ctx has the values of the first caller's and ends when every caller in this
+	// process has left, or after UpTimeout; an Up that does not heed it is left
+	// behind. A panic is a *loader.PanicError for every caller. The value and the
+	// error are shared by callers and must not be changed. Up must be safe for
+	// concurrent use.
+	//
+	// Defaults to nil: a miss is then ErrNotFound.
+	Up func(ctx context.Context, key K) (V, error)
+
+	// UpMany restores many values at once. Not supported yet. Defaults to nil.
+	UpMany func(ctx context.Context, keys []K) (map[K]V, error)
+
+	// Down persists a value to the system of record. Not supported yet. Defaults
+	// to nil.
+	Down func(ctx context.Context, key K, value V) error
+
+	// DownMany persists many values at once. Not supported yet. Defaults to nil.
+	DownMany func(ctx context.Context, values map[K]V) error
+
+	// WriteBehind is how long a value may wait for Down. Not supported yet.
+	// Defaults to 0: Set calls Down before it stores.
+	WriteBehind time.Duration
+
+	// UpTimeout bounds one load: the wait for one of MaxLoads and for the lease,
+	// and Up. Defaults to a minute.
+	UpTimeout time.Duration
+
+	// LeaseTTL is how long the fleet waits for a process that died in Up. The lease
+	// of one that lives is renewed every third of this, so Up may take longer. At
+	// least 100 ms. Defaults to 3 s.
+	LeaseTTL time.Duration
+
+	// MaxLoads is how many calls of Up run at once in this process. The others
+	// wait, and hold no lease meanwhile. Defaults to 0: no limit.
+	MaxLoads int
+
+	// Packed keeps entries in Redis hashes, about so many in each. Not supported
+	// yet. Defaults to 0: every entry has a key of its own.
+	Packed int
+
+	// Near keeps decoded values in this process. Not supported yet. Defaults to
+	// nil: it does not.
+	Near *near.Options
+}
+
+const (
+	// Forever is the TTL of a value that is fresh until it is deleted.
+	Forever = loader.Forever
+
+	// NoJitter is the Jitter of values that live exactly for their TTL.
+	NoJitter = -1
+)
+
+// withDefaults returns the Spec with every field set that has a default.
+func (s Spec[K, V]) withDefaults() Spec[K, V] {
+	s.Jitter = cmp.Or(s.Jitter, 0.1)
+	if s.Codec == nil {
+		s.Codec = codec.For[V]()
+	}
+	s.UpTimeout = cmp.Or(s.UpTimeout, time.Minute)
+	s.LeaseTTL = cmp.Or(s.LeaseTTL, 3*time.Second)
+	return s
+}
+
+// template returns how keys are made, or an error that names the field.
+func (s Spec[K, V]) template() (*key.Template[K], error) {
+	switch {
+	case s.Key != "" && s.KeyFunc != nil:
+		return nil, errors.New("Spec.Key and Spec.KeyFunc are both set, and one is enough")
+	case s.KeyFunc != nil:
+		return key.FromFunc(s.KeyFunc)
+	case s.Key == "":
+		return nil, errors.New(`Spec.Key is required, for instance "users:{id}"`)
+	}
+	t, err := key.Compile[K](s.Key)
+	if err != nil {
+		return nil, fmt.Errorf("Spec.Key %q: %w", s.Key, err)
+	}
+	return t, nil
+}
+
+// validate returns an error for the first field that is wrong, by its name.
+func (s Spec[K, V]) validate() error {
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{
+		{"StaleWhileRevalidate", s.StaleWhileRevalidate != 0},
+		{"StaleIfError", s.StaleIfError != 0},
+		{"NotFoundTTL", s.NotFoundTTL != 0},
+		{"UpMany", s.UpMany != nil},
+		{"Down", s.Down != nil},
+		{"DownMany", s.DownMany != nil},
+		{"WriteBehind", s.WriteBehind != 0},
+		{"Packed", s.Packed != 0},
+		{"Near", s.Near != nil},
+	} {
+		if f.set {
+			return fmt.Errorf("Spec.%s is not supported yet", f.name)
+		}
+	}
+	if s.TTL == 0 {
+		return errors.New("Spec.TTL is required: choose one, or Forever")
+	}
+	if err := loader.CheckLife(s.TTL); err != nil {
+		return fmt.Errorf("Spec.TTL: %w", err)
+	}
+	if s.Jitter != NoJitter && (s.Jitter < 0 || s.Jitter > 1 || math.IsNaN(s.Jitter)) {
+		return fmt.Errorf("Spec.Jitter is %v, must be from 0 to 1, or NoJitter", s.Jitter)
+	}
+	if err := codec.Check(s.Codec); err != nil {
+		return fmt.Errorf("Spec.Codec: %w", err)
+	}
+	if s.UpTimeout < time.Millisecond {
+		return fmt.Errorf("Spec.UpTimeout is %v, must be at least 1ms", s.UpTimeout)
+	}
+	return nil
+}

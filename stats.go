@@ -1,0 +1,36 @@
+package cachex
+
+import "time"
+
+// Stats are what a Cache has counted. Each is a total since New, of this Cache
+// in this process.
+type Stats struct {
+	Hits           int64         // reads that found a value in Redis
+	Misses         int64         // reads that did not
+	Loads          int64         // calls of Up that have ended
+	LoadFailures   int64         // of these, those that failed otherwise than with ErrNotFound
+	LoadTime       time.Duration // spent in Up, in all
+	Waits          int64         // times that a load of another Cache or process was waited for
+	Fenced         int64         // loaded values not stored, since the key was deleted, written or lost meanwhile
+	StoreFailures  int64         // loaded values not stored for another reason: Redis, the codec, TTLFor
+	DecodeFailures int64         // reads of bytes that could not be used
+	RedisFailures  int64         // calls to Redis that failed
+}
+
+// Stats returns a snapshot. The fields are read one after the other, so a call
+// under way may be counted in some of them and not yet in others.
+func (c *Cache[K, V]) Stats() Stats {
+	l := c.loader.Stats()
+	return Stats{
+		Hits:           l.Hits,
+		Misses:         l.Misses,
+		Loads:          l.Loads,
+		LoadFailures:   l.LoadFailures,
+		LoadTime:       l.LoadTime,
+		Waits:          l.Waits,
+		Fenced:         l.Fenced,
+		StoreFailures:  l.StoreFailures,
+		DecodeFailures: l.DecodeFailures,
+		RedisFailures:  l.RedisFailures + c.redisFailures.Load(),
+	}
+}
