@@ -177,7 +177,7 @@ func (c *Cache[K, V]) life(key K, value V) (life loader.Life, err error) {
 
 // A door counts those who are inside, and when shut says when the last has left.
 type door struct {
-	n    atomic.Int64 // how many are inside, and shutBit
+	n    atomic.Int64                  // how many are inside, and shutBit
 	idle atomic.Pointer[chan struct{}] // made by the first shut
 	once sync.Once                     // closes idle
 }

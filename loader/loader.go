@@ -150,7 +150,9 @@ func board[A, V any](ctx context.Context, l *Loader[V], key string, m miss, arg 
 		r := &run[V]{l: l, f: f, key: key, load: func(ctx context.Context) (V, Life, error) {
 			return load(ctx, arg)
 		}}
-		r.fly(m)
+		known := m
+		m = miss{} // a flight that comes after this one looks again
+		r.fly(known)
 	})
 }
 
@@ -287,16 +289,12 @@ func nothing(rdb redis.UniversalClient) bool {
 // silent for too long: the client heeds neither while it reads. Whoever leaves
 // does not know what fn did, or will do.
 func ask[V, T any](l *Loader[V], ctx context.Context, fn func(context.Context) (T, error)) (T, error) {
-	type answer struct {
-		v   T
-		err error
-	}
 	ctx, cancel := context.WithTimeoutCause(ctx, max(l.leases.ttl, time.Second), errSilent)
 	defer cancel()
-	ch := make(chan answer, 1)
+	ch := make(chan answer[T], 1)
 	l.flights.spawn(func() {
 		v, err := fn(ctx)
-		ch <- answer{v, err}
+		ch <- answer[T]{v, err}
 	})
 	select {
 	case a := <-ch:
@@ -305,6 +303,12 @@ func ask[V, T any](l *Loader[V], ctx context.Context, fn func(context.Context) (
 		var zero T
 		return zero, context.Cause(ctx)
 	}
+}
+
+// An answer is what a call to Redis returned.
+type answer[T any] struct {
+	v   T
+	err error
 }
 
 var errSilent = errors.New("Redis did not answer in time")

@@ -61,7 +61,7 @@ func (r *run[V]) fly(m miss) {
 		case err != nil:
 			l.stats.redisFailures.Add(1)
 			r.loadAlone()
-			if _, dial := errors.AsType[*net.OpError](err); !dial {
+			if e, ok := errors.AsType[*net.OpError](err); !ok || e.Op != "dial" {
 				r.release(token) // it may have been granted, or may be yet
 			}
 			return
@@ -99,6 +99,7 @@ func (r *run[V]) lead(token Token, sent time.Time, proven int) {
 	ch := r.start(&life, &took)
 	heartbeat := time.NewTicker(l.leases.ttl / 3)
 	defer heartbeat.Stop()
+	beat, joined := make(chan answer[bool], 1), 0
 	for {
 		select {
 		case res := <-ch:
@@ -113,22 +114,27 @@ func (r *run[V]) lead(token Token, sent time.Time, proven int) {
 			f.finish(zero, context.Cause(f.ctx), proven)
 			return
 		case <-heartbeat.C:
-			n := f.mark()
-			held, err := ask(l, f.ctx, func(ctx context.Context) (bool, error) {
-				return l.leases.Extend(ctx, r.key, token)
+			heartbeat.Stop() // until the answer is there
+			joined = f.mark()
+			f.fs.spawn(func() {
+				held, err := ask(l, f.ctx, func(ctx context.Context) (bool, error) {
+					return l.leases.Extend(ctx, r.key, token)
+				})
+				beat <- answer[bool]{held, err}
 			})
+		case a := <-beat:
 			switch {
-			case err != nil:
+			case a.err != nil:
 				l.stats.redisFailures.Add(1)
-			case held:
-				proven = n
-			default:
-				// Who comes now would not be answered by this load.
+			case a.v:
+				proven = joined
+			default: // lost: who comes now would not be answered by this load
 				f.fs.mu.Lock()
 				f.detach()
 				f.fs.mu.Unlock()
-				heartbeat.Stop()
+				continue
 			}
+			heartbeat.Reset(l.leases.ttl / 3)
 		}
 	}
 }
@@ -219,6 +225,10 @@ func (r *run[V]) wait(w *wait, a Acquisition) (m miss, done bool) {
 		case <-f.ctx.Done():
 		}
 		timer.Stop()
+		if f.ctx.Err() != nil {
+			r.fail(context.Cause(f.ctx))
+			return miss{}, true
+		}
 		proven := f.mark()
 		b, err := ask(l, f.ctx, func(ctx context.Context) ([]byte, error) {
 			return l.rdb.Get(ctx, r.key).Bytes()
