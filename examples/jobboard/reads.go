@@ -1,0 +1,175 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/cachex-go/cachex"
+)
+
+// heavyTask counts the open jobs, which takes a second, and shows the number to
+// whoever asks.
+func heavyTask(ctx context.Context, servers []redis.UniversalClient) error {
+	title("1. A heavy task is run once, and its result is kept for two seconds")
+
+	var runs atomic.Int64
+	openJobs := cachex.Must(cachex.New(servers[0], cachex.Spec[struct{}, int]{
+		Key:    "jobboard:open-jobs",
+		TTL:    2 * time.Second,
+		Jitter: cachex.NoJitter,
+		Up: func(ctx context.Context, _ struct{}) (int, error) {
+			runs.Add(1)
+			time.Sleep(time.Second) // ten tables are counted
+			return 10, nil
+		},
+	}))
+	defer openJobs.Close(ctx)
+	if err := openJobs.Delete(ctx, struct{}{}); err != nil { // of an earlier run
+		return err
+	}
+
+	ask := func(comment string) error {
+		began := time.Now()
+		n, err := openJobs.Get(ctx, struct{}{})
+		say(time.Since(began), "%d open jobs: %s", n, comment)
+		return cmp.Or(err, expect("open jobs", n, 10))
+	}
+	err := cmp.Or(
+		ask("the task ran"),
+		ask("from Redis"),
+	)
+	if err != nil {
+		return err
+	}
+	time.Sleep(2100 * time.Millisecond)
+	return cmp.Or(
+		ask("the two seconds were over, the task ran again"),
+		expect("runs of the task", runs.Load(), 2),
+	)
+}
+
+// A Job is what the board shows.
+type Job struct {
+	ID    int64
+	Title string
+	Open  bool
+}
+
+// hundredVisitors has a hundred callers on four servers ask for the same job at
+// the same moment.
+func hundredVisitors(ctx context.Context, servers []redis.UniversalClient) error {
+	title("2. A hundred visitors on four servers open the same job at once")
+
+	var loads atomic.Int64
+	var jobs []*cachex.Cache[int64, Job]
+	for _, rdb := range servers {
+		c := cachex.Must(cachex.New(rdb, cachex.Spec[int64, Job]{
+			Key: "jobboard:jobs:{job_id}",
+			TTL: time.Minute,
+			Up: func(ctx context.Context, id int64) (Job, error) {
+				loads.Add(1)
+				time.Sleep(300 * time.Millisecond) // a slow query
+				return Job{ID: id, Title: "Gopher", Open: true}, nil
+			},
+		}))
+		defer c.Close(ctx)
+		jobs = append(jobs, c)
+	}
+	if err := jobs[0].Delete(ctx, 7); err != nil {
+		return err
+	}
+
+	var wrong, longest atomic.Int64
+	visit := func(n int) time.Duration {
+		var wg sync.WaitGroup
+		began := time.Now()
+		for i := range n {
+			wg.Go(func() {
+				job, err := jobs[i%len(jobs)].Get(ctx, 7)
+				if err != nil || job.Title != "Gopher" {
+					wrong.Add(1)
+				}
+				for took := int64(time.Since(began)); ; {
+					if old := longest.Load(); took <= old || longest.CompareAndSwap(old, took) {
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+		return time.Duration(longest.Swap(0))
+	}
+	say(visit(100), "the last of 100 has the job; the query takes 300ms and ran %d time", loads.Load())
+	say(visit(100), "the last of 100 more has it, from Redis")
+	var waits int64
+	for _, c := range jobs {
+		waits += c.Stats().Waits
+	}
+	note("%d servers waited for the one that loaded", waits)
+	return cmp.Or(
+		expect("wrong answers", wrong.Load(), 0),
+		expect("loads", loads.Load(), 1),
+	)
+}
+
+// deletionWins closes a job while another server is loading it.
+func deletionWins(ctx context.Context, servers []redis.UniversalClient) error {
+	title("3. A job is closed while a server is loading it")
+
+	var open atomic.Bool // the job's row in the database
+	open.Store(true)
+	read, closed := make(chan struct{}), make(chan struct{})
+	var first atomic.Bool
+	spec := cachex.Spec[int64, Job]{
+		Key: "jobboard:status:{job_id}",
+		TTL: time.Minute,
+		Up: func(ctx context.Context, id int64) (Job, error) {
+			job := Job{ID: id, Title: "Gopher", Open: open.Load()}
+			if first.CompareAndSwap(false, true) {
+				close(read)
+				<-closed // the row is read, but the answer is slow to come
+			}
+			return job, nil
+		},
+	}
+	slow := cachex.Must(cachex.New(servers[0], spec))
+	defer slow.Close(ctx)
+	other := cachex.Must(cachex.New(servers[1], spec))
+	defer other.Close(ctx)
+	if err := other.Delete(ctx, 7); err != nil {
+		return err
+	}
+
+	began := time.Now()
+	var old Job
+	var oldErr error
+	var wg sync.WaitGroup
+	wg.Go(func() { old, oldErr = slow.Get(ctx, 7) })
+	<-read
+	say(time.Since(began), "server 1 has read the row: the job is open")
+	open.Store(false)
+	if err := other.Delete(ctx, 7); err != nil {
+		return err
+	}
+	say(time.Since(began), "server 2 has closed the job, and deleted it from the cache")
+	close(closed)
+	wg.Wait()
+	say(time.Since(began), "server 1 tells its visitor, who came before: open is %v", old.Open)
+	job, err := slow.Get(ctx, 7)
+	say(time.Since(began), "whoever comes now, on server 1 too, is told: open is %v", job.Open)
+	note("%d value was not stored, since the deletion had come between", slow.Stats().Fenced)
+	if errors.Join(oldErr, err) != nil {
+		return errors.Join(oldErr, err)
+	}
+	return cmp.Or(
+		expect("open, to who came before", old.Open, true),
+		expect("open, to who came after", job.Open, false),
+		expect("fenced", slow.Stats().Fenced, 1),
+	)
+}
