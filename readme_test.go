@@ -1,0 +1,102 @@
+package cachex
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/redistest"
+)
+
+var goBlock = regexp.MustCompile("(?s)\n```go\n(.*?)\n```\n")
+
+// fragment is what the samples that are no whole programs stand in.
+const fragment = `package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/cachex-go/cachex"
+	"github.com/cachex-go/cachex/codec"
+	"github.com/cachex-go/cachex/loader"
+	"github.com/redis/go-redis/v9"
+)
+
+type User struct { ID int64; Name string }
+
+type database struct{}
+
+func (database) UserByID(context.Context, int64) (User, error) { return User{}, nil }
+
+func main() {
+	var (
+		ctx     context.Context
+		db      database
+		rdb     redis.UniversalClient
+		users   *cachex.Cache[int64, User]
+		secret  []byte
+		retired []byte
+	)
+	_, _, _, _ = ctx, db, rdb, users
+	_, _ = secret, retired
+	{
+%s
+	}
+	_ = fmt.Sprint
+	_ = time.Second
+	_ = cachex.Forever
+	_ = codec.ErrFormat
+	_ = loader.ErrClosed
+}
+`
+
+func TestEverySampleInTheDocsCompiles(t *testing.T) {
+	t.Parallel()
+	pages, err := filepath.Glob("docs/*.md")
+	require.NoError(t, err)
+	pages = append(pages, "README.md")
+	samples := 0
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		require.NoError(t, err)
+		for _, m := range goBlock.FindAllSubmatch(text, -1) {
+			samples++
+			program := string(m[1])
+			if !strings.HasPrefix(program, "package ") {
+				program = fmt.Sprintf(fragment, program)
+			}
+			file := filepath.Join(t.TempDir(), "main.go")
+			require.NoError(t, os.WriteFile(file, []byte(program), 0o600))
+			out, _ := exec.Command("go", "build", "-gcflags=-e", "-o", os.DevNull, file).CombinedOutput()
+			for line := range strings.Lines(string(out)) {
+				if !strings.HasPrefix(line, "#") && !strings.Contains(line, "declared and not used") {
+					t.Errorf("%s: %s\n%s", page, line, m[1])
+				}
+			}
+		}
+	}
+	require.GreaterOrEqual(t, samples, 5, "the samples were not found")
+}
+
+func TestTheProgramInTheReadmeRunsAsItSays(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	program := string(goBlock.FindSubmatch(text)[1])
+	server := redistest.StartEmbedded(t)
+	require.Contains(t, program, "localhost:6379")
+	program = strings.Replace(program, "localhost:6379", server.Addr(), 1)
+	file := filepath.Join(t.TempDir(), "main.go")
+	require.NoError(t, os.WriteFile(file, []byte(program), 0o600))
+	out, err := exec.Command("go", "run", file).CombinedOutput()
+	require.NoError(t, err, string(out))
+	require.Equal(t, "144 <nil>\n144 <nil>\n", string(out))
+}
