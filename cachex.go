@@ -1,6 +1,7 @@
 package cachex
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -104,11 +105,18 @@ func (c *Cache[K, V]) Close(ctx context.Context) error {
 	if ctx == nil {
 		return c.fail("close", "", errNilContext)
 	}
+	var late error
+	idle := c.calls.shut()
 	select {
-	case <-c.calls.shut():
-	case <-ctx.Done():
+	case <-idle:
+	default:
+		select {
+		case <-idle:
+		case <-ctx.Done():
+			late = context.Cause(ctx)
+		}
 	}
-	if err := c.loader.Close(ctx); err != nil {
+	if err := cmp.Or(c.loader.Close(ctx), late); err != nil {
 		return c.fail("close", "", err)
 	}
 	return nil

@@ -102,7 +102,7 @@ type flight[V any] struct {
 	fs     *Flights[V]
 	key    string
 	run    func(*flight[V]) // calls finish, once
-	values context.Context  // the values of the first caller and our mark
+	values context.Context  // those of the first caller
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed by finish
@@ -136,9 +136,8 @@ func (fs *Flights[V]) board(ctx context.Context, key string, run func(*flight[V]
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	above, _ := ctx.Value(frameKey{}).(*frame)
-	for a := above; a != nil; a = a.above {
-		if a.flights == any(fs) && a.key == key {
+	for a, _ := ctx.Value(frameKey{}).(*frame); a != nil; a = a.above {
+		if a.flights == any(fs) && a.key == key && !over(a.done) {
 			return nil, ErrReentrant
 		}
 	}
@@ -156,7 +155,7 @@ func (fs *Flights[V]) board(ctx context.Context, key string, run func(*flight[V]
 		return nil, nil
 	}
 	m := new(member[V])
-	fs.launch(context.WithValue(context.WithoutCancel(ctx), frameKey{}, &frame{fs, key, above}), key, run, m)
+	fs.launch(context.WithoutCancel(ctx), key, run, m)
 	return m, nil
 }
 
@@ -173,11 +172,11 @@ func (fs *Flights[V]) wait(ctx context.Context, m *member[V]) (V, error) {
 		fs.mu.Lock()
 		if m.f != f {
 			f = m.f // it came too late for what that flight found
-		} else if f.finished() {
+		} else if over(f.done) {
 			fs.mu.Unlock()
 			return f.v, f.err
 		}
-		if ctx.Err() != nil && !f.finished() {
+		if ctx.Err() != nil && !over(f.done) {
 			m.left = true
 			f.leave()
 			fs.mu.Unlock()
@@ -191,7 +190,9 @@ func (fs *Flights[V]) wait(ctx context.Context, m *member[V]) (V, error) {
 // launch starts a flight with ms on board. The caller holds fs.mu.
 func (fs *Flights[V]) launch(values context.Context, key string, run func(*flight[V]), ms ...*member[V]) *flight[V] {
 	f := &flight[V]{fs: fs, key: key, run: run, values: values, done: make(chan struct{})}
-	ctx, cancel := context.WithCancelCause(values)
+	above, _ := values.Value(frameKey{}).(*frame)
+	ctx := context.WithValue(values, frameKey{}, &frame{fs, key, f.done, above})
+	ctx, cancel := context.WithCancelCause(ctx)
 	f.ctx, f.cancel = ctx, cancel
 	if fs.Timeout > 0 {
 		late := fmt.Errorf("load took longer than %v: %w", fs.Timeout, context.DeadlineExceeded)
@@ -262,9 +263,10 @@ func (f *flight[V]) detach() {
 	}
 }
 
-func (f *flight[V]) finished() bool {
+// over reports whether done is closed.
+func over(done <-chan struct{}) bool {
 	select {
-	case <-f.done:
+	case <-done:
 		return true
 	default:
 		return false
@@ -366,6 +368,7 @@ func (f *flight[V]) blame(r result[V]) result[V] {
 type frame struct {
 	flights any
 	key     string
+	done    <-chan struct{} // closed when the flight has ended, and may be asked for again
 	above   *frame
 }
 
