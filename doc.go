@@ -41,7 +41,8 @@
 // # What is not
 //
 //   - Redis replicates asynchronously. A failover can lose a deletion that was
-//     acknowledged; TTL bounds for how long.
+//     acknowledged; TTL bounds for how long. For the same reason the client must not
+//     read from replicas.
 //   - Of two Sets at the same time one stays, and not always the later one. If the
 //     source of truth is a database, write there and Delete here.
 //   - A Set that returned an error may still be carried out, later.
