@@ -1,0 +1,50 @@
+package cachextest_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/cachex-go/cachex/cachextest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestRedisIsEmptyAndTheTestsOwn(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	mine, other := cachextest.Redis(t), cachextest.Redis(t)
+	require.NoError(t, mine.Set(ctx, "a", "mine", 0).Err())
+	require.Equal(t, "mine", mine.Get(ctx, "a").Val())
+	require.ErrorIs(t, other.Get(ctx, "a").Err(), redis.Nil)
+}
+
+func TestRedisExpiresKeysInRealTime(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	rdb := cachextest.Redis(t)
+	require.NoError(t, rdb.Set(ctx, "a", "v", 20*time.Millisecond).Err())
+	require.Eventually(t, func() bool { return rdb.Get(ctx, "a").Err() == redis.Nil }, 30*time.Second, time.Millisecond)
+}
+
+func TestRedisRunsScripts(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	rdb := cachextest.Redis(t)
+	script := redis.NewScript(`return redis.call('SET', KEYS[1], ARGV[1], 'NX')`)
+	require.NoError(t, script.Run(ctx, rdb, []string{"a"}, "1").Err())
+	require.ErrorIs(t, script.Run(ctx, rdb, []string{"a"}, "2").Err(), redis.Nil)
+}
+
+func TestRedisIsClosedWithItsTest(t *testing.T) {
+	t.Parallel()
+	var rdb redis.UniversalClient
+	t.Run("", func(t *testing.T) {
+		rdb = cachextest.Redis(t)
+		require.NoError(t, rdb.Ping(t.Context()).Err())
+	})
+	require.ErrorIs(t, rdb.Ping(t.Context()).Err(), redis.ErrClosed)
+}

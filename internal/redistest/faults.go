@@ -1,0 +1,153 @@
+package redistest
+
+import (
+	"context"
+	"io"
+	"math"
+	"slices"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Faults is a go-redis hook that fails chosen commands as a connection does that
+// is cut at a chosen moment. Its zero value fails nothing and is ready. It is
+// safe for concurrent use.
+//
+// Hooks stand above the retries of go-redis, so the caller gets the error at
+// once, and nothing is sent twice. To see go-redis retry, use a [Proxy].
+type Faults struct {
+	mu     sync.Mutex
+	faults []Fault // guarded by mu; Skip and Times count down
+}
+
+// Fault says which commands of a client fail, and how.
+type Fault struct {
+	// Match tells which commands are meant. Defaults to all but those that a
+	// connection opens with. See [Named].
+	Match func(cmd redis.Cmder) bool
+
+	// Skip is how many of them pass before the first that fails. Defaults to 0.
+	Skip int
+
+	// Times is how many then fail. Defaults to 1; Always is a named constant.
+	Times int
+
+	// Executed is whether the server executes the command before the connection
+	// is cut, so that only the reply is lost. Defaults to false: the command
+	// never gets there.
+	Executed bool
+
+	// Err is what the caller gets. Defaults to io.EOF, which is what go-redis
+	// says when a connection is cut.
+	Err error
+}
+
+// Always is the Times of a Fault that lets no matching command succeed any more.
+const Always = math.MaxInt
+
+// Named matches commands by their names, in lower case.
+func Named(names ...string) func(redis.Cmder) bool {
+	return func(cmd redis.Cmder) bool { return slices.Contains(names, cmd.Name()) }
+}
+
+// Add adds a fault. Of several that match a command, the one that was added
+// first strikes.
+func (f *Faults) Add(fault Fault) {
+	if fault.Match == nil {
+		fault.Match = func(cmd redis.Cmder) bool { return !opensConnection(cmd) }
+	}
+	if fault.Times == 0 {
+		fault.Times = 1
+	}
+	if fault.Err == nil {
+		fault.Err = io.EOF
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.faults = append(f.faults, fault)
+}
+
+// Clear removes all faults.
+func (f *Faults) Clear() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.faults = nil
+}
+
+// DialHook implements redis.Hook.
+func (f *Faults) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+// ProcessHook implements redis.Hook.
+func (f *Faults) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		fault, at := f.strike([]redis.Cmder{cmd})
+		if at < 0 {
+			return next(ctx, cmd)
+		}
+		if fault.Executed {
+			// Whatever the reply is, it is lost.
+			_ = next(ctx, cmd)
+		}
+		cmd.SetErr(fault.Err)
+		return fault.Err
+	}
+}
+
+// ProcessPipelineHook implements redis.Hook. The commands before the one that
+// fails are executed and answered. Those after it share its fate, since they
+// share its connection; a MULTI transaction is executed whole or not at all.
+func (f *Faults) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		fault, at := f.strike(cmds)
+		if at < 0 {
+			return next(ctx, cmds)
+		}
+		if transaction(cmds) {
+			at = 0
+		}
+		sent := cmds[:at]
+		if fault.Executed {
+			sent = cmds
+		}
+		var first error
+		if len(sent) > 0 {
+			_ = next(ctx, sent)
+			for _, cmd := range cmds[:at] {
+				if first == nil {
+					first = cmd.Err()
+				}
+			}
+		}
+		for _, cmd := range cmds[at:] {
+			cmd.SetErr(fault.Err)
+		}
+		if first == nil {
+			first = fault.Err
+		}
+		return first
+	}
+}
+
+// strike returns the fault that strikes one of cmds, and which one; -1 if all
+// are spared.
+func (f *Faults) strike(cmds []redis.Cmder) (Fault, int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for at, cmd := range cmds {
+		for i := range f.faults {
+			fault := &f.faults[i]
+			switch {
+			case fault.Times == 0 || !fault.Match(cmd):
+			case fault.Skip > 0:
+				fault.Skip--
+			default:
+				if fault.Times != Always {
+					fault.Times--
+				}
+				return *fault, at
+			}
+		}
+	}
+	return Fault{}, -1
+}

@@ -1,0 +1,233 @@
+package redistest
+
+import (
+	"errors"
+	"net"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Proxy forwards TCP connections to a server, until it is told to spoil them.
+// Its methods are safe for concurrent use; Accept may fail the test and belongs
+// in the test's goroutine.
+type Proxy struct {
+	t            testing.TB
+	addr, server string
+	running      sync.WaitGroup
+	done         chan struct{} // closed when the test ends
+
+	mu       sync.Mutex
+	listener net.Listener              // nil while connections are refused
+	conns    map[*net.TCPConn]struct{} // both ends of every connection
+	delay    time.Duration
+	flowing  chan struct{} // closed while bytes flow
+	lost     int           // replies that are still to be lost
+}
+
+// NewProxy returns a proxy to the server at addr, on a loopback port of its own.
+// It is stopped when the test ends.
+func NewProxy(t testing.TB, addr string) *Proxy {
+	t.Helper()
+	port, err := freePort()
+	if err != nil {
+		t.Fatalf("redistest: %v", err)
+	}
+	p := &Proxy{
+		t: t, addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), server: addr,
+		done: make(chan struct{}), conns: map[*net.TCPConn]struct{}{}, flowing: make(chan struct{}),
+	}
+	close(p.flowing)
+	p.Accept()
+	t.Cleanup(func() {
+		close(p.done)
+		p.Refuse()
+		p.Cut()
+		p.running.Wait()
+	})
+	return p
+}
+
+// Addr returns the host and port that clients connect to.
+func (p *Proxy) Addr() string { return p.addr }
+
+// Delay makes everything that is sent, in either direction, wait for d before it
+// is passed on. So a round trip takes 2d.
+func (p *Proxy) Delay(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.delay = d
+}
+
+// Cut resets all connections that are open. Replies on their way are lost.
+func (p *Proxy) Cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for conn := range p.conns {
+		reset(conn)
+	}
+}
+
+// LoseReplies cuts, in place of each of the next n replies, the connection that
+// it comes on: the server has executed the command, and the client cannot know.
+// Replies to the commands that a connection opens with are replies as well.
+func (p *Proxy) LoseReplies(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lost = n
+}
+
+// Hold makes a black hole: connections stay open and new ones are accepted, but
+// nothing is passed on. What has been sent is kept, and reaches the server after
+// Resume even if the client has given up and gone: a write that took effect late.
+func (p *Proxy) Hold() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.flowing:
+		p.flowing = make(chan struct{})
+	default: // is held already
+	}
+}
+
+// Resume ends Hold.
+func (p *Proxy) Resume() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.flowing:
+	default:
+		close(p.flowing)
+	}
+}
+
+// Refuse makes new connections fail as if nothing listened. Those that are open
+// stay so.
+func (p *Proxy) Refuse() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.listener != nil {
+		_ = p.listener.Close()
+		p.listener = nil
+	}
+}
+
+// Accept ends Refuse.
+func (p *Proxy) Accept() {
+	p.t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.listener != nil {
+		return
+	}
+	listener, err := net.Listen("tcp", p.addr)
+	if err != nil {
+		p.t.Fatalf("redistest: %v", err)
+	}
+	p.listener = listener
+	p.running.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			p.running.Go(func() { p.serve(conn.(*net.TCPConn)) })
+		}
+	})
+}
+
+func (p *Proxy) serve(client *net.TCPConn) {
+	defer p.track(client)()
+	conn, err := net.Dial("tcp", p.server)
+	if err != nil {
+		reset(client)
+		return
+	}
+	server := conn.(*net.TCPConn)
+	defer p.track(server)()
+	var both sync.WaitGroup
+	both.Go(func() { p.pump(server, client, false) })
+	both.Go(func() { p.pump(client, server, true) })
+	both.Wait()
+}
+
+// track makes conn known to Cut until the function it returns closes it.
+func (p *Proxy) track(conn *net.TCPConn) func() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.conns[conn] = struct{}{}
+	select {
+	case <-p.done: // accepted before the end, and too late to be cut by it
+		reset(conn)
+	default:
+	}
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.conns, conn)
+		_ = conn.Close()
+	}
+}
+
+// pump passes on what src sends until src has no more. An error of dst does not
+// end it: to close src with bytes unread would reset it, and a server might then
+// drop what it was sent before.
+func (p *Proxy) pump(dst, src *net.TCPConn, replies bool) {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := src.Read(buf)
+		if n > 0 {
+			p.await()
+			if replies && p.lose() {
+				reset(dst)
+				reset(src)
+				return
+			}
+			_, _ = dst.Write(buf[:n])
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return // reset by this proxy, as dst is: it must not see an orderly end
+		}
+		if err != nil {
+			_ = dst.CloseWrite()
+			return
+		}
+	}
+}
+
+// await returns when bytes may pass, or when the test ends.
+func (p *Proxy) await() {
+	p.mu.Lock()
+	delay := p.delay
+	p.mu.Unlock()
+	if delay > 0 {
+		select {
+		case <-time.After(delay):
+		case <-p.done:
+		}
+	}
+	p.mu.Lock()
+	flowing := p.flowing
+	p.mu.Unlock()
+	select {
+	case <-flowing:
+	case <-p.done:
+	}
+}
+
+func (p *Proxy) lose() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lost == 0 {
+		return false
+	}
+	p.lost--
+	return true
+}
+
+// reset closes a connection so that its other end sees a reset.
+func reset(conn *net.TCPConn) {
+	_ = conn.SetLinger(0)
+	_ = conn.Close()
+}

@@ -1,0 +1,136 @@
+package redistest
+
+import (
+	"context"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+)
+
+// through returns a proxy, a client that goes through it and does not retry, and
+// one that goes straight to the server.
+func through(t *testing.T) (*Proxy, *redis.Client, *redis.Client) {
+	s := Start(t)
+	p := NewProxy(t, s.Addr())
+	spoilt := s.Client(func(o *redis.Options) {
+		o.Addr = p.Addr()
+		o.MaxRetries = -1
+		o.ContextTimeoutEnabled = true
+	})
+	require.NoError(t, spoilt.Ping(t.Context()).Err())
+	return p, spoilt, s.Client(nil)
+}
+
+func TestProxyPassesOnWhateverIsSent(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	_, rdb, straight := through(t)
+	large := string(make([]byte, 3<<20))
+	require.NoError(t, rdb.Set(ctx, "a", large, 0).Err())
+	require.Equal(t, large, straight.Get(ctx, "a").Val())
+	require.Equal(t, large, rdb.Get(ctx, "a").Val())
+}
+
+func TestProxyDelaysBothWays(t *testing.T) {
+	t.Parallel()
+	p, rdb, _ := through(t)
+	p.Delay(20 * time.Millisecond)
+	start := time.Now()
+	require.NoError(t, rdb.Ping(t.Context()).Err())
+	require.GreaterOrEqual(t, time.Since(start), 40*time.Millisecond)
+}
+
+func TestProxyCutResetsConnectionsAndNewOnesAreFine(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	p, rdb, _ := through(t)
+	conn, err := net.Dial("tcp", p.Addr())
+	require.NoError(t, err)
+	defer func() { _ = conn.Close() }()
+	_, err = conn.Write([]byte("PING\r\n"))
+	require.NoError(t, err)
+	_, err = io.ReadFull(conn, make([]byte, len("+PONG\r\n")))
+	require.NoError(t, err)
+
+	p.Cut()
+	_, err = conn.Read(make([]byte, 1))
+	require.ErrorIs(t, err, syscall.ECONNRESET)
+	require.NoError(t, rdb.Ping(ctx).Err(), "an idle connection is found dead and replaced")
+}
+
+func TestProxyLosesTheReplyOfAnExecutedCommandAndGoRedisRepeatsIt(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	p, once, straight := through(t)
+	p.LoseReplies(1)
+	require.Error(t, once.Incr(ctx, "a").Err())
+	require.Equal(t, "1", straight.Get(ctx, "a").Val())
+
+	retrying := redis.NewClient(&redis.Options{Addr: p.Addr(), MaxRetries: 3})
+	t.Cleanup(func() { _ = retrying.Close() })
+	require.NoError(t, retrying.Ping(ctx).Err())
+	p.LoseReplies(1)
+	require.Equal(t, int64(3), retrying.Incr(ctx, "a").Val(), "one INCR, sent twice, of a key that holds 1")
+}
+
+func TestProxyHoldDelaysAWriteBeyondItsClient(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	p, rdb, straight := through(t)
+	p.Hold()
+	p.Hold() // again does nothing
+	soon, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, rdb.Set(soon, "a", "late", 0).Err(), os.ErrDeadlineExceeded)
+	require.NoError(t, rdb.Close())
+	require.ErrorIs(t, straight.Get(ctx, "a").Err(), redis.Nil)
+	p.Resume()
+	p.Resume()
+	require.Eventually(t, func() bool { return straight.Get(ctx, "a").Val() == "late" }, patience, time.Millisecond)
+}
+
+func TestProxyRefusesUntilItAccepts(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	p, rdb, _ := through(t)
+	p.Refuse()
+	p.Refuse()
+	require.NoError(t, rdb.Ping(ctx).Err(), "an open connection stays")
+	_, err := net.Dial("tcp", p.Addr())
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
+	p.Accept()
+	p.Accept()
+	conn, err := net.Dial("tcp", p.Addr())
+	require.NoError(t, err)
+	require.NoError(t, conn.Close())
+}
+
+func TestProxyEndsWhileItHolds(t *testing.T) {
+	t.Parallel()
+	t.Run("and a command waits", func(t *testing.T) {
+		p, rdb, _ := through(t)
+		p.Hold()
+		soon, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		require.ErrorIs(t, rdb.Ping(soon).Err(), os.ErrDeadlineExceeded)
+	})
+}
+
+func TestProxyToAServerThatIsGoneResetsItsClients(t *testing.T) {
+	t.Parallel()
+	s := Start(t)
+	p := NewProxy(t, s.Addr())
+	s.Kill()
+	conn, err := net.Dial("tcp", p.Addr())
+	if err == nil { // else the reset came as quickly as the connection
+		defer func() { _ = conn.Close() }()
+		_, err = conn.Read(make([]byte, 1))
+	}
+	require.ErrorIs(t, err, syscall.ECONNRESET)
+}

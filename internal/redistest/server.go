@@ -1,0 +1,208 @@
+package redistest
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Server is a redis-server process on a port of the loopback interface. It
+// persists nothing and allows the DEBUG command.
+//
+// Its methods may fail the test and so belong in the test's own goroutine, except
+// Addr and Pid. None may run beside Restart.
+type Server struct {
+	t      testing.TB
+	proc   *Process
+	args   []string
+	dir    string
+	port   int
+	shared bool // several tests use it, so none may hurt it
+}
+
+// Start runs a redis-server for one test and returns when it accepts commands.
+// It is stopped when the test ends. The arguments are added to its command line,
+// as in Start(t, "--maxmemory", "2mb"), and override what this package chooses.
+// The test is skipped where redis-server is missing; see [Binary].
+func Start(t testing.TB, args ...string) *Server {
+	t.Helper()
+	Binary(t, "redis-server")
+	s := &Server{t: t, args: args, dir: t.TempDir()}
+	if err := s.start(); err != nil {
+		t.Fatalf("redistest: %v", err)
+	}
+	s.proc.attend(t)
+	return s
+}
+
+// Addr returns the host and port that the server listens on. A restart does not
+// change it.
+func (s *Server) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)) }
+
+// Pid returns the process id of the server. A restart changes it.
+func (s *Server) Pid() int { return s.proc.Pid() }
+
+// Client returns a client of the server, closed when the test ends. configure
+// may change the client's options before it is made; nil changes nothing.
+func (s *Server) Client(configure func(*redis.Options)) *redis.Client {
+	opts := &redis.Options{Addr: s.Addr()}
+	if configure != nil {
+		configure(opts)
+	}
+	rdb := redis.NewClient(opts)
+	// Closing twice, once by the test itself, is a mere error.
+	s.t.Cleanup(func() { _ = rdb.Close() })
+	return rdb
+}
+
+// Kill ends the server as kill -9 does, with all that it held.
+func (s *Server) Kill() {
+	s.t.Helper()
+	s.mine()
+	s.proc.Kill()
+}
+
+// Stop freezes the server with SIGSTOP: connections stay open, new ones are
+// accepted by the kernel, and nothing is answered. Cont lets it go on.
+func (s *Server) Stop() {
+	s.t.Helper()
+	s.mine()
+	s.proc.Stop()
+}
+
+// Cont lets a stopped server go on, with SIGCONT.
+func (s *Server) Cont() {
+	s.t.Helper()
+	s.mine()
+	s.proc.Cont()
+}
+
+// Restart kills the server and starts an empty one on the same port. It returns
+// when that one accepts commands.
+func (s *Server) Restart() {
+	s.t.Helper()
+	s.Kill()
+	if err := s.start(); err != nil {
+		s.t.Fatalf("redistest: %v", err)
+	}
+	s.proc.attend(s.t)
+}
+
+// CommandCount returns how many of the named commands the server has executed
+// since it started, those that scripts call included; without names, of all
+// commands but those that connections open with. It is the server's own count,
+// so it means something only on a server of the test's own.
+func (s *Server) CommandCount(names ...string) int64 {
+	s.t.Helper()
+	rdb := redis.NewClient(&redis.Options{Addr: s.Addr()})
+	defer func() { _ = rdb.Close() }()
+	info, err := rdb.Info(context.Background(), "commandstats").Result()
+	if err != nil {
+		s.t.Fatalf("redistest: %v", err)
+	}
+	var total int64
+	for line := range strings.Lines(info) {
+		// cmdstat_config|get:calls=1,usec=9,…
+		rest, ok := strings.CutPrefix(line, "cmdstat_")
+		if !ok {
+			continue
+		}
+		name, stats, _ := strings.Cut(rest, ":calls=")
+		name, _, _ = strings.Cut(name, "|")
+		calls, _, _ := strings.Cut(stats, ",")
+		n, err := strconv.ParseInt(calls, 10, 64)
+		if err != nil {
+			s.t.Fatalf("redistest: unexpected line in INFO commandstats: %q", line)
+		}
+		if slices.Contains(names, name) || len(names) == 0 && !slices.Contains(housekeeping, name) {
+			total += n
+		}
+	}
+	return total
+}
+
+// housekeeping lists the commands that connections are opened with, and the one
+// that CommandCount asks with.
+var housekeeping = []string{"hello", "auth", "client", "select", "readonly", "command", "cluster", "info"}
+
+// start runs the process and waits until it is ready. A server without a port
+// gets one.
+func (s *Server) start() error {
+	const attempts = 20
+	fixed := s.port != 0
+	for attempt := 1; ; attempt++ {
+		if !fixed {
+			port, err := freePort()
+			if err != nil {
+				return err
+			}
+			s.port = port
+		}
+		args := []string{
+			"--port", strconv.Itoa(s.port), "--bind", "127.0.0.1", "--dir", s.dir,
+			"--save", "", "--appendonly", "no",
+		}
+		if hasDebugOption() {
+			args = append(args, "--enable-debug-command", "yes")
+		}
+		p, err := spawn(exec.Command("redis-server", append(args, s.args...)...))
+		if err != nil {
+			return err
+		}
+		// The process itself says that it is ready. A PING could be answered by
+		// a server of another test that was quicker to take the same port.
+		if _, err = p.awaitLine("Ready to accept connections"); err == nil {
+			s.proc = p
+			return nil
+		}
+		p.Kill()
+		if fixed || attempt == attempts || !strings.Contains(p.Output(), "Address already in use") {
+			return err
+		}
+	}
+}
+
+// mine fails a test that would hurt a server which others use too.
+func (s *Server) mine() {
+	s.t.Helper()
+	if s.shared {
+		s.t.Fatal("redistest: a test must not hurt the shared server: use Start")
+	}
+}
+
+// freePort returns a port that nobody listens on at the moment. It is below
+// those that systems give to outgoing connections: one of these could take the
+// port of a server while that restarts. And 10000 above it there is room for the
+// bus port of a Redis Cluster node.
+func freePort() (int, error) {
+	const low, high, attempts = 12000, 22000, 100
+	var err error
+	for range attempts {
+		port := low + rand.IntN(high-low)
+		var l net.Listener
+		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
+			return port, l.Close()
+		}
+	}
+	return 0, fmt.Errorf("no free port between %d and %d: %w", low, high, err)
+}
+
+// hasDebugOption reports whether the server knows --enable-debug-command. Redis
+// before 7.0 allows DEBUG anyway and refuses the option.
+var hasDebugOption = sync.OnceValue(func() bool {
+	// Redis server v=7.0.15 sha=…
+	out, err := exec.Command("redis-server", "--version").Output()
+	_, version, found := strings.Cut(string(out), " v=")
+	major, _, _ := strings.Cut(version, ".")
+	n, convErr := strconv.Atoi(major)
+	return err == nil && found && convErr == nil && n >= 7
+})

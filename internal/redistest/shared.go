@@ -1,0 +1,125 @@
+package redistest
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Main is the body of a TestMain: it runs the tests, stops the shared server
+// and exits. If the tests pass, each of after is called, and an error of one
+// fails the run: this is the place to look for leaked goroutines, as in
+//
+//	func TestMain(m *testing.M) {
+//		redistest.Main(m, func() error { return goleak.Find() })
+//	}
+//
+// goleak is passed in, not imported, for a program that runs the embedded server
+// must not be linked with it.
+func Main(m *testing.M, after ...func() error) {
+	if name := os.Getenv(childEnv); name != "" {
+		os.Exit(runChild(name))
+	}
+	sharedServer.allowed.Store(true)
+	code := m.Run()
+	stopShared()
+	if code == 0 {
+		code = finish(after)
+	}
+	os.Exit(code)
+}
+
+// Shared returns the redis-server that all tests of this test binary share. The
+// first to ask starts it; [Main] stops it. Tests keep apart by [Key], never by
+// FLUSHALL, and so may run in parallel; none may kill, stop or configure it.
+// The test is skipped where redis-server is missing; see [Binary].
+func Shared(t testing.TB) *Server {
+	t.Helper()
+	Binary(t, "redis-server")
+	if !sharedServer.allowed.Load() {
+		t.Fatal("redistest: Shared needs a TestMain that calls redistest.Main, which stops the server")
+	}
+	sharedServer.mu.Lock()
+	defer sharedServer.mu.Unlock()
+	if sharedServer.server == nil {
+		dir, err := os.MkdirTemp("", "redistest")
+		if err != nil {
+			t.Fatalf("redistest: %v", err)
+		}
+		s := &Server{dir: dir, shared: true}
+		if err := s.start(); err != nil {
+			_ = os.RemoveAll(dir)
+			t.Fatalf("redistest: %v", err)
+		}
+		sharedServer.server = s
+	}
+	s := *sharedServer.server
+	s.t = t
+	return &s
+}
+
+// Each runs f as two parallel subtests, "embedded" on an embedded server of its
+// own and "redis" on the shared one, each with a client that is closed when the
+// subtest ends. Like t.Run of a parallel subtest, Each may return before f does.
+func Each(t *testing.T, f func(t *testing.T, rdb *redis.Client)) {
+	t.Helper()
+	t.Run("embedded", func(t *testing.T) {
+		t.Parallel()
+		f(t, StartEmbedded(t).Client(nil))
+	})
+	t.Run("redis", func(t *testing.T) {
+		t.Parallel()
+		f(t, Shared(t).Client(nil))
+	})
+}
+
+// Key returns a prefix for the keys of this test that no other call in this
+// process gets. It has only letters, digits and underscores, so it can be part
+// of a key template, of a hash tag and of a MATCH pattern as it is.
+func Key(t testing.TB) string {
+	name := strings.Map(func(r rune) rune {
+		switch {
+		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9':
+			return r
+		default:
+			return '_'
+		}
+	}, t.Name())
+	return fmt.Sprintf("%s_%d", name, keys.Add(1))
+}
+
+var (
+	keys atomic.Int64
+
+	sharedServer struct {
+		allowed atomic.Bool // Main runs, and will stop the server
+		mu      sync.Mutex
+		server  *Server // guarded by mu; nil until it is asked for
+	}
+)
+
+// finish makes the last checks and returns the exit status.
+func finish(checks []func() error) (code int) {
+	for _, check := range checks {
+		if err := check(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	return code
+}
+
+func stopShared() {
+	sharedServer.mu.Lock()
+	defer sharedServer.mu.Unlock()
+	if s := sharedServer.server; s != nil {
+		s.proc.Kill()
+		_ = os.RemoveAll(s.dir)
+		sharedServer.server = nil
+	}
+}

@@ -1,0 +1,14 @@
+package cachex
+
+import (
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/cachex-go/cachex/internal/redistest"
+)
+
+// A cache that leaves a goroutine behind fails the run, whichever test made it.
+func TestMain(m *testing.M) {
+	redistest.Main(m, func() error { return goleak.Find() })
+}
