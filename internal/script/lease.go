@@ -93,12 +93,15 @@ end
 // load that failed wants to leave it as it was. A lease that has lost its TTL,
 // by a PERSIST or a RESTORE, would be waited for without end: it gets one.
 var Acquire = New("acquire", prelude+`
-if state == 'L' and token ~= ARGV[1] and token ~= ARGV[4] then
-  if ARGV[6] == '1' and redis.call('PTTL', key) < 0 then redis.call('PEXPIRE', key, ARGV[2]) end
+local function await()
   if ARGV[5] == '1' and flags < 2 then
     edit(5, string.char(flags + 2))
     write(5, 6)
   end
+end
+if state == 'L' and token ~= ARGV[1] and token ~= ARGV[4] then
+  if ARGV[6] == '1' and redis.call('PTTL', key) < 0 then redis.call('PEXPIRE', key, ARGV[2]) end
+  await()
   return {'W', string.sub(h, 27, 36)}
 end
 if state == 'V' and token ~= ARGV[4] then
@@ -107,6 +110,7 @@ if state == 'V' and token ~= ARGV[4] then
     return {'V', redis.call('GET', key)}
   end
   if get48(string.sub(h, 21, 26)) > at and token ~= ARGV[1] then
+    await()
     return {'S', redis.call('GET', key)}
   end
   local lease = tonumber(ARGV[2])

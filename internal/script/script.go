@@ -51,13 +51,14 @@ func (s *Script) RunOnce(ctx context.Context, rdb redis.UniversalClient, key str
 func (s *Script) run(ctx context.Context, rdb redis.UniversalClient, once bool, key string, args []any) (any, error) {
 	for _, source := range []bool{false, true} {
 		cmd := s.command(ctx, source, key, args)
-		var err error
 		if once {
-			err = rdb.Process(ctx, noRetry{cmd})
+			_ = rdb.Process(ctx, noRetry{cmd})
 		} else {
-			err = rdb.Process(ctx, cmd)
+			_ = rdb.Process(ctx, cmd)
 		}
-		if !unknown(err) {
+		// Not the error of Process: an AutoPipeline may return from it before the
+		// reply is there, and cmd waits for that.
+		if !unknown(cmd.Err()) {
 			return s.reply(cmd)
 		}
 	}
@@ -88,21 +89,23 @@ func Pipeline(ctx context.Context, rdb redis.UniversalClient, calls []*Call) err
 	for _, source := range []bool{false, true} {
 		var again []*Call
 		cmds := make([]*redis.Cmd, len(calls))
-		_, err := rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		_, _ = rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for i, c := range calls {
 				cmds[i] = c.Script.command(ctx, source, c.Key, c.Args)
 				_ = p.Process(ctx, cmds[i])
 			}
 			return nil
 		})
+		// Not the error of the pipeline, which is that of its first command alone,
+		// and says nothing of the others.
 		for i, c := range calls {
 			c.Reply, c.Err = c.Script.reply(cmds[i])
 			if unknown(c.Err) && !source {
 				again = append(again, c)
 			}
-		}
-		if _, answered := errors.AsType[redis.Error](err); err != nil && !answered {
-			failed = fmt.Errorf("pipeline of %d scripts: %w", len(calls), err)
+			if _, answered := errors.AsType[redis.Error](c.Err); c.Err != nil && !answered {
+				failed = fmt.Errorf("pipeline of %d scripts: %w", len(calls), c.Err)
+			}
 		}
 		if len(again) == 0 {
 			break

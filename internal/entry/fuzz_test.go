@@ -1,0 +1,75 @@
+package entry_test
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"github.com/cachex-go/cachex/internal/entry"
+)
+
+// FuzzParse gives Parse any bytes, and one change to bytes that it takes.
+func FuzzParse(f *testing.F) {
+	for _, g := range golden {
+		f.Add(goldenKey, compose(goldenKey, g.header, g.payload), uint(5), byte(1))
+	}
+	f.Add("", []byte(nil), uint(0), byte(0))
+	f.Add("", compose("", entry.Header{State: entry.Value}, ""), uint(39), byte(0x80))
+	f.Add("other", compose(goldenKey, golden[1].header, "moved"), uint(40), byte(0xff))
+	f.Add(goldenKey, compose(goldenKey, golden[0].header, "a lease with a payload"), uint(3), byte(10))
+	f.Add(goldenKey, []byte("\xC1X\x01V, and then something else that is long enough"), uint(1), byte(1))
+	f.Fuzz(func(t *testing.T, key string, b []byte, at uint, delta byte) {
+		before := bytes.Clone(b)
+		h, payload, ok := entry.Parse(key, b)
+		if !bytes.Equal(before, b) {
+			t.Fatal("Parse has changed what it read")
+		}
+		if h != (entry.Header{}) && !bytes.Equal(h.Append(nil), b[:entry.Size]) {
+			t.Fatalf("header %x is written as %x", b[:entry.Size], h.Append(nil))
+		}
+		if !ok {
+			if payload != nil {
+				t.Fatalf("refused, with a payload of %d bytes", len(payload))
+			}
+			return
+		}
+		if h == (entry.Header{}) || !bytes.Equal(payload, b[entry.Size:]) {
+			t.Fatalf("%x gives %+v and %x", b, h, payload)
+		}
+		if h.State == entry.Value && h.Sum != crc32c(key+string(payload)) {
+			t.Fatalf("%x has the sum of other bytes", b)
+		}
+		i := at % uint(len(b))
+		b[i] += delta
+		if _, _, ok := entry.Parse(key, b); ok != (delta == 0) {
+			t.Fatalf("byte %d plus %d: %v", i, delta, ok)
+		}
+	})
+}
+
+// FuzzRoundTrip writes any header and payload, and reads them.
+func FuzzRoundTrip(f *testing.F) {
+	for _, g := range golden {
+		h := g.header
+		f.Add(h.State == entry.Lease, byte(h.Flags), h.Soft, h.Token[:], h.Till, h.Born, uint32(h.Cost/time.Millisecond), goldenKey, g.payload)
+	}
+	f.Fuzz(func(t *testing.T, lease bool, flags byte, soft int64, token []byte, till, born int64, cost uint32, key, payload string) {
+		const limit = entry.Forever // what 48 bits hold
+		h := entry.Header{
+			State: entry.Value, Flags: entry.Flags(flags) & (entry.Expired | entry.Awaited),
+			Soft: soft & limit, Till: till & limit, Born: born & limit, Cost: time.Duration(cost) * time.Millisecond,
+		}
+		copy(h.Token[:], token)
+		if lease {
+			h.State, payload = entry.Lease, ""
+		}
+		b := compose(key, h, payload)
+		if h.State == entry.Value {
+			h.Sum = crc32c(key + payload)
+		}
+		got, rest, ok := entry.Parse(key, b)
+		if !ok || got != h || string(rest) != payload {
+			t.Fatalf("wrote %+v and %q, read %+v and %q: %v", h, payload, got, rest, ok)
+		}
+	})
+}

@@ -1,0 +1,198 @@
+package script_test
+
+import (
+	"encoding/binary"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/redistest"
+	"github.com/cachex-go/cachex/internal/script"
+)
+
+func TestMain(m *testing.M) {
+	redistest.Main(m, func() error { return goleak.Find() })
+}
+
+// patience bounds every wait: to reach it means broken and never slow.
+const patience = 30 * time.Second
+
+// each runs f against both servers, and against an embedded one whose clock
+// stands still: there, all that f finds within bounds is exact.
+func each(t *testing.T, f func(t *testing.T, rdb *redis.Client)) {
+	t.Helper()
+	redistest.Each(t, f)
+	t.Run("stopped", func(t *testing.T) {
+		t.Parallel()
+		server := redistest.StartEmbedded(t)
+		server.SetTime(time.UnixMilli(stoppedAt))
+		f(t, server.Client(nil))
+	})
+}
+
+// stoppedAt is what the time is where it stands still.
+const stoppedAt = 1767225600123
+
+var (
+	own   = entry.Token{0, 1, 2, 3, 0xC1, 0xff, '%', '\n'} // bytes that a careless script would trip over
+	other = entry.Token{0xff, 0, 0, 0, 0, 0, 0, 0}
+)
+
+// A cell is the key under test.
+type cell struct {
+	t   *testing.T
+	rdb *redis.Client
+	key string
+
+	seeded int64         // the server's time before the key was set up
+	ttl    time.Duration // that it was set up with; 0 none
+	t0, t1 int64         // the server's time before and after the last script
+}
+
+func newCell(t *testing.T, rdb *redis.Client) *cell {
+	return &cell{t: t, rdb: rdb, key: redistest.Key(t)}
+}
+
+// now returns the time of the server, in milliseconds.
+func (c *cell) now() int64 {
+	c.t.Helper()
+	at, err := c.rdb.Time(c.t.Context()).Result()
+	require.NoError(c.t, err)
+	return at.UnixMilli()
+}
+
+// seed puts a raw value there, for ttl, or without one if that is 0.
+func (c *cell) seed(raw string, ttl time.Duration) {
+	c.t.Helper()
+	c.seeded, c.ttl = c.now(), ttl
+	require.NoError(c.t, c.rdb.Set(c.t.Context(), c.key, raw, ttl).Err())
+}
+
+// do runs a script and returns its reply.
+func (c *cell) do(s *script.Script, args ...any) any {
+	c.t.Helper()
+	c.t0 = c.now()
+	reply, err := s.Run(c.t.Context(), c.rdb, c.key, args...)
+	require.NoError(c.t, err)
+	c.t1 = c.now()
+	return reply
+}
+
+// raw returns what the key holds, "" if it is absent.
+func (c *cell) raw() string {
+	c.t.Helper()
+	raw, err := c.rdb.Get(c.t.Context(), c.key).Result()
+	if err != redis.Nil {
+		require.NoError(c.t, err)
+	}
+	return raw
+}
+
+// header returns the header of the entry that the key holds.
+func (c *cell) header() entry.Header {
+	c.t.Helper()
+	raw := c.raw()
+	h, _, ok := entry.Parse(c.key, []byte(raw))
+	require.True(c.t, ok, "%q is no entry", raw)
+	return h
+}
+
+// snapshot returns all that the key holds but its TTL.
+func (c *cell) snapshot() string {
+	c.t.Helper()
+	ctx := c.t.Context()
+	switch kind := c.rdb.Type(ctx, c.key).Val(); kind {
+	case "string":
+		return c.raw()
+	case "list":
+		return fmt.Sprint(kind, c.rdb.LRange(ctx, c.key, 0, -1).Val())
+	case "hash":
+		return fmt.Sprint(kind, c.rdb.HGetAll(ctx, c.key).Val())
+	default:
+		return kind
+	}
+}
+
+// requireTTL fails unless the key expires ttl after a moment between since and
+// the end of the last script; 0 means that it does not expire.
+func (c *cell) requireTTL(ttl time.Duration, since int64, msg ...any) {
+	c.t.Helper()
+	left := c.rdb.PTTL(c.t.Context(), c.key).Val()
+	if ttl == 0 {
+		require.Equal(c.t, time.Duration(-1), left, msg...)
+		return
+	}
+	if c.t0 == stoppedAt {
+		require.Equal(c.t, ttl, left, msg...)
+		return
+	}
+	require.LessOrEqual(c.t, left, ttl, msg...)
+	// One more, because an embedded server keeps the fraction of a millisecond
+	// that TIME leaves out.
+	require.GreaterOrEqual(c.t, left, ttl-time.Duration(c.now()-since+1)*time.Millisecond, msg...)
+}
+
+// requireEntry fails unless the key holds the very bytes of the header that want
+// returns for a moment of the last script, and payload. It returns that moment.
+func (c *cell) requireEntry(want func(at int64) entry.Header, payload string, msg ...any) int64 {
+	c.t.Helper()
+	got := c.raw()
+	for at := c.t0; at <= c.t1; at++ {
+		if got == c.entry(want(at), payload) {
+			return at
+		}
+	}
+	// For the message: which byte it is.
+	require.Equal(c.t, c.entry(want(c.t0), payload), got, msg...)
+	return 0
+}
+
+// entry returns the bytes of an entry, its sum filled in.
+func (c *cell) entry(h entry.Header, payload string) string {
+	if h.State == entry.Value {
+		h.Sum = entry.Sum(c.key, []byte(payload))
+	}
+	return string(h.Append(nil)) + payload
+}
+
+// Arguments, as package loader sends them.
+
+const (
+	leaseTTL = 3 * time.Second
+	keepTTL  = 90 * time.Minute
+	freshTTL = 40 * time.Minute
+	age      = 1234 * time.Millisecond // of the load that is stored
+	expected = 567 * time.Millisecond  // of the load under way
+	took     = 890 * time.Millisecond  // by the load that is stored
+	loaded   = "loaded\x00\xff\r\n"
+)
+
+// acquiring returns the arguments of Acquire.
+func acquiring(token entry.Token, unfit []byte, hint, suspect bool) []any {
+	return []any{token[:], leaseTTL.Milliseconds(), entry.AppendCost(nil, expected), unfit, hint, suspect}
+}
+
+// millis returns a duration as the scripts take it; 0 stands for forever.
+func millis(d time.Duration) any {
+	if d == 0 {
+		return ""
+	}
+	return d.Milliseconds()
+}
+
+// storing returns the arguments of Store.
+func storing(key string, token entry.Token, keep, fresh time.Duration) []any {
+	costAndSum := binary.BigEndian.AppendUint32(entry.AppendCost(nil, took), entry.Sum(key, []byte(loaded)))
+	return []any{token[:], millis(keep), millis(fresh), age.Milliseconds(), costAndSum, []byte(loaded)}
+}
+
+// writing returns the arguments of Write.
+func writing(key string, token entry.Token, keep, fresh time.Duration) []any {
+	sum := binary.BigEndian.AppendUint32(nil, entry.Sum(key, []byte(loaded)))
+	return []any{token[:], millis(keep), millis(fresh), sum, []byte(loaded)}
+}

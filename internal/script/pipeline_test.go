@@ -1,0 +1,222 @@
+package script_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/redistest"
+	"github.com/cachex-go/cachex/internal/script"
+)
+
+const addition = "return redis.call('INCRBY', KEYS[1], ARGV[1])"
+
+// pipeline returns calls that add 1, 2, 3 and so on to keys of their own: those
+// whose letter is k of scripts that the server knows, those with u of scripts
+// that it does not, and those with w of one it knows, on a key of the wrong type.
+func pipeline(t *testing.T, rdb *redis.Client, letters string) []*script.Call {
+	t.Helper()
+	known := unheardOf(t, addition)
+	_, err := known.Run(t.Context(), rdb, redistest.Key(t), 0)
+	require.NoError(t, err)
+	calls := make([]*script.Call, len(letters))
+	for i, letter := range letters {
+		c := &script.Call{Script: known, Key: redistest.Key(t), Args: []any{i + 1}, Reply: "before", Err: io.ErrUnexpectedEOF}
+		switch letter {
+		case 'u':
+			c.Script = unheardOf(t, addition)
+		case 'w':
+			require.NoError(t, rdb.RPush(t.Context(), c.Key, "a").Err())
+		}
+		calls[i] = c
+	}
+	return calls
+}
+
+// requireRanOnce fails unless every call got its own reply and ran once.
+func requireRanOnce(t *testing.T, rdb *redis.Client, letters string, calls []*script.Call) {
+	t.Helper()
+	for i, c := range calls {
+		if letters[i] == 'w' {
+			require.ErrorContains(t, c.Err, "script unheard: ", "%s, call %d", letters, i)
+			require.ErrorContains(t, c.Err, "WRONGTYPE", "%s, call %d", letters, i)
+			require.Nil(t, c.Reply, "%s, call %d", letters, i)
+			continue
+		}
+		require.NoError(t, c.Err, "%s, call %d", letters, i)
+		require.Equal(t, int64(i+1), c.Reply, "%s, call %d", letters, i)
+		require.Equal(t, fmt.Sprint(i+1), rdb.Get(t.Context(), c.Key).Val(), "%s, call %d did not run once", letters, i)
+	}
+}
+
+func TestAPipelineSendsAgainOnlyWhatWasNotKnown(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		rdb, count := counted(t, rdb)
+		for letters, want := range map[string]struct{ evalsha, eval, trips int }{
+			"":        {0, 0, 0},
+			"k":       {1, 0, 1},
+			"kkkkk":   {5, 0, 1},
+			"u":       {1, 1, 2},
+			"uuu":     {3, 3, 2},
+			"kukku":   {5, 2, 2},
+			"ukuk":    {4, 2, 2},
+			"w":       {1, 0, 1},
+			"wk":      {2, 0, 1},
+			"kwk":     {3, 0, 1},
+			"wukwukw": {7, 2, 2},
+			"uw":      {2, 1, 2},
+		} {
+			calls := pipeline(t, rdb, letters)
+			count.Reset()
+			require.NoError(t, script.Pipeline(t.Context(), rdb, calls), letters)
+			require.Equal(t, want, struct{ evalsha, eval, trips int }{
+				count.Count("evalsha"), count.Count("eval"), count.RoundTrips(),
+			}, letters)
+			require.Equal(t, want.evalsha+want.eval, count.Count(), "%s: SCRIPT LOAD or the like was sent", letters)
+			requireRanOnce(t, rdb, letters, calls)
+		}
+	})
+}
+
+func TestAPipelineTellsAServerThatForgotItsScripts(t *testing.T) {
+	t.Parallel()
+	forgetful(t, func(t *testing.T, rdb *redis.Client) {
+		calls := pipeline(t, rdb, "kkkwkk")
+		require.NoError(t, rdb.ScriptFlush(t.Context()).Err())
+		require.NoError(t, script.Pipeline(t.Context(), rdb, calls))
+		requireRanOnce(t, rdb, "kkkwkk", calls)
+	})
+}
+
+func TestAPipelineKeepsTheOrderOfItsCallsOnOneKey(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		s, key := unheardOf(t, "return redis.call('APPEND', KEYS[1], ARGV[1])"), redistest.Key(t)
+		for range 2 {
+			var calls []*script.Call
+			for i := range 10 {
+				calls = append(calls, &script.Call{Script: s, Key: key, Args: []any{i}})
+			}
+			require.NoError(t, script.Pipeline(t.Context(), rdb, calls))
+		}
+		require.Equal(t, "01234567890123456789", rdb.Get(t.Context(), key).Val())
+	})
+}
+
+func TestAPipelineSaysThatARoundTripFailed(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		letters string
+		fault   redistest.Fault
+		failed  string // the calls that have no reply
+		of      int    // how many calls the failed round trip had
+	}{
+		{"kkk", redistest.Fault{Match: redistest.Named("evalsha")}, "xxx", 3},
+		{"kkk", redistest.Fault{Match: redistest.Named("evalsha"), Skip: 1}, ".xx", 3},
+		{"ukk", redistest.Fault{Match: redistest.Named("evalsha"), Skip: 1}, ".xx", 3}, // after NOSCRIPT
+		{"kuk", redistest.Fault{Match: redistest.Named("evalsha"), Skip: 2}, "..x", 3},
+		{"wkk", redistest.Fault{Match: redistest.Named("evalsha"), Skip: 1}, ".xx", 3}, // after WRONGTYPE
+		{"kuku", redistest.Fault{Match: redistest.Named("eval")}, ".x.x", 2},           // the second trip
+		{"kuku", redistest.Fault{Match: redistest.Named("eval"), Skip: 1}, "...x", 2},
+		{"uwk", redistest.Fault{Match: redistest.Named("eval")}, "x..", 1},
+	} {
+		redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+			calls := pipeline(t, rdb, test.letters)
+			rdb, count := counted(t, rdb)
+			faults := new(redistest.Faults)
+			faults.Add(test.fault)
+			rdb.AddHook(faults)
+			err := script.Pipeline(t.Context(), rdb, calls)
+			require.ErrorIs(t, err, io.EOF, test.letters)
+			require.ErrorContains(t, err, fmt.Sprintf("pipeline of %d scripts: ", test.of), test.letters)
+			require.LessOrEqual(t, count.RoundTrips(), 2, test.letters)
+			for i, c := range calls {
+				switch {
+				case test.failed[i] == 'x':
+					require.ErrorIs(t, c.Err, io.EOF, "%s, call %d", test.letters, i)
+					require.ErrorContains(t, c.Err, "script unheard: ", "%s, call %d", test.letters, i)
+					require.Nil(t, c.Reply, "%s, call %d", test.letters, i)
+				case test.letters[i] == 'w':
+					require.ErrorContains(t, c.Err, "WRONGTYPE", "%s, call %d", test.letters, i)
+				default:
+					require.NoError(t, c.Err, "%s, call %d", test.letters, i)
+					require.Equal(t, int64(i+1), c.Reply, "%s, call %d", test.letters, i)
+				}
+			}
+		})
+	}
+}
+
+func TestAPipelineHeedsItsContext(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		calls := pipeline(t, rdb, "ku")
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.ErrorIs(t, script.Pipeline(ctx, rdb, calls), context.Canceled)
+		for _, c := range calls {
+			require.ErrorIs(t, c.Err, context.Canceled)
+			require.Empty(t, rdb.Get(t.Context(), c.Key).Val())
+		}
+	})
+}
+
+// A cut connection may make the client send a pipeline again, as a whole.
+func TestAPipelineIsSentAgainWhenItsConnectionBreaks(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		calls := pipeline(t, rdb, "kkk")
+		proxy := redistest.NewProxy(t, rdb.Options().Addr)
+		client := redis.NewClient(&redis.Options{Addr: proxy.Addr(), PipelinePoolSize: 1})
+		defer func() { _ = client.Close() }()
+		// So that it is connected: pipelines have connections of their own.
+		require.NoError(t, script.Pipeline(t.Context(), client, pipeline(t, rdb, "k")))
+		proxy.LoseReplies(1)
+		require.NoError(t, script.Pipeline(t.Context(), client, calls))
+		for i, c := range calls {
+			require.NoError(t, c.Err)
+			require.Equal(t, int64(2*(i+1)), c.Reply)
+		}
+	})
+}
+
+// A Cluster and a Ring send a pipeline to each of their nodes. Here one of two
+// is gone: its calls fail, Pipeline says so, and the others are answered.
+func TestAPipelineToANodeThatIsGoneLeavesTheOthersTheirReplies(t *testing.T) {
+	t.Parallel()
+	const letters = "ukukukukukukukuk"
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		addr := rdb.Options().Addr
+		gone := redistest.NewProxy(t, addr)
+		gone.Refuse()
+		ring := redis.NewRing(&redis.RingOptions{
+			Addrs:      map[string]string{"a": addr, "b": gone.Addr()},
+			MaxRetries: -1, DialerRetries: 1, HeartbeatFrequency: patience,
+		})
+		cluster := clusterOf(addr, gone.Addr())
+		defer func() { _ = ring.Close(); _ = cluster.Close() }()
+		for kind, client := range map[string]redis.UniversalClient{"ring": ring, "cluster": cluster} {
+			calls := pipeline(t, rdb, letters)
+			err := script.Pipeline(t.Context(), client, calls)
+			failed := 0
+			for i, c := range calls {
+				if c.Err != nil {
+					require.Nil(t, c.Reply)
+					failed++
+					continue
+				}
+				require.Equal(t, int64(i+1), c.Reply)
+			}
+			require.Positive(t, failed, "no key of the node that is gone")
+			require.Less(t, failed, len(calls), "no key of the node that is there")
+			require.Error(t, err, kind)
+			var answered redis.Error
+			require.NotErrorAs(t, err, &answered, kind)
+		}
+	})
+}

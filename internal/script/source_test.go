@@ -1,0 +1,69 @@
+package script_test
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/script"
+)
+
+var (
+	call    = regexp.MustCompile(`redis\.(p?call)\('([A-Z]+)'(, key)?`)
+	library = regexp.MustCompile(`\b([a-z]+)\.([a-z]+)\b`)
+)
+
+// Every node of a Cluster and every proxy runs a script whose one key is its
+// KEYS[1], if it calls nothing that they refuse in scripts.
+func TestScriptsTouchOneKeyByCommandsThatRunEverywhere(t *testing.T) {
+	t.Parallel()
+	keyed := []string{"GETRANGE", "SETRANGE", "GET", "SET", "DEL", "PTTL", "PEXPIRE"}
+	keyless := []string{"TIME", "PUBLISH"}
+	for name, s := range scripts {
+		src := s.Source()
+		require.Equal(t, 1, strings.Count(src, "KEYS"), name)
+		require.Contains(t, src, "local key = KEYS[1]\n", name)
+		require.NotRegexp(t, `\bkey\s*=[^=]`, strings.Replace(src, "local key = KEYS[1]", "", 1), name)
+
+		calls := call.FindAllStringSubmatch(src, -1)
+		require.NotEmpty(t, calls)
+		require.Len(t, calls, strings.Count(src, "call("), "%s calls something that is not a literal", name)
+		for _, c := range calls {
+			if slices.Contains(keyless, c[2]) {
+				continue
+			}
+			require.Contains(t, keyed, c[2], "%s calls a command that is not on the list", name)
+			require.NotEmpty(t, c[3], "%s calls %s on another key than its own", name, c[2])
+		}
+	}
+}
+
+// An embedded server has no struct, bit, cjson or cmsgpack, and what Lua compares
+// or formats by the locale would differ from server to server.
+func TestScriptsUseLittleOfLua(t *testing.T) {
+	t.Parallel()
+	allowed := map[string][]string{
+		"string": {"rep", "byte", "char", "sub"}, "math": {"floor"}, "redis": {"call", "pcall"},
+	}
+	quoted := regexp.MustCompile(`'[^']*'`)
+	for name, s := range scripts {
+		for _, use := range library.FindAllStringSubmatch(quoted.ReplaceAllString(s.Source(), "''"), -1) {
+			require.Contains(t, allowed[use[1]], use[2], "%s uses %s", name, use[0])
+		}
+		require.NotContains(t, s.Source(), "\t", name)
+		require.Less(t, len(s.Source()), 4096, "%s: the source goes over the wire whenever a server has lost it", name)
+	}
+}
+
+func TestScriptsDiffer(t *testing.T) {
+	t.Parallel()
+	sources := map[string]string{}
+	for name, s := range scripts {
+		require.Empty(t, sources[s.Source()], name)
+		sources[s.Source()] = name
+	}
+	require.NotEqual(t, script.New("a", "return 1").Source(), script.New("a", "return 2").Source())
+}

@@ -1,0 +1,187 @@
+package script_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/script"
+)
+
+// scripts are all the scripts of the lease protocol.
+var scripts = map[string]*script.Script{
+	"acquire": script.Acquire, "store": script.Store, "write": script.Write,
+	"extend": script.Extend, "release": script.Release, "expire": script.Expire,
+}
+
+// seedTTL is the TTL of what a state begins with. It differs from all that a
+// script sets, so that one which is kept can be told.
+const seedTTL = 77 * time.Minute
+
+// old is the payload of a state that has one.
+const old = "old payload\x00\xff"
+
+// A state is what a key may hold when a script comes.
+type state struct {
+	name  string
+	setUp func(c *cell)
+}
+
+// entryState is a state with an entry. Soft and Till are relative to now unless
+// they are 0 or Forever.
+func entryState(name string, ttl time.Duration, h entry.Header) state {
+	return state{name, func(c *cell) {
+		h, now, payload := h, c.now(), ""
+		if h.Soft != 0 && h.Soft != entry.Forever {
+			h.Soft += now
+		}
+		if h.Till != 0 {
+			h.Till += now
+		}
+		h.Born, h.Cost = now-5000, 321*time.Millisecond
+		if h.State == entry.Value {
+			payload = old
+		}
+		c.seed(c.entry(h, payload), ttl)
+	}}
+}
+
+// rawState is a state with bytes that are no entry, made of a stale value.
+func rawState(name string, spoil func(b []byte) []byte) state {
+	return state{name, func(c *cell) {
+		b := []byte(c.entry(entry.Header{State: entry.Value, Token: own, Till: 1}, old))
+		c.seed(string(spoil(b)), seedTTL)
+	}}
+}
+
+// mended returns b with byte i set to x and the check made right.
+func mended(b []byte, i int, x byte) []byte {
+	b[5] += x - b[i]
+	b[i] = x
+	return b
+}
+
+const hour = int64(time.Hour / time.Millisecond)
+
+// states are all that matter to a script, each by a name.
+var states = []state{
+	{"absent", func(*cell) {}},
+	{"foreign", func(c *cell) { c.seed("hello", seedTTL) }},
+	{"foreignLong", func(c *cell) { c.seed(strings.Repeat("hello", 20), 0) }},
+	{"list", func(c *cell) { c.rdb.RPush(c.t.Context(), c.key, "a", "b") }},
+	{"hash", func(c *cell) { c.rdb.HSet(c.t.Context(), c.key, "field", "x") }},
+	rawState("empty", func([]byte) []byte { return nil }),
+	rawState("cut", func(b []byte) []byte { return b[:entry.Size-1] }),
+	rawState("wrongCheck", func(b []byte) []byte { b[5]++; return b }),
+	rawState("wrongMagic", func(b []byte) []byte { return mended(b, 0, 0xC0) }),
+	rawState("wrongFormat", func(b []byte) []byte { return mended(b, 2, 2) }),
+	rawState("wrongState", func(b []byte) []byte { return mended(b, 3, 'N') }),
+	rawState("wrongFlags", func(b []byte) []byte { return mended(b, 4, 4) }),
+
+	entryState("lease", seedTTL, entry.Header{State: entry.Lease, Token: own}),
+	entryState("leaseExpired", seedTTL, entry.Header{State: entry.Lease, Token: own, Flags: entry.Expired}),
+	entryState("leaseAwaited", seedTTL, entry.Header{State: entry.Lease, Token: own, Flags: entry.Awaited}),
+	entryState("leaseBoth", seedTTL, entry.Header{State: entry.Lease, Token: own, Flags: entry.Expired | entry.Awaited}),
+	entryState("leaseKept", 0, entry.Header{State: entry.Lease, Token: own}),
+	entryState("otherLease", seedTTL, entry.Header{State: entry.Lease, Token: other}),
+	entryState("otherLeaseExpired", seedTTL, entry.Header{State: entry.Lease, Token: other, Flags: entry.Expired}),
+	entryState("otherLeaseAwaited", seedTTL, entry.Header{State: entry.Lease, Token: other, Flags: entry.Awaited}),
+	entryState("otherLeaseKept", 0, entry.Header{State: entry.Lease, Token: other}),
+
+	entryState("fresh", seedTTL, entry.Header{State: entry.Value, Soft: hour, Token: other}),
+	entryState("forever", 0, entry.Header{State: entry.Value, Soft: entry.Forever, Token: other}),
+	entryState("stored", seedTTL, entry.Header{State: entry.Value, Soft: hour, Token: own}),
+	// The clock of the server was set back after the lease was granted.
+	entryState("freshLeased", seedTTL, entry.Header{State: entry.Value, Soft: hour, Token: own, Till: 2 * hour}),
+	entryState("stale", seedTTL, entry.Header{State: entry.Value, Soft: -hour, Token: other}),
+	entryState("staleKept", 0, entry.Header{State: entry.Value, Token: other}),
+	entryState("storedStale", seedTTL, entry.Header{State: entry.Value, Token: own}),
+	entryState("released", seedTTL, entry.Header{State: entry.Value, Soft: -hour}),
+	entryState("leased", seedTTL, entry.Header{State: entry.Value, Soft: -hour, Token: own, Till: hour}),
+	entryState("leasedExpired", seedTTL, entry.Header{State: entry.Value, Token: own, Till: hour, Flags: entry.Expired}),
+	entryState("leasedAwaited", seedTTL, entry.Header{State: entry.Value, Token: own, Till: hour, Flags: entry.Awaited}),
+	entryState("lapsed", seedTTL, entry.Header{State: entry.Value, Soft: -hour, Token: own, Till: -hour}),
+	entryState("otherLeased", seedTTL, entry.Header{State: entry.Value, Soft: -hour, Token: other, Till: hour}),
+	entryState("otherLeasedExpired", seedTTL, entry.Header{State: entry.Value, Token: other, Till: hour, Flags: entry.Expired}),
+	entryState("otherLapsed", seedTTL, entry.Header{State: entry.Value, Soft: -hour, Token: other, Till: -hour, Flags: entry.Expired}),
+	{"torn", func(c *cell) { // the header holds, the payload does not
+		h := entry.Header{State: entry.Value, Token: own, Soft: c.now() - hour, Till: c.now() + hour, Sum: 1}
+		c.seed(string(h.Append(nil))+"torn", seedTTL)
+	}},
+}
+
+// noEntry are the states that no script takes for an entry.
+const noEntry = "absent foreign foreignLong list hash empty cut wrongCheck wrongMagic wrongFormat wrongState wrongFlags "
+
+// A row says what a script does in some states, which are named by words.
+type row struct {
+	states string
+	want   func(c *cell, before string, reply any, msg string)
+}
+
+// tabulate runs a script in every state. Each must be in one row.
+func tabulate(t *testing.T, s *script.Script, args func(key string) []any, rows ...row) {
+	t.Helper()
+	wants := map[string]func(*cell, string, any, string){}
+	for _, r := range rows {
+		for _, name := range strings.Fields(r.states) {
+			require.True(t, slices.ContainsFunc(states, func(s state) bool { return s.name == name }), "state %s is unknown", name)
+			require.NotContains(t, wants, name, "the table has it twice")
+			wants[name] = r.want
+		}
+	}
+	require.Len(t, wants, len(states), "the table lacks a state")
+	each(t, func(t *testing.T, rdb *redis.Client) {
+		for _, st := range states {
+			c := newCell(t, rdb)
+			st.setUp(c)
+			before := c.snapshot()
+			reply := c.do(s, args(c.key)...)
+			wants[st.name](c, before, reply, st.name)
+		}
+	})
+}
+
+// unchanged wants a reply, and the key as it was.
+func unchanged(want any) func(*cell, string, any, string) {
+	return func(c *cell, before string, reply any, msg string) {
+		c.t.Helper()
+		require.Equal(c.t, want, reply, msg)
+		require.Equal(c.t, before, c.snapshot(), msg)
+		if before != "none" {
+			c.requireTTL(c.ttl, c.seeded, msg)
+		}
+	}
+}
+
+// edited wants a reply, and the header changed by change, and nothing else.
+func edited(want any, change func(h *entry.Header, at int64)) func(*cell, string, any, string) {
+	return func(c *cell, before string, reply any, msg string) {
+		c.t.Helper()
+		require.Equal(c.t, want, reply, msg)
+		c.requireEdit(before, change, msg)
+		c.requireTTL(c.ttl, c.seeded, msg)
+	}
+}
+
+// requireEdit fails unless the entry is before with change made to its header.
+func (c *cell) requireEdit(before string, change func(h *entry.Header, at int64), msg string) {
+	c.t.Helper()
+	h, _, _ := entry.Parse(c.key, []byte(before))
+	require.NotZero(c.t, h, "%s: %q has no header", msg, before)
+	got := c.raw()
+	for at := c.t0; at <= c.t1; at++ {
+		want := h
+		change(&want, at)
+		if got == string(want.Append(nil))+before[entry.Size:] {
+			return
+		}
+	}
+	change(&h, c.t0)
+	require.Equal(c.t, string(h.Append(nil))+before[entry.Size:], got, msg)
+}

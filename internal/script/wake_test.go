@@ -1,0 +1,143 @@
+package script_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/redistest"
+	"github.com/cachex-go/cachex/internal/script"
+)
+
+// wakes returns how often the key was published since the subscription began or
+// wakes was called.
+func (c *cell) wakes(sub *redis.PubSub) int {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
+	defer cancel()
+	// Messages keep their order: after this one there are no older ones.
+	end := redistest.Key(c.t)
+	require.NoError(c.t, c.rdb.Publish(ctx, script.WakeChannel, end).Err())
+	for n := 0; ; {
+		msg, err := sub.ReceiveMessage(ctx)
+		require.NoError(c.t, err)
+		switch msg.Payload {
+		case end:
+			return n
+		case c.key: // others are those of other tests
+			n++
+		}
+	}
+}
+
+func TestTheScriptThatEndsALeaseWakesThoseWhoWaitAndNobodyElse(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name   string
+		script *script.Script
+		args   func(key string) []any
+		wakes  int // if the lease is awaited
+	}{
+		{"store", script.Store, func(key string) []any { return storing(key, own, keepTTL, freshTTL) }, 1},
+		{"store of another", script.Store, func(key string) []any { return storing(key, other, keepTTL, freshTTL) }, 0},
+		{"write", script.Write, func(key string) []any { return writing(key, other, keepTTL, freshTTL) }, 1},
+		{"release", script.Release, func(string) []any { return []any{own[:]} }, 1},
+		{"release of another", script.Release, func(string) []any { return []any{other[:]} }, 0},
+		{"extend", script.Extend, func(string) []any { return []any{own[:], leaseTTL.Milliseconds()} }, 0},
+		{"expire", script.Expire, func(string) []any { return nil }, 0},
+		{"acquire", script.Acquire, func(string) []any { return acquiring(other, nil, true, true) }, 0},
+	}
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		sub := rdb.Subscribe(t.Context(), script.WakeChannel)
+		defer func() { _ = sub.Close() }()
+		_, err := sub.Receive(t.Context())
+		require.NoError(t, err)
+		for _, test := range tests {
+			for _, state := range []entry.State{entry.Lease, entry.Value} {
+				for flags := entry.Flags(0); flags <= entry.Expired|entry.Awaited; flags++ {
+					c := newCell(t, rdb)
+					h, payload := entry.Header{State: state, Flags: flags, Token: own}, ""
+					if state == entry.Value {
+						h.Till, payload = c.now()+hour, old
+					}
+					c.seed(c.entry(h, payload), seedTTL)
+					c.do(test.script, test.args(c.key)...)
+					want := 0
+					if flags&entry.Awaited != 0 {
+						want = test.wakes
+					}
+					require.Equal(t, want, c.wakes(sub), "%s, %c with flags %d", test.name, state, flags)
+					// Those who were told are not told again.
+					c.do(test.script, test.args(c.key)...)
+					require.Zero(t, c.wakes(sub), "%s again, %c with flags %d", test.name, state, flags)
+				}
+			}
+		}
+		for _, s := range []*script.Script{script.Store, script.Write, script.Release} {
+			for _, raw := range []string{"", "foreign", "\xC1X\x01L\x02"} {
+				c := newCell(t, rdb)
+				c.seed(raw, seedTTL)
+				c.do(s, storing(c.key, own, keepTTL, freshTTL)...)
+				require.Zero(t, c.wakes(sub), "%q", raw)
+			}
+		}
+	})
+}
+
+// The course of two processes, one of which waits for the other.
+func TestAWaiterIsWokenByTheLeaseThatItAskedFor(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		sub := rdb.Subscribe(t.Context(), script.WakeChannel)
+		defer func() { _ = sub.Close() }()
+		_, err := sub.Receive(t.Context())
+		require.NoError(t, err)
+		c := newCell(t, rdb)
+		kind := func(token entry.Token) any {
+			return c.do(script.Acquire, acquiring(token, nil, true, false)...).([]any)[0]
+		}
+		require.Equal(t, "G", kind(own))
+		require.Equal(t, "W", kind(other))
+		require.Equal(t, "W", kind(other))
+		require.Zero(t, c.wakes(sub))
+		require.Equal(t, int64(1), c.do(script.Store, storing(c.key, own, keepTTL, freshTTL)...))
+		require.Equal(t, 1, c.wakes(sub))
+
+		// And while a value is refreshed that the waiter must not serve.
+		require.Equal(t, int64(1), c.do(script.Expire))
+		require.Equal(t, "R", kind(own))
+		require.Equal(t, "S", kind(other))
+		require.Zero(t, c.wakes(sub))
+		require.Equal(t, int64(1), c.do(script.Release, own[:]))
+		require.Equal(t, 1, c.wakes(sub))
+		require.Equal(t, "R", kind(other))
+		require.Equal(t, int64(1), c.do(script.Release, other[:]))
+		require.Zero(t, c.wakes(sub), "nobody waits any more")
+	})
+}
+
+// A server that does not let scripts publish stores all the same.
+func TestScriptsDoTheirWorkThoughTheyMayNotPublish(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	admin := server.Client(nil)
+	require.NoError(t, admin.Do(t.Context(), "acl", "setuser", "cache", "on", "nopass", "~*", "+@all", "-publish").Err())
+	rdb := server.Client(func(o *redis.Options) { o.Username, o.Password = "cache", "any" })
+	for _, s := range []*script.Script{script.Store, script.Write} {
+		c := newCell(t, rdb)
+		c.seed(c.entry(entry.Header{State: entry.Lease, Flags: entry.Awaited, Token: own}, ""), seedTTL)
+		args := storing(c.key, own, keepTTL, freshTTL)
+		if s == script.Write {
+			args = writing(c.key, own, keepTTL, freshTTL)
+		}
+		require.Equal(t, int64(1), c.do(s, args...))
+		require.Equal(t, entry.Value, c.header().State)
+	}
+	c := newCell(t, rdb)
+	c.seed(c.entry(entry.Header{State: entry.Lease, Flags: entry.Awaited, Token: own}, ""), seedTTL)
+	require.Equal(t, int64(1), c.do(script.Release, own[:]))
+	require.Equal(t, "none", c.snapshot())
+}
