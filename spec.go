@@ -184,8 +184,15 @@ func (s Spec[K, V]) validate() error {
 	if err := codec.Check(s.Codec); err != nil {
 		return fmt.Errorf("Spec.Codec: %w", err)
 	}
-	if s.UpTimeout < time.Millisecond {
+	switch {
+	case s.UpTimeout < time.Millisecond:
 		return fmt.Errorf("Spec.UpTimeout is %v, must be at least 1ms", s.UpTimeout)
+	case s.LeaseTTL < loader.MinLeaseTTL:
+		return fmt.Errorf("Spec.LeaseTTL is %v, must be at least %v", s.LeaseTTL, loader.MinLeaseTTL)
+	case s.LeaseTTL%time.Millisecond != 0:
+		return fmt.Errorf("Spec.LeaseTTL is %v, must be whole milliseconds", s.LeaseTTL)
+	case s.MaxLoads < 0:
+		return fmt.Errorf("Spec.MaxLoads is %d, must not be negative", s.MaxLoads)
 	}
 	return nil
 }

@@ -36,8 +36,11 @@ func NewLeases(rdb redis.UniversalClient, ttl time.Duration) (*Leases, error) {
 	if nothing(rdb) {
 		return nil, fmt.Errorf("client is nil")
 	}
-	if err := checkMillis("LeaseTTL", ttl, MinLeaseTTL); err != nil {
-		return nil, err
+	switch {
+	case ttl < MinLeaseTTL:
+		return nil, fmt.Errorf("LeaseTTL is %v, must be at least %v", ttl, MinLeaseTTL)
+	case ttl%time.Millisecond != 0:
+		return nil, fmt.Errorf("LeaseTTL is %v, must be whole milliseconds", ttl)
 	}
 	return &Leases{rdb: rdb, ttl: ttl}, nil
 }
@@ -230,16 +233,6 @@ func number(reply any, err error) (int64, error) {
 // MinLeaseTTL is the shortest lease. A shorter one would run out between two
 // heartbeats whenever a process or the network is busy.
 const MinLeaseTTL = 100 * time.Millisecond
-
-func checkMillis(name string, d, least time.Duration) error {
-	switch {
-	case d < least:
-		return fmt.Errorf("%s is %v, must be at least %v", name, d, least)
-	case d%time.Millisecond != 0:
-		return fmt.Errorf("%s is %v, must be whole milliseconds", name, d)
-	}
-	return nil
-}
 
 // wrongType reports whether err says that the key holds something other than a
 // string.
