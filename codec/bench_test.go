@@ -1,0 +1,96 @@
+package codec_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/vmihailenco/msgpack/v5"
+
+	"github.com/cachex-go/cachex/codec"
+)
+
+// user is the value of the benchmarks: some 120 bytes of MessagePack.
+type user struct {
+	ID      int64
+	Name    string
+	Email   string
+	City    string
+	Created time.Time
+	Score   float64
+	Visits  int
+	Active  bool
+	Roles   []string
+}
+
+func someUser() user {
+	return user{
+		ID: 1234567, Name: "Ada Lovelace", Email: "ada@example.com", City: "London",
+		Created: time.Unix(1700000000, 0), Score: 0.5, Visits: 321, Active: true, Roles: []string{"admin"},
+	}
+}
+
+// BenchmarkDecode compares the guarded decoding with msgpack's own.
+func BenchmarkDecode(b *testing.B) {
+	src, err := msgpack.Marshal(someUser())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("msgpack.Unmarshal", func(b *testing.B) {
+		b.ReportAllocs()
+		b.SetBytes(int64(len(src)))
+		for b.Loop() {
+			var u user
+			if err := msgpack.Unmarshal(src, &u); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	benchmarkDecode(b, "MessagePack", codec.MessagePack[user]())
+	benchmarkDecode(b, "JSON", codec.JSON[user]())
+	benchmarkDecode(b, "MessagePack in Compress", codec.Compress(codec.MessagePack[user](), codec.Compression{Threshold: 1}))
+	benchmarkDecode(b, "MessagePack in Encrypt", codec.Encrypt(codec.MessagePack[user](), codec.Key{Secret: make([]byte, 16)}))
+}
+
+func benchmarkDecode(b *testing.B, name string, c codec.Codec[user]) {
+	k := codec.Bind(c)
+	src, err := k.AppendKeyed(nil, "users:1", someUser())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run(name, func(b *testing.B) {
+		b.ReportAllocs()
+		b.SetBytes(int64(len(src)))
+		for b.Loop() {
+			var u user
+			if err := k.DecodeKeyed(src, "users:1", &u); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+func BenchmarkAppend(b *testing.B) {
+	u := someUser()
+	b.Run("msgpack.Marshal", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := msgpack.Marshal(u); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	for name, c := range map[string]codec.Codec[user]{
+		"MessagePack": codec.MessagePack[user](),
+		"JSON":        codec.JSON[user](),
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			buf := make([]byte, 0, 1024)
+			for b.Loop() {
+				if _, err := c.Append(buf, u); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,143 @@
+package codec
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/binary"
+	"fmt"
+)
+
+// A Key encrypts and decrypts. It does not show its Secret to fmt, log/slog or
+// encoding/json.
+type Key struct {
+	ID     uint32 // stored with what was encrypted; any number, used for no other secret
+	Secret []byte // of 16, 24 or 32 random bytes: AES-128, AES-192 or AES-256
+}
+
+// String returns the key without its secret.
+func (k Key) String() string { return fmt.Sprintf("codec.Key{ID: %d, Secret: hidden}", k.ID) }
+
+// Format writes what String returns, whatever the verb.
+func (k Key) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(k.String())) }
+
+// MarshalText returns what String returns.
+func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// Encrypt returns a codec that encrypts the bytes of c with AES-GCM (NIST SP
+// 800-38D) under the first key, and decrypts with any of them. The bytes are
+// bound to the Redis key that holds them, so whoever can write to Redis can
+// neither read a value, nor change it, nor copy it to another key; but can
+// delete it, or put back an older one. Such bytes are an [ErrAuth].
+//
+// Since it needs the Redis key it works as a [Keyed] only: Append and Decode
+// without a key are an [ErrConfig], also through wrappers. Compress inside, not
+// outside: Encrypt(Compress(c, …), keys…).
+//
+// Nonces are random, so one key may encrypt 2^32 values, no more; at 1000 a
+// second that is 50 days. To change keys without a gap:
+//
+//  1. add the new key after the current one, in every process;
+//  2. then put it first;
+//  3. drop the old one when the longest TTL has passed since.
+//
+// At least one key is required, IDs must differ, and secrets must have one of
+// the three lengths; else [Check] says what is wrong. Secrets are not kept, so
+// the caller may wipe them. It adds 33 bytes.
+func Encrypt[V any](c Codec[V], keys ...Key) Codec[V] {
+	e := &encrypted[V]{inner: Bind(c), open: make(map[uint32]cipher.AEAD, len(keys))}
+	if len(keys) == 0 {
+		return invalid[V]{misconfigured("Encrypt: a key is required")}
+	}
+	e.id = keys[0].ID
+	for _, k := range keys {
+		if e.open[k.ID] != nil {
+			return invalid[V]{misconfigured("Encrypt: two keys have the ID %d", k.ID)}
+		}
+		block, err := aes.NewCipher(k.Secret)
+		if err != nil {
+			return invalid[V]{misconfigured("Encrypt: Secret of key %d has %d bytes, want 16, 24 or 32", k.ID, len(k.Secret))}
+		}
+		if e.open[k.ID], err = cipher.NewGCMWithRandomNonce(block); err != nil {
+			return invalid[V]{misconfigured("Encrypt: key %d: %v", k.ID, err)}
+		}
+	}
+	e.seal = e.open[e.id]
+	return e
+}
+
+// Encrypted bytes are a format byte, the key's ID, the nonce, and the plain
+// bytes encrypted with the tag. The tag authenticates format, ID and Redis key.
+type encrypted[V any] struct {
+	inner Keyed[V]
+	id    uint32
+	seal  cipher.AEAD
+	open  map[uint32]cipher.AEAD
+}
+
+const (
+	formatGCM     = 1
+	encryptHeader = 1 + 4 // format and ID
+)
+
+var (
+	errNeedsKey   = misconfigured("Encrypt needs the Redis key: use Bind and AppendKeyed")
+	errSealHeader = badFormat("Encrypt: not encrypted by this codec", nil)
+	errOpen       = &failure{"Encrypt: the bytes were changed, or moved from another Redis key, or the secret differs", []error{ErrAuth}}
+)
+
+func (c *encrypted[V]) Check() error { return Check(c.inner) }
+
+func (c *encrypted[V]) Append(dst []byte, v V) ([]byte, error) { return c.AppendKeyed(dst, "", v) }
+
+func (c *encrypted[V]) Decode(src []byte, v *V) error { return c.DecodeKeyed(src, "", v) }
+
+func (c *encrypted[V]) AppendKeyed(dst []byte, key string, v V) ([]byte, error) {
+	if key == "" {
+		return dst, cannotEncode(errNeedsKey.msg, ErrConfig)
+	}
+	head := binary.BigEndian.AppendUint32(append(dst, formatGCM), c.id)
+	out, err := c.inner.AppendKeyed(head, key, v)
+	if err != nil {
+		return dst, err
+	}
+	aad := getScratch()
+	defer putScratch(aad)
+	*aad = append(append(*aad, out[len(dst):len(head)]...), key...)
+	// The plain bytes are overwritten by the nonce and the encrypted ones, or
+	// wiped if these did not fit behind dst.
+	plain := out[len(head):]
+	sealed := c.seal.Seal(out[:len(head)], nil, plain, *aad)
+	if len(plain) > 0 && &sealed[len(head)] != &plain[0] {
+		clear(plain)
+	}
+	return sealed, nil
+}
+
+func (c *encrypted[V]) DecodeKeyed(src []byte, key string, v *V) error {
+	*v = *new(V)
+	if key == "" {
+		return badFormat(errNeedsKey.msg, ErrConfig)
+	}
+	if len(src) < encryptHeader || src[0] != formatGCM {
+		return errSealHeader
+	}
+	id := binary.BigEndian.Uint32(src[1:])
+	aead := c.open[id]
+	if aead == nil {
+		return &failure{fmt.Sprintf("Encrypt: no key has the ID %d", id), []error{ErrAuth}}
+	}
+	aad, plain := getScratch(), getScratch()
+	defer putScratch(aad)
+	*aad = append(append(*aad, src[:encryptHeader]...), key...)
+	opened, err := aead.Open(*plain, nil, src[encryptHeader:], *aad)
+	if err != nil {
+		putScratch(plain)
+		return errOpen
+	}
+	*plain = opened
+	defer func() {
+		clear(*plain) // what was secret is not left in the pool
+		putScratch(plain)
+	}()
+	return c.inner.DecodeKeyed(*plain, key, v)
+}

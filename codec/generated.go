@@ -1,0 +1,103 @@
+package codec
+
+import "reflect"
+
+// msgpMarshaler and msgpUnmarshaler are the methods that tinylib/msgp generates.
+// They are known by their form, so that this module need not depend on it.
+type (
+	msgpMarshaler   interface{ MarshalMsg([]byte) ([]byte, error) }
+	msgpUnmarshaler interface {
+		UnmarshalMsg([]byte) ([]byte, error)
+	}
+)
+
+// generatedFor returns the codec of a V that has those methods.
+//
+// What they read is scanned first as for [MessagePack], so nothing is deeper,
+// longer or shorter than it says. The methods see to integers themselves; a
+// slice they make at once, at the size of its elements for each byte at most.
+func generatedFor[V any]() (Codec[V], bool) {
+	t := reflect.TypeFor[V]()
+	c := new(generatedCodec[V])
+	on := reflect.PointerTo(t)
+	if t.Kind() == reflect.Pointer {
+		c.elem, on = t.Elem(), t
+	}
+	if !on.Implements(reflect.TypeFor[msgpMarshaler]()) || !on.Implements(reflect.TypeFor[msgpUnmarshaler]()) {
+		return nil, false
+	}
+	s, _, err := newShape(t, true)
+	if err != nil {
+		return invalid[V]{err}, true
+	}
+	c.shape = s
+	return c, true
+}
+
+// generatedCodec serves a V with the methods on V or *V, and a V that is itself
+// the pointer. A nil of the latter is MessagePack's nil, for which the methods
+// have no form of their own.
+type generatedCodec[V any] struct {
+	elem  reflect.Type // what V points to, else nil
+	shape *shape
+	slots slots[V]
+}
+
+func (c *generatedCodec[V]) Append(dst []byte, v V) (out []byte, err error) {
+	defer catchAppend("MarshalMsg", dst, &out, &err)
+	p := c.slots.get(v)
+	defer c.slots.put(p)
+	if c.shape.nests {
+		if err := checkDepth(c.shape, reflect.ValueOf(p).Elem(), true); err != nil {
+			return dst, err
+		}
+	}
+	var with any = p
+	if c.elem != nil {
+		if reflect.ValueOf(p).Elem().IsNil() {
+			return append(dst, codeNil), nil
+		}
+		with = *p
+	}
+	if out, err = with.(msgpMarshaler).MarshalMsg(dst); err != nil {
+		return dst, cannotEncode("MarshalMsg: "+describe(err), err)
+	}
+	// The methods may be written by hand: what they made is looked at before it
+	// is stored.
+	if len(out) < len(dst) {
+		return dst, errNotAppended
+	}
+	var s scan
+	if err := s.all(out[len(dst):]); err != nil {
+		return dst, unreadable(err)
+	}
+	return out, nil
+}
+
+var errNotAppended = cannotEncode("MarshalMsg did not append", nil)
+
+func (c *generatedCodec[V]) Decode(src []byte, v *V) (err error) {
+	defer catchDecode("UnmarshalMsg", v, &err)
+	*v = *new(V)
+	var s scan
+	if err := s.all(src); err != nil {
+		return err
+	}
+	var into any = v
+	if c.elem != nil {
+		if src[0] == codeNil {
+			return nil
+		}
+		p := reflect.New(c.elem)
+		reflect.ValueOf(v).Elem().Set(p)
+		into = p.Interface()
+	}
+	rest, err := into.(msgpUnmarshaler).UnmarshalMsg(src)
+	if err != nil {
+		return badFormat("UnmarshalMsg: "+describe(err), err)
+	}
+	if len(rest) > 0 {
+		return errTrailing
+	}
+	return nil
+}

@@ -1,0 +1,133 @@
+package codec
+
+import (
+	"bytes"
+	"encoding/json"
+	"reflect"
+	"sync"
+)
+
+// JSON returns a codec that stores values as encoding/json does, but for HTML's
+// characters, which are not escaped. Bytes after the value are refused, and
+// null is unless V can be nil or has methods to unmarshal it.
+//
+// It is readable in redis-cli and slower than [MessagePack], and has the limits
+// of the format: bytes in strings that are not UTF-8 are replaced, and an any
+// decodes to float64, string, bool, nil, []any or map[string]any.
+//
+// Nesting is bounded by encoding/json, to 10000. Memory is bounded by the size
+// of V's parts: each element of a slice costs the size of its type, however
+// few bytes it takes in JSON; where that is large and the bytes are not
+// trusted, use MessagePack.
+func JSON[V any]() Codec[V] {
+	t := reflect.TypeFor[V]()
+	if err := checkJSON(t, t.String(), map[reflect.Type]bool{}); err != nil {
+		return invalid[V]{err}
+	}
+	return &jsonCodec[V]{nullable: nilable(t) || hasOwnJSON(t)}
+}
+
+type jsonCodec[V any] struct {
+	nullable bool // null at the top is a V
+	encoders sync.Pool
+}
+
+// jsonEncoder is what one Append needs.
+type jsonEncoder[V any] struct {
+	enc *json.Encoder
+	buf buffer
+	v   V
+}
+
+func (c *jsonCodec[V]) Append(dst []byte, v V) (out []byte, err error) {
+	defer catchAppend("a method of the value", dst, &out, &err)
+	e, ok := c.encoders.Get().(*jsonEncoder[V])
+	if !ok {
+		e = new(jsonEncoder[V])
+		e.enc = json.NewEncoder(&e.buf)
+		e.enc.SetEscapeHTML(false)
+	}
+	e.buf.b, e.v = dst, v
+	if err := e.enc.Encode(&e.v); err != nil {
+		// The encoder is not put back: it remembers some errors.
+		return dst, cannotEncode(describe(err), err)
+	}
+	out = e.buf.b[:len(e.buf.b)-1] // without the newline that Encode adds
+	e.buf.b, e.v = nil, *new(V)
+	c.encoders.Put(e)
+	return out, nil
+}
+
+func (c *jsonCodec[V]) Decode(src []byte, v *V) (err error) {
+	defer catchDecode("a method of the value", v, &err)
+	*v = *new(V)
+	// Unmarshal takes null for anything, and leaves it zero.
+	if !c.nullable && len(src) >= len("null") && string(bytes.TrimSpace(src)) == "null" {
+		return errNull
+	}
+	if err := json.Unmarshal(src, v); err != nil {
+		return badFormat(describe(err), err)
+	}
+	return nil
+}
+
+var errNull = badFormat("null, and the type has no nil", nil)
+
+// nilable tells whether t has a nil that encoders store as such.
+func nilable(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Pointer, reflect.Slice, reflect.Map, reflect.Interface:
+		return true
+	}
+	return false
+}
+
+func hasOwnJSON(t reflect.Type) bool {
+	return hasMethods(t, reflect.TypeFor[json.Unmarshaler]()) || hasMethods(t, textUnmarshalerType)
+}
+
+// checkJSON finds a part of t, which stands at path, that encoding/json cannot
+// carry both ways. It does not look into types with methods of their own, nor
+// for names that collide, of which encoding/json has rules that Go programmers
+// know.
+func checkJSON(t reflect.Type, path string, seen map[reflect.Type]bool) *failure {
+	if seen[t] || hasOwnJSON(t) {
+		return nil
+	}
+	seen[t] = true
+	switch t.Kind() {
+	case reflect.Chan, reflect.Func, reflect.Complex64, reflect.Complex128, reflect.UnsafePointer:
+		return unsupported(path, t)
+	case reflect.Interface:
+		if t.NumMethod() > 0 {
+			return unsupported(path, t)
+		}
+	case reflect.Map:
+		switch k := t.Key(); {
+		case hasMethods(k, textUnmarshalerType):
+		case k.Kind() == reflect.String, reflect.Int <= k.Kind() && k.Kind() <= reflect.Uintptr:
+		default:
+			return unsupported(path+" key", k)
+		}
+		return checkJSON(t.Elem(), path+"[]", seen)
+	case reflect.Pointer:
+		return checkJSON(t.Elem(), path, seen)
+	case reflect.Slice, reflect.Array:
+		return checkJSON(t.Elem(), path+"[]", seen)
+	case reflect.Struct:
+		visible := 0
+		for f := range t.Fields() {
+			if f.Tag.Get("json") == "-" || !f.IsExported() && !(f.Anonymous && f.Type.Kind() == reflect.Struct) {
+				continue
+			}
+			visible++
+			if err := checkJSON(f.Type, path+"."+f.Name, seen); err != nil {
+				return err
+			}
+		}
+		if visible == 0 && t.NumField() > 0 {
+			return misconfigured("%s: %s has no exported field to store", path, t)
+		}
+	}
+	return nil
+}

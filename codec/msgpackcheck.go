@@ -1,0 +1,338 @@
+package codec
+
+import (
+	"encoding/binary"
+	"reflect"
+)
+
+// How much a Decode of MessagePack may allocate: so many bytes for each byte of
+// src, and this much in any case. The factor is above what the smallest maps of
+// an any take for theirs, which is the most that no type of V is to blame for.
+const (
+	maxAllocFactor = 256
+	minAllocLimit  = 4 << 20
+)
+
+var (
+	errAllocTooLarge = badFormat("MessagePack: decoding would take too much memory", ErrTooLarge)
+	errExtForMap     = badFormat("MessagePack: an extension in place of a map", nil)
+	errNil           = badFormat("MessagePack: nil, and the type has no nil", nil)
+	errEmptyArray    = badFormat("MessagePack: an empty array in place of a struct", nil)
+)
+
+// A plan is what MessagePack knows of a type before it sees a value.
+type plan struct {
+	top *shape
+
+	nullable bool  // nil at the top is a value
+	compact  bool  // no any: integers may lose their width
+	nests    bool  // look for cycles before encoding
+	verify   bool  // check what was encoded: it might be more than Decode takes
+	suspect  facts // when to compare bytes with the type
+	costly   int64 // most that one value of MessagePack may cost to decode, in bytes
+}
+
+// newPlan makes the plan for t, or says why t cannot be encoded.
+func newPlan(t reflect.Type) (*plan, *failure) {
+	top, all, err := newShape(t, false)
+	if err != nil {
+		return nil, err
+	}
+	p := &plan{top: top, nullable: nilable(t) || top.kind == shapeOpaque, compact: true, nests: top.nests}
+	// The dearest value that this type allows, whatever the order of things in
+	// it: it is a pointer's target and a map and an element of a slice at once.
+	// That is too much by far for most types, which then are compared, and may
+	// prove cheap, only if the bytes are megabytes.
+	var slot, base, pointers int64
+	for _, s := range all {
+		p.suspect |= s.suspects()
+		switch s.kind {
+		case shapeOpaque:
+			p.verify = true
+		case shapeAny:
+			p.compact = false
+		case shapePointer:
+			pointers += pointerCost(s)
+		case shapeSlice:
+			slot = max(slot, sliceCost(s, 1))
+		case shapeMap:
+			base = max(base, mapCost(s, 0))
+			slot = max(slot, mapCost(s, 1)-mapCost(s, 0))
+		}
+	}
+	p.costly = slot + base + pointers
+	p.verify = p.verify || p.nests || p.costly > maxAllocFactor
+	return p, nil
+}
+
+// suspects are the facts that show an integer that may not fit s, or, for maps,
+// an extension: msgpack takes one for a map's header, whose length it then
+// reads from bytes that were not scanned as one.
+func (s *shape) suspects() facts {
+	// Codes that hold more than a type of so many bits, whatever its sign. That
+	// of 8 and 16 bits depends on the sign and is spelled out.
+	const over32, over16 = sawUint64 | sawHuge | sawInt64, sawUint32 | sawInt32
+	switch {
+	case s.kind == shapeMap:
+		return sawExt
+	case s.kind == shapeUint && s.bits == 64:
+		return sawNegative
+	case s.kind == shapeUint && s.bits == 32:
+		return sawNegative | over32
+	case s.kind == shapeUint && s.bits == 16:
+		return sawNegative | over32 | over16
+	case s.kind == shapeUint:
+		return sawNegative | over32 | over16 | sawUint16 | sawInt16
+	case s.kind == shapeInt && s.bits == 64:
+		return sawHuge
+	case s.kind == shapeInt && s.bits == 32:
+		return over32 | sawUint32
+	case s.kind == shapeInt && s.bits == 16:
+		return over32 | over16 | sawUint16
+	case s.kind == shapeInt:
+		return over32 | over16 | sawUint16 | sawInt16 | sawUint8
+	}
+	return 0
+}
+
+// pointerCost, sliceCost and mapCost are what msgpack and Go 1.24 and later
+// allocate, from above: all is rounded up to a size class; a slice is made
+// twice; a map has 8 slots at least and at worst uses 7 in 16, with keys and
+// values above 128 bytes apart from them; and one key and one value are made to
+// be copied into it.
+func pointerCost(s *shape) int64 { return rounded(s.elem.size) }
+
+func sliceCost(s *shape, n int) int64 { return int64(n) * (s.elem.size*9/4 + 1) }
+
+func mapCost(s *shape, n int) int64 {
+	slot, apart := int64(1), int64(0)
+	for _, part := range []*shape{s.key, s.elem} {
+		apart += rounded(part.size)
+		if part.size > 128 {
+			slot += 8
+			apart += rounded(part.size)
+		} else {
+			slot += part.size
+		}
+	}
+	return 64 + 8*slot + int64(n)*(3*slot+apart)
+}
+
+func rounded(size int64) int64 { return size*9/8 + 16 }
+
+// anyCost is what any takes for a byte at worst: maps of one entry in each other.
+const anyCost = 176
+
+// check refuses bytes that msgpack must not see. It does not allocate.
+//
+// Most bytes pass with one scan that does not look at the type. Only if that
+// saw what might not fit this type are the two compared value by value.
+func (p *plan) check(src []byte) error {
+	var s scan
+	if err := s.all(src); err != nil {
+		return err
+	}
+	switch {
+	// msgpack makes the zero value of these two, as if somebody had stored it.
+	case src[0] == codeNil && !p.nullable:
+		return errNil
+	case src[0] == 0x90 && p.top.kind == shapeStruct && len(p.top.fields) > 0:
+		return errEmptyArray
+	}
+	// Every byte may be a value and every value the dearest, and yet it is too
+	// little to matter, and no integer can be too great: that is the common end.
+	limit := max(minAllocLimit, int64(len(src))*maxAllocFactor)
+	if s.saw&p.suspect == 0 && int64(s.values) <= limit/max(p.costly, 1) {
+		return nil
+	}
+	c := comparison{scan: scan{src: src}, limit: limit}
+	c.value(p.top, 0)
+	return c.err
+}
+
+// A comparison walks bytes that were scanned along a shape. Where the two do
+// not match it goes on, for the decoder says so well enough; it stops at what
+// the decoder does not mind and ought to.
+type comparison struct {
+	scan
+	limit int64 // bytes that may still be allocated
+}
+
+// value compares the value at pos with s and returns where it ends.
+func (c *comparison) value(s *shape, pos int) int {
+	if c.err != nil {
+		return pos
+	}
+	first := c.src[pos]
+	if first == codeNil {
+		return pos + 1 // zero in place of anything, and nothing is allocated for it
+	}
+	switch s.kind {
+	case shapeInt, shapeUint:
+		if n, neg, ok := c.integer(pos); ok && !fits(s, n, neg) {
+			c.err = errOutOfRange
+		}
+	case shapePointer:
+		c.spend(pointerCost(s))
+		return c.value(s.elem, pos)
+	case shapeAny:
+		end := c.skip(pos)
+		c.spend(int64(end-pos) * anyCost)
+		return end
+	case shapeSlice, shapeArray:
+		if n, next, ok := c.array(pos); ok {
+			if s.kind == shapeSlice {
+				c.spend(sliceCost(s, n))
+			}
+			for range n {
+				next = c.value(s.elem, next)
+			}
+			return next
+		}
+	case shapeMap:
+		// msgpack skips an extension's first bytes and takes the next for the
+		// header of the map: "c7 05 01 df ff ff ff ff" is 8 sound bytes to a scan
+		// and a map of 4 billion to msgpack, which makes room for it at once.
+		if codes[first].facts&sawExt != 0 {
+			c.err = errExtForMap
+		} else if n, next, ok := c.pairs(pos); ok {
+			c.spend(mapCost(s, n))
+			for range n {
+				next = c.value(s.elem, c.value(s.key, next))
+			}
+			return next
+		}
+	case shapeStruct:
+		if n, next, ok := c.pairs(pos); ok {
+			// After an error positions stand still, and may not be of a name.
+			for i := 0; i < n && c.err == nil; i++ {
+				name, after := c.text(next)
+				next = c.value(s.fieldNamed(name, i), after)
+			}
+			return next
+		}
+		if n, next, ok := c.array(pos); ok && n == len(s.fields) {
+			for _, f := range s.fields {
+				next = c.value(f.shape, next)
+			}
+			return next
+		}
+	}
+	return c.skip(pos)
+}
+
+// spend takes n bytes off what may still be allocated.
+func (c *comparison) spend(n int64) {
+	if c.limit -= n; c.limit < 0 && c.err == nil {
+		c.err = errAllocTooLarge
+	}
+}
+
+// leaf is the shape of what nobody looks into, such as a field of another
+// release, which the decoder skips.
+var leaf = &shape{kind: shapeLeaf}
+
+// fieldNamed returns the shape of a field. The i-th pair is mostly the i-th
+// field, since structs are written in order; so few names are looked up.
+func (s *shape) fieldNamed(name []byte, i int) *shape {
+	if i < len(s.fields) && s.fields[i].name == string(name) {
+		return s.fields[i].shape
+	}
+	if f := s.byName[string(name)]; f != nil {
+		return f
+	}
+	return leaf
+}
+
+// The functions below read bytes that were scanned, so what a code announces is
+// there. Those that return ok return false if the value is of another kind.
+
+// array returns the number of elements of the array at pos and where they begin.
+func (c *comparison) array(pos int) (n, next int, ok bool) {
+	switch b := c.src[pos:]; {
+	case b[0]&0xf0 == 0x90:
+		return int(b[0] & 0x0f), pos + 1, true
+	case b[0] == 0xdc:
+		return int(binary.BigEndian.Uint16(b[1:])), pos + 3, true
+	case b[0] == 0xdd:
+		return int(binary.BigEndian.Uint32(b[1:])), pos + 5, true
+	}
+	return 0, 0, false
+}
+
+// pairs returns the number of pairs of the map at pos and where they begin.
+func (c *comparison) pairs(pos int) (n, next int, ok bool) {
+	switch b := c.src[pos:]; {
+	case b[0]&0xf0 == 0x80:
+		return int(b[0] & 0x0f), pos + 1, true
+	case b[0] == 0xde:
+		return int(binary.BigEndian.Uint16(b[1:])), pos + 3, true
+	case b[0] == 0xdf:
+		return int(binary.BigEndian.Uint32(b[1:])), pos + 5, true
+	}
+	return 0, 0, false
+}
+
+// text returns the string or the bytes at pos, nil if there is something else,
+// and where the value ends.
+func (c *comparison) text(pos int) (s []byte, end int) {
+	end = c.skip(pos)
+	switch b := c.src[pos]; {
+	case b&0xe0 == 0xa0:
+		s = c.src[pos+1 : end]
+	case b == 0xc4, b == 0xc5, b == 0xc6, b == 0xd9, b == 0xda, b == 0xdb:
+		s = c.src[pos+int(codes[b].size) : end]
+	}
+	return s, end
+}
+
+// skip returns where the value at pos ends.
+func (c *comparison) skip(pos int) int {
+	if first := &codes[c.src[pos]]; first.class == classFixed {
+		return pos + int(first.size)
+	}
+	return c.run(pos, 1, 0)
+}
+
+// integer returns the integer at pos: its 64 bits and whether it is below zero.
+func (c *comparison) integer(pos int) (n uint64, negative, ok bool) {
+	b := c.src[pos:]
+	signed := int64(0)
+	switch {
+	case b[0] < 0x80:
+		return uint64(b[0]), false, true
+	case b[0] >= 0xe0:
+		signed = int64(int8(b[0]))
+	case b[0] == 0xcc:
+		return uint64(b[1]), false, true
+	case b[0] == 0xcd:
+		return uint64(binary.BigEndian.Uint16(b[1:])), false, true
+	case b[0] == 0xce:
+		return uint64(binary.BigEndian.Uint32(b[1:])), false, true
+	case b[0] == 0xcf:
+		return binary.BigEndian.Uint64(b[1:]), false, true
+	case b[0] == 0xd0:
+		signed = int64(int8(b[1]))
+	case b[0] == 0xd1:
+		signed = int64(int16(binary.BigEndian.Uint16(b[1:])))
+	case b[0] == 0xd2:
+		signed = int64(int32(binary.BigEndian.Uint32(b[1:])))
+	case b[0] == 0xd3:
+		signed = int64(binary.BigEndian.Uint64(b[1:]))
+	default:
+		return 0, false, false
+	}
+	return uint64(signed), signed < 0, true
+}
+
+// fits tells whether an integer of s can be n, of which negative is the sign.
+func fits(s *shape, n uint64, negative bool) bool {
+	switch {
+	case s.kind == shapeUint:
+		return !negative && n>>s.bits == 0
+	case negative:
+		return int64(n) >= -1<<(s.bits-1)
+	default:
+		return n < 1<<(s.bits-1)
+	}
+}

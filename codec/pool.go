@@ -1,0 +1,63 @@
+package codec
+
+import "sync"
+
+// A buffer gathers what an encoder writes. It refuses to hold more than Redis
+// can, so that a value without end fails instead of taking all memory.
+type buffer struct{ b []byte }
+
+// maxEncoded is the length of the longest string that Redis holds.
+const maxEncoded = 512 << 20
+
+var errEncodedTooLarge = cannotEncode("more than the 512 MiB that Redis can hold", ErrTooLarge)
+
+func (w *buffer) Write(p []byte) (int, error) {
+	if len(p) > maxEncoded-len(w.b) {
+		return 0, errEncodedTooLarge
+	}
+	w.b = append(w.b, p...)
+	return len(p), nil
+}
+
+func (w *buffer) WriteByte(c byte) error {
+	if len(w.b) >= maxEncoded {
+		return errEncodedTooLarge
+	}
+	w.b = append(w.b, c)
+	return nil
+}
+
+// slots lends variables of type V. Code that takes any, such as an encoder, can
+// be given a pointer to one without an allocation for each value, and finds
+// there the methods with a pointer receiver too.
+type slots[V any] struct{ pool sync.Pool }
+
+func (s *slots[V]) get(v V) *V {
+	p, ok := s.pool.Get().(*V)
+	if !ok {
+		p = new(V)
+	}
+	*p = v
+	return p
+}
+
+func (s *slots[V]) put(p *V) {
+	*p = *new(V) // or the pool would keep what v refers to
+	s.pool.Put(p)
+}
+
+// maxPooled is the capacity above which a buffer is left to the garbage
+// collector, lest one large value be paid for by every pooled buffer.
+const maxPooled = 256 << 10
+
+var scratchPool = sync.Pool{New: func() any { return new([]byte) }}
+
+// getScratch lends a slice of length 0.
+func getScratch() *[]byte { return scratchPool.Get().(*[]byte) }
+
+func putScratch(p *[]byte) {
+	if cap(*p) <= maxPooled {
+		*p = (*p)[:0]
+		scratchPool.Put(p)
+	}
+}

@@ -1,0 +1,130 @@
+package codec
+
+import (
+	"reflect"
+	"strconv"
+)
+
+// String returns a codec that stores a string as it is, whatever its bytes.
+// Any bytes decode. Decode allocates the string and nothing else.
+func String[V ~string]() Codec[V] { return stringCodec[V]{} }
+
+// Bytes returns a codec that stores a slice of bytes as it is. Any bytes
+// decode. A nil slice and an empty one are both no bytes, which decode to an
+// empty slice that is not nil. Decode allocates the slice and nothing else.
+func Bytes[V ~[]byte]() Codec[V] { return bytesCodec[V]{} }
+
+// Integer is the set of the types that [Int] stores.
+type Integer interface {
+	~int | ~int8 | ~int16 | ~int32 | ~int64 |
+		~uint | ~uint8 | ~uint16 | ~uint32 | ~uint64 | ~uintptr
+}
+
+// Int returns a codec that stores an integer in decimal, as Redis' INCRBY does.
+// It decodes what it and Redis write and nothing else: no space, no plus sign,
+// no leading zero, no exponent. A number that V cannot hold is refused.
+// Neither Append nor Decode allocates, but for dst.
+func Int[V Integer]() Codec[V] {
+	if ^V(0) < 0 {
+		return intCodec[V]{}
+	}
+	return uintCodec[V]{}
+}
+
+// The codecs go by the kind of V at run time, and so serve [For] as well, which
+// knows V only as a type of that kind. Reflection on a pointer to a scalar does
+// not allocate; a twin of each codec that converts instead is 5 ns faster.
+
+type stringCodec[V any] struct{}
+
+func (stringCodec[V]) Append(dst []byte, v V) ([]byte, error) {
+	return append(dst, reflect.ValueOf(&v).Elem().String()...), nil
+}
+
+func (stringCodec[V]) Decode(src []byte, v *V) error {
+	reflect.ValueOf(v).Elem().SetString(string(src))
+	return nil
+}
+
+type bytesCodec[V any] struct{}
+
+func (bytesCodec[V]) Append(dst []byte, v V) ([]byte, error) {
+	return append(dst, reflect.ValueOf(&v).Elem().Bytes()...), nil
+}
+
+func (bytesCodec[V]) Decode(src []byte, v *V) error {
+	// Not bytes.Clone, which makes of no bytes a nil slice if src is nil.
+	reflect.ValueOf(v).Elem().SetBytes(append([]byte{}, src...))
+	return nil
+}
+
+type intCodec[V any] struct{}
+
+func (intCodec[V]) Append(dst []byte, v V) ([]byte, error) {
+	return strconv.AppendInt(dst, reflect.ValueOf(&v).Elem().Int(), 10), nil
+}
+
+func (intCodec[V]) Decode(src []byte, v *V) error {
+	e := reflect.ValueOf(v).Elem()
+	e.SetInt(0)
+	n, ok := parseInt(src)
+	if !ok {
+		return errNotInteger
+	}
+	if e.OverflowInt(n) {
+		return errOutOfRange
+	}
+	e.SetInt(n)
+	return nil
+}
+
+type uintCodec[V any] struct{}
+
+func (uintCodec[V]) Append(dst []byte, v V) ([]byte, error) {
+	return strconv.AppendUint(dst, reflect.ValueOf(&v).Elem().Uint(), 10), nil
+}
+
+func (uintCodec[V]) Decode(src []byte, v *V) error {
+	e := reflect.ValueOf(v).Elem()
+	e.SetUint(0)
+	n, ok := parseUint(src)
+	if !ok {
+		return errNotInteger
+	}
+	if e.OverflowUint(n) {
+		return errOutOfRange
+	}
+	e.SetUint(n)
+	return nil
+}
+
+var (
+	errNotInteger = badFormat("not a decimal integer of 64 bits", nil)
+	errOutOfRange = badFormat("an integer out of the range of its type", nil)
+)
+
+// parseInt parses what strconv.AppendInt writes, and only that: the functions
+// of strconv take "+1" and "007" too.
+func parseInt(src []byte) (int64, bool) {
+	if len(src) > 0 && src[0] == '-' {
+		n, ok := parseUint(src[1:])
+		return -int64(n), ok && n > 0 && n <= 1<<63
+	}
+	n, ok := parseUint(src)
+	return int64(n), ok && n < 1<<63
+}
+
+// parseUint parses what strconv.AppendUint writes, and only that.
+func parseUint(src []byte) (n uint64, ok bool) {
+	if len(src) == 0 || src[0] == '0' && len(src) > 1 {
+		return 0, false
+	}
+	for _, c := range src {
+		digit := uint64(c - '0')
+		if c < '0' || digit > 9 || n > (1<<64-1-digit)/10 {
+			return 0, false
+		}
+		n = n*10 + digit
+	}
+	return n, true
+}
