@@ -14,7 +14,7 @@ import (
 
 type article struct {
 	Title string            `json:"title"`
-	Tags  []string          `json:"tags,omitempty"`
+	Tags  []string          `json:"tags"`
 	Extra map[string]any    `json:"extra"`
 	Links map[string]string `json:"links"`
 	Next  *article          `json:"next"`
