@@ -233,11 +233,12 @@ func (l *Loader[V]) decode(key string, payload []byte, v *V) (ok bool) {
 	return l.codec.DecodeKeyed(payload, key, v) == nil
 }
 
-// Encode returns the bytes of v under key. A panic of the codec is an error.
+// Encode returns the bytes of v under key. A panic of the codec is an error,
+// which names its type and not its value: that may be part of v.
 func (l *Loader[V]) Encode(key string, v V) (b []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			b, err = nil, newPanicError(p)
+			b, err = nil, fmt.Errorf("codec panicked with a %T", p)
 		}
 	}()
 	return l.codec.AppendKeyed(nil, key, v)

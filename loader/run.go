@@ -182,6 +182,9 @@ func (r *run[V]) land(res result[V], token Token, life Life, sent time.Time, too
 func (r *run[V]) loadAlone() {
 	n := r.f.mark()
 	res := r.f.await(r.start(new(Life), new(time.Duration)))
+	if res.err == nil {
+		r.l.stats.storeFailures.Add(1)
+	}
 	r.f.finish(res.v, res.err, n)
 }
 
@@ -217,6 +220,8 @@ func (r *run[V]) start(life *Life, took *time.Duration) <-chan result[V] {
 func (r *run[V]) wait(w *wait, a Acquisition) (m miss, done bool) {
 	l, f := r.l, r.f
 	began, p := time.Now(), newPoll(a, l.expect(), l.leases.ttl)
+	var till int64     // of the lease on a stale value, when we looked last
+	var seen time.Time // when we first saw it
 	for {
 		timer := time.NewTimer(p.next(w.begin()))
 		select {
@@ -245,8 +250,16 @@ func (r *run[V]) wait(w *wait, a Acquisition) (m miss, done bool) {
 		}
 		if h, _, ok := entry.Parse(r.key, b); ok {
 			switch {
-			case h.State == entry.Lease, h.Till != 0: // still, or again
+			case h.State == entry.Lease: // still, or again
 				if r.suspect = time.Since(began) > 2*l.leases.ttl; r.suspect {
+					return miss{}, false
+				}
+				continue
+			case h.Till != 0: // likewise; whether it still holds is for the server's clock to say
+				if h.Till != till {
+					till, seen = h.Till, time.Now()
+				}
+				if time.Since(seen) > l.leases.ttl { // no heartbeat for so long
 					return miss{}, false
 				}
 				continue
