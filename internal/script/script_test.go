@@ -275,3 +275,36 @@ func TestRunOnceSendsASourceAfterItsDigestWasRefused(t *testing.T) {
 		require.Equal(t, "1", rdb.Get(t.Context(), key).Val())
 	})
 }
+
+// A refusal is a hook that lets no command pass and, as hooks of tracers and
+// breakers do, says so by its error alone.
+type refusal struct{ err error }
+
+func (r refusal) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (r refusal) ProcessHook(redis.ProcessHook) redis.ProcessHook {
+	return func(context.Context, redis.Cmder) error { return r.err }
+}
+
+func (r refusal) ProcessPipelineHook(redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(context.Context, []redis.Cmder) error { return r.err }
+}
+
+func TestWhatAHookRefusesIsNotTakenForAnAnswer(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		for kind, client := range clients(t, rdb.Options().Addr) {
+			client.AddHook(refusal{io.ErrClosedPipe})
+			s := unheardOf(t, "return 1")
+			for name, run := range runners {
+				_, err := run(s, t.Context(), client, redistest.Key(t))
+				require.ErrorIs(t, err, io.ErrClosedPipe, "%s of a %s", name, kind)
+			}
+			calls := []*script.Call{{Script: s, Key: redistest.Key(t)}, {Script: s, Key: redistest.Key(t)}}
+			require.ErrorIs(t, script.Pipeline(t.Context(), client, calls), io.ErrClosedPipe, kind)
+			for _, c := range calls {
+				require.ErrorIs(t, c.Err, io.ErrClosedPipe, kind)
+			}
+		}
+	})
+}

@@ -1,0 +1,507 @@
+package cachex
+
+import (
+	"context"
+	"crypto/sha1"
+	"encoding/hex"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/redistest"
+	"github.com/cachex-go/cachex/internal/script"
+	"github.com/cachex-go/cachex/loader"
+)
+
+// Each of these tests is named after what this package guarantees where another
+// cache is known to go wrong.
+
+// pttl returns the TTL of what c has stored under id.
+func pttl[V any](t *testing.T, rdb *redis.Client, c *Cache[int, V], id int) time.Duration {
+	t.Helper()
+	d, err := rdb.PTTL(t.Context(), c.Key(id)).Result()
+	require.NoError(t, err)
+	return d
+}
+
+// livesFor checks that store stores id for ttl, as far as it can be told when
+// time passes meanwhile.
+func livesFor[V any](t *testing.T, rdb *redis.Client, c *Cache[int, V], id int, ttl time.Duration, store func() error) {
+	t.Helper()
+	began := time.Now()
+	require.NoError(t, store())
+	left := pttl(t, rdb, c, id)
+	passed := time.Since(began)
+	if ttl < 0 { // there is none
+		require.Equal(t, ttl, left)
+		return
+	}
+	require.LessOrEqual(t, left, ttl)
+	require.GreaterOrEqual(t, left, ttl-passed-time.Millisecond) // Redis counts whole ones
+}
+
+// go-redis/cache makes an hour of it.
+func TestATTLBelowASecondIsHonouredExactly(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Shared(t).Client(nil)
+	for _, ttl := range []time.Duration{250 * time.Millisecond, 999 * time.Millisecond, 1234 * time.Millisecond, 10*time.Second + time.Millisecond} {
+		c := newCache(t, rdb, Spec[int, string]{TTL: ttl, Jitter: NoJitter, Up: func(context.Context, int) (string, error) { return "up", nil }})
+		livesFor(t, rdb, c, 1, ttl, func() error { return c.Set(t.Context(), 1, "set") })
+		livesFor(t, rdb, c, 2, ttl, func() error { _, err := c.Get(t.Context(), 2); return err })
+	}
+	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
+		c := newCache(t, rdb, Spec[int, string]{TTL: 3 * time.Millisecond, Jitter: NoJitter})
+		require.NoError(t, c.Set(t.Context(), 1, "set"))
+		for passed, there := range []bool{true, true, true, false} {
+			_, ok, err := c.Lookup(t.Context(), 1)
+			require.NoError(t, err)
+			require.Equal(t, there, ok, "after %d of 3 ms", passed)
+			<-time.After(time.Millisecond)
+		}
+	})
+}
+
+// hot's jitter is none, and its test could not see that.
+func TestJitterIsEvenlySpreadOverItsShareOfTheTTL(t *testing.T) {
+	t.Parallel()
+	const n, ttl, share = 2000, 1000 * time.Second, 0.4
+	const least = ttl - ttl*4/10
+	rdb := redistest.Shared(t).Client(nil)
+	c := newCache(t, rdb, Spec[int, int]{TTL: ttl, Jitter: share})
+	var quarters [4]int
+	var sum time.Duration
+	for id := range n {
+		began := time.Now()
+		require.NoError(t, c.Set(t.Context(), id, id))
+		left := pttl(t, rdb, c, id)
+		require.LessOrEqual(t, left, ttl)
+		require.GreaterOrEqual(t, left, least-time.Since(began)-time.Millisecond)
+		sum += left
+		quarters[min(max(int(4*(left-least)/(ttl-least)), 0), 3)]++
+	}
+	// Six standard deviations, which by chance would be once in 500 million runs:
+	// 400 s/√12/√2000 = 2.6 s, and √(2000·¼·¾) = 19.4.
+	require.InDelta(t, (ttl+least)/2/time.Second, (sum / n).Seconds(), 15.6)
+	for _, q := range quarters {
+		require.InDelta(t, n/4, q, 117, "%v", quarters)
+	}
+}
+
+func TestJitterOfAllOfATinyTTLLeavesSomeOfIt(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		for _, ttl := range []time.Duration{time.Millisecond, 2 * time.Millisecond} {
+			c := newCache(t, rdb, Spec[int, int]{TTL: ttl, Jitter: 1})
+			for id := range 100 { // rockscache's would be negative, and Redis refuses 0
+				require.NoError(t, c.Set(t.Context(), id, id))
+			}
+		}
+	})
+}
+
+func TestForeverIsUntilItIsDeleted(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		c := newCache(t, rdb, Spec[int, string]{TTL: Forever, Up: func(context.Context, int) (string, error) { return "up", nil }})
+		require.NoError(t, c.Set(t.Context(), 1, "set"))
+		_, err := c.Get(t.Context(), 2)
+		require.NoError(t, err)
+		for id := 1; id <= 2; id++ {
+			require.EqualValues(t, -1, pttl(t, rdb, c, id), "the PTTL of a key that has none")
+			require.NoError(t, c.Delete(t.Context(), id))
+			require.EqualValues(t, -2, pttl(t, rdb, c, id), "the PTTL of no key")
+		}
+	})
+}
+
+func TestTheTTLOfOneValueIsHonoured(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Shared(t).Client(nil)
+	spec := Spec[int, time.Duration]{
+		TTL: time.Minute, Jitter: NoJitter,
+		TTLFor: func(_ int, v time.Duration) time.Duration { return v },
+	}
+	for returned, want := range map[time.Duration]time.Duration{
+		0: time.Minute, 700 * time.Millisecond: 700 * time.Millisecond, 48 * time.Hour: 48 * time.Hour, Forever: -1,
+	} {
+		spec.Up = func(context.Context, int) (time.Duration, error) { return returned, nil }
+		c := newCache(t, rdb, spec)
+		livesFor(t, rdb, c, 1, want, func() error { return c.Set(t.Context(), 1, returned) })
+		livesFor(t, rdb, c, 2, want, func() error { _, err := c.Get(t.Context(), 2); return err })
+	}
+	spec.Jitter = 0.5
+	c := newCache(t, rdb, spec)
+	shorter := 0
+	for id := range 50 {
+		require.NoError(t, c.Set(t.Context(), id, 48*time.Hour))
+		if left := pttl(t, rdb, c, id); left < 47*time.Hour {
+			shorter++
+			require.Greater(t, left, 23*time.Hour)
+		}
+	}
+	require.Positive(t, shorter, "Jitter applies")
+}
+
+// serverError is an error that Redis itself returned.
+type serverError string
+
+func (e serverError) Error() string { return string(e) }
+func (e serverError) RedisError()   {}
+
+// go-redis/cache and jetcache delete the bytes and begin anew: where the DEL
+// fails, as after a failover, they recurse until the stack is full.
+func TestBytesThatCannotBeDecodedAreReplacedOnceEvenIfDeletesFail(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		b := newBin(t, rdb, nil, User{Name: "up"})
+		deletes, all := new(redistest.Faults), new(redistest.Faults)
+		rdb.AddHook(deletes)
+		rdb.AddHook(all)
+		readOnly := serverError("READONLY You can't write against a read only replica.")
+		deletes.Add(redistest.Fault{Match: redistest.Named("del", "unlink"), Times: redistest.Always, Err: readOnly})
+		b.throw([]byte("garbage"))
+		b.heals("deletes fail")
+
+		// And if nothing at all can be written, every Get is one load and no more.
+		b.throw([]byte("garbage"))
+		var commands redistest.Counter
+		rdb.AddHook(&commands)
+		all.Add(redistest.Fault{Match: redistest.Named("eval", "evalsha"), Times: redistest.Always, Err: readOnly})
+		for i := range 3 {
+			v, err := b.with.Get(t.Context(), 1)
+			require.NoError(t, err)
+			require.Equal(t, b.up, v)
+			require.EqualValues(t, i+2, b.loads.Load())
+		}
+		require.NoError(t, b.with.Close(t.Context())) // so that what it does last is counted
+		require.LessOrEqual(t, commands.Count(), 3*3, "the read, the lease, and its release")
+	})
+}
+
+// gocache returns the zero value and no error.
+func TestAValueOfAnotherTypeIsAMissAndNeverAZeroValue(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		key := redistest.Key(t) + ":{id}"
+		words := newCache(t, rdb, Spec[int, string]{Key: key})
+		users := newCache(t, rdb, Spec[int, User]{Key: key})
+		numbers := newCache(t, rdb, Spec[int, int]{Key: key, Up: func(context.Context, int) (int, error) { return 7, nil }})
+		require.NoError(t, words.Set(t.Context(), 1, "a word"))
+		_, err := users.Get(t.Context(), 1)
+		require.ErrorIs(t, err, ErrNotFound)
+		_, ok, err := users.Lookup(t.Context(), 1)
+		require.NoError(t, err)
+		require.False(t, ok)
+		n, err := numbers.Get(t.Context(), 1)
+		require.NoError(t, err)
+		require.Equal(t, 7, n)
+	})
+}
+
+// runs reports whether cmd runs s by its digest. What is sent again as a whole, to
+// a server that did not know it, does not count.
+func runs(cmd redis.Cmder, s *script.Script) bool {
+	sum := sha1.Sum([]byte(s.Source()))
+	return cmd.Name() == "evalsha" && cmd.Args()[1] == hex.EncodeToString(sum[:])
+}
+
+// Most others store a loaded value whatever happened meanwhile; gocache stores it
+// later still, out of a queue. Here the Delete, or Set, comes at the last moment:
+// the load has ended, and its value is on its way to Redis.
+func TestWhatIsDeletedOrSetBeforeALoadIsStoredStays(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		arrived, goOn := make(chan bool, 10), make(chan bool)
+		slow := again(t, rdb)
+		slow.AddHook(&redistest.Gate{Before: func(_ context.Context, cmd redis.Cmder) {
+			if runs(cmd, script.Store) {
+				arrived <- true
+				<-goOn
+			}
+		}})
+		var version atomic.Int64
+		spec := Spec[int, int64]{Key: redistest.Key(t) + ":{id}", LeaseTTL: time.Minute, Up: func(context.Context, int) (int64, error) {
+			return version.Add(1), nil
+		}}
+		c, other := newCache(t, slow, spec), newCache(t, rdb, spec)
+		for id, act := range map[int]func() error{
+			1: func() error { return other.Delete(t.Context(), 1) },
+			2: func() error { return other.Set(t.Context(), 2, 1000) },
+		} {
+			version.Store(0)
+			var first sync.WaitGroup
+			first.Go(func() {
+				v, err := c.Get(t.Context(), id)
+				if err != nil || v != 1 {
+					t.Errorf("who was there before gets what was loaded: %v, %v", v, err)
+				}
+			})
+			receive(t, arrived)
+			require.NoError(t, act())
+			want := map[int]int64{1: 2, 2: 1000}[id]
+			v, err := other.Get(t.Context(), id)
+			require.NoError(t, err)
+			require.Equal(t, want, v)
+			goOn <- true
+			if first.Wait(); t.Failed() {
+				return
+			}
+			v, err = c.Get(t.Context(), id)
+			require.NoError(t, err)
+			require.Equal(t, want, v)
+		}
+		require.EqualValues(t, 2, c.Stats().Fenced)
+		close(goOn)
+	})
+}
+
+// After a Delete or a Set has returned, nobody gets what is older, whichever
+// cache, client and moment.
+func TestNoReadReturnsWhatIsOlderThanADeleteOrASetBeforeIt(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		const keys, rounds = 3, 150
+		var source, floor [keys]atomic.Int64 // the truth, and the oldest version that may still be read
+		var caches []*Cache[int, int64]
+		spec := Spec[int, int64]{Key: redistest.Key(t) + ":{id}", Up: func(ctx context.Context, id int) (int64, error) {
+			v := source[id].Load()
+			return v, rdb.Ping(ctx).Err() // and then it takes a while
+		}}
+		for range 3 {
+			caches = append(caches, newCache(t, again(t, rdb), spec))
+		}
+		var writers, readers sync.WaitGroup
+		written := make(chan bool)
+		for id := range keys {
+			writers.Go(func() {
+				for range rounds {
+					c, v := caches[rand.IntN(len(caches))], source[id].Add(1)
+					err := c.Delete(t.Context(), id)
+					if rand.IntN(4) == 0 {
+						err = c.Set(t.Context(), id, v)
+					}
+					if err != nil {
+						t.Error(err)
+					}
+					floor[id].Store(v)
+				}
+			})
+			for range 6 {
+				readers.Go(func() {
+					for {
+						select {
+						case <-written:
+							return
+						default:
+						}
+						least := floor[id].Load()
+						v, err := caches[rand.IntN(len(caches))].Get(t.Context(), id)
+						if err != nil || v < least {
+							t.Errorf("version %d, %v, after the end of the Delete or Set of %d", v, err, least)
+							return
+						}
+					}
+				})
+			}
+		}
+		writers.Wait()
+		close(written)
+		readers.Wait()
+	})
+}
+
+func TestWhoComesAfterASetDoesNotWaitForTheLoadBeforeIt(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		s := newSource(t)
+		c := newCache(t, rdb, Spec[int, string]{Up: s.up})
+		before := asking(t.Context(), c, 1)
+		old := s.next(t)
+		require.NoError(t, c.Set(t.Context(), 1, "set"))
+		gets(t, "set", asking(t.Context(), c, 1))
+		old.returns("old", nil)
+		gets(t, "old", before)
+		gets(t, "set", asking(t.Context(), c, 1))
+	})
+}
+
+// In rueidisaside it is its client that owns a lock, and not its load: so a load
+// from before a Delete, when it fails, unlocks the one from after it.
+func TestALoadThatFailsAfterADeleteLeavesTheLoadAfterItAlone(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		s := newSource(t)
+		spec := Spec[int, string]{Key: redistest.Key(t) + ":{id}", LeaseTTL: time.Minute, Up: s.up}
+		c, other := newCache(t, rdb, spec), newCache(t, again(t, rdb), spec)
+		before := asking(t.Context(), c, 1)
+		old := s.next(t)
+		require.NoError(t, c.Delete(t.Context(), 1))
+		after := asking(t.Context(), c, 1)
+		fresh := s.next(t)
+		old.returns("", io.ErrUnexpectedEOF)
+		require.ErrorIs(t, receive(t, before).err, io.ErrUnexpectedEOF)
+		elsewhere := asking(t.Context(), other, 1)
+		waiting(t, other, 1) // the lease is still that of the second load
+		fresh.returns("new", nil)
+		gets(t, "new", after)
+		gets(t, "new", elsewhere)
+		require.Empty(t, s.calls)
+	})
+}
+
+// hot hangs the other keys of a batch for ever. We have no batches yet: here the
+// other keys are those that are being loaded at the same time.
+func TestALoadThatPanicsWedgesNoOtherKey(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		s := newSource(t)
+		c := newCache(t, rdb, Spec[int, string]{Up: s.up, LeaseTTL: time.Minute})
+		answers, loads := map[int]<-chan answer{}, map[int]*loading{}
+		for id := range 3 {
+			answers[id] = asking(t.Context(), c, id)
+		}
+		for range 3 {
+			l := s.next(t)
+			loads[l.id] = l
+		}
+		loads[1].does(func() (string, error) { panic("boom") })
+		_, ok := errors.AsType[*loader.PanicError](receive(t, answers[1]).err)
+		require.True(t, ok)
+		for id := range 3 {
+			if id != 1 {
+				loads[id].returns("up", nil)
+				gets(t, "up", answers[id])
+			}
+		}
+		next := asking(t.Context(), c, 1)
+		s.next(t).returns("again", nil)
+		gets(t, "again", next)
+	})
+}
+
+// In rueidisaside it is blocked everywhere until the TTL is over, in groupcache
+// for ever.
+func TestALoaderThatPanicsFreesTheKeyAtOnce(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		s := newSource(t)
+		// The lease would hold for longer than we have patience.
+		spec := Spec[int, string]{Key: redistest.Key(t) + ":{id}", LeaseTTL: 2 * patience, Up: s.up}
+		c, other := newCache(t, rdb, spec), newCache(t, again(t, rdb), spec)
+		here := asking(t.Context(), c, 1)
+		load := s.next(t)
+		elsewhere := asking(t.Context(), other, 1)
+		waiting(t, other, 1)
+		load.does(func() (string, error) { panic("boom") })
+		require.ErrorContains(t, receive(t, here).err, "load panicked: boom")
+		s.next(t).returns("up", nil) // by the other cache
+		gets(t, "up", elsewhere)
+		gets(t, "up", asking(t.Context(), c, 1))
+	})
+}
+
+// sturdyc and jetcache lose the error of a batch for some who wait for it: they
+// get what there is, and no error. Here it is one key, and all who joined.
+func TestAnErrorReachesEveryWaiter(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		const callers = 20
+		s := newSource(t)
+		spec := Spec[int, string]{Key: redistest.Key(t) + ":{id}", LeaseTTL: time.Minute, Up: s.up}
+		c, other := newCache(t, rdb, spec), newCache(t, again(t, rdb), spec)
+		var answers []<-chan answer
+		for range callers {
+			answers = append(answers, asking(t.Context(), c, 1))
+		}
+		load := s.next(t)
+		joined(t, c, callers)
+		elsewhere := asking(t.Context(), other, 1)
+		waiting(t, other, 1)
+		load.returns("half", io.ErrUnexpectedEOF)
+		for _, ch := range answers {
+			got := receive(t, ch)
+			require.ErrorIs(t, got.err, io.ErrUnexpectedEOF)
+			require.Empty(t, got.v, "there is no value beside an error")
+		}
+		// Another process does not inherit the error: it asks for itself.
+		s.next(t).returns("up", nil)
+		gets(t, "up", elsewhere)
+	})
+}
+
+// In sturdyc an error after "not found" stores a zero value as if it were one.
+func TestAnErrorAfterNotFoundStoresNothing(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		s := newSource(t)
+		c := newCache(t, rdb, Spec[int, string]{Up: s.up})
+		for _, want := range []error{ErrNotFound, io.ErrUnexpectedEOF, ErrNotFound, context.Canceled, io.ErrUnexpectedEOF} {
+			got := asking(t.Context(), c, 1)
+			s.next(t).returns("", want)
+			require.ErrorIs(t, receive(t, got).err, want)
+			require.Zero(t, rdb.Exists(t.Context(), c.Key(1)).Val())
+			_, ok, err := c.Lookup(t.Context(), 1)
+			require.NoError(t, err)
+			require.False(t, ok)
+		}
+	})
+}
+
+// In rockscache it is never stored while another process wants it too.
+func TestALoadSlowerThanItsLeaseIsStored(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		beats := make(chan bool, 100)
+		slow := again(t, rdb)
+		slow.AddHook(&redistest.Gate{After: func(_ context.Context, cmd redis.Cmder) {
+			if runs(cmd, script.Extend) && cmd.Err() == nil {
+				beats <- true
+			}
+		}})
+		s := newSource(t)
+		spec := Spec[int, string]{Key: redistest.Key(t) + ":{id}", LeaseTTL: time.Second, Up: s.up}
+		c, other := newCache(t, slow, spec), newCache(t, rdb, spec)
+		first := asking(t.Context(), c, 1)
+		load := s.next(t)
+		elsewhere := asking(t.Context(), other, 1)
+		for range 4 { // each renews it after a third
+			receive(t, beats)
+		}
+		load.returns("up", nil)
+		gets(t, "up", first)
+		gets(t, "up", elsewhere)
+		require.Empty(t, s.calls, "one load")
+		require.Zero(t, c.Stats().Fenced)
+	})
+}
+
+// In most others the ctx of the first caller is that of everybody, and when its
+// request ends, so do the others'.
+func TestALoadOutlivesTheRequestThatBeganIt(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		type traceKey struct{}
+		s := newSource(t)
+		c := newCache(t, rdb, Spec[int, string]{Up: s.up})
+		request, end := context.WithCancel(context.WithValue(t.Context(), traceKey{}, "trace"))
+		first := asking(request, c, 1)
+		load := s.next(t)
+		second := asking(t.Context(), c, 1)
+		joined(t, c, 2)
+		end()
+		require.ErrorIs(t, receive(t, first).err, context.Canceled)
+		require.NoError(t, load.ctx.Err(), "somebody still waits for it")
+		require.Equal(t, "trace", load.ctx.Value(traceKey{}))
+		load.returns("up", nil)
+		gets(t, "up", second)
+		gets(t, "up", asking(t.Context(), c, 1))
+		require.EqualValues(t, 1, c.Stats().Loads)
+	})
+}

@@ -1,0 +1,162 @@
+package loader
+
+import (
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+)
+
+// These variables of the environment make TestNoOrderOfStepsBreaksTheProtocol do
+// more than it does for everybody: every order of every scenario; or the random
+// orders of a run that failed.
+const (
+	exploreAll  = "CACHEX_EXPLORE_ALL"  // not empty
+	exploreSeed = "CACHEX_EXPLORE_SEED" // a number
+)
+
+func newExplorer(t *lab, scenario func(*world)) *explorer {
+	return &explorer{t: t, scenario: scenario, clients: make(map[string]*redis.Client), complaints: make(map[string]bool)}
+}
+
+// read starts a caller in each of the processes, which have Loaders.
+func (w *world) read(procs ...string) {
+	for _, proc := range procs {
+		w.call(proc, proc, w.reader(proc, w.loader(proc)))
+	}
+}
+
+// share starts callers in one process P.
+func (w *world) share(callers ...string) (*Loader[int64], reader) {
+	l := w.loader("P")
+	r := w.reader("P", l)
+	for _, name := range callers {
+		w.call("P", name, r)
+	}
+	return l, r
+}
+
+func nothingMore() {}
+
+// scenarios are what is explored. Those without a sample are small enough for all
+// of their orders to be tried, always.
+var scenarios = map[string]struct {
+	sample int
+	play   func(*world)
+}{
+	"a reader and a writer": {0, func(w *world) {
+		w.replies = true
+		w.read("A")
+		w.change("W", nothingMore, nothingMore)
+	}},
+	"two readers and a writer": {0, func(w *world) {
+		w.most = 1
+		w.read("A", "B")
+		w.change("W", nothingMore, nothingMore)
+	}},
+	"two readers and two writers": {100, func(w *world) {
+		w.read("A", "B")
+		w.change("W", nothingMore, nothingMore)
+		w.change("X", nothingMore, nothingMore)
+	}},
+	"two readers, a writer, and a lease that is lost": {100, func(w *world) {
+		w.most = 1
+		w.read("A", "B")
+		w.change("W", nothingMore, nothingMore)
+		w.evict()
+	}},
+	"two readers, a writer, and a reader afterwards": {100, func(w *world) {
+		w.read("A", "B")
+		late := w.reader("C", w.loader("C"))
+		w.change("W", nothingMore, func() { w.check("C", "C", late) })
+	}},
+	"two readers and one who expires": {0, func(w *world) {
+		w.most = 1
+		w.read("A", "B")
+		w.expire("W")
+	}},
+	"two readers, a writer, and one who expires": {100, func(w *world) {
+		w.read("A", "B")
+		w.change("W", nothingMore, nothingMore)
+		w.expire("X")
+	}},
+	"two readers of a stale value and a writer": {0, func(w *world) {
+		w.stale = true
+		w.read("A", "B")
+		w.change("W", nothingMore, nothingMore)
+	}},
+	"two readers, one of whom dies, and a writer": {100, func(w *world) {
+		w.read("A", "B")
+		w.crash("A")
+		w.change("W", nothingMore, nothingMore)
+	}},
+	"two readers, a writer, and a network that delivers twice": {100, func(w *world) {
+		w.copies = true
+		w.read("A", "B")
+		w.change("W", nothingMore, nothingMore)
+	}},
+	"three readers and a writer": {100, func(w *world) {
+		w.read("A", "B", "C")
+		w.change("W", nothingMore, nothingMore)
+	}},
+	"two who share a process, and a writer elsewhere": {0, func(w *world) {
+		w.replies = true
+		w.share("A", "B")
+		w.change("W", nothingMore, nothingMore)
+	}},
+	"three who share a process, the last one after a deletion elsewhere": {0, func(w *world) {
+		_, r := w.share("A", "B")
+		w.change("W", nothingMore, func() { w.check("P", "C", r) })
+	}},
+	"two who share a process, the last one after a deletion elsewhere, and heartbeats": {100, func(w *world) {
+		w.replies = true
+		_, r := w.share("A")
+		w.change("W", nothingMore, func() { w.check("P", "B", r) })
+		w.heartbeat()
+		w.heartbeat()
+	}},
+	"two who share a process with the writer": {100, func(w *world) {
+		w.replies = true
+		l, _ := w.share("A", "B")
+		w.change("P", func() { l.Forget(w.x.t.key) }, nothingMore)
+	}},
+	"two who share a process with the writer, the last one after the deletion": {0, func(w *world) {
+		w.replies = true
+		l, r := w.share("A")
+		w.change("P", func() { l.Forget(w.x.t.key) }, func() { w.check("P", "B", r) })
+	}},
+	"two who share a process, one elsewhere, and a writer": {100, func(w *world) {
+		w.share("A", "B")
+		w.read("Q")
+		w.change("W", nothingMore, nothingMore)
+	}},
+}
+
+func TestNoOrderOfStepsBreaksTheProtocol(t *testing.T) {
+	t.Parallel()
+	seed := rand.Uint64()
+	if s := os.Getenv(exploreSeed); s != "" {
+		var err error
+		seed, err = strconv.ParseUint(s, 10, 64)
+		require.NoError(t, err)
+	}
+	for name, s := range scenarios {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubbles(t, func(t *lab) {
+				x := newExplorer(t, s.play)
+				if s.sample == 0 || os.Getenv(exploreAll) != "" {
+					x.all()
+				} else {
+					t.Logf("%s=%d", exploreSeed, seed)
+					x.some(s.sample, seed)
+				}
+				t.Logf("%d schedules, and %d that others cover", x.schedules, x.pruned)
+				require.Zero(t, x.bad, x.complaint)
+			})
+		})
+	}
+}

@@ -1,0 +1,301 @@
+package loader
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/redistest"
+)
+
+// look starts a Lookup of the lab's key, of which the absence is an error.
+func look(ctx context.Context, t *lab, p *Loader[string]) *call[string] {
+	return start(func() (string, error) {
+		v, there, err := p.Lookup(ctx, t.key)
+		if err == nil && !there {
+			err = ErrNotFound
+		}
+		return v, err
+	})
+}
+
+func TestAHitIsOneGet(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *lab) {
+		t.proc().write("v")
+		var sent redistest.Counter
+		p := newLoader(t, t.client(&sent), Options[string]{})
+		gets(t, "v", get(t, p, never[string](t)))
+		v, there, err := p.Lookup(t.Context(), t.key)
+		require.NoError(t, err)
+		require.True(t, there)
+		require.Equal(t, "v", v)
+		require.Equal(t, 2, sent.Count("get"))
+		require.Equal(t, 2, sent.Count())
+		require.Equal(t, Stats{Hits: 2}, p.Stats())
+	})
+}
+
+func TestAMissIsAGetALeaseAndAStore(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *lab) {
+		var sent redistest.Counter
+		p := newLoader(t, t.client(&sent), Options[string]{})
+		gets(t, "v", get(t, p, gives("v")))
+		require.Equal(t, 1, sent.Count("get"))
+		require.Equal(t, 2, sent.Count("evalsha"))
+		require.Equal(t, 3, sent.Count())
+		stats := p.Stats()
+		require.Positive(t, stats.LoadTime)
+		stats.LoadTime = 0
+		require.Equal(t, Stats{Misses: 1, Loads: 1}, stats)
+	})
+}
+
+func TestThoseWhoComeWhileAKeyIsReadShareTheNextRead(t *testing.T) {
+	t.Parallel()
+	bubbles(t, func(t *lab) {
+		t.proc().write("old")
+		var sent redistest.Counter
+		reply := t.fence(redistest.Named("get"))
+		p := quiet(newLoader(t, t.client(&sent, reply.after()), still[string]()))
+		a := get(t, p, never[string](t))
+		within(t, reply.arrived)
+		t.proc().write("new")
+		var late []*call[string]
+		for range 5 {
+			late = append(late, get(t, p, never[string](t)))
+		}
+		looked := look(t.Context(), t, p)
+		synctest.Wait()
+		require.Equal(t, 1, sent.Count("get"))
+		close(reply.pass)
+		gets(t, "old", a)
+		gets(t, "new", append(late, looked)...)
+		require.Equal(t, 2, sent.Count("get"))
+		require.EqualValues(t, 7, p.Stats().Hits)
+	})
+}
+
+func TestReadsOfDifferentKeysAreNotHeldUpByEachOther(t *testing.T) {
+	t.Parallel()
+	bubbles(t, func(t *lab) {
+		reply := t.fence(func(cmd redis.Cmder) bool { return cmd.Name() == "get" && cmd.Args()[1] == t.key })
+		p := quiet(newLoader(t, t.client(reply.after()), still[string]()))
+		a := get(t, p, gives("v"))
+		within(t, reply.arrived)
+		for i := range 200 { // more than there are stripes
+			v, err := p.Get(t.Context(), t.key+string(rune('a'+i)), gives("w"))
+			require.NoError(t, err)
+			require.Equal(t, "w", v)
+		}
+		close(reply.pass)
+		gets(t, "v", a)
+	})
+}
+
+func TestThoseWhoWaitToReadJoinTheLoadThatAMissBegins(t *testing.T) {
+	t.Parallel()
+	bubbles(t, func(t *lab) {
+		var sent redistest.Counter
+		reply := t.fence(redistest.Named("get"))
+		p := quiet(newLoader(t, t.client(&sent, reply.after()), still[string]()))
+		source := newSource[string]()
+		calls := []*call[string]{get(t, p, source.load)}
+		within(t, reply.arrived)
+		for range 5 {
+			calls = append(calls, get(t, p, never[string](t)))
+		}
+		synctest.Wait()
+		close(reply.pass)
+		within(t, source.began)
+		synctest.Wait()
+		source.value <- "v"
+		gets(t, "v", calls...)
+		require.Equal(t, 1, sent.Count("get"), "they had nothing to read any more")
+		require.EqualValues(t, 6, p.Stats().Misses)
+	})
+}
+
+func TestACallerWhoWaitsToReadLeavesOnItsOwnContext(t *testing.T) {
+	t.Parallel()
+	bubbles(t, func(t *lab) {
+		t.proc().write("v")
+		reply := t.fence(redistest.Named("get"))
+		p := quiet(newLoader(t, t.client(reply.after()), still[string]()))
+		a := get(t, p, never[string](t))
+		within(t, reply.arrived)
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errBroken)
+		defer cancel()
+		var hasty []*call[string]
+		for range 3 {
+			hasty = append(hasty, start(func() (string, error) { return p.Get(ctx, t.key, never[string](t)) }))
+		}
+		for _, c := range append(hasty, look(ctx, t, p)) {
+			_, err := c.wait(t)
+			require.Equal(t, errBroken, err)
+		}
+		b := get(t, p, never[string](t)) // what they have left behind is in nobody's way
+		synctest.Wait()
+		close(reply.pass)
+		gets(t, "v", a, b)
+		gets(t, "v", get(t, p, never[string](t)))
+		requireNoTurns(t, p)
+	})
+}
+
+func TestACallerWhoSharesAReadLeavesOnItsOwnContext(t *testing.T) {
+	t.Parallel()
+	bubbles(t, func(t *lab) {
+		t.proc().write("v")
+		reply := t.fence(redistest.Named("get"))
+		p := quiet(newLoader(t, t.client(reply.after()), still[string]()))
+		a := get(t, p, never[string](t))
+		within(t, reply.arrived)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		b := get(t, p, never[string](t))
+		c := start(func() (string, error) { return p.Get(ctx, t.key, never[string](t)) })
+		d := start(func() (string, error) { return p.Get(ctx, t.key, never[string](t)) })
+		synctest.Wait()
+		reply.pass <- struct{}{}
+		gets(t, "v", a)
+		within(t, reply.arrived) // one of the three has sent the next read
+		cancel(errBroken)
+		synctest.Wait()
+		require.True(t, b.running())
+		close(reply.pass)
+		gets(t, "v", b)
+		left := 0
+		for _, c := range []*call[string]{c, d} {
+			if v, err := c.wait(t); err != nil {
+				require.Equal(t, errBroken, err)
+				left++
+			} else {
+				require.Equal(t, "v", v) // the one who had sent it
+			}
+		}
+		require.Positive(t, left)
+		requireNoTurns(t, p)
+	})
+}
+
+// What ends the read of one caller is not to be the end of those who share it.
+func TestAReadThatFailsIsSentAgainByThoseWhoShareIt(t *testing.T) {
+	t.Parallel()
+	bubbles(t, func(t *lab) {
+		t.proc().write("v")
+		var faults redistest.Faults
+		faults.Add(redistest.Fault{Match: redistest.Named("get"), Skip: 1})
+		reply := t.fence(redistest.Named("get"))
+		p := quiet(newLoader(t, t.client(reply.after(), &faults), still[string]()))
+		a := look(t.Context(), t, p)
+		within(t, reply.arrived)
+		shared := []*call[string]{look(t.Context(), t, p), look(t.Context(), t, p), look(t.Context(), t, p)}
+		synctest.Wait()
+		close(reply.pass)
+		gets(t, "v", a)
+		failed := 0
+		for _, c := range shared {
+			if v, err := c.wait(t); err != nil {
+				failed++
+			} else {
+				require.Equal(t, "v", v)
+			}
+		}
+		require.Equal(t, 1, failed, "the one who sent it, and nobody else")
+		requireNoTurns(t, p)
+	})
+}
+
+func TestLookupDoesNotLoadAndDoesNotWait(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *lab) {
+		p := newLoader(t, t.client(), Options[string]{})
+		absent := func() {
+			t.Helper()
+			v, there, err := p.Lookup(t.Context(), t.key)
+			require.NoError(t, err)
+			require.False(t, there)
+			require.Empty(t, v)
+		}
+		absent()
+		q := t.proc()
+		lease := q.acquire(Granted)
+		absent()
+		q.store(lease.Token, "v", Stored)
+		v, there, err := p.Lookup(t.Context(), t.key)
+		require.NoError(t, err)
+		require.True(t, there)
+		require.Equal(t, "v", v)
+		q.expire()
+		absent()
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(errBroken)
+		_, _, err = p.Lookup(ctx, t.key)
+		require.Equal(t, errBroken, err)
+		require.Equal(t, Stats{Hits: 1, Misses: 3}, p.Stats())
+	})
+}
+
+func TestACallWhoseContextHasEndedSendsNothing(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *lab) {
+		var sent redistest.Counter
+		p := newLoader(t, t.client(&sent), Options[string]{})
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(errBroken)
+		_, err := p.Get(ctx, t.key, never[string](t))
+		require.Equal(t, errBroken, err)
+		require.Zero(t, sent.Count())
+	})
+}
+
+// Many callers, keys and ends of contexts, for the race detector and for what
+// the stripes are left with.
+func TestReadsUnderLoadLeaveNothingBehind(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *lab) {
+		p := newLoader(t, t.client(), Options[string]{})
+		var wg sync.WaitGroup
+		for i := range 16 {
+			wg.Go(func() {
+				for j := range 50 {
+					key := t.key + string(rune('a'+(i+j)%3))
+					ctx, cancel := context.WithCancel(t.Context())
+					if j%5 == 0 {
+						go cancel()
+					}
+					if v, err := p.Get(ctx, key, gives("v")); err == nil && v != "v" || err != nil && ctx.Err() == nil {
+						t.Errorf("got %q, %v", v, err)
+					}
+					if j%10 == 0 {
+						if err := t.rdb.Del(t.Context(), key).Err(); err != nil {
+							t.Error(err)
+						}
+						p.Forget(key)
+					}
+					cancel()
+				}
+			})
+		}
+		wg.Wait()
+		require.NoError(t, p.Close(t.Context()))
+		requireNoTurns(t, p)
+	})
+}
+
+// requireNoTurns asserts that nothing is left of any read.
+func requireNoTurns[V any](t testing.TB, p *Loader[V]) {
+	t.Helper()
+	for i := range p.reads.stripes {
+		s := &p.reads.stripes[i]
+		s.mu.Lock()
+		require.Empty(t, s.m)
+		s.mu.Unlock()
+	}
+}

@@ -1,0 +1,344 @@
+package loader
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/redistest"
+	"github.com/cachex-go/cachex/internal/script"
+)
+
+func TestAWaiterLooksFirstWhenTheLoadShouldBeOver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		now, lease := time.Now(), 3*time.Second
+		for name, test := range map[string]struct {
+			a      Acquisition
+			expect time.Duration // what our own loads cost
+			lease  time.Duration
+			want   time.Duration
+		}{
+			"nobody knows":               {Acquisition{Grant: Held, Began: now}, 0, lease, 5 * time.Millisecond},
+			"its holder knows":           {Acquisition{Grant: Held, Began: now, Cost: 500 * time.Millisecond}, 0, lease, 501 * time.Millisecond},
+			"its holder knows better":    {Acquisition{Grant: Held, Began: now, Cost: 500 * time.Millisecond}, time.Second, lease, 501 * time.Millisecond},
+			"we know":                    {Acquisition{Grant: Held, Began: now}, time.Second, lease, 1001 * time.Millisecond},
+			"it began before":            {Acquisition{Grant: Held, Began: now.Add(-300 * time.Millisecond), Cost: 500 * time.Millisecond}, 0, lease, 201 * time.Millisecond},
+			"it should be over":          {Acquisition{Grant: Held, Began: now.Add(-time.Hour), Cost: 500 * time.Millisecond}, 0, lease, 2 * time.Millisecond},
+			"the server's clock is fast": {Acquisition{Grant: Held, Began: now.Add(time.Hour), Cost: 500 * time.Millisecond}, 0, lease, 501 * time.Millisecond},
+			"the server's clock is 0":    {Acquisition{Grant: Held, Began: time.UnixMilli(0), Cost: time.Second}, 0, lease, 2 * time.Millisecond},
+			"longer than a lease":        {Acquisition{Grant: Held, Began: now, Cost: time.Minute}, 0, lease, lease},
+			"longer than a short lease":  {Acquisition{Grant: Held, Began: now}, time.Minute, MinLeaseTTL, MinLeaseTTL},
+			"a stale value says nothing": {Acquisition{Grant: Stale}, time.Second, lease, 5 * time.Millisecond},
+		} {
+			p := newPoll(test.a, test.expect, test.lease)
+			require.Equal(t, test.want, p.next(false), name)
+
+			live := newPoll(test.a, test.expect, test.lease)
+			grace := min(max(100*time.Millisecond, test.want/4), 250*time.Millisecond)
+			require.Equal(t, test.want+grace, live.next(true), "%s, and a message may come", name)
+		}
+	})
+}
+
+func TestAWaiterLooksLessAndLessOften(t *testing.T) {
+	t.Parallel()
+	for range 100 { // it draws lots
+		for _, lease := range []time.Duration{MinLeaseTTL, time.Second, time.Minute} {
+			most := min(250*time.Millisecond, lease/4)
+			p, live := newPoll(Acquisition{Grant: Held}, 0, lease), newPoll(Acquisition{Grant: Held}, 0, lease)
+			p.next(false)
+			live.next(true)
+			least := 2 * time.Millisecond
+			for range 20 {
+				d := p.next(false)
+				require.GreaterOrEqual(t, d, least)
+				require.LessOrEqual(t, d, least+least/4+1)
+				least = min(least*8/5, most)
+
+				d = live.next(true)
+				require.GreaterOrEqual(t, d, min(100*time.Millisecond, most))
+				require.LessOrEqual(t, d, most+most/4+1)
+			}
+			require.Equal(t, most, least)
+		}
+	}
+}
+
+// listens waits until the listener of rdb is live.
+func listens(t testing.TB, l *listener) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.live
+	}, patience, time.Millisecond)
+}
+
+// awaited waits until the lease of the lab's key says that somebody waits.
+func (l *lab) awaited() {
+	l.Helper()
+	require.Eventually(l, func() bool {
+		h, _ := l.entry()
+		return h.Flags&entry.Awaited != 0
+	}, patience, time.Millisecond)
+}
+
+func TestAWaiterIsWokenByAMessageAtOnce(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		begin func(*lab)
+		load  Func[string] // of the holder, after a time that no poll hits
+		want  string
+	}{
+		"when a value is stored":          {func(*lab) {}, gives("v"), "v"},
+		"when the load failed":            {func(*lab) {}, func(context.Context) (string, Life, error) { return "", hour, errBroken }, "of B"},
+		"when a stale value is refreshed": {func(t *lab) { t.stale("stale") }, gives("v"), "v"},
+		"when a refresh failed":           {func(t *lab) { t.stale("stale") }, func(context.Context) (string, Life, error) { return "", hour, errBroken }, "of B"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			embedded(t, func(t *lab) {
+				test.begin(t)
+				p, q := newLoader(t, t.client(), Options[string]{}), newLoader(t, t.client(), Options[string]{})
+				const takes = 1234567 * time.Microsecond
+				begin := time.Now()
+				a := get(t, p, func(ctx context.Context) (string, Life, error) {
+					time.Sleep(takes)
+					return test.load(ctx)
+				})
+				synctest.Wait()
+				b := get(t, q, gives("of B"))
+				v, err := b.wait(t)
+				require.NoError(t, err)
+				require.Equal(t, test.want, v)
+				require.Equal(t, takes, time.Since(begin), "at that very moment")
+				_, _ = a.wait(t)
+			})
+		})
+	}
+}
+
+// On a real server, with a first poll an hour away.
+func TestAWaiterNeedsNoPolling(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *lab) {
+		var asked redistest.Counter
+		p, q := newLoader(t, t.client(), still[string]()), newLoader(t, t.client(&asked), still[string]())
+		p.cost.Store(int64(time.Hour)) // what P says that its load costs
+		source := newSource[string]()
+		a := get(t, p, source.load)
+		within(t, source.began)
+		b := get(t, q, never[string](t))
+		t.awaited()
+		source.value <- "v"
+		gets(t, "v", a, b)
+		require.LessOrEqual(t, asked.Count("get"), 3, "before, when the subscription began, and after the message")
+	})
+}
+
+func TestAWriteWakesTheWaiters(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *lab) {
+		p, q := newLoader(t, t.client(), still[string]()), newLoader(t, t.client(), still[string]())
+		p.cost.Store(int64(time.Hour))
+		source := newSource[string]()
+		a := get(t, p, source.load)
+		within(t, source.began)
+		b := get(t, q, never[string](t))
+		t.awaited()
+		t.proc().write("written")
+		gets(t, "written", b)
+		source.value <- "old"
+		gets(t, "old", a)
+	})
+}
+
+func TestNothingIsPublishedWhereNobodyWaits(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *lab) {
+		sub := t.rdb.Subscribe(t.Context(), script.WakeChannel)
+		t.closers = append(t.closers, func() { _ = sub.Close() })
+		_, err := sub.Receive(t.Context())
+		require.NoError(t, err)
+		p, q := newLoader(t, t.client(), still[string]()), newLoader(t, t.client(), still[string]())
+		alone, contended := t.key+":alone", t.key+":contended"
+		_, err = p.Get(t.Context(), alone, gives("v"))
+		require.NoError(t, err)
+
+		source := newSource[string]()
+		t.key = contended
+		a := get(t, p, source.load)
+		within(t, source.began)
+		b := get(t, q, never[string](t))
+		t.awaited()
+		source.value <- "v"
+		gets(t, "v", a, b)
+		for { // the shared server has other tests, too
+			msg, err := sub.ReceiveMessage(t.Context())
+			require.NoError(t, err)
+			require.NotEqual(t, alone, msg.Payload)
+			if msg.Payload == contended {
+				return
+			}
+		}
+	})
+}
+
+// The next test has a user that may run scripts and touch keys, but no channels.
+func TestAWaiterPollsWhereSubscriptionsAreRefused(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	admin := s.Client(nil)
+	require.NoError(t, admin.Do(t.Context(), "ACL", "SETUSER", "loader", "on", ">secret", "~*", "+@all", "resetchannels").Err())
+	client := func() *redis.Client {
+		return s.Client(func(o *redis.Options) { o.Username, o.Password = "loader", "secret" })
+	}
+	work(t, client(), func(t *lab) {
+		p, q := newLoader(t, client(), Options[string]{}), newLoader(t, client(), Options[string]{})
+		source := newSource[string]()
+		a := get(t, p, source.load)
+		within(t, source.began)
+		b := get(t, q, never[string](t))
+		t.awaited()
+		require.Eventually(t, func() bool { // it was refused
+			q.hear.mu.Lock()
+			defer q.hear.mu.Unlock()
+			return q.hear.sub == nil && !q.hear.live && q.hear.retryAt.After(time.Now())
+		}, patience, time.Millisecond)
+		source.value <- "v" // the script may not publish, and stores all the same
+		gets(t, "v", a, b)
+		t.holds("v")
+		require.Zero(t, p.Stats().StoreFailures)
+	})
+}
+
+func TestAWaiterWhoseSubscriptionBreaksLooksAtOnceAndSubscribesAgain(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	work(t, s.Client(nil), func(t *lab) {
+		p, q := newLoader(t, t.client(), still[string]()), newLoader(t, t.client(), still[string]())
+		p.cost.Store(int64(time.Hour))
+		source := newSource[string]()
+		a := get(t, p, source.load)
+		within(t, source.began)
+		b := get(t, q, never[string](t))
+		t.awaited()
+		for range 3 {
+			listens(t, q.hear)
+			q.hear.mu.Lock()
+			before := q.hear.sub
+			q.hear.mu.Unlock()
+			require.NoError(t, t.rdb.ClientKillByFilter(t.Context(), "TYPE", "pubsub").Err())
+			require.Eventually(t, func() bool {
+				q.hear.mu.Lock()
+				defer q.hear.mu.Unlock()
+				return q.hear.sub != nil && q.hear.sub != before
+			}, patience, time.Millisecond)
+		}
+		listens(t, q.hear)
+		source.value <- "v"
+		gets(t, "v", a, b)
+	})
+}
+
+func TestAMessageThatSaysNothingNewIsHeardInVain(t *testing.T) {
+	t.Parallel()
+	embedded(t, func(t *lab) {
+		p, q := newLoader(t, t.client(), Options[string]{}), newLoader(t, t.client(), Options[string]{})
+		source := newSource[string]()
+		a := get(t, p, source.load)
+		within(t, source.began)
+		b := get(t, q, never[string](t))
+		synctest.Wait()
+		for _, payload := range []string{t.key, t.key + ":2", "", t.key} {
+			require.NoError(t, t.rdb.Publish(t.Context(), script.WakeChannel, payload).Err())
+			synctest.Wait()
+		}
+		require.True(t, b.running())
+		source.value <- "v"
+		gets(t, "v", a, b)
+	})
+}
+
+// subscribers returns how many listen on the server.
+func subscribers(t *lab) int64 {
+	n, err := t.rdb.PubSubNumSub(t.Context(), script.WakeChannel).Result()
+	require.NoError(t, err)
+	return n[script.WakeChannel]
+}
+
+func TestOneClientHasOneSubscriptionUntilNobodyHasWaitedForLong(t *testing.T) {
+	t.Parallel()
+	embedded(t, func(t *lab) {
+		rdb := t.client()
+		p := newLoader(t, t.client(), Options[string]{LeaseTTL: time.Minute})
+		q, r := newLoader(t, rdb, Options[string]{}), newLoader(t, rdb, Options[int]{})
+		require.Same(t, q.hear, r.hear)
+		require.Zero(t, subscribers(t), "who does not wait does not listen")
+		source := newSource[string]()
+		a := get(t, p, source.load)
+		within(t, source.began)
+		b := get(t, q, never[string](t))
+		c := start(func() (string, error) { return q.Get(t.Context(), t.key, never[string](t)) })
+		synctest.Wait()
+		require.EqualValues(t, 1, subscribers(t))
+		source.value <- "v"
+		gets(t, "v", a, b, c)
+		time.Sleep(listenIdle - 2*listenTick)
+		require.EqualValues(t, 1, subscribers(t))
+		time.Sleep(4 * listenTick)
+		require.Zero(t, subscribers(t))
+	})
+}
+
+func TestTheLastLoaderOfAClientEndsTheSubscription(t *testing.T) {
+	t.Parallel()
+	embedded(t, func(t *lab) {
+		rdb := t.client()
+		q, r := newLoader(t, rdb, Options[string]{}), newLoader(t, rdb, Options[string]{})
+		lease := t.proc().acquire(Granted)
+		b := get(t, q, gives("v"))
+		synctest.Wait()
+		require.EqualValues(t, 1, subscribers(t))
+		require.NoError(t, r.Close(t.Context()))
+		require.NoError(t, r.Close(t.Context()), "it is released once")
+		require.EqualValues(t, 1, subscribers(t), "another Loader uses it")
+		t.proc().release(lease.Token, true)
+		gets(t, "v", b)
+		require.NoError(t, q.Close(t.Context()))
+		synctest.Wait()
+		require.Zero(t, subscribers(t))
+		listeners.mu.Lock()
+		defer listeners.mu.Unlock()
+		require.NotContains(t, listeners.m, redis.UniversalClient(rdb))
+	})
+}
+
+// wrapped is a client of a type that cannot be compared.
+type wrapped struct {
+	redis.UniversalClient
+	_ []int
+}
+
+func TestClientsThatHaveNoUseForMessagesPoll(t *testing.T) {
+	t.Parallel()
+	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": "127.0.0.1:1"}})
+	cluster := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1:1"}})
+	t.Cleanup(func() {
+		_ = ring.Close()
+		_ = cluster.Close()
+	})
+	for _, rdb := range []redis.UniversalClient{ring, cluster, wrapped{UniversalClient: ring}} {
+		l, err := New(rdb, Options[string]{})
+		require.NoError(t, err)
+		require.Nil(t, l.hear)
+		require.False(t, l.leases.hint, "it asks for no message")
+		require.NoError(t, l.Close(t.Context()))
+	}
+}

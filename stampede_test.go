@@ -1,0 +1,221 @@
+package cachex
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/redistest"
+)
+
+// A fleet is caches that share a template and a source, each with a client of
+// its own, as so many processes have.
+type fleet struct {
+	caches []*Cache[int, string]
+	loads  atomic.Int64
+	took   atomic.Int64 // nanoseconds, by the latest load
+}
+
+// newFleet returns a fleet of one cache per client, in which a load takes at
+// least as long as load says.
+func newFleet(t *testing.T, load time.Duration, spec Spec[int, string], clients ...*redis.Client) *fleet {
+	t.Helper()
+	f := new(fleet)
+	spec.Key = redistest.Key(t) + ":{id}"
+	spec.Up = func(ctx context.Context, id int) (string, error) {
+		began := time.Now()
+		f.loads.Add(1)
+		defer func() { f.took.Store(int64(time.Since(began))) }()
+		select {
+		case <-time.After(load):
+			return "loaded", nil
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		}
+	}
+	for _, rdb := range clients {
+		f.caches = append(f.caches, newCache(t, rdb, spec))
+	}
+	return f
+}
+
+// rush lets so many callers of each cache ask for id at the same moment, and
+// returns how long each waited, shortest first. All must get the value.
+func (f *fleet) rush(t *testing.T, each, id int) []time.Duration {
+	t.Helper()
+	waits := make([]time.Duration, each*len(f.caches))
+	errs := make([]error, len(waits))
+	start := make(chan struct{})
+	var ready, wg sync.WaitGroup
+	for i := range waits {
+		ready.Add(1)
+		wg.Go(func() {
+			ready.Done()
+			<-start
+			began := time.Now()
+			v, err := f.caches[i%len(f.caches)].Get(t.Context(), id)
+			waits[i], errs[i] = time.Since(began), err
+			if err == nil && v != "loaded" {
+				t.Errorf("a caller got %q", v)
+			}
+		})
+	}
+	ready.Wait()
+	close(start)
+	wg.Wait()
+	for _, err := range errs {
+		require.NoError(t, err)
+	}
+	slices.Sort(waits)
+	return waits
+}
+
+// stats returns the sums over the fleet.
+func (f *fleet) stats() (sum Stats) {
+	for _, c := range f.caches {
+		s := c.Stats()
+		sum.Loads += s.Loads
+		sum.Waits += s.Waits
+		sum.Fenced += s.Fenced
+		sum.StoreFailures += s.StoreFailures
+		sum.RedisFailures += s.RedisFailures
+	}
+	return sum
+}
+
+func (f *fleet) close(t *testing.T) {
+	for _, c := range f.caches {
+		require.NoError(t, c.Close(t.Context()))
+	}
+}
+
+// rounds rushes on fresh keys, and requires one load each and no failure. It
+// logs what it measures. A server that is given counts the commands, of which
+// there may be so many at most, and few more where the machine is slow.
+func (f *fleet) rounds(t *testing.T, rounds, each int, server *redistest.Server, most int64) {
+	t.Helper()
+	f.rush(t, each, -1) // opens connections, loads scripts, subscribes
+	var beyond []time.Duration
+	var commands []int64
+	for id := range rounds {
+		loads, before, began := f.loads.Load(), int64(0), time.Now()
+		if server != nil {
+			before = server.CommandCount()
+		}
+		waits := f.rush(t, each, id)
+		require.Equal(t, loads+1, f.loads.Load(), "round %d", id)
+		if server != nil {
+			n := server.CommandCount() - before
+			commands = append(commands, n)
+			// Whoever waits looks at the key now and then.
+			slow := int64(time.Since(began) / rushLoad)
+			require.LessOrEqual(t, n, most+slow*int64(len(f.caches)), "round %d", id)
+		}
+		for _, w := range waits {
+			beyond = append(beyond, max(0, w-time.Duration(f.took.Load())))
+		}
+		_, ok, err := f.caches[0].Lookup(t.Context(), id)
+		require.NoError(t, err)
+		require.True(t, ok, "callers have a value that is not stored")
+	}
+	stats := f.stats()
+	require.Zero(t, stats.Fenced)
+	require.Zero(t, stats.StoreFailures)
+	require.Zero(t, stats.RedisFailures)
+	slices.Sort(beyond)
+	t.Logf("%d callers on %d clients: beyond the load p50 %v, p99 %v; commands a round %v",
+		each*len(f.caches), len(f.caches), beyond[len(beyond)/2], beyond[len(beyond)*99/100], commands)
+}
+
+// clients returns n clients of server.
+func clients(server interface {
+	Client(func(*redis.Options)) *redis.Client
+}, n int, configure func(*redis.Options)) []*redis.Client {
+	all := make([]*redis.Client, n)
+	for i := range all {
+		all[i] = server.Client(configure)
+	}
+	return all
+}
+
+const (
+	rushLoad    = 100 * time.Millisecond
+	rushClients = 8
+	rushEach    = 50
+	rushRounds  = 10
+)
+
+func TestAStampedeOfAFleetIsOneLoadAndFewCommands(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	f := newFleet(t, rushLoad, Spec[int, string]{}, clients(server, rushClients, nil)...)
+	// 39 on an idle machine: a GET and an acquire for each client, what the
+	// scripts call, and a GET for each that waited.
+	f.rounds(t, rushRounds, rushEach, server, 50)
+}
+
+func TestAStampedeOnTheEmbeddedServerIsOneLoad(t *testing.T) {
+	t.Parallel()
+	server := redistest.StartEmbedded(t)
+	f := newFleet(t, rushLoad, Spec[int, string]{}, clients(server, rushClients, nil)...)
+	f.rounds(t, rushRounds, rushEach, nil, 0)
+}
+
+func TestAStampedeWhereRedisMayNotPushIsOneLoad(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	admin := server.Client(nil)
+	require.NoError(t, admin.Do(t.Context(), "ACL", "SETUSER", "mute", "on", "nopass", "~*", "+@all", "resetchannels").Err())
+	mute := clients(server, rushClients, func(o *redis.Options) { o.Username, o.Password = "mute", "any" })
+	require.ErrorContains(t, mute[0].Publish(t.Context(), "cachex:wake", "").Err(), "NOPERM")
+	f := newFleet(t, rushLoad, Spec[int, string]{}, mute...)
+	// How often they look depends on the machine: less than ten times each.
+	f.rounds(t, rushRounds, rushEach, server, 50+10*rushClients)
+}
+
+// A load that takes many times as long as its lease holds is one load as long as
+// its process lives. Here time is exact, so it must be one.
+func TestALoadSlowerThanItsLeaseIsOneLoad(t *testing.T) {
+	t.Parallel()
+	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
+		f := newFleet(t, 1500*time.Millisecond, Spec[int, string]{LeaseTTL: 200 * time.Millisecond},
+			rdb, again(t, rdb), again(t, rdb), again(t, rdb))
+		defer f.close(t) // the server ends before the cleanups of the test
+		f.rush(t, 10, 1)
+		require.Equal(t, int64(1), f.loads.Load())
+		require.Zero(t, f.stats().Fenced)
+		_, ok, err := f.caches[0].Lookup(t.Context(), 1)
+		require.NoError(t, err)
+		require.True(t, ok)
+	})
+}
+
+// Where time is not exact a process can be kept from renewing its lease: each
+// load whose lease was lost is one more, and is not stored.
+func TestALoadSlowerThanItsLeaseIsStoredOnce(t *testing.T) {
+	t.Parallel()
+	for name, server := range map[string]func(testing.TB) []*redis.Client{
+		"redis":    func(t testing.TB) []*redis.Client { return clients(redistest.Shared(t), 4, nil) },
+		"embedded": func(t testing.TB) []*redis.Client { return clients(redistest.StartEmbedded(t), 4, nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFleet(t, 1500*time.Millisecond, Spec[int, string]{LeaseTTL: 200 * time.Millisecond}, server(t)...)
+			waits := f.rush(t, 10, 1)
+			stats := f.stats()
+			require.Equal(t, 1+stats.Fenced, stats.Loads)
+			require.Zero(t, stats.StoreFailures)
+			_, ok, err := f.caches[0].Lookup(t.Context(), 1)
+			require.NoError(t, err)
+			require.True(t, ok)
+			t.Logf("%d loads for %d callers, beyond the load p50 %v",
+				stats.Loads, len(waits), waits[len(waits)/2]-time.Duration(f.took.Load()))
+		})
+	}
+}
