@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/internal/key"
+	"github.com/cachex-go/cachex/internal/redact"
 	"github.com/cachex-go/cachex/loader"
 )
 
@@ -125,13 +126,14 @@ func (c *Cache[K, V]) Close(ctx context.Context) error {
 // enter begins a call: it returns the key in Redis, or the error of the call.
 // Whoever gets no error calls c.calls.leave.
 func (c *Cache[K, V]) enter(ctx context.Context, op string, key K) (string, error) {
+	// The key first: KeyFunc is the user's, and might not come back.
+	k, bad := c.render(key)
 	if err := c.admit(ctx, op); err != nil {
 		return "", err
 	}
-	k, err := c.render(key)
-	if err != nil {
+	if bad != nil {
 		c.calls.leave()
-		return "", c.fail(op, "", err)
+		return "", c.fail(op, "", bad)
 	}
 	return k, nil
 }
@@ -167,7 +169,7 @@ func (c *Cache[K, V]) life(key K, value V) (life loader.Life, err error) {
 	if c.ttlFor != nil {
 		defer func() {
 			if p := recover(); p != nil {
-				err = fmt.Errorf("Spec.TTLFor panicked: %v", p)
+				err = redact.Panic("Spec.TTLFor", p)
 			}
 		}()
 		if d := c.ttlFor(key, value); d != 0 {

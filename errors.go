@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/cachex-go/cachex/loader"
 )
@@ -28,7 +29,7 @@ var (
 // Spec.Up, does.
 type Error struct {
 	Op    string // "get", "set", "delete" …
-	Cache string // the name of the cache
+	Cache string // the name of the cache, "" if it has none
 	Key   string // the key in Redis; "" if the call has none, or it could not be made
 	Err   error
 }
@@ -39,10 +40,13 @@ func (e *Error) Error() string {
 	if on == "" {
 		on = e.Cache
 	}
-	if strings.ContainsFunc(on, func(r rune) bool { return !strconv.IsPrint(r) }) {
+	if !utf8.ValidString(on) || strings.ContainsFunc(on, func(r rune) bool { return !strconv.IsPrint(r) }) {
 		on = strconv.Quote(on)
 	}
-	return "cachex: " + e.Op + " " + on + ": " + e.Err.Error()
+	if on != "" {
+		on = " " + on
+	}
+	return "cachex: " + e.Op + on + ": " + e.Err.Error()
 }
 
 // Unwrap returns Err.

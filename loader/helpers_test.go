@@ -20,7 +20,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	redistest.Main(m, func() error { return goleak.Find() })
+	redistest.Main(m, func() error {
+		return goleak.Find(goleak.IgnoreAnyFunction(redistest.Lingers))
+	})
 }
 
 // patience bounds what a test waits for in real time. It passes only where

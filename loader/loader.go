@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 
 	"github.com/cachex-go/cachex/codec"
 	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/redact"
 )
 
 // Options describe a Loader.
@@ -57,7 +59,8 @@ type Loader[V any] struct {
 	reads   reads
 	slots   *semaphore.Weighted // nil: no limit
 	hear    *listener           // nil: poll only
-	closed  atomic.Bool         // hear is released
+	closing sync.Once
+	deaf    chan struct{} // closed when hear is released
 
 	cost  atomic.Int64 // nanoseconds: moving average of what loads cost, 0 before the first
 	stats counters
@@ -85,7 +88,7 @@ func New[V any](rdb redis.UniversalClient, o Options[V]) (*Loader[V], error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Loader[V]{rdb: rdb, codec: codec.Bind(o.Codec), leases: *leases}
+	l := &Loader[V]{rdb: rdb, codec: codec.Bind(o.Codec), leases: *leases, deaf: make(chan struct{})}
 	l.flights.Timeout = o.Timeout
 	l.reads.init()
 	if o.MaxLoads > 0 {
@@ -238,7 +241,7 @@ func (l *Loader[V]) decode(key string, payload []byte, v *V) (ok bool) {
 func (l *Loader[V]) Encode(key string, v V) (b []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			b, err = nil, fmt.Errorf("codec panicked with a %T", p)
+			b, err = nil, redact.Panic("codec", p)
 		}
 	}()
 	return l.codec.AppendKeyed(nil, key, v)
@@ -259,10 +262,21 @@ func (l *Loader[V]) Stats() Stats { return l.stats.snapshot() }
 // Close is Flights.Close. The client stays open.
 func (l *Loader[V]) Close(ctx context.Context) error {
 	err := l.flights.Close(ctx)
-	if !l.closed.Swap(true) {
-		l.hear.release()
+	l.closing.Do(func() {
+		go func() { // ends with the listener's goroutine, which the client may hold up while it dials
+			l.hear.release()
+			close(l.deaf)
+		}()
+	})
+	if err != nil {
+		return err
 	}
-	return err
+	select {
+	case <-l.deaf:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // expect returns what a load is going to cost, 0 before the first.

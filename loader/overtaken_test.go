@@ -19,21 +19,28 @@ import (
 // still is of a Loader that sends nothing of its own accord.
 func still[V any]() Options[V] { return Options[V]{LeaseTTL: time.Hour, Timeout: 24 * time.Hour} }
 
-// M19, where the near cache is a caller who would share a read.
+// M19, where the near cache is a caller who would share a read: that of a lone
+// caller, and that of callers who had waited together.
 func TestACallerAfterADeletionDoesNotShareAReadSentBeforeIt(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		reply := t.fence(redistest.Named("get"))
 		p := quiet(newLoader(t, t.client(reply.after()), still[string]()))
-		t.proc().write("old")
+		t.proc().write("oldest")
 		a := get(t, p, never[string](t))
-		within(t, reply.arrived) // the old value is on its way to A
+		within(t, reply.arrived) // the oldest value is on its way to A
+		t.proc().write("old")
+		b, c := get(t, p, never[string](t)), get(t, p, never[string](t))
+		synctest.Wait()
+		reply.pass <- struct{}{}
+		gets(t, "oldest", a)
+		within(t, reply.arrived) // the old value is on its way to B and C
 		t.delete()
-		b := get(t, p, gives("new"))
+		d := get(t, p, gives("new"))
 		synctest.Wait()
 		close(reply.pass)
-		gets(t, "old", a) // who came before the deletion
-		gets(t, "new", b)
+		gets(t, "old", b, c) // who came before the deletion
+		gets(t, "new", d)
 		t.holds("new")
 	})
 }

@@ -250,6 +250,9 @@ func (r *run[V]) wait(w *wait, a Acquisition) (m miss, done bool) {
 		}
 		if h, _, ok := entry.Parse(r.key, b); ok {
 			switch {
+			case h.State == entry.Value && h.Till == 0:
+			case l.leases.hint && h.Flags&entry.Awaited == 0:
+				return miss{}, false // somebody else's lease, who does not know that we wait
 			case h.State == entry.Lease: // still, or again
 				if r.suspect = time.Since(began) > 2*l.leases.ttl; r.suspect {
 					return miss{}, false
@@ -263,7 +266,8 @@ func (r *run[V]) wait(w *wait, a Acquisition) (m miss, done bool) {
 					return miss{}, false
 				}
 				continue
-			case h.Token == Token{}: // the load failed, and left the stale value
+			}
+			if h.Token == (Token{}) { // the load failed, and left the stale value
 				return miss{}, false
 			}
 		}

@@ -144,16 +144,18 @@ func TestAWaiterNeedsNoPolling(t *testing.T) {
 
 func TestAWriteWakesTheWaiters(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *lab) {
+	embedded(t, func(t *lab) {
 		p, q := newLoader(t, t.client(), still[string]()), newLoader(t, t.client(), still[string]())
-		p.cost.Store(int64(time.Hour))
+		p.cost.Store(int64(time.Hour)) // so that Q's first poll is an hour away
 		source := newSource[string]()
 		a := get(t, p, source.load)
 		within(t, source.began)
 		b := get(t, q, never[string](t))
-		t.awaited()
+		synctest.Wait()
+		begin := time.Now()
 		t.proc().write("written")
 		gets(t, "written", b)
+		require.Zero(t, time.Since(begin))
 		source.value <- "old"
 		gets(t, "old", a)
 	})

@@ -27,8 +27,9 @@
 // 1970, the cost is in milliseconds.
 //
 // The check is a sum because a script, which has no bit operations, can carry it
-// along when it edits a few bytes. It finds any one byte that changed; the CRC
-// finds the rest, and an entry that stands under another key than its own.
+// along when it edits a few bytes. It finds any one byte of the header that
+// changed. The CRC finds what has changed in the payload, and a value that stands
+// under another key than its own.
 package entry
 
 import (

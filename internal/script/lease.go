@@ -87,7 +87,7 @@ end
 // and a token that it replaces is fenced. It must not be sent twice (RunOnce):
 // a copy that runs after the first one's lease was deleted would grant again
 // what the deletion took away. A copy that runs while the lease holds finds its
-// own token and grants the same again.
+// own token and grants the same again, but forgets an Expire in between.
 //
 // A value's life is prolonged to that of the lease, or it would be gone when a
 // load that failed wants to leave it as it was. A lease that has lost its TTL,

@@ -16,7 +16,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	redistest.Main(m, func() error { return goleak.Find() })
+	redistest.Main(m, func() error {
+		return goleak.Find(goleak.IgnoreAnyFunction(redistest.Lingers))
+	})
 }
 
 // patience bounds every wait: to reach it means broken and never slow.

@@ -13,8 +13,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/cachex-go/cachex/internal/redact"
 )
 
 // A Script is Lua source and its digest. It is safe for concurrent use.
@@ -80,7 +83,7 @@ type Call struct {
 // know one of the scripts: the calls that were refused for that, and only
 // these, are sent again by EVAL. Every call has its own Reply and Err; Pipeline
 // returns an error only when a round trip failed, and then calls that were
-// answered before it still have their replies.
+// answered by another node still have their replies.
 //
 // The client may retry a pipeline as a whole, so Pipeline is for scripts that
 // may run twice.
@@ -89,16 +92,20 @@ func Pipeline(ctx context.Context, rdb redis.UniversalClient, calls []*Call) err
 	for _, source := range []bool{false, true} {
 		var again []*Call
 		cmds := make([]*redis.Cmd, len(calls))
-		_, _ = rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		_, err := rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for i, c := range calls {
 				cmds[i] = c.Script.command(ctx, source, c.Key, c.Args)
 				_ = p.Process(ctx, cmds[i])
 			}
 			return nil
 		})
-		// Not the error of the pipeline, which is that of its first command alone,
-		// and says nothing of the others.
+		// The error of the pipeline is that of its first command that failed, and
+		// says nothing of the others; unless a hook refused it as a whole, and left
+		// the commands without an answer and without an error.
 		for i, c := range calls {
+			if cmds[i].Err() == nil && cmds[i].Val() == nil {
+				cmds[i].SetErr(err)
+			}
 			c.Reply, c.Err = c.Script.reply(cmds[i])
 			if unknown(c.Err) && !source {
 				again = append(again, c)
@@ -131,9 +138,18 @@ func (s *Script) reply(cmd *redis.Cmd) (any, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("script %s: %w", s.name, err)
+		return nil, s.fail(err)
 	}
 	return v, nil
+}
+
+// fail names the script in an error. A server that lacks a command, EVALSHA say,
+// quotes its arguments, and those of a script are values.
+func (s *Script) fail(err error) error {
+	if text, _, quotes := strings.Cut(err.Error(), ", with args beginning with"); quotes {
+		err = redact.Error(text, err)
+	}
+	return fmt.Errorf("script %s: %w", s.name, err)
 }
 
 func unknown(err error) bool { return err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") }
