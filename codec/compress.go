@@ -10,6 +10,7 @@ import (
 // An Algorithm is a way to compress. Its number is stored before the bytes.
 type Algorithm uint8
 
+// The algorithms of Compress.
 const (
 	S2   Algorithm = 1 // github.com/klauspost/compress/s2, Snappy's successor: fast
 	Zstd Algorithm = 2 // RFC 8878: smaller, and several times slower

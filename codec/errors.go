@@ -9,26 +9,26 @@ import (
 )
 
 var (
-	// ErrFormat: the bytes are not of this codec, or not whole. Every error
+	// ErrFormat says that the bytes are not of this codec, or not whole. Every error
 	// of Decode is an ErrFormat.
 	ErrFormat = errors.New("codec: bytes of another format")
 
-	// ErrVersion: the bytes are of another version. See [Version].
+	// ErrVersion says that the bytes are of another version. See [Version].
 	ErrVersion error = &failure{"bytes of another version", []error{ErrFormat}}
 
-	// ErrAuth: the bytes were sealed under a key that is not known, or for
+	// ErrAuth says that the bytes were sealed under a key that is not known, or for
 	// another Redis key, or were changed since. See [Encrypt].
 	ErrAuth error = &failure{"bytes that do not authenticate", []error{ErrFormat}}
 
-	// ErrEncode: the value cannot be encoded. Every error of Append is an
+	// ErrEncode says that the value cannot be encoded. Every error of Append is an
 	// ErrEncode.
 	ErrEncode = errors.New("codec: value cannot be encoded")
 
-	// ErrTooLarge: the value or its bytes exceed a limit: of size, of depth or
+	// ErrTooLarge says that the value or its bytes exceed a limit: of size, of depth or
 	// of the memory that decoding would take.
 	ErrTooLarge = errors.New("codec: too large")
 
-	// ErrConfig: the codec can never work as it was made. See [Check].
+	// ErrConfig says that the codec can never work as it was made. See [Check].
 	ErrConfig = errors.New("codec: misconfigured")
 )
 

@@ -138,7 +138,9 @@ type mixedKey struct {
 // decode is the proof in the package's comment as a program: it reads key back by the order of the fields, which is a
 // permutation of "siubxt", and the literals around them.
 func decode(key, order string, literals []string) (k mixedKey, ok bool) {
-	key, ok = strings.CutPrefix(key, literals[0])
+	if key, ok = strings.CutPrefix(key, literals[0]); !ok {
+		return k, false
+	}
 	for i, field := range order {
 		var v string
 		next := literals[i+1]
