@@ -104,7 +104,8 @@ type Spec[K comparable, V any] struct {
 	LeaseTTL time.Duration
 
 	// MaxLoads is how many calls of Up run at once in this process. The others
-	// wait, and hold no lease meanwhile. Defaults to 0: no limit.
+	// wait, and hold no lease meanwhile. A call that Up itself makes to this cache
+	// is not counted, since Up waits for it. Defaults to 0: no limit.
 	MaxLoads int
 
 	// Packed keeps entries in Redis hashes, about so many in each. Not supported

@@ -480,3 +480,20 @@ func TestTwoCachesOfOneTemplateInAProcessAreOne(t *testing.T) {
 		gets(t, "new", gone)
 	})
 }
+
+// A load with the only place must not wait for one that waits for its place.
+func TestALoadThatAsksForAnotherKeyNeedsNoSecondPlace(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.StartEmbedded(t).Client(nil)
+	var c *Cache[int, int]
+	c = newCache(t, rdb, Spec[int, int]{MaxLoads: 1, Up: func(ctx context.Context, n int) (int, error) {
+		if n == 0 {
+			return 0, nil
+		}
+		below, err := c.Get(ctx, n-1)
+		return below + 1, err
+	}})
+	v, err := c.Get(t.Context(), 5)
+	require.NoError(t, err)
+	require.Equal(t, 5, v)
+}

@@ -364,6 +364,16 @@ func (f *flight[V]) blame(r result[V]) result[V] {
 	return r
 }
 
+// nested reports whether a load of the same Flights has asked for this one.
+func (f *flight[V]) nested() bool {
+	for a, _ := f.values.Value(frameKey{}).(*frame); a != nil; a = a.above {
+		if a.flights == any(f.fs) {
+			return true
+		}
+	}
+	return false
+}
+
 // A frame marks the ctx of a load, for a load that asks for what it loads.
 type frame struct {
 	flights any

@@ -45,7 +45,8 @@ type Options[V any] struct {
 	Timeout time.Duration
 
 	// MaxLoads is how many loads run at once in this process. The others wait,
-	// and hold no lease while they do. Defaults to 0: no limit.
+	// and hold no lease while they do. A load that another one asks for is not
+	// counted, since that one waits for it. Defaults to 0: no limit.
 	MaxLoads int
 }
 
@@ -212,7 +213,7 @@ func (l *Loader[V]) open(ctx context.Context, r *reading[V]) (v V, m miss, ok bo
 func (l *Loader[V]) parse(key string, b []byte) (v V, m miss, ok bool) {
 	h, payload, ok := entry.Parse(key, b)
 	switch {
-	case ok && (h.State == entry.Lease || h.Soft == 0):
+	case ok && (h.State == entry.Lease || h.Soft == 0 || overdue(h.Soft)):
 		return v, miss{}, false
 	case ok && l.decode(key, payload, &v):
 		return v, miss{}, true
@@ -224,6 +225,14 @@ func (l *Loader[V]) parse(key string, b []byte) (v V, m miss, ok bool) {
 	}
 	var zero V
 	return zero, m, false
+}
+
+// overdue reports whether a value should have been gone for a while, and is
+// there only because somebody took its TTL away. Then the script decides, by the
+// server's clock: ours may be wrong, and costs no more than the question.
+func overdue(soft int64) bool {
+	const slack = 10 * time.Second
+	return soft < time.Now().Add(-slack).UnixMilli()
 }
 
 // decode reports whether payload is a V. Decode may be the user's.

@@ -306,8 +306,10 @@ func (r *run[V]) fail(err error) {
 	r.f.finish(zero, err, r.f.mark())
 }
 
+// takeSlot waits for one of MaxLoads. A load that a load of ours has asked for
+// goes without: the one that waits for it has a slot, and might have the last.
 func (r *run[V]) takeSlot() error {
-	if r.l.slots == nil || r.slot {
+	if r.l.slots == nil || r.slot || r.f.nested() {
 		return nil
 	}
 	if r.l.slots.Acquire(r.f.ctx, 1) != nil {
