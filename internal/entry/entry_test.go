@@ -197,7 +197,7 @@ func crc32c(b string) uint32 {
 
 func TestSumIsTheCRC32COfKeyAndPayload(t *testing.T) {
 	t.Parallel()
-	require.EqualValues(t, 0xE3069283, crc32c("123456789"), "the check value of RFC 3720 and of every catalogue")
+	require.Equal(t, uint32(0xE3069283), crc32c("123456789"), "the check value of RFC 3720 and of every catalogue")
 	long := strings.Repeat("0123456789abcdef\x00\xff", 500)
 	for _, s := range []string{"", "123456789", "users:42\x00\xff", long} {
 		for _, cut := range []int{0, 1, len(s) / 2, len(s) - 1, len(s)} {
@@ -223,8 +223,8 @@ func TestAppendCostClampsToWhatFits(t *testing.T) {
 		math.MaxInt64:                        "ffffffff",
 		(1<<32-1)*time.Millisecond - 1:       "fffffffe",
 		(1<<32-1)*time.Millisecond + 1:       "ffffffff",
-		49*24*time.Hour + 17*time.Hour:       fmt.Sprintf("%08x", (49*24+17)*3600*1000),
-		(1<<31)*time.Millisecond + time.Hour: fmt.Sprintf("%08x", 1<<31+3600*1000),
+		49*24*time.Hour + 17*time.Hour:       fmt.Sprintf("%08x", int64((49*24+17)*3600*1000)),
+		(1<<31)*time.Millisecond + time.Hour: fmt.Sprintf("%08x", int64(1<<31+3600*1000)),
 	} {
 		require.Equal(t, "ff"+want, hex.EncodeToString(entry.AppendCost([]byte{0xff}, d)), d)
 	}
