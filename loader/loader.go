@@ -132,7 +132,7 @@ func GetWith[A, V any](ctx context.Context, l *Loader[V], key string, arg A, loa
 	r := reading[V]{l: l, key: key}
 	defer r.end()
 	if !r.join(ctx) && r.await(ctx, true) {
-		v, miss, ok := l.open(ctx, &r)
+		v, miss, ok := l.open(ctx, &r, true)
 		if ok {
 			l.stats.hits.Add(1)
 			return v, nil
@@ -173,7 +173,7 @@ func (l *Loader[V]) Lookup(ctx context.Context, key string) (V, bool, error) {
 	if !r.await(ctx, false) {
 		return zero, false, context.Cause(ctx)
 	}
-	v, miss, ok := l.open(ctx, &r)
+	v, miss, ok := l.open(ctx, &r, false)
 	switch {
 	case ok:
 		l.stats.hits.Add(1)
@@ -194,11 +194,11 @@ type miss struct {
 }
 
 // open reads and returns the value of a key, or what is known of it.
-func (l *Loader[V]) open(ctx context.Context, r *reading[V]) (v V, m miss, ok bool) {
+func (l *Loader[V]) open(ctx context.Context, r *reading[V], doubt bool) (v V, m miss, ok bool) {
 	b, err := r.read(ctx)
 	switch {
 	case err == nil:
-		return l.parse(r.key, b)
+		return l.parse(r.key, b, doubt)
 	case errors.Is(err, redis.Nil):
 		return v, miss{}, false
 	case wrongType(err):
@@ -209,11 +209,13 @@ func (l *Loader[V]) open(ctx context.Context, r *reading[V]) (v V, m miss, ok bo
 	return v, miss{away: err}, false
 }
 
-// parse returns the value of the entry b. It counts what cannot be used.
-func (l *Loader[V]) parse(key string, b []byte) (v V, m miss, ok bool) {
+// parse returns the value of the entry b. It counts what cannot be used. If doubt
+// is set, it returns no value that should not be there any more. Our clock may be
+// wrong, so that is only for a caller who then asks a script.
+func (l *Loader[V]) parse(key string, b []byte, doubt bool) (v V, m miss, ok bool) {
 	h, payload, ok := entry.Parse(key, b)
 	switch {
-	case ok && (h.State == entry.Lease || h.Soft == 0 || overdue(h.Soft)):
+	case ok && (h.State == entry.Lease || h.Soft == 0 || doubt && overdue(h.Soft)):
 		return v, miss{}, false
 	case ok && l.decode(key, payload, &v):
 		return v, miss{}, true
@@ -229,7 +231,7 @@ func (l *Loader[V]) parse(key string, b []byte) (v V, m miss, ok bool) {
 
 // overdue reports whether a value should have been gone for a while, and is
 // there only because somebody took its TTL away. Then the script decides, by the
-// server's clock: ours may be wrong, and costs no more than the question.
+// server's clock; ours being wrong costs no more than the question.
 func overdue(soft int64) bool {
 	const slack = 10 * time.Second
 	return soft < time.Now().Add(-slack).UnixMilli()

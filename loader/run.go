@@ -71,7 +71,7 @@ func (r *run[V]) fly(m miss) {
 			r.lead(token, sent, proven)
 			return
 		case Found:
-			v, bad, ok := l.parse(r.key, a.Entry)
+			v, bad, ok := l.parse(r.key, a.Entry, false)
 			if ok {
 				f.finish(v, nil, proven)
 				return
@@ -271,7 +271,7 @@ func (r *run[V]) wait(w *wait, a Acquisition) (m miss, done bool) {
 				return miss{}, false
 			}
 		}
-		v, m, ok := l.parse(r.key, b)
+		v, m, ok := l.parse(r.key, b, false)
 		if ok {
 			f.finish(v, nil, proven)
 		}
