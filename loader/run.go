@@ -270,6 +270,9 @@ func (r *run[V]) wait(w *wait, a Acquisition) (m miss, done bool) {
 			if h.Token == (Token{}) { // the load failed, and left the stale value
 				return miss{}, false
 			}
+			if h.Cost > 0 { // so that we know when to look the next time
+				l.learn(h.Cost)
+			}
 		}
 		v, m, ok := l.parse(r.key, b, false)
 		if ok {
