@@ -403,6 +403,9 @@ func TestCloseOfAnIdleCacheIsForGood(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCache(t, rdb, Spec[int, string]{})
 		require.NoError(t, c.Set(t.Context(), 1, "kept"))
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.NoError(t, c.Close(ended), "there is nothing to wait for")
 		var wg sync.WaitGroup
 		for range 8 {
 			wg.Go(func() {

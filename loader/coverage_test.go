@@ -210,3 +210,16 @@ func TestEachFlightHasTheWholeTimeout(t *testing.T) {
 		require.Equal(t, time.Second, time.Since(begin))
 	})
 }
+
+// A load may notice the end of its flight before the flight itself does.
+func TestTheBareErrorOfAFlightsContextIsReplacedByItsCause(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	f := &flight[string]{ctx: ctx}
+	require.Equal(t, result[string]{v: "v"}, f.blame(result[string]{v: "v"}))
+	require.Equal(t, context.Canceled, f.blame(result[string]{err: context.Canceled}).err, "of a ctx of the load's own")
+	cancel(errBroken)
+	require.Equal(t, errBroken, f.blame(result[string]{err: context.Canceled}).err)
+	require.Equal(t, ErrNotFound, f.blame(result[string]{err: ErrNotFound}).err)
+	require.Equal(t, result[string]{v: "v"}, f.blame(result[string]{v: "v"}), "a value is a value")
+}

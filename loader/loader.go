@@ -274,13 +274,23 @@ func (l *Loader[V]) Stats() Stats { return l.stats.snapshot() }
 func (l *Loader[V]) Close(ctx context.Context) error {
 	err := l.flights.Close(ctx)
 	l.closing.Do(func() {
+		wait := l.hear.release()
+		if wait == nil {
+			close(l.deaf)
+			return
+		}
 		go func() { // ends with the listener's goroutine, which the client may hold up while it dials
-			l.hear.release()
+			wait()
 			close(l.deaf)
 		}()
 	})
 	if err != nil {
 		return err
+	}
+	select {
+	case <-l.deaf:
+		return nil
+	default:
 	}
 	select {
 	case <-l.deaf:

@@ -214,6 +214,28 @@ func TestACallerWhoJoinsWhileTheStoreIsOnItsWayIsNotServedByIt(t *testing.T) {
 	})
 }
 
+// Nor is a load that took too long an answer to those who came after a deletion:
+// what they are waiting for has yet to begin.
+func TestACallerAfterADeletionIsNotServedByTheTimeoutOfALoadBeforeIt(t *testing.T) {
+	t.Parallel()
+	bubbles(t, func(t *lab) {
+		p := quiet(newLoader(t, t.client(), Options[string]{LeaseTTL: time.Hour, Timeout: time.Minute}))
+		source := newSource[string]()
+		a := get(t, p, source.load)
+		within(t, source.began)
+		time.Sleep(time.Minute - time.Second)
+		t.delete()
+		b := get(t, p, source.load)
+		_, err := a.wait(t)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		within(t, source.began)
+		time.Sleep(time.Minute - time.Second)
+		source.value <- "new"
+		gets(t, "new", b)
+		t.holds("new")
+	})
+}
+
 // And so with a value that another process has stored, whose reply is in flight.
 func TestACallerWhoJoinsWhileAFoundValueIsOnItsWayIsNotServedByIt(t *testing.T) {
 	t.Parallel()

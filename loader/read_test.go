@@ -118,12 +118,22 @@ func TestThoseWhoWaitToReadJoinTheLoadThatAMissBegins(t *testing.T) {
 		source.value <- "v"
 		gets(t, "v", calls...)
 		require.Equal(t, 1, sent.Count("get"), "they had nothing to read any more")
+		requireNoTurns(t, p)
 		require.EqualValues(t, 6, p.Stats().Misses)
 	})
 }
 
 func TestACallerWhoWaitsToReadLeavesOnItsOwnContext(t *testing.T) {
 	t.Parallel()
+	for name, again := range map[string]bool{"and nobody comes": false, "and somebody comes": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			leaveWhileReading(t, again)
+		})
+	}
+}
+
+func leaveWhileReading(t *testing.T, again bool) {
 	bubbles(t, func(t *lab) {
 		t.proc().write("v")
 		reply := t.fence(redistest.Named("get"))
@@ -140,12 +150,17 @@ func TestACallerWhoWaitsToReadLeavesOnItsOwnContext(t *testing.T) {
 			_, err := c.wait(t)
 			require.Equal(t, errBroken, err)
 		}
-		b := get(t, p, never[string](t)) // what they have left behind is in nobody's way
-		synctest.Wait()
-		close(reply.pass)
-		gets(t, "v", a, b)
-		gets(t, "v", get(t, p, never[string](t)))
+		if again {
+			b := get(t, p, never[string](t)) // what they have left behind is in nobody's way
+			synctest.Wait()
+			close(reply.pass)
+			gets(t, "v", a, b)
+		} else {
+			close(reply.pass)
+			gets(t, "v", a)
+		}
 		requireNoTurns(t, p)
+		gets(t, "v", get(t, p, never[string](t)))
 	})
 }
 
@@ -240,6 +255,41 @@ func TestLookupDoesNotLoadAndDoesNotWait(t *testing.T) {
 		require.Equal(t, errBroken, err)
 		require.Equal(t, Stats{Hits: 1, Misses: 3}, p.Stats())
 	})
+}
+
+func TestAValueThatHasLostItsTTLIsLoadedAgainWhenItIsOverdue(t *testing.T) {
+	t.Parallel()
+	embedded(t, func(t *lab) {
+		p := quiet(newLoader(t, t.client(), Options[string]{}))
+		require.NoError(t, t.leases().Write(t.Context(), t.key, []byte("old"), Life{Fresh: time.Second, Keep: time.Second}))
+		require.NoError(t, t.rdb.Persist(t.Context(), t.key).Err())
+		gets(t, "old", get(t, p, never[string](t)))
+		time.Sleep(time.Minute)
+		gets(t, "new", get(t, p, gives("new")))
+		gets(t, "new", get(t, p, never[string](t)))
+		t.holds("new")
+	})
+}
+
+// Whether a value is fresh is for the server's clock to say. A client whose own
+// clock is wrong must not load in vain, nor alone.
+func TestAClientWhoseClockIsWrongStillSharesTheCache(t *testing.T) {
+	t.Parallel()
+	for name, off := range map[string]time.Duration{"fast": -time.Hour, "slow": time.Hour} { // the server's
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.StartEmbedded(t)
+			server.SetTime(time.Now().Add(off))
+			work(t, server.Client(nil), func(t *lab) {
+				p, q := newLoader(t, t.client(), Options[string]{}), newLoader(t, t.client(), Options[string]{})
+				short := Life{Fresh: time.Minute, Keep: time.Minute}
+				v, err := p.Get(t.Context(), t.key, func(context.Context) (string, Life, error) { return "v", short, nil })
+				require.NoError(t, err)
+				require.Equal(t, "v", v)
+				gets(t, "v", get(t, q, never[string](t)), get(t, q, never[string](t)))
+			})
+		})
+	}
 }
 
 func TestACallWhoseContextHasEndedSendsNothing(t *testing.T) {

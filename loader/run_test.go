@@ -302,6 +302,53 @@ func TestALeaseOfADeadProcessIsTakenOverWithinItsTTL(t *testing.T) {
 	}
 }
 
+func TestAWaiterAsksForTheLeaseOfALivingProcessOnce(t *testing.T) {
+	t.Parallel()
+	for name, begin := range map[string]func(*lab){
+		"on a key without a value": func(*lab) {},
+		"on a stale value":         func(t *lab) { t.stale("stale") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			embedded(t, func(t *lab) {
+				begin(t)
+				o := Options[string]{LeaseTTL: 3 * time.Second}
+				var asked redistest.Counter
+				p, q := quiet(newLoader(t, t.client(), o)), quiet(newLoader(t, t.client(&asked), o))
+				a := get(t, p, func(context.Context) (string, Life, error) {
+					time.Sleep(5 * time.Second)
+					return "v", hour, nil
+				})
+				synctest.Wait()
+				b := get(t, q, never[string](t))
+				gets(t, "v", a, b)
+				require.Equal(t, 1, asked.Count("evalsha"))
+			})
+		})
+	}
+}
+
+// What Q waited for has been replaced, has grown stale, and somebody's refresh of
+// it has failed: it is no answer, though it is a value.
+func TestAWaiterDoesNotTakeTheStaleValueThatAFailedRefreshLeft(t *testing.T) {
+	t.Parallel()
+	embedded(t, func(t *lab) {
+		t.stale("stale")
+		a := t.proc()
+		a.acquire(Refresh)
+		var asked redistest.Counter
+		poll := t.fence(func(cmd redis.Cmder) bool { return cmd.Name() == "get" && asked.Count("get") > 1 })
+		q := quiet(newLoader(t, t.client(&asked, poll.before()), still[string]()))
+		b := get(t, q, gives("new"))
+		within(t, poll.arrived)
+		require.NoError(t, a.leases.Write(t.Context(), t.key, []byte("old"), Life{Fresh: time.Second, Keep: time.Hour}))
+		time.Sleep(2 * time.Second)
+		a.release(a.acquire(Refresh).Token, true)
+		close(poll.pass)
+		gets(t, "new", b)
+	})
+}
+
 func TestALeaseThatHasLostItsTTLIsNotWaitedForForever(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
@@ -371,6 +418,28 @@ func TestALoadLeftBehindStillCountsAgainstMaxLoads(t *testing.T) {
 		require.Equal(t, 2500*time.Millisecond, time.Since(begin))
 		time.Sleep(8 * time.Second)
 		gets(t, "v", get(t, p, gives("v")))
+	})
+}
+
+func TestALoadThatALoadAsksForNeedsNoPlaceOfItsOwn(t *testing.T) {
+	t.Parallel()
+	bubbles(t, func(t *lab) {
+		o := still[string]()
+		o.MaxLoads = 1
+		p := quiet(newLoader(t, t.client(), o))
+		nested := func(key string, load Func[string]) Func[string] {
+			return func(ctx context.Context) (string, Life, error) {
+				v, err := p.Get(ctx, key, load)
+				return v, hour, err
+			}
+		}
+		begin := time.Now()
+		gets(t, "v", get(t, p, nested(t.key+":2", nested(t.key+":3", gives("v")))))
+		require.Zero(t, time.Since(begin), "none has waited for its own end")
+		require.EqualValues(t, 3, p.Stats().Loads)
+		v, err := p.Get(t.Context(), t.key+":4", gives("w"))
+		require.NoError(t, err)
+		require.Equal(t, "w", v, "the place is free again")
 	})
 }
 

@@ -78,11 +78,11 @@ func listenerFor(rdb redis.UniversalClient) *listener {
 	return l
 }
 
-// release undoes one listenerFor. The last one stops the subscription and waits
-// for its goroutine.
-func (l *listener) release() {
+// release undoes one listenerFor. The last one stops the subscription; then it
+// returns what has to be called to wait for its goroutine, else nil.
+func (l *listener) release() (wait func()) {
 	if l == nil {
-		return
+		return nil
 	}
 	listeners.mu.Lock()
 	l.users--
@@ -92,16 +92,19 @@ func (l *listener) release() {
 	}
 	listeners.mu.Unlock()
 	if !last {
-		return
+		return nil
 	}
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.closed = true
 	sub := l.hangUp()
-	l.mu.Unlock()
-	if sub != nil {
-		_ = sub.Close() // not under mu: it waits while sub dials
+	if sub == nil {
+		return nil
 	}
-	l.wg.Wait()
+	return func() {
+		_ = sub.Close() // not under mu: it waits while sub dials
+		l.wg.Wait()
+	}
 }
 
 // A wait is one flight's interest in a key. Its channel gets a message when it

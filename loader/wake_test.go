@@ -2,6 +2,8 @@ package loader
 
 import (
 	"context"
+	"net"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -124,8 +126,8 @@ func TestAWaiterIsWokenByAMessageAtOnce(t *testing.T) {
 	}
 }
 
-// On a real server, with a first poll an hour away.
-func TestAWaiterNeedsNoPolling(t *testing.T) {
+// On a real server, too.
+func TestAWaiterWhoIsLiveHardlyPolls(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		var asked redistest.Counter
@@ -134,11 +136,13 @@ func TestAWaiterNeedsNoPolling(t *testing.T) {
 		source := newSource[string]()
 		a := get(t, p, source.load)
 		within(t, source.began)
+		begin := time.Now()
 		b := get(t, q, never[string](t))
 		t.awaited()
 		source.value <- "v"
 		gets(t, "v", a, b)
-		require.LessOrEqual(t, asked.Count("get"), 3, "before, when the subscription began, and after the message")
+		polls := int(time.Since(begin) / (100 * time.Millisecond))
+		require.LessOrEqual(t, asked.Count("get"), 3+polls, "before, when the subscription began, and after the message")
 	})
 }
 
@@ -246,6 +250,105 @@ func TestAWaiterWhoseSubscriptionBreaksLooksAtOnceAndSubscribesAgain(t *testing.
 		listens(t, q.hear)
 		source.value <- "v"
 		gets(t, "v", a, b)
+	})
+}
+
+// connections lets a test hold a client's dials back, and break what they made.
+type connections struct {
+	dial    func(ctx context.Context, network, addr string) (net.Conn, error)
+	hold    atomic.Pointer[chan struct{}] // dials wait for it
+	last    atomic.Pointer[net.Conn]
+	dialled atomic.Int64
+}
+
+func (c *connections) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if hold := c.hold.Load(); hold != nil {
+		<-*hold
+	}
+	conn, err := c.dial(ctx, network, addr)
+	c.last.Store(&conn)
+	c.dialled.Add(1)
+	return conn, err
+}
+
+// watched returns a client and its connections.
+func (l *lab) watched(hooks ...redis.Hook) (*redis.Client, *connections) {
+	o := *l.rdb.Options()
+	c := &connections{dial: o.Dialer}
+	o.Dialer = c.Dial
+	rdb := redis.NewClient(&o)
+	for _, h := range hooks {
+		rdb.AddHook(h)
+	}
+	require.NoError(l, rdb.Ping(l.Context()).Err())
+	l.closers = append(l.closers, func() { _ = rdb.Close() })
+	return rdb, c
+}
+
+func TestAWaiterLooksWhenItsSubscriptionBeginsForItMayHaveMissedTheMessage(t *testing.T) {
+	t.Parallel()
+	embedded(t, func(t *lab) {
+		rdb, conns := t.watched()
+		p, q := newLoader(t, t.client(), still[string]()), newLoader(t, rdb, still[string]())
+		p.cost.Store(int64(time.Hour))
+		source := newSource[string]()
+		a := get(t, p, source.load)
+		within(t, source.began)
+		hold := make(chan struct{})
+		conns.hold.Store(&hold)
+		b := get(t, q, never[string](t))
+		synctest.Wait()
+		begin := time.Now()
+		source.value <- "v"
+		gets(t, "v", a)
+		synctest.Wait()
+		require.True(t, b.running(), "it has heard nothing, and polls in an hour")
+		close(hold)
+		gets(t, "v", b)
+		require.Zero(t, time.Since(begin))
+	})
+}
+
+func TestAWaiterLooksWhenItsSubscriptionBreaks(t *testing.T) {
+	t.Parallel()
+	embedded(t, func(t *lab) {
+		var asked redistest.Counter
+		rdb, conns := t.watched(&asked)
+		q := newLoader(t, rdb, still[string]())
+		lease := t.proc().acquire(Granted)
+		b := get(t, q, never[string](t))
+		synctest.Wait()
+		require.EqualValues(t, 1, subscribers(t))
+		begin, looks, dialled := time.Now(), asked.Count("get"), conns.dialled.Load()
+		require.NoError(t, (*conns.last.Load()).Close())
+		synctest.Wait()
+		require.Greater(t, asked.Count("get"), looks)
+		require.Greater(t, conns.dialled.Load(), dialled, "it listens again")
+		require.EqualValues(t, 1, subscribers(t))
+		require.Zero(t, time.Since(begin))
+		t.proc().store(lease.Token, "v", Stored)
+		gets(t, "v", b)
+	})
+}
+
+// The lease that a waiter waited for is gone, and the next one does not know that
+// anybody waits.
+func TestAWaiterMakesItselfKnownToTheNextHolder(t *testing.T) {
+	t.Parallel()
+	embedded(t, func(t *lab) {
+		q := newLoader(t, t.client(), still[string]())
+		t.proc().acquire(Granted)
+		b := get(t, q, never[string](t))
+		synctest.Wait()
+		t.awaited()
+		t.delete()
+		lease := t.proc().acquire(Granted)
+		time.Sleep(time.Second) // a poll
+		t.awaited()
+		begin := time.Now()
+		t.proc().store(lease.Token, "v", Stored)
+		gets(t, "v", b)
+		require.Zero(t, time.Since(begin))
 	})
 }
 
