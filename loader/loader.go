@@ -270,7 +270,8 @@ func (l *Loader[V]) Leases() *Leases { return &l.leases }
 // Stats returns what the Loader has counted since New.
 func (l *Loader[V]) Stats() Stats { return l.stats.snapshot() }
 
-// Close is Flights.Close. The client stays open.
+// Close is Flights.Close, and ends the subscription for waits. What is in Redis
+// can still be read; a miss is ErrClosed. The client stays open.
 func (l *Loader[V]) Close(ctx context.Context) error {
 	err := l.flights.Close(ctx)
 	l.closing.Do(func() {
