@@ -20,7 +20,9 @@ import (
 // that are missing, once for the whole fleet. It is safe for concurrent use.
 //
 // Caches with the same template on the same Redis share their values, in one
-// process or in many. A Cache owns no goroutine while nothing is being loaded.
+// process or in many. A Cache owns no goroutine while nothing is being loaded,
+// but for the one that hears of loads elsewhere, which ends with Close or a minute
+// after it was last of use.
 type Cache[K comparable, V any] struct {
 	name   string
 	rdb    redis.UniversalClient
