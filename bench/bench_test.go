@@ -1,7 +1,7 @@
 // Package bench measures cachex against what a user would otherwise write.
 //
 //	go test -v -run Table ./bench -rounds 9       one table of ratios
-//	go test -run xxx -bench . -benchmem ./bench  each by itself
+//	go test -run '^$' -bench . -benchmem ./bench  each by itself
 //
 // Ratios are of one run, since the machine is never the same twice: in each
 // round every variant runs once, one after the other, and what is shown is the

@@ -177,6 +177,7 @@ func (r *reading[V]) await(ctx context.Context, load bool) bool {
 // does.
 func (r *reading[V]) read(ctx context.Context) ([]byte, error) {
 	if r.own {
+		r.found = errSilent // for those who share it, should a hook of the client panic
 		r.b, r.found = r.l.rdb.Get(ctx, r.key).Bytes()
 		return r.b, r.found
 	}

@@ -3,6 +3,7 @@ package loader
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -348,4 +349,57 @@ func requireNoTurns[V any](t testing.TB, p *Loader[V]) {
 		require.Empty(t, s.m)
 		s.mu.Unlock()
 	}
+}
+
+// What a hook of the client does in one caller's goroutine is not what the others
+// have read.
+func TestAPanicOfTheClientInASharedReadIsItsCallersOwn(t *testing.T) {
+	t.Parallel()
+	server := redistest.StartEmbedded(t)
+	plain, client := server.Client(nil), server.Client(nil)
+	leases, err := NewLeases(plain, time.Second)
+	require.NoError(t, err)
+	life := Life{Fresh: time.Hour, Keep: time.Hour}
+	require.NoError(t, leases.Write(t.Context(), "k", []byte("v"), life))
+	p, err := New(client, Options[string]{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, p.Close(context.Background())) }()
+
+	first, second, pass := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	var n atomic.Int64
+	client.AddHook(&redistest.Gate{Before: func(_ context.Context, cmd redis.Cmder) {
+		switch n.Add(1) {
+		case 1:
+			close(first)
+			<-pass
+		case 2: // sent by one of the two who waited for the first
+			close(second)
+			panic("hook")
+		}
+	}})
+	var wg sync.WaitGroup
+	var read atomic.Int64
+	look := func() {
+		defer func() { _ = recover() }()
+		if v, ok, err := p.Lookup(context.Background(), "k"); err == nil && ok && v == "v" {
+			read.Add(1)
+		}
+	}
+	wg.Go(look)
+	<-first
+	wg.Go(look)
+	wg.Go(look)
+	require.Eventually(t, func() bool {
+		s := p.reads.stripe("k")
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		t := s.m["k"]
+		return t != nil && t.next != nil && t.next.n == 2
+	}, patience, time.Millisecond)
+	close(pass)
+	<-second
+	wg.Wait()
+	require.EqualValues(t, 2, read.Load(), "all but the one whose hook panicked")
+	require.Zero(t, p.Stats().DecodeFailures)
+	requireNoTurns(t, p)
 }
