@@ -37,7 +37,7 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 		}
 		return v, nil
 	}
-	v, err := loader.GetWith(ctx, c.loader, k, key, c.load)
+	v, _, err := loader.GetWith(ctx, c.loader, k, key, c.load)
 	if err != nil {
 		return zero, c.fail("get", k, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -127,6 +128,48 @@ var scenarios = map[string]struct {
 		w.replies = true
 		l, r := w.share("A")
 		w.change("P", func() { l.Forget(w.x.t.key) }, func() { w.check("P", "B", r) })
+	}},
+	"two readers who are served a stale value, and a writer": {0, func(w *world) {
+		w.stale, w.swr, w.most = true, 1000*time.Hour, 1
+		w.read("A", "B")
+		w.change("W", nothingMore, nothingMore)
+	}},
+	"a process that reloads a stale value, and one who comes to it after a deletion elsewhere": {0, func(w *world) {
+		w.stale, w.swr, w.replies = true, 1000*time.Hour, true
+		_, r := w.share("A")
+		w.change("W", nothingMore, func() { w.check("P", "B", r) })
+	}},
+	"two who share a process that reloads a stale value, and one after a deletion elsewhere": {100, func(w *world) {
+		w.stale, w.swr, w.replies = true, 1000*time.Hour, true
+		_, r := w.share("A", "B")
+		w.change("W", nothingMore, func() { w.check("P", "C", r) })
+		w.heartbeat()
+	}},
+	"two readers of a stale value, one of whom dies, a writer, and one who expires": {100, func(w *world) {
+		w.stale, w.swr = true, 1000*time.Hour
+		w.read("A", "B")
+		w.crash("A")
+		w.change("W", nothingMore, nothingMore)
+		w.expire("X")
+	}},
+	"a reader, one who refreshes, and a writer": {0, func(w *world) {
+		w.most = 1
+		w.read("A")
+		w.refresh("R", "R", w.loader("R"))
+		w.change("W", nothingMore, nothingMore)
+	}},
+	"two processes that refresh, and a writer": {100, func(w *world) {
+		w.stale = true
+		w.refresh("R", "R", w.loader("R"))
+		w.refresh("S", "S", w.loader("S"))
+		w.change("W", nothingMore, nothingMore)
+	}},
+	"a reader and two who refresh in one process, and a writer elsewhere": {100, func(w *world) {
+		w.replies = true
+		l, _ := w.share("A")
+		w.refresh("P", "R", l)
+		w.refresh("P", "S", l)
+		w.change("W", nothingMore, nothingMore)
 	}},
 	"two who share a process, one elsewhere, and a writer": {100, func(w *world) {
 		w.share("A", "B")

@@ -348,7 +348,7 @@ func (f *fence) after() *redistest.Gate  { return &redistest.Gate{After: f.stop}
 // leaseScripts has the scripts of the lease protocol by their names.
 var leaseScripts = map[string]*script.Script{
 	"acquire": script.Acquire, "store": script.Store, "write": script.Write,
-	"extend": script.Extend, "release": script.Release, "expire": script.Expire,
+	"extend": script.Extend, "release": script.Release, "expire": script.Expire, "renew": script.Renew,
 }
 
 // digests has the names of the scripts.

@@ -144,11 +144,11 @@ func TestARefreshDuringWhichTheKeyIsExpiredIsKeptAndStaleAtOnce(t *testing.T) {
 		require.Equal(t, "stale", b.payload(b.acquire(Stale)), "the others have it meanwhile")
 		b.expire()
 		a.store(lease.Token, "newer", StoredStale)
-		require.Zero(t, t.holds("newer").Soft)
+		require.Equal(t, entry.Stale, t.holds("newer").Flags)
 		again := b.acquire(Refresh)
 		require.Equal(t, "newer", b.payload(again), "who reads next loads, and loses nothing")
 		b.store(again.Token, "newest", Stored)
-		require.NotZero(t, t.holds("newest").Soft)
+		require.Zero(t, t.holds("newest").Flags)
 	})
 }
 
@@ -162,7 +162,7 @@ func TestALoadDuringWhichTheKeyIsExpiredIsKeptAndStaleAtOnce(t *testing.T) {
 		t.leased(lease.Token)
 		b.acquire(Held)
 		a.store(lease.Token, "new", StoredStale)
-		require.Zero(t, t.holds("new").Soft)
+		require.Equal(t, entry.Stale, t.holds("new").Flags)
 		b.acquire(Refresh)
 	})
 }
@@ -230,7 +230,7 @@ func TestATokenThatIsSentTwiceStoresAnOldValueAndFreshTokensDoNot(t *testing.T) 
 			each(t, func(t *lab) {
 				a, network := t.proc(), t.leases()
 				acquire := func(token Token) Grant {
-					got, err := network.acquire(t.Context(), t.key, token, nil, 0, false)
+					got, err := network.acquire(t.Context(), t.key, claim{token: token})
 					require.NoError(t, err)
 					return got.Grant
 				}

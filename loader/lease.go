@@ -25,9 +25,10 @@ import (
 // client is. Every method costs one round trip and returns the error of the
 // client or of Redis as it is, with the name of the script before it.
 type Leases struct {
-	rdb  redis.UniversalClient
-	ttl  time.Duration
-	hint bool // ask for a message when a lease ends that we wait for
+	rdb   redis.UniversalClient
+	ttl   time.Duration
+	stale any  // milliseconds that a value is of use after it is stale; "" forever
+	hint  bool // ask for a message when a lease ends that we wait for
 }
 
 // NewLeases returns the leases of rdb that hold for ttl, in whole milliseconds,
@@ -42,13 +43,14 @@ func NewLeases(rdb redis.UniversalClient, ttl time.Duration) (*Leases, error) {
 	case ttl%time.Millisecond != 0:
 		return nil, fmt.Errorf("LeaseTTL is %v, must be whole milliseconds", ttl)
 	}
-	return &Leases{rdb: rdb, ttl: ttl}, nil
+	return &Leases{rdb: rdb, ttl: ttl, stale: ""}, nil
 }
 
 // A Token names one attempt to load a key. It is never used for another.
 type Token = entry.Token
 
-// A Grant is what Acquire found, one of Granted, Refresh, Found, Stale, Held.
+// A Grant is what Acquire found, one of Granted, Refresh, Found, Stale, Held,
+// None.
 type Grant string
 
 // What Acquire finds.
@@ -56,8 +58,9 @@ const (
 	Granted Grant = "G" // nothing is there, and the lease is the caller's
 	Refresh Grant = "R" // a stale value is there, and the lease is the caller's
 	Found   Grant = "V" // a fresh value is there
-	Stale   Grant = "S" // a stale value is there, and somebody has the lease
+	Stale   Grant = "S" // a stale value is there, and somebody has the lease, or it is too early after a failure
 	Held    Grant = "W" // no value is there, and somebody has the lease
+	None    Grant = "N" // it is known that there is no value
 )
 
 // An Acquisition is the answer to Acquire.
@@ -78,28 +81,52 @@ type Acquisition struct {
 // all the same holds until it runs out or until Release of Acquisition.Token,
 // which is set on an error too.
 func (l *Leases) Acquire(ctx context.Context, key string, unfit *Token, expect time.Duration) (Acquisition, error) {
-	return l.acquire(ctx, key, entry.NewToken(), unfit, expect, false)
+	c := claim{token: entry.NewToken(), expect: expect}
+	if unfit != nil {
+		c.want, c.seen = script.Unfit, unfit
+	}
+	return l.acquire(ctx, key, c)
 }
 
-func (l *Leases) acquire(ctx context.Context, key string, token Token, unfit *Token, expect time.Duration, suspect bool) (Acquisition, error) {
+// A claim is what the caller of acquire has to say.
+type claim struct {
+	token   Token
+	want    string // one of script.Missing, Unfit, Due, Now
+	seen    *Token // of the entry that is unfit or due; nil none, or any
+	expect  time.Duration
+	suspect bool // we have waited longer than any lease holds by itself
+}
+
+func (l *Leases) acquire(ctx context.Context, key string, c claim) (Acquisition, error) {
+	call := l.acquiring(key, c)
+	_ = call.Run(ctx, l.rdb) // the error is in call
+	return acquired(c.token, call)
+}
+
+func (l *Leases) acquiring(key string, c claim) *script.Call {
+	var seen []byte
+	if c.seen != nil {
+		seen = c.seen[:]
+	}
+	return &script.Call{Script: script.Acquire, Key: key, Once: true, Args: []any{
+		c.token[:], l.ttl.Milliseconds(), entry.AppendCost(nil, c.expect), seen, l.hint, c.suspect, l.stale, c.want,
+	}}
+}
+
+// acquired returns what Acquire has answered.
+func acquired(token Token, call *script.Call) (Acquisition, error) {
 	a := Acquisition{Token: token}
-	var not []byte
-	if unfit != nil {
-		not = unfit[:]
+	if call.Err != nil {
+		return a, call.Err
 	}
-	reply, err := script.Acquire.RunOnce(ctx, l.rdb, key,
-		token[:], l.ttl.Milliseconds(), entry.AppendCost(nil, expect), not, l.hint, suspect)
-	if err != nil {
-		return a, err
-	}
-	parts, _ := reply.([]any)
+	parts, _ := call.Reply.([]any)
 	for len(parts) < 2 {
 		parts = append(parts, "")
 	}
 	kind, _ := parts[0].(string)
 	data, _ := parts[1].(string)
 	switch a.Grant = Grant(kind); a.Grant {
-	case Granted:
+	case Granted, None:
 	case Refresh, Found, Stale:
 		a.Entry = []byte(data)
 	case Held:
@@ -115,7 +142,8 @@ func (l *Leases) acquire(ctx context.Context, key string, token Token, unfit *To
 	return a, nil
 }
 
-// A Life says how long a value lives, in whole milliseconds.
+// A Life says how long a value lives, in whole milliseconds. The zero Life is
+// that of a value which is not to be stored.
 type Life struct {
 	Fresh time.Duration // served as fresh for so long; Forever
 	Keep  time.Duration // in Redis for so long, at least Fresh; Forever
@@ -181,41 +209,92 @@ const (
 // token is not lost. took is how long the load took; sent is when Acquire was
 // called. Store may be called again after an error.
 func (l *Leases) Store(ctx context.Context, key string, token Token, payload []byte, life Life, sent time.Time, took time.Duration) (Verdict, error) {
+	return l.verdict(ctx, l.storing(key, entry.Value, token, payload, life, sent, took))
+}
+
+// StoreNone is Store of the knowledge that key has no value. If the key was
+// expired meanwhile, StoredStale, nothing is stored.
+func (l *Leases) StoreNone(ctx context.Context, key string, token Token, life Life, sent time.Time, took time.Duration) (Verdict, error) {
+	return l.verdict(ctx, l.storing(key, entry.Absent, token, nil, life, sent, took))
+}
+
+// Renew is Store of the value that was there when the lease was granted, which
+// is not sent again. It is Fenced if there was none.
+func (l *Leases) Renew(ctx context.Context, key string, token Token, life Life, sent time.Time, took time.Duration) (Verdict, error) {
+	return l.verdict(ctx, l.renewing(key, token, life, sent, took))
+}
+
+func (l *Leases) verdict(ctx context.Context, call *script.Call) (Verdict, error) {
+	_ = call.Run(ctx, l.rdb) // the error is in call
+	n, err := number(call.Reply, call.Err)
+	return Verdict(n), err
+}
+
+func (l *Leases) storing(key string, state entry.State, token Token, payload []byte, life Life, sent time.Time, took time.Duration) *script.Call {
 	keep, fresh := life.args()
 	costAndSum := binary.BigEndian.AppendUint32(entry.AppendCost(nil, took), entry.Sum(key, payload))
-	n, err := number(script.Store.Run(ctx, l.rdb, key,
-		token[:], keep, fresh, time.Since(sent).Milliseconds(), costAndSum, payload))
-	return Verdict(n), err
+	return &script.Call{Script: script.Store, Key: key, Args: []any{
+		token[:], keep, fresh, time.Since(sent).Milliseconds(), costAndSum, payload, []byte{byte(state)},
+	}}
+}
+
+func (l *Leases) renewing(key string, token Token, life Life, sent time.Time, took time.Duration) *script.Call {
+	keep, fresh := life.args()
+	return &script.Call{Script: script.Renew, Key: key, Args: []any{
+		token[:], keep, fresh, time.Since(sent).Milliseconds(), entry.AppendCost(nil, took),
+	}}
 }
 
 // Write stores payload as the value of key whatever is there, and takes the
 // lease away from a load under way. Of two writes at the same time one stays.
 func (l *Leases) Write(ctx context.Context, key string, payload []byte, life Life) error {
+	return l.writing(key, payload, life).Run(ctx, l.rdb)
+}
+
+func (l *Leases) writing(key string, payload []byte, life Life) *script.Call {
 	keep, fresh := life.args()
 	token := entry.NewToken()
 	sum := binary.BigEndian.AppendUint32(nil, entry.Sum(key, payload))
-	_, err := script.Write.Run(ctx, l.rdb, key, token[:], keep, fresh, sum, payload)
-	return err
+	return &script.Call{Script: script.Write, Key: key, Args: []any{token[:], keep, fresh, sum, payload}}
 }
 
 // Extend prolongs the lease of token, counted from now, and reports whether it
 // is still there. If it is not, what the holder loads will not be stored.
 func (l *Leases) Extend(ctx context.Context, key string, token Token) (bool, error) {
-	n, err := number(script.Extend.Run(ctx, l.rdb, key, token[:], l.ttl.Milliseconds()))
-	return n == 1, err
+	return l.held(ctx, l.extending(key, token))
+}
+
+func (l *Leases) extending(key string, token Token) *script.Call {
+	return &script.Call{Script: script.Extend, Key: key, Args: []any{token[:], l.ttl.Milliseconds()}}
 }
 
 // Release gives the lease of token back, and reports whether it was still there.
-// A stale value that it stood on stays.
+// A value that it stood on stays.
 func (l *Leases) Release(ctx context.Context, key string, token Token) (bool, error) {
-	n, err := number(script.Release.Run(ctx, l.rdb, key, token[:]))
-	return n == 1, err
+	return l.held(ctx, l.releasing(key, token, "", 0))
 }
+
+// releasing is Release, after which nobody loads for a pause, at most for most,
+// if pause is milliseconds; with drop the value goes too.
+func (l *Leases) releasing(key string, token Token, pause any, most time.Duration) *script.Call {
+	return &script.Call{Script: script.Release, Key: key, Args: []any{token[:], pause, most.Milliseconds()}}
+}
+
+const drop = "drop"
 
 // Expire makes the value of key stale, and one that is being loaded stale as
 // soon as it is stored. It reports whether there was anything.
 func (l *Leases) Expire(ctx context.Context, key string) (bool, error) {
-	n, err := number(script.Expire.Run(ctx, l.rdb, key))
+	return l.held(ctx, l.expiring(key))
+}
+
+func (l *Leases) expiring(key string) *script.Call {
+	return &script.Call{Script: script.Expire, Key: key}
+}
+
+func (l *Leases) held(ctx context.Context, call *script.Call) (bool, error) {
+	_ = call.Run(ctx, l.rdb) // the error is in call
+	n, err := number(call.Reply, call.Err)
 	return n == 1, err
 }
 

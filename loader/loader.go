@@ -14,9 +14,8 @@ package loader
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"reflect"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,7 +24,6 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/cachex-go/cachex/codec"
-	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/redact"
 )
 
@@ -48,7 +46,37 @@ type Options[V any] struct {
 	// and hold no lease while they do. A load that another one asks for is not
 	// counted, since that one waits for it. Defaults to 0: no limit.
 	MaxLoads int
+
+	// StaleWhileRevalidate is how long after its end a value is served all the
+	// same, while one caller in the fleet sees to a new one and nobody waits.
+	// Defaults to 0.
+	StaleWhileRevalidate time.Duration
+
+	// StaleIfError is how long a value is then kept, to be served if its load
+	// fails. Life.Keep of a value must be its Fresh and both of these together.
+	// Defaults to 0.
+	StaleIfError time.Duration
+
+	// Patience is how long a caller waits for a load if there is a value that
+	// StaleIfError keeps. It is then served, and the load goes on. Defaults to 0:
+	// as long as the load takes.
+	Patience time.Duration
+
+	// Backoff is how long nobody tries again after a load that failed while a
+	// value stays. It doubles with each failure, up to MaxBackoff, and is a fifth
+	// longer or shorter at random. Defaults to 1 s.
+	Backoff time.Duration
+
+	// EarlyRefresh is how eagerly values are loaded again before they are stale:
+	// by each reader at random, so that on the average the load begins EarlyRefresh
+	// times the time that it takes ahead. 1 is what XFetch proposes. Defaults to
+	// 0: not before.
+	EarlyRefresh float64
 }
+
+// MaxBackoff is the longest time without a load after loads that failed, but for
+// the random part, unless Options.Backoff is longer.
+const MaxBackoff = time.Minute
 
 // A Loader loads each key once for the whole fleet. It is safe for concurrent
 // use.
@@ -60,6 +88,13 @@ type Loader[V any] struct {
 	reads   reads
 	slots   *semaphore.Weighted // nil: no limit
 	hear    *listener           // nil: poll only
+
+	swr, sie int64         // milliseconds
+	longest  int64         // milliseconds that a lease or a pause can last
+	patience time.Duration // 0: without end
+	backoff  time.Duration
+	early    float64
+
 	closing sync.Once
 	deaf    chan struct{} // closed when hear is released
 
@@ -79,17 +114,23 @@ func New[V any](rdb redis.UniversalClient, o Options[V]) (*Loader[V], error) {
 	if o.Timeout == 0 {
 		o.Timeout = time.Minute
 	}
-	if o.Timeout < 0 {
-		return nil, fmt.Errorf("Timeout is %v, must not be negative", o.Timeout)
+	if o.Backoff == 0 {
+		o.Backoff = time.Second
 	}
-	if o.MaxLoads < 0 {
-		return nil, fmt.Errorf("MaxLoads is %d, must not be negative", o.MaxLoads)
+	if err := o.check(); err != nil {
+		return nil, err
 	}
 	leases, err := NewLeases(rdb, o.LeaseTTL)
 	if err != nil {
 		return nil, err
 	}
-	l := &Loader[V]{rdb: rdb, codec: codec.Bind(o.Codec), leases: *leases, deaf: make(chan struct{})}
+	l := &Loader[V]{
+		rdb: rdb, codec: codec.Bind(o.Codec), leases: *leases, deaf: make(chan struct{}),
+		swr: o.StaleWhileRevalidate.Milliseconds(), sie: o.StaleIfError.Milliseconds(),
+		longest:  2*max(o.LeaseTTL, o.Backoff, MaxBackoff).Milliseconds() + slack,
+		patience: o.Patience, backoff: o.Backoff, early: o.EarlyRefresh,
+	}
+	l.leases.stale = l.swr + l.sie
 	l.flights.Timeout = o.Timeout
 	l.reads.init()
 	if o.MaxLoads > 0 {
@@ -98,6 +139,28 @@ func New[V any](rdb redis.UniversalClient, o Options[V]) (*Loader[V], error) {
 	l.hear = listenerFor(rdb)
 	l.leases.hint = l.hear != nil
 	return l, nil
+}
+
+// check returns an error that names the option that is wrong.
+func (o *Options[V]) check() error {
+	for _, d := range []struct {
+		name string
+		d    time.Duration
+	}{
+		{"Timeout", o.Timeout}, {"StaleWhileRevalidate", o.StaleWhileRevalidate}, {"StaleIfError", o.StaleIfError},
+		{"Patience", o.Patience}, {"Backoff", o.Backoff},
+	} {
+		if d.d < 0 {
+			return fmt.Errorf("%s is %v, must not be negative", d.name, d.d)
+		}
+	}
+	switch {
+	case o.MaxLoads < 0:
+		return fmt.Errorf("MaxLoads is %d, must not be negative", o.MaxLoads)
+	case o.EarlyRefresh < 0 || math.IsNaN(o.EarlyRefresh) || math.IsInf(o.EarlyRefresh, 0):
+		return fmt.Errorf("EarlyRefresh is %v, must not be negative", o.EarlyRefresh)
+	}
+	return nil
 }
 
 // A Func loads the value of one key and says how long it lives. It returns
@@ -115,136 +178,129 @@ type Func[V any] func(ctx context.Context) (V, Life, error)
 // the same time share the GET, as far as they came before it was sent.
 //
 // The error is the one of load, or one of Flights.Do. An error is not stored: the
-// next caller, in any process, loads again. That Redis failed, or that a value
-// could not be stored, is no error: Stats count it.
+// next caller, in any process, loads again; but if a stale value may be served,
+// it is, and the next load waits for Options.Backoff. ErrNotFound is stored if
+// load says for how long. That Redis failed, or that a value could not be stored,
+// is no error: Stats count it.
 func (l *Loader[V]) Get(ctx context.Context, key string, load Func[V]) (V, error) {
-	return GetWith(ctx, l, key, load, func(ctx context.Context, load Func[V]) (V, Life, error) {
-		return load(ctx)
-	})
+	v, _, err := GetWith(ctx, l, key, load, callFunc)
+	return v, err
 }
 
-// GetWith is Get for a load that takes an argument. It saves a hit the closure.
-func GetWith[A, V any](ctx context.Context, l *Loader[V], key string, arg A, load func(context.Context, A) (V, Life, error)) (V, error) {
+func callFunc[V any](ctx context.Context, load Func[V]) (V, Life, error) { return load(ctx) }
+
+// GetWith is Get for a load that takes an argument, and says how the value was
+// come by. It saves a hit the closure.
+func GetWith[A, V any](ctx context.Context, l *Loader[V], key string, arg A, load func(context.Context, A) (V, Life, error)) (V, Outcome, error) {
 	var zero V
 	if ctx.Err() != nil {
-		return zero, context.Cause(ctx)
+		return zero, 0, context.Cause(ctx)
 	}
 	r := reading[V]{l: l, key: key}
 	defer r.end()
 	if !r.join(ctx) && r.await(ctx, true) {
-		v, miss, ok := l.open(ctx, &r, true)
-		if ok {
-			l.stats.hits.Add(1)
-			return v, nil
+		v, s := l.open(ctx, &r, true)
+		switch {
+		case s.kind.served():
+			if s.kind == due || s.kind == stale {
+				ahead(ctx, l, key, s, arg, load)
+			}
+			return v, l.count(s.kind), nil
+		case s.kind == none:
+			return zero, l.count(none), ErrNotFound
 		}
-		r.m, r.err = board(ctx, l, key, miss, arg, load)
+		r.m, r.err = board(ctx, l, key, s, arg, load)
 	}
 	if r.err != nil {
-		return zero, r.err
+		return zero, 0, r.err
 	}
-	l.stats.misses.Add(1)
 	r.end() // who waits to read finds the flight
-	return l.flights.wait(ctx, r.m)
+	res := l.wait(ctx, key, r.m)
+	return l.answer(res)
+}
+
+// count counts a read that found something in Redis, and returns its outcome.
+func (l *Loader[V]) count(k kind) Outcome {
+	switch k {
+	case none:
+		l.stats.notFoundHits.Add(1)
+		return OutcomeNotFound
+	case fresh, due:
+		l.stats.hits.Add(1)
+		return OutcomeHit
+	}
+	l.stats.staleHits.Add(1)
+	return OutcomeStale
+}
+
+// answer is what a reader gets of what a flight has found. A value that was there
+// before is as good as any if there is nothing newer.
+func (l *Loader[V]) answer(res result[V]) (V, Outcome, error) {
+	switch {
+	case res.kept, res.how == OutcomeStale:
+		l.stats.staleHits.Add(1)
+		return res.v, OutcomeStale, nil
+	case res.how == OutcomeHit:
+		l.stats.hits.Add(1)
+	case res.how == OutcomeNotFound:
+		l.stats.notFoundHits.Add(1)
+	default:
+		l.stats.misses.Add(1)
+	}
+	return res.v, res.how, res.err
 }
 
 // board joins the flight of key, or starts one. It is a function of its own
 // since it allocates what a hit has no use for.
-func board[A, V any](ctx context.Context, l *Loader[V], key string, m miss, arg A, load func(context.Context, A) (V, Life, error)) (*member[V], error) {
-	return l.flights.board(ctx, key, func(f *flight[V]) {
-		r := &run[V]{l: l, f: f, key: key, load: func(ctx context.Context) (V, Life, error) {
-			return load(ctx, arg)
-		}}
-		known := m
-		m = miss{} // a flight that comes after this one looks again
-		r.fly(known)
-	})
+func board[A, V any](ctx context.Context, l *Loader[V], key string, s sight, arg A, load func(context.Context, A) (V, Life, error)) (*member[V], error) {
+	return l.flights.board(ctx, key, l.single(key, s, func(ctx context.Context) (V, Life, error) { return load(ctx, arg) }))
+}
+
+// ahead loads a new value while the one that is there is served.
+func ahead[A, V any](ctx context.Context, l *Loader[V], key string, s sight, arg A, load func(context.Context, A) (V, Life, error)) {
+	l.flights.leaveAside(ctx, key, l.single(key, s, func(ctx context.Context) (V, Life, error) { return load(ctx, arg) }))
 }
 
 // Lookup returns the value of key in Redis, and whether there is one. It never
-// loads, and does not wait for a load. The error is that of Redis, or the cause
-// of the end of ctx. Bytes that cannot be used are no value, and are counted.
+// loads, and does not wait for a load. A value that is stale is one as long as
+// StaleWhileRevalidate says. The error is that of Redis, or the cause of the end
+// of ctx. Bytes that cannot be used are no value, and are counted.
 func (l *Loader[V]) Lookup(ctx context.Context, key string) (V, bool, error) {
+	v, how, err := l.Find(ctx, key)
+	return v, how == OutcomeHit || how == OutcomeStale, err
+}
+
+// Find is Lookup, and says how the value was come by: OutcomeHit, OutcomeStale,
+// OutcomeNotFound, or 0 if Redis does not know.
+func (l *Loader[V]) Find(ctx context.Context, key string) (V, Outcome, error) {
 	var zero V
 	if ctx.Err() != nil {
-		return zero, false, context.Cause(ctx)
+		return zero, 0, context.Cause(ctx)
 	}
 	r := reading[V]{l: l, key: key}
 	defer r.end()
 	if !r.await(ctx, false) {
-		return zero, false, context.Cause(ctx)
+		return zero, 0, context.Cause(ctx)
 	}
-	v, miss, ok := l.open(ctx, &r, false)
+	v, s := l.open(ctx, &r, false)
+	return l.looked(ctx, v, s)
+}
+
+// looked is what Find returns of what was seen.
+func (l *Loader[V]) looked(ctx context.Context, v V, s sight) (V, Outcome, error) {
+	var zero V
 	switch {
-	case ok:
-		l.stats.hits.Add(1)
-		return v, true, nil
-	case miss.away != nil && ctx.Err() != nil:
-		return zero, false, context.Cause(ctx)
-	case miss.away != nil:
-		return zero, false, miss.away
+	case s.kind.served():
+		return v, l.count(s.kind), nil
+	case s.kind == none:
+		return zero, l.count(none), nil
+	case s.away != nil && ctx.Err() != nil:
+		return zero, 0, context.Cause(ctx)
+	case s.away != nil:
+		return zero, 0, s.away
 	}
 	l.stats.misses.Add(1)
-	return zero, false, nil
-}
-
-// A miss is what is known of a key that was read in vain.
-type miss struct {
-	unfit *Token // of an entry that cannot be used; it may be overwritten
-	away  error  // of Redis, which does not answer: load without it
-}
-
-// open reads and returns the value of a key, or what is known of it.
-func (l *Loader[V]) open(ctx context.Context, r *reading[V], doubt bool) (v V, m miss, ok bool) {
-	b, err := r.read(ctx)
-	switch {
-	case err == nil:
-		return l.parse(r.key, b, doubt)
-	case errors.Is(err, redis.Nil):
-		return v, miss{}, false
-	case wrongType(err):
-		l.stats.decodeFailures.Add(1)
-		return v, miss{}, false
-	}
-	l.stats.redisFailures.Add(1)
-	return v, miss{away: err}, false
-}
-
-// parse returns the value of the entry b. It counts what cannot be used. If doubt
-// is set, it returns no value that should not be there any more. Our clock may be
-// wrong, so that is only for a caller who then asks a script.
-func (l *Loader[V]) parse(key string, b []byte, doubt bool) (v V, m miss, ok bool) {
-	h, payload, ok := entry.Parse(key, b)
-	switch {
-	case ok && (h.State == entry.Lease || h.Soft == 0 || doubt && overdue(h.Soft)):
-		return v, miss{}, false
-	case ok && l.decode(key, payload, &v):
-		return v, miss{}, true
-	}
-	l.stats.decodeFailures.Add(1)
-	if h.State != 0 {
-		token := h.Token // a copy, or every hit would allocate h
-		m.unfit = &token
-	}
-	var zero V
-	return zero, m, false
-}
-
-// overdue reports whether a value should have been gone for a while, and is
-// there only because somebody took its TTL away. Then the script decides, by the
-// server's clock; ours being wrong costs no more than the question.
-func overdue(soft int64) bool {
-	const slack = 10 * time.Second
-	return soft < time.Now().Add(-slack).UnixMilli()
-}
-
-// decode reports whether payload is a V. Decode may be the user's.
-func (l *Loader[V]) decode(key string, payload []byte, v *V) (ok bool) {
-	defer func() {
-		if recover() != nil {
-			ok = false
-		}
-	}()
-	return l.codec.DecodeKeyed(payload, key, v) == nil
+	return zero, 0, nil
 }
 
 // Encode returns the bytes of v under key. A panic of the codec is an error,
@@ -312,40 +368,3 @@ func (l *Loader[V]) learn(took time.Duration) {
 	}
 	l.cost.Store(max(1, old+(int64(took)-old)/4))
 }
-
-// nothing reports whether rdb is nil, or an interface around a nil pointer.
-func nothing(rdb redis.UniversalClient) bool {
-	if rdb == nil {
-		return true
-	}
-	v := reflect.ValueOf(rdb)
-	return v.Kind() == reflect.Pointer && v.IsNil()
-}
-
-// ask runs fn, a call to Redis, and leaves when ctx is done or Redis has been
-// silent for too long: the client heeds neither while it reads. Whoever leaves
-// does not know what fn did, or will do.
-func ask[V, T any](l *Loader[V], ctx context.Context, fn func(context.Context) (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, max(l.leases.ttl, time.Second), errSilent)
-	defer cancel()
-	ch := make(chan answer[T], 1)
-	l.flights.spawn(func() {
-		v, err := fn(ctx)
-		ch <- answer[T]{v, err}
-	})
-	select {
-	case a := <-ch:
-		return a.v, a.err
-	case <-ctx.Done():
-		var zero T
-		return zero, context.Cause(ctx)
-	}
-}
-
-// An answer is what a call to Redis returned.
-type answer[T any] struct {
-	v   T
-	err error
-}
-
-var errSilent = errors.New("Redis did not answer in time")

@@ -36,10 +36,10 @@ func (f form) reader(w *world, proc string) reader {
 	return func(ctx context.Context) (int64, error) {
 		if f.resend {
 			first := f.token()
-			w.delay(proc, func() { _, _ = w.x.leases().acquire(ctx, key, first, nil, 0, false) })
+			w.delay(proc, func() { _, _ = w.x.leases().acquire(ctx, key, claim{token: first}) })
 		}
 		token := f.token()
-		a, err := leases.acquire(ctx, key, token, nil, 0, false)
+		a, err := leases.acquire(ctx, key, claim{token: token})
 		if err != nil {
 			return 0, err
 		}

@@ -3,16 +3,15 @@ package loader
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"net"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/script"
 )
 
-// A run is the course of one flight of a Loader:
+// A run is the course of a flight of a Loader, or of several that are flown
+// together:
 //
 //	acquire the lease ── granted ──> load under a heartbeat ──> store or release
 //	   │    ^      └──── found ────> that is the value
@@ -21,302 +20,274 @@ import (
 //
 // Before each command that can prove the result to be untouched it marks how
 // many have joined the flight. What is proven is true for these.
+//
+// Of several flights, those that have to wait for somebody else part from the
+// others, and each goes on by itself.
 type run[V any] struct {
 	l    *Loader[V]
-	f    *flight[V]
-	key  string
-	load Func[V]
+	ctx  context.Context // of the flights, until they part
+	load loadFunc[V]
+	legs []*pursuit[V] // those to be loaded
+	slot bool          // we have one of MaxLoads
+}
 
-	slot    bool // we have one of MaxLoads
+// A pursuit is the part that one key has in a run.
+type pursuit[V any] struct {
+	f   *flight[V]
+	key string
+	i   int // which of the keys that the load knows it is
+	w   *wait
+	aim aim
+
+	sight   sight
+	unfit   int  // how many values that cannot be used were found
 	suspect bool // we have waited longer than any lease holds by itself
+	waited  bool
+
+	token  Token
+	sent   time.Time
+	proven int    // members to whom the result may be given
+	joined int    // members when the command was sent that is under way
+	old    []byte // the entry that the load is to replace
+	alone  bool   // without a lease
+	orphan bool   // there may be a lease that we do not know of
+}
+
+// An aim is what a flight is for.
+type aim struct {
+	want  string        // of the script acquire
+	pause time.Duration // after the first failure of several
+	most  time.Duration // after any
+}
+
+// A loaded is what the load of one key returned.
+type loaded[V any] struct {
+	v    V
+	life Life
+	err  error
+}
+
+// A loadFunc loads some of the keys that it knows, and returns as many results.
+type loadFunc[V any] func(ctx context.Context, is []int) []loaded[V]
+
+// usual is the aim of a flight for a value that is missing.
+func (l *Loader[V]) usual() aim {
+	return aim{pause: l.backoff, most: max(l.backoff, MaxBackoff)}
+}
+
+// single returns what flies a flight of one key that was seen so.
+func (l *Loader[V]) single(key string, s sight, load Func[V]) func(*flight[V]) {
+	return l.flown(key, 0, s, l.usual(), one(load))
+}
+
+// one is a load of one key as a load of several.
+func one[V any](load Func[V]) loadFunc[V] {
+	return func(ctx context.Context, _ []int) []loaded[V] {
+		v, life, err := load(ctx)
+		return []loaded[V]{{v, life, err}}
+	}
+}
+
+// flown returns what flies a flight of the i-th key of a load. A flight that
+// comes after it, for those who came too late, looks again.
+func (l *Loader[V]) flown(key string, i int, s sight, a aim, load loadFunc[V]) func(*flight[V]) {
+	return func(f *flight[V]) {
+		p := l.pursue(f, key, i, s, a)
+		if s = (sight{}); a.want != script.Now {
+			a = l.usual()
+		}
+		r := &run[V]{l: l, ctx: f.ctx, load: load}
+		r.fly(p)
+	}
+}
+
+// pursue registers an interest in the key too, before the command is sent whose
+// answer may make it a wait.
+func (l *Loader[V]) pursue(f *flight[V], key string, i int, s sight, a aim) *pursuit[V] {
+	return &pursuit[V]{f: f, key: key, i: i, w: l.hear.expect(key), aim: a, sight: s}
 }
 
 // maxUnfit is how many values that cannot be used a run overwrites. One is what
 // a new version of a program meets; more mean that somebody keeps writing them.
 const maxUnfit = 3
 
-func (r *run[V]) fly(m miss) {
-	l, f := r.l, r.f
-	w := l.hear.expect(r.key)
-	defer w.end()
+// fly finishes the flights of ps, but for those that part.
+func (r *run[V]) fly(ps ...*pursuit[V]) {
+	defer func() {
+		for _, p := range ps {
+			p.w.end()
+		}
+	}()
 	defer r.freeSlot()
-	for unfit := 0; ; {
-		if err := r.takeSlot(); err != nil {
-			r.fail(err)
+	for asking := ps; ; {
+		if err := r.takeSlot(ps[0]); err != nil {
+			r.fail(err, asking)
 			return
 		}
-		if m.away != nil || unfit == maxUnfit {
-			r.loadAlone()
+		var held []hold[V]
+		for len(asking) > 0 && r.ctx.Err() == nil {
+			asking, held = r.acquire(asking, held)
+		}
+		if r.ctx.Err() != nil {
+			for _, h := range held {
+				asking = append(asking, h.p)
+			}
+			asking = append(asking, r.legs...)
+			r.fail(context.Cause(r.ctx), asking)
+			r.release(asking)
 			return
 		}
-		token, sent, proven := entry.NewToken(), time.Now(), f.mark()
-		a, err := ask(l, f.ctx, func(ctx context.Context) (Acquisition, error) {
-			return l.leases.acquire(ctx, r.key, token, m.unfit, l.expect(), r.suspect)
-		})
+		if len(ps) > 1 || len(held) == 0 {
+			for _, h := range held {
+				h.p.f.part(func() { r.part(h) })
+			}
+			if len(r.legs) > 0 {
+				r.lead()
+			}
+			return
+		}
+		r.freeSlot()
+		if !r.wait(held[0]) {
+			return
+		}
+		asking = ps
+	}
+}
+
+// A hold is a key of which somebody else has the lease.
+type hold[V any] struct {
+	p *pursuit[V]
+	a Acquisition
+}
+
+// part goes on with one flight by itself.
+func (r *run[V]) part(h hold[V]) {
+	p := *h.p // of which the others end the interest
+	p.w = r.l.hear.expect(p.key)
+	alone := &run[V]{l: r.l, ctx: p.f.ctx, load: r.load}
+	h.p = &p
+	if !alone.wait(h) {
+		p.w.end()
+		return
+	}
+	alone.fly(&p)
+}
+
+// acquire asks for the leases. It finishes the flights that need none, adds those
+// that are to be loaded to r.legs and those that have to wait to held, and
+// returns those that are to ask again.
+func (r *run[V]) acquire(ps []*pursuit[V], held []hold[V]) ([]*pursuit[V], []hold[V]) {
+	l := r.l
+	var asked []*pursuit[V]
+	var calls []*script.Call
+	for _, p := range ps {
+		if p.alone = p.sight.away != nil || p.unfit == maxUnfit; p.alone {
+			r.legs = append(r.legs, p)
+			continue
+		}
+		p.token = entry.NewToken()
+		asked, calls = append(asked, p), append(calls, l.leases.acquiring(p.key, p.claim(l.expect())))
+	}
+	l.flights.marks(asked)
+	l.send(r.ctx, calls)
+	var again []*pursuit[V]
+	for i, p := range asked {
+		p.proven = p.joined
+		a, err := acquired(p.token, calls[i])
 		switch {
-		case f.ctx.Err() != nil:
-			r.fail(context.Cause(f.ctx))
-			r.release(token)
-			return
+		case r.ctx.Err() != nil:
+			again = append(again, p) // and there, all fail
 		case err != nil:
 			l.stats.redisFailures.Add(1)
-			r.loadAlone()
-			if e, ok := errors.AsType[*net.OpError](err); !ok || e.Op != "dial" {
-				r.release(token) // it may have been granted, or may be yet
-			}
-			return
-		}
-		switch a.Grant {
-		case Granted, Refresh:
-			r.lead(token, sent, proven)
-			return
-		case Found:
-			v, bad, ok := l.parse(r.key, a.Entry, false)
-			if ok {
-				f.finish(v, nil, proven)
-				return
-			}
-			m, unfit = bad, unfit+1
-		default: // Held, Stale
-			r.freeSlot()
-			l.stats.waits.Add(1)
-			var done bool
-			if m, done = r.wait(w, a); done {
-				return
-			}
-			if m.unfit != nil {
-				unfit++
-			}
-		}
-	}
-}
-
-// lead loads under the lease of token, and keeps it while the load lives.
-func (r *run[V]) lead(token Token, sent time.Time, proven int) {
-	l, f := r.l, r.f
-	var life Life // written by the load before it sends on ch
-	var took time.Duration
-	ch := r.start(&life, &took)
-	heartbeat := time.NewTicker(l.leases.ttl / 3)
-	defer heartbeat.Stop()
-	beat, joined := make(chan answer[bool], 1), 0
-	for {
-		select {
-		case res := <-ch:
-			r.land(f.blame(res), token, life, sent, took, proven)
-			return
-		case <-f.ctx.Done():
-			n := f.mark()
-			if r.release(token) {
-				proven = n
-			}
-			var zero V
-			f.finish(zero, context.Cause(f.ctx), proven)
-			return
-		case <-heartbeat.C:
-			heartbeat.Stop() // until the answer is there
-			joined = f.mark()
-			f.fs.spawn(func() {
-				held, err := ask(l, f.ctx, func(ctx context.Context) (bool, error) {
-					return l.leases.Extend(ctx, r.key, token)
-				})
-				beat <- answer[bool]{held, err}
-			})
-		case a := <-beat:
-			switch {
-			case a.err != nil:
-				l.stats.redisFailures.Add(1)
-			case a.v:
-				proven = joined
-			default: // lost: who comes now would not be answered by this load
-				f.fs.mu.Lock()
-				f.detach()
-				f.fs.mu.Unlock()
-				continue
-			}
-			heartbeat.Reset(l.leases.ttl / 3)
-		}
-	}
-}
-
-// land stores what was loaded, or gives the lease back, and ends the flight.
-func (r *run[V]) land(res result[V], token Token, life Life, sent time.Time, took time.Duration, proven int) {
-	l, f := r.l, r.f
-	n := f.mark()
-	if res.err != nil {
-		if r.release(token) {
-			proven = n
-		}
-		f.finish(res.v, res.err, proven)
-		return
-	}
-	payload, err := r.encode(res.v, life)
-	if err != nil {
-		l.stats.storeFailures.Add(1)
-		if r.release(token) {
-			proven = n
-		}
-		f.finish(res.v, nil, proven)
-		return
-	}
-	verdict, err := ask(l, context.WithoutCancel(f.ctx), func(ctx context.Context) (Verdict, error) {
-		return l.leases.Store(ctx, r.key, token, payload, life, sent, took)
-	})
-	switch {
-	case err != nil:
-		l.stats.redisFailures.Add(1)
-		l.stats.storeFailures.Add(1)
-	case verdict == Fenced:
-		l.stats.fenced.Add(1)
-	default:
-		proven = n
-	}
-	f.finish(res.v, nil, proven)
-	if err != nil {
-		r.release(token) // Redis may be out of memory: let others try
-	}
-}
-
-// loadAlone loads without a lease. Nothing proves the result to anybody who
-// joins later, so these wait for it to end, and for a load that begins then.
-func (r *run[V]) loadAlone() {
-	n := r.f.mark()
-	res := r.f.await(r.start(new(Life), new(time.Duration)))
-	if res.err == nil {
-		r.l.stats.storeFailures.Add(1)
-	}
-	r.f.finish(res.v, res.err, n)
-}
-
-// start starts the load, which takes our slot with it.
-func (r *run[V]) start(life *Life, took *time.Duration) <-chan result[V] {
-	l, slot := r.l, r.slot
-	r.slot = false
-	return r.f.start(func(ctx context.Context) (V, error) {
-		began := time.Now()
-		failed := true
-		defer func() {
-			*took = time.Since(began)
-			l.stats.loads.Add(1)
-			l.stats.loadTime.Add(int64(*took))
-			if failed {
-				l.stats.loadFailures.Add(1)
+			e, ok := errors.AsType[*net.OpError](err)
+			p.alone, p.orphan = true, !ok || e.Op != "dial"
+			r.legs = append(r.legs, p)
+		case a.Grant == Granted, a.Grant == Refresh:
+			p.old = a.Entry
+			r.legs = append(r.legs, p)
+		case a.Grant == None:
+			p.f.finish(result[V]{err: ErrNotFound, how: OutcomeNotFound}, p.proven)
+		case a.Grant == Found:
+			if v, ok := l.value(p.key, a.Entry); ok {
+				p.f.finish(result[V]{v: v, how: p.found()}, p.proven)
 			} else {
-				l.learn(*took)
+				p.misfit(a.Entry)
+				again = append(again, p)
 			}
-			if slot {
-				l.slots.Release(1)
-			}
-		}()
-		v, lives, err := r.load(ctx)
-		*life = lives
-		failed = err != nil && !errors.Is(err, ErrNotFound)
-		return v, err
-	})
-}
-
-// wait waits until the lease of somebody else ends. It reports true if it has
-// ended the flight, else what is known of the key now.
-func (r *run[V]) wait(w *wait, a Acquisition) (m miss, done bool) {
-	l, f := r.l, r.f
-	began, p := time.Now(), newPoll(a, l.expect(), l.leases.ttl)
-	var till int64     // of the lease on a stale value, when we looked last
-	var seen time.Time // when we first saw it
-	for {
-		timer := time.NewTimer(p.next(w.begin()))
-		select {
-		case <-w.look:
-		case <-timer.C:
-		case <-f.ctx.Done():
+		case !l.settle(p, a): // Held, Stale
+			held = append(held, hold[V]{p, a})
 		}
-		timer.Stop()
-		if f.ctx.Err() != nil {
-			r.fail(context.Cause(f.ctx))
-			return miss{}, true
-		}
-		proven := f.mark()
-		b, err := ask(l, f.ctx, func(ctx context.Context) ([]byte, error) {
-			return l.rdb.Get(ctx, r.key).Bytes()
-		})
-		switch {
-		case f.ctx.Err() != nil:
-			r.fail(context.Cause(f.ctx))
-			return miss{}, true
-		case errors.Is(err, redis.Nil), wrongType(err):
-			return miss{}, false
-		case err != nil:
-			l.stats.redisFailures.Add(1)
-			return miss{away: err}, false
-		}
-		if h, _, ok := entry.Parse(r.key, b); ok {
-			switch {
-			case h.State == entry.Value && h.Till == 0:
-			case l.leases.hint && h.Flags&entry.Awaited == 0:
-				return miss{}, false // somebody else's lease, who does not know that we wait
-			case h.State == entry.Lease: // still, or again
-				if r.suspect = time.Since(began) > 2*l.leases.ttl; r.suspect {
-					return miss{}, false
-				}
-				continue
-			case h.Till != 0: // likewise; whether it still holds is for the server's clock to say
-				if h.Till != till {
-					till, seen = h.Till, time.Now()
-				}
-				if time.Since(seen) > l.leases.ttl { // no heartbeat for so long
-					return miss{}, false
-				}
-				continue
-			}
-			if h.Token == (Token{}) { // the load failed, and left the stale value
-				return miss{}, false
-			}
-			if h.Cost > 0 { // so that we know when to look the next time
-				l.learn(h.Cost)
-			}
-		}
-		v, m, ok := l.parse(r.key, b, false)
-		if ok {
-			f.finish(v, nil, proven)
-		}
-		return m, ok
 	}
+	return again, held
 }
 
-// encode returns the bytes of v, or an error if they or its life cannot be
-// stored.
-func (r *run[V]) encode(v V, life Life) ([]byte, error) {
-	if err := life.check(); err != nil {
-		return nil, err
+// settle finishes a flight that need not wait for the one that has the lease.
+func (l *Loader[V]) settle(p *pursuit[V], a Acquisition) bool {
+	if p.f.empty() {
+		p.f.finish(result[V]{}, 0)
+		return true
 	}
-	return r.l.Encode(r.key, v)
-}
-
-// release gives the lease of token back, whatever ended the flight, and reports
-// whether nothing had happened to it.
-func (r *run[V]) release(token Token) bool {
-	held, err := ask(r.l, context.WithoutCancel(r.f.ctx), func(ctx context.Context) (bool, error) {
-		return r.l.leases.Release(ctx, r.key, token)
-	})
-	if err != nil {
-		r.l.stats.redisFailures.Add(1)
+	if a.Grant == Held {
+		return false
 	}
-	return held
+	h, _, ok := entry.Parse(p.key, a.Entry)
+	if !ok || !h.Paused() && -h.Soft+time.Now().UnixMilli() >= l.swr {
+		return false
+	}
+	v, ok := l.value(p.key, a.Entry)
+	if ok {
+		res := result[V]{v: v, how: OutcomeStale}
+		if h.Paused() {
+			res.err, res.kept = errPaused, true
+		}
+		p.f.finish(res, p.proven)
+	}
+	return ok
 }
 
-// fail ends the flight for all its members.
-func (r *run[V]) fail(err error) {
-	var zero V
-	r.f.finish(zero, err, r.f.mark())
+// claim is what a pursuit has to say to Acquire.
+func (p *pursuit[V]) claim(expect time.Duration) claim {
+	p.sent = time.Now()
+	c := claim{token: p.token, want: p.aim.want, expect: expect, suspect: p.suspect}
+	switch p.sight.kind {
+	case unfit:
+		c.want, c.seen = script.Unfit, &p.sight.token
+	case due:
+		c.want, c.seen = script.Due, &p.sight.token
+	}
+	return c
+}
+
+// found is the outcome of a value that was found, and not loaded here.
+func (p *pursuit[V]) found() Outcome {
+	if p.waited {
+		return OutcomeWaited
+	}
+	return OutcomeHit
+}
+
+// misfit notes that an entry cannot be used.
+func (p *pursuit[V]) misfit(b []byte) {
+	h, _, _ := entry.Parse(p.key, b)
+	p.sight = sight{kind: unfit, token: h.Token}
+	p.unfit++
+}
+
+// fail ends flights for all their members.
+func (r *run[V]) fail(err error, ps []*pursuit[V]) {
+	for _, p := range ps {
+		p.f.finish(result[V]{err: err}, p.f.mark())
+	}
 }
 
 // takeSlot waits for one of MaxLoads. A load that a load of ours has asked for
 // goes without: the one that waits for it has a slot, and might have the last.
-func (r *run[V]) takeSlot() error {
-	if r.l.slots == nil || r.slot || r.f.nested() {
+func (r *run[V]) takeSlot(p *pursuit[V]) error {
+	if r.l.slots == nil || r.slot || p.f.nested() {
 		return nil
 	}
-	if r.l.slots.Acquire(r.f.ctx, 1) != nil {
-		return context.Cause(r.f.ctx)
+	if r.l.slots.Acquire(r.ctx, 1) != nil {
+		return context.Cause(r.ctx)
 	}
 	r.slot = true
 	return nil
@@ -329,44 +300,4 @@ func (r *run[V]) freeSlot() {
 	}
 }
 
-// A poll says when to look at a lease again.
-type poll struct {
-	first time.Duration // when the load should be over
-	after time.Duration // between two looks from then on
-	most  time.Duration
-	began bool
-}
-
-// newPoll plans for a load that takes as long as its holder, or else we, expect.
-func newPoll(a Acquisition, expect, lease time.Duration) poll {
-	p := poll{first: 5 * time.Millisecond, after: 2 * time.Millisecond, most: min(250*time.Millisecond, lease/4)}
-	if a.Cost > 0 {
-		expect = a.Cost
-	}
-	if expect > 0 && a.Grant == Held {
-		// The clocks may differ by anything. That moves the first look between at
-		// once and expect from now, and decides nothing.
-		since := min(max(time.Since(a.Began), 0), expect)
-		p.first = max(2*time.Millisecond, expect-since+time.Millisecond)
-	}
-	p.first = min(p.first, lease) // its holder may be dead
-	return p
-}
-
-// next returns how long to wait before the next look. A live listener is given
-// time to be first.
-func (p *poll) next(live bool) time.Duration {
-	if !p.began {
-		p.began = true
-		if live {
-			return p.first + min(max(100*time.Millisecond, p.first/4), 250*time.Millisecond)
-		}
-		return p.first
-	}
-	d := p.after + rand.N(p.after/4+1)
-	p.after = min(p.after*8/5, p.most)
-	if live {
-		d = max(d, 100*time.Millisecond)
-	}
-	return min(d, p.most+p.most/4)
-}
+var errPaused = errors.New("a load has failed, and it is too early for another")

@@ -7,8 +7,10 @@ import (
 
 // Stats are what a Loader has counted. Each is a total since New.
 type Stats struct {
-	Hits           int64         // calls that found a value in Redis
-	Misses         int64         // calls that did not, or joined a flight
+	Hits           int64         // keys whose value was found in Redis
+	StaleHits      int64         // keys whose value was found, and was stale
+	NotFoundHits   int64         // keys of which Redis knew that they have none
+	Misses         int64         // keys for which there was nothing, or only a load to wait for
 	Loads          int64         // calls of a load function that have ended
 	LoadFailures   int64         // of these, those that returned an error other than ErrNotFound
 	LoadTime       time.Duration // spent in them, in all
@@ -21,12 +23,16 @@ type Stats struct {
 
 // counters are Stats that are being counted.
 type counters struct {
-	hits, misses, loads, loadFailures, loadTime, waits, fenced, storeFailures, decodeFailures, redisFailures atomic.Int64
+	hits, staleHits, notFoundHits, misses                atomic.Int64
+	loads, loadFailures, loadTime, waits                 atomic.Int64
+	fenced, storeFailures, decodeFailures, redisFailures atomic.Int64
 }
 
 func (c *counters) snapshot() Stats {
 	return Stats{
 		Hits:           c.hits.Load(),
+		StaleHits:      c.staleHits.Load(),
+		NotFoundHits:   c.notFoundHits.Load(),
 		Misses:         c.misses.Load(),
 		Loads:          c.loads.Load(),
 		LoadFailures:   c.loadFailures.Load(),

@@ -26,8 +26,10 @@ type world struct {
 	// What a scenario sets.
 	replies bool // the arrival of a reply is a step
 	stale   bool // there is a stale value of version 0
+	swr     time.Duration
 	orphans bool // a lease may stay that nobody has
 	copies  bool // Store and Release may be delivered again at any later time
+	seized  bool // somebody may take the lease from whoever has it
 	most    int  // how often a waiter may poll while others could go on
 
 	mu      sync.Mutex
@@ -195,7 +197,7 @@ func (w *world) executed(name string, cmd redis.Cmder) {
 		if len(parts) == 0 || parts[0] != string(Granted) && parts[0] != string(Refresh) {
 			return
 		}
-		if w.lease {
+		if w.lease && !w.seized {
 			w.wrong = append(w.wrong, "two have the lease")
 		}
 		w.lease = true
@@ -235,7 +237,7 @@ func (w *world) verdict() {
 		w.complain("%q stays", b)
 	case h.State == entry.Lease && len(w.dead) == 0 && !w.orphans:
 		w.complain("a lease stays")
-	case h.State == entry.Value && string(payload) != fmt.Sprint(w.db) && h.Soft != 0:
+	case h.State == entry.Value && string(payload) != fmt.Sprint(w.db) && h.Flags&entry.Stale == 0:
 		w.complain("version %s stays, and the newest is %d", payload, w.db)
 	}
 }
@@ -245,7 +247,9 @@ func (w *world) spawn(fn func()) { w.wg.Go(fn) }
 
 // loader returns a Loader for a process.
 func (w *world) loader(proc string) *Loader[int64] {
-	l, err := New(w.x.client(proc), Options[int64]{LeaseTTL: time.Hour, Timeout: 10 * time.Hour})
+	l, err := New(w.x.client(proc), Options[int64]{
+		LeaseTTL: time.Hour, Timeout: 10 * time.Hour, StaleWhileRevalidate: w.swr, StaleIfError: 1000 * time.Hour,
+	})
 	require.NoError(w.x.t, err)
 	quiet(l)
 	w.loaders = append(w.loaders, l)
@@ -303,6 +307,35 @@ func (w *world) check(proc, name string, read reader) {
 	case v < floor:
 		w.wrong = append(w.wrong, fmt.Sprintf("%s began after version %d was deleted for, and got %d", name, floor, v))
 	}
+}
+
+// refresh makes a call of Refresh, and checks that its load began after it.
+func (w *world) refresh(proc, name string, l *Loader[int64]) {
+	w.seized = true
+	w.opens(proc, 1)
+	w.spawn(func() {
+		defer w.opens(proc, -1)
+		err := w.step(step{proc, "begin " + name, begins | readsDB | memory})
+		w.mu.Lock()
+		floor := w.db
+		w.mu.Unlock()
+		var v int64
+		if err == nil {
+			v, err = l.Refresh(context.WithValue(w.ctx, callerKey{}, name), w.x.t.key, func(ctx context.Context) (int64, Life, error) {
+				v, err := w.load(ctx, proc)
+				return v, hour, err
+			})
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		switch {
+		case w.over:
+		case err != nil:
+			w.wrong = append(w.wrong, name+" got the error "+err.Error())
+		case v < floor:
+			w.wrong = append(w.wrong, fmt.Sprintf("%s refreshed at version %d, and got %d", name, floor, v))
+		}
+	})
 }
 
 // commit changes the value in the database.

@@ -12,12 +12,15 @@
 //	off len
 //	  0   2  magic, C1 58: C1 occurs neither in UTF-8 nor in MessagePack
 //	  2   1  format, 01
-//	  3   1  state: 'V' a value, 'L' a lease on a key that has none
-//	  4   1  flags: 1 expired while leased, 2 somebody waits
+//	  3   1  state: 'V' a value, 'L' a lease on a key that has none, 'N' known to
+//	         have none
+//	  4   1  flags: 1 expired while leased, 2 somebody waits, 4 stale by hand; and
+//	         times 16, how many loads have failed since the value was stored
 //	  5   1  check: the sum of the other 39 bytes, modulo 256
-//	  6   6  soft: fresh until; 0 stale now, FF FF FF FF FF FF forever
+//	  6   6  soft: fresh until; FF FF FF FF FF FF forever
 //	 12   8  token: of the lease, or of the write that stored the value
-//	 20   6  till: the lease on a value holds until; 0 no lease
+//	 20   6  till: the lease on a value holds until; 0 no lease. Without a token:
+//	         after a load that failed, nobody tries again until then
 //	 26   6  born: when the load that made the value began
 //	 32   4  cost: how long that load took
 //	 36   4  sum: CRC-32C of the Redis key and the payload
@@ -43,6 +46,10 @@ import (
 // Size is the length of a header in bytes.
 const Size = 40
 
+// Paused reports whether a load has failed, and nobody is to try again until
+// Till.
+func (h *Header) Paused() bool { return h.State == Value && h.Till != 0 && h.Token == Token{} }
+
 // Forever is the soft expiry of a value that is fresh for as long as it exists.
 const Forever int64 = 1<<48 - 1
 
@@ -57,8 +64,9 @@ type State byte
 
 // The states of an entry. Bytes with any other state are not an entry.
 const (
-	Value State = 'V' // a value, perhaps with a lease to refresh it
-	Lease State = 'L' // no value; whoever has the token is loading one
+	Value  State = 'V' // a value, perhaps with a lease to refresh it
+	Lease  State = 'L' // no value; whoever has the token is loading one
+	Absent State = 'N' // the source has no value
 )
 
 // Flags are set by one party for another to see.
@@ -68,8 +76,13 @@ type Flags byte
 const (
 	Expired Flags = 1 << iota // expired by hand while leased: what is stored is stale at once
 	Awaited                   // somebody waits for the lease to end: the script that ends it publishes
-	known   = Expired | Awaited
+	Stale                     // expired by hand: stale, whatever the clock of the reader says
+
+	known = Expired | Awaited | Stale
 )
+
+// MaxFails is the greatest Header.Fails. It stays there.
+const MaxFails = 15
 
 // A Token is the name of one attempt to load, or of one write. It is the fencing
 // token of the protocol: the comparison of tokens decides what may be stored.
@@ -89,9 +102,10 @@ func NewToken() (t Token) {
 type Header struct {
 	State State
 	Flags Flags
-	Soft  int64 // milliseconds since 1970, the server's; 0 stale now; Forever
+	Fails int   // loads that failed since the value was stored
+	Soft  int64 // milliseconds since 1970, the server's; Forever
 	Token Token
-	Till  int64 // milliseconds since 1970, the server's; 0 no lease
+	Till  int64 // milliseconds since 1970, the server's; 0 no lease, and no pause
 	Born  int64 // milliseconds since 1970, the server's
 	Cost  time.Duration
 	Sum   uint32
@@ -108,7 +122,8 @@ func Parse(key string, b []byte) (h Header, payload []byte, ok bool) {
 	}
 	h = Header{
 		State: State(b[3]),
-		Flags: Flags(b[4]),
+		Flags: Flags(b[4] % 16),
+		Fails: int(b[4] / 16),
 		Soft:  uint48(b[6:]),
 		Token: Token(b[12:20]),
 		Till:  uint48(b[20:]),
@@ -116,21 +131,29 @@ func Parse(key string, b []byte) (h Header, payload []byte, ok bool) {
 		Cost:  time.Duration(binary.BigEndian.Uint32(b[32:])) * time.Millisecond,
 		Sum:   binary.BigEndian.Uint32(b[36:]),
 	}
-	if h.State != Value && h.State != Lease || h.Flags&^known != 0 || check(b) != b[5] {
+	switch {
+	case h.Flags&^known != 0 || check(b) != b[5]:
+		return Header{}, nil, false
+	case h.State == Lease:
+		ok = len(b) == Size
+	case h.State == Value:
+		ok = h.Sum == Sum(key, b[Size:])
+	case h.State == Absent:
+		ok = len(b) == Size && h.Sum == Sum(key, nil)
+	default:
 		return Header{}, nil, false
 	}
-	payload = b[Size:]
-	if h.State == Lease && len(payload) > 0 || h.State == Value && h.Sum != Sum(key, payload) {
+	if !ok {
 		return h, nil, false
 	}
-	return h, payload, true
+	return h, b[Size:], true
 }
 
 // Append appends h to dst as the first bytes of an entry. The payload, of which
 // h.Sum is the sum, is for the caller to append.
 func (h Header) Append(dst []byte) []byte {
 	n := len(dst)
-	dst = append(dst, magic0, magic1, format, byte(h.State), byte(h.Flags), 0)
+	dst = append(dst, magic0, magic1, format, byte(h.State), byte(h.Flags)|byte(h.Fails<<4), 0)
 	dst = appendUint48(dst, h.Soft)
 	dst = append(dst, h.Token[:]...)
 	dst = appendUint48(dst, h.Till)

@@ -13,7 +13,7 @@ const WakeChannel = "cachex:wake"
 // Bytes are compared with == alone: Lua's < on strings follows the locale.
 const prelude = `
 local key = KEYS[1]
-local NONE, FOREVER = string.rep('\0', 6), string.rep('\255', 6)
+local NONE, FOREVER, NOBODY = string.rep('\0', 6), string.rep('\255', 6), string.rep('\0', 8)
 local function sum(s)
   local n = 0
   for i = 1, #s do n = n + string.byte(s, i) end
@@ -38,14 +38,16 @@ local function now()
 end
 local h = redis.pcall('GETRANGE', key, 0, 39)
 if type(h) ~= 'string' or #h ~= 40 or string.sub(h, 1, 3) ~= '\193X\1'
-  or (string.sub(h, 4, 4) ~= 'V' and string.sub(h, 4, 4) ~= 'L') or string.byte(h, 5) > 3
+  or not string.find('VLN', string.sub(h, 4, 4), 1, true) or string.byte(h, 5) % 16 > 7
   or (sum(h) - string.byte(h, 6)) % 256 ~= string.byte(h, 6) then
   h = false
 end
-local state, flags, token, leased
+local state, flags, fails, token, leased, expired, awaited, stale
 if h then
-  state, flags, token = string.sub(h, 4, 4), string.byte(h, 5), string.sub(h, 13, 20)
-  leased = state == 'L' or string.sub(h, 21, 26) ~= NONE
+  state, flags, token = string.sub(h, 4, 4), string.byte(h, 5) % 16, string.sub(h, 13, 20)
+  fails = (string.byte(h, 5) - flags) / 16
+  leased = state == 'L' or (state == 'V' and string.sub(h, 21, 26) ~= NONE and token ~= NOBODY)
+  expired, awaited, stale = flags % 2, math.floor(flags / 2) % 2, math.floor(flags / 4)
 end
 local function edit(from, bytes)
   h = string.sub(h, 1, from - 1) .. bytes .. string.sub(h, from + #bytes)
@@ -55,15 +57,29 @@ end
 local function write(from, to)
   redis.call('SETRANGE', key, from - 1, string.sub(h, from, to))
 end
-local function wake()
-  if h and flags >= 2 then redis.pcall('PUBLISH', '` + WakeChannel + `', key) end
+local function mark()
+  edit(5, string.char(fails * 16 + stale * 4 + awaited * 2 + expired))
 end
-local function header(state, soft, token, born, cost, crc)
+local function wake()
+  if h and awaited == 1 then redis.pcall('PUBLISH', '` + WakeChannel + `', key) end
+end
+local function header(state, flags, soft, token, born, cost, crc)
   h = '\193X\1' .. state .. '\0\0' .. soft .. token .. NONE .. born .. cost .. crc
-  edit(5, '\0')
+  edit(5, flags)
   return h
 end
+local function put(entry, keep)
+  if keep == '' then redis.call('SET', key, entry) else redis.call('SET', key, entry, 'PX', keep) end
+end
 `
+
+// What the caller of Acquire wants, ARGV[8].
+const (
+	Missing = ""      // the value, or the lease if it is missing or stale
+	Unfit   = "unfit" // and also the lease if the entry of the token ARGV[4] is there, which cannot be used
+	Due     = "due"   // and also if it is there, though fresh; any entry, if ARGV[4] is ''
+	Now     = "now"   // the lease, whoever has it
+)
 
 // Acquire gives the value of a key, or the lease on it.
 //
@@ -71,61 +87,82 @@ end
 //	ARGV[1]  token: 8 bytes, fresh for every call
 //	ARGV[2]  milliseconds that the lease holds
 //	ARGV[3]  what the caller expects the load to cost: 4 bytes
-//	ARGV[4]  token of an entry that the caller could not use, or ''
+//	ARGV[4]  token of an entry that the caller has read, or ''
 //	ARGV[5]  '1': publish to WakeChannel when the lease that I wait for ends
 //	ARGV[6]  '1': the caller has waited for so long that the lease is suspect
+//	ARGV[7]  milliseconds that a value is of use after it is stale, '' forever
+//	ARGV[8]  what the caller wants: see above
 //
 //	returns  {'G'}                lease granted; there is no value
-//	         {'R', entry}         lease granted; the value is stale
+//	         {'R', entry}         lease granted; the value is there
 //	         {'V', entry}         the value, fresh
-//	         {'S', entry}         the value, stale; somebody has the lease
+//	         {'N'}                there is none, and that is known
+//	         {'S', entry}         the value; somebody has the lease, or the last
+//	                              load failed and it is too early for another
 //	         {'W', born .. cost}  no value; somebody has the lease
 //
 // Why it is safe: a lease is granted only where the key is absent, holds no
-// entry, holds the very entry that the caller could not use, or holds a stale
-// value without a lease that is still held. What it replaces is lost to nobody,
+// entry, holds the very entry that the caller could not use, knows of no value,
+// or holds a value without a lease that is still held; or where the caller wants
+// it now, and then whoever had it is fenced. What it replaces is lost to nobody,
 // and a token that it replaces is fenced. It must not be sent twice (RunOnce):
 // a copy that runs after the first one's lease was deleted would grant again
 // what the deletion took away. A copy that runs while the lease holds finds its
 // own token and grants the same again, but forgets an Expire in between.
 //
 // A value's life is prolonged to that of the lease, or it would be gone when a
-// load that failed wants to leave it as it was. A lease that has lost its TTL,
-// by a PERSIST or a RESTORE, would be waited for without end: it gets one.
+// load that failed wants to leave it as it was. Since that may happen again and
+// again, not the TTL says for how long a value is of use, but ARGV[7]. A lease
+// that has lost its TTL, by a PERSIST or a RESTORE, would be waited for without
+// end: it gets one.
 var Acquire = New("acquire", prelude+`
+local want = ARGV[8]
 local function await()
-  if ARGV[5] == '1' and flags < 2 then
-    edit(5, string.char(flags + 2))
+  if ARGV[5] == '1' and awaited == 0 then
+    awaited = 1
+    mark()
     write(5, 6)
   end
 end
-if state == 'L' and token ~= ARGV[1] and token ~= ARGV[4] then
+if h and token ~= ARGV[1] and want ~= 'now' and not (want == 'unfit' and token == ARGV[4]) and state == 'L' then
   if ARGV[6] == '1' and redis.call('PTTL', key) < 0 then redis.call('PEXPIRE', key, ARGV[2]) end
   await()
   return {'W', string.sub(h, 27, 36)}
 end
-if state == 'V' and token ~= ARGV[4] then
-  local at = now()
-  if get48(string.sub(h, 7, 12)) > at then
+if h and state ~= 'L' and not (want == 'unfit' and token == ARGV[4]) then
+  local at, soft, till = now(), get48(string.sub(h, 7, 12)), get48(string.sub(h, 21, 26))
+  local due = want == 'now' or (want == 'due' and (ARGV[4] == '' or ARGV[4] == token))
+  local fresh = soft > at and stale == 0
+  if fresh and not due then
+    if state == 'N' then return {'N'} end
     return {'V', redis.call('GET', key)}
   end
-  if get48(string.sub(h, 21, 26)) > at and token ~= ARGV[1] then
-    await()
-    return {'S', redis.call('GET', key)}
+  if state == 'V' then
+    local useful = fresh or ARGV[7] == '' or soft + ARGV[7] > at
+    if till > at and token ~= ARGV[1] and want ~= 'now' and (useful or leased) then
+      if leased then await() end
+      if not useful then return {'W', string.sub(h, 27, 36)} end
+      return {'S', redis.call('GET', key)}
+    end
+    if useful then
+      if leased then wake() end
+      local lease = tonumber(ARGV[2])
+      expired, awaited = 0, 0
+      mark()
+      edit(13, ARGV[1] .. put48(at + lease))
+      write(5, 26)
+      local left = redis.call('PTTL', key)
+      if left >= 0 and left < lease then redis.call('PEXPIRE', key, ARGV[2]) end
+      return {'R', redis.call('GET', key)}
+    end
   end
-  local lease = tonumber(ARGV[2])
-  edit(5, '\0')
-  edit(13, ARGV[1] .. put48(at + lease))
-  write(5, 26)
-  local left = redis.call('PTTL', key)
-  if left >= 0 and left < lease then redis.call('PEXPIRE', key, ARGV[2]) end
-  return {'R', redis.call('GET', key)}
 end
-redis.call('SET', key, header('L', NONE, ARGV[1], put48(now()), ARGV[3], '\0\0\0\0'), 'PX', ARGV[2])
+if h and leased then wake() end
+redis.call('SET', key, header('L', '\0', NONE, ARGV[1], put48(now()), ARGV[3], '\0\0\0\0'), 'PX', ARGV[2])
 return {'G'}
 `)
 
-// Store puts a loaded value in place of the lease.
+// Store puts a loaded value in place of the lease, or that there is none.
 //
 //	KEYS[1]  the entry
 //	ARGV[1]  token of the lease
@@ -134,10 +171,12 @@ return {'G'}
 //	ARGV[4]  milliseconds since the load began
 //	ARGV[5]  cost and sum: 8 bytes of the header
 //	ARGV[6]  payload
+//	ARGV[7]  state: 'V', or 'N' if there is no value
 //
 //	returns  1  stored
 //	         2  was stored before: the reply of an earlier copy was lost
-//	         3  stored, stale at once: the key was expired by hand meanwhile
+//	         3  stored, stale at once: the key was expired by hand meanwhile. That
+//	            there is no value is not stored then
 //	         0  not stored: the lease is lost
 //
 // Why it is safe: the value is stored only where the token still is. Whatever
@@ -148,13 +187,40 @@ var Store = New("store", prelude+`
 if not h or token ~= ARGV[1] then return 0 end
 if not leased then return 2 end
 wake()
-local at, expired = now(), flags % 2 == 1
-local soft = FOREVER
-if expired then soft = NONE elseif ARGV[3] ~= '' then soft = put48(at + ARGV[3]) end
-local entry = header('V', soft, ARGV[1], put48(at - ARGV[4]), string.sub(ARGV[5], 1, 4), string.sub(ARGV[5], 5, 8)) .. ARGV[6]
-if ARGV[2] == '' then redis.call('SET', key, entry) else redis.call('SET', key, entry, 'PX', ARGV[2]) end
-if expired then return 3 end
-return 1
+local at, soft = now(), FOREVER
+if expired == 1 then soft = put48(at) elseif ARGV[3] ~= '' then soft = put48(at + ARGV[3]) end
+if expired == 1 and ARGV[7] == 'N' then
+  redis.call('DEL', key)
+  return 3
+end
+put(header(ARGV[7], string.char(expired * 4), soft, ARGV[1], put48(at - ARGV[4]), string.sub(ARGV[5], 1, 4), string.sub(ARGV[5], 5, 8)) .. ARGV[6], ARGV[2])
+return 1 + expired * 2
+`)
+
+// Renew is Store of the value that is there, which has not changed.
+//
+//	KEYS[1]  the entry
+//	ARGV[1]  token of the lease
+//	ARGV[2]  milliseconds that the value is kept, '' forever
+//	ARGV[3]  milliseconds that the value is fresh, '' forever
+//	ARGV[4]  milliseconds since the load began
+//	ARGV[5]  cost: 4 bytes of the header
+//
+//	returns  as Store
+//
+// Why it is safe: as Store. The token was granted on this value, and whatever
+// replaces the value replaces the token. It may be sent twice.
+var Renew = New("renew", prelude+`
+if not h or token ~= ARGV[1] or state ~= 'V' then return 0 end
+if not leased then return 2 end
+wake()
+local at, soft = now(), FOREVER
+if expired == 1 then soft = put48(at) elseif ARGV[3] ~= '' then soft = put48(at + ARGV[3]) end
+edit(5, string.char(expired * 4))
+edit(7, soft .. token .. NONE .. put48(at - ARGV[4]) .. ARGV[5])
+write(5, 36)
+if ARGV[2] == '' then redis.call('PERSIST', key) else redis.call('PEXPIRE', key, ARGV[2]) end
+return 1 + expired * 2
 `)
 
 // Write puts a value there, whatever there was.
@@ -175,8 +241,7 @@ var Write = New("write", prelude+`
 wake()
 local at, soft = now(), FOREVER
 if ARGV[3] ~= '' then soft = put48(at + ARGV[3]) end
-local entry = header('V', soft, ARGV[1], put48(at), '\0\0\0\0', ARGV[4]) .. ARGV[5]
-if ARGV[2] == '' then redis.call('SET', key, entry) else redis.call('SET', key, entry, 'PX', ARGV[2]) end
+put(header('V', '\0', soft, ARGV[1], put48(at), '\0\0\0\0', ARGV[4]) .. ARGV[5], ARGV[2])
 return 1
 `)
 
@@ -206,24 +271,37 @@ return 1
 //
 //	KEYS[1]  the entry
 //	ARGV[1]  token of the lease
+//	ARGV[2]  'drop': take away the value that it stands on; else milliseconds
+//	         until somebody may try again to replace that, after the first failure
+//	         of several; '' no time at all
+//	ARGV[3]  milliseconds that it is at most, however many have failed
 //
-//	returns  1  given back: the key is absent, or its stale value has no lease
+//	returns  1  given back: the key is absent, or its value has no lease
 //	         0  the lease is lost, or a value is stored
 //
 // Why it is safe: what does not have the token is not touched, so a release that
 // comes after a deletion, a write or another lease does nothing. The token of a
-// stale value is taken away too, or a Store that is late could still use it. It
-// may be sent twice.
+// value that stays is taken away too, or a Store that is late could still use it.
+// It may be sent twice.
+//
+// The time doubles with each failure, and is none if the value was expired by
+// hand while it was loaded: whoever did that knows of something new.
 var Release = New("release", prelude+`
 if not h or token ~= ARGV[1] or not leased then return 0 end
 wake()
-if state == 'L' then
+if state == 'L' or ARGV[2] == 'drop' then
   redis.call('DEL', key)
-else
-  edit(5, '\0')
-  edit(13, string.rep('\0', 14))
-  write(5, 26)
+  return 1
 end
+local till = NONE
+if ARGV[2] ~= '' and expired == 0 then
+  till = put48(now() + math.floor(math.min(ARGV[2] * 2 ^ fails, tonumber(ARGV[3]))))
+  fails = math.min(fails + 1, 15)
+end
+expired, awaited = 0, 0
+mark()
+edit(13, NOBODY .. till)
+write(5, 26)
 return 1
 `)
 
@@ -237,11 +315,26 @@ return 1
 //
 // Why it is safe: a lease keeps its token, so that a load is still stored, and
 // is marked, so that what it stores is stale: a key that is expired faster than
-// it loads still gets newer values, one a load. It may be sent twice.
+// it loads still gets newer values, one a load. That there is no value is not
+// stale but forgotten. A pause after a load that failed ends. It may be sent
+// twice.
 var Expire = New("expire", prelude+`
 if not h then return 0 end
-if leased and flags % 2 == 0 then edit(5, string.char(flags + 1)) end
-if state == 'V' then edit(7, NONE) end
-write(5, 12)
+if state == 'N' then
+  redis.call('DEL', key)
+  return 1
+end
+if leased then expired = 1 end
+if state == 'V' then
+  local at = now()
+  if get48(string.sub(h, 7, 12)) > at then edit(7, put48(at)) end
+  stale = 1
+  if token == NOBODY then
+    fails = 0
+    edit(21, NONE)
+  end
+end
+mark()
+write(5, 26)
 return 1
 `)

@@ -73,10 +73,18 @@ type Call struct {
 	Script *Script
 	Key    string
 	Args   []any
+	Once   bool // it must not be sent twice: then the client does not retry the pipeline
 
 	// Reply and Err are what came back. Run sets them.
 	Reply any
 	Err   error
+}
+
+// Run runs one call by itself, as [Script.Run] and [Script.RunOnce] do, and
+// returns its error.
+func (c *Call) Run(ctx context.Context, rdb redis.UniversalClient) error {
+	c.Reply, c.Err = c.Script.run(ctx, rdb, c.Once, c.Key, c.Args)
+	return c.Err
 }
 
 // Pipeline runs the calls in one round trip, or in two where a server did not
@@ -85,8 +93,7 @@ type Call struct {
 // returns an error only when a round trip failed, and then calls that were
 // answered by another node still have their replies.
 //
-// The client may retry a pipeline as a whole, so Pipeline is for scripts that
-// may run twice.
+// The client may retry a pipeline as a whole, unless one of the calls is Once.
 func Pipeline(ctx context.Context, rdb redis.UniversalClient, calls []*Call) error {
 	var failed error
 	for _, source := range []bool{false, true} {
@@ -95,7 +102,11 @@ func Pipeline(ctx context.Context, rdb redis.UniversalClient, calls []*Call) err
 		_, err := rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for i, c := range calls {
 				cmds[i] = c.Script.command(ctx, source, c.Key, c.Args)
-				_ = p.Process(ctx, cmds[i])
+				if c.Once {
+					_ = p.Process(ctx, noRetry{cmds[i]})
+				} else {
+					_ = p.Process(ctx, cmds[i])
+				}
 			}
 			return nil
 		})

@@ -1,0 +1,315 @@
+package loader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// A flight is one load and those who wait for it.
+//
+// What it finds may be older than its youngest member: a deletion, in another
+// process even, can have come between. So a flight answers the members who had
+// joined when it was last proven that nothing had come between, as many as its
+// finish says. The others board one more flight, together and before it starts.
+type flight[V any] struct {
+	fs     *Flights[V]
+	key    string
+	run    func(*flight[V])        // flies a flight of this key; calls finish, once
+	values context.Context         // those of the first caller
+	ctx    context.Context         // of the flight, or of all that are flown together
+	cancel context.CancelCauseFunc // called under fs.mu
+	done   chan struct{}           // closed by finish
+
+	members []*member[V] // guarded by fs.mu: in the order in which they joined
+	waiting int          // guarded by fs.mu: members who have not left, and one more if it is steady
+	begun   int          // guarded by fs.mu: how many had joined when the load began
+	aside   bool         // guarded by fs.mu: whoever has not read the key does not join: it may have a value
+	steady  bool         // guarded by fs.mu: it flies on though nobody waits, which counts as one who waits
+	anew    bool         // guarded by fs.mu: for those who want a load that begins after they came
+
+	r result[V] // written by finish before it closes done
+}
+
+// A result is what a flight found.
+type result[V any] struct {
+	v    V
+	err  error
+	how  Outcome
+	kept bool // v is what was there before: nothing newer can be had, for the reason err
+}
+
+// launch starts a flight. The caller holds fs.mu, and boards it.
+func (fs *Flights[V]) launch(ctx context.Context, key string, run func(*flight[V])) *flight[V] {
+	f := fs.register(context.WithoutCancel(ctx), key, run)
+	fs.fly(func() { run(f) }, f)
+	return f
+}
+
+// register makes a flight that may be joined. The caller holds fs.mu.
+func (fs *Flights[V]) register(values context.Context, key string, run func(*flight[V])) *flight[V] {
+	f := &flight[V]{fs: fs, key: key, run: run, values: values, done: make(chan struct{})}
+	if fs.m == nil {
+		fs.m, fs.aloft = make(map[string]*flight[V]), make(map[*flight[V]]struct{})
+	}
+	fs.m[key] = f
+	fs.aloft[f] = struct{}{}
+	fs.some.Store(true)
+	return f
+}
+
+// fly calls run in a goroutine, for flights that share a ctx: it ends when the
+// last of them is cancelled. The caller holds fs.mu.
+func (fs *Flights[V]) fly(run func(), flights ...*flight[V]) {
+	values := flights[0].values
+	above, _ := values.Value(frameKey{}).(*frame)
+	inside := &frame{flights: fs, above: above}
+	for _, f := range flights {
+		inside.legs = append(inside.legs, leg{f.key, f.done})
+	}
+	ctx, end := context.WithCancelCause(context.WithValue(values, frameKey{}, inside))
+	together := &party{left: len(flights), end: end}
+	if fs.Timeout > 0 {
+		late := fmt.Errorf("load took longer than %v: %w", fs.Timeout, context.DeadlineExceeded)
+		ctx, together.stop = context.WithTimeoutCause(ctx, fs.Timeout, late)
+	}
+	for _, f := range flights {
+		over := false
+		f.ctx, f.cancel = ctx, func(cause error) {
+			if !over {
+				over = true
+				together.leave(cause)
+			}
+		}
+	}
+	fs.running++
+	go func() { // ends with run, which heeds the ctx
+		defer fs.landed()
+		run()
+	}()
+}
+
+// A party is the flights that share a ctx. It ends with the last of them.
+type party struct {
+	left int // guarded by fs.mu
+	end  context.CancelCauseFunc
+	stop context.CancelFunc // nil: without a timeout
+}
+
+func (p *party) leave(cause error) {
+	if p.left--; p.left > 0 {
+		return
+	}
+	p.end(cause)
+	if p.stop != nil {
+		p.stop()
+	}
+}
+
+// part gives one of several flights a ctx of its own, and flies it by itself.
+func (f *flight[V]) part(run func()) {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	together := f.cancel
+	f.fs.fly(run, f)
+	together(nil)
+	if f.waiting == 0 {
+		f.cancel(errAbandoned)
+	}
+}
+
+// landed says that one of our goroutines has ended.
+func (fs *Flights[V]) landed() {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.running--
+	if fs.closed && fs.running == 0 {
+		close(fs.idle)
+	}
+}
+
+// spawn runs fn in a goroutine that Close waits for. It is for goroutines of a
+// flight that has not ended.
+func (fs *Flights[V]) spawn(fn func()) {
+	fs.mu.Lock()
+	fs.running++
+	fs.mu.Unlock()
+	go func() {
+		defer fs.landed()
+		fn()
+	}()
+}
+
+// trySpawn is spawn for whoever has no flight. It reports false, and does
+// nothing, if Close was called.
+func (fs *Flights[V]) trySpawn(fn func()) bool {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fs.closed {
+		return false
+	}
+	fs.running++
+	go func() {
+		defer fs.landed()
+		fn()
+	}()
+	return true
+}
+
+// protect calls load in a goroutine of its own, so that nobody has to wait for
+// one that does not heed its ctx. If load panics or exits, failed says what comes
+// of that.
+func protect[V, R any](fs *Flights[V], load func() R, failed func(error) R) <-chan R {
+	ch := make(chan R, 1) // so that a load left behind can end
+	fs.spawn(func() {
+		r, returned := *new(R), false
+		defer func() {
+			switch p := recover(); {
+			case p != nil:
+				r = failed(newPanicError(p))
+			case !returned:
+				r = failed(ErrGoexit)
+			}
+			ch <- r
+		}()
+		r = load()
+		returned = true
+	})
+	return ch
+}
+
+// board adds a member. The caller holds fs.mu.
+func (f *flight[V]) board() *member[V] {
+	m := new(member[V])
+	f.take(m)
+	return m
+}
+
+func (f *flight[V]) take(m *member[V]) {
+	m.f = f
+	f.members = append(f.members, m)
+	f.waiting++
+}
+
+// leave takes one member away, and cancels a flight that is then empty. The
+// caller holds fs.mu.
+func (f *flight[V]) leave() {
+	f.waiting--
+	if f.waiting == 0 {
+		f.detach()
+		f.cancel(errAbandoned)
+	}
+}
+
+// detach makes the flight one that nobody joins any more. The caller holds
+// fs.mu.
+func (f *flight[V]) detach() {
+	if f.fs.m[f.key] == f {
+		delete(f.fs.m, f.key)
+	}
+}
+
+// over reports whether done is closed.
+func over(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
+	}
+}
+
+// empty reports whether nobody waits for the flight.
+func (f *flight[V]) empty() bool {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	return f.steady && f.waiting == 1
+}
+
+// mark returns how many have joined. Taken before a command is sent that proves
+// the load to be untouched, it says whom the result may be given to.
+func (f *flight[V]) mark() int {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	return len(f.members)
+}
+
+// marks is mark for several, at one moment; it notes it in each.
+func (fs *Flights[V]) marks(ps []*pursuit[V]) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for _, p := range ps {
+		p.joined = len(p.f.members)
+	}
+}
+
+// begin says that the load of ps begins. Without a lease, nothing will prove it
+// to whoever joins from now on.
+func (fs *Flights[V]) begin(ps []*pursuit[V]) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for _, p := range ps {
+		p.f.begun = len(p.f.members)
+		if p.alone {
+			p.proven = p.f.begun
+		}
+	}
+}
+
+// lose detaches a flight whose lease is lost.
+func (f *flight[V]) lose() {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	f.detach()
+}
+
+// finish gives r to the first n members, and lets the others who have not left
+// board a flight of their own, or the one that came after this one was detached.
+// Who wants a load that began later than this one is among the others.
+func (f *flight[V]) finish(r result[V], n int) {
+	fs := f.fs
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f.detach()
+	delete(fs.aloft, f)
+	fs.some.Store(len(fs.aloft) > 0)
+	var late []*member[V]
+	for i, m := range f.members {
+		if !m.left && (i >= n || m.anew && i >= f.begun) {
+			late = append(late, m)
+		}
+	}
+	f.members = nil
+	f.r = r
+	if len(late) > 0 {
+		f.transfer(late)
+	}
+	close(f.done)
+	f.cancel(nil)
+}
+
+// transfer makes members wait for another flight. The caller holds fs.mu.
+func (f *flight[V]) transfer(late []*member[V]) {
+	fs := f.fs
+	next := fs.m[f.key]
+	switch {
+	case fs.closed:
+		next = &flight[V]{fs: fs, r: result[V]{err: ErrClosed}, done: f.done}
+	case next == nil:
+		next = fs.launch(f.values, f.key, f.run)
+		next.aside, next.anew = f.anew, f.anew
+	}
+	for _, m := range late {
+		next.take(m)
+	}
+}
+
+// blame puts the cause of the end of ctx in place of its bare error.
+func blame(ctx context.Context, err error) error {
+	if end := ctx.Err(); end != nil && err == end {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+var errAbandoned = errors.New("every caller has left")

@@ -1,0 +1,222 @@
+package loader
+
+import "context"
+
+// A member is one caller.
+type member[V any] struct {
+	f    *flight[V] // guarded by fs.mu: whom the member waits for
+	left bool       // guarded by fs.mu
+	anew bool       // it wants a load that begins after it came
+}
+
+// board joins the flight of key, or starts one, which run then has to finish. If
+// run is nil it does not start one, and returns nil if there is none that may be
+// joined by a caller who has not read the key.
+func (fs *Flights[V]) board(ctx context.Context, key string, run func(*flight[V])) (*member[V], error) {
+	if err := fs.admit(ctx, key); err != nil {
+		return nil, err
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f := fs.m[key]
+	switch {
+	case fs.closed:
+		return nil, ErrClosed
+	case f != nil && (run != nil || !f.aside):
+		return f.board(), nil
+	case run == nil:
+		return nil, nil
+	}
+	f = fs.launch(ctx, key, run)
+	return f.board(), nil
+}
+
+// boardAnew joins a flight of which the load has not begun, or starts one. Who
+// comes while such a load is under way waits for it and for the next one, which
+// all of them share: so at most one at a time runs in this process.
+func (fs *Flights[V]) boardAnew(ctx context.Context, key string, run func(*flight[V])) (*member[V], error) {
+	if err := fs.admit(ctx, key); err != nil {
+		return nil, err
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fs.closed {
+		return nil, ErrClosed
+	}
+	f := fs.m[key]
+	if f == nil || !f.anew {
+		f = fs.launch(ctx, key, run) // in place of one that began before
+		f.aside, f.anew = true, true
+	}
+	m := f.board()
+	m.anew = true
+	return m, nil
+}
+
+// boardAside joins a flight, or starts one that nobody joins who has not read the
+// key.
+func (fs *Flights[V]) boardAside(ctx context.Context, key string, run func(*flight[V])) (*member[V], error) {
+	if err := fs.admit(ctx, key); err != nil {
+		return nil, err
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fs.closed {
+		return nil, ErrClosed
+	}
+	f := fs.m[key]
+	if f == nil {
+		f = fs.launch(ctx, key, run)
+		f.aside = true
+	}
+	return f.board(), nil
+}
+
+// leaveAside starts a flight that nobody waits for, unless there is one.
+func (fs *Flights[V]) leaveAside(ctx context.Context, key string, run func(*flight[V])) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if !fs.closed && fs.m[key] == nil {
+		f := fs.launch(ctx, key, run)
+		f.aside, f.steady = true, true
+		f.waiting++
+	}
+}
+
+// boardAll boards the flights of several keys. Those that it has to start are
+// flown together, by one call of fly; run flies the i-th by itself, should that
+// be needed. If aside is set, nobody boards, and what flies already is left
+// alone. The error is one a key.
+func (fs *Flights[V]) boardAll(ctx context.Context, keys []string, aside bool, run func(i int) func(*flight[V]), fly func(fs []*flight[V], is []int)) ([]*member[V], []error) {
+	members, errs := make([]*member[V], len(keys)), make([]error, len(keys))
+	if !aside {
+		for i, key := range keys {
+			errs[i] = fs.admit(ctx, key)
+		}
+	}
+	var started []*flight[V]
+	var is []int
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for i, key := range keys {
+		f := fs.m[key]
+		switch {
+		case errs[i] != nil:
+			continue
+		case fs.closed:
+			errs[i] = ErrClosed
+			continue
+		case f == nil:
+			f = fs.register(context.WithoutCancel(ctx), key, run(i))
+			started, is = append(started, f), append(is, i)
+		}
+		if !aside {
+			members[i] = f.board()
+		} else if len(started) > 0 && started[len(started)-1] == f {
+			f.aside, f.steady = true, true
+			f.waiting++
+		}
+	}
+	if len(started) > 0 {
+		fs.fly(func() { fly(started, is) }, started...)
+	}
+	return members, errs
+}
+
+// admit returns the error of a caller who cannot board.
+func (fs *Flights[V]) admit(ctx context.Context, key string) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	for a, _ := ctx.Value(frameKey{}).(*frame); a != nil; a = a.above {
+		if a.flights == any(fs) && a.loads(key) {
+			return ErrReentrant
+		}
+	}
+	return nil
+}
+
+// wait returns what the flight of m finds, or that of a later one. It reports
+// false if early comes before, and then m has not left.
+func (fs *Flights[V]) wait(ctx context.Context, m *member[V], early <-chan struct{}) (result[V], bool) {
+	fs.mu.Lock()
+	f := m.f
+	fs.mu.Unlock()
+	for {
+		hurry := false
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+		case <-early:
+			hurry = true
+		}
+		fs.mu.Lock()
+		switch {
+		case m.f != f:
+			f = m.f // it came too late for what that flight found
+		case over(f.done):
+			fs.mu.Unlock()
+			return f.r, true
+		}
+		if ctx.Err() != nil && !over(f.done) {
+			m.left = true
+			f.leave()
+			fs.mu.Unlock()
+			return result[V]{err: context.Cause(ctx)}, true
+		}
+		fs.mu.Unlock()
+		if hurry && !over(f.done) {
+			return result[V]{}, false
+		}
+	}
+}
+
+// linger is for a member who leaves without harm to the flight: it flies on,
+// though nobody may be waiting for it.
+func (fs *Flights[V]) linger(m *member[V]) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	m.left = true
+	f := m.f
+	if over(f.done) {
+		return
+	}
+	if f.aside = true; f.steady {
+		f.leave()
+	}
+	f.steady = true // and so m's place is the one that keeps it flying
+}
+
+// nested reports whether a load of the same Flights has asked for this one.
+func (f *flight[V]) nested() bool {
+	for a, _ := f.values.Value(frameKey{}).(*frame); a != nil; a = a.above {
+		if a.flights == any(f.fs) {
+			return true
+		}
+	}
+	return false
+}
+
+// A frame marks the ctx of a load, for a load that asks for what it loads.
+type frame struct {
+	flights any
+	legs    []leg
+	above   *frame
+}
+
+// A leg is one key of a load.
+type leg struct {
+	key  string
+	done <-chan struct{} // closed when the flight has ended, and may be asked for again
+}
+
+func (a *frame) loads(key string) bool {
+	for _, g := range a.legs {
+		if g.key == key && !over(g.done) {
+			return true
+		}
+	}
+	return false
+}
+
+type frameKey struct{}

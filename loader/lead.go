@@ -1,0 +1,242 @@
+package loader
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/script"
+)
+
+// lead loads under the leases, and keeps them while the load lives. What has no
+// lease is loaded with them.
+func (r *run[V]) lead() {
+	l := r.l
+	l.flights.begin(r.legs)
+	var took time.Duration // written by the load before it sends on ch
+	ch := r.start(&took)
+	heartbeat := time.NewTicker(l.leases.ttl / 3)
+	defer heartbeat.Stop()
+	beat := make(chan []*script.Call, 1)
+	var extended []*pursuit[V]
+	for {
+		select {
+		case res := <-ch:
+			r.land(res, took)
+			return
+		case <-r.ctx.Done():
+			r.land(r.all(context.Cause(r.ctx)), 0) // the load is left behind
+			return
+		case <-heartbeat.C:
+			var calls []*script.Call
+			extended = extended[:0]
+			for _, p := range r.legs {
+				if !p.alone {
+					extended, calls = append(extended, p), append(calls, l.leases.extending(p.key, p.token))
+				}
+			}
+			if len(calls) == 0 {
+				continue
+			}
+			heartbeat.Stop() // until the answer is there
+			l.flights.marks(extended)
+			l.flights.spawn(func() {
+				l.send(r.ctx, calls)
+				beat <- calls
+			})
+		case calls := <-beat:
+			for i, p := range extended {
+				n, err := number(calls[i].Reply, calls[i].Err)
+				switch {
+				case err != nil:
+					l.stats.redisFailures.Add(1)
+				case n == 1:
+					p.proven = p.joined
+				default: // lost: who comes now would not be answered by this load
+					p.f.lose()
+				}
+			}
+			heartbeat.Reset(l.leases.ttl / 3)
+		}
+	}
+}
+
+// start starts the load, which takes our slot with it.
+func (r *run[V]) start(took *time.Duration) <-chan []loaded[V] {
+	l, slot := r.l, r.slot
+	r.slot = false
+	is := make([]int, len(r.legs))
+	for i, p := range r.legs {
+		is[i] = p.i
+	}
+	at := &attempt{}
+	if len(r.legs) == 1 && r.legs[0].old != nil {
+		p := r.legs[0]
+		at.previous = func() (any, bool) { return l.value(p.key, p.old) }
+	}
+	ctx := context.WithValue(r.ctx, attemptKey{}, at)
+	began := time.Now()
+	return protect(&l.flights, func() []loaded[V] {
+		var res []loaded[V]
+		defer func() {
+			*took = time.Since(began)
+			l.stats.loads.Add(1)
+			l.stats.loadTime.Add(int64(*took))
+			if failed(res) {
+				l.stats.loadFailures.Add(1)
+			} else {
+				l.learn(*took)
+			}
+			if slot {
+				l.slots.Release(1)
+			}
+		}()
+		res = r.load(ctx, is)
+		if at.unstored.Load() {
+			for i := range res {
+				res[i].life = Life{}
+			}
+		}
+		return res
+	}, r.all)
+}
+
+// all is what a load returns that has the same error for every key.
+func (r *run[V]) all(err error) []loaded[V] {
+	res := make([]loaded[V], len(r.legs))
+	for i := range res {
+		res[i].err = err
+	}
+	return res
+}
+
+// failed reports whether a load gave no answer at all.
+func failed[V any](res []loaded[V]) bool {
+	for _, one := range res {
+		if one.err == nil || errors.Is(one.err, ErrNotFound) || errors.Is(one.err, ErrNotModified) {
+			return false
+		}
+	}
+	return true
+}
+
+// land stores what was loaded, or gives the leases back, and ends the flights.
+func (r *run[V]) land(all []loaded[V], took time.Duration) {
+	l := r.l
+	results := make([]result[V], len(r.legs))
+	calls := make([]*script.Call, 0, len(r.legs))
+	sent := make([]*pursuit[V], 0, len(r.legs))
+	for i, p := range r.legs {
+		call := r.conclude(p, all[i], took, &results[i])
+		if !p.alone {
+			sent, calls = append(sent, p), append(calls, call)
+		}
+	}
+	l.flights.marks(sent)
+	l.send(context.WithoutCancel(r.ctx), calls)
+	var orphans []*pursuit[V]
+	for i, p := range sent {
+		n, err := number(calls[i].Reply, calls[i].Err)
+		stores := calls[i].Script != script.Release
+		switch {
+		case err != nil:
+			l.stats.redisFailures.Add(1)
+			if stores { // Redis may be out of memory: let others try
+				l.stats.storeFailures.Add(1)
+				orphans = append(orphans, p)
+			}
+		case n > 0:
+			p.proven = p.joined
+		case stores:
+			l.stats.fenced.Add(1)
+		}
+	}
+	for i, p := range r.legs {
+		p.f.finish(results[i], p.proven)
+		if p.orphan {
+			orphans = append(orphans, p)
+		}
+	}
+	r.release(orphans)
+}
+
+// conclude says what the load of a key has come to, and returns the call that
+// tells Redis.
+func (r *run[V]) conclude(p *pursuit[V], got loaded[V], took time.Duration, res *result[V]) *script.Call {
+	l := r.l
+	*res = result[V]{v: got.v, err: blame(r.ctx, got.err), how: OutcomeLoaded}
+	if p.alone {
+		res.how = OutcomeBypassed
+	}
+	unstored := func() *script.Call {
+		if p.alone || got.life != (Life{}) {
+			l.stats.storeFailures.Add(1)
+		}
+		return l.leases.releasing(p.key, p.token, "", 0)
+	}
+	if errors.Is(res.err, ErrNotModified) {
+		v, ok := l.value(p.key, p.old)
+		switch {
+		case !ok:
+			res.err = errNothingBefore
+		case got.life.check() != nil:
+			res.v, res.err = v, nil
+			return unstored()
+		default:
+			res.v, res.err = v, nil
+			return l.leases.renewing(p.key, p.token, got.life, p.sent, took)
+		}
+	}
+	switch {
+	case errors.Is(res.err, ErrNotFound):
+		var zero V
+		if res.v = zero; got.life.check() != nil {
+			return l.leases.releasing(p.key, p.token, drop, 0)
+		}
+		return l.leases.storing(p.key, entry.Absent, p.token, nil, got.life, p.sent, took)
+	case res.err != nil:
+		return r.failing(p, res)
+	case p.alone || got.life.check() != nil:
+		return unstored()
+	}
+	payload, err := l.Encode(p.key, res.v)
+	if err != nil {
+		return unstored()
+	}
+	return l.leases.storing(p.key, entry.Value, p.token, payload, got.life, p.sent, took)
+}
+
+// failing is conclude for a load that failed. The value that was there stays, and
+// is the answer if it may be; but not that of a load which was merely cancelled.
+func (r *run[V]) failing(p *pursuit[V], res *result[V]) *script.Call {
+	var zero V
+	res.v = zero
+	if p.old == nil || errors.Is(res.err, errAbandoned) || errors.Is(res.err, ErrClosed) {
+		return r.l.leases.releasing(p.key, p.token, "", 0)
+	}
+	if r.l.sie > 0 {
+		if v, ok := r.l.value(p.key, p.old); ok {
+			res.v, res.kept = v, true
+		}
+	}
+	pause := time.Duration(float64(p.aim.pause) * (0.8 + 0.4*rand.Float64()))
+	return r.l.leases.releasing(p.key, p.token, max(pause.Milliseconds(), 1), p.aim.most*6/5)
+}
+
+// release gives leases back, whatever ended the flights.
+func (r *run[V]) release(ps []*pursuit[V]) {
+	var calls []*script.Call
+	for _, p := range ps {
+		if !p.alone || p.orphan {
+			calls = append(calls, r.l.leases.releasing(p.key, p.token, "", 0))
+		}
+	}
+	r.l.send(context.WithoutCancel(r.ctx), calls)
+	for _, c := range calls {
+		if c.Err != nil {
+			r.l.stats.redisFailures.Add(1)
+		}
+	}
+}

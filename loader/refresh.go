@@ -1,0 +1,81 @@
+package loader
+
+import (
+	"context"
+	"time"
+
+	"github.com/cachex-go/cachex/internal/script"
+)
+
+// Refresh loads the value of key now, whatever there is, and returns it. Meanwhile
+// the value that was there is served. The load begins after the call of Refresh: if
+// one is under way, here or in another process, what that one loads is not stored.
+// Callers in this process who come during such a load share the next one.
+//
+// The error is the one of load, and the value that was there stays. Where Redis
+// does not answer, load is called all the same, and nothing is stored.
+func (l *Loader[V]) Refresh(ctx context.Context, key string, load Func[V]) (V, error) {
+	a := l.usual()
+	a.want = script.Now
+	m, err := l.flights.boardAnew(ctx, key, l.flown(key, 0, sight{}, a, one(load)))
+	if err != nil {
+		var zero V
+		return zero, err
+	}
+	res, _ := l.flights.wait(ctx, m, nil)
+	l.stats.misses.Add(1)
+	if res.err != nil {
+		var zero V
+		return zero, res.err
+	}
+	return res.v, nil
+}
+
+// Reload is Refresh for a refresher that comes round every so often: a load that
+// is under way, here or elsewhere, is as good as its own, and is waited for. After
+// a load that failed, nobody tries again before the next round, or before that for
+// Options.Backoff, if that is shorter; the value that was there stays, and the
+// error is returned.
+func (l *Loader[V]) Reload(ctx context.Context, key string, every time.Duration, load Func[V]) error {
+	a := aim{want: script.Due, pause: min(l.backoff, every), most: every}
+	m, err := l.flights.boardAside(ctx, key, l.flown(key, 0, sight{}, a, one(load)))
+	if err != nil {
+		return err
+	}
+	res, _ := l.flights.wait(ctx, m, nil)
+	return res.err
+}
+
+// wait returns what the flight of m finds. If that takes longer than the patience
+// of callers, and there is a value that may be served if there is no newer one,
+// that is returned, and the flight goes on.
+func (l *Loader[V]) wait(ctx context.Context, key string, m *member[V]) result[V] {
+	if l.patience == 0 || l.swr+l.sie == 0 {
+		res, _ := l.flights.wait(ctx, m, nil)
+		return res
+	}
+	over := make(chan struct{})
+	timer := time.AfterFunc(l.patience, func() { close(over) })
+	defer timer.Stop()
+	res, done := l.flights.wait(ctx, m, over)
+	if done {
+		return res
+	}
+	// The value is read now, and not when the call began: that would cost every
+	// caller who joins a flight a GET. It is read in a goroutine, for the flight
+	// may still be faster.
+	kept := make(chan struct{})
+	var v V
+	l.flights.trySpawn(func() {
+		b, err := ask(l, ctx, func(ctx context.Context) ([]byte, error) { return l.rdb.Get(ctx, key).Bytes() })
+		var s sight
+		if v, s = l.see(key, b, err, true); s.kind.served() || s.kind == old {
+			close(kept)
+		}
+	})
+	if res, done = l.flights.wait(ctx, m, kept); done {
+		return res
+	}
+	l.flights.linger(m)
+	return result[V]{v: v, how: OutcomeStale}
+}

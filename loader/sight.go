@@ -1,0 +1,173 @@
+package loader
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/cachex-go/cachex/internal/entry"
+)
+
+// A sight is what was seen of a key.
+type sight struct {
+	kind  kind
+	token Token // of the entry; zero if there is none
+	away  error // of Redis, which does not answer: load without it
+}
+
+// A kind says what an entry is good for now.
+type kind uint8
+
+const (
+	missing kind = iota // nothing, or a lease, or a value that is too old
+	unfit               // an entry that cannot be used; it may be overwritten
+	fresh               // a value
+	due                 // a fresh value, but this caller is to see to a new one
+	stale               // a value to be served, and a new one loaded meanwhile
+	loading             // a value to be served, and somebody else sees to a new one
+	pausing             // a value to be served, since a load has failed and it is too early for another
+	old                 // a value to be served only if no new one can be had
+	none                // the knowledge that there is no value
+)
+
+// served reports whether a value is there that a caller gets at once.
+func (k kind) served() bool { return k >= fresh && k <= pausing }
+
+// open reads and returns the value of a key, or what is known of it. A value that
+// is old comes with it too.
+func (l *Loader[V]) open(ctx context.Context, r *reading[V], doubt bool) (v V, s sight) {
+	b, err := r.read(ctx)
+	return l.see(r.key, b, err, doubt)
+}
+
+// see is open of what a GET has returned.
+func (l *Loader[V]) see(key string, b []byte, err error, doubt bool) (v V, s sight) {
+	switch {
+	case err == nil:
+		return l.parse(key, b, doubt)
+	case errors.Is(err, redis.Nil):
+		return v, sight{}
+	case wrongType(err):
+		l.stats.decodeFailures.Add(1)
+		return v, sight{}
+	}
+	l.stats.redisFailures.Add(1)
+	return v, sight{away: err}
+}
+
+// parse returns the value of the entry b, and what it is good for. It counts what
+// cannot be used. If doubt is set, a value that should not be there any more is
+// none. Our clock may be wrong, so that is only for a caller who then asks a
+// script.
+func (l *Loader[V]) parse(key string, b []byte, doubt bool) (v V, s sight) {
+	h, payload, ok := entry.Parse(key, b)
+	s.token = h.Token
+	if ok {
+		if s.kind = l.judge(&h, doubt); s.kind == missing || s.kind == none {
+			return v, s
+		}
+		if l.decode(key, payload, &v) {
+			return v, s
+		}
+	}
+	l.stats.decodeFailures.Add(1)
+	if s.kind = missing; h.State != 0 {
+		s.kind = unfit
+	}
+	var zero V
+	return zero, s
+}
+
+// value returns the value of an entry that a script has found fit to be served,
+// whatever our clock says.
+func (l *Loader[V]) value(key string, b []byte) (v V, ok bool) {
+	h, payload, ok := entry.Parse(key, b)
+	if ok && h.State == entry.Value && l.decode(key, payload, &v) {
+		return v, true
+	}
+	if len(b) > 0 {
+		l.stats.decodeFailures.Add(1)
+	}
+	var zero V
+	return zero, false
+}
+
+// judge says what an entry is good for, as far as our clock can tell. If that is
+// wrong, a value is reloaded sooner or later than it should be, and no more: who
+// may load, and what is too old for anything, a script decides, by the clock of
+// the server.
+func (l *Loader[V]) judge(h *entry.Header, doubt bool) kind {
+	if h.State == entry.Lease {
+		return missing
+	}
+	now := time.Now()
+	left := h.Soft - now.UnixMilli() // milliseconds that it is fresh
+	switch {
+	case h.State == entry.Absent:
+		if doubt && left < -slack {
+			return missing
+		}
+		return none
+	case h.Flags&entry.Stale != 0:
+		left = min(left, 0)
+	case h.Soft == entry.Forever:
+		return fresh
+	case left > 0:
+		if l.early > 0 && l.soon(left, h.Cost) && !l.busy(h, now) {
+			return due
+		}
+		return fresh
+	case l.swr+l.sie == 0 && (!doubt || left >= -slack):
+		// It is gone when it is stale, and Redis knows better when that is.
+		return fresh
+	}
+	switch age := -left; {
+	case age < l.swr && !l.busy(h, now):
+		return stale
+	case age < l.swr && h.Paused():
+		return pausing
+	case age < l.swr:
+		return loading
+	case age >= l.swr+l.sie:
+		return missing
+	case h.Paused() && l.busy(h, now):
+		return pausing
+	}
+	return old
+}
+
+// slack is by how many milliseconds the clock of a machine may be wrong before
+// anybody notices.
+const slack = 10_000
+
+// busy reports whether somebody is loading a new value, or too early for that. A
+// lease or pause that ends later than any does is a clock's fault; then a script
+// is asked.
+func (l *Loader[V]) busy(h *entry.Header, now time.Time) bool {
+	left := h.Till - now.UnixMilli()
+	return left > 0 && left <= l.longest
+}
+
+// soon reports whether a value that is fresh for left milliseconds more is to be
+// loaded again by whoever reads it now: the more likely the nearer its end is,
+// in terms of what the load costs. This is the optimal probabilistic early
+// expiration, XFetch, of Vattani, Chierichetti and Lowenstein, VLDB 2015.
+func (l *Loader[V]) soon(left int64, cost time.Duration) bool {
+	if cost == 0 { // of a value that was written; or less than a millisecond
+		cost = l.expect()
+	}
+	return rand.ExpFloat64()*l.early*float64(cost) >= float64(left)*float64(time.Millisecond)
+}
+
+// decode reports whether payload is a V. Decode may be the user's.
+func (l *Loader[V]) decode(key string, payload []byte, v *V) (ok bool) {
+	defer func() {
+		if recover() != nil {
+			ok = false
+		}
+	}()
+	return l.codec.DecodeKeyed(payload, key, v) == nil
+}
