@@ -164,19 +164,27 @@ func TestNewRefusesAFieldThatIsWrong(t *testing.T) {
 		{"a timeout of nanoseconds", with(func(s *userSpec) { s.UpTimeout = 30 }), "cachex: Spec.UpTimeout is 30ns, must be at least 1ms"},
 		{"a negative number of loads", with(func(s *userSpec) { s.MaxLoads = -1 }), "cachex: Spec.MaxLoads is -1, must not be negative"},
 
-		// What does nothing yet must not be taken in silence: whoever sets it counts on it.
-		{"stale while revalidate", with(func(s *userSpec) { s.StaleWhileRevalidate = 1 }), "cachex: Spec.StaleWhileRevalidate is not supported yet"},
-		{"stale if error", with(func(s *userSpec) { s.StaleIfError = time.Hour }), "cachex: Spec.StaleIfError is not supported yet"},
-		{"a TTL for not found", with(func(s *userSpec) { s.NotFoundTTL = -1 }), "cachex: Spec.NotFoundTTL is not supported yet"},
-		{"a restorer of many", with(func(s *userSpec) {
-			s.UpMany = func(context.Context, []int64) (map[int64]User, error) { return nil, nil }
-		}), "cachex: Spec.UpMany is not supported yet"},
-		{"a persister", with(func(s *userSpec) {
-			s.Down = func(context.Context, int64, User) error { return nil }
-		}), "cachex: Spec.Down is not supported yet"},
-		{"a persister of many", with(func(s *userSpec) {
+		{"stale for less than a millisecond", with(func(s *userSpec) { s.StaleWhileRevalidate = 1 }), "cachex: Spec.StaleWhileRevalidate: 1ns is too short, must be at least 1ms"},
+		{"stale for a negative time", with(func(s *userSpec) { s.StaleIfError = -time.Hour }), "cachex: Spec.StaleIfError is -1h0m0s, must not be negative"},
+		{"stale forever", with(func(s *userSpec) { s.StaleIfError = Forever }), "cachex: Spec.StaleIfError: Forever is for Spec.TTL"},
+		{"kept for too long in all", with(func(s *userSpec) {
+			s.TTL, s.StaleIfError = 9*365*24*time.Hour, 2*365*24*time.Hour
+		}), "cachex: Spec.TTL, StaleWhileRevalidate and StaleIfError: 96360h0m0s is longer than ten years: use Forever"},
+		{"a negative TTL for not found", with(func(s *userSpec) { s.NotFoundTTL = -1 }), "cachex: Spec.NotFoundTTL is -1ns, must not be negative"},
+		{"a TTL for not found without a restorer", with(func(s *userSpec) { s.Up, s.NotFoundTTL = nil, time.Second }), "cachex: Spec.NotFoundTTL needs Spec.Up or Spec.UpMany"},
+		{"a soft timeout with nothing to serve", with(func(s *userSpec) { s.SoftTimeout = time.Second }), "cachex: Spec.SoftTimeout needs Spec.StaleIfError, which keeps the value that is then served"},
+		{"a soft timeout that is none", with(func(s *userSpec) {
+			s.StaleIfError, s.SoftTimeout, s.UpTimeout = time.Hour, time.Minute, time.Minute
+		}), "cachex: Spec.SoftTimeout is 1m0s, must be shorter than Spec.UpTimeout, which is 1m0s"},
+		{"a negative backoff", with(func(s *userSpec) { s.Backoff = -time.Second }), "cachex: Spec.Backoff is -1s, must not be negative"},
+		{"a negative early refresh", with(func(s *userSpec) { s.EarlyRefresh = -1 }), "cachex: Spec.EarlyRefresh is -1, must be 0 or positive"},
+		{"an early refresh that is no number", with(func(s *userSpec) { s.EarlyRefresh = math.NaN() }), "cachex: Spec.EarlyRefresh is NaN, must be 0 or positive"},
+		{"an early refresh without a restorer", with(func(s *userSpec) { s.Up, s.EarlyRefresh = nil, 1 }), "cachex: Spec.EarlyRefresh needs Spec.Up or Spec.UpMany"},
+		{"a persister of many alone", with(func(s *userSpec) {
 			s.DownMany = func(context.Context, map[int64]User) error { return nil }
-		}), "cachex: Spec.DownMany is not supported yet"},
+		}), "cachex: Spec.DownMany needs Spec.Down, which Set calls"},
+
+		// What does nothing yet must not be taken in silence: whoever sets it counts on it.
 		{"write behind", with(func(s *userSpec) { s.WriteBehind = time.Second }), "cachex: Spec.WriteBehind is not supported yet"},
 		{"packing", with(func(s *userSpec) { s.Packed = 100 }), "cachex: Spec.Packed is not supported yet"},
 		{"a near cache", with(func(s *userSpec) { s.Near = &near.Options{} }), "cachex: Spec.Near is not supported yet"},

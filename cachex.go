@@ -4,15 +4,12 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/internal/key"
-	"github.com/cachex-go/cachex/internal/redact"
 	"github.com/cachex-go/cachex/loader"
 )
 
@@ -24,15 +21,14 @@ import (
 // but for the one that hears of loads elsewhere, which ends with Close or a minute
 // after it was last of use.
 type Cache[K comparable, V any] struct {
-	name   string
-	rdb    redis.UniversalClient
-	key    *key.Template[K]
-	up     func(context.Context, K) (V, error)
-	ttl    time.Duration
-	ttlFor func(K, V) time.Duration
-	jitter float64
-	loader *loader.Loader[V]
-	load   func(context.Context, K) (V, loader.Life, error) // restore, made once: a hit need not
+	name     string
+	spec     Spec[K, V] // with its defaults
+	rdb      redis.UniversalClient
+	key      *key.Template[K]
+	up       func(context.Context, K) (V, error) // Spec.Up, or UpMany for one key
+	loader   *loader.Loader[V]
+	load     func(context.Context, K) (V, loader.Life, error) // restore, made once: a hit need not
+	observer Observer
 
 	calls         door
 	redisFailures atomic.Int64 // of Set and Delete
@@ -51,25 +47,32 @@ func New[K comparable, V any](rdb redis.UniversalClient, spec Spec[K, V]) (*Cach
 		return nil, fmt.Errorf("cachex: %w", err)
 	}
 	l, err := loader.New(rdb, loader.Options[V]{
-		Codec:    spec.Codec,
-		LeaseTTL: spec.LeaseTTL,
-		Timeout:  spec.UpTimeout,
-		MaxLoads: spec.MaxLoads,
+		Codec:                spec.Codec,
+		LeaseTTL:             spec.LeaseTTL,
+		Timeout:              spec.UpTimeout,
+		MaxLoads:             spec.MaxLoads,
+		StaleWhileRevalidate: spec.StaleWhileRevalidate,
+		StaleIfError:         spec.StaleIfError,
+		SoftTimeout:          spec.SoftTimeout,
+		Backoff:              spec.Backoff,
+		EarlyRefresh:         spec.EarlyRefresh,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cachex: %w", err)
 	}
 	c := &Cache[K, V]{
-		name:   spec.Name,
-		rdb:    rdb,
-		key:    template,
-		up:     spec.Up,
-		ttl:    spec.TTL,
-		ttlFor: spec.TTLFor,
-		jitter: max(spec.Jitter, 0), // NoJitter is negative
-		loader: l,
+		name:     spec.Name,
+		spec:     spec,
+		rdb:      rdb,
+		key:      template,
+		up:       spec.Up,
+		loader:   l,
+		observer: spec.Observer,
 	}
-	c.load = c.restore
+	if c.up == nil && spec.UpMany != nil {
+		c.up = c.upOne
+	}
+	c.load = func(ctx context.Context, key K) (V, loader.Life, error) { return c.restore(ctx, key, c.up) }
 	if c.name == "" {
 		c.name = template.Name()
 	}
@@ -163,28 +166,6 @@ func (c *Cache[K, V]) render(key K) (string, error) {
 
 func (c *Cache[K, V]) fail(op, key string, err error) error {
 	return &Error{Op: op, Cache: c.name, Key: key, Err: err}
-}
-
-// life returns how long value is to live, with the jitter taken off.
-func (c *Cache[K, V]) life(key K, value V) (life loader.Life, err error) {
-	ttl := c.ttl
-	if c.ttlFor != nil {
-		defer func() {
-			if p := recover(); p != nil {
-				err = redact.Panic("Spec.TTLFor", p)
-			}
-		}()
-		if d := c.ttlFor(key, value); d != 0 {
-			if err := loader.CheckLife(d); err != nil {
-				return loader.Life{}, fmt.Errorf("Spec.TTLFor: %w", err)
-			}
-			ttl = d
-		}
-	}
-	if off := int64(c.jitter * float64(ttl.Milliseconds())); off > 0 && ttl != Forever {
-		ttl = max(ttl-time.Duration(rand.Int64N(off+1))*time.Millisecond, time.Millisecond)
-	}
-	return loader.Life{Fresh: ttl, Keep: ttl}, nil
 }
 
 // A door counts those who are inside, and when shut says when the last has left.

@@ -2,6 +2,7 @@ package cachex
 
 import (
 	"context"
+	"errors"
 
 	"github.com/cachex-go/cachex/loader"
 )
@@ -15,63 +16,74 @@ import (
 // given to callers who came after. If the process that loads dies, another one
 // takes over within Spec.LeaseTTL.
 //
+// A value that is stale is returned at once while one process reloads it, for
+// Spec.StaleWhileRevalidate; and after that, for Spec.StaleIfError, where Up fails
+// or takes longer than Spec.SoftTimeout. WithOutcome tells.
+//
 // The error is an *Error: ErrNotFound if there is no value, the error of Up, or
 // the cause of the end of ctx. Where Redis fails, Up is called without it, once
 // at a time in this process, nothing is stored, and Stats count it; without Up
 // it is the error of Redis. Bytes in Redis that cannot be used are a miss, and
 // are overwritten.
 func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
-	var zero V
-	k, err := c.enter(ctx, "get", key)
-	if err != nil {
-		return zero, err
-	}
-	defer c.calls.leave()
-	if c.up == nil {
-		v, ok, err := c.loader.Lookup(ctx, k)
-		if err == nil && !ok {
-			err = ErrNotFound
-		}
-		if err != nil {
-			return zero, c.fail("get", k, err)
-		}
-		return v, nil
-	}
-	v, _, err := loader.GetWith(ctx, c.loader, k, key, c.load)
-	if err != nil {
-		return zero, c.fail("get", k, err)
-	}
-	return v, nil
+	return c.get(ctx, key, c.up != nil, c.load)
 }
 
-// restore calls Up. It is the load of every flight.
-func (c *Cache[K, V]) restore(ctx context.Context, key K) (V, loader.Life, error) {
-	v, err := c.up(ctx, key)
+// Wrap returns a function that returns what up does, as Get returns what Spec.Up
+// does: from Redis, or else from up, once for the whole fleet. It is for a cache
+// without an Up, of which the key, the codec and the TTLs are described once, and
+// for functions that are made later, in a closure perhaps. If up is nil, a miss is
+// ErrNotFound. Functions that Wrap returns and Get share values, and loads under
+// way: for one key they should all load the same.
+func (c *Cache[K, V]) Wrap(up func(context.Context, K) (V, error)) func(context.Context, K) (V, error) {
+	load := func(ctx context.Context, key K) (V, loader.Life, error) { return c.restore(ctx, key, up) }
+	return func(ctx context.Context, key K) (V, error) { return c.get(ctx, key, up != nil, load) }
+}
+
+func (c *Cache[K, V]) get(ctx context.Context, key K, loads bool, load func(context.Context, K) (V, loader.Life, error)) (v V, err error) {
+	k, err := c.enter(ctx, "get", key)
 	if err != nil {
-		return v, loader.Life{}, err
+		return v, err
 	}
-	life, err := c.life(key, v)
+	defer c.calls.leave()
+	ctx, w := c.begin(ctx, "get", k, 1)
+	var how Outcome
+	if loads {
+		v, how, err = loader.GetWith(ctx, c.loader, k, key, load)
+	} else if v, how, err = c.loader.Find(ctx, k); err == nil && how != Hit && how != Stale {
+		err = ErrNotFound
+	}
 	if err != nil {
-		life = loader.Life{} // which is too short: the value is returned, not stored, and counted
+		var zero V
+		if v = zero; !errors.Is(err, ErrNotFound) {
+			how = 0
+		}
+		err = c.fail("get", k, err)
 	}
-	return v, life, nil
+	tell(ctx, how)
+	w.end(how, err)
+	return v, err
 }
 
 // Lookup returns the value of key in Redis, and whether there is one. It never
-// loads, and does not wait for a load.
+// loads, and does not wait for a load. A value that is stale is one for
+// Spec.StaleWhileRevalidate.
 //
 // The error is an *Error, of Redis or of the end of ctx. Bytes in Redis that
 // cannot be used are no value, and stay.
 func (c *Cache[K, V]) Lookup(ctx context.Context, key K) (V, bool, error) {
-	var zero V
 	k, err := c.enter(ctx, "lookup", key)
 	if err != nil {
+		var zero V
 		return zero, false, err
 	}
 	defer c.calls.leave()
-	v, ok, err := c.loader.Lookup(ctx, k)
+	ctx, w := c.begin(ctx, "lookup", k, 1)
+	v, how, err := c.loader.Find(ctx, k)
 	if err != nil {
-		return zero, false, c.fail("lookup", k, err)
+		err = c.fail("lookup", k, err)
 	}
-	return v, ok, nil
+	tell(ctx, how)
+	w.end(how, err)
+	return v, how == Hit || how == Stale, err
 }

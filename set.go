@@ -2,38 +2,188 @@ package cachex
 
 import (
 	"context"
+	"errors"
+	"slices"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/cachex-go/cachex/internal/redact"
+	"github.com/cachex-go/cachex/loader"
 )
 
-// Set stores value as the value of key. A load of key that is under way, in any
-// process, is not stored, and callers who come after Set has returned do not get
-// it. Of two Sets at the same time one stays.
+// Set stores value as the value of key, after Spec.Down, if there is one, has
+// persisted it. A load of key that is under way, in any process, is not stored, and
+// callers who come after Set has returned do not get it. Of two Sets at the same
+// time one stays in Redis; with Down, the one that the source has, or none.
 //
-// The error is an *Error: of Redis, of the codec, of Spec.TTLFor, or the cause of
-// the end of ctx. After one of the codec or of TTLFor nothing has changed. After
-// one of Redis nobody knows whether the value was stored, or still will be: Set
-// or Delete again.
+// The error is an *Error: of Down, of Redis, of the codec, of Spec.TTLFor, or the
+// cause of the end of ctx.
+//
+//   - After one of the codec or of TTLFor nothing has changed, and Down was not
+//     called.
+//   - After one of Down nobody knows what the source has. What was in Redis is
+//     expired, so that the next reader loads.
+//   - After one of Redis the value is persisted, if there is a Down, but nobody
+//     knows whether it was stored, or still will be: Set or Delete again.
 func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 	k, err := c.enter(ctx, "set", key)
 	if err != nil {
 		return err
 	}
 	defer c.calls.leave()
-	life, err := c.life(key, value)
+	ctx, w := c.begin(ctx, "set", k, 1)
+	err = c.set(ctx, key, k, value)
+	w.end(0, err)
+	return err
+}
+
+func (c *Cache[K, V]) set(ctx context.Context, key K, k string, value V) error {
+	writing, err := c.writing(key, k, value)
 	if err != nil {
 		return c.fail("set", k, err)
 	}
-	payload, err := c.loader.Encode(k, value)
-	if err != nil {
-		return c.fail("set", k, err)
+	if c.spec.Down != nil {
+		errs := c.loader.WriteThrough(ctx, []loader.Writing{writing}, func(ctx context.Context) []error {
+			return []error{c.down(ctx, key, value)}
+		})
+		return c.wrote(ctx, "set", []string{k}, errs)
 	}
-	err = c.loader.Leases().Write(ctx, k, payload, life)
+	err = c.loader.Leases().Write(ctx, k, writing.Payload, writing.Life)
 	c.loader.Forget(k) // after the write: who joins a load from now on must see it
 	if err != nil {
 		return c.redisFailed(ctx, "set", k, err)
 	}
 	return nil
+}
+
+// SetMany is Set for several values, in one call of DownMany and one round trip
+// for each 500. Without DownMany, Down is called for one after the other.
+//
+// The error is an *Error with the first key that failed, in no order. Other values
+// may then be set or not; it is safe to set them all again. If the codec or
+// Spec.TTLFor fails for one, nothing is set.
+func (c *Cache[K, V]) SetMany(ctx context.Context, values map[K]V) error {
+	ws, keys := make([]loader.Writing, 0, len(values)), make([]K, 0, len(values))
+	for key, value := range values {
+		k, err := c.render(key)
+		if err != nil {
+			return c.fail("setmany", "", err)
+		}
+		w, err := c.writing(key, k, value)
+		if err != nil {
+			return c.fail("setmany", k, err)
+		}
+		ws, keys = append(ws, w), append(keys, key)
+	}
+	if err := c.admit(ctx, "setmany"); err != nil || len(ws) == 0 {
+		if err == nil {
+			c.calls.leave()
+		}
+		return err
+	}
+	defer c.calls.leave()
+	ks := make([]string, len(ws))
+	for i, w := range ws {
+		ks[i] = w.Key
+	}
+	ctx, w := c.begin(ctx, "setmany", ks[0], len(ks))
+	var errs []error
+	if c.spec.Down == nil {
+		errs = c.loader.Leases().WriteMany(ctx, ws)
+		c.loader.Forget(ks...)
+	} else {
+		errs = c.loader.WriteThrough(ctx, ws, func(ctx context.Context) []error { return c.downMany(ctx, keys, values) })
+	}
+	err := c.wrote(ctx, "setmany", ks, errs)
+	w.end(0, err)
+	return err
+}
+
+// writing returns what is to be written for a value.
+func (c *Cache[K, V]) writing(key K, k string, value V) (loader.Writing, error) {
+	life, err := c.life(key, value)
+	if err != nil {
+		return loader.Writing{}, err
+	}
+	payload, err := c.loader.Encode(k, value)
+	return loader.Writing{Key: k, Payload: payload, Life: life}, err
+}
+
+// wrote returns the first error of a write.
+func (c *Cache[K, V]) wrote(ctx context.Context, op string, ks []string, errs []error) error {
+	for i, err := range errs {
+		switch _, down := errors.AsType[*downError](err); {
+		case err == nil:
+		case down:
+			return c.fail(op, ks[i], err)
+		default:
+			return c.redisFailed(ctx, op, ks[i], err)
+		}
+	}
+	return nil
+}
+
+// A downError is one of Spec.Down, and not of Redis.
+type downError struct{ err error }
+
+func (e *downError) Error() string { return "Spec.Down: " + e.err.Error() }
+func (e *downError) Unwrap() error { return e.err }
+
+// down calls Spec.Down. Its panic is an error.
+func (c *Cache[K, V]) down(ctx context.Context, key K, value V) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &downError{redact.Panic("it", p)}
+		}
+	}()
+	if err := c.spec.Down(ctx, key, value); err != nil {
+		return &downError{err}
+	}
+	return nil
+}
+
+// downMany calls Spec.DownMany, or Down for each key. It returns an error for each.
+func (c *Cache[K, V]) downMany(ctx context.Context, keys []K, values map[K]V) []error {
+	errs := make([]error, len(keys))
+	if c.spec.DownMany == nil {
+		for i, key := range keys {
+			errs[i] = c.down(ctx, key, values[key])
+		}
+		return errs
+	}
+	err := func() (err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				err = redact.Panic("it", p)
+			}
+		}()
+		return c.spec.DownMany(ctx, values)
+	}()
+	if err != nil {
+		for i := range errs {
+			errs[i] = &downError{err}
+		}
+	}
+	return errs
+}
+
+// Expire makes the values of keys stale, and keeps them: the next reader has one
+// process reload, and is served the stale value meanwhile if
+// Spec.StaleWhileRevalidate, counted from now, allows that. What a load under way
+// is going to store is stale too. A key without a value is no error; that Redis
+// knows that there is none is forgotten. A value of a cache that serves no stale
+// values is as good as deleted.
+//
+// The error is as that of Delete.
+func (c *Cache[K, V]) Expire(ctx context.Context, keys ...K) error {
+	return c.each(ctx, "expire", keys, func(ctx context.Context, ks []string) (string, error) {
+		for i, err := range c.loader.Leases().ExpireMany(ctx, ks) {
+			if err != nil {
+				return ks[i], err
+			}
+		}
+		return "", nil
+	})
 }
 
 // deleteChunk is how many keys go out in one pipeline.
@@ -47,7 +197,13 @@ const deleteChunk = 512
 // the cause of the end of ctx. Other keys may then be deleted or not; it is safe
 // to Delete them all again.
 func (c *Cache[K, V]) Delete(ctx context.Context, keys ...K) error {
-	if err := c.admit(ctx, "delete"); err != nil {
+	return c.each(ctx, "delete", keys, c.unlink)
+}
+
+// each does something to keys in Redis, some at a time. do returns the first key
+// that failed.
+func (c *Cache[K, V]) each(ctx context.Context, op string, keys []K, do func(context.Context, []string) (string, error)) error {
+	if err := c.admit(ctx, op); err != nil {
 		return err
 	}
 	defer c.calls.leave()
@@ -55,21 +211,26 @@ func (c *Cache[K, V]) Delete(ctx context.Context, keys ...K) error {
 	for i, key := range keys {
 		k, err := c.render(key)
 		if err != nil {
-			return c.fail("delete", "", err)
+			return c.fail(op, "", err)
 		}
 		ks[i] = k
 	}
-	// After the deletion: a load that began before it may have read what is now
-	// gone, and must not be joined.
-	defer c.loader.Forget(ks...)
-	for len(ks) > 0 {
-		n := min(len(ks), deleteChunk)
-		if k, err := c.unlink(ctx, ks[:n]); err != nil {
-			return c.redisFailed(ctx, "delete", k, err)
-		}
-		ks = ks[n:]
+	if len(ks) == 0 {
+		return nil
 	}
-	return nil
+	ctx, w := c.begin(ctx, op, ks[0], len(ks))
+	// Afterwards: a load that began before may have read what is now out of date,
+	// and must not be joined.
+	defer c.loader.Forget(ks...)
+	var err error
+	for some := range slices.Chunk(ks, deleteChunk) {
+		if k, failed := do(ctx, some); failed != nil {
+			err = c.redisFailed(ctx, op, k, failed)
+			break
+		}
+	}
+	w.end(0, err)
+	return err
 }
 
 // unlink sends one command a key, since keys may live on different nodes. It

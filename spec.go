@@ -40,17 +40,40 @@ type Spec[K comparable, V any] struct {
 	// deleted. Required.
 	TTL time.Duration
 
-	// StaleWhileRevalidate is how long a value is then served stale while one
-	// process reloads it (RFC 5861). Not supported yet. Defaults to 0.
+	// StaleWhileRevalidate is how long a value is then served stale, at once, while
+	// one process reloads it (RFC 5861). After a load that failed, nobody tries again
+	// for Backoff. Defaults to 0: a reader waits for the reload.
 	StaleWhileRevalidate time.Duration
 
-	// StaleIfError is how long a value is then kept, to be served only when Up
-	// fails (RFC 5861). Not supported yet. Defaults to 0.
+	// StaleIfError is how long a value is then kept, to be served only when Up fails,
+	// or takes longer than SoftTimeout (RFC 5861). After a load that failed, all
+	// readers of the fleet are served it at once for Backoff. A load that began in
+	// time may end up to UpTimeout later. Defaults to 0.
 	StaleIfError time.Duration
 
-	// NotFoundTTL is how long an ErrNotFound from Up is remembered. Not supported
-	// yet. Defaults to 0: it is not.
+	// SoftTimeout is how long a reader waits for Up where StaleIfError keeps a value.
+	// It is then served that, and Up goes on, under the same lease, and what it
+	// returns is stored. Defaults to 0: as long as Up takes.
+	SoftTimeout time.Duration
+
+	// Backoff is how long the fleet does not call Up again after it failed while a
+	// stale value can be served. It doubles with each failure, up to a minute, and is
+	// a fifth longer or shorter at random. Where there is no value, the next reader
+	// tries again. Defaults to 1 s.
+	Backoff time.Duration
+
+	// NotFoundTTL is how long an ErrNotFound from Up is remembered. Jitter applies.
+	// Set and Delete put an end to it. Defaults to 0: it is not, and what was stored
+	// before is deleted.
 	NotFoundTTL time.Duration
+
+	// EarlyRefresh is how eagerly a value is reloaded before it is stale, so that
+	// nobody ever waits for a key in demand: each reader decides at random, the
+	// likelier the nearer the end is, and one process reloads. A value that takes d to
+	// load is reloaded about EarlyRefresh times d ahead, and somewhat more the more
+	// often it is read; 1 is a good choice. This is XFetch, by Vattani, Chierichetti
+	// and Lowenstein, VLDB 2015. Defaults to 0: no value is reloaded early.
+	EarlyRefresh float64
 
 	// Jitter is the share of the TTL that is taken off at random, 0 to 1, evenly
 	// distributed, so that what was stored together does not expire together.
@@ -77,17 +100,28 @@ type Spec[K comparable, V any] struct {
 	// error are shared by callers and must not be changed. Up must be safe for
 	// concurrent use.
 	//
-	// Defaults to nil: a miss is then ErrNotFound.
+	// Up may call Previous to learn the value that it is about to replace, and return
+	// ErrNotModified if that is still right, which renews it without sending it again.
+	// It may call NoStore, and what it returns is then not stored.
+	//
+	// Defaults to nil: UpMany is called with one key, and without that a miss is
+	// ErrNotFound.
 	Up func(ctx context.Context, key K) (V, error)
 
-	// UpMany restores many values at once. Not supported yet. Defaults to nil.
+	// UpMany restores many values at once, for GetMany and batches. A key that is not
+	// in the map has no value, as if Up had returned ErrNotFound for it, and what was
+	// not asked for is ignored. If it returns an error, that is the error of the keys
+	// that are not in the map. What is said of Up is true of it, but for Previous and
+	// ErrNotModified. Defaults to nil: Up is called for each key, for at most
+	// MaxLoads at once, or 16 if that is 0.
 	UpMany func(ctx context.Context, keys []K) (map[K]V, error)
 
-	// Down persists a value to the system of record. Not supported yet. Defaults
-	// to nil.
+	// Down persists a value to the system of record. Set calls it before it stores.
+	// It must be safe for concurrent use. Defaults to nil: Set only stores.
 	Down func(ctx context.Context, key K, value V) error
 
-	// DownMany persists many values at once. Not supported yet. Defaults to nil.
+	// DownMany persists many values at once, for SetMany, all or none of them.
+	// Defaults to nil: Down is called for each, one after the other.
 	DownMany func(ctx context.Context, values map[K]V) error
 
 	// WriteBehind is how long a value may wait for Down. Not supported yet.
@@ -115,6 +149,10 @@ type Spec[K comparable, V any] struct {
 	// Near keeps decoded values in this process. Not supported yet. Defaults to
 	// nil: it does not.
 	Near *near.Options
+
+	// Observer is told of every call and of every load, for traces and metrics.
+	// Defaults to nil.
+	Observer Observer
 }
 
 const (
@@ -133,6 +171,7 @@ func (s Spec[K, V]) withDefaults() Spec[K, V] {
 	}
 	s.UpTimeout = cmp.Or(s.UpTimeout, time.Minute)
 	s.LeaseTTL = cmp.Or(s.LeaseTTL, 3*time.Second)
+	s.Backoff = cmp.Or(s.Backoff, time.Second)
 	return s
 }
 
@@ -159,12 +198,6 @@ func (s Spec[K, V]) validate() error {
 		name string
 		set  bool
 	}{
-		{"StaleWhileRevalidate", s.StaleWhileRevalidate != 0},
-		{"StaleIfError", s.StaleIfError != 0},
-		{"NotFoundTTL", s.NotFoundTTL != 0},
-		{"UpMany", s.UpMany != nil},
-		{"Down", s.Down != nil},
-		{"DownMany", s.DownMany != nil},
 		{"WriteBehind", s.WriteBehind != 0},
 		{"Packed", s.Packed != 0},
 		{"Near", s.Near != nil},
@@ -194,6 +227,50 @@ func (s Spec[K, V]) validate() error {
 		return fmt.Errorf("Spec.LeaseTTL is %v, must be whole milliseconds", s.LeaseTTL)
 	case s.MaxLoads < 0:
 		return fmt.Errorf("Spec.MaxLoads is %d, must not be negative", s.MaxLoads)
+	}
+	return s.validateStale()
+}
+
+// validateStale is validate of what happens when a value is not fresh.
+func (s Spec[K, V]) validateStale() error {
+	loads := s.Up != nil || s.UpMany != nil
+	for _, d := range []struct {
+		name  string
+		d     time.Duration
+		loads bool // it is of use only where something is loaded
+	}{
+		{"StaleWhileRevalidate", s.StaleWhileRevalidate, false},
+		{"StaleIfError", s.StaleIfError, false},
+		{"NotFoundTTL", s.NotFoundTTL, true},
+		{"SoftTimeout", s.SoftTimeout, true},
+		{"Backoff", s.Backoff, false},
+	} {
+		switch {
+		case d.d == 0:
+		case d.d < 0:
+			return fmt.Errorf("Spec.%s is %v, must not be negative", d.name, d.d)
+		case d.loads && !loads:
+			return fmt.Errorf("Spec.%s needs Spec.Up or Spec.UpMany", d.name)
+		default:
+			if err := loader.CheckLife(d.d); err != nil || d.d == Forever {
+				return fmt.Errorf("Spec.%s: %w", d.name, cmp.Or(err, errors.New("Forever is for Spec.TTL")))
+			}
+		}
+	}
+	if kept := keep(s.TTL, s.StaleWhileRevalidate+s.StaleIfError); loader.CheckLife(kept) != nil {
+		return fmt.Errorf("Spec.TTL, StaleWhileRevalidate and StaleIfError: %w", loader.CheckLife(kept))
+	}
+	switch {
+	case s.SoftTimeout != 0 && s.StaleIfError == 0:
+		return errors.New("Spec.SoftTimeout needs Spec.StaleIfError, which keeps the value that is then served")
+	case s.SoftTimeout > 0 && s.SoftTimeout >= s.UpTimeout:
+		return fmt.Errorf("Spec.SoftTimeout is %v, must be shorter than Spec.UpTimeout, which is %v", s.SoftTimeout, s.UpTimeout)
+	case s.EarlyRefresh < 0 || math.IsNaN(s.EarlyRefresh) || math.IsInf(s.EarlyRefresh, 0):
+		return fmt.Errorf("Spec.EarlyRefresh is %v, must be 0 or positive", s.EarlyRefresh)
+	case s.EarlyRefresh != 0 && !loads:
+		return errors.New("Spec.EarlyRefresh needs Spec.Up or Spec.UpMany")
+	case s.DownMany != nil && s.Down == nil:
+		return errors.New("Spec.DownMany needs Spec.Down, which Set calls")
 	}
 	return nil
 }

@@ -3,10 +3,12 @@ package cachex
 import "time"
 
 // Stats are what a Cache has counted. Each is a total since New, of this Cache
-// in this process.
+// in this process. A read of many keys counts once for each.
 type Stats struct {
 	Hits           int64         // reads that found a value in Redis
-	Misses         int64         // reads that did not
+	StaleHits      int64         // reads that were served a stale one, at once or because Up failed or was slow
+	NotFoundHits   int64         // reads that found in Redis that there is none
+	Misses         int64         // reads that found nothing that could be served at once
 	Loads          int64         // calls of Up that have ended
 	LoadFailures   int64         // of these, those that failed otherwise than with ErrNotFound
 	LoadTime       time.Duration // spent in Up, in all
@@ -23,6 +25,8 @@ func (c *Cache[K, V]) Stats() Stats {
 	l := c.loader.Stats()
 	return Stats{
 		Hits:           l.Hits,
+		StaleHits:      l.StaleHits,
+		NotFoundHits:   l.NotFoundHits,
 		Misses:         l.Misses,
 		Loads:          l.Loads,
 		LoadFailures:   l.LoadFailures,

@@ -140,12 +140,12 @@ func (fs *Flights[V]) spawn(fn func()) {
 	}()
 }
 
-// trySpawn is spawn for whoever has no flight. It reports false, and does
-// nothing, if Close was called.
+// trySpawn is spawn for whoever may have no flight. It reports false, and does
+// nothing, if Close has ended, or would.
 func (fs *Flights[V]) trySpawn(fn func()) bool {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fs.closed {
+	if fs.closed && fs.running == 0 {
 		return false
 	}
 	fs.running++

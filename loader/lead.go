@@ -3,7 +3,9 @@ package loader
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/cachex-go/cachex/internal/entry"
@@ -64,7 +66,7 @@ func (r *run[V]) lead() {
 }
 
 // start starts the load, which takes our slot with it.
-func (r *run[V]) start(took *time.Duration) <-chan []loaded[V] {
+func (r *run[V]) start(took *time.Duration) <-chan []Loaded[V] {
 	l, slot := r.l, r.slot
 	r.slot = false
 	is := make([]int, len(r.legs))
@@ -78,8 +80,8 @@ func (r *run[V]) start(took *time.Duration) <-chan []loaded[V] {
 	}
 	ctx := context.WithValue(r.ctx, attemptKey{}, at)
 	began := time.Now()
-	return protect(&l.flights, func() []loaded[V] {
-		var res []loaded[V]
+	return protect(&l.flights, func() []Loaded[V] {
+		var res []Loaded[V]
 		defer func() {
 			*took = time.Since(began)
 			l.stats.loads.Add(1)
@@ -93,10 +95,13 @@ func (r *run[V]) start(took *time.Duration) <-chan []loaded[V] {
 				l.slots.Release(1)
 			}
 		}()
-		res = r.load(ctx, is)
+		res = r.load(ctx, slices.Clone(is))
+		if len(res) != len(is) {
+			res = r.all(fmt.Errorf("load returned %d results for %d keys", len(res), len(is)))
+		}
 		if at.unstored.Load() {
 			for i := range res {
-				res[i].life = Life{}
+				res[i].Life = Life{}
 			}
 		}
 		return res
@@ -104,18 +109,18 @@ func (r *run[V]) start(took *time.Duration) <-chan []loaded[V] {
 }
 
 // all is what a load returns that has the same error for every key.
-func (r *run[V]) all(err error) []loaded[V] {
-	res := make([]loaded[V], len(r.legs))
+func (r *run[V]) all(err error) []Loaded[V] {
+	res := make([]Loaded[V], len(r.legs))
 	for i := range res {
-		res[i].err = err
+		res[i].Err = err
 	}
 	return res
 }
 
 // failed reports whether a load gave no answer at all.
-func failed[V any](res []loaded[V]) bool {
+func failed[V any](res []Loaded[V]) bool {
 	for _, one := range res {
-		if one.err == nil || errors.Is(one.err, ErrNotFound) || errors.Is(one.err, ErrNotModified) {
+		if one.Err == nil || errors.Is(one.Err, ErrNotFound) || errors.Is(one.Err, ErrNotModified) {
 			return false
 		}
 	}
@@ -123,7 +128,7 @@ func failed[V any](res []loaded[V]) bool {
 }
 
 // land stores what was loaded, or gives the leases back, and ends the flights.
-func (r *run[V]) land(all []loaded[V], took time.Duration) {
+func (r *run[V]) land(all []Loaded[V], took time.Duration) {
 	l := r.l
 	results := make([]result[V], len(r.legs))
 	calls := make([]*script.Call, 0, len(r.legs))
@@ -164,14 +169,14 @@ func (r *run[V]) land(all []loaded[V], took time.Duration) {
 
 // conclude says what the load of a key has come to, and returns the call that
 // tells Redis.
-func (r *run[V]) conclude(p *pursuit[V], got loaded[V], took time.Duration, res *result[V]) *script.Call {
+func (r *run[V]) conclude(p *pursuit[V], got Loaded[V], took time.Duration, res *result[V]) *script.Call {
 	l := r.l
-	*res = result[V]{v: got.v, err: blame(r.ctx, got.err), how: OutcomeLoaded}
+	*res = result[V]{v: got.Value, err: blame(r.ctx, got.Err), how: OutcomeLoaded}
 	if p.alone {
 		res.how = OutcomeBypassed
 	}
 	unstored := func() *script.Call {
-		if p.alone || got.life != (Life{}) {
+		if p.alone || got.Life != (Life{}) {
 			l.stats.storeFailures.Add(1)
 		}
 		return l.leases.releasing(p.key, p.token, "", 0)
@@ -181,31 +186,31 @@ func (r *run[V]) conclude(p *pursuit[V], got loaded[V], took time.Duration, res 
 		switch {
 		case !ok:
 			res.err = errNothingBefore
-		case got.life.check() != nil:
+		case got.Life.check() != nil:
 			res.v, res.err = v, nil
 			return unstored()
 		default:
 			res.v, res.err = v, nil
-			return l.leases.renewing(p.key, p.token, got.life, p.sent, took)
+			return l.leases.renewing(p.key, p.token, got.Life, p.sent, took)
 		}
 	}
 	switch {
 	case errors.Is(res.err, ErrNotFound):
 		var zero V
-		if res.v = zero; got.life.check() != nil {
+		if res.v = zero; got.Life.check() != nil {
 			return l.leases.releasing(p.key, p.token, drop, 0)
 		}
-		return l.leases.storing(p.key, entry.Absent, p.token, nil, got.life, p.sent, took)
+		return l.leases.storing(p.key, entry.Absent, p.token, nil, got.Life, p.sent, took)
 	case res.err != nil:
 		return r.failing(p, res)
-	case p.alone || got.life.check() != nil:
+	case p.alone || got.Life.check() != nil:
 		return unstored()
 	}
 	payload, err := l.Encode(p.key, res.v)
 	if err != nil {
 		return unstored()
 	}
-	return l.leases.storing(p.key, entry.Value, p.token, payload, got.life, p.sent, took)
+	return l.leases.storing(p.key, entry.Value, p.token, payload, got.Life, p.sent, took)
 }
 
 // failing is conclude for a load that failed. The value that was there stays, and

@@ -57,10 +57,10 @@ type Options[V any] struct {
 	// Defaults to 0.
 	StaleIfError time.Duration
 
-	// Patience is how long a caller waits for a load if there is a value that
+	// SoftTimeout is how long a caller waits for a load if there is a value that
 	// StaleIfError keeps. It is then served, and the load goes on. Defaults to 0:
 	// as long as the load takes.
-	Patience time.Duration
+	SoftTimeout time.Duration
 
 	// Backoff is how long nobody tries again after a load that failed while a
 	// value stays. It doubles with each failure, up to MaxBackoff, and is a fifth
@@ -89,15 +89,16 @@ type Loader[V any] struct {
 	slots   *semaphore.Weighted // nil: no limit
 	hear    *listener           // nil: poll only
 
-	swr, sie int64         // milliseconds
-	longest  int64         // milliseconds that a lease or a pause can last
-	patience time.Duration // 0: without end
-	backoff  time.Duration
-	early    float64
+	swr, sie    int64         // milliseconds
+	longest     int64         // milliseconds that a lease or a pause can last
+	softTimeout time.Duration // 0: without end
+	backoff     time.Duration
+	early       float64
 
 	closing sync.Once
 	deaf    chan struct{} // closed when hear is released
 
+	cold  atomic.Bool  // most of many keys were missing
 	cost  atomic.Int64 // nanoseconds: moving average of what loads cost, 0 before the first
 	stats counters
 }
@@ -127,10 +128,11 @@ func New[V any](rdb redis.UniversalClient, o Options[V]) (*Loader[V], error) {
 	l := &Loader[V]{
 		rdb: rdb, codec: codec.Bind(o.Codec), leases: *leases, deaf: make(chan struct{}),
 		swr: o.StaleWhileRevalidate.Milliseconds(), sie: o.StaleIfError.Milliseconds(),
-		longest:  2*max(o.LeaseTTL, o.Backoff, MaxBackoff).Milliseconds() + slack,
-		patience: o.Patience, backoff: o.Backoff, early: o.EarlyRefresh,
+		longest:     2*max(o.LeaseTTL, o.Backoff, MaxBackoff).Milliseconds() + slack,
+		softTimeout: o.SoftTimeout, backoff: o.Backoff, early: o.EarlyRefresh,
 	}
 	l.leases.stale = l.swr + l.sie
+	l.cold.Store(true)
 	l.flights.Timeout = o.Timeout
 	l.reads.init()
 	if o.MaxLoads > 0 {
@@ -148,7 +150,7 @@ func (o *Options[V]) check() error {
 		d    time.Duration
 	}{
 		{"Timeout", o.Timeout}, {"StaleWhileRevalidate", o.StaleWhileRevalidate}, {"StaleIfError", o.StaleIfError},
-		{"Patience", o.Patience}, {"Backoff", o.Backoff},
+		{"SoftTimeout", o.SoftTimeout}, {"Backoff", o.Backoff},
 	} {
 		if d.d < 0 {
 			return fmt.Errorf("%s is %v, must not be negative", d.name, d.d)
@@ -214,9 +216,9 @@ func GetWith[A, V any](ctx context.Context, l *Loader[V], key string, arg A, loa
 	if r.err != nil {
 		return zero, 0, r.err
 	}
+	l.stats.misses.Add(1)
 	r.end() // who waits to read finds the flight
-	res := l.wait(ctx, key, r.m)
-	return l.answer(res)
+	return l.answer(l.wait(ctx, key, r.m))
 }
 
 // count counts a read that found something in Redis, and returns its outcome.
@@ -236,16 +238,9 @@ func (l *Loader[V]) count(k kind) Outcome {
 // answer is what a reader gets of what a flight has found. A value that was there
 // before is as good as any if there is nothing newer.
 func (l *Loader[V]) answer(res result[V]) (V, Outcome, error) {
-	switch {
-	case res.kept, res.how == OutcomeStale:
+	if res.kept || res.how == OutcomeStale {
 		l.stats.staleHits.Add(1)
 		return res.v, OutcomeStale, nil
-	case res.how == OutcomeHit:
-		l.stats.hits.Add(1)
-	case res.how == OutcomeNotFound:
-		l.stats.notFoundHits.Add(1)
-	default:
-		l.stats.misses.Add(1)
 	}
 	return res.v, res.how, res.err
 }

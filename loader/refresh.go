@@ -7,28 +7,28 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// Refresh loads the value of key now, whatever there is, and returns it. Meanwhile
+// Refresh loads the value of key now, whatever there is, and returns it, and that
+// it was loaded, or Redis bypassed. Meanwhile
 // the value that was there is served. The load begins after the call of Refresh: if
 // one is under way, here or in another process, what that one loads is not stored.
 // Callers in this process who come during such a load share the next one.
 //
 // The error is the one of load, and the value that was there stays. Where Redis
 // does not answer, load is called all the same, and nothing is stored.
-func (l *Loader[V]) Refresh(ctx context.Context, key string, load Func[V]) (V, error) {
+func (l *Loader[V]) Refresh(ctx context.Context, key string, load Func[V]) (V, Outcome, error) {
+	var zero V
 	a := l.usual()
 	a.want = script.Now
 	m, err := l.flights.boardAnew(ctx, key, l.flown(key, 0, sight{}, a, one(load)))
 	if err != nil {
-		var zero V
-		return zero, err
+		return zero, 0, err
 	}
 	res, _ := l.flights.wait(ctx, m, nil)
 	l.stats.misses.Add(1)
 	if res.err != nil {
-		var zero V
-		return zero, res.err
+		return zero, 0, res.err
 	}
-	return res.v, nil
+	return res.v, res.how, nil
 }
 
 // Reload is Refresh for a refresher that comes round every so often: a load that
@@ -50,17 +50,22 @@ func (l *Loader[V]) Reload(ctx context.Context, key string, every time.Duration,
 // of callers, and there is a value that may be served if there is no newer one,
 // that is returned, and the flight goes on.
 func (l *Loader[V]) wait(ctx context.Context, key string, m *member[V]) result[V] {
-	if l.patience == 0 || l.swr+l.sie == 0 {
+	if l.softTimeout == 0 || l.swr+l.sie == 0 {
 		res, _ := l.flights.wait(ctx, m, nil)
 		return res
 	}
 	over := make(chan struct{})
-	timer := time.AfterFunc(l.patience, func() { close(over) })
+	timer := time.AfterFunc(l.softTimeout, func() { close(over) })
 	defer timer.Stop()
 	res, done := l.flights.wait(ctx, m, over)
 	if done {
 		return res
 	}
+	return l.waitLate(ctx, key, m)
+}
+
+// waitLate is wait for who has waited for the soft timeout.
+func (l *Loader[V]) waitLate(ctx context.Context, key string, m *member[V]) result[V] {
 	// The value is read now, and not when the call began: that would cost every
 	// caller who joins a flight a GET. It is read in a goroutine, for the flight
 	// may still be faster.
@@ -73,7 +78,8 @@ func (l *Loader[V]) wait(ctx context.Context, key string, m *member[V]) result[V
 			close(kept)
 		}
 	})
-	if res, done = l.flights.wait(ctx, m, kept); done {
+	res, done := l.flights.wait(ctx, m, kept)
+	if done {
 		return res
 	}
 	l.flights.linger(m)

@@ -26,7 +26,7 @@ import (
 type run[V any] struct {
 	l    *Loader[V]
 	ctx  context.Context // of the flights, until they part
-	load loadFunc[V]
+	load ManyFunc[V]
 	legs []*pursuit[V] // those to be loaded
 	slot bool          // we have one of MaxLoads
 }
@@ -60,16 +60,6 @@ type aim struct {
 	most  time.Duration // after any
 }
 
-// A loaded is what the load of one key returned.
-type loaded[V any] struct {
-	v    V
-	life Life
-	err  error
-}
-
-// A loadFunc loads some of the keys that it knows, and returns as many results.
-type loadFunc[V any] func(ctx context.Context, is []int) []loaded[V]
-
 // usual is the aim of a flight for a value that is missing.
 func (l *Loader[V]) usual() aim {
 	return aim{pause: l.backoff, most: max(l.backoff, MaxBackoff)}
@@ -81,16 +71,16 @@ func (l *Loader[V]) single(key string, s sight, load Func[V]) func(*flight[V]) {
 }
 
 // one is a load of one key as a load of several.
-func one[V any](load Func[V]) loadFunc[V] {
-	return func(ctx context.Context, _ []int) []loaded[V] {
+func one[V any](load Func[V]) ManyFunc[V] {
+	return func(ctx context.Context, _ []int) []Loaded[V] {
 		v, life, err := load(ctx)
-		return []loaded[V]{{v, life, err}}
+		return []Loaded[V]{{v, life, err}}
 	}
 }
 
 // flown returns what flies a flight of the i-th key of a load. A flight that
 // comes after it, for those who came too late, looks again.
-func (l *Loader[V]) flown(key string, i int, s sight, a aim, load loadFunc[V]) func(*flight[V]) {
+func (l *Loader[V]) flown(key string, i int, s sight, a aim, load ManyFunc[V]) func(*flight[V]) {
 	return func(f *flight[V]) {
 		p := l.pursue(f, key, i, s, a)
 		if s = (sight{}); a.want != script.Now {

@@ -63,10 +63,14 @@ func ask[V, T any](l *Loader[V], ctx context.Context, fn func(context.Context) (
 	ctx, cancel := context.WithTimeoutCause(ctx, max(l.leases.ttl, time.Second), errSilent)
 	defer cancel()
 	ch := make(chan answer[T], 1)
-	l.flights.spawn(func() {
-		v, err := fn(ctx)
-		ch <- answer[T]{v, err}
-	})
+	call := func() {
+		a := answer[T]{err: errSilent} // should a hook of the client panic
+		defer func() { ch <- a }()
+		a.v, a.err = fn(ctx)
+	}
+	if !l.flights.trySpawn(call) {
+		call() // closed: nobody would wait for a goroutine
+	}
 	select {
 	case a := <-ch:
 		return a.v, a.err

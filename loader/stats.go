@@ -8,9 +8,9 @@ import (
 // Stats are what a Loader has counted. Each is a total since New.
 type Stats struct {
 	Hits           int64         // keys whose value was found in Redis
-	StaleHits      int64         // keys whose value was found, and was stale
+	StaleHits      int64         // keys whose value was served stale; some of them are misses too
 	NotFoundHits   int64         // keys of which Redis knew that they have none
-	Misses         int64         // keys for which there was nothing, or only a load to wait for
+	Misses         int64         // keys for which there was nothing to be served at once
 	Loads          int64         // calls of a load function that have ended
 	LoadFailures   int64         // of these, those that returned an error other than ErrNotFound
 	LoadTime       time.Duration // spent in them, in all

@@ -321,7 +321,7 @@ func (w *world) refresh(proc, name string, l *Loader[int64]) {
 		w.mu.Unlock()
 		var v int64
 		if err == nil {
-			v, err = l.Refresh(context.WithValue(w.ctx, callerKey{}, name), w.x.t.key, func(ctx context.Context) (int64, Life, error) {
+			v, _, err = l.Refresh(context.WithValue(w.ctx, callerKey{}, name), w.x.t.key, func(ctx context.Context) (int64, Life, error) {
 				v, err := w.load(ctx, proc)
 				return v, hour, err
 			})

@@ -1,0 +1,109 @@
+package cachex
+
+import (
+	"context"
+	"errors"
+
+	"github.com/cachex-go/cachex/loader"
+)
+
+// eachLimit is how many calls of Up GetMany makes at once if Spec.MaxLoads does
+// not say.
+const eachLimit = 16
+
+// GetMany returns the values of keys: from Redis, in one round trip, or else from
+// UpMany, in one call, and what that returns is stored in one more round trip. A
+// key that is not in the map has no value. A key that comes twice is asked for
+// once.
+//
+// Each key is loaded once for the whole fleet, and is shared with calls of Get and
+// GetMany that ask for it at the same time; keys that are being loaded elsewhere
+// are waited for and not loaded. What is said of Get is true of each key by itself:
+// of a Delete during the load, of stale values, of Redis failing.
+//
+// The error is an *Error with the first key, in the order of keys, that failed.
+// The map is right all the same: it has every value that could be had.
+func (c *Cache[K, V]) GetMany(ctx context.Context, keys []K) (map[K]V, error) {
+	return c.many(ctx, "getmany", keys, func(ctx context.Context, ks []string, keys []K) []loader.Answer[V] {
+		if c.up == nil {
+			return c.loader.LookupMany(ctx, ks)
+		}
+		if c.spec.UpMany == nil {
+			limit := c.spec.MaxLoads
+			if limit == 0 {
+				limit = eachLimit
+			}
+			return c.loader.GetMany(ctx, ks, limit, func(ctx context.Context, is []int) []loader.Loaded[V] {
+				v, life, err := c.restore(ctx, keys[is[0]], c.up)
+				return []loader.Loaded[V]{{Value: v, Life: life, Err: err}}
+			})
+		}
+		return c.loader.GetMany(ctx, ks, 0, func(ctx context.Context, is []int) []loader.Loaded[V] {
+			some := make([]K, len(is))
+			for j, i := range is {
+				some[j] = keys[i]
+			}
+			return c.restoreMany(ctx, some)
+		})
+	})
+}
+
+// LookupMany returns the values of keys that are in Redis, in one round trip. It
+// never loads, and does not wait for a load. The error is as that of GetMany.
+func (c *Cache[K, V]) LookupMany(ctx context.Context, keys []K) (map[K]V, error) {
+	return c.many(ctx, "lookupmany", keys, func(ctx context.Context, ks []string, _ []K) []loader.Answer[V] {
+		return c.loader.LookupMany(ctx, ks)
+	})
+}
+
+// many asks for the values of keys, each once.
+func (c *Cache[K, V]) many(ctx context.Context, op string, keys []K, ask func(context.Context, []string, []K) []loader.Answer[V]) (map[K]V, error) {
+	ks, distinct, bad := c.renderAll(op, keys)
+	if err := c.admit(ctx, op); err != nil {
+		return nil, err
+	}
+	defer c.calls.leave()
+	values := make(map[K]V, len(ks))
+	if len(ks) == 0 {
+		return values, bad
+	}
+	ctx, w := c.begin(ctx, op, ks[0], len(ks))
+	var how Outcome
+	var failed error
+	for i, a := range ask(ctx, ks, distinct) {
+		switch {
+		case a.Err == nil && (a.Outcome != 0 && a.Outcome != NotFound):
+			values[distinct[i]] = a.Value
+		case a.Err != nil && !errors.Is(a.Err, ErrNotFound) && failed == nil:
+			failed = c.fail(op, ks[i], a.Err)
+		}
+		how = max(how, a.Outcome)
+	}
+	if bad != nil {
+		failed = bad
+	}
+	tell(ctx, how)
+	w.end(how, failed)
+	return values, failed
+}
+
+// renderAll returns the keys in Redis of keys that differ, and these; and the
+// error of the first that cannot be rendered.
+func (c *Cache[K, V]) renderAll(op string, keys []K) (ks []string, distinct []K, bad error) {
+	ks, distinct = make([]string, 0, len(keys)), make([]K, 0, len(keys))
+	seen := make(map[string]struct{}, len(keys))
+	for _, key := range keys {
+		k, err := c.render(key)
+		if err != nil {
+			if bad == nil {
+				bad = c.fail(op, "", err)
+			}
+			continue
+		}
+		if _, twice := seen[k]; !twice {
+			seen[k] = struct{}{}
+			ks, distinct = append(ks, k), append(distinct, key)
+		}
+	}
+	return ks, distinct, bad
+}

@@ -1,0 +1,106 @@
+package cachex
+
+import (
+	"context"
+	"time"
+
+	"github.com/cachex-go/cachex/loader"
+)
+
+// An Outcome says how a value was come by.
+type Outcome = loader.Outcome
+
+// How a value, or the answer that there is none, was come by.
+const (
+	Hit      = loader.OutcomeHit      // it was in Redis
+	NotFound = loader.OutcomeNotFound // Redis knew that there is none
+	Stale    = loader.OutcomeStale    // it was in Redis, stale: one process reloads it, or Up failed or is slow
+	Waited   = loader.OutcomeWaited   // another process loaded it meanwhile
+	Loaded   = loader.OutcomeLoaded   // it was loaded in this process, for this call or one before
+	Bypassed = loader.OutcomeBypassed // it was loaded in this process without Redis, and is not stored
+)
+
+// WithOutcome returns a ctx by which a call tells how it came by its value: it
+// sets *o before it returns. 0 means that it returns no value, but for an error
+// that is ErrNotFound. A call for many keys sets the outcome of the one that took
+// the most: they are in the order above.
+//
+// The calls that are given this ctx must not overlap. It is not seen by Up, so
+// that calls that Up makes do not set *o.
+func WithOutcome(ctx context.Context, o *Outcome) context.Context {
+	return context.WithValue(ctx, outcomeKey{}, o)
+}
+
+type outcomeKey struct{}
+
+// tell sets what WithOutcome was given.
+func tell(ctx context.Context, how Outcome) {
+	if o, _ := ctx.Value(outcomeKey{}).(*Outcome); o != nil {
+		*o = how
+	}
+}
+
+// An Observer is told of the calls on a cache and of its loads. It is a seam for
+// traces, metrics and logs, which live in modules of their own. Its methods are
+// called by whoever makes the call or runs the load, must return soon, and must be
+// safe for concurrent use.
+type Observer interface {
+	// Begin is told that something begins, and returns the ctx with which it goes
+	// on: ctx, or one made of it. Up sees what Begin of its load has put in it.
+	Begin(ctx context.Context, e Event) context.Context
+
+	// End is told that it has ended. ctx is the one that Begin returned.
+	End(ctx context.Context, e Event, r Result)
+}
+
+// An Event is one call on a cache, or one load.
+type Event struct {
+	Op    string // "get", "set" … as in Error; "load" is a call of Up or UpMany
+	Cache string // the name of the cache
+	Key   string // the key in Redis, the first one if there are several
+	Keys  int    // how many
+}
+
+// A Result is how an Event ended.
+type Result struct {
+	Outcome Outcome // of a call that reads, as WithOutcome has it
+	Took    time.Duration
+	Err     error // what the call returns, or Up
+}
+
+// A watch is one Event under way. Its zero value is one that nobody observes.
+type watch struct {
+	observer Observer
+	ctx      context.Context // that Begin returned, for End
+	event    Event
+	began    time.Time
+}
+
+// begin tells the observer, if there is one, of a call.
+func (c *Cache[K, V]) begin(ctx context.Context, op, key string, keys int) (context.Context, watch) {
+	if c.observer == nil {
+		return ctx, watch{}
+	}
+	w := watch{observer: c.observer, event: Event{Op: op, Cache: c.name, Key: key, Keys: keys}, began: time.Now()}
+	w.ctx = c.observer.Begin(ctx, w.event)
+	return w.ctx, w
+}
+
+func (w *watch) end(how Outcome, err error) {
+	if w.observer != nil {
+		w.observer.End(w.ctx, w.event, Result{Outcome: how, Took: time.Since(w.began), Err: err})
+	}
+}
+
+// loads is begin for a load, whose ctx does not show whose outcome is asked for.
+func (c *Cache[K, V]) loads(ctx context.Context, keys ...K) (context.Context, func(error)) {
+	if ctx.Value(outcomeKey{}) != nil {
+		ctx = context.WithValue(ctx, outcomeKey{}, nil)
+	}
+	if c.observer == nil {
+		return ctx, func(error) {}
+	}
+	k, _ := c.render(keys[0]) // it was rendered before, for the call
+	ctx, w := c.begin(ctx, "load", k, len(keys))
+	return ctx, func(err error) { w.end(0, err) }
+}

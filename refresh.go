@@ -1,0 +1,51 @@
+package cachex
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/cachex-go/cachex/loader"
+)
+
+// Refresh loads the value of key now, whatever is in Redis, stores it and returns
+// it. Readers are served what was there meanwhile.
+//
+// The load begins after the call. A load that is under way, in any process, goes
+// on for those who wait for it, and is not stored. Callers in this process who come
+// during a Refresh share the next one: one call of Up at a time runs for them.
+//
+// The error is an *Error: of Up, ErrNotFound among them, or the cause of the end of
+// ctx. What was in Redis then stays, but for ErrNotFound. Where Redis fails, Up is
+// called all the same, and nothing is stored; Stats count it.
+func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
+	var zero V
+	k, err := c.enter(ctx, "refresh", key)
+	if err != nil {
+		return zero, err
+	}
+	defer c.calls.leave()
+	if c.up == nil {
+		return zero, c.fail("refresh", k, errNoUp)
+	}
+	ctx, w := c.begin(ctx, "refresh", k, 1)
+	v, how, err := c.loader.Refresh(ctx, k, c.loading(key))
+	if err != nil {
+		v, err = zero, c.fail("refresh", k, err)
+	}
+	tell(ctx, how)
+	w.end(how, err)
+	return v, err
+}
+
+// reload is Refresh for a refresher that comes round every so often.
+func (c *Cache[K, V]) reload(ctx context.Context, every time.Duration, key K, k string) error {
+	return c.loader.Reload(ctx, k, every, c.loading(key))
+}
+
+// loading is the load of one key.
+func (c *Cache[K, V]) loading(key K) loader.Func[V] {
+	return func(ctx context.Context) (V, loader.Life, error) { return c.restore(ctx, key, c.up) }
+}
+
+var errNoUp = errors.New("there is no Spec.Up")

@@ -1,0 +1,148 @@
+package cachex
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/cachex-go/cachex/internal/redact"
+	"github.com/cachex-go/cachex/loader"
+)
+
+// ErrNotModified says that the value that Previous returned is still right.
+// Spec.Up returns it, perhaps wrapped: that value then lives as long as a new one,
+// and is not sent to Redis again. It is loader.ErrNotModified.
+var ErrNotModified = loader.ErrNotModified
+
+// Previous returns the value that an Up is about to replace, and whether there is
+// one; ctx is the one that Up was given. There is none if the key was absent, was
+// deleted, or what it holds is too old or cannot be decoded, nor ever in UpMany.
+// V must be the type of the cache's values. The value must not be changed. It is
+// safe for concurrent use.
+//
+//	Up: func(ctx context.Context, url string) (Page, error) {
+//		old, _ := cachex.Previous[Page](ctx)
+//		page, err := fetch(ctx, url, old.ETag)
+//		if errors.Is(err, errStatusNotModified) {
+//			return old, cachex.ErrNotModified
+//		}
+//		return page, err
+//	},
+func Previous[V any](ctx context.Context) (V, bool) { return loader.Previous[V](ctx) }
+
+// NoStore says that the value that an Up is going to return is not to be stored;
+// ctx is the one that Up was given. The callers who wait for it get it, and what
+// was stored before stays. In UpMany it concerns all the keys of that call. It is
+// safe for concurrent use.
+func NoStore(ctx context.Context) { loader.NoStore(ctx) }
+
+// restore calls up, and says how long lives what it returns. It is the load of
+// every flight.
+func (c *Cache[K, V]) restore(ctx context.Context, key K, up func(context.Context, K) (V, error)) (v V, life loader.Life, err error) {
+	ctx, done := c.loads(ctx, key)
+	defer func() { done(err) }()
+	v, err = up(ctx, key)
+	return v, c.lives(ctx, key, v, err), err
+}
+
+// lives says how long to keep what an Up has returned.
+func (c *Cache[K, V]) lives(ctx context.Context, key K, v V, err error) loader.Life {
+	switch {
+	case errors.Is(err, ErrNotFound):
+		if c.spec.NotFoundTTL == 0 {
+			return loader.Life{}
+		}
+		ttl := c.jittered(c.spec.NotFoundTTL)
+		return loader.Life{Fresh: ttl, Keep: ttl}
+	case errors.Is(err, ErrNotModified):
+		v, _ = Previous[V](ctx)
+	case err != nil:
+		return loader.Life{}
+	}
+	life, err := c.life(key, v)
+	if err != nil {
+		return loader.Life{Fresh: -1} // no life at all: the value is returned, not stored, and counted
+	}
+	return life
+}
+
+// upOne is Up by UpMany.
+func (c *Cache[K, V]) upOne(ctx context.Context, key K) (V, error) {
+	values, err := c.spec.UpMany(ctx, []K{key})
+	if v, ok := values[key]; ok {
+		return v, nil
+	}
+	var zero V
+	if err == nil {
+		err = ErrNotFound
+	}
+	return zero, err
+}
+
+// restoreMany calls UpMany for some keys.
+func (c *Cache[K, V]) restoreMany(ctx context.Context, keys []K) []loader.Loaded[V] {
+	var err error
+	ctx, done := c.loads(ctx, keys...)
+	defer func() { done(err) }()
+	values, err := c.spec.UpMany(ctx, keys)
+	all := make([]loader.Loaded[V], len(keys))
+	for i, key := range keys {
+		v, ok := values[key]
+		one := err
+		switch {
+		case ok:
+			one = nil
+		case err == nil:
+			one = ErrNotFound
+		case errors.Is(err, ErrNotFound), errors.Is(err, ErrNotModified):
+			// Of which key? It is not known of any that it has no value.
+			one = fmt.Errorf("Spec.UpMany: %s", err)
+		}
+		all[i] = loader.Loaded[V]{Value: v, Life: c.lives(ctx, key, v, one), Err: one}
+	}
+	return all
+}
+
+// life returns how long value is to live, with the jitter taken off.
+func (c *Cache[K, V]) life(key K, value V) (life loader.Life, err error) {
+	ttl := c.spec.TTL
+	stale := c.spec.StaleWhileRevalidate + c.spec.StaleIfError
+	if c.spec.TTLFor != nil {
+		defer func() {
+			if p := recover(); p != nil {
+				err = redact.Panic("Spec.TTLFor", p)
+			}
+		}()
+		if d := c.spec.TTLFor(key, value); d != 0 {
+			err := loader.CheckLife(d)
+			if err == nil {
+				err = loader.CheckLife(keep(d, stale))
+			}
+			if err != nil {
+				return loader.Life{}, fmt.Errorf("Spec.TTLFor: %w", err)
+			}
+			ttl = d
+		}
+	}
+	ttl = c.jittered(ttl)
+	return loader.Life{Fresh: ttl, Keep: keep(ttl, stale)}, nil
+}
+
+// keep returns for how long a value is in Redis that is fresh for ttl.
+func keep(ttl, stale time.Duration) time.Duration {
+	if ttl == Forever || ttl > Forever-stale {
+		return ttl
+	}
+	return ttl + stale
+}
+
+// jittered returns ttl with the jitter taken off.
+func (c *Cache[K, V]) jittered(ttl time.Duration) time.Duration {
+	share := max(c.spec.Jitter, 0) // NoJitter is negative
+	if off := int64(share * float64(ttl.Milliseconds())); off > 0 && ttl != Forever {
+		return max(ttl-time.Duration(rand.Int64N(off+1))*time.Millisecond, time.Millisecond)
+	}
+	return ttl
+}
