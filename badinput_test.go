@@ -172,9 +172,11 @@ func TestNewRefusesAFieldThatIsWrong(t *testing.T) {
 		}), "cachex: Spec.TTL, StaleWhileRevalidate and StaleIfError: 96360h0m0s is longer than ten years: use Forever"},
 		{"a negative TTL for not found", with(func(s *userSpec) { s.NotFoundTTL = -1 }), "cachex: Spec.NotFoundTTL is -1ns, must not be negative"},
 		{"a TTL for not found without a restorer", with(func(s *userSpec) { s.Up, s.NotFoundTTL = nil, time.Second }), "cachex: Spec.NotFoundTTL needs Spec.Up or Spec.UpMany"},
-		{"a soft timeout with nothing to serve", with(func(s *userSpec) { s.SoftTimeout = time.Second }), "cachex: Spec.SoftTimeout needs Spec.StaleIfError, which keeps the value that is then served"},
+		{"a soft timeout with nothing to serve", with(func(s *userSpec) {
+			s.SoftTimeout, s.Up = time.Second, func(context.Context, int64) (User, error) { return ann, nil }
+		}), "cachex: Spec.SoftTimeout needs Spec.StaleIfError, which keeps the value that is then served"},
 		{"a soft timeout that is none", with(func(s *userSpec) {
-			s.StaleIfError, s.SoftTimeout, s.UpTimeout = time.Hour, time.Minute, time.Minute
+			s.StaleIfError, s.SoftTimeout, s.UpTimeout, s.Up = time.Hour, time.Minute, time.Minute, func(context.Context, int64) (User, error) { return ann, nil }
 		}), "cachex: Spec.SoftTimeout is 1m0s, must be shorter than Spec.UpTimeout, which is 1m0s"},
 		{"a negative backoff", with(func(s *userSpec) { s.Backoff = -time.Second }), "cachex: Spec.Backoff is -1s, must not be negative"},
 		{"a negative early refresh", with(func(s *userSpec) { s.EarlyRefresh = -1 }), "cachex: Spec.EarlyRefresh is -1, must be 0 or positive"},
