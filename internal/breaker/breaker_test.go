@@ -1,0 +1,304 @@
+package breaker
+
+import (
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	every = 200 * time.Millisecond
+	lost  = 10 * time.Second
+	tick  = time.Nanosecond
+)
+
+func TestTheZeroValueLetsCallsThrough(t *testing.T) {
+	t.Parallel()
+	var b Breaker
+	require.True(t, b.Allow())
+	require.False(t, b.Probe())
+	require.Equal(t, Closed, b.State())
+	b.Success()
+	require.Equal(t, Closed, b.State())
+	require.Zero(t, b.Opened())
+}
+
+func TestAFailureThatIsSureOpensAtOnce(t *testing.T) {
+	t.Parallel()
+	var b Breaker
+	b.Failure(true)
+	require.False(t, b.Allow())
+	require.Equal(t, Open, b.State())
+	require.EqualValues(t, 1, b.Opened())
+}
+
+func TestFailuresInARowOpen(t *testing.T) {
+	t.Parallel()
+	for trip, want := range map[int]int{0: 3, -1: 3, 1: 1, 2: 2, 3: 3, 100: 100} {
+		b := Breaker{Options: Options{Trip: trip}}
+		for range want - 1 {
+			b.Failure(false)
+		}
+		require.True(t, b.Allow(), trip)
+		b.Success()
+		for range want - 1 {
+			b.Failure(false)
+			require.True(t, b.Allow(), "%d: a success lay between", trip)
+		}
+		b.Failure(false)
+		require.False(t, b.Allow(), trip)
+		b.Success()
+		for range want - 1 {
+			b.Failure(false)
+			require.True(t, b.Allow(), "%d: those before it opened do not count", trip)
+		}
+		require.EqualValues(t, 1, b.Opened(), trip)
+	}
+}
+
+func TestAProbeIsGrantedOnceEveryInterval(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var b Breaker
+		b.Failure(true)
+		for range 3 {
+			require.False(t, b.Probe(), "it has just failed")
+			time.Sleep(every - tick)
+			require.False(t, b.Probe())
+			require.Equal(t, Open, b.State())
+			time.Sleep(tick)
+			require.True(t, b.Probe())
+			require.Equal(t, HalfOpen, b.State())
+			require.False(t, b.Allow())
+
+			time.Sleep(3 * every)
+			require.False(t, b.Probe(), "one is out")
+			b.Failure(false)
+			require.Equal(t, Open, b.State(), "a probe need not be sure")
+		}
+		require.EqualValues(t, 1, b.Opened())
+		time.Sleep(time.Hour)
+		require.True(t, b.Probe())
+		require.False(t, b.Probe(), "what was not used does not add up")
+		b.Success()
+		require.Equal(t, Closed, b.State())
+		require.True(t, b.Allow())
+		require.False(t, b.Probe())
+	})
+}
+
+func TestTheIntervalsAreThoseOfTheOptions(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := Breaker{Options: Options{Every: time.Minute, Lost: time.Hour}}
+		b.Failure(true)
+		for _, d := range []time.Duration{time.Minute, time.Hour} {
+			time.Sleep(d - tick)
+			require.False(t, b.Probe())
+			time.Sleep(tick)
+			require.True(t, b.Probe())
+		}
+	})
+}
+
+func TestAProbeThatIsLostIsReplaced(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var b Breaker
+		b.Failure(true)
+		time.Sleep(every)
+		for range 3 { // nobody ever says how one of them ended
+			require.True(t, b.Probe())
+			time.Sleep(lost - tick)
+			require.False(t, b.Probe())
+			time.Sleep(tick)
+		}
+		require.True(t, b.Probe())
+		b.Success()
+		require.True(t, b.Allow())
+	})
+}
+
+func TestASuccessClosesWhoeverReportsIt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var b Breaker
+		b.Failure(true)
+		b.Success() // of a write that got through
+		require.Equal(t, Closed, b.State())
+		b.Failure(true)
+		time.Sleep(every)
+		require.True(t, b.Probe())
+		b.Success() // likewise
+		require.Equal(t, Closed, b.State())
+		b.Failure(false) // of the probe, which the write has overtaken
+		require.Equal(t, Closed, b.State())
+	})
+}
+
+// Writes go out all the while, and each of them fails.
+func TestFailuresOfThoseWhoDidNotAskDoNotPutOffTheProbe(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var b Breaker
+		b.Failure(true)
+		began, probes := time.Now(), 0
+		for time.Since(began) < time.Minute {
+			b.Failure(true)
+			if b.Probe() {
+				probes++
+				b.Failure(true)
+			}
+			time.Sleep(every / 10)
+		}
+		require.Equal(t, int(time.Minute/every)-1, probes)
+	})
+}
+
+func TestALateFailureKeepsCallersAwayForOneProbeAtMost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var b Breaker
+		b.Failure(true)
+		time.Sleep(every)
+		require.True(t, b.Probe())
+		b.Success() // the peer is back
+		for range 2 {
+			b.Failure(false) // of calls that began before, and ended late
+			b.Success()      // of a new one
+		}
+		b.Failure(false)
+		require.True(t, b.Allow(), "those that prove nothing are forgotten")
+
+		for range 5 { // and this is the worst: one call after the other ends late
+			b.Failure(true)
+			require.False(t, b.Allow())
+			time.Sleep(every)
+			require.True(t, b.Probe())
+			b.Success()
+			require.True(t, b.Allow())
+		}
+		require.EqualValues(t, 6, b.Opened())
+	})
+}
+
+func TestAStateHasAName(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, "closed", Closed.String())
+	require.Equal(t, "open", Open.String())
+	require.Equal(t, "half open", HalfOpen.String())
+	require.Equal(t, "unknown", State(3).String())
+}
+
+func TestNothingAllocates(t *testing.T) {
+	b := Breaker{Options: Options{Every: 1}}
+	probes := 0
+	require.Zero(t, testing.AllocsPerRun(1000, func() {
+		b.Success()
+		b.Failure(false)
+		b.Failure(true)
+		for !b.Probe() {
+			_, _, _ = b.Allow(), b.State(), b.Opened()
+		}
+		probes++
+		b.Failure(false)
+	}))
+	require.Positive(t, probes)
+}
+
+// One of many gets the probe, at every instant, and nobody else does.
+func TestOneOfManyGetsTheProbe(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const callers, probes = 16, 50
+		var b Breaker
+		for range 4 { // Trip is crossed by one of them
+			var wg sync.WaitGroup
+			for range callers {
+				wg.Go(func() { b.Failure(false) })
+			}
+			wg.Wait()
+		}
+		require.EqualValues(t, 1, b.Opened())
+		for i := range probes {
+			time.Sleep(every)
+			var granted atomic.Int64
+			var wg sync.WaitGroup
+			for range callers {
+				wg.Go(func() {
+					runtime.Gosched()
+					if b.Probe() {
+						granted.Add(1)
+						b.Failure(i%2 == 0)
+					}
+				})
+			}
+			wg.Wait()
+			require.EqualValues(t, 1, granted.Load())
+		}
+		b.Success()
+		require.True(t, b.Allow())
+	})
+}
+
+// What goes on at once must leave it usable.
+func TestABreakerThatEverybodyHammersStillOpensAndCloses(t *testing.T) {
+	t.Parallel()
+	b := Breaker{Options: Options{Every: 1, Lost: 1}}
+	for range 20 {
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for range 500 {
+					switch rand.N(6) {
+					case 0:
+						b.Success()
+					case 1:
+						b.Failure(true)
+					case 2:
+						b.Failure(false)
+					case 3:
+						b.Probe()
+					default:
+						b.Allow()
+						require.LessOrEqual(t, b.State(), HalfOpen)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		b.Success()
+		require.Equal(t, Closed, b.State())
+		b.Failure(true)
+		require.Equal(t, Open, b.State())
+	}
+}
+
+func BenchmarkAllowAndSuccess(b *testing.B) {
+	var br Breaker
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if br.Allow() {
+				br.Success()
+			}
+		}
+	})
+}
+
+func BenchmarkProbeWhileOpen(b *testing.B) {
+	br := Breaker{Options: Options{Every: time.Hour}}
+	br.Failure(true)
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if !br.Allow() {
+				br.Probe()
+			}
+		}
+	})
+}
