@@ -28,7 +28,7 @@ func bind(t reflect.Type, parts []part) error {
 	case len(parts) > 1:
 		return fmt.Errorf("%v is one value, but the template has %d placeholders: keep one, or make the key a struct", t, len(parts))
 	}
-	parts[0].value = value{class: class, field: whole, what: t.String()}
+	parts[0].value = value{class, whole, t.String(), sizeOf(t, class)}
 	return nil
 }
 
@@ -103,7 +103,7 @@ func fieldsOf(t reflect.Type) ([]field, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", what, err)
 		}
-		fields = append(fields, field{value{class, i, what}, name, sf.Name, tagged})
+		fields = append(fields, field{value{class, i, what, sizeOf(sf.Type, class)}, name, sf.Name, tagged})
 	}
 	return fields, nil
 }
@@ -168,6 +168,17 @@ func classOf(t reflect.Type) (class, error) {
 	}
 	// What remains is structs: Go does not compare maps, slices and functions.
 	return 0, refuse(t, "a struct inside a struct needs the method MarshalText, of the value and not of its pointer")
+}
+
+// sizeOf is the size of a value of type t and its class.
+func sizeOf(t reflect.Type, c class) int {
+	switch c {
+	case signed, unsigned:
+		return t.Bits()
+	case hex:
+		return t.Len()
+	}
+	return 0
 }
 
 func refuse(t reflect.Type, why string) error {

@@ -150,7 +150,7 @@ func decode(key, order string, literals []string) (k mixedKey, ok bool) {
 			}
 			key = next
 		} else {
-			n := lengthOf(key, field, next)
+			n := min(lengthOf(key, field, next), len(key))
 			v, key = key[:n], key[n:]
 		}
 		if key, ok = strings.CutPrefix(key, next); !ok {

@@ -43,6 +43,7 @@ type value struct {
 	class class
 	field int    // its index in the struct, or whole
 	what  string // in errors: "main.ID", "field ID of main.Key"
+	size  int    // of an integer its bits, of an array its bytes, else zero
 }
 
 // whole is the field of a value that is the key itself.

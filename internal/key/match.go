@@ -1,0 +1,162 @@
+package key
+
+import (
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// Pattern returns the glob, as SCAN takes it after MATCH, that every key of the template matches. A glob knows nothing of
+// classes and escapes, so keys of others may match it as well: Match has the last word.
+//
+// The error is for a template of [FromFunc], whose keys nobody knows, and for one that begins with a placeholder: without
+// a name before its values there is nothing that tells its keys from those of others, neither here nor for who reads them.
+func (t *Template[K]) Pattern() (string, error) {
+	switch {
+	case t.f != nil:
+		return "", errors.New("the keys are made by Spec.KeyFunc, so nobody can tell which they are: it takes a Spec.Key")
+	case t.name == "" && len(t.parts) > 0:
+		return "", errors.New("Spec.Key begins with a placeholder, so keys of others could be taken for its own: begin it with a name, such as \"users:\"")
+	}
+	var glob []byte
+	for i := range t.parts {
+		glob = append(appendGlob(glob, t.parts[i].literal), '*')
+	}
+	return string(appendGlob(glob, t.tail)), nil
+}
+
+// appendGlob appends the glob that matches s alone. Some of what it escapes has a meaning only in a class, between '[' and
+// ']', and servers other than Redis read globs in ways of their own.
+func appendGlob(glob []byte, s string) []byte {
+	for i := range len(s) {
+		if strings.IndexByte(`*?[]\^-`, s[i]) >= 0 {
+			glob = append(glob, '\\')
+		}
+		glob = append(glob, s[i])
+	}
+	return glob
+}
+
+// Match reports whether the template can have rendered key: true for whatever Append returns, and else only for texts,
+// well escaped, that the method of a type would never give. It is false for any key of a template of [FromFunc], which
+// nobody knows. Match is safe for concurrent use.
+func (t *Template[K]) Match(key string) bool {
+	if t.f != nil || key == "" || len(key) > MaxLen {
+		return false
+	}
+	// The proof in the package's comment, followed from left to right: each value ends where it says.
+	rest := key
+	var room [8]string
+	values := room[:0]
+	for i := range t.parts {
+		p := &t.parts[i]
+		var ok bool
+		if rest, ok = strings.CutPrefix(rest, p.literal); !ok {
+			return false
+		}
+		end := len(rest) - len(t.tail)
+		if i < len(t.parts)-1 {
+			end = p.end(rest)
+		}
+		if end < 0 || !p.rendered(rest[:end]) {
+			return false
+		}
+		// A field that stands in two places has one value.
+		for j, v := range slices.Backward(values) {
+			if t.parts[j].value.field == p.value.field {
+				if !p.same(v, rest[:end]) {
+					return false
+				}
+				break
+			}
+		}
+		values = append(values, rest[:end])
+		rest = rest[end:]
+	}
+	return rest == t.tail
+}
+
+// end returns the length of the value with which s begins, and which a literal follows; -1 if there is none.
+func (p *part) end(s string) int {
+	switch p.value.class {
+	case signed, unsigned:
+		digits := strings.TrimPrefix(s, "-")
+		return len(s) - len(strings.TrimLeft(digits, "0123456789"))
+	case boolean:
+		if strings.HasPrefix(s, "true") {
+			return len("true")
+		}
+		return min(len(s), len("false"))
+	case hex:
+		return min(len(s), 2*p.value.size)
+	}
+	for i := 0; i < len(s); {
+		r, size := utf8.DecodeRuneInString(s[i:])
+		switch {
+		case r == p.stop:
+			return i
+		case r == '%':
+			size = len("%XX")
+		}
+		i += size
+	}
+	return -1
+}
+
+// rendered reports whether s is the rendering of a value: what is read from it is rendered as s again.
+func (p *part) rendered(s string) bool {
+	var room [64]byte
+	switch p.value.class {
+	case signed:
+		n, err := strconv.ParseInt(s, 10, p.value.size)
+		return err == nil && string(strconv.AppendInt(room[:0], n, 10)) == s
+	case unsigned:
+		n, err := strconv.ParseUint(s, 10, p.value.size)
+		return err == nil && string(strconv.AppendUint(room[:0], n, 10)) == s
+	case boolean:
+		return s == "true" || s == "false"
+	case hex:
+		return len(s) == 2*p.value.size && strings.Trim(s, lowerHex) == ""
+	}
+	var escaped [64]byte
+	text, ok := unescape(room[:0], s)
+	if !ok {
+		return false
+	}
+	again, err := appendEscaped(escaped[:0], text, p.stop)
+	return err == nil && string(again) == s
+}
+
+// same reports whether a and b, renderings of p's class, are of one value. Text may be escaped in two ways, for it may
+// stand before two literals.
+func (p *part) same(a, b string) bool {
+	if p.value.class < escaped || a == b {
+		return a == b
+	}
+	x, _ := unescape(nil, a)
+	y, _ := unescape(nil, b)
+	return string(x) == string(y)
+}
+
+// unescape appends s with the byte for each %XX, and reports whether they all were such. It does not ask whether they had
+// to be.
+func unescape(dst []byte, s string) ([]byte, bool) {
+	for i := 0; i < len(s); i++ {
+		if s[i] != '%' {
+			dst = append(dst, s[i])
+			continue
+		}
+		if i+2 >= len(s) {
+			return dst, false
+		}
+		high, low := strings.IndexByte(upperHex, s[i+1]), strings.IndexByte(upperHex, s[i+2])
+		if high < 0 || low < 0 {
+			return dst, false
+		}
+		dst = append(dst, byte(high<<4|low))
+		i += 2
+	}
+	return dst, true
+}
