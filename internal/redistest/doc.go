@@ -4,6 +4,7 @@
 //   - [Start] runs a redis-server that belongs to one test, which may kill,
 //     pause and restart it. [Shared] is one server for all the tests of a
 //     package, each of which keeps to keys that begin with its own [Key].
+//     [StartCluster] runs several as a Redis Cluster.
 //   - [StartEmbedded] is a Redis inside the test's process. [Each] runs one test
 //     against both, for neither alone is proof: the embedded one runs anywhere,
 //     and only the real one is Redis.
