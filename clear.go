@@ -1,0 +1,239 @@
+package cachex
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"sync"
+	"syscall"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/cachex-go/cachex/internal/redact"
+)
+
+// Clear takes away the values of all keys of this cache, which are those that
+// Spec.Key can have rendered, and returns how many Redis says were removed. It
+// fences loads under way as Delete does: after Clear has returned nil, no call
+// that starts later, in any process, returns a value that was stored, or whose
+// load began, before Clear did. Keys written meanwhile may stay.
+//
+// It walks SCAN on every master, a thousand keys at a time, and sends UNLINK for
+// those of this cache, so Redis is never held up, and others are served between.
+// Its time is that of all keys in Redis, whoever's they are: seconds for a
+// million. See WithProgress. ctx is heeded between batches.
+//
+// A SCAN is of one server and its keys. If that fails over or restarts while
+// Clear walks it, or a Cluster moves slots, some keys may stay although Clear
+// returned nil. So do those on a shard that a Ring holds to be down.
+//
+// The error is an *Error: of Redis, or the cause of the end of ctx; or it says
+// that the keys cannot be told, since Spec.KeyFunc makes them or Spec.Key begins
+// with a placeholder, or that all the masters cannot be reached, as through the
+// AutoPipeline of a ClusterClient; then nothing was sent. What has been removed by
+// then is counted and stays gone. Of several masters, those that do not fail are
+// cleared to the end. It is safe to Clear again, and for several to Clear at once.
+func (c *Cache[K, V]) Clear(ctx context.Context) (int64, error) {
+	if err := c.admit(ctx, "clear"); err != nil {
+		return 0, err
+	}
+	defer c.calls.leave()
+	pattern, err := c.key.Pattern()
+	if err != nil {
+		return 0, c.fail("clear", "", err)
+	}
+	s := &sweep{pattern: pattern, match: c.key.Match}
+	s.progress, _ = ctx.Value(progressKey{}).(func(Progress))
+	walk, err := s.over(ctx, c.rdb)
+	if err != nil {
+		return 0, c.fail("clear", "", err)
+	}
+	// After the removal, for the reason that Delete has.
+	defer c.loader.ForgetAll()
+	err = walk(ctx)
+	removed, panicked := s.end()
+	switch {
+	case err == nil:
+		return removed, nil
+	case panicked != nil || ctx.Err() != nil:
+		return removed, c.fail("clear", "", cmp.Or(panicked, context.Cause(ctx)))
+	}
+	return removed, c.redisFailed(ctx, "clear", "", err)
+}
+
+// Progress is how far a Clear has come.
+type Progress struct {
+	Keys    int64 // in Redis when Clear came there, of everybody; 0 if Redis does not tell
+	Scanned int64 // about how many of these have been looked at
+	Removed int64 // how many of this cache have been removed
+}
+
+// WithProgress returns a ctx whose Clear tells f after each batch how far it has
+// come, on all masters together. f is called by one goroutine at a time, and
+// Clear waits for it, so it must not take long. If it panics, the panic ends
+// Clear as its error. Other calls than Clear pay it no heed.
+//
+// It comes with the ctx because it is about one call, and nobody who calls Clear
+// in a test or a handler should have to pass a nil.
+func WithProgress(ctx context.Context, f func(Progress)) context.Context {
+	return context.WithValue(ctx, progressKey{}, f)
+}
+
+type progressKey struct{}
+
+// scanCount is how many keys Redis looks at in one step. That takes it about a
+// millisecond, in which nobody else is served.
+const scanCount = 1000
+
+// A sweep is the course of one Clear.
+type sweep struct {
+	pattern  string
+	match    func(key string) bool
+	progress func(Progress) // nil: nobody asks
+
+	mu       sync.Mutex // held while progress is called
+	sum      Progress   // guarded by mu: of all masters
+	panicked error      // guarded by mu: what became of progress
+}
+
+// over returns what walks every master of rdb.
+func (s *sweep) over(ctx context.Context, rdb redis.UniversalClient) (func(context.Context) error, error) {
+	type visit = func(ctx context.Context, node *redis.Client) error
+	// By method and not by type, for clients that embed one of these. A
+	// ClusterClient has both, and its ForEachShard visits replicas as well.
+	switch each := rdb.(type) {
+	case interface {
+		ForEachMaster(ctx context.Context, fn visit) error
+	}:
+		return func(ctx context.Context) error {
+			return each.ForEachMaster(ctx, func(ctx context.Context, master *redis.Client) error {
+				// Removed not by the master itself: a key may have moved to another one
+				// since it was scanned, and the ClusterClient goes after it.
+				return s.walk(ctx, master, rdb)
+			})
+		}, nil
+	case interface {
+		ForEachShard(ctx context.Context, fn visit) error
+	}:
+		return func(ctx context.Context) error {
+			return each.ForEachShard(ctx, func(ctx context.Context, shard *redis.Client) error {
+				// Removed not by the Ring: it would look for some keys on other shards, if
+				// those have changed, and find them here again when they change back.
+				return s.walk(ctx, shard, shard)
+			})
+		}, nil
+	}
+	// An AutoPipeline, or a client of the user's around another one, does not say
+	// whose it is. A SCAN through a ClusterClient or a Ring would go to any node. But
+	// these refuse to watch no keys, which costs a client of one server no command.
+	if err := rdb.Watch(ctx, func(*redis.Tx) error { return nil }); err != nil {
+		return nil, redact.Error("Clear has to reach every master, and the client hides them: make the cache with the ClusterClient or Ring itself", err)
+	}
+	return func(ctx context.Context) error { return s.walk(ctx, rdb, rdb) }, nil
+}
+
+// walk scans node, and removes by rdb what is ours there.
+func (s *sweep) walk(ctx context.Context, node, rdb redis.Cmdable) error {
+	left, sized := int64(math.MaxInt64), false // to be scanned, as far as is known
+	if s.progress != nil {
+		if n, err := node.DBSize(ctx).Result(); err == nil { // an error that matters comes again
+			left, sized = n, true
+			s.mu.Lock()
+			s.sum.Keys += n
+			s.mu.Unlock()
+		}
+	}
+	for cursor := uint64(0); ; {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		keys, next, err := node.Scan(ctx, cursor, s.pattern, scanCount).Result()
+		if err != nil {
+			return scanFailed(cursor, err)
+		}
+		scanned := min(scanCount, left) // SCAN does not say
+		if sized && next == 0 {
+			scanned = left
+		}
+		left -= scanned
+		keys = slices.DeleteFunc(keys, func(key string) bool { return !s.match(key) })
+		removed, err := remove(ctx, rdb, keys)
+		if err := cmp.Or(err, s.add(scanned, removed)); err != nil {
+			return err
+		}
+		if cursor = next; cursor == 0 {
+			return nil
+		}
+	}
+}
+
+// remove unlinks keys and returns how many of them were there. It sends one
+// command a key, since those of one node may be of different slots.
+func remove(ctx context.Context, rdb redis.Cmdable, keys []string) (removed int64, err error) {
+	for batch := range slices.Chunk(keys, deleteChunk) {
+		if ctx.Err() != nil {
+			return removed, context.Cause(ctx)
+		}
+		cmds := make([]*redis.IntCmd, len(batch))
+		_, err := rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for i, k := range batch {
+				cmds[i] = p.Unlink(ctx, k)
+			}
+			return nil
+		})
+		for _, cmd := range cmds {
+			// An AutoPipeline may return from Pipelined before the reply is there, and
+			// cmd waits for that.
+			if cmd.Err() == nil {
+				removed += cmd.Val()
+			}
+			err = cmp.Or(err, cmd.Err())
+		}
+		if err != nil {
+			return removed, err
+		}
+	}
+	return removed, nil
+}
+
+// add counts what one batch has done, and tells of it. The error is the panic of
+// progress, now or before.
+func (s *sweep) add(scanned, removed int64) (err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sum.Scanned += scanned
+	s.sum.Removed += removed
+	if s.progress == nil || s.panicked != nil {
+		return s.panicked
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			s.panicked = redact.Panic("the function of WithProgress", p)
+			err = s.panicked
+		}
+	}()
+	s.progress(s.sum)
+	return nil
+}
+
+// end returns what add has made of it.
+func (s *sweep) end() (removed int64, panicked error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sum.Removed, s.panicked
+}
+
+// scanFailed says what a SCAN at cursor is for, where it looks as if it was
+// refused. A proxy that does not know a command may say so or hang up, as
+// twemproxy does.
+func scanFailed(cursor uint64, err error) error {
+	hungUp := errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	if cursor == 0 && hungUp || redis.HasErrorPrefix(err, "unknown command") || redis.HasErrorPrefix(err, "NOPERM") {
+		return fmt.Errorf("Clear needs SCAN, which some proxies and ACLs refuse: %w", err)
+	}
+	return err
+}

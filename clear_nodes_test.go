@@ -1,0 +1,306 @@
+package cachex
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/redistest"
+)
+
+func TestProgressTellsHowFarClearHasCome(t *testing.T) {
+	t.Parallel()
+	for name, client := range map[string]func(t *testing.T) *redis.Client{
+		"embedded": func(t *testing.T) *redis.Client { return redistest.StartEmbedded(t).Client(nil) },
+		"redis":    func(t *testing.T) *redis.Client { return redistest.Start(t).Client(nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			rdb := client(t)
+			fill(t, rdb, numbered("users:", 2500)...)
+			fill(t, rdb, numbered("foreign:", 2500)...)
+			c := newCache(t, rdb, Spec[int, string]{Key: "users:{id}"})
+			var steps []Progress
+			n, err := c.Clear(WithProgress(t.Context(), func(p Progress) { steps = append(steps, p) }))
+			require.NoError(t, err)
+			require.EqualValues(t, 2500, n)
+			require.NotEmpty(t, steps)
+			last := Progress{Keys: 5000}
+			for _, p := range steps {
+				require.EqualValues(t, 5000, p.Keys)
+				require.GreaterOrEqual(t, p.Scanned, last.Scanned)
+				require.LessOrEqual(t, p.Scanned, p.Keys)
+				require.GreaterOrEqual(t, p.Removed, last.Removed)
+				last = p
+			}
+			require.Equal(t, Progress{Keys: 5000, Scanned: 5000, Removed: 2500}, last)
+
+			// Nobody asks.
+			fill(t, rdb, "users:1")
+			n, err = c.Clear(WithProgress(t.Context(), nil))
+			require.NoError(t, err)
+			require.EqualValues(t, 1, n)
+		})
+	}
+}
+
+func TestProgressOfAServerThatDoesNotTellItsSizeIsWithoutIt(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.StartEmbedded(t).Client(nil)
+	fill(t, rdb, "users:1", "users:2")
+	noPerm := serverError("NOPERM this user has no permissions to run the 'dbsize' command")
+	c := newCache(t, faulty(t, rdb, redistest.Fault{Match: redistest.Named("dbsize"), Err: noPerm}), Spec[int, string]{Key: "users:{id}"})
+	var last Progress
+	n, err := c.Clear(WithProgress(t.Context(), func(p Progress) { last = p }))
+	require.NoError(t, err)
+	require.EqualValues(t, 2, n)
+	require.Equal(t, Progress{Scanned: scanCount, Removed: 2}, last)
+}
+
+func TestAPanicOfProgressEndsClearAsItsError(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		prefix := redistest.Key(t)
+		fill(t, rdb, numbered(prefix+":", 10)...)
+		c := newCache(t, rdb, Spec[int, string]{Name: "users", Key: prefix + ":{id}"})
+		n, err := c.Clear(WithProgress(t.Context(), func(p Progress) {
+			if p.Removed > 0 {
+				panic("secret")
+			}
+		}))
+		requireError(t, err, Error{Op: "clear", Cache: "users"}, "cachex: clear users: the function of WithProgress panicked with a string")
+		require.Positive(t, n)
+		require.Zero(t, c.Stats().RedisFailures)
+	})
+}
+
+// A million keys is what a step must not depend on: nobody is held up by Clear
+// for longer than Redis takes to look at a thousand.
+func TestClearOfManyKeysHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("fills a server with a million keys")
+	}
+	const own, foreign, chunk = 500_000, 500_000, 10_000
+	server := redistest.Start(t)
+	ctx, rdb := t.Context(), server.Client(func(o *redis.Options) { o.ReadTimeout = patience })
+	const filler = `
+for i = tonumber(ARGV[1]), tonumber(ARGV[2]) do
+	redis.call('SET', 'users:' .. i, 'own')
+	redis.call('SET', (i % 2 == 0 and 'users:' or 'jobs:') .. i .. ':posts', 'foreign')
+end
+return 1`
+	for from := 0; from < own; from += chunk {
+		require.NoError(t, rdb.Eval(ctx, filler, nil, from, from+chunk-1).Err())
+	}
+	require.EqualValues(t, own+foreign, rdb.DBSize(ctx).Val())
+	require.NoError(t, rdb.ConfigSet(ctx, "slowlog-log-slower-than", "10000").Err())
+	require.NoError(t, rdb.ConfigSet(ctx, "slowlog-max-len", "100000").Err())
+	require.NoError(t, rdb.SlowLogReset(ctx).Err())
+	require.NoError(t, rdb.ConfigResetStat(ctx).Err())
+
+	c := newCache(t, rdb, Spec[int, string]{Key: "users:{id}"})
+	spent, began := processor(t, rdb), time.Now()
+	n, err := c.Clear(ctx)
+	require.NoError(t, err)
+	took := time.Since(began)
+	require.EqualValues(t, own, n)
+	require.EqualValues(t, foreign, rdb.DBSize(ctx).Val())
+	require.EqualValues(t, foreign, len(matching(t, rdb, "*:posts")), "what was foreign is still there")
+
+	require.EqualValues(t, own, server.CommandCount("unlink"))
+	scans := server.CommandCount("scan")
+	require.Zero(t, server.CommandCount("keys", "flushdb", "flushall", "del", "eval", "evalsha"))
+	// What a step costs: the time of the processor, which does not depend on what
+	// else the machine does, and the server's clock, which does. So of the latter
+	// only half are asked to be below 10 ms; how many were is in the log.
+	cost := (processor(t, rdb) - spent) / time.Duration(scans)
+	slow := map[string]int{}
+	entries, err := rdb.SlowLogGet(ctx, -1).Result()
+	require.NoError(t, err)
+	for _, e := range entries {
+		slow[strings.ToLower(e.Args[0])]++
+	}
+	t.Logf("%d of %d keys cleared in %v, %v of the processor for each of %d steps; above 10 ms: %v; %s", n, own+foreign, took, cost, scans, slow,
+		regexp.MustCompile(`cmdstat_(scan|unlink):[^\r]*`).FindAllString(rdb.Info(ctx, "commandstats").Val(), -1))
+	require.Less(t, cost, 10*time.Millisecond, "a SCAN and its UNLINKs")
+	require.Less(t, slow["scan"], int(scans/2), "steps of SCAN took more than 10 ms")
+	require.Less(t, slow["unlink"], own/2, "UNLINKs took more than 10 ms")
+}
+
+// processor returns how much time of the processor the server has spent.
+func processor(t *testing.T, rdb *redis.Client) (sum time.Duration) {
+	t.Helper()
+	info, err := rdb.Info(t.Context(), "cpu").Result()
+	require.NoError(t, err)
+	fields := regexp.MustCompile(`used_cpu_(?:sys|user):([0-9.]+)`).FindAllStringSubmatch(info, -1)
+	require.Len(t, fields, 2)
+	for _, f := range fields {
+		d, err := time.ParseDuration(f[1] + "s")
+		require.NoError(t, err)
+		sum += d
+	}
+	return sum
+}
+
+// matching returns the keys of one server that match a glob.
+func matching(t *testing.T, rdb *redis.Client, glob string) map[string]bool {
+	t.Helper()
+	keys := map[string]bool{}
+	for it := rdb.Scan(t.Context(), 0, glob, 10_000).Iterator(); it.Next(t.Context()); {
+		keys[it.Val()] = true
+	}
+	return keys
+}
+
+func TestClearReachesEveryMasterOfACluster(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, 3)
+	ctx, rdb := t.Context(), cluster.Client(nil)
+	keys, foreign := numbered("users:", 6000), numbered("others:", 3000)
+	fill(t, rdb, keys...)
+	fill(t, rdb, foreign...)
+	s := newSource(t)
+	c := newCache(t, rdb, Spec[int, string]{Key: "users:{id}", Up: s.up, LeaseTTL: longLease})
+	elsewhere := newCache(t, cluster.Client(nil), Spec[int, string]{Key: "users:{id}"})
+	const id = 1_000_000
+	first := asking(ctx, c, id)
+	load := s.next(t)
+
+	var inside atomic.Int32
+	var last Progress // not guarded: the race detector sees to it that calls do not overlap
+	n, err := elsewhere.Clear(WithProgress(ctx, func(p Progress) {
+		if inside.Add(1) != 1 {
+			t.Error("two masters tell of their progress at once")
+		}
+		last = p
+		inside.Add(-1)
+	}))
+	require.NoError(t, err)
+	require.EqualValues(t, 6001, n, "and the lease")
+	require.Equal(t, Progress{Keys: 9001, Scanned: 9001, Removed: 6001}, last)
+	require.Zero(t, left(t, rdb, keys))
+	require.Equal(t, 3000, left(t, rdb, foreign))
+	load.returns("old", nil)
+	gets(t, "old", first)
+	require.Equal(t, int64(1), c.Stats().Fenced)
+
+	// Keys with one hash tag are all on one node.
+	carts := newCache(t, rdb, Spec[int, string]{Key: "cart:{{id}}:items"})
+	for id := range 30 {
+		require.NoError(t, carts.Set(ctx, id, "item"))
+	}
+	n, err = carts.Clear(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 30, n)
+
+	// A master that fails keeps none of the others.
+	fill(t, rdb, keys...)
+	hurt := redis.NewClient(&redis.Options{Addr: cluster.Addrs()[0]})
+	t.Cleanup(func() { _ = hurt.Close() })
+	require.NoError(t, hurt.Do(ctx, "acl", "setuser", "default", "-unlink").Err())
+	before := hurt.DBSize(ctx).Val()
+	n, err = c.Clear(ctx)
+	require.ErrorContains(t, err, "NOPERM")
+	require.Positive(t, n)
+	require.Equal(t, before, hurt.DBSize(ctx).Val())
+	require.Equal(t, 6000-int(n), left(t, rdb, keys))
+	require.NoError(t, hurt.Do(ctx, "acl", "setuser", "default", "+unlink").Err())
+	rest, err := c.Clear(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 6000, n+rest)
+}
+
+func TestClearReachesEveryShardOfARing(t *testing.T) {
+	t.Parallel()
+	for name, addrs := range map[string]func(t *testing.T) (a, b *redis.Client){
+		"embedded": func(t *testing.T) (a, b *redis.Client) {
+			return redistest.StartEmbedded(t).Client(nil), redistest.StartEmbedded(t).Client(nil)
+		},
+		"redis": func(t *testing.T) (a, b *redis.Client) {
+			return redistest.Start(t).Client(nil), redistest.Start(t).Client(nil)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, b := addrs(t)
+			ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": a.Options().Addr, "b": b.Options().Addr}})
+			t.Cleanup(func() { _ = ring.Close() })
+			fill(t, ring, numbered("users:", 2000)...)
+			require.Positive(t, a.DBSize(t.Context()).Val())
+			require.Positive(t, b.DBSize(t.Context()).Val())
+			// One of these is not where the ring would look for it.
+			fill(t, a, "users:5000", "foreign:1")
+			fill(t, b, "users:5000")
+			c := newCache(t, ring, Spec[int, string]{Key: "users:{id}"})
+			n, err := c.Clear(t.Context())
+			require.NoError(t, err)
+			require.EqualValues(t, 2002, n)
+			require.EqualValues(t, 1, a.DBSize(t.Context()).Val())
+			require.Zero(t, b.DBSize(t.Context()).Val())
+		})
+	}
+}
+
+func TestClearGoesThroughAnAutoPipelineOfOneServer(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		for _, async := range []bool{false, true} {
+			batching := again(t, rdb)
+			auto, err := batching.AutoPipeline()
+			if async {
+				auto, err = batching.AsyncAutoPipeline()
+			}
+			require.NoError(t, err)
+			prefix := redistest.Key(t) + ":"
+			fill(t, rdb, numbered(prefix, 1500)...)
+			c := newCache(t, redis.UniversalClient(auto), Spec[int, string]{Key: prefix + "{id}"})
+			n, err := c.Clear(t.Context())
+			require.NoError(t, err)
+			require.EqualValues(t, 1500, n)
+			require.Zero(t, left(t, rdb, numbered(prefix, 1500)))
+			require.NoError(t, auto.Close())
+		}
+	})
+}
+
+func TestClearSaysThatAProxyRefusesScan(t *testing.T) {
+	t.Parallel()
+	redistest.Binary(t, "nutcracker")
+	server := redistest.Start(t)
+	port := func() int {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		defer func() { _ = l.Close() }()
+		return l.Addr().(*net.TCPAddr).Port
+	}
+	listen, config := fmt.Sprintf("127.0.0.1:%d", port()), filepath.Join(t.TempDir(), "nutcracker.yml")
+	require.NoError(t, os.WriteFile(config, fmt.Appendf(nil,
+		"pool:\n  listen: %s\n  redis: true\n  distribution: modula\n  servers:\n   - %s:1\n", listen, server.Addr()), 0o600))
+	redistest.Spawn(t, exec.Command("nutcracker", "--conf-file", config, "--stats-port", fmt.Sprint(port()), "--stats-addr", "127.0.0.1"))
+	rdb := redis.NewClient(&redis.Options{Addr: listen, Protocol: 2, DisableIdentity: true, MaxRetries: -1})
+	t.Cleanup(func() { _ = rdb.Close() })
+	// The proxy hangs up on HELLO as well, which go-redis sends whatever its options.
+	noHello := new(redistest.Faults)
+	noHello.Add(redistest.Fault{Match: redistest.Named("hello"), Times: redistest.Always, Err: serverError("ERR unknown command 'HELLO'")})
+	rdb.AddHook(noHello)
+	c := newCache(t, rdb, Spec[int, string]{Key: "users:{id}"})
+	eventually(t, "the proxy should be up", func() bool { return c.Set(t.Context(), 1, "ann") == nil })
+
+	n, err := c.Clear(t.Context())
+	require.Zero(t, n)
+	require.ErrorContains(t, err, "cachex: clear users: Clear needs SCAN, which some proxies and ACLs refuse: ")
+	v, err := c.Get(t.Context(), 1)
+	require.NoError(t, err)
+	require.Equal(t, "ann", v)
+}
