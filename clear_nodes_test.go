@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -219,6 +220,40 @@ func TestClearReachesEveryMasterOfACluster(t *testing.T) {
 	rest, err := c.Clear(ctx)
 	require.NoError(t, err)
 	require.EqualValues(t, 6000, n+rest)
+}
+
+func TestClearFollowsAKeyThatMovesAfterItsScan(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, 2)
+	ctx, plain, moved := t.Context(), cluster.Client(nil), cluster.Client(nil)
+	spec := Spec[int, string]{Key: "cart:{{id}}"}
+	c := newCache(t, moved, spec)
+	require.NoError(t, c.Set(ctx, 1, "item"))
+	slot := plain.ClusterKeySlot(ctx, c.Key(1)).Val()
+	var from, to *redis.Client
+	for _, addr := range cluster.Addrs() {
+		node := redis.NewClient(&redis.Options{Addr: addr})
+		t.Cleanup(func() { _ = node.Close() })
+		if node.DBSize(ctx).Val() == 1 {
+			from = node
+		} else {
+			to = node
+		}
+	}
+	moved.AddHook(unlinking{before: sync.OnceFunc(func() {
+		source, target := from.Do(ctx, "cluster", "myid").Val(), to.Do(ctx, "cluster", "myid").Val()
+		host, port, err := net.SplitHostPort(to.Options().Addr)
+		require.NoError(t, err)
+		require.NoError(t, to.Do(ctx, "cluster", "setslot", slot, "importing", source).Err())
+		require.NoError(t, from.Do(ctx, "cluster", "setslot", slot, "migrating", target).Err())
+		require.NoError(t, from.Migrate(ctx, host, port, c.Key(1), 0, patience).Err())
+		require.NoError(t, to.Do(ctx, "cluster", "setslot", slot, "node", target).Err())
+		require.NoError(t, from.Do(ctx, "cluster", "setslot", slot, "node", target).Err())
+	})})
+	n, err := c.Clear(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, n)
+	require.Zero(t, to.DBSize(ctx).Val())
 }
 
 func TestClearReachesEveryShardOfARing(t *testing.T) {
