@@ -1,6 +1,7 @@
 package script_test
 
 import (
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,13 +17,20 @@ var (
 	library = regexp.MustCompile(`\b([a-z]+)\.([a-z]+)\b`)
 )
 
+// allScripts are those of the lease protocol and those of the turns.
+func allScripts() map[string]*script.Script {
+	all := maps.Clone(scripts)
+	maps.Copy(all, turnScripts)
+	return all
+}
+
 // Every node of a Cluster and every proxy runs a script whose one key is its
 // KEYS[1], if it calls nothing that they refuse in scripts.
 func TestScriptsTouchOneKeyByCommandsThatRunEverywhere(t *testing.T) {
 	t.Parallel()
 	keyed := []string{"GETRANGE", "SETRANGE", "GET", "SET", "DEL", "PTTL", "PEXPIRE"}
 	keyless := []string{"TIME", "PUBLISH"}
-	for name, s := range scripts {
+	for name, s := range allScripts() {
 		src := s.Source()
 		require.Equal(t, 1, strings.Count(src, "KEYS"), name)
 		require.Contains(t, src, "local key = KEYS[1]\n", name)
@@ -49,7 +57,7 @@ func TestScriptsUseLittleOfLua(t *testing.T) {
 		"string": {"rep", "byte", "char", "sub"}, "math": {"floor"}, "redis": {"call", "pcall"},
 	}
 	quoted := regexp.MustCompile(`'[^']*'`)
-	for name, s := range scripts {
+	for name, s := range allScripts() {
 		for _, use := range library.FindAllStringSubmatch(quoted.ReplaceAllString(s.Source(), "''"), -1) {
 			require.Contains(t, allowed[use[1]], use[2], "%s uses %s", name, use[0])
 		}
@@ -61,7 +69,7 @@ func TestScriptsUseLittleOfLua(t *testing.T) {
 func TestScriptsDiffer(t *testing.T) {
 	t.Parallel()
 	sources := map[string]string{}
-	for name, s := range scripts {
+	for name, s := range allScripts() {
 		require.Empty(t, sources[s.Source()], name)
 		sources[s.Source()] = name
 	}

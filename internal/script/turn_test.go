@@ -1,0 +1,390 @@
+package script_test
+
+import (
+	"crypto/sha1"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/redistest"
+	"github.com/cachex-go/cachex/internal/script"
+)
+
+var turnScripts = map[string]*script.Script{
+	"take": script.TakeTurn, "extendTurn": script.ExtendTurn, "end": script.EndTurn, "return": script.ReturnTurn,
+}
+
+const (
+	turnLease  = int64(3_000)  // ms
+	turnPeriod = int64(60_000) // ms
+)
+
+var nobody entry.Token
+
+// A turn is a record, its times relative to a moment. till of 0 stays 0.
+type turn struct {
+	state      byte
+	token      entry.Token
+	slot, till int64
+}
+
+// bytes returns the record as the scripts write it.
+func (r turn) bytes(at int64) string {
+	if r.till != 0 {
+		r.till += at
+	}
+	b := append([]byte{0xC1, 'T', 1, r.state}, r.token[:]...)
+	for _, n := range []int64{r.slot + at, r.till} {
+		for shift := 40; shift >= 0; shift -= 8 {
+			b = append(b, byte(n>>shift))
+		}
+	}
+	return string(b)
+}
+
+// turning returns the arguments of every script of the turns.
+func turning(token entry.Token) []any { return []any{token[:], turnLease, turnPeriod} }
+
+// A turnRow says what a script does to what the key held before.
+type turnRow struct {
+	name  string
+	setUp func(c *cell)
+	reply func(at int64) any // at is how long after the key was set up the script ran
+	wants *turn              // what is there then, relative to when the script ran; nil: what was
+	phase bool               // the slot is relative to when the key was set up
+}
+
+func with(r turn) func(*cell) {
+	return func(c *cell) {
+		at := c.now()
+		c.seed(r.bytes(at), seedTTL)
+		c.seeded = at // which the rows count from; a little early for the TTL
+	}
+}
+
+func is(reply any) func(int64) any { return func(int64) any { return reply } }
+
+func in(kind string, ms int64) func(int64) any {
+	return func(at int64) any { return []any{kind, ms - at} }
+}
+
+func turnTable(t *testing.T, s *script.Script, rows []turnRow) {
+	t.Helper()
+	each(t, func(t *testing.T, rdb *redis.Client) {
+		for _, row := range rows {
+			c := newCell(t, rdb)
+			row.setUp(c)
+			before := c.snapshot()
+			reply := c.do(s, turning(own)...)
+			at := 0
+			for ; c.t0+int64(at) <= c.t1; at++ { // the moment at which it ran
+				now := c.t0 + int64(at)
+				want := before
+				if row.wants != nil {
+					r := *row.wants
+					if row.phase {
+						r.slot -= now - c.seeded
+					}
+					want = r.bytes(now)
+				}
+				if fmt.Sprint(row.reply(now-c.seeded)) == fmt.Sprint(reply) && c.snapshot() == want {
+					break
+				}
+			}
+			require.LessOrEqual(t, c.t0+int64(at), c.t1, "%s: %v, %q was %q", row.name, reply, c.snapshot(), before)
+			switch {
+			case row.wants != nil:
+				c.requireTTL(time.Duration(2*turnPeriod+turnLease)*time.Millisecond, c.t0, row.name)
+			case before != "none":
+				c.requireTTL(c.ttl, c.seeded, row.name)
+			}
+		}
+	})
+}
+
+// noTurn are rows for what no script takes for a record.
+func noTurn(row turnRow) []turnRow {
+	record := turn{'D', own, 0, 0}.bytes(stoppedAt)
+	spoiled := func(spoil func(b []byte)) func(*cell) {
+		return func(c *cell) {
+			b := []byte(record)
+			spoil(b)
+			c.seed(string(b), seedTTL)
+		}
+	}
+	var rows []turnRow
+	for name, setUp := range map[string]func(*cell){
+		"absent":      func(c *cell) { c.seeded = c.now() },
+		"foreign":     func(c *cell) { c.seed("hello", seedTTL) },
+		"foreignKept": func(c *cell) { c.seed(strings.Repeat("hello", 20), 0) },
+		"empty":       func(c *cell) { c.seed("", seedTTL) },
+		"cut":         func(c *cell) { c.seed(record[:23], seedTTL) },
+		"longer":      func(c *cell) { c.seed(record+"x", seedTTL) },
+		"wrongMagic":  spoiled(func(b []byte) { b[1] = 'X' }),
+		"wrongFormat": spoiled(func(b []byte) { b[2] = 2 }),
+		"wrongState":  spoiled(func(b []byte) { b[3] = 'V' }),
+		"entry":       func(c *cell) { c.seed(c.entry(entry.Header{State: entry.Lease, Token: own}, ""), seedTTL) },
+		"list":        func(c *cell) { c.rdb.RPush(c.t.Context(), c.key, "a"); c.seeded = c.now() },
+		"hash":        func(c *cell) { c.rdb.HSet(c.t.Context(), c.key, "a", "b"); c.seeded = c.now() },
+	} {
+		row.name, row.setUp = name, setUp
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+func TestATurnIsTakenOnceAPeriodAndWhereItsHolderIsGone(t *testing.T) {
+	t.Parallel()
+	taken := func(name string, before turn, slot int64) turnRow {
+		return turnRow{name, with(before), is([]any{"T", int64(0)}), &turn{'R', own, slot, turnLease}, true}
+	}
+	refused := func(name string, before turn, reply func(int64) any) turnRow {
+		return turnRow{name, with(before), reply, nil, false}
+	}
+	rows := noTurn(turnRow{reply: is([]any{"T", int64(0)}), wants: &turn{'R', own, 0, turnLease}})
+	rows = append(rows,
+		refused("held", turn{'R', other, -1_000, 2_000}, in("H", 2_000)),
+		refused("held for longer than a period", turn{'R', other, -200_000, 2_000}, in("H", 2_000)),
+		refused("held under a longer lease", turn{'R', other, -1_000, 30_000}, in("H", 30_000)),
+		refused("done", turn{'D', other, -1_000, 0}, in("D", 59_000)),
+		refused("done by a copy of this command", turn{'D', own, -1_000, 0}, in("D", 59_000)),
+		refused("done, and the clock was set back", turn{'D', other, 59_000, 0}, in("D", 119_000)),
+		refused("held, and the clock was set back", turn{'R', other, 600_000, 10_000}, in("H", 10_000)),
+
+		taken("run out", turn{'R', other, -10_000, -1}, -10_000),
+		taken("given back", turn{'R', nobody, -10_000, 0}, -10_000),
+		taken("held by a copy of this command", turn{'R', own, -10_000, 2_000}, -10_000),
+		taken("done in the period before", turn{'D', other, -60_000, 0}, 0),
+		taken("done two periods before", turn{'D', other, -150_000, 0}, -30_000),
+		taken("run out in the period before", turn{'R', other, -61_000, -1}, -1_000),
+		taken("run out, and the clock was set back", turn{'R', other, 30_000, -1}, 30_000),
+	)
+	// By another clock, much ahead: forgotten.
+	reset := func(name string, before turn) turnRow {
+		return turnRow{name, with(before), is([]any{"T", int64(0)}), &turn{'R', own, 0, turnLease}, false}
+	}
+	rows = append(rows,
+		reset("done, much later than now", turn{'D', other, 3_600_000, 0}),
+		reset("held, much later than now", turn{'R', other, 3_600_000, 3_603_000}),
+	)
+	turnTable(t, script.TakeTurn, rows)
+}
+
+func TestATurnIsExtendedByItsHolderUntilItIsDone(t *testing.T) {
+	t.Parallel()
+	extended := func(name string, before turn) turnRow {
+		return turnRow{name, with(before), is(int64(1)), &turn{'R', own, before.slot, turnLease}, true}
+	}
+	lost := func(name string, before turn) turnRow { return turnRow{name, with(before), is(int64(0)), nil, false} }
+	turnTable(t, script.ExtendTurn, append(noTurn(turnRow{reply: is(int64(0))}),
+		extended("held", turn{'R', own, -1_000, 2_000}),
+		extended("run out", turn{'R', own, -10_000, -1}),
+		extended("longer than a period", turn{'R', own, -100_000, 1_000}),
+		lost("somebody else's", turn{'R', other, -1_000, 2_000}),
+		lost("somebody else's, run out", turn{'R', other, -1_000, -1}),
+		lost("given back", turn{'R', nobody, -1_000, 0}),
+		lost("done", turn{'D', own, -1_000, 0}),
+	))
+}
+
+func TestATurnThatEndsKeepsThePeriod(t *testing.T) {
+	t.Parallel()
+	ended := func(name string, before turn, reply func(int64) any) turnRow {
+		return turnRow{name, with(before), reply, &turn{'D', own, before.slot, 0}, true}
+	}
+	left := func(ms int64) func(int64) any { return func(at int64) any { return ms - at } }
+	lost := func(name string, before turn) turnRow { return turnRow{name, with(before), is(int64(-1)), nil, false} }
+	turnTable(t, script.EndTurn, append(noTurn(turnRow{reply: is(int64(-1))}),
+		ended("held", turn{'R', own, -1_000, 2_000}, left(59_000)),
+		ended("run out", turn{'R', own, -10_000, -1}, left(50_000)),
+		ended("longer than a period", turn{'R', own, -60_000, 1_000}, is(int64(0))),
+		ended("done", turn{'D', own, -1_000, 0}, left(59_000)),
+		lost("somebody else's", turn{'R', other, -1_000, 2_000}),
+		lost("done by somebody else", turn{'D', other, -1_000, 0}),
+		lost("given back", turn{'R', nobody, -1_000, 0}),
+	))
+}
+
+func TestATurnThatIsGivenBackIsNobodysInTheSamePeriod(t *testing.T) {
+	t.Parallel()
+	back := func(name string, before turn) turnRow {
+		return turnRow{name, with(before), is(int64(0)), &turn{'R', nobody, before.slot, 0}, true}
+	}
+	lost := func(name string, before turn) turnRow { return turnRow{name, with(before), is(int64(-1)), nil, false} }
+	turnTable(t, script.ReturnTurn, append(noTurn(turnRow{reply: is(int64(-1))}),
+		back("held", turn{'R', own, -1_000, 2_000}),
+		back("run out", turn{'R', own, -10_000, -1}),
+		lost("somebody else's", turn{'R', other, -1_000, 2_000}),
+		lost("given back", turn{'R', nobody, -1_000, 0}),
+		lost("done", turn{'D', own, -1_000, 0}),
+	))
+}
+
+// Every order of the steps of three attempts, of time and of copies that come
+// late, however long: what two orders leave in the same state is gone on with once.
+// A step that an attempt has sent before is such a copy.
+func TestNoOrderOfStepsGivesAPeriodTwoTurnsThatAreDone(t *testing.T) {
+	t.Parallel()
+	const day, lease = int64(24 * time.Hour / time.Millisecond), hour
+	tokens := []entry.Token{own, other, {1}}
+	type path struct {
+		record string // "" none
+		holder int    // who has the turn, and has it for sure; -1 nobody
+		done   bool   // in this period
+		story  string
+	}
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		key, ctx, states := redistest.Key(t), t.Context(), 0
+		for _, s := range turnScripts {
+			require.NoError(t, rdb.ScriptLoad(ctx, s.Source()).Err())
+		}
+		shifted := func(record string, slot, till int64) string {
+			edit := func(from int, by int64) {
+				n := int64(0)
+				for _, b := range []byte(record[from : from+6]) {
+					n = n<<8 | int64(b)
+				}
+				b := []byte(record)
+				for i, n := 5, n+by; i >= 0; i, n = i-1, n>>8 {
+					b[from+i] = byte(n)
+				}
+				record = string(b)
+			}
+			edit(12, slot)
+			if strings.Trim(record[18:], "\x00") != "" {
+				edit(18, till)
+			}
+			return record
+		}
+		at := func(record string) (slot, till int64) {
+			for i := range 6 {
+				slot, till = slot<<8|int64(record[12+i]), till<<8|int64(record[18+i])
+			}
+			return slot, till
+		}
+		seen := map[string]bool{}
+		known := func(p path) bool { // what time does to it aside
+			id := fmt.Sprint(p.holder, p.done)
+			if p.record != "" {
+				now := rdb.Time(ctx).Val().UnixMilli()
+				slot, till := at(p.record)
+				id += fmt.Sprintf(" %x %d %t", p.record[:12], (now-slot)/day, till > now)
+			}
+			was := seen[id]
+			seen[id] = true
+			return was
+		}
+		var walk func(p path)
+		run := func(p path, name string, n int) (path, any) {
+			var reply *redis.Cmd
+			var get *redis.StringCmd
+			sha := digest(turnScripts[name])
+			_, _ = rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error { // redis.Nil means something
+				pipe.Del(ctx, key)
+				if p.record != "" {
+					pipe.Set(ctx, key, p.record, time.Hour)
+				}
+				reply = pipe.EvalSha(ctx, sha, []string{key}, tokens[n][:], lease, day)
+				get = pipe.Get(ctx, key)
+				return nil
+			})
+			require.NoError(t, reply.Err(), p.story)
+			p.record, p.story = get.Val(), fmt.Sprintf("%s %s%d", p.story, name, n)
+			return p, reply.Val()
+		}
+		walk = func(p path) {
+			if known(p) {
+				return
+			}
+			states++
+			for n := range tokens {
+				q, reply := run(p, "take", n)
+				if kind := reply.([]any)[0]; kind == "T" {
+					require.False(t, p.done, "%s: a second turn in one period", q.story)
+					require.True(t, p.holder == -1 || p.holder == n, "%s: two have the turn", q.story)
+					q.holder = n
+				} else {
+					require.True(t, p.done || p.holder >= 0, "%s: nobody may go on: %v", q.story, reply)
+				}
+				walk(q)
+
+				q, reply = run(p, "extendTurn", n)
+				require.True(t, p.holder != n || reply == int64(1), "%s: lost", q.story)
+				require.True(t, p.holder == -1 || p.holder == n || reply == int64(0), "%s: taken away", q.story)
+				if reply == int64(1) {
+					q.holder = n
+				}
+				walk(q)
+
+				q, reply = run(p, "end", n)
+				require.True(t, p.holder != n || reply.(int64) >= 0, "%s: lost", q.story)
+				require.True(t, p.holder == -1 || p.holder == n || reply == int64(-1), "%s: taken away", q.story)
+				if reply.(int64) >= 0 {
+					q.holder, q.done = -1, reply.(int64) > 0
+				}
+				walk(q)
+
+				q, reply = run(p, "return", n)
+				require.True(t, p.holder != n || reply == int64(0), "%s: lost", q.story)
+				require.True(t, p.holder == -1 || p.holder == n || reply == int64(-1), "%s: taken away", q.story)
+				require.True(t, !p.done || reply == int64(-1), "%s: a turn that is done was given back", q.story)
+				if reply == int64(0) {
+					q.holder = -1
+				}
+				walk(q)
+			}
+			if p.record != "" {
+				q := p
+				q.record, q.holder, q.story = shifted(p.record, 0, -2*lease), -1, p.story+" lapse"
+				walk(q)
+				if slot, _ := at(p.record); rdb.Time(ctx).Val().UnixMilli()-slot < 2*day {
+					q = p
+					q.record, q.done, q.story = shifted(p.record, -day, 0), false, p.story+" period"
+					walk(q)
+				}
+			}
+		}
+		walk(path{holder: -1})
+		require.Greater(t, states, 30, "states")
+		t.Logf("%d states", states)
+	})
+}
+
+// The client sends a pipeline again whose connection broke, unless it must not.
+func TestAPipelineWithACallThatIsSentOnceIsNotSentAgain(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		calls := pipeline(t, rdb, "kkk")
+		calls[1].Once = true
+		proxy := redistest.NewProxy(t, rdb.Options().Addr)
+		client := redis.NewClient(&redis.Options{Addr: proxy.Addr(), PipelinePoolSize: 1})
+		defer func() { _ = client.Close() }()
+		require.NoError(t, script.Pipeline(t.Context(), client, pipeline(t, rdb, "k")))
+		proxy.LoseReplies(1)
+		require.Error(t, script.Pipeline(t.Context(), client, calls))
+		for i, c := range calls {
+			require.Error(t, c.Err)
+			require.NotErrorIs(t, c.Err, io.ErrUnexpectedEOF, "it was not set")
+			require.Equal(t, fmt.Sprint(i+1), rdb.Get(t.Context(), c.Key).Val(), "it ran more than once")
+		}
+		// And is otherwise answered as any other, by a server that knows it or not.
+		calls = pipeline(t, rdb, "ukw")
+		for _, c := range calls {
+			c.Once = true
+		}
+		require.NoError(t, script.Pipeline(t.Context(), client, calls))
+		requireRanOnce(t, rdb, "ukw", calls)
+	})
+}
+
+func digest(s *script.Script) string {
+	sum := sha1.Sum([]byte(s.Source()))
+	return hex.EncodeToString(sum[:])
+}
