@@ -31,6 +31,8 @@ type Cache[K comparable, V any] struct {
 	observer Observer
 
 	calls         door
+	closing       context.Context // ends with Close, for calls that would go on
+	end           context.CancelFunc
 	redisFailures atomic.Int64 // of Set and Delete
 }
 
@@ -73,6 +75,7 @@ func New[K comparable, V any](rdb redis.UniversalClient, spec Spec[K, V]) (*Cach
 		c.up = c.upOne
 	}
 	c.load = func(ctx context.Context, key K) (V, loader.Life, error) { return c.restore(ctx, key, c.up) }
+	c.closing, c.end = context.WithCancel(context.Background())
 	if c.name == "" {
 		c.name = template.Name()
 	}
@@ -101,18 +104,19 @@ func (c *Cache[K, V]) Key(key K) string {
 	return k
 }
 
-// Close makes every further call return ErrClosed and waits for those under way,
-// and for the loads that they left behind. If ctx ends first, Close cancels the
-// loads and returns the cause of that end; calls return soon, but an Up that
-// does not heed its ctx is then still running. Close may be called more than
-// once, from several goroutines, but an Up that calls it waits for itself. The
-// client stays open.
+// Close makes every further call return ErrClosed, ends RefreshEvery, and waits
+// for the calls under way and for the loads that they left behind. If ctx ends
+// first, Close cancels the loads and returns the cause of that end; calls return
+// soon, but an Up that does not heed its ctx is then still running. Close may be
+// called more than once, from several goroutines, but an Up that calls it waits
+// for itself. The client stays open.
 func (c *Cache[K, V]) Close(ctx context.Context) error {
 	if ctx == nil {
 		return c.fail("close", "", errNilContext)
 	}
 	var late error
 	idle := c.calls.shut()
+	c.end()
 	select {
 	case <-idle:
 	default:

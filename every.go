@@ -1,0 +1,133 @@
+package cachex
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cachex-go/cachex/internal/key"
+	"github.com/cachex-go/cachex/loader"
+)
+
+// MinEvery is the shortest period of RefreshEvery. Who wants to be more up to date
+// than that should Set the value when it changes.
+const MinEvery = loader.MinPeriod
+
+// maxRefreshes is how many calls of Up a RefreshEvery has under way at once.
+const maxRefreshes = 16
+
+var (
+	errNoUp   = errors.New("Spec.Up is not set")
+	errNoKeys = errors.New("no keys")
+)
+
+// RefreshEvery reloads the values of keys in the background: at once, and then in
+// every period of every, until ctx ends. It blocks, and is meant for a goroutine
+// of its own, in each process of the fleet.
+//
+// Each key is loaded once a period for the whole fleet, however many processes
+// call RefreshEvery. Periods are counted from the first load, so they do not drift
+// with what Up takes. That a Get has loaded the value meanwhile makes no
+// difference. If the process that loads a key dies, another one takes over within
+// Spec.LeaseTTL; if its RefreshEvery ends, within a third of that. Choose a TTL
+// longer than every and what Up takes, twice every say, or there is no value
+// between the two.
+//
+// At most 16 calls of Up are under way in this process, or Spec.MaxLoads if that
+// is less. An Up that hangs has one of these places until Spec.UpTimeout ends it;
+// other keys are reloaded on time meanwhile. An Up that fails has used up the
+// turn of its key: the value stays for the rest of its TTL, and the next try is in
+// the next period. An Up that takes longer than a period costs the turns that came
+// meanwhile. Where Redis does not answer, nothing is reloaded until it does. Stats
+// count all that, and RefreshEvery goes on.
+//
+// Whose turn it is stands in Redis in a key of its own: Cache.Key with ":%every"
+// after it, which no key of a template ends with unless the template itself does.
+// A KeyFunc must not return it. If it is deleted, the key is loaded at once, and
+// may be loaded twice in that period.
+//
+// every is whole milliseconds, at least MinEvery, and the same in all of the
+// fleet. A key that is there twice counts once. The error is an *Error and never
+// nil: the cause of the end of ctx; ErrClosed after Close, which ends
+// RefreshEvery and waits for it; and at once if anything is wrong with every or a
+// key, if there are no keys, or no Up. When it returns, no Up that heeds its ctx is
+// under way, and turns not used are given back.
+func (c *Cache[K, V]) RefreshEvery(ctx context.Context, every time.Duration, keys ...K) error {
+	const op = "refresh every"
+	names, bad := c.turns(keys)
+	if err := c.admit(ctx, op); err != nil {
+		return err
+	}
+	defer c.calls.leave()
+	switch {
+	case c.up == nil:
+		return c.fail(op, "", errNoUp)
+	case bad != nil:
+		return c.fail(op, "", bad)
+	case len(names.keys) == 0:
+		return c.fail(op, "", errNoKeys)
+	}
+	if err := loader.CheckPeriod(every); err != nil {
+		return c.fail(op, "", err)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(c.closing, func() { cancel(ErrClosed) })()
+
+	turns := c.loader.Turns()
+	turns.Places = min(maxRefreshes, cmp.Or(c.maxLoads, maxRefreshes))
+	err := turns.Run(ctx, every, names.turns, func(ctx context.Context, due []int) error {
+		return c.reload(ctx, names.keys[due[0]], names.entries[due[0]])
+	})
+	return c.fail(op, "", err)
+}
+
+// reload loads the value of key, which is k in Redis, and stores it, although
+// there may be one. It returns when ctx ends, and with the error of Up.
+//
+// For now it expires the value and gets it, so that readers wait for Up.
+func (c *Cache[K, V]) reload(ctx context.Context, key K, k string) error {
+	if _, err := c.loader.Leases().Expire(ctx, k); err != nil {
+		c.redisFailures.Add(1)
+		return err
+	}
+	_, err := loader.GetWith(ctx, c.loader, k, key, c.load)
+	return err
+}
+
+// turnSuffix makes the key of a turn of that of an entry. In what a template
+// renders for a value, two hexadecimal digits come after '%'.
+const turnSuffix = ":%every"
+
+// turnKey returns the key of the record that says whose turn it is to reload k.
+func turnKey(k string) string { return k + turnSuffix }
+
+// turnNames are keys, each once, with their entries and turns in Redis.
+type turnNames[K comparable] struct {
+	keys    []K
+	entries []string
+	turns   []string
+}
+
+// turns renders keys.
+func (c *Cache[K, V]) turns(keys []K) (n turnNames[K], err error) {
+	seen := make(map[string]bool, len(keys))
+	for _, id := range keys {
+		k, err := c.render(id)
+		if err != nil {
+			return n, err
+		}
+		if seen[k] {
+			continue
+		}
+		seen[k] = true
+		turn := turnKey(k)
+		if len(turn) > key.MaxLen {
+			return n, fmt.Errorf("%w: %d bytes with %q, the limit is %d", key.ErrTooLong, len(turn), turnSuffix, key.MaxLen)
+		}
+		n.keys, n.entries, n.turns = append(n.keys, id), append(n.entries, k), append(n.turns, turn)
+	}
+	return n, nil
+}

@@ -1,0 +1,138 @@
+package loader
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Turns do something for each of many keys once in every period, in one process
+// of the fleet.
+//
+// The turn of a key is a record in Redis, in a key of its own. Who takes it does
+// the work, keeps it by a heartbeat while that lives, and says when it is done;
+// the others look again when the next one is due. Whoever had the last turn looks
+// first, the others a little later: a key stays where it is as long as that
+// process keeps up, and goes to another one when it does not.
+//
+// Turns are for efficiency, as leases are: a record that is lost makes the work be
+// done once more. Make one with Loader.Turns.
+type Turns struct {
+	// Places is how many calls of refresh run at once. Defaults to 16.
+	Places int
+
+	// Chunk is how many keys one call of refresh is given, at most. Defaults to 1.
+	Chunk int
+
+	rdb    redis.UniversalClient
+	ttl    time.Duration
+	hold   func() bool // reports whether the Loader is open, and keeps its Close waiting
+	unhold func()
+	spawn  func(func()) // starts a goroutine that Close waits for
+	failed func()       // counts a round trip that failed
+}
+
+const (
+	// MinPeriod and MaxPeriod are the shortest and the longest period.
+	MinPeriod = 100 * time.Millisecond
+	MaxPeriod = maxLife
+
+	defaultPlaces = 16
+	maxTake       = 512         // turns that are asked for in one round trip
+	turnPatience  = time.Second // with Redis, and with the end of Run
+)
+
+// Turns returns turns that are held for the LeaseTTL of l, and whose failures l
+// counts. It makes no call to Redis.
+func (l *Loader[V]) Turns() *Turns {
+	fs := &l.flights
+	return &Turns{
+		rdb: l.rdb,
+		ttl: l.leases.ttl,
+		hold: func() bool {
+			fs.mu.Lock()
+			defer fs.mu.Unlock()
+			if !fs.closed {
+				fs.running++
+			}
+			return !fs.closed
+		},
+		unhold: fs.landed,
+		spawn:  fs.spawn,
+		failed: func() { l.stats.redisFailures.Add(1) },
+	}
+}
+
+// Run calls refresh once per key and period, in one of the processes that run it
+// with these keys, until ctx ends. The first turn is due at once, and the later
+// ones whole periods after it, whatever refreshing takes. every is whole
+// milliseconds, the same in all of the fleet, at least MinPeriod. keys are those
+// of the records, and differ.
+//
+// refresh is given indices of keys. It runs in a goroutine, at most Places of them
+// at once, and must return soon after its ctx has ended. What it returns only
+// matters then: an error gives the turns back. Otherwise they are used up, and the
+// next try is in the next period. A call that hangs holds one place; other keys go
+// on being refreshed in the others. A refresh that takes longer than a period
+// costs those turns that were due meanwhile.
+//
+// A turn whose process died is taken over within the LeaseTTL, and one that was
+// given back within a third of that. A process that sleeps for so long loses its
+// turn, and what it does is not stopped: that is for the lease in the entry, which
+// knows what may be stored.
+//
+// Where Redis does not answer, nothing is refreshed: Run looks again a second
+// later, or a period if that is shorter.
+//
+// When ctx ends, Run ends the ctx of all calls of refresh, waits for them, gives
+// their turns back, for which Redis has a second, and returns the cause. It always
+// returns an error. Close of the Loader waits for Run, and does not end it.
+func (t *Turns) Run(ctx context.Context, every time.Duration, keys []string, refresh func(ctx context.Context, due []int) error) error {
+	if err := CheckPeriod(every); err != nil {
+		return err
+	}
+	if !t.hold() {
+		return ErrClosed
+	}
+	defer t.unhold()
+	work, cancel := context.WithCancelCause(ctx)
+	r := &rota{
+		t: t, every: every, refresh: refresh, work: work, cancel: cancel,
+		away:    min(every, time.Second),
+		places:  cmp.Or(t.Places, defaultPlaces),
+		chunk:   cmp.Or(t.Chunk, 1),
+		held:    make(map[*shift]struct{}),
+		took:    make(chan trip, 1),
+		told:    make(chan trip, 1),
+		beats:   make(chan trip, 1),
+		ended:   make(chan done),
+		lease:   t.ttl - (t.ttl / 10).Truncate(time.Millisecond),
+		settled: context.WithoutCancel(ctx),
+	}
+	// In an order of our own, so that processes which start together do not ask
+	// for the same keys.
+	now := time.Now()
+	for _, i := range rand.Perm(len(keys)) {
+		r.due = append(r.due, &shift{i: i, key: keys[i], at: now})
+	}
+	r.run(ctx)
+	return context.Cause(ctx)
+}
+
+// CheckPeriod returns an error if d cannot be a period: if it is not whole
+// milliseconds, from MinPeriod to MaxPeriod.
+func CheckPeriod(d time.Duration) error {
+	switch {
+	case d < MinPeriod:
+		return fmt.Errorf("period of %v is too short, must be at least %v", d, MinPeriod)
+	case d%time.Millisecond != 0:
+		return fmt.Errorf("period of %v is not whole milliseconds", d)
+	case d > MaxPeriod:
+		return fmt.Errorf("period of %v is longer than ten years", d)
+	}
+	return nil
+}
