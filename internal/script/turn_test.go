@@ -352,7 +352,7 @@ func TestNoOrderOfStepsGivesAPeriodTwoTurnsThatAreDone(t *testing.T) {
 			}
 		}
 		walk(path{holder: -1})
-		require.Greater(t, states, 30, "states")
+		require.Greater(t, states, 20, "most states were not reached")
 		t.Logf("%d states", states)
 	})
 }
