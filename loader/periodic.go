@@ -86,7 +86,8 @@ func (l *Loader[V]) Turns() *Turns {
 // knows what may be stored.
 //
 // Where Redis does not answer, nothing is refreshed: Run looks again a second
-// later, or a period if that is shorter.
+// later, or a period if that is shorter. If it is away until a turn under way has
+// run out, that key may be refreshed once more in the same period.
 //
 // When ctx ends, Run ends the ctx of all calls of refresh, waits for them, gives
 // their turns back, for which Redis has a second, and returns the cause. It always
@@ -103,8 +104,8 @@ func (t *Turns) Run(ctx context.Context, every time.Duration, keys []string, ref
 	r := &rota{
 		t: t, every: every, refresh: refresh, work: work, cancel: cancel,
 		away:    min(every, time.Second),
-		places:  cmp.Or(t.Places, defaultPlaces),
-		chunk:   cmp.Or(t.Chunk, 1),
+		places:  max(cmp.Or(t.Places, defaultPlaces), 1),
+		chunk:   max(t.Chunk, 1),
 		held:    make(map[*shift]struct{}),
 		took:    make(chan trip, 1),
 		told:    make(chan trip, 1),

@@ -3,6 +3,7 @@ package loader
 import (
 	"container/heap"
 	"context"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -49,7 +50,6 @@ type shift struct {
 	key   string
 	at    time.Time // when to look
 	token entry.Token
-	lost  bool // the turn is somebody else's, or nobody's
 	back  bool // to be given back, not to be ended
 }
 
@@ -84,8 +84,8 @@ func (r *rota) run(ctx context.Context) {
 		case <-heartbeat.C:
 			r.tell() // what failed the last time
 			r.beat()
-		case trip := <-r.beats:
-			r.beaten(trip)
+		case <-r.beats:
+			r.beating = false
 		}
 	}
 }
@@ -107,7 +107,7 @@ func (r *rota) take(look *time.Timer) {
 	most := min(r.places*r.chunk, maxTake)
 	for len(shifts) < most && len(r.due) > 0 && !r.due[0].at.After(now) {
 		s := heap.Pop(&r.due).(*shift)
-		s.token, s.lost, s.back = entry.NewToken(), false, false
+		s.token, s.back = entry.NewToken(), false
 		shifts = append(shifts, s)
 	}
 	r.taking = true
@@ -135,18 +135,19 @@ func (r *rota) begin(trip trip) {
 			s.at = now.Add(min(ms, r.t.ttl/4) + rand.N(r.t.ttl/20))
 			heap.Push(&r.due, s)
 		case answer == "D":
-			s.at = now.Add(ms + time.Millisecond + rand.N(min(r.every/10, 250*time.Millisecond)))
+			s.at = now.Add(ms + r.late())
 			heap.Push(&r.due, s)
 		default: // nobody knows whether it was taken
 			s.at, s.back = now.Add(r.away+rand.N(r.away/4)), true
 			r.over = append(r.over, s)
 		}
 	}
-	if r.failures++; answers > 0 {
+	if answers > 0 {
 		r.failures = 0
 	} else {
-		// The next ones will hardly fare better. Not all of them wait for the full
-		// time: of a Cluster, one node may be away.
+		// The next ones will hardly fare better. They do not wait for the full time
+		// at once: of a Cluster, one node may be away.
+		r.failures++
 		r.after = now.Add(min(r.away, 50*time.Millisecond<<min(r.failures, 10)))
 	}
 	for shifts := range slices.Chunk(won, r.chunk) {
@@ -170,19 +171,21 @@ func (r *rota) end(d done) {
 	for _, s := range d.shifts {
 		delete(r.held, s)
 		s.back = d.err != nil && r.work.Err() != nil
-		if s.lost {
-			r.lookAgain(s)
-			continue
-		}
 		r.over = append(r.over, s)
 	}
 }
 
-// lookAgain looks at a key of which nothing is known soon, which tells when its
-// next turn is.
+// lookAgain looks soon at a key of which nothing is known: to ask for the turn
+// tells when the next one is.
 func (r *rota) lookAgain(s *shift) {
-	s.at = later(s.at, time.Now().Add(time.Millisecond+rand.N(r.every/10)))
+	s.at = later(s.at, time.Now().Add(r.late()))
 	heap.Push(&r.due, s)
+}
+
+// late is how much later to look than whoever had the last turn. It differs from
+// process to process.
+func (r *rota) late() time.Duration {
+	return time.Millisecond + rand.N(min(r.every/10, 250*time.Millisecond))
 }
 
 // tell ends the turns that are over, or gives them back.
@@ -220,30 +223,12 @@ func (r *rota) rest(trip trip) (more, failed bool) {
 	return more, failed
 }
 
-// beat prolongs the turns under way.
+// beat prolongs the turns under way. What it is told is of no use: a turn that is
+// lost cannot be ended either, and its refresh goes on.
 func (r *rota) beat() {
-	if r.beating || len(r.held) == 0 {
-		return
-	}
-	var shifts []*shift
-	for s := range r.held {
-		if !s.lost {
-			shifts = append(shifts, s)
-		}
-	}
-	if len(shifts) > 0 {
+	if !r.beating && len(r.held) > 0 {
 		r.beating = true
-		r.ask(r.beats, script.ExtendTurn, shifts)
-	}
-}
-
-func (r *rota) beaten(trip trip) {
-	r.beating = false
-	for n, s := range trip.shifts {
-		// The shift may have gone on to another turn since.
-		if held, ok := trip.number(n); ok && held == 0 && trip.calls[n].Args[0] == string(s.token[:]) {
-			s.lost = true
-		}
+		r.ask(r.beats, script.ExtendTurn, slices.Collect(maps.Keys(r.held)))
 	}
 }
 
