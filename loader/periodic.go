@@ -100,9 +100,8 @@ func (t *Turns) Run(ctx context.Context, every time.Duration, keys []string, ref
 		return ErrClosed
 	}
 	defer t.unhold()
-	work, cancel := context.WithCancelCause(ctx)
 	r := &rota{
-		t: t, every: every, refresh: refresh, work: work, cancel: cancel,
+		t: t, every: every, refresh: refresh, work: ctx,
 		away:    min(every, time.Second),
 		places:  max(cmp.Or(t.Places, defaultPlaces), 1),
 		chunk:   max(t.Chunk, 1),
@@ -120,7 +119,7 @@ func (t *Turns) Run(ctx context.Context, every time.Duration, keys []string, ref
 	for _, i := range rand.Perm(len(keys)) {
 		r.due = append(r.due, &shift{i: i, key: keys[i], at: now})
 	}
-	r.run(ctx)
+	r.run()
 	return context.Cause(ctx)
 }
 

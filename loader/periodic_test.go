@@ -285,29 +285,31 @@ func TestNoMoreThanPlacesAreRefreshedAtOnceAndAllOfThemAre(t *testing.T) {
 
 func TestTheEndOfRunEndsWhatIsUnderWayAndGivesTheTurnBack(t *testing.T) {
 	t.Parallel()
-	inFleet(t, 1, time.Minute, func(f *fleet) {
-		var cause error
-		a := f.start("a", func(ctx context.Context, _ int) error {
-			<-ctx.Done()
-			cause = context.Cause(ctx)
-			return cause
+	for _, stopped := range []time.Duration{10 * time.Second, 10500 * time.Millisecond, 11 * time.Second, 11500 * time.Millisecond} {
+		inFleet(t, 1, time.Minute, func(f *fleet) {
+			var cause error
+			a := f.start("a", func(ctx context.Context, _ int) error {
+				<-ctx.Done()
+				cause = context.Cause(ctx)
+				return cause
+			})
+			synctest.Wait()
+			f.start("b", nil)
+			f.until(stopped)
+			require.Equal(f, []string{"a"}, f.who(0))
+			a.stop()
+			require.Equal(f, errStopped, cause)
+			require.Equal(f, stopped, time.Since(f.began), "it ended late")
+			require.Equal(f, byte('R'), f.record(0)[3])
+			require.Equal(f, make([]byte, 8), []byte(f.record(0)[4:12]), "the turn was not given back")
+			f.until(stopped + time.Second)
+			require.Equal(f, []string{"a", "b"}, f.who(0))
+			f.until(2*time.Minute - time.Millisecond)
+			// The period is still that of the first turn.
+			require.Equal(f, []string{"a", "b", "b"}, f.who(0))
+			require.Equal(f, time.Minute, f.refreshed(0)[2].Truncate(time.Millisecond))
 		})
-		synctest.Wait()
-		f.start("b", nil)
-		f.until(10 * time.Second)
-		require.Equal(f, []string{"a"}, f.who(0))
-		a.stop()
-		require.Equal(f, errStopped, cause)
-		require.Equal(f, 10*time.Second, time.Since(f.began), "it ended late")
-		require.Equal(f, byte('R'), f.record(0)[3])
-		require.Equal(f, make([]byte, 8), []byte(f.record(0)[4:12]), "the turn was not given back")
-		f.until(11 * time.Second)
-		require.Equal(f, []string{"a", "b"}, f.who(0))
-		f.until(2*time.Minute - time.Millisecond)
-		// The period is still that of the first turn.
-		require.Equal(f, []string{"a", "b", "b"}, f.who(0))
-		require.Equal(f, time.Minute, f.refreshed(0)[2].Truncate(time.Millisecond))
-	})
+	}
 }
 
 func TestAProcessThatEndsBetweenItsTurnsIsReplacedOnTime(t *testing.T) {

@@ -26,8 +26,7 @@ type rota struct {
 	away    time.Duration // to wait for a Redis that does not answer
 	lease   time.Duration // of a turn: so much less than LeaseTTL as others look late
 	refresh func(ctx context.Context, due []int) error
-	work    context.Context // of refresh
-	cancel  context.CancelCauseFunc
+	work    context.Context // of refresh; its end is that of Run
 	settled context.Context // of calls to Redis, which the end of Run does not cut
 
 	due    shifts              // by when to look
@@ -36,9 +35,7 @@ type rota struct {
 	places int                 // free
 	chunk  int
 
-	taking, telling, beating bool      // a round trip is on its way
-	after                    time.Time // no turn is asked for before that
-	failures                 int       // to take turns, one after the other
+	taking, telling, beating bool // a round trip is on its way
 
 	took, told, beats chan trip // at most one each is on its way
 	ended             chan done
@@ -59,7 +56,7 @@ type done struct {
 	err    error
 }
 
-func (r *rota) run(ctx context.Context) {
+func (r *rota) run() {
 	heartbeat := time.NewTicker(r.t.ttl / 3)
 	defer heartbeat.Stop()
 	look := time.NewTimer(0)
@@ -67,8 +64,8 @@ func (r *rota) run(ctx context.Context) {
 	for {
 		r.take(look)
 		select {
-		case <-ctx.Done():
-			r.stop(context.Cause(ctx))
+		case <-r.work.Done():
+			r.stop()
 			return
 		case <-look.C:
 		case trip := <-r.took:
@@ -98,7 +95,7 @@ func (r *rota) take(look *time.Timer) {
 		return
 	}
 	now := time.Now()
-	if next := later(r.due[0].at, r.after); next.After(now) {
+	if next := r.due[0].at; next.After(now) {
 		look.Reset(next.Sub(now))
 		return
 	}
@@ -118,13 +115,9 @@ func (r *rota) take(look *time.Timer) {
 func (r *rota) begin(trip trip) {
 	now := time.Now()
 	slow := now.Sub(trip.sent) >= r.t.ttl/2 // it might run out before the first heartbeat
-	answers := 0
 	var won []*shift
 	for n, s := range trip.shifts {
 		answer, ms := trip.answer(n)
-		if answer != "" {
-			answers++
-		}
 		switch {
 		case answer == "T" && !slow:
 			won = append(won, s)
@@ -137,18 +130,13 @@ func (r *rota) begin(trip trip) {
 		case answer == "D":
 			s.at = now.Add(ms + r.late())
 			heap.Push(&r.due, s)
-		default: // nobody knows whether it was taken
+		default:
+			// Nobody knows whether it was taken. It is not asked for again before
+			// Redis has said that it was given back, so each key costs a Redis that is
+			// away one question, and one answer that is still owed at each heartbeat.
 			s.at, s.back = now.Add(r.away+rand.N(r.away/4)), true
 			r.over = append(r.over, s)
 		}
-	}
-	if answers > 0 {
-		r.failures = 0
-	} else {
-		// The next ones will hardly fare better. They do not wait for the full time
-		// at once: of a Cluster, one node may be away.
-		r.failures++
-		r.after = now.Add(min(r.away, 50*time.Millisecond<<min(r.failures, 10)))
 	}
 	for shifts := range slices.Chunk(won, r.chunk) {
 		r.places--
@@ -232,11 +220,9 @@ func (r *rota) beat() {
 	}
 }
 
-// stop ends what is under way, and gives back what is held. It waits for all
-// refreshes, and for Redis as long as its patience lasts. Whoever is not told
+// stop gives back what is held. It waits for all refreshes, whose ctx has ended, and for Redis as long as its patience lasts. Whoever is not told
 // waits for the lease of a turn.
-func (r *rota) stop(cause error) {
-	r.cancel(cause)
+func (r *rota) stop() {
 	for len(r.held) > 0 {
 		r.end(<-r.ended)
 	}
