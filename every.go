@@ -18,10 +18,7 @@ const MinEvery = loader.MinPeriod
 // maxRefreshes is how many calls of Up a RefreshEvery has under way at once.
 const maxRefreshes = 16
 
-var (
-	errNoUp   = errors.New("Spec.Up is not set")
-	errNoKeys = errors.New("no keys")
-)
+var errNoKeys = errors.New("no keys")
 
 // RefreshEvery reloads the values of keys in the background: at once, and then in
 // every period of every, until ctx ends. It blocks, and is meant for a goroutine
@@ -77,24 +74,11 @@ func (c *Cache[K, V]) RefreshEvery(ctx context.Context, every time.Duration, key
 	defer context.AfterFunc(c.closing, func() { cancel(ErrClosed) })()
 
 	turns := c.loader.Turns()
-	turns.Places = min(maxRefreshes, cmp.Or(c.maxLoads, maxRefreshes))
+	turns.Places = min(maxRefreshes, cmp.Or(c.spec.MaxLoads, maxRefreshes))
 	err := turns.Run(ctx, every, names.turns, func(ctx context.Context, due []int) error {
-		return c.reload(ctx, names.keys[due[0]], names.entries[due[0]])
+		return c.reload(ctx, every, names.keys[due[0]], names.entries[due[0]])
 	})
 	return c.fail(op, "", err)
-}
-
-// reload loads the value of key, which is k in Redis, and stores it, although
-// there may be one. It returns when ctx ends, and with the error of Up.
-//
-// For now it expires the value and gets it, so that readers wait for Up.
-func (c *Cache[K, V]) reload(ctx context.Context, key K, k string) error {
-	if _, err := c.loader.Leases().Expire(ctx, k); err != nil {
-		c.redisFailures.Add(1)
-		return err
-	}
-	_, err := loader.GetWith(ctx, c.loader, k, key, c.load)
-	return err
 }
 
 // turnSuffix makes the key of a turn of that of an entry. In what a template

@@ -48,4 +48,4 @@ func (c *Cache[K, V]) loading(key K) loader.Func[V] {
 	return func(ctx context.Context) (V, loader.Life, error) { return c.restore(ctx, key, c.up) }
 }
 
-var errNoUp = errors.New("there is no Spec.Up")
+var errNoUp = errors.New("Spec.Up is not set")

@@ -1,9 +1,11 @@
 package cachex
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -48,7 +50,9 @@ func (c *Cache[K, V]) set(ctx context.Context, key K, k string, value V) error {
 		})
 		return c.wrote(ctx, "set", []string{k}, errs)
 	}
+	began := time.Now()
 	err = c.loader.Leases().Write(ctx, k, writing.Payload, writing.Life)
+	c.loader.Note(ctx, k, began, err)
 	c.loader.Forget(k) // after the write: who joins a load from now on must see it
 	if err != nil {
 		return c.redisFailed(ctx, "set", k, err)
@@ -224,7 +228,10 @@ func (c *Cache[K, V]) each(ctx context.Context, op string, keys []K, do func(con
 	defer c.loader.Forget(ks...)
 	var err error
 	for some := range slices.Chunk(ks, deleteChunk) {
-		if k, failed := do(ctx, some); failed != nil {
+		began := time.Now()
+		k, failed := do(ctx, some)
+		c.loader.Note(ctx, cmp.Or(k, some[0]), began, failed)
+		if failed != nil {
 			err = c.redisFailed(ctx, op, k, failed)
 			break
 		}

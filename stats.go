@@ -1,6 +1,22 @@
 package cachex
 
-import "time"
+import (
+	"time"
+
+	"github.com/cachex-go/cachex/loader"
+)
+
+// A BreakerState says whether reads ask Redis. After calls that failed they do
+// not, so that nobody waits for the timeouts of the client; a probe in the
+// background finds out when it is back. Caches of one client share the breaker.
+type BreakerState = loader.BreakerState
+
+// The states of the breaker.
+const (
+	BreakerClosed   = loader.BreakerClosed   // reads ask Redis
+	BreakerOpen     = loader.BreakerOpen     // they do not, since it has not answered lately
+	BreakerHalfOpen = loader.BreakerHalfOpen // they do not, but it is being probed
+)
 
 // Stats are what a Cache has counted. Each is a total since New, of this Cache
 // in this process. A read of many keys counts once for each.
@@ -17,6 +33,8 @@ type Stats struct {
 	StoreFailures  int64         // loaded values not stored for another reason: Redis, the codec, TTLFor
 	DecodeFailures int64         // reads of bytes that could not be used
 	RedisFailures  int64         // calls to Redis that failed
+	Bypasses       int64         // reads that did not ask Redis, since it had not answered lately
+	Breaker        BreakerState  // whether reads ask Redis now; of a Cluster, the worst state of any part
 }
 
 // Stats returns a snapshot. The fields are read one after the other, so a call
@@ -36,5 +54,7 @@ func (c *Cache[K, V]) Stats() Stats {
 		StoreFailures:  l.StoreFailures,
 		DecodeFailures: l.DecodeFailures,
 		RedisFailures:  l.RedisFailures + c.redisFailures.Load(),
+		Bypasses:       l.Bypasses,
+		Breaker:        l.Breaker,
 	}
 }

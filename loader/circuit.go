@@ -76,11 +76,25 @@ func (cs *circuits) release() {
 }
 
 // of returns the circuit of key.
-func (cs *circuits) of(key string) *circuit {
+func (cs *circuits) of(key string) *circuit { return &cs.all[cs.index(key)] }
+
+func (cs *circuits) index(key string) int {
 	if len(cs.all) == 1 {
-		return &cs.all[0]
+		return 0
 	}
-	return &cs.all[slot(key)/(slots/clusterCircuits)]
+	return int(slot(key)) / (slots / clusterCircuits)
+}
+
+// state returns the state of the worst of them.
+func (cs *circuits) state() breaker.State {
+	worst := breaker.Closed
+	for i := range cs.all {
+		switch s := cs.all[i].b.State(); {
+		case s == breaker.Open, worst == breaker.Closed:
+			worst = s
+		}
+	}
+	return worst
 }
 
 // opened returns how often a circuit has opened, all of them together.

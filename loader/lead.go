@@ -86,7 +86,7 @@ func (r *run[V]) start(took *time.Duration) <-chan []Loaded[V] {
 			*took = time.Since(began)
 			l.stats.loads.Add(1)
 			l.stats.loadTime.Add(int64(*took))
-			if failed(res) {
+			if unanswered(res) {
 				l.stats.loadFailures.Add(1)
 			} else {
 				l.learn(*took)
@@ -117,8 +117,8 @@ func (r *run[V]) all(err error) []Loaded[V] {
 	return res
 }
 
-// failed reports whether a load gave no answer at all.
-func failed[V any](res []Loaded[V]) bool {
+// unanswered reports whether a load gave no answer at all.
+func unanswered[V any](res []Loaded[V]) bool {
 	for _, one := range res {
 		if one.Err == nil || errors.Is(one.Err, ErrNotFound) || errors.Is(one.Err, ErrNotModified) {
 			return false

@@ -88,6 +88,7 @@ type Loader[V any] struct {
 	reads   reads
 	slots   *semaphore.Weighted // nil: no limit
 	hear    *listener           // nil: poll only
+	away    *circuits           // whether Redis is worth asking
 
 	swr, sie    int64         // milliseconds
 	longest     int64         // milliseconds that a lease or a pause can last
@@ -138,7 +139,7 @@ func New[V any](rdb redis.UniversalClient, o Options[V]) (*Loader[V], error) {
 	if o.MaxLoads > 0 {
 		l.slots = semaphore.NewWeighted(int64(o.MaxLoads))
 	}
-	l.hear = listenerFor(rdb)
+	l.hear, l.away = listenerFor(rdb), circuitsFor(rdb)
 	l.leases.hint = l.hear != nil
 	return l, nil
 }
@@ -200,7 +201,11 @@ func GetWith[A, V any](ctx context.Context, l *Loader[V], key string, arg A, loa
 	}
 	r := reading[V]{l: l, key: key}
 	defer r.end()
-	if !r.join(ctx) && r.await(ctx, true) {
+	if r.join(ctx) {
+	} else if away := l.ask(key); away != nil {
+		l.stats.bypasses.Add(1)
+		r.m, r.err = board(ctx, l, key, sight{away: away}, arg, load)
+	} else if r.await(ctx, true) {
 		v, s := l.open(ctx, &r, true)
 		switch {
 		case s.kind.served():
@@ -272,6 +277,10 @@ func (l *Loader[V]) Find(ctx context.Context, key string) (V, Outcome, error) {
 	if ctx.Err() != nil {
 		return zero, 0, context.Cause(ctx)
 	}
+	if away := l.ask(key); away != nil {
+		l.stats.bypasses.Add(1)
+		return zero, 0, away
+	}
 	r := reading[V]{l: l, key: key}
 	defer r.end()
 	if !r.await(ctx, false) {
@@ -319,13 +328,18 @@ func (l *Loader[V]) Forget(keys ...string) { l.flights.Forget(keys...) }
 func (l *Loader[V]) Leases() *Leases { return &l.leases }
 
 // Stats returns what the Loader has counted since New.
-func (l *Loader[V]) Stats() Stats { return l.stats.snapshot() }
+func (l *Loader[V]) Stats() Stats {
+	s := l.stats.snapshot()
+	s.Breaker = l.away.state()
+	return s
+}
 
 // Close is Flights.Close, and ends the subscription for waits. What is in Redis
 // can still be read; a miss is ErrClosed. The client stays open.
 func (l *Loader[V]) Close(ctx context.Context) error {
 	err := l.flights.Close(ctx)
 	l.closing.Do(func() {
+		l.away.release()
 		wait := l.hear.release()
 		if wait == nil {
 			close(l.deaf)

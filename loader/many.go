@@ -239,17 +239,26 @@ func (c *many[V]) answer(i int, res result[V]) bool {
 // readMany calls got with what GET returns for each key, in one round trip for
 // each 500. It leaves when ctx is done or Redis is silent for too long.
 func (l *Loader[V]) readMany(ctx context.Context, keys []string, got func(i int, b []byte, err error)) {
-	from := 0
-	for some := range slices.Chunk(keys, most) {
+	is := make([]int, 0, len(keys)) // of those that are worth asking for
+	for i, key := range keys {
+		if away := l.ask(key); away != nil {
+			got(i, nil, away)
+		} else {
+			is = append(is, i)
+		}
+	}
+	for some := range slices.Chunk(is, most) {
+		began := time.Now()
 		cmds, err := ask(l, ctx, func(ctx context.Context) ([]redis.Cmder, error) {
 			return l.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-				for _, key := range some {
-					p.Get(ctx, key)
+				for _, i := range some {
+					p.Get(ctx, keys[i])
 				}
 				return nil
 			})
 		})
-		for j := range some {
+		errs := make([]error, len(some))
+		for j, i := range some {
 			var b []byte
 			one := err
 			if len(cmds) > j {
@@ -261,8 +270,9 @@ func (l *Loader[V]) readMany(ctx context.Context, keys []string, got func(i int,
 			if one == nil && len(cmds) <= j {
 				one = fmt.Errorf("Redis did not answer")
 			}
-			got(from+j, b, one)
+			errs[j] = one
+			got(i, b, one)
 		}
-		from += len(some)
+		l.tell(ctx, began, len(some), func(j int) (string, error) { return keys[some[j]], errs[j] })
 	}
 }

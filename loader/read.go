@@ -178,7 +178,7 @@ func (r *reading[V]) await(ctx context.Context, load bool) bool {
 func (r *reading[V]) read(ctx context.Context) ([]byte, error) {
 	if r.own {
 		r.found = errSilent // for those who share it, should a hook of the client panic
-		r.b, r.found = r.l.rdb.Get(ctx, r.key).Bytes()
+		r.b, r.found = r.l.get(ctx, r.key)
 		return r.b, r.found
 	}
 	t := r.t
@@ -192,7 +192,10 @@ func (r *reading[V]) read(ctx context.Context) ([]byte, error) {
 		return t.b, t.err
 	}
 	// It failed, and perhaps only because the ctx of that caller ended.
-	return r.l.rdb.Get(ctx, r.key).Bytes()
+	if away := r.l.ask(r.key); away != nil {
+		return nil, away
+	}
+	return r.l.get(ctx, r.key)
 }
 
 // end lets those go on who wait for this read. Called again it does nothing.

@@ -72,7 +72,7 @@ func (l *Loader[V]) waitLate(ctx context.Context, key string, m *member[V]) resu
 	kept := make(chan struct{})
 	var v V
 	l.flights.trySpawn(func() {
-		b, err := ask(l, ctx, func(ctx context.Context) ([]byte, error) { return l.rdb.Get(ctx, key).Bytes() })
+		b, err := l.poll(ctx, key)
 		var s sight
 		if v, s = l.see(key, b, err, true); s.kind.served() || s.kind == old {
 			close(kept)

@@ -23,6 +23,7 @@ func (l *Loader[V]) send(ctx context.Context, calls []*script.Call) {
 	if len(calls) == 0 {
 		return
 	}
+	began := time.Now()
 	sent := make([]*script.Call, len(calls)) // copies, which the client may write to after we have left
 	for i, c := range calls {
 		one := *c
@@ -39,12 +40,64 @@ func (l *Loader[V]) send(ctx context.Context, calls []*script.Call) {
 		return struct{}{}, nil
 	})
 	for i, c := range calls {
-		if err != nil {
-			c.Err = err
-			continue
+		if c.Err = err; err == nil {
+			c.Reply, c.Err = sent[i].Reply, sent[i].Err
 		}
-		c.Reply, c.Err = sent[i].Reply, sent[i].Err
 	}
+	l.tell(ctx, began, len(calls), func(i int) (string, error) { return calls[i].Key, calls[i].Err })
+}
+
+// ask returns nil if Redis is worth asking for key, else the error of that. If it
+// is time to, it is asked in the background, to find out whether it is back.
+func (l *Loader[V]) ask(key string) error {
+	c := l.away.of(key)
+	err := c.allow()
+	if err != nil {
+		c.probe(l.flights.trySpawn, func(ctx context.Context) error { return l.rdb.Get(ctx, key).Err() })
+	}
+	return err
+}
+
+// get reads key.
+func (l *Loader[V]) get(ctx context.Context, key string) ([]byte, error) {
+	began := time.Now()
+	b, err := l.rdb.Get(ctx, key).Bytes()
+	l.away.of(key).done(ctx, began, err)
+	return b, err
+}
+
+// poll is get for whoever leaves when ctx is done or Redis is silent for too long.
+func (l *Loader[V]) poll(ctx context.Context, key string) ([]byte, error) {
+	if err := l.ask(key); err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	b, err := ask(l, ctx, func(ctx context.Context) ([]byte, error) { return l.rdb.Get(ctx, key).Bytes() })
+	l.away.of(key).done(ctx, began, err)
+	return b, err
+}
+
+// tell says how n commands of one round trip have ended: once for each circuit,
+// since they have failed together if they have.
+func (l *Loader[V]) tell(ctx context.Context, began time.Time, n int, ended func(i int) (key string, err error)) {
+	var told [clusterCircuits]bool
+	for i := range n {
+		key, err := ended(i)
+		at := l.away.index(key)
+		if !told[at] {
+			told[at] = true
+			l.away.all[at].done(ctx, began, err)
+		}
+		if i == 0 && len(l.away.all) == 1 && err == nil {
+			return
+		}
+	}
+}
+
+// Note says how a call to Redis for key ended that began at began and was not made
+// by the Loader: it is evidence of whether Redis is worth asking.
+func (l *Loader[V]) Note(ctx context.Context, key string, began time.Time, err error) {
+	l.away.of(key).done(ctx, began, err)
 }
 
 // nothing reports whether rdb is nil, or an interface around a nil pointer.

@@ -54,7 +54,11 @@ func (l *Loader[V]) see(key string, b []byte, err error, doubt bool) (v V, s sig
 		l.stats.decodeFailures.Add(1)
 		return v, sight{}
 	}
-	l.stats.redisFailures.Add(1)
+	if errors.Is(err, errAway) {
+		l.stats.bypasses.Add(1)
+	} else {
+		l.stats.redisFailures.Add(1)
+	}
 	return v, sight{away: err}
 }
 

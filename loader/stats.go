@@ -3,6 +3,8 @@ package loader
 import (
 	"sync/atomic"
 	"time"
+
+	"github.com/cachex-go/cachex/internal/breaker"
 )
 
 // Stats are what a Loader has counted. Each is a total since New.
@@ -19,13 +21,27 @@ type Stats struct {
 	StoreFailures  int64         // values not stored for another reason: Redis, the codec, their Life
 	DecodeFailures int64         // entries that could not be used and were overwritten
 	RedisFailures  int64         // calls to Redis that failed
+	Bypasses       int64         // keys that Redis was not asked for, since it had not answered lately
+	Breaker        BreakerState  // whether it is asked now; of a Cluster, the worst state of any part
 }
+
+// A BreakerState says whether Redis is asked. What one Loader of a client finds
+// out is true for all of them.
+type BreakerState = breaker.State
+
+// The states of the breaker.
+const (
+	BreakerClosed   = breaker.Closed   // Redis is asked
+	BreakerOpen     = breaker.Open     // it is not, since it has not answered lately
+	BreakerHalfOpen = breaker.HalfOpen // it is not, but is being probed
+)
 
 // counters are Stats that are being counted.
 type counters struct {
 	hits, staleHits, notFoundHits, misses                atomic.Int64
 	loads, loadFailures, loadTime, waits                 atomic.Int64
 	fenced, storeFailures, decodeFailures, redisFailures atomic.Int64
+	bypasses                                             atomic.Int64
 }
 
 func (c *counters) snapshot() Stats {
@@ -42,5 +58,6 @@ func (c *counters) snapshot() Stats {
 		StoreFailures:  c.storeFailures.Load(),
 		DecodeFailures: c.decodeFailures.Load(),
 		RedisFailures:  c.redisFailures.Load(),
+		Bypasses:       c.bypasses.Load(),
 	}
 }

@@ -37,9 +37,7 @@ func (r *run[V]) wait(h hold[V]) bool {
 			return false
 		}
 		proven := p.f.mark()
-		b, err := ask(l, r.ctx, func(ctx context.Context) ([]byte, error) {
-			return l.rdb.Get(ctx, p.key).Bytes()
-		})
+		b, err := l.poll(r.ctx, p.key)
 		switch p.sight = (sight{}); {
 		case r.ctx.Err() != nil:
 			r.fail(context.Cause(r.ctx), []*pursuit[V]{p})
