@@ -15,7 +15,7 @@ import (
 
 // compose returns the bytes of an entry, its sum filled in.
 func compose(key string, h entry.Header, payload string) []byte {
-	if h.State == entry.Value {
+	if h.State != entry.Lease {
 		h.Sum = entry.Sum(key, []byte(payload))
 	}
 	return append(h.Append(nil), payload...)
@@ -35,12 +35,12 @@ func mend(b []byte) []byte {
 func TestHeaderIsLaidOutAsThePackageSays(t *testing.T) {
 	t.Parallel()
 	h := entry.Header{
-		State: entry.Value, Flags: entry.Expired | entry.Awaited,
+		State: entry.Value, Flags: entry.Expired | entry.Awaited | entry.Stale, Fails: 9,
 		Soft: 0x010203040506, Token: entry.Token{1, 2, 3, 4, 5, 6, 7, 8},
 		Till: 0x111213141516, Born: 0x212223242526,
 		Cost: 0x31323334 * time.Millisecond, Sum: 0x41424344,
 	}
-	want := "c158" + "01" + "56" + "03" + "%02x" + "010203040506" + "0102030405060708" +
+	want := "c158" + "01" + "56" + "97" + "%02x" + "010203040506" + "0102030405060708" +
 		"111213141516" + "212223242526" + "31323334" + "41424344"
 	others, err := hex.DecodeString(fmt.Sprintf(want, 0))
 	require.NoError(t, err)
@@ -58,7 +58,7 @@ func TestParseSplitsWhatAppendJoined(t *testing.T) {
 	t.Parallel()
 	for _, g := range golden {
 		h := g.header
-		if h.State == entry.Value {
+		if h.State != entry.Lease {
 			h.Sum = entry.Sum(goldenKey, []byte(g.payload))
 		}
 		b := compose(goldenKey, g.header, g.payload)
@@ -110,17 +110,17 @@ func TestParseRefusesEveryByteThatChanged(t *testing.T) {
 
 func TestParseRefusesWhatItDoesNotKnowThoughTheCheckIsRight(t *testing.T) {
 	t.Parallel()
-	valid := map[int]string{0: "\xC1", 1: "X", 2: "\x01", 3: "VL", 4: "\x00\x01\x02\x03"}
-	stub := entry.Header{State: entry.Lease, Token: entry.Token{1}}
+	var flags strings.Builder // three of them, and how often a load has failed
+	for fails := range entry.MaxFails + 1 {
+		for flag := entry.Expired; flag <= entry.Expired|entry.Awaited|entry.Stale; flag++ {
+			flags.WriteString(string([]byte{byte(fails * 16), byte(fails*16) + byte(flag)}))
+		}
+	}
+	valid := map[int]string{0: "\xC1", 1: "X", 2: "\x01", 3: "VLN", 4: flags.String()}
 	for at, known := range valid {
 		for c := range 256 {
-			b := stub.Append(nil)
-			if at == 3 { // a value, and so good in either state
-				b = compose(goldenKey, entry.Header{State: entry.Value}, "")
-				if c == 'L' {
-					b = stub.Append(nil)
-				}
-			}
+			// Without a payload it is good in every state.
+			b := compose(goldenKey, entry.Header{State: entry.Value, Token: entry.Token{1}}, "")
 			b[at] = byte(c)
 			_, _, ok := entry.Parse(goldenKey, mend(b))
 			require.Equal(t, strings.IndexByte(known, byte(c)) >= 0, ok, "byte %d is %#x", at, c)
@@ -148,9 +148,15 @@ func TestParseRefusesAValueUnderAnotherKey(t *testing.T) {
 		_, _, ok := entry.Parse(key, b)
 		require.False(t, ok, "%q", key)
 	}
+	// That one key has no value says nothing of another.
+	none := compose("users:42", entry.Header{State: entry.Absent, Token: entry.Token{1}}, "")
+	_, _, ok := entry.Parse("users:42", none)
+	require.True(t, ok)
+	_, _, ok = entry.Parse("users:43", none)
+	require.False(t, ok)
 	// Without a payload there is nothing to mistake for the value of another
 	// key, and a lease can be released under any.
-	_, _, ok := entry.Parse("users:43", entry.Header{State: entry.Lease, Token: entry.Token{1}}.Append(nil))
+	_, _, ok = entry.Parse("users:43", entry.Header{State: entry.Lease, Token: entry.Token{1}}.Append(nil))
 	require.True(t, ok)
 }
 
@@ -159,17 +165,41 @@ func TestParseReturnsTheHeaderOfAPayloadThatIsWrong(t *testing.T) {
 	token := entry.Token{8, 7, 6, 5, 4, 3, 2, 1}
 	value := compose(goldenKey, entry.Header{State: entry.Value, Token: token, Soft: 5, Till: 6}, "payload")
 	lease := compose(goldenKey, entry.Header{State: entry.Lease, Token: token}, "")
+	none := compose(goldenKey, entry.Header{State: entry.Absent, Token: token}, "")
+	moved := compose("users:43", entry.Header{State: entry.Absent, Token: token}, "")
+	long := compose(goldenKey, entry.Header{State: entry.Absent, Token: token}, "payload")
 	for name, b := range map[string][]byte{
 		"cut":            value[:len(value)-1],
 		"changed":        append(value[:len(value)-1:len(value)-1], 'D'),
 		"longer":         append(value[:len(value):len(value)], 'd'),
 		"lease with one": append(lease, 'p'),
+		"none with one":  append(none, 'p'),
+		"none summed up": long,
+		"none elsewhere": moved,
 	} {
 		h, payload, ok := entry.Parse(goldenKey, b)
 		require.False(t, ok, name)
 		require.Nil(t, payload, name)
 		require.Equal(t, token, h.Token, name)
 		require.Equal(t, b[:entry.Size], h.Append(nil), name)
+	}
+}
+
+func TestAValueIsPausedIfItHasATimeButNoToken(t *testing.T) {
+	t.Parallel()
+	token := entry.Token{7: 1}
+	for h, want := range map[entry.Header]bool{
+		{State: entry.Value, Till: 1, Fails: 3}:     true,
+		{State: entry.Value, Till: 1}:               true,
+		{State: entry.Value, Till: 1, Soft: 2}:      true,
+		{State: entry.Value, Till: 1, Token: token}: false,
+		{State: entry.Value, Fails: 3}:              false, // expired by hand since
+		{State: entry.Value, Token: token}:          false,
+		{State: entry.Lease, Till: 1}:               false,
+		{State: entry.Absent, Till: 1}:              false,
+		{}:                                          false,
+	} {
+		require.Equal(t, want, h.Paused(), "%+v", h)
 	}
 }
 

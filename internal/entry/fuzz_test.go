@@ -17,6 +17,7 @@ func FuzzParse(f *testing.F) {
 	f.Add("", compose("", entry.Header{State: entry.Value}, ""), uint(39), byte(0x80))
 	f.Add("other", compose(goldenKey, golden[1].header, "moved"), uint(40), byte(0xff))
 	f.Add(goldenKey, compose(goldenKey, golden[0].header, "a lease with a payload"), uint(3), byte(10))
+	f.Add(goldenKey, compose(goldenKey, entry.Header{State: entry.Absent}, "none with a payload"), uint(4), byte(8))
 	f.Add(goldenKey, []byte("\xC1X\x01V, and then something else that is long enough"), uint(1), byte(1))
 	f.Fuzz(func(t *testing.T, key string, b []byte, at uint, delta byte) {
 		before := bytes.Clone(b)
@@ -36,7 +37,7 @@ func FuzzParse(f *testing.F) {
 		if h == (entry.Header{}) || !bytes.Equal(payload, b[entry.Size:]) {
 			t.Fatalf("%x gives %+v and %x", b, h, payload)
 		}
-		if h.State == entry.Value && h.Sum != crc32c(key+string(payload)) {
+		if h.State != entry.Lease && h.Sum != crc32c(key+string(payload)) {
 			t.Fatalf("%x has the sum of other bytes", b)
 		}
 		i := at % uint(len(b))
@@ -51,20 +52,20 @@ func FuzzParse(f *testing.F) {
 func FuzzRoundTrip(f *testing.F) {
 	for _, g := range golden {
 		h := g.header
-		f.Add(h.State == entry.Lease, byte(h.Flags), h.Soft, h.Token[:], h.Till, h.Born, uint32(h.Cost/time.Millisecond), goldenKey, g.payload)
+		f.Add(byte(h.State), byte(h.Flags), h.Fails, h.Soft, h.Token[:], h.Till, h.Born, uint32(h.Cost/time.Millisecond), goldenKey, g.payload)
 	}
-	f.Fuzz(func(t *testing.T, lease bool, flags byte, soft int64, token []byte, till, born int64, cost uint32, key, payload string) {
+	f.Fuzz(func(t *testing.T, state, flags byte, fails int, soft int64, token []byte, till, born int64, cost uint32, key, payload string) {
 		const limit = entry.Forever // what 48 bits hold
 		h := entry.Header{
-			State: entry.Value, Flags: entry.Flags(flags) & (entry.Expired | entry.Awaited),
+			State: entry.Value, Flags: entry.Flags(flags) & (entry.Expired | entry.Awaited | entry.Stale), Fails: fails & entry.MaxFails,
 			Soft: soft & limit, Till: till & limit, Born: born & limit, Cost: time.Duration(cost) * time.Millisecond,
 		}
 		copy(h.Token[:], token)
-		if lease {
-			h.State, payload = entry.Lease, ""
+		if s := entry.State(state); s == entry.Lease || s == entry.Absent {
+			h.State, payload = s, ""
 		}
 		b := compose(key, h, payload)
-		if h.State == entry.Value {
+		if h.State != entry.Lease {
 			h.Sum = crc32c(key + payload)
 		}
 		got, rest, ok := entry.Parse(key, b)

@@ -41,10 +41,23 @@ var golden = []struct {
 		Born: 1767225600000, Cost: 17 * time.Millisecond,
 	}, goldenUser},
 	{"stale", entry.Header{
-		State: entry.Value, Flags: entry.Expired | entry.Awaited, Soft: 0,
+		State: entry.Value, Flags: entry.Stale, Soft: 1767225630000,
+		Token: entry.Token{0x5f, 0x0d, 0x9a, 0x41, 0xc3, 0x2e, 0x88, 0x17},
+		Born:  1767225600000, Cost: 17 * time.Millisecond,
+	}, goldenUser},
+	{"leased", entry.Header{
+		State: entry.Value, Flags: entry.Expired | entry.Awaited | entry.Stale, Soft: 1767225630000,
 		Token: entry.Token{0xe2, 0x70, 0x16, 0xb4, 0x0a, 0xff, 0x53, 0x9c},
 		Till:  1767225664500, Born: 1767225600000, Cost: 17 * time.Millisecond,
 	}, goldenUser},
+	{"paused", entry.Header{
+		State: entry.Value, Fails: 3, Soft: 1767225660018,
+		Till: 1767225668000, Born: 1767225600000, Cost: 17 * time.Millisecond,
+	}, goldenUser},
+	{"absent", entry.Header{
+		State: entry.Absent, Soft: 1767225665000, Token: entry.Token{0x31, 0x9c, 0x04, 0xd8, 0x77, 0x6b, 0xe0, 0x2a},
+		Born: 1767225664000, Cost: 16 * time.Millisecond,
+	}, ""},
 	{"forever", entry.Header{
 		State: entry.Value, Soft: entry.Forever, Token: entry.Token{0x01, 0, 0, 0, 0, 0, 0, 0xff}, Born: 1767225600000,
 	}, goldenUser},
@@ -67,7 +80,7 @@ func TestGoldenEntriesAreReadAndWrittenByteForByte(t *testing.T) {
 		h, payload, ok := entry.Parse(goldenKey, b)
 		require.True(t, ok, g.name)
 		want := g.header
-		if want.State == entry.Value {
+		if want.State != entry.Lease {
 			want.Sum = crc32c(goldenKey + g.payload)
 		}
 		require.Equal(t, want, h, g.name)
@@ -148,8 +161,11 @@ for name in sys.argv[2:]:
 
 // inPython is what parse of the documentation returns, as Python prints it.
 func inPython(h entry.Header, payload string) string {
-	if h.State == entry.Lease {
+	if h.State != entry.Value {
 		return "None"
+	}
+	if h.Flags&entry.Stale != 0 {
+		h.Soft = 0
 	}
 	return fmt.Sprintf("(%d, b'%s')", h.Soft, strings.Trim(strconv.Quote(payload), `"`))
 }
