@@ -156,7 +156,7 @@ func (c *cell) requireEntry(want func(at int64) entry.Header, payload string, ms
 
 // entry returns the bytes of an entry, its sum filled in.
 func (c *cell) entry(h entry.Header, payload string) string {
-	if h.State == entry.Value {
+	if h.State != entry.Lease {
 		h.Sum = entry.Sum(c.key, []byte(payload))
 	}
 	return string(h.Append(nil)) + payload
@@ -168,15 +168,27 @@ const (
 	leaseTTL = 3 * time.Second
 	keepTTL  = 90 * time.Minute
 	freshTTL = 40 * time.Minute
-	age      = 1234 * time.Millisecond // of the load that is stored
-	expected = 567 * time.Millisecond  // of the load under way
-	took     = 890 * time.Millisecond  // by the load that is stored
+	age      = 1234 * time.Millisecond      // of the load that is stored
+	expected = 567 * time.Millisecond       // of the load under way
+	took     = 890 * time.Millisecond       // by the load that is stored
+	maxPause = (1 << 40) * time.Millisecond // longer than any
 	loaded   = "loaded\x00\xff\r\n"
 )
 
+// An ask is what the caller of Acquire has to say. The zero ask wants a value, of
+// use however old it is.
+type ask struct {
+	want          string
+	seen          []byte // token of the entry that was read
+	hint, suspect bool
+	use           time.Duration // that a value is of, after it is stale; 0 forever
+}
+
 // acquiring returns the arguments of Acquire.
-func acquiring(token entry.Token, unfit []byte, hint, suspect bool) []any {
-	return []any{token[:], leaseTTL.Milliseconds(), entry.AppendCost(nil, expected), unfit, hint, suspect}
+func acquiring(token entry.Token, a ask) []any {
+	return []any{
+		token[:], leaseTTL.Milliseconds(), entry.AppendCost(nil, expected), a.seen, a.hint, a.suspect, millis(a.use), a.want,
+	}
 }
 
 // millis returns a duration as the scripts take it; 0 stands for forever.
@@ -190,7 +202,32 @@ func millis(d time.Duration) any {
 // storing returns the arguments of Store.
 func storing(key string, token entry.Token, keep, fresh time.Duration) []any {
 	costAndSum := binary.BigEndian.AppendUint32(entry.AppendCost(nil, took), entry.Sum(key, []byte(loaded)))
-	return []any{token[:], millis(keep), millis(fresh), age.Milliseconds(), costAndSum, []byte(loaded)}
+	return []any{token[:], millis(keep), millis(fresh), age.Milliseconds(), costAndSum, []byte(loaded), "V"}
+}
+
+// storingNone returns the arguments of Store where there is no value.
+func storingNone(key string, token entry.Token, keep, fresh time.Duration) []any {
+	costAndSum := binary.BigEndian.AppendUint32(entry.AppendCost(nil, took), entry.Sum(key, nil))
+	return []any{token[:], millis(keep), millis(fresh), age.Milliseconds(), costAndSum, []byte(nil), "N"}
+}
+
+// renewing returns the arguments of Renew.
+func renewing(token entry.Token, keep, fresh time.Duration) []any {
+	return []any{token[:], millis(keep), millis(fresh), age.Milliseconds(), entry.AppendCost(nil, took)}
+}
+
+// extending returns the arguments of Extend.
+func extending(token entry.Token) []any { return []any{token[:], leaseTTL.Milliseconds()} }
+
+// releasing returns the arguments of Release without a pause.
+func releasing(token entry.Token) []any { return []any{token[:], "", 0} }
+
+// dropping returns the arguments of Release that takes the value away too.
+func dropping(token entry.Token) []any { return []any{token[:], "drop", 0} }
+
+// pausing returns the arguments of Release with a pause.
+func pausing(token entry.Token, pause, most time.Duration) []any {
+	return []any{token[:], pause.Milliseconds(), most.Milliseconds()}
 }
 
 // writing returns the arguments of Write.

@@ -15,7 +15,7 @@ import (
 
 // scripts are all the scripts of the lease protocol.
 var scripts = map[string]*script.Script{
-	"acquire": script.Acquire, "store": script.Store, "write": script.Write,
+	"acquire": script.Acquire, "store": script.Store, "renew": script.Renew, "write": script.Write,
 	"extend": script.Extend, "release": script.Release, "expire": script.Expire,
 }
 
@@ -80,8 +80,8 @@ var states = []state{
 	rawState("wrongCheck", func(b []byte) []byte { b[5]++; return b }),
 	rawState("wrongMagic", func(b []byte) []byte { return mended(b, 0, 0xC0) }),
 	rawState("wrongFormat", func(b []byte) []byte { return mended(b, 2, 2) }),
-	rawState("wrongState", func(b []byte) []byte { return mended(b, 3, 'N') }),
-	rawState("wrongFlags", func(b []byte) []byte { return mended(b, 4, 4) }),
+	rawState("wrongState", func(b []byte) []byte { return mended(b, 3, 'X') }),
+	rawState("wrongFlags", func(b []byte) []byte { return mended(b, 4, 0xF8) }),
 
 	entryState("lease", seedTTL, entry.Header{State: entry.Lease, Token: own}),
 	entryState("leaseExpired", seedTTL, entry.Header{State: entry.Lease, Token: own, Flags: entry.Expired}),
@@ -109,14 +109,70 @@ var states = []state{
 	entryState("otherLeased", seedTTL, entry.Header{State: entry.Value, Soft: -hour, Token: other, Till: hour}),
 	entryState("otherLeasedExpired", seedTTL, entry.Header{State: entry.Value, Token: other, Till: hour, Flags: entry.Expired}),
 	entryState("otherLapsed", seedTTL, entry.Header{State: entry.Value, Soft: -hour, Token: other, Till: -hour, Flags: entry.Expired}),
+	entryState("freshOtherLeased", seedTTL, entry.Header{State: entry.Value, Soft: hour, Token: other, Till: hour}),
+	entryState("leasedFailed", seedTTL, entry.Header{State: entry.Value, Soft: -hour, Token: own, Till: hour, Fails: 15}),
+	entryState("otherLeasedFailed", seedTTL, entry.Header{
+		State: entry.Value, Soft: -hour, Token: other, Till: hour, Flags: entry.Awaited | entry.Stale, Fails: 14,
+	}),
+
+	// The clock of the server was set back after these were expired by hand.
+	entryState("staleByHand", seedTTL, entry.Header{State: entry.Value, Flags: entry.Stale, Soft: hour, Token: other}),
+	entryState("staleByHandForever", 0, entry.Header{State: entry.Value, Flags: entry.Stale, Soft: hour, Token: own}),
+	entryState("staleByHandLeased", seedTTL, entry.Header{
+		State: entry.Value, Flags: entry.Stale | entry.Expired, Soft: hour, Token: own, Till: hour, Fails: 2,
+	}),
+
+	entryState("paused", seedTTL, entry.Header{State: entry.Value, Soft: -hour, Till: hour, Fails: 2}),
+	entryState("pausedOver", seedTTL, entry.Header{State: entry.Value, Soft: -hour, Till: -hour, Fails: 15}),
+	entryState("pausedFresh", seedTTL, entry.Header{State: entry.Value, Soft: hour, Till: hour, Fails: 1}),
+
+	// Of no use to who wants a value that is stale for no longer than useTTL.
+	entryState("tooOld", seedTTL, entry.Header{State: entry.Value, Soft: -3 * hour, Token: other}),
+	entryState("tooOldPaused", seedTTL, entry.Header{State: entry.Value, Soft: -3 * hour, Till: hour, Fails: 2}),
+	entryState("tooOldLeased", seedTTL, entry.Header{State: entry.Value, Soft: -3 * hour, Token: own, Till: hour}),
+	entryState("tooOldLapsed", seedTTL, entry.Header{State: entry.Value, Soft: -3 * hour, Token: own, Till: -hour}),
+	entryState("tooOldOtherLeased", seedTTL, entry.Header{State: entry.Value, Soft: -3 * hour, Token: other, Till: hour}),
+
+	entryState("absentKnown", seedTTL, entry.Header{State: entry.Absent, Soft: hour, Token: other}),
+	entryState("absentOwn", seedTTL, entry.Header{State: entry.Absent, Soft: hour, Token: own}),
+	entryState("absentOld", seedTTL, entry.Header{State: entry.Absent, Soft: -hour, Token: other}),
+	entryState("absentKept", 0, entry.Header{State: entry.Absent, Soft: entry.Forever, Token: other}),
 	{"torn", func(c *cell) { // the header holds, the payload does not
 		h := entry.Header{State: entry.Value, Token: own, Soft: c.now() - hour, Till: c.now() + hour, Sum: 1}
 		c.seed(string(h.Append(nil))+"torn", seedTTL)
 	}},
 }
 
+// useTTL is for how long a value is of use after it is stale, where that is not
+// forever.
+const useTTL = 2 * time.Hour
+
 // noEntry are the states that no script takes for an entry.
 const noEntry = "absent foreign foreignLong list hash empty cut wrongCheck wrongMagic wrongFormat wrongState wrongFlags "
+
+// The states with an entry.
+const (
+	ownLeases   = "lease leaseExpired leaseAwaited leaseBoth leaseKept "
+	otherLeases = "otherLease otherLeaseExpired otherLeaseAwaited otherLeaseKept "
+	absents     = "absentKnown absentOwn absentKept "
+	freshValues = "fresh forever stored freshLeased freshOtherLeased pausedFresh "
+	staleValues = "stale staleKept storedStale released lapsed otherLapsed staleByHand staleByHandForever pausedOver tooOld tooOldLapsed "
+	heldValues  = "otherLeased otherLeasedExpired otherLeasedFailed tooOldOtherLeased "
+	pausedStale = "paused tooOldPaused "
+	ownValues   = "leased leasedExpired leasedAwaited leasedFailed staleByHandLeased tooOldLeased torn " // whose lease is that of own
+
+	everything = noEntry + ownLeases + otherLeases + absents + "absentOld " +
+		freshValues + staleValues + heldValues + pausedStale + ownValues
+)
+
+// The same, for what a holder of the token own does.
+const (
+	leasedOwn     = "leased leasedAwaited leasedFailed tooOldLeased lapsed tooOldLapsed freshLeased torn " // values with its lease
+	leasedExpired = "leasedExpired staleByHandLeased "                                                     // likewise, expired meanwhile
+	storedOwn     = "stored storedStale staleByHandForever absentOwn "                                     // no lease any more
+	others        = noEntry + otherLeases + heldValues + pausedStale + "absentKnown absentOld absentKept " +
+		"fresh forever freshOtherLeased pausedFresh stale staleKept released otherLapsed staleByHand pausedOver tooOld "
+)
 
 // A row says what a script does in some states, which are named by words.
 type row struct {
@@ -166,6 +222,15 @@ func edited(want any, change func(h *entry.Header, at int64)) func(*cell, string
 		require.Equal(c.t, want, reply, msg)
 		c.requireEdit(before, change, msg)
 		c.requireTTL(c.ttl, c.seeded, msg)
+	}
+}
+
+// gone wants a reply, and no key.
+func gone(want any) func(*cell, string, any, string) {
+	return func(c *cell, _ string, reply any, msg string) {
+		c.t.Helper()
+		require.Equal(c.t, want, reply, msg)
+		require.Equal(c.t, "none", c.snapshot(), msg)
 	}
 }
 

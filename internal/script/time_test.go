@@ -16,7 +16,10 @@ import (
 
 func TestALeaseOnAValueNeverShortensItsLifeAndProlongsAShorterOne(t *testing.T) {
 	t.Parallel()
-	acquire := acquiring(own, nil, false, false)
+	acquire, useful, due := acquiring(own, ask{}), acquiring(own, ask{use: useTTL}), acquiring(own, ask{want: script.Due})
+	now := acquiring(own, ask{want: script.Now})
+	fresh := entry.Header{State: entry.Value, Token: other, Soft: entry.Forever}
+	held := entry.Header{State: entry.Value, Token: other, Till: entry.Forever}
 	extend := []any{own[:], leaseTTL.Milliseconds()}
 	free := entry.Header{State: entry.Value, Token: other}
 	leased := entry.Header{State: entry.Value, Token: own, Till: 1}
@@ -29,6 +32,9 @@ func TestALeaseOnAValueNeverShortensItsLifeAndProlongsAShorterOne(t *testing.T) 
 			args   []any
 		}{
 			{"acquire", free, script.Acquire, acquire},
+			{"acquire what is of no use", free, script.Acquire, useful},
+			{"acquire what is due", fresh, script.Acquire, due},
+			{"acquire now", held, script.Acquire, now},
 			{"extend", leased, script.Extend, extend},
 			{"extend a stub", stub, script.Extend, extend},
 		} {
@@ -41,6 +47,10 @@ func TestALeaseOnAValueNeverShortensItsLifeAndProlongsAShorterOne(t *testing.T) 
 				c.seed(c.entry(test.header, payload), ttl)
 				c.do(test.script, test.args...)
 				require.Equal(t, own, c.header().Token, test.name)
+				if c.header().State == entry.Lease && test.header.State == entry.Value {
+					c.requireTTL(leaseTTL, c.t0, "%s: a lease that stands on nothing ends by itself", test.name)
+					continue
+				}
 				if ttl == leaseTTL-time.Second {
 					c.requireTTL(leaseTTL, c.t0, "%s: a life shorter than the lease is prolonged to it", test.name)
 					continue
@@ -60,10 +70,9 @@ func TestAValueIsFreshAndALeaseHoldsUntilTheMillisecondBefore(t *testing.T) {
 	at(0)
 	c := newCell(t, rdb)
 	kind := func(token entry.Token) any {
-		reply := c.do(script.Acquire, acquiring(token, nil, false, false)...)
+		reply := c.do(script.Acquire, acquiring(token, ask{})...)
 		return reply.([]any)[0]
 	}
-	const ms = time.Millisecond
 	c.do(script.Write, writing(c.key, other, keepTTL, freshTTL)...)
 	at(freshTTL - ms)
 	require.Equal(t, "V", kind(own))
@@ -71,7 +80,7 @@ func TestAValueIsFreshAndALeaseHoldsUntilTheMillisecondBefore(t *testing.T) {
 	require.Equal(t, "R", kind(own))
 	at(freshTTL + leaseTTL - ms)
 	require.Equal(t, "S", kind(other))
-	require.Equal(t, int64(1), c.do(script.Extend, own[:], leaseTTL.Milliseconds()))
+	require.Equal(t, int64(1), c.do(script.Extend, extending(own)...))
 	at(freshTTL + 2*leaseTTL - 2*ms)
 	require.Equal(t, "S", kind(other))
 	at(freshTTL + 2*leaseTTL - ms)
@@ -86,7 +95,7 @@ func TestAValueIsFreshAndALeaseHoldsUntilTheMillisecondBefore(t *testing.T) {
 
 	// A lapsed lease that nobody took is still good.
 	at(freshTTL + keepTTL)
-	require.Equal(t, int64(1), c.do(script.Extend, own[:], leaseTTL.Milliseconds()))
+	require.Equal(t, int64(1), c.do(script.Extend, extending(own)...))
 	at(freshTTL + keepTTL + leaseTTL - ms)
 	require.Equal(t, int64(1), c.do(script.Store, storing(c.key, own, keepTTL, freshTTL)...))
 	require.Equal(t, "V", kind(other))
@@ -98,13 +107,13 @@ func TestALeaseWithoutAValueIsGoneWhenItRunsOut(t *testing.T) {
 	rdb := server.Client(nil)
 	server.SetTime(time.UnixMilli(stoppedAt))
 	c := newCell(t, rdb)
-	require.Equal(t, []any{"G"}, c.do(script.Acquire, acquiring(own, nil, false, false)...))
+	require.Equal(t, []any{"G"}, c.do(script.Acquire, acquiring(own, ask{})...))
 	server.SetTime(time.UnixMilli(stoppedAt).Add(leaseTTL))
-	require.Equal(t, int64(0), c.do(script.Extend, own[:], leaseTTL.Milliseconds()))
-	require.Equal(t, int64(0), c.do(script.Release, own[:]))
+	require.Equal(t, int64(0), c.do(script.Extend, extending(own)...))
+	require.Equal(t, int64(0), c.do(script.Release, releasing(own)...))
 	require.Equal(t, int64(0), c.do(script.Expire))
 	require.Equal(t, int64(0), c.do(script.Store, storing(c.key, own, keepTTL, freshTTL)...))
-	require.Equal(t, []any{"G"}, c.do(script.Acquire, acquiring(other, nil, false, false)...))
+	require.Equal(t, []any{"G"}, c.do(script.Acquire, acquiring(other, ask{})...))
 }
 
 func TestTimesOfEveryLengthSurviveTheArithmeticOfLua(t *testing.T) {
@@ -119,7 +128,7 @@ func TestTimesOfEveryLengthSurviveTheArithmeticOfLua(t *testing.T) {
 			c.do(script.Write, args...)
 			require.Equal(t, now, c.header().Born)
 			require.Equal(t, now+fresh, c.header().Soft)
-			require.Equal(t, "V", c.do(script.Acquire, acquiring(other, nil, false, false)...).([]any)[0], "%d + %d", now, fresh)
+			require.Equal(t, "V", c.do(script.Acquire, acquiring(other, ask{})...).([]any)[0], "%d + %d", now, fresh)
 		}
 	}
 }
@@ -130,7 +139,7 @@ func TestScriptsTakeForAHeaderWhatParseDoes(t *testing.T) {
 	t.Parallel()
 	var cases []string
 	add := func(b []byte) { cases = append(cases, string(b)) }
-	value := entry.Header{State: entry.Value, Flags: entry.Awaited, Soft: 1, Token: own, Till: 2, Born: 3, Cost: 4 * time.Millisecond}
+	value := entry.Header{State: entry.Value, Flags: entry.Awaited | entry.Stale, Fails: 5, Soft: 1, Token: own, Till: 2, Born: 3, Cost: 4 * time.Millisecond}
 	lease := entry.Header{State: entry.Lease, Token: other, Born: 1<<48 - 1}
 	for x := range 256 {
 		for i := range 5 {

@@ -3,6 +3,7 @@ package script_test
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -39,16 +40,28 @@ func TestTheScriptThatEndsALeaseWakesThoseWhoWaitAndNobodyElse(t *testing.T) {
 		name   string
 		script *script.Script
 		args   func(key string) []any
-		wakes  int // if the lease is awaited
+		wakes  int         // if the lease is awaited
+		state  entry.State // the only one that it wakes for; 0 any
 	}{
-		{"store", script.Store, func(key string) []any { return storing(key, own, keepTTL, freshTTL) }, 1},
-		{"store of another", script.Store, func(key string) []any { return storing(key, other, keepTTL, freshTTL) }, 0},
-		{"write", script.Write, func(key string) []any { return writing(key, other, keepTTL, freshTTL) }, 1},
-		{"release", script.Release, func(string) []any { return []any{own[:]} }, 1},
-		{"release of another", script.Release, func(string) []any { return []any{other[:]} }, 0},
-		{"extend", script.Extend, func(string) []any { return []any{own[:], leaseTTL.Milliseconds()} }, 0},
-		{"expire", script.Expire, func(string) []any { return nil }, 0},
-		{"acquire", script.Acquire, func(string) []any { return acquiring(other, nil, true, true) }, 0},
+		{"store", script.Store, func(key string) []any { return storing(key, own, keepTTL, freshTTL) }, 1, 0},
+		{"store of nothing", script.Store, func(key string) []any { return storingNone(key, own, keepTTL, freshTTL) }, 1, 0},
+		{"store of another", script.Store, func(key string) []any { return storing(key, other, keepTTL, freshTTL) }, 0, 0},
+		{"renew", script.Renew, func(string) []any { return renewing(own, keepTTL, freshTTL) }, 1, entry.Value},
+		{"renew of another", script.Renew, func(string) []any { return renewing(other, keepTTL, freshTTL) }, 0, 0},
+		{"write", script.Write, func(key string) []any { return writing(key, other, keepTTL, freshTTL) }, 1, 0},
+		{"release", script.Release, func(string) []any { return releasing(own) }, 1, 0},
+		{"release and drop", script.Release, func(string) []any { return dropping(own) }, 1, 0},
+		{"release with a pause", script.Release, func(string) []any { return pausing(own, time.Second, time.Hour) }, 1, 0},
+		{"release of another", script.Release, func(string) []any { return releasing(other) }, 0, 0},
+		{"extend", script.Extend, func(string) []any { return extending(own) }, 0, 0},
+		{"expire", script.Expire, func(string) []any { return nil }, 0, 0},
+		{"acquire", script.Acquire, func(string) []any { return acquiring(other, ask{hint: true, suspect: true}) }, 0, 0},
+		{"acquire what is due", script.Acquire, func(string) []any { return acquiring(other, ask{hint: true, want: script.Due}) }, 0, 0},
+		{"acquire what is of use", script.Acquire, func(string) []any { return acquiring(other, ask{hint: true, use: useTTL}) }, 0, 0},
+		{"acquire now", script.Acquire, func(string) []any { return acquiring(other, ask{want: script.Now}) }, 1, 0},
+		{"acquire now what is of use", script.Acquire, func(string) []any { return acquiring(other, ask{want: script.Now, use: useTTL}) }, 1, 0},
+		{"acquire what is unfit", script.Acquire, func(string) []any { return acquiring(other, ask{want: script.Unfit, seen: own[:]}) }, 1, 0},
+		{"acquire what is else unfit", script.Acquire, func(string) []any { return acquiring(other, ask{want: script.Unfit, seen: other[:]}) }, 0, 0},
 	}
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		sub := rdb.Subscribe(t.Context(), script.WakeChannel)
@@ -57,7 +70,7 @@ func TestTheScriptThatEndsALeaseWakesThoseWhoWaitAndNobodyElse(t *testing.T) {
 		require.NoError(t, err)
 		for _, test := range tests {
 			for _, state := range []entry.State{entry.Lease, entry.Value} {
-				for flags := entry.Flags(0); flags <= entry.Expired|entry.Awaited; flags++ {
+				for flags := entry.Flags(0); flags <= entry.Expired|entry.Awaited|entry.Stale; flags++ {
 					c := newCell(t, rdb)
 					h, payload := entry.Header{State: state, Flags: flags, Token: own}, ""
 					if state == entry.Value {
@@ -66,7 +79,7 @@ func TestTheScriptThatEndsALeaseWakesThoseWhoWaitAndNobodyElse(t *testing.T) {
 					c.seed(c.entry(h, payload), seedTTL)
 					c.do(test.script, test.args(c.key)...)
 					want := 0
-					if flags&entry.Awaited != 0 {
+					if flags&entry.Awaited != 0 && (test.state == 0 || test.state == state) {
 						want = test.wakes
 					}
 					require.Equal(t, want, c.wakes(sub), "%s, %c with flags %d", test.name, state, flags)
@@ -76,7 +89,14 @@ func TestTheScriptThatEndsALeaseWakesThoseWhoWaitAndNobodyElse(t *testing.T) {
 				}
 			}
 		}
-		for _, s := range []*script.Script{script.Store, script.Write, script.Release} {
+		// Who takes over a lease that has lapsed ends it.
+		for use, kind := range map[time.Duration]string{0: "R", useTTL: "G"} {
+			c := newCell(t, rdb)
+			c.seed(c.entry(entry.Header{State: entry.Value, Flags: entry.Awaited, Token: own, Soft: 1, Till: 2}, old), seedTTL)
+			require.Equal(t, kind, c.do(script.Acquire, acquiring(other, ask{use: use})...).([]any)[0])
+			require.Equal(t, 1, c.wakes(sub))
+		}
+		for _, s := range []*script.Script{script.Store, script.Renew, script.Write} {
 			for _, raw := range []string{"", "foreign", "\xC1X\x01L\x02"} {
 				c := newCell(t, rdb)
 				c.seed(raw, seedTTL)
@@ -97,7 +117,7 @@ func TestAWaiterIsWokenByTheLeaseThatItAskedFor(t *testing.T) {
 		require.NoError(t, err)
 		c := newCell(t, rdb)
 		kind := func(token entry.Token) any {
-			return c.do(script.Acquire, acquiring(token, nil, true, false)...).([]any)[0]
+			return c.do(script.Acquire, acquiring(token, ask{hint: true})...).([]any)[0]
 		}
 		require.Equal(t, "G", kind(own))
 		require.Equal(t, "W", kind(other))
@@ -111,10 +131,10 @@ func TestAWaiterIsWokenByTheLeaseThatItAskedFor(t *testing.T) {
 		require.Equal(t, "R", kind(own))
 		require.Equal(t, "S", kind(other))
 		require.Zero(t, c.wakes(sub))
-		require.Equal(t, int64(1), c.do(script.Release, own[:]))
+		require.Equal(t, int64(1), c.do(script.Release, releasing(own)...))
 		require.Equal(t, 1, c.wakes(sub))
 		require.Equal(t, "R", kind(other))
-		require.Equal(t, int64(1), c.do(script.Release, other[:]))
+		require.Equal(t, int64(1), c.do(script.Release, releasing(other)...))
 		require.Zero(t, c.wakes(sub), "nobody waits any more")
 	})
 }
@@ -138,6 +158,6 @@ func TestScriptsDoTheirWorkThoughTheyMayNotPublish(t *testing.T) {
 	}
 	c := newCell(t, rdb)
 	c.seed(c.entry(entry.Header{State: entry.Lease, Flags: entry.Awaited, Token: own}, ""), seedTTL)
-	require.Equal(t, int64(1), c.do(script.Release, own[:]))
+	require.Equal(t, int64(1), c.do(script.Release, releasing(own)...))
 	require.Equal(t, "none", c.snapshot())
 }
