@@ -185,6 +185,62 @@ func TestAPipelineIsSentAgainWhenItsConnectionBreaks(t *testing.T) {
 	})
 }
 
+// One that must not be sent twice keeps the client from sending any again.
+func TestAPipelineWithACallThatIsOnceIsNotSentAgain(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		proxy := redistest.NewProxy(t, rdb.Options().Addr)
+		for kind, client := range clients(t, proxy.Addr()) {
+			require.NoError(t, script.Pipeline(t.Context(), client, pipeline(t, rdb, "k"))) // so that it is connected
+			calls := pipeline(t, rdb, "kkk")
+			calls[1].Once = true
+			proxy.LoseReplies(1)
+			require.Error(t, script.Pipeline(t.Context(), client, calls), kind)
+			for i, c := range calls {
+				require.Error(t, c.Err, kind)
+				// The connection may break before the server reads all.
+				require.Contains(t, []string{"", fmt.Sprint(i + 1)}, rdb.Get(t.Context(), c.Key).Val(), "a %s sent it again", kind)
+			}
+			require.NotEmpty(t, rdb.Get(t.Context(), calls[0].Key).Val(), kind)
+
+			// Its source is sent where its digest was refused, once.
+			calls = pipeline(t, rdb, "uku")
+			calls[0].Once, calls[1].Once, calls[2].Once = true, true, true
+			require.NoError(t, script.Pipeline(t.Context(), client, calls), kind)
+			requireRanOnce(t, rdb, "uku", calls)
+		}
+	})
+}
+
+func TestACallRunsByItselfAsItsScriptDoes(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		proxy := redistest.NewProxy(t, rdb.Options().Addr)
+		for kind, client := range clients(t, proxy.Addr()) {
+			for _, c := range pipeline(t, rdb, "ku") {
+				require.NoError(t, c.Run(t.Context(), client), kind)
+				require.NoError(t, c.Err, kind)
+				require.Equal(t, fmt.Sprint(c.Reply), rdb.Get(t.Context(), c.Key).Val(), kind)
+			}
+			bad := pipeline(t, rdb, "w")[0]
+			require.ErrorContains(t, bad.Run(t.Context(), client), "WRONGTYPE", kind)
+			require.ErrorContains(t, bad.Err, "WRONGTYPE", kind)
+			require.Nil(t, bad.Reply, kind)
+
+			for once, ran := range map[bool]string{true: "1", false: "2"} {
+				c := pipeline(t, rdb, "k")[0]
+				c.Once = once
+				require.NoError(t, client.Ping(t.Context()).Err())
+				proxy.LoseReplies(1)
+				err := c.Run(t.Context(), client)
+				require.Equal(t, once, err != nil, kind)
+				require.Equal(t, c.Err, err, kind)
+				require.Equal(t, ran, rdb.Get(t.Context(), c.Key).Val(), kind)
+			}
+		}
+	})
+}
+
 // A Cluster and a Ring send a pipeline to each of their nodes. Here one of two
 // is gone: its calls fail, Pipeline says so, and the others are answered.
 func TestAPipelineToANodeThatIsGoneLeavesTheOthersTheirReplies(t *testing.T) {

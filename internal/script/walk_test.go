@@ -128,7 +128,7 @@ func (w *walk) fresh() entry.Token {
 // known returns a token that was issued lately, most often the one that is there
 // or the last.
 func (w *walk) known() entry.Token {
-	if there := w.reg.header.Token; there != (entry.Token{}) && w.rnd.IntN(2) == 0 {
+	if there := w.reg.header.Token; there != (entry.Token{}) && w.rnd.IntN(3) > 0 {
 		return there
 	}
 	if len(w.tokens) == 0 {
@@ -157,7 +157,11 @@ func (w *walk) some() (seen *entry.Token, arg []byte) {
 
 func (w *walk) script() {
 	w.t.Helper()
-	switch w.rnd.IntN(14) {
+	what := w.rnd.IntN(14)
+	if w.reg.header.Paused() && w.rnd.IntN(3) == 0 {
+		what = 0 // or few would see that
+	}
+	switch what {
 	case 0, 1, 2, 3, 4:
 		w.acquire()
 	case 5, 6, 7:
@@ -170,14 +174,14 @@ func (w *walk) script() {
 	case 9:
 		token, lease := w.known(), w.pick("lease")
 		w.step("extend", []any{token[:], lease}, func(r *register, m moment) any { return r.extend(m, token, lease) })
-	case 10, 11, 12:
+	case 10, 11:
 		token, drop, pause, most := w.known(), w.rnd.IntN(8) == 0, w.pick("pause"), w.pick("most")
 		args := []any{token[:], in(pause, -1), most}
 		if drop {
 			args = dropping(token)
 		}
 		w.step("release", args, func(r *register, m moment) any { return r.release(m, token, drop, pause, most) })
-	case 13:
+	case 12, 13:
 		w.step("expire", nil, func(r *register, m moment) any { return r.expire(m) })
 	}
 }
@@ -214,7 +218,11 @@ func (w *walk) store() {
 		args[1], args[2] = in(l.keep, 0), in(l.fresh, -1)
 		w.step(name, args, model)
 	}
-	switch w.rnd.IntN(3) {
+	what := w.rnd.IntN(3)
+	if w.reg.leased() && w.reg.header.State == entry.Value && w.rnd.IntN(2) == 0 {
+		what = 2 // which is seldom possible
+	}
+	switch what {
 	case 0:
 		run("store", storing(w.key, token, 0, 0), func(r *register, m moment) any {
 			return r.store(w.key, m, token, entry.Value, loaded, l)
