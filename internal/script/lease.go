@@ -99,7 +99,8 @@ const (
 //	         {'N'}                there is none, and that is known
 //	         {'S', entry}         the value; somebody has the lease, or the last
 //	                              load failed and it is too early for another
-//	         {'W', born .. cost}  no value; somebody has the lease
+//	         {'W', born .. cost}  no value; somebody has the lease. Where there is a
+//	                              value, of no use any more, these are its own
 //
 // Why it is safe: a lease is granted only where the key is absent, holds no
 // entry, holds the very entry that the caller could not use, knows of no value,
@@ -108,7 +109,8 @@ const (
 // and a token that it replaces is fenced. It must not be sent twice (RunOnce):
 // a copy that runs after the first one's lease was deleted would grant again
 // what the deletion took away. A copy that runs while the lease holds finds its
-// own token and grants the same again, but forgets an Expire in between.
+// own token and grants the same again, or gives the value if that is fresh, but
+// forgets an Expire in between.
 //
 // A value's life is prolonged to that of the lease, or it would be gone when a
 // load that failed wants to leave it as it was. Since that may happen again and
@@ -182,7 +184,9 @@ return {'G'}
 // Why it is safe: the value is stored only where the token still is. Whatever
 // took the token away, a deletion, a write, an eviction, another lease, came
 // after the load began, and the value may be older than that. A lease that ran
-// out and that nobody took is as good as one that holds. It may be sent twice.
+// out and that nobody took is as good as one that holds. It may be sent twice;
+// a copy that finds nothing, where the first one returned 3 and left nothing,
+// returns 0.
 var Store = New("store", prelude+`
 if not h or token ~= ARGV[1] then return 0 end
 if not leased then return 2 end

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/cachex-go/cachex/internal/entry"
@@ -237,4 +238,59 @@ func TestALeaseThatIsTakenNowFencesItsHolder(t *testing.T) {
 		require.Equal(t, int64(1), c.do(script.Store, storing(c.key, second, keepTTL, freshTTL)...),
 			"a load that began after Expire is fresh")
 	}
+}
+
+func TestPausesOfEveryLengthSurviveTheArithmeticOfLua(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, rdb *redis.Client) {
+		c := newCell(t, rdb)
+		const longest = int64(1<<63-1) / int64(ms) // that a time.Duration can say
+		for _, pause := range []int64{0, 1, 255, 1 << 32, 1<<40 + 1, longest} {
+			for _, most := range []int64{0, 1, 1<<32 - 1, longest} {
+				for _, fails := range []int{0, 1, 7, entry.MaxFails} {
+					h := entry.Header{State: entry.Value, Token: own, Till: 1, Fails: fails}
+					c.seed(c.entry(h, old), seedTTL)
+					require.Equal(t, int64(1), c.do(script.Release, own[:], pause, most))
+					wait := most // 2^fails times pause would overflow
+					if pause <= most>>fails {
+						wait = pause << fails
+					}
+					c.requireEntry(func(at int64) entry.Header {
+						return entry.Header{State: entry.Value, Till: at + wait, Fails: min(fails+1, entry.MaxFails)}
+					}, old, "%d of at most %d after %d", pause, most, fails)
+				}
+			}
+		}
+	})
+}
+
+func TestFlagsAndFailuresAreEditedEachByItself(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, rdb *redis.Client) {
+		c := newCell(t, rdb)
+		for fails := range entry.MaxFails + 1 {
+			for flags := entry.Flags(0); flags <= entry.Expired|entry.Awaited|entry.Stale; flags++ {
+				h := entry.Header{State: entry.Value, Flags: flags, Token: own, Till: entry.Forever, Fails: fails}
+				for _, test := range []struct {
+					script *script.Script
+					args   []any
+					flags  entry.Flags
+					fails  int
+				}{
+					{script.Extend, extending(own), flags, fails},
+					{script.Acquire, acquiring(other, ask{hint: true}), flags | entry.Awaited, fails},
+					{script.Acquire, acquiring(other, ask{want: script.Now}), flags & entry.Stale, fails},
+					{script.Expire, nil, flags | entry.Expired | entry.Stale, fails},
+					{script.Release, releasing(own), flags & entry.Stale, fails},
+					{script.Renew, renewing(own, 0, 0), (flags & entry.Expired) * entry.Stale, 0},
+				} {
+					c.seed(c.entry(h, old), 0)
+					c.do(test.script, test.args...)
+					got := c.header()
+					require.Equal(t, test.flags, got.Flags, "flags %d, %d failures", flags, fails)
+					require.Equal(t, test.fails, got.Fails, "flags %d, %d failures", flags, fails)
+				}
+			}
+		}
+	})
 }
