@@ -12,21 +12,15 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// An unlinking is a hook that is called when a pipeline of UNLINKs is about to be
-// sent, and when it has been answered. Either function may be nil.
-type unlinking struct{ before, after func() }
+// An unlinked is a hook that is called when a pipeline of UNLINKs has been answered.
+type unlinked func()
 
-func (u unlinking) DialHook(next redis.DialHook) redis.DialHook          { return next }
-func (u unlinking) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
-func (u unlinking) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+func (f unlinked) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (f unlinked) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (f unlinked) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		if cmds[0].Name() == "unlink" { // and not what a connection opens with
-			if u.before != nil {
-				u.before()
-			}
-			if u.after != nil {
-				defer u.after()
-			}
+			defer f()
 		}
 		return next(ctx, cmds)
 	}
@@ -41,7 +35,7 @@ func TestClearWhoseCtxEndsReturnsHowFarItCame(t *testing.T) {
 		hungUp := errors.New("the user hung up")
 		ctx, cancel := context.WithCancelCause(t.Context())
 		leaving := again(t, rdb)
-		leaving.AddHook(unlinking{after: func() { cancel(hungUp) }})
+		leaving.AddHook(unlinked(func() { cancel(hungUp) }))
 		c := newCache(t, leaving, Spec[int, string]{Name: "users", Key: prefix + "{id}"})
 		n, err := c.Clear(ctx)
 		requireError(t, err, Error{Op: "clear", Cache: "users"}, "cachex: clear users: the user hung up")

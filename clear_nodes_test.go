@@ -1,6 +1,7 @@
 package cachex
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -227,8 +228,8 @@ func TestClearFollowsAKeyThatMovesAfterItsScan(t *testing.T) {
 	cluster := redistest.StartCluster(t, 2)
 	ctx, plain, moved := t.Context(), cluster.Client(nil), cluster.Client(nil)
 	spec := Spec[int, string]{Key: "cart:{{id}}"}
+	require.NoError(t, newCache(t, plain, spec).Set(ctx, 1, "item"))
 	c := newCache(t, moved, spec)
-	require.NoError(t, c.Set(ctx, 1, "item"))
 	slot := plain.ClusterKeySlot(ctx, c.Key(1)).Val()
 	var from, to *redis.Client
 	for _, addr := range cluster.Addrs() {
@@ -240,7 +241,7 @@ func TestClearFollowsAKeyThatMovesAfterItsScan(t *testing.T) {
 			to = node
 		}
 	}
-	moved.AddHook(unlinking{before: sync.OnceFunc(func() {
+	move := sync.OnceFunc(func() {
 		source, target := from.Do(ctx, "cluster", "myid").Val(), to.Do(ctx, "cluster", "myid").Val()
 		host, port, err := net.SplitHostPort(to.Options().Addr)
 		require.NoError(t, err)
@@ -249,7 +250,16 @@ func TestClearFollowsAKeyThatMovesAfterItsScan(t *testing.T) {
 		require.NoError(t, from.Migrate(ctx, host, port, c.Key(1), 0, patience).Err())
 		require.NoError(t, to.Do(ctx, "cluster", "setslot", slot, "node", target).Err())
 		require.NoError(t, from.Do(ctx, "cluster", "setslot", slot, "node", target).Err())
-	})})
+	})
+	moved.OnNewNode(func(node *redis.Client) {
+		node.AddHook(&redistest.Gate{After: func(_ context.Context, cmd redis.Cmder) {
+			if scan, ok := cmd.(*redis.ScanCmd); ok {
+				if keys, _ := scan.Val(); len(keys) > 0 {
+					move()
+				}
+			}
+		}})
+	})
 	n, err := c.Clear(ctx)
 	require.NoError(t, err)
 	require.EqualValues(t, 1, n)
