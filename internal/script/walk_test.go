@@ -169,14 +169,14 @@ func (w *walk) script() {
 	case 8:
 		token, l := w.fresh(), life{w.pick("keep"), w.pick("fresh")}
 		args := writing(w.key, token, 0, 0)
-		args[1], args[2] = in(l.keep, 0), in(l.fresh, -1)
+		args[1], args[2] = millisOr(l.keep, 0), millisOr(l.fresh, -1)
 		w.step("write", args, func(r *register, m moment) any { return r.write(w.key, m, token, l) })
 	case 9:
 		token, lease := w.known(), w.pick("lease")
 		w.step("extend", []any{token[:], lease}, func(r *register, m moment) any { return r.extend(m, token, lease) })
 	case 10, 11:
 		token, drop, pause, most := w.known(), w.rnd.IntN(8) == 0, w.pick("pause"), w.pick("most")
-		args := []any{token[:], in(pause, -1), most}
+		args := []any{token[:], millisOr(pause, -1), most}
 		if drop {
 			args = dropping(token)
 		}
@@ -186,8 +186,8 @@ func (w *walk) script() {
 	}
 }
 
-// in returns milliseconds as the scripts take them.
-func in(ms, none int64) any {
+// millisOr returns milliseconds as the scripts take them.
+func millisOr(ms, none int64) any {
 	if ms == none {
 		return ""
 	}
@@ -207,7 +207,7 @@ func (w *walk) acquire() {
 	seen, arg := w.some()
 	p.seen = seen
 	args := acquiring(p.token, ask{want: p.want, seen: arg, hint: p.hint, suspect: p.suspect})
-	args[1], args[6] = p.lease, in(p.use, -1)
+	args[1], args[6] = p.lease, millisOr(p.use, -1)
 	w.step("acquire", args, func(r *register, m moment) any { return r.acquire(m, p) })
 }
 
@@ -215,7 +215,7 @@ func (w *walk) store() {
 	w.t.Helper()
 	token, l := w.known(), life{w.pick("keep"), w.pick("fresh")}
 	run := func(name string, args []any, model func(*register, moment) any) {
-		args[1], args[2] = in(l.keep, 0), in(l.fresh, -1)
+		args[1], args[2] = millisOr(l.keep, 0), millisOr(l.fresh, -1)
 		w.step(name, args, model)
 	}
 	what := w.rnd.IntN(3)
