@@ -15,8 +15,10 @@ import (
 // than that should Set the value when it changes.
 const MinEvery = loader.MinPeriod
 
-// maxRefreshes is how many calls of Up a RefreshEvery has under way at once.
-const maxRefreshes = 16
+const (
+	maxRefreshes = 16  // calls of Up or UpMany that a RefreshEvery has under way at once
+	maxChunk     = 100 // keys in one call of UpMany
+)
 
 var errNoKeys = errors.New("no keys")
 
@@ -33,8 +35,9 @@ var errNoKeys = errors.New("no keys")
 // between the two.
 //
 // At most 16 calls of Up are under way in this process, or Spec.MaxLoads if that
-// is less. An Up that hangs has one of these places until Spec.UpTimeout ends it;
-// other keys are reloaded on time meanwhile. An Up that fails has used up the
+// is less; or of UpMany, if there is one, each with up to 100 keys. One that hangs
+// has one of these places until Spec.UpTimeout ends it; keys that are not in it are
+// reloaded on time meanwhile. An Up that fails has used up the
 // turn of its key: the value stays for the rest of its TTL, and the next try is in
 // the next period. An Up that takes longer than a period costs the turns that came
 // meanwhile. Where Redis does not answer, nothing is reloaded until it does. Stats
@@ -75,8 +78,15 @@ func (c *Cache[K, V]) RefreshEvery(ctx context.Context, every time.Duration, key
 
 	turns := c.loader.Turns()
 	turns.Places = min(maxRefreshes, cmp.Or(c.spec.MaxLoads, maxRefreshes))
+	if c.spec.UpMany != nil {
+		turns.Chunk = maxChunk
+	}
 	err := turns.Run(ctx, every, names.turns, func(ctx context.Context, due []int) error {
-		return c.reload(ctx, every, names.keys[due[0]], names.entries[due[0]])
+		keys, entries := make([]K, len(due)), make([]string, len(due))
+		for j, i := range due {
+			keys[j], entries[j] = names.keys[i], names.entries[i]
+		}
+		return c.reload(ctx, every, keys, entries)
 	})
 	return c.fail(op, "", err)
 }

@@ -38,13 +38,7 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, keys []K) (map[K]V, error) {
 				return []loader.Loaded[V]{{Value: v, Life: life, Err: err}}
 			})
 		}
-		return c.loader.GetMany(ctx, ks, 0, func(ctx context.Context, is []int) []loader.Loaded[V] {
-			some := make([]K, len(is))
-			for j, i := range is {
-				some[j] = keys[i]
-			}
-			return c.restoreMany(ctx, some)
-		})
+		return c.loader.GetMany(ctx, ks, 0, c.loadingMany(keys))
 	})
 }
 

@@ -38,9 +38,24 @@ func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
 	return v, err
 }
 
-// reload is Refresh for a refresher that comes round every so often.
-func (c *Cache[K, V]) reload(ctx context.Context, every time.Duration, key K, k string) error {
-	return c.loader.Reload(ctx, k, every, c.loading(key))
+// reload is Refresh for a refresher that comes round every so often. It returns
+// the first error.
+func (c *Cache[K, V]) reload(ctx context.Context, every time.Duration, keys []K, ks []string) error {
+	if c.spec.UpMany == nil {
+		return c.loader.Reload(ctx, ks[0], every, c.loading(keys[0]))
+	}
+	return errors.Join(c.loader.ReloadMany(ctx, ks, every, c.loadingMany(keys))...)
+}
+
+// loadingMany is the load of several keys.
+func (c *Cache[K, V]) loadingMany(keys []K) loader.ManyFunc[V] {
+	return func(ctx context.Context, is []int) []loader.Loaded[V] {
+		some := make([]K, len(is))
+		for j, i := range is {
+			some[j] = keys[i]
+		}
+		return c.restoreMany(ctx, some)
+	}
 }
 
 // loading is the load of one key.

@@ -53,6 +53,15 @@ func (fs *Flights[V]) boardAnew(ctx context.Context, key string, run func(*fligh
 	return m, nil
 }
 
+// A boarding says who boards the flights of several keys.
+type boarding uint8
+
+const (
+	readers    boarding = iota // those who need a value
+	refreshers                 // those who see to a new one: readers may have a value
+	nobody                     // and no one waits; what flies already is left alone
+)
+
 // boardAside joins a flight, or starts one that nobody joins who has not read the
 // key.
 func (fs *Flights[V]) boardAside(ctx context.Context, key string, run func(*flight[V])) (*member[V], error) {
@@ -85,11 +94,10 @@ func (fs *Flights[V]) leaveAside(ctx context.Context, key string, run func(*flig
 
 // boardAll boards the flights of several keys. Those that it has to start are
 // flown together, by one call of fly; run flies the i-th by itself, should that
-// be needed. If aside is set, nobody boards, and what flies already is left
-// alone. The error is one a key.
-func (fs *Flights[V]) boardAll(ctx context.Context, keys []string, aside bool, run func(i int) func(*flight[V]), fly func(fs []*flight[V], is []int)) ([]*member[V], []error) {
+// be needed. The error is one a key.
+func (fs *Flights[V]) boardAll(ctx context.Context, keys []string, who boarding, run func(i int) func(*flight[V]), fly func(fs []*flight[V], is []int)) ([]*member[V], []error) {
 	members, errs := make([]*member[V], len(keys)), make([]error, len(keys))
-	if !aside {
+	if who != nobody {
 		for i, key := range keys {
 			errs[i] = fs.admit(ctx, key)
 		}
@@ -109,12 +117,12 @@ func (fs *Flights[V]) boardAll(ctx context.Context, keys []string, aside bool, r
 		case f == nil:
 			f = fs.register(context.WithoutCancel(ctx), key, run(i))
 			started, is = append(started, f), append(is, i)
+			if f.aside, f.steady = who != readers, who == nobody; f.steady {
+				f.waiting++
+			}
 		}
-		if !aside {
+		if who != nobody {
 			members[i] = f.board()
-		} else if len(started) > 0 && started[len(started)-1] == f {
-			f.aside, f.steady = true, true
-			f.waiting++
 		}
 	}
 	if len(started) > 0 {

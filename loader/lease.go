@@ -67,7 +67,7 @@ const (
 type Acquisition struct {
 	Grant Grant
 	Token Token         // of the lease, if Granted or Refresh
-	Entry []byte        // if Refresh, Found or Stale: the entry, as it is in Redis
+	Entry []byte        // unless Granted or Held: the entry, as it is in Redis
 	Began time.Time     // if Held: when the lease was granted, by the server's clock
 	Cost  time.Duration // if Held: what its holder expects the load to take; 0 if it cannot know
 }
@@ -126,8 +126,8 @@ func acquired(token Token, call *script.Call) (Acquisition, error) {
 	kind, _ := parts[0].(string)
 	data, _ := parts[1].(string)
 	switch a.Grant = Grant(kind); a.Grant {
-	case Granted, None:
-	case Refresh, Found, Stale:
+	case Granted:
+	case Refresh, Found, Stale, None:
 		a.Entry = []byte(data)
 	case Held:
 		if len(data) != 10 {

@@ -294,7 +294,7 @@ func (l *Loader[V]) Find(ctx context.Context, key string) (V, Outcome, error) {
 func (l *Loader[V]) looked(ctx context.Context, v V, s sight) (V, Outcome, error) {
 	var zero V
 	switch {
-	case s.kind.served():
+	case s.kind.served() && s.kind != pausing:
 		return v, l.count(s.kind), nil
 	case s.kind == none:
 		return zero, l.count(none), nil

@@ -37,7 +37,8 @@ type Answer[V any] struct {
 //
 // The leases cost a round trip by themselves, unless they are asked for at once
 // in place of reading. A Loader does that as long as most keys that it is asked
-// for are missing, and at first.
+// for are missing, and at first; but not if StaleWhileRevalidate is set, since who
+// is granted a lease on a stale value would have to wait for the load.
 //
 // If limit is not 0, load is called with one key at a time, by at most so many
 // goroutines, and each key is answered and stored by itself.
@@ -45,12 +46,12 @@ type Answer[V any] struct {
 // Every key has its own answer. If load panics or returns too little, the keys
 // concerned get an error.
 func (l *Loader[V]) GetMany(ctx context.Context, keys []string, limit int, load ManyFunc[V]) []Answer[V] {
-	c := &many[V]{l: l, ctx: ctx, keys: keys, load: load, limit: limit}
+	c := &many[V]{l: l, ctx: ctx, keys: keys, load: load, limit: limit, aim: l.usual()}
 	c.answers = make([]Answer[V], len(keys))
 	c.members = make([]*member[V], len(keys))
 	c.sights = make([]sight, len(keys))
 	asked := c.join()
-	if limit > 0 || !l.cold.Load() {
+	if limit > 0 || l.swr > 0 || !l.cold.Load() {
 		asked = c.read(asked)
 	}
 	c.board(asked)
@@ -76,6 +77,7 @@ type many[V any] struct {
 	keys  []string
 	load  ManyFunc[V]
 	limit int
+	aim   aim
 
 	answers []Answer[V]
 	members []*member[V] // of those who wait for a flight
@@ -121,7 +123,7 @@ func (c *many[V]) read(is []int) (others []int) {
 		}
 	})
 	if len(aside) > 0 {
-		c.fly(aside, true)
+		c.fly(aside, nobody)
 	}
 	c.learn(len(is), len(others))
 	return others
@@ -139,29 +141,29 @@ func (c *many[V]) board(is []int) {
 	if len(is) == 0 {
 		return
 	}
-	members, errs := c.fly(is, false)
+	members, errs := c.fly(is, readers)
 	for j, i := range is {
 		c.members[i], c.answers[i].Err = members[j], errs[j]
 	}
 }
 
-// fly boards, or with aside starts, the flights of keys.
-func (c *many[V]) fly(is []int, aside bool) ([]*member[V], []error) {
-	l, load, limit := c.l, c.load, c.limit
+// fly boards the flights of keys, or starts them.
+func (c *many[V]) fly(is []int, who boarding) ([]*member[V], []error) {
+	l, load, limit, a := c.l, c.load, c.limit, c.aim
 	keys, sights := make([]string, len(is)), make([]sight, len(is))
 	for j, i := range is {
 		keys[j], sights[j] = c.keys[i], c.sights[i]
 	}
-	single := func(j int) func(*flight[V]) { return l.flown(keys[j], is[j], sights[j], l.usual(), load) }
+	single := func(j int) func(*flight[V]) { return l.flown(keys[j], is[j], sights[j], a, load) }
 	again := func(j int) func(*flight[V]) { return l.flown(keys[j], is[j], sight{}, l.usual(), load) }
-	return l.flights.boardAll(c.ctx, keys, aside, again, func(fs []*flight[V], js []int) {
+	return l.flights.boardAll(c.ctx, keys, who, again, func(fs []*flight[V], js []int) {
 		if limit > 0 || len(fs) == 1 {
 			apart(fs, js, max(limit, 1), single)
 			return
 		}
 		ps := make([]*pursuit[V], len(fs))
 		for n, f := range fs {
-			ps[n] = l.pursue(f, keys[js[n]], is[js[n]], sights[js[n]], l.usual())
+			ps[n] = l.pursue(f, keys[js[n]], is[js[n]], sights[js[n]], a)
 		}
 		r := &run[V]{l: l, ctx: fs[0].ctx, load: load}
 		r.fly(ps...)

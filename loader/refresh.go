@@ -46,6 +46,25 @@ func (l *Loader[V]) Reload(ctx context.Context, key string, every time.Duration,
 	return res.err
 }
 
+// ReloadMany is Reload for several keys, which must differ, by one call of load. It
+// returns an error for each, nil where all is well.
+func (l *Loader[V]) ReloadMany(ctx context.Context, keys []string, every time.Duration, load ManyFunc[V]) []error {
+	c := &many[V]{l: l, ctx: ctx, keys: keys, load: load, sights: make([]sight, len(keys))}
+	c.aim = aim{want: script.Due, pause: min(l.backoff, every), most: every}
+	is := make([]int, len(keys))
+	for i := range is {
+		is[i] = i
+	}
+	members, errs := c.fly(is, refreshers)
+	for i, m := range members {
+		if m != nil {
+			res, _ := l.flights.wait(ctx, m, nil)
+			errs[i] = res.err
+		}
+	}
+	return errs
+}
+
 // wait returns what the flight of m finds. If that takes longer than the patience
 // of callers, and there is a value that may be served if there is no newer one,
 // that is returned, and the flight goes on.

@@ -198,8 +198,11 @@ func (r *run[V]) acquire(ps []*pursuit[V], held []hold[V]) ([]*pursuit[V], []hol
 		case a.Grant == Granted, a.Grant == Refresh:
 			p.old = a.Entry
 			r.legs = append(r.legs, p)
-		case a.Grant == None:
+		case a.Grant == None && l.none(p.key, a.Entry):
 			p.f.finish(result[V]{err: ErrNotFound, how: OutcomeNotFound}, p.proven)
+		case a.Grant == None: // it is of another key
+			p.misfit(a.Entry)
+			again = append(again, p)
 		case a.Grant == Found:
 			if v, ok := l.value(p.key, a.Entry); ok {
 				p.f.finish(result[V]{v: v, how: p.found()}, p.proven)

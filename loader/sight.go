@@ -27,8 +27,8 @@ const (
 	fresh               // a value
 	due                 // a fresh value, but this caller is to see to a new one
 	stale               // a value to be served, and a new one loaded meanwhile
-	loading             // a value to be served, and somebody else sees to a new one
-	pausing             // a value to be served, since a load has failed and it is too early for another
+	loading             // a value to be served, and somebody else sees to a new one, or it is too early for that
+	pausing             // a value to be served only since a load has failed and it is too early for another
 	old                 // a value to be served only if no new one can be had
 	none                // the knowledge that there is no value
 )
@@ -99,6 +99,15 @@ func (l *Loader[V]) value(key string, b []byte) (v V, ok bool) {
 	return zero, false
 }
 
+// none reports whether an entry says that key has no value.
+func (l *Loader[V]) none(key string, b []byte) bool {
+	h, _, ok := entry.Parse(key, b)
+	if ok = ok && h.State == entry.Absent; !ok {
+		l.stats.decodeFailures.Add(1)
+	}
+	return ok
+}
+
 // judge says what an entry is good for, as far as our clock can tell. If that is
 // wrong, a value is reloaded sooner or later than it should be, and no more: who
 // may load, and what is too old for anything, a script decides, by the clock of
@@ -124,15 +133,14 @@ func (l *Loader[V]) judge(h *entry.Header, doubt bool) kind {
 			return due
 		}
 		return fresh
-	case l.swr+l.sie == 0 && (!doubt || left >= -slack):
-		// It is gone when it is stale, and Redis knows better when that is.
+	case l.swr+l.sie == 0 && h.Till == 0 && h.Token != Token{} && (!doubt || left >= -slack):
+		// It is gone when it is stale, and Redis knows better when that is; unless a
+		// lease has prolonged its life.
 		return fresh
 	}
 	switch age := -left; {
 	case age < l.swr && !l.busy(h, now):
 		return stale
-	case age < l.swr && h.Paused():
-		return pausing
 	case age < l.swr:
 		return loading
 	case age >= l.swr+l.sie:

@@ -41,7 +41,7 @@ func reading(kind string) func(*cell, string, any, string) {
 }
 
 // none wants to hear that there is no value, and no change.
-var none = unchanged([]any{"N"})
+var none = reading("N")
 
 // held wants to hear who loads, and no change.
 func held(c *cell, before string, reply any, msg string) {

@@ -96,7 +96,7 @@ const (
 //	returns  {'G'}                lease granted; there is no value
 //	         {'R', entry}         lease granted; the value is there
 //	         {'V', entry}         the value, fresh
-//	         {'N'}                there is none, and that is known
+//	         {'N', entry}         there is none, and that is known
 //	         {'S', entry}         the value; somebody has the lease, or the last
 //	                              load failed and it is too early for another
 //	         {'W', born .. cost}  no value; somebody has the lease. Where there is a
@@ -136,7 +136,7 @@ if h and state ~= 'L' and not (want == 'unfit' and token == ARGV[4]) then
   local due = want == 'now' or (want == 'due' and (ARGV[4] == '' or ARGV[4] == token))
   local fresh = soft > at and stale == 0
   if fresh and not due then
-    if state == 'N' then return {'N'} end
+    if state == 'N' then return {'N', h} end
     return {'V', redis.call('GET', key)}
   end
   if state == 'V' then

@@ -79,7 +79,7 @@ func (r *register) acquire(m moment, p plea) any {
 		return []any{"W", r.bytes()[26:36]}
 	case !there, h.State == entry.Lease:
 	case fresh && !due && h.State == entry.Absent:
-		return []any{"N"}
+		return []any{"N", r.bytes()}
 	case fresh && !due:
 		return []any{"V", r.bytes()}
 	case h.State == entry.Absent:
