@@ -61,7 +61,7 @@ func (c *Cache[K, V]) get(ctx context.Context, key K, loads bool, load func(cont
 		err = c.fail("get", k, err)
 	}
 	tell(ctx, how)
-	w.end(how, err)
+	w.end(ctx, how, err)
 	return v, err
 }
 
@@ -84,6 +84,6 @@ func (c *Cache[K, V]) Lookup(ctx context.Context, key K) (V, bool, error) {
 		err = c.fail("lookup", k, err)
 	}
 	tell(ctx, how)
-	w.end(how, err)
+	w.end(ctx, how, err)
 	return v, how == Hit || how == Stale, err
 }

@@ -77,7 +77,7 @@ func (c *Cache[K, V]) many(ctx context.Context, op string, keys []K, ask func(co
 		failed = bad
 	}
 	tell(ctx, how)
-	w.end(how, failed)
+	w.end(ctx, how, failed)
 	return values, failed
 }
 

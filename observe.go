@@ -71,7 +71,6 @@ type Result struct {
 // A watch is one Event under way. Its zero value is one that nobody observes.
 type watch struct {
 	observer Observer
-	ctx      context.Context // that Begin returned, for End
 	event    Event
 	began    time.Time
 }
@@ -82,13 +81,13 @@ func (c *Cache[K, V]) begin(ctx context.Context, op, key string, keys int) (cont
 		return ctx, watch{}
 	}
 	w := watch{observer: c.observer, event: Event{Op: op, Cache: c.name, Key: key, Keys: keys}, began: time.Now()}
-	w.ctx = c.observer.Begin(ctx, w.event)
-	return w.ctx, w
+	return c.observer.Begin(ctx, w.event), w
 }
 
-func (w *watch) end(how Outcome, err error) {
+// end tells the observer that it has ended. ctx is the one that begin returned.
+func (w *watch) end(ctx context.Context, how Outcome, err error) {
 	if w.observer != nil {
-		w.observer.End(w.ctx, w.event, Result{Outcome: how, Took: time.Since(w.began), Err: err})
+		w.observer.End(ctx, w.event, Result{Outcome: how, Took: time.Since(w.began), Err: err})
 	}
 }
 
@@ -102,5 +101,5 @@ func (c *Cache[K, V]) loads(ctx context.Context, keys ...K) (context.Context, fu
 	}
 	k, _ := c.render(keys[0]) // it was rendered before, for the call
 	ctx, w := c.begin(ctx, "load", k, len(keys))
-	return ctx, func(err error) { w.end(0, err) }
+	return ctx, func(err error) { w.end(ctx, 0, err) }
 }

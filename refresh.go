@@ -34,7 +34,7 @@ func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
 		v, err = zero, c.fail("refresh", k, err)
 	}
 	tell(ctx, how)
-	w.end(how, err)
+	w.end(ctx, how, err)
 	return v, err
 }
 

@@ -35,7 +35,7 @@ func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 	defer c.calls.leave()
 	ctx, w := c.begin(ctx, "set", k, 1)
 	err = c.set(ctx, key, k, value)
-	w.end(0, err)
+	w.end(ctx, 0, err)
 	return err
 }
 
@@ -99,7 +99,7 @@ func (c *Cache[K, V]) SetMany(ctx context.Context, values map[K]V) error {
 		errs = c.loader.WriteThrough(ctx, ws, func(ctx context.Context) []error { return c.downMany(ctx, keys, values) })
 	}
 	err := c.wrote(ctx, "setmany", ks, errs)
-	w.end(0, err)
+	w.end(ctx, 0, err)
 	return err
 }
 
@@ -236,7 +236,7 @@ func (c *Cache[K, V]) each(ctx context.Context, op string, keys []K, do func(con
 			break
 		}
 	}
-	w.end(0, err)
+	w.end(ctx, 0, err)
 	return err
 }
 

@@ -201,22 +201,23 @@ func GetWith[A, V any](ctx context.Context, l *Loader[V], key string, arg A, loa
 	}
 	r := reading[V]{l: l, key: key}
 	defer r.end()
-	if r.join(ctx) {
-	} else if away := l.ask(key); away != nil {
-		l.stats.bypasses.Add(1)
-		r.m, r.err = board(ctx, l, key, sight{away: away}, arg, load)
-	} else if r.await(ctx, true) {
-		v, s := l.open(ctx, &r, true)
-		switch {
-		case s.kind.served():
-			if s.kind == due || s.kind == stale {
-				ahead(ctx, l, key, s, arg, load)
+	if !r.join(ctx) {
+		if away := l.refusal(key); away != nil {
+			l.stats.bypasses.Add(1)
+			r.m, r.err = board(ctx, l, key, sight{away: away}, arg, load)
+		} else if r.await(ctx, true) {
+			v, s := l.open(ctx, &r, true)
+			switch {
+			case s.kind.served():
+				if s.kind == due || s.kind == stale {
+					ahead(ctx, l, key, s, arg, load)
+				}
+				return v, l.count(s.kind), nil
+			case s.kind == none:
+				return zero, l.count(none), ErrNotFound
 			}
-			return v, l.count(s.kind), nil
-		case s.kind == none:
-			return zero, l.count(none), ErrNotFound
+			r.m, r.err = board(ctx, l, key, s, arg, load)
 		}
-		r.m, r.err = board(ctx, l, key, s, arg, load)
 	}
 	if r.err != nil {
 		return zero, 0, r.err
@@ -277,7 +278,7 @@ func (l *Loader[V]) Find(ctx context.Context, key string) (V, Outcome, error) {
 	if ctx.Err() != nil {
 		return zero, 0, context.Cause(ctx)
 	}
-	if away := l.ask(key); away != nil {
+	if away := l.refusal(key); away != nil {
 		l.stats.bypasses.Add(1)
 		return zero, 0, away
 	}

@@ -243,7 +243,7 @@ func (c *many[V]) answer(i int, res result[V]) bool {
 func (l *Loader[V]) readMany(ctx context.Context, keys []string, got func(i int, b []byte, err error)) {
 	is := make([]int, 0, len(keys)) // of those that are worth asking for
 	for i, key := range keys {
-		if away := l.ask(key); away != nil {
+		if away := l.refusal(key); away != nil {
 			got(i, nil, away)
 		} else {
 			is = append(is, i)

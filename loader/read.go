@@ -192,7 +192,7 @@ func (r *reading[V]) read(ctx context.Context) ([]byte, error) {
 		return t.b, t.err
 	}
 	// It failed, and perhaps only because the ctx of that caller ended.
-	if away := r.l.ask(r.key); away != nil {
+	if away := r.l.refusal(r.key); away != nil {
 		return nil, away
 	}
 	return r.l.get(ctx, r.key)

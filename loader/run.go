@@ -172,7 +172,7 @@ func (r *run[V]) acquire(ps []*pursuit[V], held []hold[V]) ([]*pursuit[V], []hol
 	var calls []*script.Call
 	for _, p := range ps {
 		if p.sight.away == nil {
-			p.sight.away = l.ask(p.key)
+			p.sight.away = l.refusal(p.key)
 		}
 		if p.alone = p.sight.away != nil || p.unfit == maxUnfit; p.alone {
 			r.legs = append(r.legs, p)

@@ -349,15 +349,28 @@ func TestAWaiterDoesNotTakeTheStaleValueThatAFailedRefreshLeft(t *testing.T) {
 	})
 }
 
-func TestALeaseThatHasLostItsTTLIsNotWaitedForForever(t *testing.T) {
+// M29 among them: after a step back of the server's clock a lease ends that much
+// later.
+func TestALeaseThatEndsTooLateIsNotWaitedForUntilThen(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *lab) {
-		dies(t, time.Hour, Granted)
-		require.NoError(t, t.rdb.Persist(t.Context(), t.key).Err())
-		p := newLoader(t, t.client(), Options[string]{LeaseTTL: 100 * time.Millisecond})
-		gets(t, "v", get(t, p, gives("v")))
-		t.holds("v")
-	})
+	for name, dead := range map[string]func(*lab){
+		"one without a TTL": func(t *lab) {
+			dies(t, time.Hour, Granted)
+			require.NoError(t, t.rdb.Persist(t.Context(), t.key).Err())
+		},
+		"one that lasts for an hour":                  func(t *lab) { dies(t, time.Hour, Granted) },
+		"one on a stale value that lasts for an hour": func(t *lab) { t.stale("stale"); dies(t, time.Hour, Refresh) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			each(t, func(t *lab) {
+				dead(t)
+				p := newLoader(t, t.client(), Options[string]{LeaseTTL: 100 * time.Millisecond, StaleIfError: time.Hour})
+				gets(t, "v", get(t, p, gives("v")))
+				t.holds("v")
+			})
+		})
+	}
 }
 
 func TestMaxLoadsBoundsLoadsAndLeases(t *testing.T) {

@@ -47,9 +47,9 @@ func (l *Loader[V]) send(ctx context.Context, calls []*script.Call) {
 	l.tell(ctx, began, len(calls), func(i int) (string, error) { return calls[i].Key, calls[i].Err })
 }
 
-// ask returns nil if Redis is worth asking for key, else the error of that. If it
+// refusal returns nil if Redis is worth asking for key, else the error of that. If it
 // is time to, it is asked in the background, to find out whether it is back.
-func (l *Loader[V]) ask(key string) error {
+func (l *Loader[V]) refusal(key string) error {
 	c := l.away.of(key)
 	err := c.allow()
 	if err != nil {
@@ -68,7 +68,7 @@ func (l *Loader[V]) get(ctx context.Context, key string) ([]byte, error) {
 
 // poll is get for whoever leaves when ctx is done or Redis is silent for too long.
 func (l *Loader[V]) poll(ctx context.Context, key string) ([]byte, error) {
-	if err := l.ask(key); err != nil {
+	if err := l.refusal(key); err != nil {
 		return nil, err
 	}
 	began := time.Now()

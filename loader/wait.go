@@ -66,6 +66,7 @@ func (r *run[V]) wait(h hold[V]) bool {
 					till, seen = h.Till, time.Now()
 				}
 				if time.Since(seen) > l.leases.ttl { // no heartbeat for so long
+					p.suspect = time.Since(began) > 2*l.leases.ttl
 					return true
 				}
 				continue

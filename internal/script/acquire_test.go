@@ -226,12 +226,12 @@ func TestAcquireMarksTheLeaseThatItsCallerWaitsFor(t *testing.T) {
 	)
 }
 
-func TestAcquireGivesASuspectLeaseWithoutTTLOne(t *testing.T) {
+func TestAcquireCutsASuspectLeaseToItsLength(t *testing.T) {
 	t.Parallel()
+	cut := func(h *entry.Header, at int64) { h.Till = min(h.Till, at+leaseTTL.Milliseconds()) }
 	acquire(t, ask{suspect: true},
 		row{noEntry + ownLeases + "absentOld", granted},
-		row{"otherLease otherLeaseExpired otherLeaseAwaited", held},
-		row{"otherLeaseKept", func(c *cell, before string, reply any, msg string) {
+		row{otherLeases, func(c *cell, before string, reply any, msg string) {
 			require.Equal(c.t, []any{"W", before[26:36]}, reply, msg)
 			require.Equal(c.t, before, c.raw(), msg)
 			c.requireTTL(leaseTTL, c.t0, msg)
@@ -239,6 +239,10 @@ func TestAcquireGivesASuspectLeaseWithoutTTLOne(t *testing.T) {
 		row{absents, none},
 		row{freshValues, reading("V")},
 		row{staleValues + ownValues, refreshing},
-		row{heldValues + pausedStale, reading("S")},
+		row{pausedStale, reading("S")},
+		row{heldValues, func(c *cell, before string, reply any, msg string) {
+			c.requireEdit(before, cut, msg)
+			require.Equal(c.t, []any{"S", c.raw()}, reply, msg)
+		}},
 	)
 }

@@ -114,9 +114,12 @@ const (
 //
 // A value's life is prolonged to that of the lease, or it would be gone when a
 // load that failed wants to leave it as it was. Since that may happen again and
-// again, not the TTL says for how long a value is of use, but ARGV[7]. A lease
-// that has lost its TTL, by a PERSIST or a RESTORE, would be waited for without
-// end: it gets one.
+// again, not the TTL says for how long a value is of use, but ARGV[7].
+//
+// A lease that ends later than any does would be waited for although its holder is
+// dead: one that has lost its TTL, by a PERSIST or a RESTORE, or outlives a step
+// back of the server's clock. If the caller has waited for longer than a lease
+// lasts, it gets its due length from now. A holder that lives prolongs it.
 var Acquire = New("acquire", prelude+`
 local want = ARGV[8]
 local function await()
@@ -127,7 +130,8 @@ local function await()
   end
 end
 if h and token ~= ARGV[1] and want ~= 'now' and not (want == 'unfit' and token == ARGV[4]) and state == 'L' then
-  if ARGV[6] == '1' and redis.call('PTTL', key) < 0 then redis.call('PEXPIRE', key, ARGV[2]) end
+  local left = redis.call('PTTL', key)
+  if ARGV[6] == '1' and (left < 0 or left > tonumber(ARGV[2])) then redis.call('PEXPIRE', key, ARGV[2]) end
   await()
   return {'W', string.sub(h, 27, 36)}
 end
@@ -142,6 +146,10 @@ if h and state ~= 'L' and not (want == 'unfit' and token == ARGV[4]) then
   if state == 'V' then
     local useful = fresh or ARGV[7] == '' or soft + ARGV[7] > at
     if till > at and token ~= ARGV[1] and want ~= 'now' and (useful or leased) then
+      if leased and ARGV[6] == '1' and till > at + ARGV[2] then
+        edit(21, put48(at + ARGV[2]))
+        write(6, 26)
+      end
       if leased then await() end
       if not useful then return {'W', string.sub(h, 27, 36)} end
       return {'S', redis.call('GET', key)}

@@ -72,8 +72,12 @@ func (r *register) acquire(m moment, p plea) any {
 	}
 	switch {
 	case there && h.State == entry.Lease && !mine:
-		if p.suspect && r.hi == 0 {
+		switch {
+		case !p.suspect:
+		case r.hi == 0, r.lo-m.t1 > p.lease: // no lease lasts so long
 			r.keep(m, p.lease)
+		case r.hi-m.t0 > p.lease: // perhaps not
+			r.lo = min(r.lo, m.t0+p.lease)
 		}
 		wait()
 		return []any{"W", r.bytes()[26:36]}
@@ -83,11 +87,13 @@ func (r *register) acquire(m moment, p plea) any {
 	case fresh && !due:
 		return []any{"V", r.bytes()}
 	case h.State == entry.Absent:
-	case held && r.leased() && useful:
-		wait()
-		return []any{"S", r.bytes()}
 	case held && r.leased():
-		wait()
+		if p.suspect {
+			h.Till = min(h.Till, m.at+p.lease)
+		}
+		if wait(); useful {
+			return []any{"S", r.bytes()}
+		}
 		return []any{"W", r.bytes()[26:36]}
 	case held && useful: // a pause
 		return []any{"S", r.bytes()}
