@@ -119,29 +119,29 @@ func (w *modelWalk) loaded(key int, e *modelEntry) (v int64, err error) {
 
 // answer is what a reader of key gets, and what becomes of the key. loaded says
 // whether it was loaded: the end of a pause is not known exactly.
-func (w *modelWalk) answer(key int, loaded bool) (v int64, err error, must, may bool) {
+func (w *modelWalk) answer(key int, loaded bool) (v int64, must, may bool, err error) {
 	now, e := time.Now(), w.at(key)
 	switch {
 	case e.kind == "":
 		v, err = w.loaded(key, e)
-		return v, err, true, true
+		return v, true, true, err
 	case e.kind == "none":
-		return 0, ErrNotFound, false, false
+		return 0, false, false, ErrNotFound
 	case now.Before(e.soft):
-		return e.value, nil, false, false
+		return e.value, false, false, nil
 	}
 	must, may = !now.Before(e.paused[1]), !now.Before(e.paused[0])
 	old := e.value
 	w.saw(fmt.Sprintf("stale, to be reloaded: %v, source down: %v", may, w.down))
 	if !loaded {
-		return old, nil, must, may
+		return old, must, may, nil
 	}
 	v, err = w.loaded(key, e)
 	swr := now.Sub(e.soft) < w.spec.StaleWhileRevalidate
 	if swr || errors.Is(err, errSourceDown) && w.spec.StaleIfError > 0 {
-		return old, nil, must, may
+		return old, must, may, nil
 	}
-	return v, err, must, may
+	return v, must, may, err
 }
 
 func (w *modelWalk) saw(what string) { w.seen[what]++ }
@@ -150,7 +150,7 @@ func (w *modelWalk) saw(what string) { w.seen[what]++ }
 func (w *modelWalk) reads(key int, v int64, err error, before int) {
 	w.Helper()
 	n := w.loads[key] - before
-	want, wantErr, must, may := w.answer(key, n > 0)
+	want, must, may, wantErr := w.answer(key, n > 0)
 	require.LessOrEqual(w, n, 1, w.story())
 	require.True(w, n == 1 || !must, "a load was due: "+w.story())
 	require.True(w, n == 0 || may, "nobody should have loaded: "+w.story())
@@ -177,7 +177,7 @@ func (w *modelWalk) step() {
 		"get", "get", "get", "get", "lookup", "getmany", "set", "setmany", "delete", "expire", "refresh",
 		"change", "change", "remove", "break", "pass", "pass", "pass", "pass",
 	}[w.rnd.IntN(19)]
-	w.trace = append(w.trace, fmt.Sprintf("%s of %d at %v, source %v, down %v", op, key, time.Now().Sub(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)), w.source, w.down))
+	w.trace = append(w.trace, fmt.Sprintf("%s of %d at %v, source %v, down %v", op, key, time.Since(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)), w.source, w.down))
 	w.saw(op)
 	switch op {
 	case "get":

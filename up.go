@@ -98,7 +98,7 @@ func (c *Cache[K, V]) restoreMany(ctx context.Context, keys []K) []loader.Loaded
 			one = ErrNotFound
 		case errors.Is(err, ErrNotFound), errors.Is(err, ErrNotModified):
 			// Of which key? It is not known of any that it has no value.
-			one = fmt.Errorf("Spec.UpMany: %s", err)
+			one = redact.Error("Spec.UpMany: "+err.Error(), nil)
 		}
 		all[i] = loader.Loaded[V]{Value: v, Life: c.lives(ctx, key, v, one), Err: one}
 	}

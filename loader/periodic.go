@@ -36,8 +36,8 @@ type Turns struct {
 	failed func()       // counts a round trip that failed
 }
 
+// The shortest and the longest period.
 const (
-	// MinPeriod and MaxPeriod are the shortest and the longest period.
 	MinPeriod = 100 * time.Millisecond
 	MaxPeriod = maxLife
 
