@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -41,7 +42,8 @@ type modelWalk struct {
 	source map[int]int64 // what the source has; a key that is not there has no value
 	next   int64
 	down   bool        // the source fails
-	loads  map[int]int // how often a key was loaded
+	mu     sync.Mutex  // a reload in the background and one that is waited for come together
+	loads  map[int]int // guarded by mu while a call is made: how often a key was loaded
 
 	entries map[int]*modelEntry
 	trace   []string
@@ -51,6 +53,8 @@ type modelWalk struct {
 var errSourceDown = errors.New("the source is down")
 
 func (w *modelWalk) up(_ context.Context, key int) (int64, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.loads[key]++
 	if w.down {
 		return 0, errSourceDown
