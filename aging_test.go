@@ -145,4 +145,3 @@ func (c *crew) header() entry.Header {
 	require.True(c.t, ok)
 	return h
 }
-
