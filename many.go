@@ -52,7 +52,7 @@ func (c *Cache[K, V]) LookupMany(ctx context.Context, keys []K) (map[K]V, error)
 
 // many asks for the values of keys, each once.
 func (c *Cache[K, V]) many(ctx context.Context, op string, keys []K, ask func(context.Context, []string, []K) []loader.Answer[V]) (map[K]V, error) {
-	ks, distinct, bad := c.renderAll(op, keys)
+	ks, distinct, bad, before := c.renderAll(op, keys)
 	if err := c.admit(ctx, op); err != nil {
 		return nil, err
 	}
@@ -68,12 +68,12 @@ func (c *Cache[K, V]) many(ctx context.Context, op string, keys []K, ask func(co
 		switch {
 		case a.Err == nil && (a.Outcome != 0 && a.Outcome != NotFound):
 			values[distinct[i]] = a.Value
-		case a.Err != nil && !errors.Is(a.Err, ErrNotFound) && failed == nil:
+		case a.Err != nil && !errors.Is(a.Err, ErrNotFound) && failed == nil && (bad == nil || i < before):
 			failed = c.fail(op, ks[i], a.Err)
 		}
 		how = max(how, a.Outcome)
 	}
-	if bad != nil {
+	if failed == nil {
 		failed = bad
 	}
 	tell(ctx, how)
@@ -82,15 +82,15 @@ func (c *Cache[K, V]) many(ctx context.Context, op string, keys []K, ask func(co
 }
 
 // renderAll returns the keys in Redis of keys that differ, and these; and the
-// error of the first that cannot be rendered.
-func (c *Cache[K, V]) renderAll(op string, keys []K) (ks []string, distinct []K, bad error) {
+// error of the first that cannot be rendered, and how many come before it.
+func (c *Cache[K, V]) renderAll(op string, keys []K) (ks []string, distinct []K, bad error, before int) {
 	ks, distinct = make([]string, 0, len(keys)), make([]K, 0, len(keys))
 	seen := make(map[string]struct{}, len(keys))
 	for _, key := range keys {
 		k, err := c.render(key)
 		if err != nil {
 			if bad == nil {
-				bad = c.fail(op, "", err)
+				bad, before = c.fail(op, "", err), len(ks)
 			}
 			continue
 		}
@@ -99,5 +99,5 @@ func (c *Cache[K, V]) renderAll(op string, keys []K) (ks []string, distinct []K,
 			ks, distinct = append(ks, k), append(distinct, key)
 		}
 	}
-	return ks, distinct, bad
+	return ks, distinct, bad, before
 }
