@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/cachex-go/cachex/internal/redact"
@@ -86,7 +87,7 @@ func (c *Cache[K, V]) restoreMany(ctx context.Context, keys []K) []loader.Loaded
 	var err error
 	ctx, done := c.loads(ctx, keys...)
 	defer func() { done(err) }()
-	values, err := c.spec.UpMany(ctx, keys)
+	values, err := c.spec.UpMany(ctx, slices.Clone(keys)) // it may well sort them
 	all := make([]loader.Loaded[V], len(keys))
 	for i, key := range keys {
 		v, ok := values[key]
