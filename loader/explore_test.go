@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// These variables of the environment make TestNoOrderOfStepsBreaksTheProtocol do
-// more than it does for everybody: every order of every scenario; or the random
+// These variables of the environment make the tests of scenarios do more than
+// they do for everybody: every order of every scenario; or the random
 // orders of a run that failed.
 const (
 	exploreAll  = "CACHEX_EXPLORE_ALL"  // not empty
@@ -42,12 +42,14 @@ func (w *world) share(callers ...string) (*Loader[int64], reader) {
 
 func nothingMore() {}
 
-// scenarios are what is explored. Those without a sample are small enough for all
-// of their orders to be tried, always.
-var scenarios = map[string]struct {
+// A scenario is what is explored. One without a sample is small enough for all of
+// its orders to be tried, always.
+type scenario struct {
 	sample int
 	play   func(*world)
-}{
+}
+
+var scenarios = map[string]scenario{
 	"a reader and a writer": {0, func(w *world) {
 		w.replies = true
 		w.read("A")
@@ -180,6 +182,11 @@ var scenarios = map[string]struct {
 
 func TestNoOrderOfStepsBreaksTheProtocol(t *testing.T) {
 	t.Parallel()
+	explore(t, scenarios)
+}
+
+func explore(t *testing.T, scenarios map[string]scenario) {
+	t.Helper()
 	seed := rand.Uint64()
 	if s := os.Getenv(exploreSeed); s != "" {
 		var err error

@@ -40,6 +40,8 @@ type explorer struct {
 const (
 	readsKey = 1 << iota
 	writesKey
+	readsBeside
+	writesBeside
 	readsDB
 	writesDB
 	begins     // a call whose result is checked against what ended before
@@ -59,6 +61,7 @@ type step struct {
 // what steps of one process cannot.
 var conflicts = [...]struct{ a, b int }{
 	{readsKey, writesKey}, {writesKey, writesKey},
+	{readsBeside, writesBeside}, {writesBeside, writesBeside},
 	{readsDB, writesDB}, {writesDB, writesDB},
 	{begins, ends},
 	{everything, ^0},

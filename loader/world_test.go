@@ -31,6 +31,7 @@ type world struct {
 	copies  bool // Store and Release may be delivered again at any later time
 	seized  bool // somebody may take the lease from whoever has it
 	most    int  // how often a waiter may poll while others could go on
+	two     bool // there is a key beside, which is read and never changed
 
 	mu      sync.Mutex
 	wg      sync.WaitGroup
@@ -42,6 +43,8 @@ type world struct {
 	open    map[string]int // calls that have not returned, by process
 	taken   []string
 	wrong   []string
+
+	versions map[string]int64 // that writers write, by process
 
 	db    int64 // the version in the database
 	floor int64 // what a call that begins now must get at least
@@ -170,7 +173,7 @@ func (w *world) end() {
 	for _, l := range w.loaders {
 		require.NoError(w.x.t, l.Close(context.Background()))
 	}
-	require.NoError(w.x.t, w.x.t.rdb.Del(w.x.t.Context(), w.x.t.key).Err())
+	require.NoError(w.x.t, w.x.t.rdb.Del(w.x.t.Context(), w.x.t.key, w.beside()).Err())
 }
 
 func (w *world) complain(format string, args ...any) {
@@ -189,7 +192,7 @@ func (w *world) executed(name string, cmd redis.Cmder) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
-	case name == "del":
+	case name == "del" || name == "unlink":
 		w.lease = false
 	case !ok:
 	case name == "acquire":
@@ -225,6 +228,9 @@ func (w *world) deliverAgain(proc, name string, cmd redis.Cmder) {
 
 // verdict checks what is left in Redis when nothing happens any more.
 func (w *world) verdict() {
+	if w.two {
+		w.settled()
+	}
 	b, err := w.x.t.rdb.Get(w.x.t.Context(), w.x.t.key).Bytes()
 	if errors.Is(err, redis.Nil) {
 		return
@@ -437,8 +443,18 @@ type wire struct {
 }
 
 func (h wire) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+// ProcessPipelineHook makes each command of a pipeline a step of its own: Redis
+// may run commands of others between them.
 func (h wire) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		one := h.ProcessHook(func(ctx context.Context, cmd redis.Cmder) error { return next(ctx, []redis.Cmder{cmd}) })
+		var first error
+		for _, cmd := range cmds {
+			first = cmp.Or(first, one(ctx, cmd))
+		}
+		return first
+	}
 }
 
 func (h wire) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
@@ -455,6 +471,11 @@ func (h wire) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 				s.name = "poll of " + caller(ctx)
 			}
 		}
+		beside := w.two && slices.Contains(cmd.Args(), any(w.beside()))
+		if beside {
+			s.name += " beside"
+			s.touches *= readsBeside / readsKey
+		}
 		// What the process does once it has the reply is a part of that step.
 		reply := step{h.proc, "reply to " + s.name, memory}
 		if name == "del" {
@@ -466,7 +487,9 @@ func (h wire) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		err := w.step(s)
 		if err == nil {
 			err = next(ctx, cmd)
-			w.executed(name, cmd)
+			if !beside {
+				w.executed(name, cmd)
+			}
 			if w.copies {
 				w.deliverAgain(h.proc, name, cmd)
 			}
