@@ -35,6 +35,9 @@ type User struct { ID int64; Name string }
 type database struct{}
 
 func (database) UserByID(context.Context, int64) (User, error) { return User{}, nil }
+func (database) UsersByID(context.Context, []int64) (map[int64]User, error) { return nil, nil }
+func (database) SaveUser(context.Context, int64, User) error { return nil }
+func (database) SaveUsers(context.Context, map[int64]User) error { return nil }
 
 func main() {
 	var (
