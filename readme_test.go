@@ -47,9 +47,10 @@ func main() {
 		users   *cachex.Cache[int64, User]
 		secret  []byte
 		retired []byte
+		ids     []int64
 	)
 	_, _, _, _ = ctx, db, rdb, users
-	_, _ = secret, retired
+	_, _, _ = secret, retired, ids
 	{
 %s
 	}
