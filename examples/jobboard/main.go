@@ -1,6 +1,8 @@
 // Command jobboard tells what cachex does, by the example of a job board: how a
 // heavy task is run once, how a hundred visitors of four servers cause one load,
-// and how a deletion wins over a load that had read what was deleted.
+// how a deletion wins over a load that had read what was deleted, how nobody waits
+// for what is out of date, how an outage of the database passes unseen, and what
+// the counters say in the end.
 //
 // It runs on an embedded Redis, or on the one that REDIS_ADDR names. It ends
 // with an error if anything of what it tells was not so.
@@ -49,6 +51,10 @@ func run() error {
 		heavyTask,
 		hundredVisitors,
 		deletionWins,
+		staleAtOnce,
+		databaseAway,
+		onePage,
+		whatStatsSay,
 	} {
 		if err := chapter(ctx, servers); err != nil {
 			return err
