@@ -1,11 +1,14 @@
 package cachex
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,8 +19,9 @@ import (
 
 var goBlock = regexp.MustCompile("(?s)\n```go\n(.*?)\n```\n")
 
-// fragment is what the samples that are no whole programs stand in.
-const fragment = `package main
+// fragment is what the samples that are no whole programs stand in. It is no
+// program either, so that it is compiled and not linked.
+const fragment = `package sample
 
 import (
 	"context"
@@ -39,7 +43,7 @@ func (database) UsersByID(context.Context, []int64) (map[int64]User, error) { re
 func (database) SaveUser(context.Context, int64, User) error { return nil }
 func (database) SaveUsers(context.Context, map[int64]User) error { return nil }
 
-func main() {
+func sample() {
 	var (
 		ctx     context.Context
 		db      database
@@ -67,27 +71,46 @@ func TestEverySampleInTheDocsCompiles(t *testing.T) {
 	pages, err := filepath.Glob("docs/*.md")
 	require.NoError(t, err)
 	pages = append(pages, "README.md")
-	samples := 0
+	// All are compiled by one call of go build, as packages of this module that are
+	// there by an overlay only: a call for each would take a minute.
+	type sample struct{ page, code string }
+	samples := map[string]sample{} // by package
+	overlay := map[string]string{}
+	here, err := filepath.Abs(".")
+	require.NoError(t, err)
 	for _, page := range pages {
 		text, err := os.ReadFile(page)
 		require.NoError(t, err)
 		for _, m := range goBlock.FindAllSubmatch(text, -1) {
-			samples++
 			program := string(m[1])
 			if !strings.HasPrefix(program, "package ") {
 				program = fmt.Sprintf(fragment, program)
 			}
 			file := filepath.Join(t.TempDir(), "main.go")
 			require.NoError(t, os.WriteFile(file, []byte(program), 0o600))
-			out, _ := exec.Command("go", "build", "-gcflags=-e", "-o", os.DevNull, file).CombinedOutput()
-			for line := range strings.Lines(string(out)) {
-				if !strings.HasPrefix(line, "#") && !strings.Contains(line, "declared and not used") {
-					t.Errorf("%s: %s\n%s", page, line, m[1])
-				}
-			}
+			dir := fmt.Sprintf("internal/samples/s%d", len(samples))
+			samples["github.com/cachex-go/cachex/"+dir] = sample{page, string(m[1])}
+			overlay[filepath.Join(here, dir, "main.go")] = file
 		}
 	}
-	require.GreaterOrEqual(t, samples, 5, "the samples were not found")
+	require.GreaterOrEqual(t, len(samples), 5, "the samples were not found")
+	text, err := json.Marshal(map[string]any{"Replace": overlay})
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "overlay.json")
+	require.NoError(t, os.WriteFile(file, text, 0o600))
+
+	args := append([]string{"build", "-overlay", file, "-gcflags=-e"}, slices.Collect(maps.Keys(samples))...)
+	out, err := exec.Command("go", args...).CombinedOutput()
+	var in sample // the one that the lines are about, after one that begins with #
+	for line := range strings.Lines(string(out)) {
+		if name, ok := strings.CutPrefix(line, "# "); ok {
+			in, ok = samples[strings.TrimSpace(name)]
+			require.True(t, ok, "%s", out)
+		} else if !strings.Contains(line, "declared and not used") {
+			t.Errorf("%s: %s\n%s", in.page, line, in.code)
+		}
+	}
+	require.True(t, err == nil || in.page != "", "go build: %v", err)
 }
 
 func TestTheProgramInTheReadmeRunsAsItSays(t *testing.T) {
