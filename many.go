@@ -12,9 +12,10 @@ import (
 const eachLimit = 16
 
 // GetMany returns the values of keys: from Redis, in one round trip, or else from
-// UpMany, in one call, and what that returns is stored in one more round trip. A
-// key that is not in the map has no value. A key that comes twice is asked for
-// once.
+// UpMany, in one call, and what that returns is stored in one more round trip.
+// Where most of the keys that were asked for lately were there, the leases on those
+// that are missing cost another one between the two. A key that is not in the map
+// has no value. A key that comes twice is asked for once.
 //
 // Each key is loaded once for the whole fleet, and is shared with calls of Get and
 // GetMany that ask for it at the same time; keys that are being loaded elsewhere

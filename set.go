@@ -25,8 +25,10 @@ import (
 //     called.
 //   - After one of Down nobody knows what the source has. What was in Redis is
 //     expired, so that the next reader loads.
-//   - After one of Redis the value is persisted, if there is a Down, but nobody
-//     knows whether it was stored, or still will be: Set or Delete again.
+//   - After one of Redis nobody knows whether it was stored, or still will be: Set
+//     or Delete again. If there is a Down, the value is persisted. What cannot be
+//     stored then is deleted, which is no error; so an error says that what was in
+//     Redis before may still be there.
 func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 	k, err := c.enter(ctx, "set", key)
 	if err != nil {
@@ -60,8 +62,9 @@ func (c *Cache[K, V]) set(ctx context.Context, key K, k string, value V) error {
 	return nil
 }
 
-// SetMany is Set for several values, in one call of DownMany and one round trip
-// for each 500. Without DownMany, Down is called for one after the other.
+// SetMany is Set for several values, in one round trip for each 500; with Down in
+// two, and one call of DownMany between them. Without DownMany, Down is called for
+// one after the other.
 //
 // The error is an *Error with the first key that failed, in no order. Other values
 // may then be set or not; it is safe to set them all again. If the codec or
@@ -93,7 +96,9 @@ func (c *Cache[K, V]) SetMany(ctx context.Context, values map[K]V) error {
 	ctx, w := c.begin(ctx, "setmany", ks[0], len(ks))
 	var errs []error
 	if c.spec.Down == nil {
+		began := time.Now()
 		errs = c.loader.Leases().WriteMany(ctx, ws)
+		c.loader.Note(ctx, ks[0], began, errs[0])
 		c.loader.Forget(ks...)
 	} else {
 		errs = c.loader.WriteThrough(ctx, ws, func(ctx context.Context) []error { return c.downMany(ctx, keys, values) })

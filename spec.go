@@ -150,7 +150,8 @@ type Spec[K comparable, V any] struct {
 	// nil: it does not.
 	Near *near.Options
 
-	// Observer is told of every call and of every load, for traces and metrics.
+	// Observer is told of calls that read and write, but for those that are refused
+	// before they begin, and of every load, for traces and metrics.
 	// Defaults to nil.
 	Observer Observer
 }
