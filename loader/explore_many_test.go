@@ -27,13 +27,17 @@ func (w *world) pair(proc string, l *Loader[int64]) reader {
 	return func(ctx context.Context) (int64, error) {
 		as := l.GetMany(ctx, keys, 0, func(ctx context.Context, is []int) []Loaded[int64] {
 			all := make([]Loaded[int64], len(is))
-			err := w.step(step{proc, "load of " + caller(ctx) + fmt.Sprint(is), readsDB | memory})
+			name := "load of " + caller(ctx) + fmt.Sprint(is)
+			err := w.step(step{proc, name, readsDB | memory})
 			w.mu.Lock()
-			defer w.mu.Unlock()
 			for j, i := range is {
 				if all[j] = (Loaded[int64]{Value: besides, Life: hour, Err: err}); keys[i] == w.x.t.key {
 					all[j].Value = w.db
 				}
+			}
+			w.mu.Unlock()
+			if w.replies && err == nil { // others may join while it is on its way
+				_ = w.step(step{proc, "reply to " + name, memory})
 			}
 			return all
 		})
@@ -80,7 +84,7 @@ var manyScenarios = map[string]scenario{
 		w.pairs("A")
 		w.change("W", nothingMore, nothingMore)
 	}},
-	"a reader of two keys, a writer of one, and a reader of it afterwards": {100, func(w *world) {
+	"a reader of two keys, a writer of one, and a reader of it afterwards": {0, func(w *world) {
 		w.pairs("A")
 		late := w.reader("B", w.loader("B"))
 		w.change("W", nothingMore, func() { w.check("B", "B", late) })
@@ -113,7 +117,7 @@ var manyScenarios = map[string]scenario{
 		w.call("P", "B", w.pair("P", l))
 		w.change("W", nothingMore, nothingMore)
 	}},
-	"a process in which one reads two keys, and one of them after a deletion elsewhere": {150, func(w *world) {
+	"a process in which one reads two keys, and one of them after a deletion elsewhere": {0, func(w *world) {
 		w.replies = true
 		l, r := w.share()
 		w.call("P", "A", w.pair("P", l))
@@ -226,7 +230,7 @@ var throughScenarios = map[string]scenario{
 		w.read("A")
 		w.through("W")
 	}},
-	"a reader, one who writes through, and a reader afterwards": {100, func(w *world) {
+	"a reader, one who writes through, and a reader afterwards": {0, func(w *world) {
 		w.read("A")
 		late := w.reader("B", w.loader("B"))
 		w.writeThrough("W", func() {
@@ -236,7 +240,7 @@ var throughScenarios = map[string]scenario{
 			w.check("B", "B", late)
 		})
 	}},
-	"two who share a process with one who writes through, one of them afterwards": {100, func(w *world) {
+	"two who share a process with one who writes through, one of them afterwards": {0, func(w *world) {
 		w.replies = true
 		_, r := w.share("A")
 		w.writeThrough("W", func() {
