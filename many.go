@@ -53,7 +53,7 @@ func (c *Cache[K, V]) LookupMany(ctx context.Context, keys []K) (map[K]V, error)
 
 // many asks for the values of keys, each once.
 func (c *Cache[K, V]) many(ctx context.Context, op string, keys []K, ask func(context.Context, []string, []K) []loader.Answer[V]) (map[K]V, error) {
-	ks, distinct, bad, before := c.renderAll(op, keys)
+	ks, distinct, before, bad := c.renderAll(op, keys)
 	if err := c.admit(ctx, op); err != nil {
 		return nil, err
 	}
@@ -82,9 +82,9 @@ func (c *Cache[K, V]) many(ctx context.Context, op string, keys []K, ask func(co
 	return values, failed
 }
 
-// renderAll returns the keys in Redis of keys that differ, and these; and the
-// error of the first that cannot be rendered, and how many come before it.
-func (c *Cache[K, V]) renderAll(op string, keys []K) (ks []string, distinct []K, bad error, before int) {
+// renderAll returns the keys in Redis of keys that differ, and these; and how
+// many come before the first that cannot be rendered, and the error of that.
+func (c *Cache[K, V]) renderAll(op string, keys []K) (ks []string, distinct []K, before int, bad error) {
 	ks, distinct = make([]string, 0, len(keys)), make([]K, 0, len(keys))
 	seen := make(map[string]struct{}, len(keys))
 	for _, key := range keys {
@@ -100,5 +100,5 @@ func (c *Cache[K, V]) renderAll(op string, keys []K) (ks []string, distinct []K,
 			ks, distinct = append(ks, k), append(distinct, key)
 		}
 	}
-	return ks, distinct, bad, before
+	return ks, distinct, before, bad
 }
