@@ -43,6 +43,7 @@ func (c *Cache[K, V]) Wrap(up func(context.Context, K) (V, error)) func(context.
 func (c *Cache[K, V]) get(ctx context.Context, key K, loads bool, load func(context.Context, K) (V, loader.Life, error)) (v V, err error) {
 	k, err := c.enter(ctx, "get", key)
 	if err != nil {
+		tell(ctx, 0)
 		return v, err
 	}
 	defer c.calls.leave()
@@ -74,6 +75,7 @@ func (c *Cache[K, V]) get(ctx context.Context, key K, loads bool, load func(cont
 func (c *Cache[K, V]) Lookup(ctx context.Context, key K) (V, bool, error) {
 	k, err := c.enter(ctx, "lookup", key)
 	if err != nil {
+		tell(ctx, 0)
 		var zero V
 		return zero, false, err
 	}

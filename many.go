@@ -55,11 +55,13 @@ func (c *Cache[K, V]) LookupMany(ctx context.Context, keys []K) (map[K]V, error)
 func (c *Cache[K, V]) many(ctx context.Context, op string, keys []K, ask func(context.Context, []string, []K) []loader.Answer[V]) (map[K]V, error) {
 	ks, distinct, before, bad := c.renderAll(op, keys)
 	if err := c.admit(ctx, op); err != nil {
+		tell(ctx, 0)
 		return nil, err
 	}
 	defer c.calls.leave()
 	values := make(map[K]V, len(ks))
 	if len(ks) == 0 {
+		tell(ctx, 0)
 		return values, bad
 	}
 	ctx, w := c.begin(ctx, op, ks[0], len(ks))
@@ -69,8 +71,11 @@ func (c *Cache[K, V]) many(ctx context.Context, op string, keys []K, ask func(co
 		switch {
 		case a.Err == nil && (a.Outcome != 0 && a.Outcome != NotFound):
 			values[distinct[i]] = a.Value
-		case a.Err != nil && !errors.Is(a.Err, ErrNotFound) && failed == nil && (bad == nil || i < before):
-			failed = c.fail(op, ks[i], a.Err)
+		case a.Err != nil && !errors.Is(a.Err, ErrNotFound):
+			if failed == nil && (bad == nil || i < before) {
+				failed = c.fail(op, ks[i], a.Err)
+			}
+			continue // it has no outcome
 		}
 		how = max(how, a.Outcome)
 	}

@@ -33,8 +33,12 @@ func WithOutcome(ctx context.Context, o *Outcome) context.Context {
 
 type outcomeKey struct{}
 
-// tell sets what WithOutcome was given.
+// tell sets what WithOutcome was given. Every call that reads does it, also one that
+// is refused, for a ctx that is nil perhaps.
 func tell(ctx context.Context, how Outcome) {
+	if ctx == nil {
+		return
+	}
 	if o, _ := ctx.Value(outcomeKey{}).(*Outcome); o != nil {
 		*o = how
 	}

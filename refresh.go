@@ -22,10 +22,12 @@ func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
 	var zero V
 	k, err := c.enter(ctx, "refresh", key)
 	if err != nil {
+		tell(ctx, 0)
 		return zero, err
 	}
 	defer c.calls.leave()
 	if c.up == nil {
+		tell(ctx, 0)
 		return zero, c.fail("refresh", k, errNoUp)
 	}
 	ctx, w := c.begin(ctx, "refresh", k, 1)

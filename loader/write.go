@@ -157,7 +157,6 @@ func (l *Loader[V]) unlink(ctx context.Context, keys []string, is []int) map[int
 			one = cmds[j].Err()
 		}
 		if one != nil {
-			l.stats.redisFailures.Add(1)
 			errs[i] = one
 		}
 	}
