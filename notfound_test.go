@@ -63,7 +63,8 @@ func TestThatThereIsNoValueReplacesWhatWasThere(t *testing.T) {
 		require.NoError(t, look(t.Context(), c.caches[0], 1).err)
 		o.fails(ErrNotFound)
 		time.Sleep(time.Second)
-		c.agree("v1", Stale, 0)
+		require.Equal(t, view{v: "v1", how: Stale}, look(t.Context(), c.caches[0], 1))
+		synctest.Wait()
 		for _, got := range c.all() {
 			require.ErrorIs(t, got.err, ErrNotFound)
 			require.Equal(t, NotFound, got.how)
