@@ -146,3 +146,36 @@ func TestAStaleValueIsServedWhereUpHangs(t *testing.T) {
 		})
 	}
 }
+
+// UpTimeout also ends the wait for one of MaxLoads, and for a lease. That is no
+// better than a load that takes too long.
+func TestAReaderWhoWaitsInVainForItsLoadToBeginIsServedStale(t *testing.T) {
+	t.Parallel()
+	for _, many := range []bool{false, true} {
+		t.Run(fmt.Sprintf("many %v", many), func(t *testing.T) {
+			t.Parallel()
+			o := &origin{takes: time.Millisecond}
+			spec := Spec[int, string]{TTL: time.Second, StaleIfError: time.Minute, UpTimeout: 2 * time.Second, MaxLoads: 1}
+			inCrew(t, o, spec, func(t *testing.T, c *crew) {
+				cache := c.caches[0]
+				for key := range 2 {
+					require.NoError(t, look(t.Context(), cache, key).err)
+				}
+				time.Sleep(2 * time.Second)
+				o.takes = time.Hour
+				began := time.Now()
+				go look(t.Context(), cache, 0) // has the one place
+				synctest.Wait()
+				if many {
+					values, err := cache.GetMany(t.Context(), []int{1})
+					require.NoError(t, err)
+					require.Equal(t, map[int]string{1: "v2"}, values)
+				} else {
+					require.Equal(t, view{v: "v2", how: Stale, took: 2 * time.Second}, look(t.Context(), cache, 1))
+				}
+				require.Equal(t, 2*time.Second, time.Since(began))
+				require.Equal(t, 3, o.loads())
+			})
+		})
+	}
+}

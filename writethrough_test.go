@@ -317,7 +317,7 @@ type shuffle struct {
 	active  int         // guarded by mu: how many may still come, or come back
 }
 
-const crowd = 9
+const writers = 9
 
 func (s *shuffle) hold() {
 	ch := make(chan bool)
@@ -338,7 +338,7 @@ func (s *shuffle) leave() {
 // next lets one go on if all who could come are waiting, or enough of them. The
 // caller holds mu.
 func (s *shuffle) next() {
-	if n := len(s.waiting); n > 0 && n >= min(crowd, s.active) {
+	if n := len(s.waiting); n > 0 && n >= min(writers, s.active) {
 		i := rand.IntN(n)
 		close(s.waiting[i])
 		s.waiting[i] = s.waiting[n-1]

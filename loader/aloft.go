@@ -37,6 +37,7 @@ type result[V any] struct {
 	err  error
 	how  Outcome
 	kept bool // v is what was there before: nothing newer can be had, for the reason err
+	vain bool // nothing was loaded here, nor found
 }
 
 // launch starts a flight. The caller holds fs.mu, and boards it.

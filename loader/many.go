@@ -208,12 +208,12 @@ func (c *many[V]) wait() {
 			late = append(late, i)
 			continue
 		}
-		if c.answer(i, res) {
+		if c.answer(i, l.rescue(c.ctx, c.keys[i], res)) {
 			hits++
 		}
 	}
 	for _, i := range late {
-		c.answer(i, l.waitLate(c.ctx, c.keys[i], c.members[i]))
+		c.answer(i, l.rescue(c.ctx, c.keys[i], l.waitLate(c.ctx, c.keys[i], c.members[i])))
 	}
 	if l.cold.Load() && c.limit == 0 {
 		c.learn(len(c.keys), len(c.keys)-hits)

@@ -2,6 +2,7 @@ package loader
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/cachex-go/cachex/internal/script"
@@ -69,6 +70,24 @@ func (l *Loader[V]) ReloadMany(ctx context.Context, keys []string, every time.Du
 // of callers, and there is a value that may be served if there is no newer one,
 // that is returned, and the flight goes on.
 func (l *Loader[V]) wait(ctx context.Context, key string, m *member[V]) result[V] {
+	return l.rescue(ctx, key, l.waitOut(ctx, key, m))
+}
+
+// rescue returns the value that is kept for failures in place of a timeout in
+// which nothing was loaded.
+func (l *Loader[V]) rescue(ctx context.Context, key string, res result[V]) result[V] {
+	if res.vain && l.sie > 0 && ctx.Err() == nil && errors.Is(res.err, context.DeadlineExceeded) {
+		// The timeout has ended the wait for a lease, or for one of MaxLoads: that is
+		// no better than a load which takes too long.
+		b, err := l.poll(ctx, key)
+		if v, s := l.see(key, b, err, true); s.kind.served() || s.kind == old {
+			return result[V]{v: v, how: OutcomeStale}
+		}
+	}
+	return res
+}
+
+func (l *Loader[V]) waitOut(ctx context.Context, key string, m *member[V]) result[V] {
 	if l.softTimeout == 0 || l.swr+l.sie == 0 {
 		res, _ := l.flights.wait(ctx, m, nil)
 		return res

@@ -272,7 +272,7 @@ func (p *pursuit[V]) misfit(b []byte) {
 // fail ends flights for all their members.
 func (r *run[V]) fail(err error, ps []*pursuit[V]) {
 	for _, p := range ps {
-		p.f.finish(result[V]{err: err}, p.f.mark())
+		p.f.finish(result[V]{err: err, vain: true}, p.f.mark())
 	}
 }
 
