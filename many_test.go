@@ -295,15 +295,15 @@ func TestEachKeyHasItsOwnAnswerHoweverUpManyEnds(t *testing.T) {
 	} {
 		t.Run(o.name, func(t *testing.T) {
 			t.Parallel()
+			if o.want == nil {
+				o.want = map[int]string{}
+			}
 			redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 				s := newShop(t)
 				c := newCache(t, rdb, Spec[int, string]{UpMany: s.upMany, LeaseTTL: longLease})
 				ch := askingMany(t.Context(), c, 1, 2, 3)
 				s.next(t, 1, 2, 3).answer <- o.does
 				got := receive(t, ch)
-				if o.want == nil {
-					o.want = map[int]string{}
-				}
 				require.Equal(t, o.want, got.values)
 				if o.err == nil {
 					require.NoError(t, got.err)

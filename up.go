@@ -35,8 +35,8 @@ func Previous[V any](ctx context.Context) (V, bool) { return loader.Previous[V](
 
 // NoStore says that the value that an Up is going to return is not to be stored;
 // ctx is the one that Up was given. The callers who wait for it get it, and what
-// was stored before stays, unless Up returns ErrNotFound. In UpMany it concerns all the keys of that call. It is
-// safe for concurrent use.
+// was stored before stays, unless Up returns ErrNotFound. In UpMany it concerns
+// all the keys of that call. It is safe for concurrent use.
 func NoStore(ctx context.Context) { loader.NoStore(ctx) }
 
 // restore calls up, and says how long lives what it returns. It is the load of
