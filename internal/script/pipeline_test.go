@@ -180,8 +180,11 @@ func TestAPipelineIsSentAgainWhenItsConnectionBreaks(t *testing.T) {
 		require.NoError(t, script.Pipeline(t.Context(), client, calls))
 		for i, c := range calls {
 			require.NoError(t, c.Err)
-			require.Equal(t, int64(2*(i+1)), c.Reply)
+			// The connection may break before the server reads all of the first copy.
+			n := int64(i + 1)
+			require.Contains(t, []int64{n, 2 * n}, c.Reply)
 		}
+		require.Equal(t, int64(2), calls[0].Reply, "whose reply was lost")
 	})
 }
 

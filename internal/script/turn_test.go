@@ -4,7 +4,6 @@ import (
 	"crypto/sha1"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"strings"
 	"testing"
 	"time"
@@ -354,33 +353,6 @@ func TestNoOrderOfStepsGivesAPeriodTwoTurnsThatAreDone(t *testing.T) {
 		walk(path{holder: -1})
 		require.Greater(t, states, 20, "most states were not reached")
 		t.Logf("%d states", states)
-	})
-}
-
-// The client sends a pipeline again whose connection broke, unless it must not.
-func TestAPipelineWithACallThatIsSentOnceIsNotSentAgain(t *testing.T) {
-	t.Parallel()
-	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
-		calls := pipeline(t, rdb, "kkk")
-		calls[1].Once = true
-		proxy := redistest.NewProxy(t, rdb.Options().Addr)
-		client := redis.NewClient(&redis.Options{Addr: proxy.Addr(), PipelinePoolSize: 1})
-		defer func() { _ = client.Close() }()
-		require.NoError(t, script.Pipeline(t.Context(), client, pipeline(t, rdb, "k")))
-		proxy.LoseReplies(1)
-		require.Error(t, script.Pipeline(t.Context(), client, calls))
-		for i, c := range calls {
-			require.Error(t, c.Err)
-			require.NotErrorIs(t, c.Err, io.ErrUnexpectedEOF, "it was not set")
-			require.Equal(t, fmt.Sprint(i+1), rdb.Get(t.Context(), c.Key).Val(), "it ran more than once")
-		}
-		// And is otherwise answered as any other, by a server that knows it or not.
-		calls = pipeline(t, rdb, "ukw")
-		for _, c := range calls {
-			c.Once = true
-		}
-		require.NoError(t, script.Pipeline(t.Context(), client, calls))
-		requireRanOnce(t, rdb, "ukw", calls)
 	})
 }
 
