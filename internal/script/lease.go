@@ -11,30 +11,12 @@ const WakeChannel = "cachex:wake"
 // The offsets are those of package entry, counted from 1 as Lua does.
 //
 // Bytes are compared with == alone: Lua's < on strings follows the locale.
-const prelude = `
-local key = KEYS[1]
+const prelude = basics + `
 local NONE, FOREVER, NOBODY = string.rep('\0', 6), string.rep('\255', 6), string.rep('\0', 8)
 local function sum(s)
   local n = 0
   for i = 1, #s do n = n + string.byte(s, i) end
   return n
-end
-local function get48(s)
-  local n = 0
-  for i = 1, 6 do n = n * 256 + string.byte(s, i) end
-  return n
-end
-local function put48(n)
-  local s = ''
-  for i = 1, 6 do
-    s = string.char(n % 256) .. s
-    n = math.floor(n / 256)
-  end
-  return s
-end
-local function now()
-  local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 local h = redis.pcall('GETRANGE', key, 0, 39)
 if type(h) ~= 'string' or #h ~= 40 or string.sub(h, 1, 3) ~= '\193X\1'

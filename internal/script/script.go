@@ -31,6 +31,29 @@ func New(name, src string) *Script {
 	return &Script{name: name, src: src, sha: hex.EncodeToString(sum[:])}
 }
 
+// basics is the beginning of all scripts: numbers of six bytes, big endian, and
+// milliseconds of the server's clock.
+const basics = `
+local key = KEYS[1]
+local function get48(s)
+  local n = 0
+  for i = 1, 6 do n = n * 256 + string.byte(s, i) end
+  return n
+end
+local function put48(n)
+  local s = ''
+  for i = 1, 6 do
+    s = string.char(n % 256) .. s
+    n = math.floor(n / 256)
+  end
+  return s
+end
+local function now()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+`
+
 // Source returns the Lua source.
 func (s *Script) Source() string { return s.src }
 

@@ -14,23 +14,8 @@ package script
 // Numbers are big endian, times are milliseconds of the server's clock since
 // 1970. The record tells all that a script decides by; the TTL of the key, for
 // which a PERSIST or a RESTORE is good, only clears away what nobody asks for.
-const turnPrelude = `
-local key = KEYS[1]
-local function get48(s)
-  local n = 0
-  for i = 1, 6 do n = n * 256 + string.byte(s, i) end
-  return n
-end
-local function put48(n)
-  local s = ''
-  for i = 1, 6 do
-    s = string.char(n % 256) .. s
-    n = math.floor(n / 256)
-  end
-  return s
-end
-local t = redis.call('TIME')
-local at = t[1] * 1000 + math.floor(t[2] / 1000)
+const turnPrelude = basics + `
+local at = now()
 local lease, every = tonumber(ARGV[2]), tonumber(ARGV[3])
 local r = redis.pcall('GETRANGE', key, 0, 24)
 if type(r) ~= 'string' or #r ~= 24 or string.sub(r, 1, 3) ~= '\193T\1'
