@@ -112,8 +112,10 @@ local function await()
   end
 end
 if h and token ~= ARGV[1] and want ~= 'now' and not (want == 'unfit' and token == ARGV[4]) and state == 'L' then
-  local left = redis.call('PTTL', key)
-  if ARGV[6] == '1' and (left < 0 or left > tonumber(ARGV[2])) then redis.call('PEXPIRE', key, ARGV[2]) end
+  if ARGV[6] == '1' then
+    local left = redis.call('PTTL', key)
+    if left < 0 or left > tonumber(ARGV[2]) then redis.call('PEXPIRE', key, ARGV[2]) end
+  end
   await()
   return {'W', string.sub(h, 27, 36)}
 end
