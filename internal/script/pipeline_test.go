@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -180,9 +181,13 @@ func TestAPipelineIsSentAgainWhenItsConnectionBreaks(t *testing.T) {
 		require.NoError(t, script.Pipeline(t.Context(), client, calls))
 		for i, c := range calls {
 			require.NoError(t, c.Err)
-			// The connection may break before the server reads all of the first copy.
 			n := int64(i + 1)
-			require.Contains(t, []int64{n, 2 * n}, c.Reply)
+			if strings.HasSuffix(t.Name(), "/embedded") {
+				// It runs a pipeline as it reads it, and may be cut off in between.
+				require.Contains(t, []int64{n, 2 * n}, c.Reply)
+				continue
+			}
+			require.Equal(t, 2*n, c.Reply)
 		}
 		require.Equal(t, int64(2), calls[0].Reply, "whose reply was lost")
 	})
