@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -15,36 +17,77 @@ import (
 // slots is how many a Redis Cluster has.
 const slots = 16384
 
-// Cluster is a Redis Cluster of masters without replicas, of which each has an
-// equal share of the slots.
+// Cluster is a Redis Cluster of masters, of which each has an equal share of the
+// slots, and, with WithReplicas, of one replica for each.
+//
+// Its methods may fail the test and so belong in the test's own goroutine.
 type Cluster struct {
-	t     testing.TB
-	nodes []*Server
+	t       testing.TB
+	nodes   []*Server // the masters of the start, and then their replicas, in the same order
+	masters int
+}
+
+// A ClusterOption changes what StartCluster starts.
+type ClusterOption func(*clusterOptions)
+
+type clusterOptions struct {
+	replicas bool
+	args     []string
+}
+
+// WithReplicas gives each master a replica, which takes its place once the others
+// have heard nothing of it for nodeTimeout. That has to be long on a busy machine,
+// unless a failover is what the test is about.
+func WithReplicas(nodeTimeout time.Duration) ClusterOption {
+	return func(o *clusterOptions) {
+		o.replicas = true
+		o.args = append(o.args, "--cluster-node-timeout", strconv.FormatInt(nodeTimeout.Milliseconds(), 10),
+			"--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0")
+	}
+}
+
+// WithArgs adds to the command line of every node.
+func WithArgs(args ...string) ClusterOption {
+	return func(o *clusterOptions) { o.args = append(o.args, args...) }
 }
 
 // StartCluster runs a cluster for one test and returns when every node knows the
 // others and serves, which takes Redis some seconds. Its nodes are stopped when
 // the test ends. The test is skipped where redis-server is missing; see [Binary].
-func StartCluster(t testing.TB, masters int) *Cluster {
+func StartCluster(t testing.TB, masters int, options ...ClusterOption) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t}
-	for range masters {
-		c.nodes = append(c.nodes, Start(t, "--cluster-enabled", "yes"))
+	o := clusterOptions{args: []string{"--cluster-enabled", "yes"}}
+	for _, option := range options {
+		option(&o)
+	}
+	c := &Cluster{t: t, masters: masters}
+	nodes := masters
+	if o.replicas {
+		nodes *= 2
+	}
+	for range nodes {
+		c.nodes = append(c.nodes, Start(t, o.args...))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	// Side by side, for each waits for the others.
-	errs := make([]error, masters)
-	var wg sync.WaitGroup
+	// All before any of them hears of another one: then it takes no epoch any more.
 	for i, node := range c.nodes {
-		wg.Go(func() { errs[i] = c.join(ctx, i, node) })
+		if err := c.assign(ctx, i, node); err != nil {
+			t.Fatalf("redistest: %v", err)
+		}
 	}
-	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
+	// Side by side, for each waits for the others.
+	if err := c.each(c.nodes, func(_ int, node *Server) error { return c.join(ctx, node) }); err != nil {
+		t.Fatalf("redistest: %v", err)
+	}
+	if err := c.each(c.nodes[masters:], func(i int, node *Server) error { return c.replicate(ctx, c.nodes[i], node) }); err != nil {
 		t.Fatalf("redistest: %v", err)
 	}
 	return c
 }
+
+// Nodes returns the masters of the start, and then their replicas.
+func (c *Cluster) Nodes() []*Server { return slices.Clone(c.nodes) }
 
 // Addrs returns the host and port of each node.
 func (c *Cluster) Addrs() []string {
@@ -68,19 +111,148 @@ func (c *Cluster) Client(opts *redis.ClusterOptions) *redis.ClusterClient {
 	return rdb
 }
 
-// join makes node, the ith, one of the cluster, and returns when it serves.
-func (c *Cluster) join(ctx context.Context, i int, node *Server) error {
+// Owner returns the master that serves the slot of key, as the others see it.
+func (c *Cluster) Owner(key string) *Server {
+	c.t.Helper()
+	return c.owner(c.Slot(key))
+}
+
+// OtherThan returns a master of the start that is not node.
+func (c *Cluster) OtherThan(node *Server) *Server {
+	if c.nodes[0] == node {
+		return c.nodes[1]
+	}
+	return c.nodes[0]
+}
+
+// Slot returns the slot of key.
+func (c *Cluster) Slot(key string) (slot int) {
+	c.t.Helper()
+	c.ask(func(ctx context.Context, rdb *redis.Client) error {
+		n, err := rdb.ClusterKeySlot(ctx, key).Result()
+		slot = int(n)
+		return err
+	})
+	return slot
+}
+
+// Move migrates slot, and the keys in it one by one, to another master, as
+// redis-cli does: clients that ask meanwhile are sent to and fro by ASK and MOVED.
+// moving is called between the keys, if it is not nil.
+func (c *Cluster) Move(slot int, to *Server, moving func()) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	from := c.owner(slot)
+	source, target := from.Client(nil), to.Client(nil)
+	fail := func(err error) {
+		c.t.Helper()
+		if err != nil {
+			c.t.Fatalf("redistest: slot %d does not move: %v", slot, err)
+		}
+	}
+	id := func(rdb *redis.Client) string {
+		id, err := rdb.Do(ctx, "cluster", "myid").Text()
+		fail(err)
+		return id
+	}
+	fail(target.Do(ctx, "cluster", "setslot", slot, "importing", id(source)).Err())
+	fail(source.Do(ctx, "cluster", "setslot", slot, "migrating", id(target)).Err())
+	for {
+		keys, err := source.ClusterGetKeysInSlot(ctx, slot, 1).Result()
+		fail(err)
+		if len(keys) == 0 {
+			break
+		}
+		if err := source.Migrate(ctx, "127.0.0.1", strconv.Itoa(to.port), keys[0], 0, patience).Err(); err != nil && err != redis.Nil {
+			fail(err) // and NOKEY, nil, is of one that expired meanwhile
+		}
+		if moving != nil {
+			moving()
+		}
+	}
+	fail(target.Do(ctx, "cluster", "setslot", slot, "node", id(target)).Err())
+	fail(source.Do(ctx, "cluster", "setslot", slot, "node", id(target)).Err())
+}
+
+func (c *Cluster) owner(slot int) (master *Server) {
+	c.t.Helper()
+	c.ask(func(ctx context.Context, rdb *redis.Client) error {
+		// Not by ClusterSlots, which go-redis deprecates for what Redis 6.2 has not.
+		ranges, err := rdb.Do(ctx, "cluster", "slots").Slice()
+		for _, r := range ranges {
+			r := r.([]any) // first, last, {host, port, id} of the master, and of others
+			if r[0].(int64) <= int64(slot) && int64(slot) <= r[1].(int64) {
+				node := r[2].([]any)
+				master = c.node(fmt.Sprintf("%v:%v", node[0], node[1]))
+			}
+		}
+		return err
+	})
+	if master == nil {
+		c.t.Fatalf("redistest: nobody serves slot %d", slot)
+	}
+	return master
+}
+
+// ask asks the first node that answers.
+func (c *Cluster) ask(f func(context.Context, *redis.Client) error) {
+	c.t.Helper()
+	var errs []error
+	for _, node := range c.nodes {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		rdb := redis.NewClient(&redis.Options{Addr: node.Addr(), MaxRetries: -1, ContextTimeoutEnabled: true, DialerRetries: 1})
+		err := f(ctx, rdb)
+		_ = rdb.Close()
+		cancel()
+		if err == nil {
+			return
+		}
+		errs = append(errs, err)
+	}
+	c.t.Fatalf("redistest: no node answers: %v", errors.Join(errs...))
+}
+
+func (c *Cluster) node(addr string) *Server {
+	for _, node := range c.nodes {
+		if node.Addr() == addr {
+			return node
+		}
+	}
+	return nil
+}
+
+// each calls f for all nodes at once.
+func (c *Cluster) each(nodes []*Server, f func(i int, node *Server) error) error {
+	errs := make([]error, len(nodes))
+	var wg sync.WaitGroup
+	for i, node := range nodes {
+		wg.Go(func() { errs[i] = f(i, node) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// assign gives node, the ith, its epoch and its slots.
+func (c *Cluster) assign(ctx context.Context, i int, node *Server) error {
 	rdb := redis.NewClient(&redis.Options{Addr: node.Addr()})
 	defer func() { _ = rdb.Close() }()
 	// Epochs differ from the start, or the nodes would first have to agree on them.
 	if err := rdb.Do(ctx, "cluster", "set-config-epoch", i+1).Err(); err != nil {
 		return err
 	}
-	// Which go-redis sends as ADDSLOTS, for the sake of Redis 6.2.
-	first, end := i*slots/len(c.nodes), (i+1)*slots/len(c.nodes)
-	if err := rdb.ClusterAddSlotsRange(ctx, first, end-1).Err(); err != nil {
-		return err
+	if i >= c.masters {
+		return nil // a replica to be
 	}
+	// Which go-redis sends as ADDSLOTS, for the sake of Redis 6.2.
+	first, end := i*slots/c.masters, (i+1)*slots/c.masters
+	return rdb.ClusterAddSlotsRange(ctx, first, end-1).Err()
+}
+
+// join makes node one of the cluster, and returns when it serves.
+func (c *Cluster) join(ctx context.Context, node *Server) error {
+	rdb := redis.NewClient(&redis.Options{Addr: node.Addr()})
+	defer func() { _ = rdb.Close() }()
 	for _, other := range c.nodes {
 		if other == node {
 			continue
@@ -89,22 +261,59 @@ func (c *Cluster) join(ctx context.Context, i int, node *Server) error {
 			return err
 		}
 	}
-	// Nodes tell of nothing when they are ready, so they are asked again and again.
 	known := fmt.Sprintf("cluster_known_nodes:%d\r\n", len(c.nodes))
+	return until(ctx, func() (bool, error) {
+		info, err := rdb.ClusterInfo(ctx).Result()
+		return strings.Contains(info, "cluster_state:ok\r\n") && strings.Contains(info, known), err
+	})
+}
+
+// replicate makes node the replica of master, and returns when it has its data and
+// all know of it.
+func (c *Cluster) replicate(ctx context.Context, master, node *Server) error {
+	rdb, of := redis.NewClient(&redis.Options{Addr: node.Addr()}), redis.NewClient(&redis.Options{Addr: master.Addr()})
+	defer func() { _, _ = rdb.Close(), of.Close() }()
+	id, err := of.Do(ctx, "cluster", "myid").Text()
+	if err != nil {
+		return err
+	}
+	if err := rdb.ClusterReplicate(ctx, id).Err(); err != nil {
+		return err
+	}
+	if err := linked(ctx, rdb); err != nil {
+		return err
+	}
+	return c.each(c.nodes, func(_ int, other *Server) error {
+		rdb := redis.NewClient(&redis.Options{Addr: other.Addr()})
+		defer func() { _ = rdb.Close() }()
+		return until(ctx, func() (bool, error) {
+			nodes, err := rdb.ClusterNodes(ctx).Result()
+			return strings.Count(nodes, "slave ") == len(c.nodes)-c.masters, err
+		})
+	})
+}
+
+// linked returns when a replica has the data of its master.
+func linked(ctx context.Context, rdb *redis.Client) error {
+	return until(ctx, func() (bool, error) {
+		info, err := rdb.Info(ctx, "replication").Result()
+		return strings.Contains(info, "role:slave") && strings.Contains(info, "master_link_status:up"), err
+	})
+}
+
+// until asks again and again, for servers do not tell when they are ready.
+func until(ctx context.Context, ready func() (bool, error)) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		info, err := rdb.ClusterInfo(ctx).Result()
-		switch {
-		case err != nil:
-			return err
-		case strings.Contains(info, "cluster_state:ok\r\n") && strings.Contains(info, known):
+		ok, err := ready()
+		if ok && err == nil {
 			return nil
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("%s does not serve after %v:\n%s", node.Addr(), patience, info)
+			return fmt.Errorf("a server is not ready after %v: %w", patience, errors.Join(context.Cause(ctx), err))
 		}
 	}
 }

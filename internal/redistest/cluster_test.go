@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -44,4 +45,39 @@ func TestAClusterServesAllKeysFromMastersThatKnowEachOther(t *testing.T) {
 			require.Regexp(t, fmt.Sprintf(`(?m) %s@.* %s$`, other, []string{"0-5460", "5461-10921", "10922-16383"}[i]), known)
 		}
 	}
+}
+
+func TestAReplicaTakesThePlaceOfAMasterThatWasKilled(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	c := StartCluster(t, 3, WithReplicas(time.Second))
+	rdb := c.Client(&redis.ClusterOptions{ClusterStateReloadInterval: 100 * time.Millisecond})
+	require.NoError(t, rdb.Set(ctx, "a", "1", 0).Err())
+	master := c.Owner("a")
+	require.EqualValues(t, 1, master.Client(nil).Wait(ctx, 1, patience).Val(), "the replica has it")
+	master.Kill()
+	require.Eventually(t, func() bool { return rdb.Get(ctx, "a").Val() == "1" }, patience, 50*time.Millisecond)
+	require.NotSame(t, master, c.Owner("a"))
+}
+
+func TestASlotMovesWithItsKeysWhileTheyAreRead(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	c := StartCluster(t, 2)
+	rdb := c.Client(nil)
+	const keys = 20
+	for i := range keys {
+		require.NoError(t, rdb.Set(ctx, fmt.Sprintf("{a}:%d", i), i, 0).Err())
+	}
+	to := c.OtherThan(c.Owner("{a}"))
+	steps := 0
+	c.Move(c.Slot("{a}"), to, func() {
+		steps++
+		for i := range keys {
+			require.Equal(t, fmt.Sprint(i), rdb.Get(ctx, fmt.Sprintf("{a}:%d", i)).Val())
+		}
+	})
+	require.Equal(t, keys, steps)
+	require.EqualValues(t, keys, to.Client(nil).DBSize(ctx).Val())
+	require.Same(t, to, c.Owner("{a}"))
 }

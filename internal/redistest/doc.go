@@ -4,7 +4,9 @@
 //   - [Start] runs a redis-server that belongs to one test, which may kill,
 //     pause and restart it. [Shared] is one server for all the tests of a
 //     package, each of which keeps to keys that begin with its own [Key].
-//     [StartCluster] runs several as a Redis Cluster.
+//     [StartCluster] runs several as a Redis Cluster, with replicas or without,
+//     [StartSentinel] a master and a replica that a Sentinel watches, and
+//     [StartTwemproxy] a proxy before some. [Ring] is a client of several.
 //   - [StartEmbedded] is a Redis inside the test's process. [Each] runs one test
 //     against both, for neither alone is proof: the embedded one runs anywhere,
 //     and only the real one is Redis.

@@ -1,7 +1,10 @@
 package redistest
 
 import (
+	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"runtime"
@@ -137,4 +140,22 @@ func TestServersDieWithATestBinaryThatIsKilled(t *testing.T) {
 	_, err = sub.ReceiveTimeout(t.Context(), patience)
 	require.ErrorIs(t, err, io.EOF)
 	require.Error(t, rdb.Ping(t.Context()).Err())
+}
+
+func TestWhatLastsIsCleanedUpWhenAllTestsHaveEnded(t *testing.T) {
+	t.Parallel()
+	ended, dir := false, ""
+	t.Run("first", func(t *testing.T) {
+		l := Lasting(t)
+		dir = l.TempDir()
+		l.Cleanup(func() { ended = true })
+	})
+	require.False(t, ended)
+	require.DirExists(t, dir)
+	lastCheck = func() error {
+		if _, err := os.Stat(dir); !ended || !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("what lasts is cleaned up: %v, and %s: %v", ended, dir, err)
+		}
+		return nil
+	}
 }

@@ -22,8 +22,12 @@ type Proxy struct {
 	listener net.Listener              // nil while connections are refused
 	conns    map[*net.TCPConn]struct{} // both ends of every connection
 	delay    time.Duration
-	flowing  chan struct{} // closed while bytes flow
-	lost     int           // replies that are still to be lost
+	rate     int                       // bytes a second that a connection passes, 0: all
+	deaf     map[*net.TCPConn]struct{} // of conns, those whose bytes are thrown away
+	flowing  chan struct{}             // closed while bytes flow
+	lost     int                       // replies that are still to be lost
+	garbled  int                       // replies that garbage is still to be sent for
+	spoilt   int64
 }
 
 // NewProxy returns a proxy to the server at addr, on a loopback port of its own.
@@ -60,11 +64,32 @@ func (p *Proxy) Delay(d time.Duration) {
 	p.delay = d
 }
 
+// Throttle makes each connection pass so many bytes a second in either direction;
+// 0 makes it pass all at once again.
+func (p *Proxy) Throttle(bytesPerSecond int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rate = bytesPerSecond
+}
+
+// HalfOpen makes the connections that are open lead nowhere, as after a firewall
+// has forgotten them: they stay open, and what either end sends is lost for good.
+// New ones are fine. Cut ends them.
+func (p *Proxy) HalfOpen() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.deaf = map[*net.TCPConn]struct{}{}
+	for conn := range p.conns {
+		p.deaf[conn] = struct{}{}
+	}
+}
+
 // Cut resets all connections that are open. Replies on their way are lost.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for conn := range p.conns {
+		p.spoilt++
 		reset(conn)
 	}
 }
@@ -76,6 +101,34 @@ func (p *Proxy) LoseReplies(n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.lost = n
+}
+
+// Garble sends garbage in place of each of the next n replies: the server has executed
+// the command, and the client is told nonsense. Connections stay open.
+func (p *Proxy) Garble(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.garbled = n
+}
+
+// garbage is what a broken proxy may say: that of another protocol, bytes, and replies of
+// Redis, but to some other command. A length is not among it: go-redis reserves as much
+// as a reply says that it has, and the process dies of that.
+var garbage = []string{
+	"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
+	"\x15\x03\x01\x00\x02\x02\x28\r\n",
+	"$-1\r\n",
+	"*2\r\n$1\r\nx\r\n*0\r\n",
+	":7\r\n",
+	"+QUEUED\r\n",
+}
+
+// Spoilt returns how often the proxy has kept something from passing as it was sent:
+// bytes that were delayed, held or lost, replies, and connections that it has cut.
+func (p *Proxy) Spoilt() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.spoilt
 }
 
 // Hold makes a black hole: connections stay open and new ones are accepted, but
@@ -166,6 +219,7 @@ func (p *Proxy) track(conn *net.TCPConn) func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		delete(p.conns, conn)
+		delete(p.deaf, conn)
 		_ = conn.Close()
 	}
 }
@@ -177,14 +231,20 @@ func (p *Proxy) pump(dst, src *net.TCPConn, replies bool) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := src.Read(buf)
+		if n > 0 && !p.await(src, n) {
+			n = 0 // is lost
+		}
 		if n > 0 {
-			p.await()
 			if replies && p.lose() {
 				reset(dst)
 				reset(src)
 				return
 			}
-			_, _ = dst.Write(buf[:n])
+			passed := buf[:n]
+			if replies {
+				passed = p.garble(passed)
+			}
+			_, _ = dst.Write(passed)
 		}
 		if errors.Is(err, net.ErrClosed) {
 			return // reset by this proxy, as dst is: it must not see an orderly end
@@ -196,10 +256,17 @@ func (p *Proxy) pump(dst, src *net.TCPConn, replies bool) {
 	}
 }
 
-// await returns when bytes may pass, or when the test ends.
-func (p *Proxy) await() {
+// await returns when n bytes of src may pass, or when the test ends. It reports
+// false if they are to be lost.
+func (p *Proxy) await(src *net.TCPConn, n int) bool {
 	p.mu.Lock()
 	delay := p.delay
+	if p.rate > 0 {
+		delay += time.Duration(n) * time.Second / time.Duration(p.rate)
+	}
+	if delay > 0 {
+		p.spoilt++
+	}
 	p.mu.Unlock()
 	if delay > 0 {
 		select {
@@ -209,11 +276,23 @@ func (p *Proxy) await() {
 	}
 	p.mu.Lock()
 	flowing := p.flowing
+	select {
+	case <-flowing:
+	default:
+		p.spoilt++
+	}
 	p.mu.Unlock()
 	select {
 	case <-flowing:
 	case <-p.done:
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, deaf := p.deaf[src]
+	if deaf {
+		p.spoilt++
+	}
+	return !deaf
 }
 
 func (p *Proxy) lose() bool {
@@ -223,7 +302,20 @@ func (p *Proxy) lose() bool {
 		return false
 	}
 	p.lost--
+	p.spoilt++
 	return true
+}
+
+// garble returns what is to be sent for a reply.
+func (p *Proxy) garble(reply []byte) []byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.garbled == 0 {
+		return reply
+	}
+	p.garbled--
+	p.spoilt++
+	return []byte(garbage[p.spoilt%int64(len(garbage))])
 }
 
 // reset closes a connection so that its other end sees a reset.

@@ -134,3 +134,48 @@ func TestProxyToAServerThatIsGoneResetsItsClients(t *testing.T) {
 	}
 	require.ErrorIs(t, err, syscall.ECONNRESET)
 }
+
+func TestProxyThrottlesWhatIsLong(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	p, rdb, straight := through(t)
+	require.NoError(t, straight.Set(ctx, "a", string(make([]byte, 20_000)), 0).Err())
+	p.Throttle(100_000)
+	start := time.Now()
+	require.Len(t, rdb.Get(ctx, "a").Val(), 20_000)
+	require.GreaterOrEqual(t, time.Since(start), 200*time.Millisecond)
+	p.Throttle(0)
+	require.NoError(t, rdb.Ping(ctx).Err())
+}
+
+func TestProxyLosesForGoodWhatHalfOpenConnectionsSend(t *testing.T) {
+	t.Parallel()
+	p, rdb, straight := through(t)
+	p.HalfOpen()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	require.Error(t, rdb.Set(ctx, "a", "1", 0).Err())
+	require.NoError(t, rdb.Ping(t.Context()).Err(), "a new connection is fine")
+	require.Zero(t, straight.Exists(t.Context(), "a").Val())
+}
+
+func TestProxyGarblesTheReplyOfAnExecutedCommandAndCountsWhatItSpoils(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	p, spoilt, straight := through(t)
+	require.Zero(t, p.Spoilt())
+	for i := range garbage {
+		// On a connection that is open: else what opens it would be told nonsense.
+		require.Eventually(t, func() bool { return spoilt.Ping(ctx).Err() == nil }, patience, time.Millisecond)
+		p.Garble(1)
+		key := string(rune('a' + i))
+		_ = spoilt.Set(ctx, key, "x", 0).Err() // some of it is what SET may be told
+		require.Equal(t, "x", straight.Get(ctx, key).Val())
+		require.Positive(t, p.Spoilt())
+		p.Garble(0)
+	}
+	require.Eventually(t, func() bool { return spoilt.Ping(ctx).Err() == nil }, patience, time.Millisecond)
+	before := p.Spoilt()
+	p.Cut()
+	require.Greater(t, p.Spoilt(), before)
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -24,6 +25,7 @@ type Server struct {
 	t      testing.TB
 	proc   *Process
 	args   []string
+	env    []string
 	dir    string
 	port   int
 	shared bool // several tests use it, so none may hurt it
@@ -35,8 +37,14 @@ type Server struct {
 // The test is skipped where redis-server is missing; see [Binary].
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
+	return StartWith(t, nil, args...)
+}
+
+// StartWith is Start of a server with more in its environment, as in "TZ=UTC".
+func StartWith(t testing.TB, env []string, args ...string) *Server {
+	t.Helper()
 	Binary(t, "redis-server")
-	s := &Server{t: t, args: args, dir: t.TempDir()}
+	s := &Server{t: t, args: args, env: env, dir: t.TempDir()}
 	if err := s.start(); err != nil {
 		t.Fatalf("redistest: %v", err)
 	}
@@ -154,7 +162,9 @@ func (s *Server) start() error {
 		if hasDebugOption() {
 			args = append(args, "--enable-debug-command", "yes")
 		}
-		p, err := spawn(exec.Command("redis-server", append(args, s.args...)...))
+		cmd := exec.Command("redis-server", append(args, s.args...)...)
+		cmd.Env = append(os.Environ(), s.env...)
+		p, err := spawn(cmd)
 		if err != nil {
 			return err
 		}

@@ -32,6 +32,7 @@ func Main(m *testing.M, after ...func() error) {
 	}
 	sharedServer.allowed.Store(true)
 	code := m.Run()
+	cleanUp()
 	stopShared()
 	if code == 0 {
 		code = finish(after)
@@ -71,10 +72,16 @@ func Shared(t testing.TB) *Server {
 // Each runs f as two parallel subtests, "embedded" on an embedded server of its
 // own and "redis" on the shared one, each with a client that is closed when the
 // subtest ends. Like t.Run of a parallel subtest, Each may return before f does.
+//
+// With CACHEX_SERVERS_ONLY=1 in the environment "embedded" is skipped: whoever runs the
+// tests without servers as well runs it there.
 func Each(t *testing.T, f func(t *testing.T, rdb *redis.Client)) {
 	t.Helper()
 	t.Run("embedded", func(t *testing.T) {
 		t.Parallel()
+		if os.Getenv("CACHEX_SERVERS_ONLY") == "1" {
+			t.Skip("it is for the run without servers")
+		}
 		f(t, StartEmbedded(t).Client(nil))
 	})
 	t.Run("redis", func(t *testing.T) {

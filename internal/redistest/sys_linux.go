@@ -12,5 +12,8 @@ const diesWithParent = true
 // starts it ends, so that a test binary that is killed, or that panics on its
 // timeout, leaves no server behind.
 func dieWithParent(cmd *exec.Cmd) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{} // else it says which user runs the process
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 }

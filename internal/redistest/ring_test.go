@@ -1,0 +1,22 @@
+package redistest
+
+import (
+	"crypto/rand"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestARingSpreadsKeysOverItsServers(t *testing.T) {
+	t.Parallel()
+	a, b := Start(t), Start(t)
+	rdb := Ring(t, nil, a, b)
+	const keys = 100
+	for i := range keys {
+		require.NoError(t, rdb.Set(t.Context(), rand.Text(), i, 0).Err())
+	}
+	atA, atB := a.Client(nil).DBSize(t.Context()).Val(), b.Client(nil).DBSize(t.Context()).Val()
+	require.EqualValues(t, keys, atA+atB)
+	require.NotZero(t, atA)
+	require.NotZero(t, atB)
+}

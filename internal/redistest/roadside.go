@@ -1,0 +1,71 @@
+package redistest
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"sync"
+)
+
+// A Roadside counts the round trips of the connections of a client: how often one
+// is written to that was read from since. It does so below the client, where one
+// flush of a long pipeline may be several writes. A connection that listens is
+// left out. Its zero value is ready. It is safe for concurrent use.
+type Roadside struct {
+	mu    sync.Mutex
+	conns []*counting // guarded by mu
+}
+
+type counting struct {
+	net.Conn
+	r       *Roadside
+	trips   int  // guarded by r.mu
+	writing bool // guarded by r.mu: it has been written to and not read from since
+	listens bool // guarded by r.mu
+}
+
+// Dial is redis.Options.Dialer, or redis.ClusterOptions.Dialer.
+func (r *Roadside) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := &counting{Conn: conn, r: r}
+	r.conns = append(r.conns, c)
+	return c, nil
+}
+
+func (c *counting) Write(b []byte) (int, error) {
+	c.r.mu.Lock()
+	if !c.writing {
+		c.trips++
+	}
+	c.writing = true
+	c.listens = c.listens || bytes.Contains(b, []byte("subscribe"))
+	c.r.mu.Unlock()
+	return c.Conn.Write(b)
+}
+
+func (c *counting) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 {
+		c.r.mu.Lock()
+		c.writing = false
+		c.r.mu.Unlock()
+	}
+	return n, err
+}
+
+// Trips returns how many round trips there were.
+func (r *Roadside) Trips() (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.conns {
+		if !c.listens {
+			n += c.trips
+		}
+	}
+	return n
+}
