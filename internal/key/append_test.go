@@ -2,6 +2,7 @@ package key_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net/netip"
@@ -58,7 +59,37 @@ func (m mute) MarshalText() ([]byte, error) {
 	return []byte(m.Do), nil
 }
 
+// UnmarshalText takes more than MarshalText gives, as many a parser does: levels in any case, of any number of zeros.
+func (l *level) UnmarshalText(text []byte) error {
+	digits, ok := strings.CutPrefix(strings.ToLower(string(text)), "level:")
+	n, err := strconv.ParseUint(digits, 10, 8)
+	if !ok || err != nil {
+		return fmt.Errorf("%q is no level: %w", text, errMute)
+	}
+	*l = level(n)
+	return nil
+}
+
+func (m *mute) UnmarshalText(text []byte) error {
+	if m.Do != "" {
+		panic("a value is read twice")
+	}
+	m.Do = string(text)
+	clear(text) // whose it is now, or else the key would show it
+	switch m.Do {
+	case "refuse":
+		return fmt.Errorf("%s: %w", m.Do, errMute)
+	case "choke":
+		panic("secret")
+	case "choke with an error":
+		panic(fmt.Errorf("secret: %w", io.ErrUnexpectedEOF))
+	}
+	return nil
+}
+
 func (g *grudge) MarshalText() ([]byte, error) { return nil, errMute }
+
+func (g *grudge) UnmarshalText([]byte) error { return errMute }
 
 func (g greedy) AppendText(b []byte) ([]byte, error) {
 	spare := b[:cap(b)]

@@ -4,14 +4,16 @@ import (
 	"encoding"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 )
 
 var (
-	timeType      = reflect.TypeFor[time.Time]()
-	textAppender  = reflect.TypeFor[encoding.TextAppender]()
-	textMarshaler = reflect.TypeFor[encoding.TextMarshaler]()
+	timeType        = reflect.TypeFor[time.Time]()
+	textAppender    = reflect.TypeFor[encoding.TextAppender]()
+	textMarshaler   = reflect.TypeFor[encoding.TextMarshaler]()
+	textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
 )
 
 // bind gives each part the value in a key of type t for which it stands, and refuses types that have no rendering.
@@ -57,6 +59,7 @@ func bindFields(t reflect.Type, parts []part) error {
 			return fmt.Errorf("%v has no field %s: it has %s", t, p.name, placeholders(fields))
 		}
 		p.value = fields[found].value
+		p.first = slices.IndexFunc(parts, func(q part) bool { return q.value.field == p.value.field })
 		used[found] = true
 	}
 	for j, f := range fields {

@@ -42,7 +42,7 @@
 //     '%' alone, with which escapes begin, and it is refused here.
 //
 // So the key gives back every value, and thereby the K: fields that are not rendered are blank ones, which do not count
-// when Go compares.
+// when Go compares. [Template.Parse] does so, and [Template.Match] tells whether it could.
 package key
 
 import (
@@ -80,6 +80,7 @@ type part struct {
 	name    string // the placeholder's
 	value   value
 	stop    rune // the character that ends the value, to be escaped in it; zero if nothing need be
+	first   int  // the index of the first part with this value, most often its own
 }
 
 // Compile checks the template against K and returns it, ready for use. Its errors tell what to change, and speak of
@@ -101,6 +102,24 @@ func Compile[K comparable](template string) (*Template[K], error) {
 	}
 	t.name, _, _ = strings.Cut(template, "{")
 	t.name = strings.TrimRight(t.name, ":")
+	return t, nil
+}
+
+// FromSpec returns what the fields Key and KeyFunc of a Spec describe, one of which must be set. Its errors begin with the
+// name of the field that is wrong, and tell what to change.
+func FromSpec[K comparable](template string, f func(K) string) (*Template[K], error) {
+	switch {
+	case template != "" && f != nil:
+		return nil, errors.New("Spec.Key and Spec.KeyFunc are both set, and one is enough")
+	case f != nil:
+		return FromFunc(f)
+	case template == "":
+		return nil, errors.New(`Spec.Key is required, for instance "users:{id}"`)
+	}
+	t, err := Compile[K](template)
+	if err != nil {
+		return nil, fmt.Errorf("Spec.Key %q: %w", template, err)
+	}
 	return t, nil
 }
 

@@ -2,7 +2,6 @@ package key
 
 import (
 	"errors"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -46,36 +45,46 @@ func (t *Template[K]) Match(key string) bool {
 	if t.f != nil || key == "" || len(key) > MaxLen {
 		return false
 	}
-	// The proof in the package's comment, followed from left to right: each value ends where it says.
-	rest := key
 	var room [8]string
-	values := room[:0]
+	values, ok := t.split(room[:0], key)
+	if !ok {
+		return false
+	}
+	for i, s := range values {
+		p := &t.parts[i]
+		if !p.rendered(s) {
+			return false
+		}
+		// A field that stands in two places has one value.
+		if p.first != i && !p.same(values[p.first], s) {
+			return false
+		}
+	}
+	return true
+}
+
+// split appends what stands in key for each part's value, by the proof in the package's comment: it goes from left to right,
+// and each value ends where it says. That they are renderings is not asked here. If a literal is not in its place or a
+// value has no end, it reports false, with the values before.
+func (t *Template[K]) split(values []string, key string) ([]string, bool) {
+	rest := key
 	for i := range t.parts {
 		p := &t.parts[i]
 		var ok bool
 		if rest, ok = strings.CutPrefix(rest, p.literal); !ok {
-			return false
+			return values, false
 		}
 		end := len(rest) - len(t.tail)
 		if i < len(t.parts)-1 {
 			end = p.end(rest)
 		}
-		if end < 0 || !p.rendered(rest[:end]) {
-			return false
-		}
-		// A field that stands in two places has one value.
-		for j, v := range slices.Backward(values) {
-			if t.parts[j].value.field == p.value.field {
-				if !p.same(v, rest[:end]) {
-					return false
-				}
-				break
-			}
+		if end < 0 {
+			return values, false
 		}
 		values = append(values, rest[:end])
 		rest = rest[end:]
 	}
-	return rest == t.tail
+	return values, rest == t.tail
 }
 
 // end returns the length of the value with which s begins, and which a literal follows; -1 if there is none.
