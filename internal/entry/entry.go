@@ -14,8 +14,9 @@
 //	  2   1  format, 01
 //	  3   1  state: 'V' a value, 'L' a lease on a key that has none, 'N' known to
 //	         have none
-//	  4   1  flags: 1 expired while leased, 2 somebody waits, 4 stale by hand; and
-//	         times 16, how many loads have failed since the value was stored
+//	  4   1  flags: 1 expired while leased, 2 somebody waits, 4 stale by hand, 8 a
+//	         count; and times 16, how many loads have failed since the value was
+//	         stored
 //	  5   1  check: the sum of the other 39 bytes, modulo 256
 //	  6   6  soft: fresh until; FF FF FF FF FF FF forever
 //	 12   8  token: of the lease, or of the write that stored the value
@@ -23,7 +24,7 @@
 //	         after a load that failed, nobody tries again until then
 //	 26   6  born: when the load that made the value began
 //	 32   4  cost: how long that load took
-//	 36   4  sum: CRC-32C of the Redis key and the payload
+//	 36   4  sum: CRC-32C of the Redis key and the payload; of no meaning in a count
 //	 40      payload
 //
 // Numbers are big endian, times are milliseconds of the server's clock since
@@ -32,7 +33,8 @@
 // The check is a sum because a script, which has no bit operations, can carry it
 // along when it edits a few bytes. It finds any one byte of the header that
 // changed. The CRC finds what has changed in the payload, and a value that stands
-// under another key than its own.
+// under another key than its own. A count, to which a script adds, goes without: its
+// payload is a decimal number, and a script cannot carry a CRC along.
 package entry
 
 import (
@@ -72,13 +74,12 @@ const (
 // Flags are set by one party for another to see.
 type Flags byte
 
-// The flags of an entry. Bytes with any other flag are not an entry.
+// The flags of an entry.
 const (
 	Expired Flags = 1 << iota // expired by hand while leased: what is stored is stale at once
 	Awaited                   // somebody waits for the lease to end: the script that ends it publishes
 	Stale                     // expired by hand: stale, whatever the clock of the reader says
-
-	known = Expired | Awaited | Stale
+	Count                     // of a value: a script has added to it, and Sum says nothing
 )
 
 // MaxFails is the greatest Header.Fails. It stays there.
@@ -120,7 +121,32 @@ func Parse(key string, b []byte) (h Header, payload []byte, ok bool) {
 	if len(b) < Size || b[0] != magic0 || b[1] != magic1 || b[2] != format {
 		return h, nil, false
 	}
-	h = Header{
+	h = header(b)
+	switch {
+	case check(b) != b[5]:
+		return Header{}, nil, false
+	case h.State == Lease:
+		ok = len(b) == Size
+	case h.State == Value:
+		if h.Flags&Count != 0 {
+			ok = decimal(b[Size:])
+		} else {
+			ok = h.Sum == Sum(key, b[Size:])
+		}
+	case h.State == Absent:
+		ok = len(b) == Size && h.Sum == Sum(key, nil)
+	default:
+		return Header{}, nil, false
+	}
+	if !ok {
+		return h, nil, false
+	}
+	return h, b[Size:], true
+}
+
+// header returns what the first bytes of b say, whatever they are.
+func header(b []byte) Header {
+	return Header{
 		State: State(b[3]),
 		Flags: Flags(b[4] % 16),
 		Fails: int(b[4] / 16),
@@ -131,22 +157,6 @@ func Parse(key string, b []byte) (h Header, payload []byte, ok bool) {
 		Cost:  time.Duration(binary.BigEndian.Uint32(b[32:])) * time.Millisecond,
 		Sum:   binary.BigEndian.Uint32(b[36:]),
 	}
-	switch {
-	case h.Flags&^known != 0 || check(b) != b[5]:
-		return Header{}, nil, false
-	case h.State == Lease:
-		ok = len(b) == Size
-	case h.State == Value:
-		ok = h.Sum == Sum(key, b[Size:])
-	case h.State == Absent:
-		ok = len(b) == Size && h.Sum == Sum(key, nil)
-	default:
-		return Header{}, nil, false
-	}
-	if !ok {
-		return h, nil, false
-	}
-	return h, b[Size:], true
 }
 
 // Append appends h to dst as the first bytes of an entry. The payload, of which
@@ -179,6 +189,20 @@ func Sum(key string, payload []byte) uint32 {
 func AppendCost(dst []byte, d time.Duration) []byte {
 	ms := min(max(d.Milliseconds(), 0), 1<<32-1)
 	return binary.BigEndian.AppendUint32(dst, uint32(ms))
+}
+
+// decimal reports whether b is a number as scripts write it. Whether it is an int64 is
+// for the codec to say.
+func decimal(b []byte) bool {
+	if len(b) > 0 && b[0] == '-' {
+		b = b[1:]
+	}
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	return len(b) > 0
 }
 
 // check returns the sum of the bytes of a header but the check itself.
