@@ -1,5 +1,7 @@
 package script
 
+import "regexp"
+
 // WakeChannel is where the scripts publish the key of a lease that ended, if
 // somebody waits for it.
 const WakeChannel = "cachex:wake"
@@ -11,49 +13,55 @@ const WakeChannel = "cachex:wake"
 // The offsets are those of package entry, counted from 1 as Lua does.
 //
 // Bytes are compared with == alone: Lua's < on strings follows the locale.
-const prelude = basics + `
+const prelude = beforePlace + plainPlace + afterPlace
+
+const beforePlace = basics + `
 local NONE, FOREVER, NOBODY = string.rep('\0', 6), string.rep('\255', 6), string.rep('\0', 8)
 local function sum(s)
   local n = 0
   for i = 1, #s do n = n + string.byte(s, i) end
   return n
 end
-local h = redis.pcall('GETRANGE', key, 0, 39)
+local state, flags, fails, token, leased, expired, awaited, stale, count
+`
+
+const afterPlace = `
 if type(h) ~= 'string' or #h ~= 40 or string.sub(h, 1, 3) ~= '\193X\1'
-  or not string.find('VLN', string.sub(h, 4, 4), 1, true) or string.byte(h, 5) % 16 > 7
+  or not string.find('VLN', string.sub(h, 4, 4), 1, true)
   or (sum(h) - string.byte(h, 6)) % 256 ~= string.byte(h, 6) then
   h = false
 end
-local state, flags, fails, token, leased, expired, awaited, stale
 if h then
   state, flags, token = string.sub(h, 4, 4), string.byte(h, 5) % 16, string.sub(h, 13, 20)
   fails = (string.byte(h, 5) - flags) / 16
   leased = state == 'L' or (state == 'V' and string.sub(h, 21, 26) ~= NONE and token ~= NOBODY)
-  expired, awaited, stale = flags % 2, math.floor(flags / 2) % 2, math.floor(flags / 4)
+  expired, awaited, stale, count = flags % 2, math.floor(flags / 2) % 2, math.floor(flags / 4) % 2, math.floor(flags / 8)
 end
 local function edit(from, bytes)
   h = string.sub(h, 1, from - 1) .. bytes .. string.sub(h, from + #bytes)
   local check = string.char((sum(h) - string.byte(h, 6)) % 256)
   h = string.sub(h, 1, 5) .. check .. string.sub(h, 7)
 end
-local function write(from, to)
-  redis.call('SETRANGE', key, from - 1, string.sub(h, from, to))
-end
 local function mark()
-  edit(5, string.char(fails * 16 + stale * 4 + awaited * 2 + expired))
+  edit(5, string.char(fails * 16 + count * 8 + stale * 4 + awaited * 2 + expired))
 end
 local function wake()
-  if h and awaited == 1 then redis.pcall('PUBLISH', '` + WakeChannel + `', key) end
+  if h and awaited == 1 then redis.pcall('PUBLISH', '` + WakeChannel + `', name) end
 end
 local function header(state, flags, soft, token, born, cost, crc)
   h = '\193X\1' .. state .. '\0\0' .. soft .. token .. NONE .. born .. cost .. crc
   edit(5, flags)
-  return h
-end
-local function put(entry, keep)
-  if keep == '' then redis.call('SET', key, entry) else redis.call('SET', key, entry, 'PX', keep) end
 end
 `
+
+// leasing returns a script of the lease protocol, which is there for packed entries
+// too. The source that goes over the wire is not indented.
+func leasing(name, body string) *Script {
+	flush := regexp.MustCompile(`\n +`)
+	s := New(name, flush.ReplaceAllString(prelude+plainLife+body, "\n"))
+	s.packed = New(name, flush.ReplaceAllString(beforePlace+packedPlace+afterPlace+body, "\n"))
+	return s
+}
 
 // What the caller of Acquire wants, ARGV[8].
 const (
@@ -102,7 +110,7 @@ const (
 // dead: one that has lost its TTL, by a PERSIST or a RESTORE, or outlives a step
 // back of the server's clock. If the caller has waited for longer than a lease
 // lasts, it gets its due length from now. A holder that lives prolongs it.
-var Acquire = New("acquire", prelude+`
+var Acquire = leasing("acquire", `
 local want = ARGV[8]
 local function await()
   if ARGV[5] == '1' and awaited == 0 then
@@ -113,8 +121,8 @@ local function await()
 end
 if h and token ~= ARGV[1] and want ~= 'now' and not (want == 'unfit' and token == ARGV[4]) and state == 'L' then
   if ARGV[6] == '1' then
-    local left = redis.call('PTTL', key)
-    if left < 0 or left > tonumber(ARGV[2]) then redis.call('PEXPIRE', key, ARGV[2]) end
+    local left = left()
+    if left < 0 or left > tonumber(ARGV[2]) then last(ARGV[2]) end
   end
   await()
   return {'W', string.sub(h, 27, 36)}
@@ -124,8 +132,7 @@ if h and state ~= 'L' and not (want == 'unfit' and token == ARGV[4]) then
   local due = want == 'now' or (want == 'due' and (ARGV[4] == '' or ARGV[4] == token))
   local fresh = soft > at and stale == 0
   if fresh and not due then
-    if state == 'N' then return {'N', h} end
-    return {'V', redis.call('GET', key)}
+    return {state, whole()}
   end
   if state == 'V' then
     local useful = fresh or ARGV[7] == '' or soft + ARGV[7] > at
@@ -136,7 +143,7 @@ if h and state ~= 'L' and not (want == 'unfit' and token == ARGV[4]) then
       end
       if leased then await() end
       if not useful then return {'W', string.sub(h, 27, 36)} end
-      return {'S', redis.call('GET', key)}
+      return {'S', whole()}
     end
     if useful then
       if leased then wake() end
@@ -145,14 +152,15 @@ if h and state ~= 'L' and not (want == 'unfit' and token == ARGV[4]) then
       mark()
       edit(13, ARGV[1] .. put48(at + lease))
       write(5, 26)
-      local left = redis.call('PTTL', key)
-      if left >= 0 and left < lease then redis.call('PEXPIRE', key, ARGV[2]) end
-      return {'R', redis.call('GET', key)}
+      local left = left()
+      if left >= 0 and left < lease then last(ARGV[2]) end
+      return {'R', whole()}
     end
   end
 end
 if h and leased then wake() end
-redis.call('SET', key, header('L', '\0', NONE, ARGV[1], put48(now()), ARGV[3], '\0\0\0\0'), 'PX', ARGV[2])
+header('L', '\0', NONE, ARGV[1], put48(now()), ARGV[3], '\0\0\0\0')
+put('', ARGV[2])
 return {'G'}
 `)
 
@@ -178,18 +186,23 @@ return {'G'}
 // after the load began, and the value may be older than that. A lease that ran
 // out and that nobody took is as good as one that holds. It may be sent twice;
 // a copy that finds nothing, where the first one returned 3 and left nothing,
-// returns 0.
-var Store = New("store", prelude+`
-if not h or token ~= ARGV[1] then return 0 end
+// returns 0. A packed value has lost its token by then; there, a copy that finds
+// what it would store returns 2, for it is no matter who has stored that.
+var Store = leasing("store", `
+if not h or token ~= ARGV[1] then
+  if same(ARGV[7], ARGV[6]) then return 2 end
+  return 0
+end
 if not leased then return 2 end
 wake()
 local at, soft = now(), FOREVER
 if expired == 1 then soft = put48(at) elseif ARGV[3] ~= '' then soft = put48(at + ARGV[3]) end
 if expired == 1 and ARGV[7] == 'N' then
-  redis.call('DEL', key)
+  drop()
   return 3
 end
-put(header(ARGV[7], string.char(expired * 4), soft, ARGV[1], put48(at - ARGV[4]), string.sub(ARGV[5], 1, 4), string.sub(ARGV[5], 5, 8)) .. ARGV[6], ARGV[2])
+header(ARGV[7], string.char(expired * 4), soft, ARGV[1], put48(at - ARGV[4]), string.sub(ARGV[5], 1, 4), string.sub(ARGV[5], 5, 8))
+put(ARGV[6], ARGV[2])
 return 1 + expired * 2
 `)
 
@@ -205,17 +218,18 @@ return 1 + expired * 2
 //	returns  as Store
 //
 // Why it is safe: as Store. The token was granted on this value, and whatever
-// replaces the value replaces the token. It may be sent twice.
-var Renew = New("renew", prelude+`
+// replaces the value replaces the token. It may be sent twice; of a packed value,
+// which has lost its token by then, the copy returns 0.
+var Renew = leasing("renew", `
 if not h or token ~= ARGV[1] or state ~= 'V' then return 0 end
 if not leased then return 2 end
 wake()
 local at, soft = now(), FOREVER
 if expired == 1 then soft = put48(at) elseif ARGV[3] ~= '' then soft = put48(at + ARGV[3]) end
-edit(5, string.char(expired * 4))
+edit(5, string.char(count * 8 + expired * 4))
 edit(7, soft .. token .. NONE .. put48(at - ARGV[4]) .. ARGV[5])
 write(5, 36)
-if ARGV[2] == '' then redis.call('PERSIST', key) else redis.call('PEXPIRE', key, ARGV[2]) end
+last(ARGV[2])
 return 1 + expired * 2
 `)
 
@@ -233,11 +247,12 @@ return 1 + expired * 2
 // Why it is safe: the token of a load under way is replaced, which fences it.
 // Of two writes, the last one stays. It may be sent twice: the copies write the
 // same, and a write of somebody else between them was made at the same time.
-var Write = New("write", prelude+`
+var Write = leasing("write", `
 wake()
 local at, soft = now(), FOREVER
 if ARGV[3] ~= '' then soft = put48(at + ARGV[3]) end
-put(header('V', '\0', soft, ARGV[1], put48(at), '\0\0\0\0', ARGV[4]) .. ARGV[5], ARGV[2])
+header('V', '\0', soft, ARGV[1], put48(at), '\0\0\0\0', ARGV[4])
+put(ARGV[5], ARGV[2])
 return 1
 `)
 
@@ -252,14 +267,14 @@ return 1
 //
 // Why it is safe: only the lease of this token is prolonged, and with it the
 // value that it stands on. It may be sent twice.
-var Extend = New("extend", prelude+`
+var Extend = leasing("extend", `
 if not h or token ~= ARGV[1] or not leased then return 0 end
 if state == 'V' then
   edit(21, put48(now() + ARGV[2]))
   write(6, 26)
 end
-local left = redis.call('PTTL', key)
-if left >= 0 and left < tonumber(ARGV[2]) then redis.call('PEXPIRE', key, ARGV[2]) end
+local left = left()
+if left >= 0 and left < tonumber(ARGV[2]) then last(ARGV[2]) end
 return 1
 `)
 
@@ -282,11 +297,11 @@ return 1
 //
 // The time doubles with each failure, and is none if the value was expired by
 // hand while it was loaded: whoever did that knows of something new.
-var Release = New("release", prelude+`
+var Release = leasing("release", `
 if not h or token ~= ARGV[1] or not leased then return 0 end
 wake()
 if state == 'L' or ARGV[2] == 'drop' then
-  redis.call('DEL', key)
+  drop()
   return 1
 end
 local till = NONE
@@ -314,10 +329,10 @@ return 1
 // it loads still gets newer values, one a load. That there is no value is not
 // stale but forgotten. A pause after a load that failed ends. It may be sent
 // twice.
-var Expire = New("expire", prelude+`
+var Expire = leasing("expire", `
 if not h then return 0 end
 if state == 'N' then
-  redis.call('DEL', key)
+  drop()
   return 1
 end
 if leased then expired = 1 end

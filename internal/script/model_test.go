@@ -13,6 +13,26 @@ type register struct {
 	header  entry.Header
 	payload string
 	lo, hi  int64 // the key expires between these two moments; 0 never
+
+	packed *packing // nil: it is not
+	renews bool     // while renew is under way
+}
+
+// A packing is what the scripts are told of packed entries. Their end is kept to the
+// millisecond.
+type packing struct {
+	hash, field string
+	beyond      int64 // milliseconds that a value is of use after it is stale
+}
+
+// short reports whether the entry has the short form.
+func (r *register) short() bool { return r.packed != nil && r.held == "entry" && r.bytes()[0] != 0xC1 }
+
+// settle forgets what the short form does not tell.
+func (r *register) settle() {
+	if r.short() {
+		r.header, _, _ = entry.ParsePacked("", []byte(r.bytes()))
+	}
 }
 
 // A moment is when a script runs: at, by its own clock, and for TTLs, which may
@@ -24,6 +44,13 @@ func (r *register) bytes() string {
 	case "foreign":
 		return r.foreign
 	case "entry":
+		if r.packed != nil {
+			end := entry.Forever
+			if r.hi != 0 {
+				end = r.hi
+			}
+			return string(r.header.AppendPacked(nil, end, r.packed.beyond)) + r.payload
+		}
 		return string(r.header.Append(nil)) + r.payload
 	}
 	return r.held
@@ -80,7 +107,7 @@ func (r *register) acquire(m moment, p plea) any {
 			r.lo = min(r.lo, m.t0+p.lease)
 		}
 		wait()
-		return []any{"W", r.bytes()[26:36]}
+		return []any{"W", string(h.Append(nil))[26:36]}
 	case !there, h.State == entry.Lease:
 	case fresh && !due && h.State == entry.Absent:
 		return []any{"N", r.bytes()}
@@ -94,7 +121,7 @@ func (r *register) acquire(m moment, p plea) any {
 		if wait(); useful {
 			return []any{"S", r.bytes()}
 		}
-		return []any{"W", r.bytes()[26:36]}
+		return []any{"W", string(h.Append(nil))[26:36]}
 	case held && useful: // a pause
 		return []any{"S", r.bytes()}
 	case useful:
@@ -102,7 +129,7 @@ func (r *register) acquire(m moment, p plea) any {
 		r.prolong(m, p.lease)
 		return []any{"R", r.bytes()}
 	}
-	*r = register{held: "entry", header: entry.Header{State: entry.Lease, Token: p.token, Born: m.at, Cost: expected}}
+	*r = register{packed: r.packed, held: "entry", header: entry.Header{State: entry.Lease, Token: p.token, Born: m.at, Cost: expected}}
 	r.keep(m, p.lease)
 	return []any{"G"}
 }
@@ -117,7 +144,7 @@ func (r *register) put(key string, m moment, h entry.Header, payload string, l l
 	if l.fresh >= 0 {
 		h.Soft = m.at + l.fresh
 	}
-	*r = register{held: "entry", header: h, payload: payload}
+	*r = register{packed: r.packed, held: "entry", header: h, payload: payload}
 	r.keep(m, l.keep)
 }
 
@@ -129,6 +156,8 @@ func (r *register) write(key string, m moment, token entry.Token, l life) any {
 // store is Store of payload, or that there is none.
 func (r *register) store(key string, m moment, token entry.Token, state entry.State, payload string, l life) any {
 	switch {
+	case r.held == "entry" && r.header.Token != token && r.short() && r.header.State == state && r.payload == payload && !r.renews:
+		return int64(2) // it is what would be stored
 	case r.held != "entry" || r.header.Token != token:
 		return int64(0)
 	case !r.leased():
@@ -140,7 +169,7 @@ func (r *register) store(key string, m moment, token entry.Token, state entry.St
 	case !expired:
 		return int64(1)
 	case state == entry.Absent:
-		*r = register{}
+		*r = register{packed: r.packed}
 	default:
 		r.header.Flags, r.header.Soft = entry.Stale, m.at
 	}
@@ -153,8 +182,9 @@ func (r *register) renew(key string, m moment, token entry.Token, l life) any {
 		return int64(0)
 	}
 	sum := r.header.Sum
+	r.renews = true
 	reply := r.store(key, m, token, entry.Value, r.payload, l)
-	r.header.Sum = sum
+	r.header.Sum, r.renews = sum, false
 	return reply
 }
 
@@ -176,7 +206,7 @@ func (r *register) release(m moment, token entry.Token, drop bool, pause, most i
 	case !r.leased() || h.Token != token:
 		return int64(0)
 	case h.State == entry.Lease, drop:
-		*r = register{}
+		*r = register{packed: r.packed}
 		return int64(1)
 	}
 	h.Till = 0
@@ -196,7 +226,7 @@ func (r *register) expire(m moment) any {
 	case r.held != "entry":
 		return int64(0)
 	case h.State == entry.Absent:
-		*r = register{}
+		*r = register{packed: r.packed}
 		return int64(1)
 	case r.leased():
 		h.Flags |= entry.Expired

@@ -3,8 +3,10 @@
 //
 // Every script touches one key, its KEYS[1], so that it runs on any node of a
 // Cluster that owns the key and through a proxy that routes by it. (A proxy runs
-// a script of two keys on the server of the first, without an error.) Scripts
-// read the time of the server; no clock of a client decides anything.
+// a script of two keys on the server of the first, without an error.) The scripts
+// of write-behind and of trending rankings are the exception: their keys share a hash
+// tag, and all but the first are touched by these scripts alone. Scripts read the time of the server; no
+// clock of a client decides anything.
 package script
 
 import (
@@ -23,6 +25,7 @@ import (
 // A Script is Lua source and its digest. It is safe for concurrent use.
 type Script struct {
 	name, src, sha string
+	packed         *Script // nil: it is not there
 }
 
 // New returns the script of a name, for errors, and its source.
@@ -36,17 +39,13 @@ func New(name, src string) *Script {
 const basics = `
 local key = KEYS[1]
 local function get48(s)
-  local n = 0
-  for i = 1, 6 do n = n * 256 + string.byte(s, i) end
-  return n
+  local a, b, c, d, e, f = string.byte(s, 1, 6)
+  return ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
 end
 local function put48(n)
-  local s = ''
-  for i = 1, 6 do
-    s = string.char(n % 256) .. s
-    n = math.floor(n / 256)
-  end
-  return s
+  local hi, lo = math.floor(n / 16777216), n % 16777216
+  return string.char(math.floor(hi / 65536) % 256, math.floor(hi / 256) % 256, hi % 256,
+    math.floor(lo / 65536), math.floor(lo / 256) % 256, lo % 256)
 end
 local function now()
   local t = redis.call('TIME')
@@ -56,6 +55,15 @@ end
 
 // Source returns the Lua source.
 func (s *Script) Source() string { return s.src }
+
+// Packed returns the script for entries that are packed. KEYS[1] is the hash, and two
+// more arguments come behind the others: for how many milliseconds a value is of use
+// after it is stale, "" forever; and the field. Of what it returns, and why it is safe,
+// the same is true. It is nil if there is none.
+func (s *Script) Packed() *Script { return s.packed }
+
+// SHA returns the digest by which a server knows the script.
+func (s *Script) SHA() string { return s.sha }
 
 // Run runs the script and returns its reply. A server that does not know the
 // script is sent its source by EVAL; SCRIPT LOAD is never sent, since a proxy
@@ -74,9 +82,27 @@ func (s *Script) RunOnce(ctx context.Context, rdb redis.UniversalClient, key str
 	return s.run(ctx, rdb, true, key, args)
 }
 
+// Queue queues the script on a pipeline, as one that may be sent twice. The server
+// may not know it: then the error of Reply says NOSCRIPT, see [NotKnown], and it is to
+// be had by Run.
+func (s *Script) Queue(ctx context.Context, p redis.Cmdable, key string, args ...any) *redis.Cmd {
+	return p.EvalSha(ctx, s.sha, []string{key}, args...)
+}
+
+// Reply returns the reply to what Queue has queued, when it was sent. A reply that is
+// nil is no error.
+func (s *Script) Reply(cmd *redis.Cmd) (any, error) { return s.reply(cmd) }
+
+// NotKnown reports whether err says that the server does not know the script.
+func NotKnown(err error) bool { return err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") }
+
 func (s *Script) run(ctx context.Context, rdb redis.UniversalClient, once bool, key string, args []any) (any, error) {
+	return s.runKeys(ctx, rdb, once, key, nil, args)
+}
+
+func (s *Script) runKeys(ctx context.Context, rdb redis.UniversalClient, once bool, key string, more []string, args []any) (any, error) {
 	for _, source := range []bool{false, true} {
-		cmd := s.command(ctx, source, key, args)
+		cmd := s.command(ctx, source, key, more, args)
 		if once {
 			_ = rdb.Process(ctx, noRetry{cmd})
 		} else {
@@ -84,7 +110,8 @@ func (s *Script) run(ctx context.Context, rdb redis.UniversalClient, once bool, 
 		}
 		// Not the error of Process: an AutoPipeline may return from it before the
 		// reply is there, and cmd waits for that.
-		if !unknown(cmd.Err()) {
+		if !NotKnown(cmd.Err()) {
+			Failed(rdb, cmd.Err())
 			return s.reply(cmd)
 		}
 	}
@@ -94,7 +121,8 @@ func (s *Script) run(ctx context.Context, rdb redis.UniversalClient, once bool, 
 // A Call is one script of a pipeline.
 type Call struct {
 	Script *Script
-	Key    string
+	Key    string   // KEYS[1], by which it is routed
+	More   []string // KEYS[2] and so on, of the same hash tag
 	Args   []any
 	Once   bool // it must not be sent twice: then the client does not retry the pipeline
 
@@ -106,7 +134,7 @@ type Call struct {
 // Run runs one call by itself, as [Script.Run] and [Script.RunOnce] do, and
 // returns its error.
 func (c *Call) Run(ctx context.Context, rdb redis.UniversalClient) error {
-	c.Reply, c.Err = c.Script.run(ctx, rdb, c.Once, c.Key, c.Args)
+	c.Reply, c.Err = c.Script.runKeys(ctx, rdb, c.Once, c.Key, c.More, c.Args)
 	return c.Err
 }
 
@@ -124,7 +152,7 @@ func Pipeline(ctx context.Context, rdb redis.UniversalClient, calls []*Call) err
 		cmds := make([]*redis.Cmd, len(calls))
 		_, err := rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for i, c := range calls {
-				cmds[i] = c.Script.command(ctx, source, c.Key, c.Args)
+				cmds[i] = c.Script.command(ctx, source, c.Key, c.More, c.Args)
 				if c.Once {
 					_ = p.Process(ctx, noRetry{cmds[i]})
 				} else {
@@ -141,10 +169,11 @@ func Pipeline(ctx context.Context, rdb redis.UniversalClient, calls []*Call) err
 				cmds[i].SetErr(err)
 			}
 			c.Reply, c.Err = c.Script.reply(cmds[i])
-			if unknown(c.Err) && !source {
+			if NotKnown(c.Err) && !source {
 				again = append(again, c)
 			}
 			if _, answered := errors.AsType[redis.Error](c.Err); c.Err != nil && !answered {
+				Failed(rdb, c.Err)
 				failed = fmt.Errorf("pipeline of %d scripts: %w", len(calls), c.Err)
 			}
 		}
@@ -156,12 +185,15 @@ func Pipeline(ctx context.Context, rdb redis.UniversalClient, calls []*Call) err
 	return failed
 }
 
-func (s *Script) command(ctx context.Context, source bool, key string, args []any) *redis.Cmd {
-	all := make([]any, 0, 4+len(args))
+func (s *Script) command(ctx context.Context, source bool, key string, more []string, args []any) *redis.Cmd {
+	all := make([]any, 0, 4+len(more)+len(args))
 	if source {
-		all = append(all, "eval", s.src, 1, key)
+		all = append(all, "eval", s.src, 1+len(more), key)
 	} else {
-		all = append(all, "evalsha", s.sha, 1, key)
+		all = append(all, "evalsha", s.sha, 1+len(more), key)
+	}
+	for _, key := range more {
+		all = append(all, key)
 	}
 	return redis.NewCmd(ctx, append(all, args...)...)
 }
@@ -185,8 +217,6 @@ func (s *Script) fail(err error) error {
 	}
 	return fmt.Errorf("script %s: %w", s.name, err)
 }
-
-func unknown(err error) bool { return err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") }
 
 // noRetry is a command that go-redis does not send again when the connection
 // breaks after it may have been read.

@@ -17,10 +17,13 @@ var (
 	library = regexp.MustCompile(`\b([a-z]+)\.([a-z]+)\b`)
 )
 
-// allScripts are those of the lease protocol and those of the turns.
+// allScripts are those of the lease protocol, of the turns, of the gates
+// and of the collections.
 func allScripts() map[string]*script.Script {
 	all := maps.Clone(scripts)
 	maps.Copy(all, turnScripts)
+	maps.Copy(all, gateScripts)
+	maps.Copy(all, collectionScripts())
 	return all
 }
 
@@ -28,7 +31,12 @@ func allScripts() map[string]*script.Script {
 // KEYS[1], if it calls nothing that they refuse in scripts.
 func TestScriptsTouchOneKeyByCommandsThatRunEverywhere(t *testing.T) {
 	t.Parallel()
-	keyed := []string{"GETRANGE", "SETRANGE", "GET", "SET", "DEL", "PTTL", "PEXPIRE", "PERSIST"}
+	keyed := []string{
+		"GETRANGE", "SETRANGE", "GET", "SET", "DEL", "PTTL", "PEXPIRE", "PERSIST",
+		"LINDEX", "LPUSH", "LRANGE", "LREM", "LSET", "LTRIM", "RPUSH",
+		"ZADD", "ZCOUNT", "ZINCRBY", "ZRANGE", "ZREM", "ZREMRANGEBYRANK", "ZREVRANGE", "ZREVRANK", "ZSCORE",
+		"EXISTS", "SADD", "SCARD", "SISMEMBER", "SREM",
+	}
 	keyless := []string{"TIME", "PUBLISH"}
 	for name, s := range allScripts() {
 		src := s.Source()
@@ -55,14 +63,30 @@ func TestScriptsUseLittleOfLua(t *testing.T) {
 	t.Parallel()
 	allowed := map[string][]string{
 		"string": {"rep", "byte", "char", "sub", "find"}, "math": {"floor", "min"}, "redis": {"call", "pcall"},
+		"first": {"err"}, // of a reply
 	}
 	quoted := regexp.MustCompile(`'[^']*'`)
-	for name, s := range allScripts() {
+	all := allScripts()
+	maps.Copy(all, trendingScripts)
+	for name, s := range all {
 		for _, use := range library.FindAllStringSubmatch(quoted.ReplaceAllString(s.Source(), "''"), -1) {
 			require.Contains(t, allowed[use[1]], use[2], "%s uses %s", name, use[0])
 		}
 		require.NotContains(t, s.Source(), "\t", name)
 		require.Less(t, len(s.Source()), 4096, "%s: the source goes over the wire whenever a server has lost it", name)
+	}
+}
+
+// What the scripts of buckets touch is beside their KEYS[1], and never that itself.
+func TestScriptsOfBucketsTouchBucketsAlone(t *testing.T) {
+	t.Parallel()
+	for name, s := range trendingScripts {
+		src := s.Source()
+		require.Equal(t, 1, strings.Count(src, "KEYS"), name)
+		require.Contains(t, src, "local function bucket(n) return KEYS[1] .. ':' .. n end\n", name)
+		for _, of := range regexp.MustCompile(`\bkey\b[^,)\n]* = [^\n]*|for _, key in [^\n]*`).FindAllString(src, -1) {
+			require.Regexp(t, `= bucket\(current\)|in ipairs\(window\(\)\) do$`, of, name)
+		}
 	}
 }
 

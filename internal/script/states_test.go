@@ -81,7 +81,6 @@ var states = []state{
 	rawState("wrongMagic", func(b []byte) []byte { return mended(b, 0, 0xC0) }),
 	rawState("wrongFormat", func(b []byte) []byte { return mended(b, 2, 2) }),
 	rawState("wrongState", func(b []byte) []byte { return mended(b, 3, 'X') }),
-	rawState("wrongFlags", func(b []byte) []byte { return mended(b, 4, 0xF8) }),
 
 	entryState("lease", seedTTL, entry.Header{State: entry.Lease, Token: own}),
 	entryState("leaseExpired", seedTTL, entry.Header{State: entry.Lease, Token: own, Flags: entry.Expired}),
@@ -148,7 +147,7 @@ var states = []state{
 const useTTL = 2 * time.Hour
 
 // noEntry are the states that no script takes for an entry.
-const noEntry = "absent foreign foreignLong list hash empty cut wrongCheck wrongMagic wrongFormat wrongState wrongFlags "
+const noEntry = "absent foreign foreignLong list hash empty cut wrongCheck wrongMagic wrongFormat wrongState "
 
 // The states with an entry.
 const (

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +14,6 @@ import (
 
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/redistest"
-	"github.com/cachex-go/cachex/internal/script"
 )
 
 var seed = flag.Uint64("seed", 0, "seed of the random walk; 0 takes one at random")
@@ -21,6 +21,8 @@ var seed = flag.Uint64("seed", 0, "seed of the random walk; 0 takes one at rando
 // A walk takes one key through random steps.
 type walk struct {
 	*cell
+	packed *packing // nil: it is not
+	slow   int64    // milliseconds that a script may take
 	rnd    *rand.Rand
 	reg    register
 	tokens []entry.Token // that were issued lately
@@ -35,13 +37,16 @@ func (w *walk) step(name string, args []any, model func(*register, moment) any) 
 	w.t.Helper()
 	ctx := w.t.Context()
 	w.t0 = w.t1 // it is later than the last look
-	reply, err := scripts[name].Run(ctx, w.rdb, w.key, args...)
+	reply, err := w.run(name, args)
 	require.NoError(w.t, err, w.story())
 	var get *redis.StringCmd
 	var pttl *redis.DurationCmd
 	var clock *redis.TimeCmd
 	_, _ = w.rdb.Pipelined(ctx, func(p redis.Pipeliner) error { // errors of GET mean something
 		get, pttl, clock = p.Get(ctx, w.key), p.PTTL(ctx, w.key), p.Time(ctx)
+		if at := w.packed; at != nil {
+			get, pttl = p.HGet(ctx, at.hash, at.field), p.PTTL(ctx, at.hash)
+		}
 		return nil
 	})
 	require.NoError(w.t, clock.Err())
@@ -50,16 +55,30 @@ func (w *walk) step(name string, args []any, model func(*register, moment) any) 
 	if redis.HasErrorPrefix(get.Err(), "WRONGTYPE") {
 		raw = "list"
 	}
+	if raw == "" && w.packed != nil && w.reg.held == "foreign" {
+		w.reg = register{packed: w.packed} // the hash has ended with the entry that it was
+	}
 	before := w.reg
 	for at := w.t0; at <= w.t1; at++ {
 		w.reg = before
 		m := moment{at, w.t0, w.t1}
+		if w.packed != nil {
+			m = moment{at, at, at}
+			if w.reg.hi != 0 && w.reg.hi <= at {
+				w.reg = register{packed: w.packed}
+			}
+		}
+		raw := w.there(raw, at)
 		if want := model(&w.reg, m); fmt.Sprintf("%q", want) == fmt.Sprintf("%q", reply) && w.reg.bytes() == raw {
 			break
 		} else if at == w.t1 {
 			require.Equal(w.t, want, reply, w.story())
 			require.Equal(w.t, w.reg.bytes(), raw, w.story())
 		}
+	}
+	w.reg.settle()
+	if w.reg.short() {
+		w.seen["short"]++
 	}
 	kind := fmt.Sprint(reply)
 	if list, ok := reply.([]any); ok {
@@ -97,9 +116,54 @@ func (w *walk) look(what string, before, after *entry.Header) {
 	}
 }
 
+// run runs a script on what is walked.
+func (w *walk) run(name string, args []any) (any, error) {
+	if at := w.packed; at != nil {
+		args = append(slices.Clone(args), at.beyond, at.field)
+		return scripts[name].Packed().Run(w.t.Context(), w.rdb, at.hash, args...)
+	}
+	return scripts[name].Run(w.t.Context(), w.rdb, w.key, args...)
+}
+
+// there returns what is there of raw at a moment: nothing if it is packed, and has
+// ended.
+func (w *walk) there(raw string, at int64) string {
+	if w.packed == nil || raw == "list" {
+		return raw
+	}
+	h, _, _ := entry.ParsePacked(w.key, []byte(raw))
+	end := entry.Forever
+	switch {
+	case raw == "":
+	case raw[0] == 0xC1 && h.State != 0:
+		end = h48(raw[entry.Size:])
+	case raw[0] == 0xC1: // it is none
+	case raw[0] >= 0x80 && h.State == entry.Absent:
+		end = h.Soft
+	case raw[0] >= 0x80 && h.Soft != entry.Forever:
+		end = h.Soft + w.packed.beyond
+	}
+	if end <= at {
+		return ""
+	}
+	return raw
+}
+
+func h48(s string) (n int64) {
+	for _, c := range []byte(s[:6]) {
+		n = n<<8 | int64(c)
+	}
+	return n
+}
+
 func (w *walk) requireTTL(left time.Duration) {
 	w.t.Helper()
 	switch {
+	case w.packed != nil && w.reg.held != "entry":
+	case w.packed != nil && w.reg.hi == 0:
+		require.Equal(w.t, time.Duration(-1), left, w.story())
+	case w.packed != nil: // the hash lives as long as any of its entries
+		require.True(w.t, left == -1 || left.Milliseconds() >= w.reg.hi-w.t1-w.slow, w.story())
 	case w.reg.held == "":
 		require.Equal(w.t, time.Duration(-2), left, w.story())
 	case w.reg.hi == 0:
@@ -114,168 +178,6 @@ func (w *walk) story() string {
 	return "the last steps were\n" + strings.Join(w.trace[max(0, len(w.trace)-12):], "\n")
 }
 
-// fresh returns a token that is new, and remembers it.
-func (w *walk) fresh() entry.Token {
-	var token entry.Token
-	for i := range token {
-		token[i] = byte(w.rnd.Uint32())
-	}
-	w.tokens = append(w.tokens, token)
-	w.tokens = w.tokens[max(0, len(w.tokens)-4):]
-	return token
-}
-
-// known returns a token that was issued lately, most often the one that is there
-// or the last.
-func (w *walk) known() entry.Token {
-	if there := w.reg.header.Token; there != (entry.Token{}) && w.rnd.IntN(3) > 0 {
-		return there
-	}
-	if len(w.tokens) == 0 {
-		return w.fresh()
-	}
-	return w.tokens[len(w.tokens)-1-min(w.rnd.IntN(len(w.tokens)), w.rnd.IntN(len(w.tokens)))]
-}
-
-// some returns a token in one of four cases, of an entry that is there or not.
-func (w *walk) some() (seen *entry.Token, arg []byte) {
-	switch w.rnd.IntN(4) {
-	case 0:
-		token := w.known()
-		seen = &token
-	case 1:
-		if w.reg.held != "entry" {
-			return nil, nil
-		}
-		token := w.reg.header.Token // the right one, which may be zero
-		seen = &token
-	default:
-		return nil, nil
-	}
-	return seen, seen[:]
-}
-
-func (w *walk) script() {
-	w.t.Helper()
-	what := w.rnd.IntN(14)
-	if w.reg.header.Paused() && w.rnd.IntN(3) == 0 {
-		what = 0 // or few would see that
-	}
-	switch what {
-	case 0, 1, 2, 3, 4:
-		w.acquire()
-	case 5, 6, 7:
-		w.store()
-	case 8:
-		token, l := w.fresh(), life{w.pick("keep"), w.pick("fresh")}
-		args := writing(w.key, token, 0, 0)
-		args[1], args[2] = millisOr(l.keep, 0), millisOr(l.fresh, -1)
-		w.step("write", args, func(r *register, m moment) any { return r.write(w.key, m, token, l) })
-	case 9:
-		token, lease := w.known(), w.pick("lease")
-		w.step("extend", []any{token[:], lease}, func(r *register, m moment) any { return r.extend(m, token, lease) })
-	case 10, 11:
-		token, drop, pause, most := w.known(), w.rnd.IntN(8) == 0, w.pick("pause"), w.pick("most")
-		args := []any{token[:], millisOr(pause, -1), most}
-		if drop {
-			args = dropping(token)
-		}
-		w.step("release", args, func(r *register, m moment) any { return r.release(m, token, drop, pause, most) })
-	case 12, 13:
-		w.step("expire", nil, func(r *register, m moment) any { return r.expire(m) })
-	}
-}
-
-// millisOr returns milliseconds as the scripts take them.
-func millisOr(ms, none int64) any {
-	if ms == none {
-		return ""
-	}
-	return ms
-}
-
-func (w *walk) acquire() {
-	w.t.Helper()
-	p := plea{
-		token: w.fresh(), hint: w.rnd.IntN(2) == 0, suspect: w.rnd.IntN(3) == 0,
-		want:  []string{script.Missing, script.Missing, script.Missing, script.Unfit, script.Due, script.Due, script.Now}[w.rnd.IntN(7)],
-		lease: w.pick("lease"), use: w.pick("use"),
-	}
-	if w.rnd.IntN(8) == 0 {
-		p.token = w.known() // a copy that is late
-	}
-	seen, arg := w.some()
-	p.seen = seen
-	args := acquiring(p.token, ask{want: p.want, seen: arg, hint: p.hint, suspect: p.suspect})
-	args[1], args[6] = p.lease, millisOr(p.use, -1)
-	w.step("acquire", args, func(r *register, m moment) any { return r.acquire(m, p) })
-}
-
-func (w *walk) store() {
-	w.t.Helper()
-	token, l := w.known(), life{w.pick("keep"), w.pick("fresh")}
-	run := func(name string, args []any, model func(*register, moment) any) {
-		args[1], args[2] = millisOr(l.keep, 0), millisOr(l.fresh, -1)
-		w.step(name, args, model)
-	}
-	what := w.rnd.IntN(3)
-	if w.reg.leased() && w.reg.header.State == entry.Value && w.rnd.IntN(2) == 0 {
-		what = 2 // which is seldom possible
-	}
-	switch what {
-	case 0:
-		run("store", storing(w.key, token, 0, 0), func(r *register, m moment) any {
-			return r.store(w.key, m, token, entry.Value, loaded, l)
-		})
-	case 1:
-		run("store", storingNone(w.key, token, 0, 0), func(r *register, m moment) any {
-			return r.store(w.key, m, token, entry.Absent, "", l)
-		})
-	case 2:
-		run("renew", renewing(token, 0, 0), func(r *register, m moment) any { return r.renew(w.key, m, token, l) })
-	}
-}
-
-// meddle does to the key what other programs, operators and time may do.
-func (w *walk) meddle() {
-	w.t.Helper()
-	ctx, what := w.t.Context(), w.rnd.IntN(8)
-	w.trace = append(w.trace, fmt.Sprint("meddle ", what))
-	set := func(raw string) { require.NoError(w.t, w.rdb.Set(ctx, w.key, raw, redis.KeepTTL).Err()) }
-	switch {
-	case what == 0:
-		w.rdb.Del(ctx, w.key)
-		w.reg = register{}
-	case what == 1:
-		w.reg = register{held: "foreign", foreign: "hello"}
-		require.NoError(w.t, w.rdb.Set(ctx, w.key, "hello", 0).Err())
-	case what == 2:
-		w.rdb.Del(ctx, w.key)
-		w.rdb.LPush(ctx, w.key, "a")
-		w.reg = register{held: "list"}
-	case what == 3:
-		w.rdb.Persist(ctx, w.key)
-		w.reg.lo, w.reg.hi = 0, 0
-	case w.reg.held != "entry":
-	case what == 4: // one byte of the header
-		b := []byte(w.reg.bytes())
-		b[w.rnd.IntN(entry.Size)]++
-		w.reg = register{held: "foreign", foreign: string(b), lo: w.reg.lo, hi: w.reg.hi}
-		set(string(b))
-	case w.reg.header.State == entry.Lease:
-	case what == 5: // the value is stale by now
-		w.reg.header.Soft = 1
-		set(w.reg.bytes())
-	case w.reg.header.State == entry.Absent:
-	case what == 6 && w.reg.header.Till != 0: // the lease has lapsed by now, or the pause is over
-		w.reg.header.Till = 1
-		set(w.reg.bytes())
-	case what == 7: // so many loads have failed
-		w.reg.header.Fails = w.rnd.IntN(entry.MaxFails + 1)
-		set(w.reg.bytes())
-	}
-}
-
 // outcomes are all the replies that there are.
 var outcomes = []string{
 	"acquire G", "acquire R", "acquire V", "acquire N", "acquire S", "acquire W",
@@ -285,10 +187,13 @@ var outcomes = []string{
 	"release 1, a pause", "release 1, dropped", "expire 1, a pause", "expire 1, none",
 }
 
-// requireAll fails unless all the outcomes were there.
-func (w *walk) requireAll() {
+// requireAll fails unless all the outcomes were there, in so many steps.
+func (w *walk) requireAll(steps int) {
 	w.t.Helper()
 	w.t.Log(w.seen)
+	if w.packed != nil {
+		require.Greater(w.t, w.seen["short"], steps/20)
+	}
 	for _, o := range outcomes {
 		require.Positive(w.t, w.seen[o], "the walk never came to %s", o)
 	}
@@ -307,9 +212,39 @@ func newWalk(t *testing.T, rdb *redis.Client) *walk {
 
 const steps = 10_000
 
+// pack has the walk be of a packed entry. Beside it in the hash is one that stays.
+func (w *walk) pack(beyond int64) {
+	w.packed = &packing{w.key, "7", beyond}
+	w.reg.packed = w.packed
+	w.key += " 7"
+	at := *w.packed
+	w.packed.field = "8"
+	_, err := w.run("write", writing(at.hash+" 8", w.fresh(), 24*365*time.Hour, time.Hour))
+	require.NoError(w.t, err)
+	*w.packed = at
+}
+
+// unpackedAndPacked runs f for both.
+func unpackedAndPacked(t *testing.T, f func(t *testing.T, packed bool)) {
+	for _, packed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("packed %v", packed), func(t *testing.T) {
+			t.Parallel()
+			f(t, packed)
+		})
+	}
+}
+
 func TestARandomWalkOnRedisIsThatOfTheModel(t *testing.T) {
 	t.Parallel()
+	unpackedAndPacked(t, walkOnRedis)
+}
+
+func walkOnRedis(t *testing.T, packed bool) {
 	w := newWalk(t, redistest.Shared(t).Client(nil))
+	if packed {
+		w.pack(3 * hour)
+		w.slow = time.Minute.Milliseconds() // the server counts a TTL from when the script began
+	}
 	// Times are far apart or nothing: no step depends on how fast the test is.
 	choices := map[string][]int64{
 		"keep": {0, hour, 4 * hour}, "fresh": {-1, 0, hour}, "lease": {hour, 2 * hour},
@@ -322,14 +257,21 @@ func TestARandomWalkOnRedisIsThatOfTheModel(t *testing.T) {
 		}
 		w.script()
 	}
-	w.requireAll()
+	w.requireAll(steps)
 }
 
 func TestARandomWalkThroughTimeIsThatOfTheModel(t *testing.T) {
 	t.Parallel()
+	unpackedAndPacked(t, walkThroughTime)
+}
+
+func walkThroughTime(t *testing.T, packed bool) {
 	server := redistest.StartEmbedded(t)
 	w := newWalk(t, server.Client(nil))
 	now := int64(stoppedAt)
+	if packed {
+		w.pack(25)
+	}
 	w.pick = func(kind string) int64 {
 		switch n := w.rnd.Int64N(60); {
 		case kind == "lease":
@@ -355,9 +297,9 @@ func TestARandomWalkThroughTimeIsThatOfTheModel(t *testing.T) {
 		w.t1 = now
 		if w.reg.hi != 0 && w.reg.hi <= now {
 			w.trace = append(w.trace, "it expires")
-			w.reg = register{}
+			w.reg = register{packed: w.packed}
 		}
 		w.script()
 	}
-	w.requireAll()
+	w.requireAll(steps)
 }

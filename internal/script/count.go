@@ -1,0 +1,238 @@
+package script
+
+import "strings"
+
+// A count is an entry of which the payload is a decimal number, an int64. Scripts add
+// to it. They must not take it for a number of Lua, which is exact up to 2^53 only.
+//
+// counting is the beginning of these scripts. plus adds up decimal strings, and is
+// nil where the sum leaves int64. Numbers of Lua are exact for what is small, and not
+// negative; else it counts in two halves, to ten digits each. The base
+// is said, since the Lua of the embedded server takes a leading 0 for octal.
+const counting = basics + `
+local HALF = 1e10
+local function halves(s)
+  local sign = 1
+  if string.byte(s) == 45 then sign, s = -1, string.sub(s, 2) end
+  if #s <= 10 then return 0, sign * tonumber(s, 10) end
+  return sign * tonumber(string.sub(s, 1, -11), 10), sign * tonumber(string.sub(s, -10), 10)
+end
+local function minus(s)
+  if string.byte(s) == 45 then return string.sub(s, 2) end
+  return '-' .. s
+end
+local function plus(one, two, ...)
+  if #one <= 15 and #two <= 15 and select('#', ...) == 0 and string.byte(one) ~= 45 and string.byte(two) ~= 45 then
+    return string.format('%.0f', tonumber(one, 10) + tonumber(two, 10))
+  end
+  local hi, lo = 0, 0
+  for _, s in ipairs({one, two, ...}) do
+    local h, l = halves(s)
+    hi, lo = hi + h, lo + l
+    if lo >= HALF then hi, lo = hi + 1, lo - HALF end
+    if lo <= -HALF then hi, lo = hi - 1, lo + HALF end
+  end
+  if hi > 0 and lo < 0 then hi, lo = hi - 1, lo + HALF end
+  if hi < 0 and lo > 0 then hi, lo = hi + 1, lo - HALF end
+  local sign = ''
+  if hi < 0 or lo < 0 then sign, hi, lo = '-', 0 - hi, 0 - lo end
+  if hi > 922337203 or (hi == 922337203 and lo > 6854775807 and not (sign == '-' and lo == 6854775808)) then return nil end
+  if hi == 0 then return sign .. string.format('%.0f', lo) end
+  return sign .. string.format('%.0f%010.0f', hi, lo)
+end
+`
+
+// AddCount adds to a count. With behind, the delta is also added to what is pending of
+// write-behind; with once, only if it was not before.
+//
+//	KEYS     the entry; with behind P; with once what is known of the operation
+//	ARGV[1]  delta: decimal
+//	ARGV[2]  milliseconds that the count is kept from now, '' forever
+//	ARGV[3]  '1': where there is no count, it is 0; '0': it has to be loaded; 'p': it
+//	         is none of our business, and the delta is pending all the same
+//	ARGV[4]  token of a new entry
+//	ARGV[5]  with behind: the id in P
+//	ARGV[6]  with once: milliseconds that the operation is remembered
+//
+//	returns  {'A', count}  added
+//	         {'P'}         pending, and there is no count
+//	         {'D', count}  it was added before, and this came of it
+//	         {'M'}         there is no count, or it is stale: nothing has changed
+//	         {'O'}         the count would leave int64: nothing has changed
+//
+// Why it is safe: the count, what is pending and the operation change together. A
+// lease that somebody has on the count stays, with its token: whoever loads meanwhile
+// stores with LandCount, which adds what has come since. Where there is only a lease,
+// nothing is added, or it would be unclear whether the source knows of it; but where
+// nothing is ever loaded, the lease is fenced. It must not be sent twice (RunOnce),
+// except with once: a copy then finds the operation.
+//
+// It does without the prelude, since it is what counters do all day. The check of the
+// header is carried along by what changes, not made anew: so one that was wrong stays
+// wrong, and whoever reads the entry sees it.
+func AddCount(behind, once bool) *Script { return addCount[index(behind)+2*index(once)] }
+
+// LandCount stores a loaded count in place of the lease, as Store does, and adds what
+// the source does not know of: what was added to the count since the lease was
+// granted; or with behind, what is pending.
+//
+//	KEYS     the entry; with behind P and I
+//	ARGV[1]  token of the lease
+//	ARGV[2]  milliseconds that the count is kept, '' forever
+//	ARGV[3]  milliseconds since the load began
+//	ARGV[4]  cost: 4 bytes of the header
+//	ARGV[5]  the count that was loaded
+//	ARGV[6]  the count on which the lease was granted, '' if there was none
+//	ARGV[7]  with behind: the id, and in ARGV[8] and ARGV[9] inc and n of a LookBatch
+//	         before the load
+//	ARGV[10] '', StillInFlight or Whatever
+//	ARGV[11] with StillInFlight or Whatever: what is in flight, which is added too
+//
+//	returns  {'S', count}  stored; or it was before, and this is the count now
+//	         {'F'}         not stored: the lease is lost
+//	         {'C'}         not stored: what was loaded may be from before or after a
+//	                       batch was persisted. The lease holds: look and load again
+//	         {'O'}         not stored: the count would leave int64
+//
+// Why it is safe: as Store. Who adds under a lease leaves the token, and who sets the
+// count replaces it; so under one token the count grows by what was added alone. It
+// may be sent twice.
+func LandCount(behind bool) *Script { return landCount[index(behind)] }
+
+// What a load may trust, ARGV[10] of LandCount. Without either, no batch was taken or
+// persisted since the LookBatch, and none is in flight that has the id.
+const (
+	StillInFlight = "f" // the batch that LookBatch saw is in flight still, and is taken not to be persisted
+	Whatever      = "1" // whatever has come since
+)
+
+// SetCount sets a count that is written behind: the difference is added to what is
+// pending.
+//
+//	KEYS, ARGV  as AddCount with behind, but for
+//	ARGV[1]     the count to be
+//
+//	returns  as AddCount
+//
+// Why it is safe: as AddCount. What somebody loads meanwhile is stored with what is
+// pending then, and so it is the same count. It must not be sent twice (RunOnce).
+var SetCount = New("set count", adding(true, false, `
+total = ARGV[1]
+delta = plus(ARGV[1], minus(value))
+if not delta then return {'O'} end
+`))
+
+var addCount, landCount = func() (add [4]*Script, landing [2]*Script) {
+	for behind := range 2 {
+		landing[behind] = New("land count", land(behind == 1))
+		for once := range 2 {
+			add[behind+2*once] = New("add count", adding(behind == 1, once == 1, `
+total = plus(value, ARGV[1])
+if not total then return {'O'} end
+`))
+		}
+	}
+	return add, landing
+}()
+
+func index(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// adding is the source of AddCount and SetCount: body makes total of value, and the
+// delta that is then pending if that is not ARGV[1].
+func adding(behind, once bool, body string) string {
+	src := counting
+	note := ""
+	if behind {
+		src += Pend
+		note = "if delta ~= '0' then behind_add(KEYS[2], ARGV[5], delta) end\n"
+	}
+	operation, remember := "", ""
+	if once {
+		op := "KEYS[2]"
+		if behind {
+			op = "KEYS[3]"
+		}
+		operation = "local done = redis.call('GET', " + op + ")\nif done then return {'D', done} end\n"
+		remember = "redis.call('SET', " + op + ", total, 'PX', ARGV[6])\n"
+	}
+	return src + operation + `
+local e = redis.pcall('GETRANGE', key, 0, 64)
+local at, total, delta, flags, check, a, b, c, d, f, g = now(), nil, ARGV[1]
+if type(e) == 'string' and #e > 40 and #e <= 60 and string.sub(e, 1, 4) == '\193X\1V' then
+  local value = string.match(e, '^%-?%d+$', 41)
+  flags, check, a, b, c, d, f, g = string.byte(e, 5, 12)
+  local soft = ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + f) * 256 + g
+  if value and soft > at and math.floor(flags / 4) % 2 == 0 then
+` + body + `
+  end
+end
+
+local keep = ARGV[2]
+local soft = '\255\255\255\255\255\255'
+if keep ~= '' then soft = put48(at + keep) end
+local header
+if total then
+  check = check - flags - a - b - c - d - f - g
+  if math.floor(flags / 8) % 2 == 0 then flags = flags + 8 end
+  a, b, c, d, f, g = string.byte(soft, 1, 6)
+  check = (check + flags + a + b + c + d + f + g) % 256
+  header = '\193X\1V' .. string.char(flags, check) .. soft .. string.sub(e, 13, 40)
+  if keep ~= '' and string.sub(e, 21, 26) ~= '\0\0\0\0\0\0' then
+    keep = math.max(keep, redis.call('PTTL', key))
+  end
+elseif ARGV[3] == '1' then
+  total = ARGV[1]
+  header = '\193X\1V\8\0' .. soft .. ARGV[4] .. '\0\0\0\0\0\0' .. put48(at) .. '\0\0\0\0\0\0\0\0'
+  local n = 0
+  for i = 1, 40 do n = n + string.byte(header, i) end
+  header = string.sub(header, 1, 5) .. string.char(n % 256) .. string.sub(header, 7)
+elseif ARGV[3] ~= 'p' then
+  return {'M'}
+end
+` + note + `
+if not header then return {'P'} end
+if keep == '' then redis.call('SET', key, header .. total) else redis.call('SET', key, header .. total, 'PX', keep) end
+` + remember + `return {'A', total}
+`
+}
+
+// land is the source of LandCount.
+func land(behind bool) string {
+	src := prelude + strings.TrimPrefix(counting, basics)
+	unsure, rest := "", "if state == 'V' and ARGV[6] ~= '' then total = plus(total, was, minus(ARGV[6])) end\n"
+	if behind {
+		src += Pend
+		unsure = `if ARGV[10] == 'f' then
+  local m = redis.call('HMGET', KEYS[3], '#inc', '#n', '#a')
+  if m[1] ~= ARGV[8] or m[2] ~= ARGV[9] or m[2] == m[3] then return {'C'} end
+elseif ARGV[10] == '' and not behind_unchanged(KEYS[3], ARGV[8], ARGV[9], ARGV[7]) then
+  return {'C'}
+end
+`
+		rest = "total = plus(total, behind_pending(KEYS[2], ARGV[7]) or '0', ARGV[11])\n"
+	}
+	return src + `
+if not h or token ~= ARGV[1] or state == 'N' then return {'F'} end
+local was
+if state == 'V' then
+  was = string.match(redis.call('GETRANGE', key, 40, 64), '^%-?%d+$')
+  if not was then return {'F'} end
+end
+if not leased then return {'S', was} end
+` + unsure + `
+local total = ARGV[5]
+` + rest + `
+if not total then return {'O'} end
+wake()
+local at, soft = now(), FOREVER
+if expired == 1 then soft = put48(at) elseif ARGV[2] ~= '' then soft = put48(at + ARGV[2]) end
+header('V', string.char(8 + expired * 4), soft, ARGV[1], put48(at - ARGV[3]), ARGV[4], '\0\0\0\0')
+put(total, ARGV[2])
+return {'S', total}
+`
+}

@@ -1,0 +1,141 @@
+package script_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/script"
+)
+
+// A counting is a cell that is a count, and the keys beside it.
+type counting struct {
+	*cell
+	pending, inFlight, op string
+}
+
+func newCounting(c *cell) *counting {
+	return &counting{c, c.key + ":p", c.key + ":i", c.key + ":op"}
+}
+
+// run runs a script, and returns its reply.
+func (c *counting) run(s *script.Script, more []string, args ...any) []any {
+	c.t.Helper()
+	c.t0 = c.now()
+	call := &script.Call{Script: s, Key: c.key, More: more, Args: args}
+	require.NoError(c.t, call.Run(c.t.Context(), c.rdb))
+	c.t1 = c.now()
+	reply, _ := call.Reply.([]any)
+	return reply
+}
+
+// add runs one of the four AddCount.
+func (c *counting) add(behind, once bool, delta string, keep time.Duration, missing string) []any {
+	c.t.Helper()
+	return c.run(script.AddCount(behind, once), c.more(behind, once), adding(delta, keep, missing)...)
+}
+
+func (c *counting) more(behind, once bool) (keys []string) {
+	if behind {
+		keys = append(keys, c.pending)
+	}
+	if once {
+		keys = append(keys, c.op)
+	}
+	return keys
+}
+
+// adding returns the arguments of AddCount and SetCount.
+func adding(delta string, keep time.Duration, missing string) []any {
+	return []any{delta, millis(keep), missing, own[:], "id", onceTTL.Milliseconds()}
+}
+
+// landing returns the arguments of LandCount.
+func landing(keep time.Duration, n, was, inc, number, trust string) []any {
+	flying := "0"
+	if trust != "" {
+		flying = "20"
+	}
+	return []any{own[:], millis(keep), age.Milliseconds(), entry.AppendCost(nil, took), n, was, "id", inc, number, trust, flying}
+}
+
+const onceTTL = 33 * time.Minute
+
+// requireCount fails unless the key holds the very bytes of the header that want
+// returns for a moment of the last script, and the count.
+func (c *counting) requireCount(want func(at int64) entry.Header, count string, msg string) {
+	c.t.Helper()
+	got := c.raw()
+	h, payload, ok := entry.Parse(c.key, []byte(got))
+	require.True(c.t, ok, "%s: %q is no entry", msg, got)
+	require.Equal(c.t, count, string(payload), msg)
+	for at := c.t0; at <= c.t1; at++ {
+		if h == want(at) {
+			return
+		}
+	}
+	require.Equal(c.t, want(c.t0), h, msg)
+}
+
+// counts are the states of a key that is a count, or was one: those of the lease
+// protocol, and where they have a value, also with the count 41 in its place, stored
+// by the Cache and added to by a script.
+func counts() []state {
+	all := slices.Clone(states)
+	for _, st := range states {
+		for _, flag := range []entry.Flags{0, entry.Count} {
+			all = append(all, state{fmt.Sprint(st.name, " 41 ", flag), func(c *cell) {
+				st.setUp(c)
+				h, ok := header(c)
+				if !ok || h.State != entry.Value {
+					return
+				}
+				h.Flags |= flag
+				h.Sum = 99
+				if flag == 0 {
+					h.Sum = entry.Sum(c.key, []byte("41"))
+				}
+				c.seed(string(h.Append(nil))+"41", c.ttl)
+			}})
+		}
+	}
+	return all
+}
+
+// header returns the header that a script takes the key to have.
+func header(c *cell) (entry.Header, bool) {
+	if c.rdb.Type(c.t.Context(), c.key).Val() != "string" {
+		return entry.Header{}, false
+	}
+	h, _, _ := entry.Parse(c.key, []byte(c.raw()))
+	return h, h != entry.Header{}
+}
+
+// eachCount runs f in every state. before is what the key held, h its header, was the
+// count there, "" if there is none that may be added to, and leased whether own has it.
+func eachCount(t *testing.T, f func(c *counting, name, before string, h entry.Header, was string)) {
+	t.Helper()
+	each(t, func(t *testing.T, rdb *redis.Client) {
+		for _, st := range counts() {
+			c := newCounting(newCell(t, rdb))
+			st.setUp(c.cell)
+			before := c.snapshot()
+			h, ok := header(c.cell)
+			was := ""
+			if ok && h.State == entry.Value && strings.HasSuffix(before, "41") && len(before) == entry.Size+2 {
+				was = "41"
+			}
+			f(c, st.name, before, h, was)
+		}
+	})
+}
+
+func usable(c *counting, h entry.Header) bool {
+	return h.Soft > c.now() && h.Flags&entry.Stale == 0
+}

@@ -1,0 +1,43 @@
+package script
+
+// Page reads members of a sorted set, from a place on. A place is a score and
+// bytes, and need not be that of a member.
+//
+//	KEYS[1]  the sorted set
+//	ARGV[1]  '1': it has a source
+//	ARGV[2]  how many members
+//	ARGV[3]  score of the place, '' for before all members
+//	ARGV[4]  bytes of the place
+//
+//	returns  {1, {member, score…}, token}  those that come after it; token is that
+//	                       of the head
+//	         {0, {}, ''}   the set is absent
+//	         {-1, {}, ''}  the key holds something else
+//
+// Why it is safe: it changes nothing. Of the members with the score of the place
+// it looks at the logarithm of their number, so it does not matter how many these
+// are. It compares bytes one by one: Lua compares strings as the locale of the
+// server has it.
+var Page = New("page", rankingPrelude+`
+if state ~= 'V' and (state ~= 'N' or ARGV[1] == '1') then
+  if there and not state then return {-1, {}, ''} end
+  return {0, {}, ''}
+end
+local score, place, from = ARGV[3], ARGV[4], 1
+local function before(member)
+  for i = 1, math.min(#member, #place) do
+    local a, b = string.byte(member, i), string.byte(place, i)
+    if a ~= b then return a > b end
+  end
+  return #member >= #place
+end
+if score ~= '' then
+  from = redis.call('ZCOUNT', key, '(' .. score, '+inf')
+  local till = from + redis.call('ZCOUNT', key, score, score)
+  while from < till do
+    local middle = math.floor((from + till) / 2)
+    if before(redis.call('ZREVRANGE', key, middle, middle)[1]) then from = middle + 1 else till = middle end
+  end
+end
+return {1, redis.call('ZREVRANGE', key, from, from + ARGV[2] - 1, 'WITHSCORES'), string.sub(first, 5)}
+`)

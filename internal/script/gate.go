@@ -1,0 +1,90 @@
+package script
+
+// gatePrelude is the beginning of every script of the gates: it reads what
+// KEYS[1] holds into held, false if the key is absent, and the token of the gate
+// that it is into token, nil if it holds something else. The key of another type
+// is "something else" too, hence pcall.
+//
+//	off len
+//	  0   3  magic, C1 'G' 01
+//	  3   8  token of whoever closed the gate
+//
+// For how long the gate is closed is the TTL of the key.
+const gatePrelude = `
+local key = KEYS[1]
+local held = redis.pcall('GET', key)
+local token
+if type(held) == 'string' and #held == 11 and string.sub(held, 1, 3) == '\193G\1' then
+  token = string.sub(held, 4)
+end
+`
+
+// PassGate lets the caller through an open gate and closes it behind him.
+//
+//	KEYS[1]  the gate
+//	ARGV[1]  token: 8 bytes, fresh for every caller
+//	ARGV[2]  milliseconds that the gate is closed then
+//
+//	returns  {'P', 0}   passed
+//	         {'C', ms}  closed, for so long
+//	         {'F', 0}   the key holds something that is not a gate
+//
+// Why it is safe: it is one step, so of all who find the gate open one passes.
+// It may be sent twice: a copy that finds the token of its own caller says again
+// that he has passed, and closes nothing for longer. A copy that comes when the
+// gate has opened again passes for the same caller, who is told so once.
+//
+// A gate that has lost its TTL, by a PERSIST or a RESTORE, or has a longer one
+// than anybody asks for, as after a step back of the server's clock, would be
+// closed for good: it is closed for ARGV[2] from now. One that has no time left
+// is open: Redis takes a key away only in the next millisecond.
+var PassGate = New("pass gate", gatePrelude+`
+if held and not token then return {'F', 0} end
+local left, most = 0, tonumber(ARGV[2])
+if held then
+  left = redis.call('PTTL', key)
+  if left < 0 or left > most then
+    redis.call('PEXPIRE', key, ARGV[2])
+    left = most
+  end
+end
+if left == 0 then
+  redis.call('SET', key, '\193G\1' .. ARGV[1], 'PX', ARGV[2])
+elseif token ~= ARGV[1] then
+  return {'C', left}
+end
+return {'P', 0}
+`)
+
+// ReopenGate opens the gate that its caller has closed.
+//
+//	KEYS[1]  the gate
+//	ARGV[1]  token of the caller
+//
+//	returns  1  opened
+//	         0  the gate is open, or closed by somebody else
+//
+// Why it is safe: a gate that somebody else has passed since has another token.
+// It may be sent twice.
+var ReopenGate = New("reopen gate", gatePrelude+`
+if token ~= ARGV[1] then return 0 end
+redis.call('DEL', key)
+return 1
+`)
+
+// ResetGate opens a gate, whoever has closed it.
+//
+//	KEYS[1]  the gate
+//
+//	returns  1   opened
+//	         0   it was open
+//	         -1  the key holds something that is not a gate
+//
+// Why it is safe: nothing but a gate is deleted. It must not be sent twice
+// (RunOnce): a copy that is late would open what was closed since.
+var ResetGate = New("reset gate", gatePrelude+`
+if not held then return 0 end
+if not token then return -1 end
+redis.call('DEL', key)
+return 1
+`)

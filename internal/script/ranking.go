@@ -1,0 +1,131 @@
+package script
+
+// rankingPrelude is the beginning of every script of a sorted set: it reads the
+// head, which has the score +inf, above all members.
+//
+//	off len
+//	  0   3  C1 'H' 01. Members that begin with C1 have one more C1 before it
+//	  3   1  state
+//	  4   8  token
+//
+// While the set is leased, a member that was set stands there after C1 '=', and
+// what was added to one whose score nobody knows after C1 '+'.
+const rankingPrelude = keeping + `
+local first = redis.pcall('ZREVRANGE', key, 0, 0)
+local there, state = first.err ~= nil or #first > 0, nil
+first = first[1]
+if type(first) == 'string' and #first == 12 and string.sub(first, 1, 3) == '\193H\1' then
+  state = string.sub(first, 4, 4)
+end
+local function is(token) return string.sub(first, 5) == token end
+local function head(state, token)
+  first = '\193H\1' .. state .. token
+  redis.call('ZADD', key, '+inf', first)
+end
+local function trim(most)
+  redis.call('ZREMRANGEBYRANK', key, 0, '-' .. (most + 2))
+end
+`
+
+// Ranking restores sorted sets: what was written while the set was leased is done
+// to what was loaded.
+var Ranking = newHome("ranking", rankingPrelude, "#redis.call('ZREVRANGE', key, 1, 1) == 0", `
+for i = 7, #ARGV, 2 do redis.call('ZADD', key, ARGV[i + 1], ARGV[i]) end
+if ARGV[2] == '1' then
+  local all = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
+  for i = 1, #all, 2 do
+    local sign, member = string.sub(all[i], 1, 2), string.sub(all[i], 3)
+    if sign == '\193+' then redis.call('ZINCRBY', key, all[i + 1], member) end
+    if sign == '\193=' then redis.call('ZADD', key, all[i + 1], member) end
+    if sign == '\193+' or sign == '\193=' then redis.call('ZREM', key, all[i]) end
+  end
+  local old = first
+  head('V', ARGV[1])
+  redis.call('ZREM', key, old)
+  trim(ARGV[5])
+end
+`)
+
+// Score changes the score of a member, and takes away the lowest of what is too
+// much.
+//
+//	KEYS[1]  the sorted set
+//	ARGV[1]  '1': it has a source
+//	ARGV[2]  how many members it has at most
+//	ARGV[3]  milliseconds that it is kept from now, '' forever, '=' as before
+//	ARGV[4]  'set' or 'add'
+//	ARGV[5]  the score, or what is added to it
+//	ARGV[6]  member
+//
+//	returns  {1, score}  changed
+//	         {2, ''}     will be changed when the set has been restored
+//	         {0, ''}     the set is absent, and its source has the change
+//	         {-1, ''}    the key holds something else, and there is no source
+//
+// Why it is safe: as Push. To add must not be sent twice (RunOnce).
+var Score = New("score", rankingPrelude+`
+if ARGV[1] == '1' then
+  if state ~= 'V' and state ~= 'L' then return {0, ''} end
+elseif not state then
+  if there then return {-1, ''} end
+  head('N', NOBODY)
+  state = 'N'
+end
+local by, member = ARGV[5], ARGV[6]
+if state == 'L' then
+  local plus, equal = '\193+' .. member, '\193=' .. member
+  if ARGV[4] == 'set' then
+    redis.call('ZREM', key, plus)
+    redis.call('ZADD', key, by, equal)
+  elseif redis.call('ZSCORE', key, equal) then
+    redis.call('ZINCRBY', key, by, equal)
+  else
+    redis.call('ZINCRBY', key, by, plus)
+  end
+  return {2, ''}
+end
+local score = by
+if ARGV[4] == 'set' then redis.call('ZADD', key, by, member) else score = redis.call('ZINCRBY', key, by, member) end
+trim(ARGV[2])
+keep(ARGV[3])
+return {1, score}
+`)
+
+// Unrank takes members out of a sorted set.
+//
+//	KEYS[1]  the sorted set
+//	ARGV[1]  '1': it has a source
+//	ARGV[2]  milliseconds that it is kept from now, '' forever, '=' as before
+//	ARGV[3…] members
+//
+//	returns  how many were taken out
+//	         -1  the key holds something else, and there is no source
+//
+// Why it is safe: as Pull.
+var Unrank = newRemoval("unrank", rankingPrelude, "redis.call('ZREM', key, ARGV[i])")
+
+// Stand tells where a member stands, and who is next to it.
+//
+//	KEYS[1]  the sorted set
+//	ARGV[1]  '1': it has a source
+//	ARGV[2]  member
+//	ARGV[3]  how many members before it, and how many after it
+//
+//	returns  {1, rank, {member, score…}, token}  the first of these has that rank,
+//	                         from 1; token is that of the head
+//	         {1, 0, {}, ''}   it is not there
+//	         {0, 0, {}, ''}   the set is absent
+//	         {-1, 0, {}, ''}  the key holds something else
+//
+// Why it is safe: it changes nothing.
+var Stand = New("stand", rankingPrelude+`
+if state ~= 'V' and (state ~= 'N' or ARGV[1] == '1') then
+  if there and not state then return {-1, 0, {}, ''} end
+  return {0, 0, {}, ''}
+end
+local rank = redis.call('ZREVRANK', key, ARGV[2])
+if not rank then return {1, 0, {}, ''} end
+local from = rank - ARGV[3]
+if from < 1 then from = 1 end
+return {1, from, redis.call('ZREVRANGE', key, from, rank + ARGV[3], 'WITHSCORES'), string.sub(first, 5)}
+`)

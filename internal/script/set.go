@@ -1,0 +1,80 @@
+package script
+
+// setPrelude is the beginning of every script of a set. A set has no first
+// element, so its head is two: C1 'H' and the state, and C1 'T' and the token.
+// Members that begin with C1 have one more C1 before it.
+const setPrelude = keeping + `
+local function has(member) return redis.pcall('SISMEMBER', key, member) == 1 end
+local there, state = redis.call('EXISTS', key) == 1, nil
+if has('\193HV') then state = 'V' elseif has('\193HN') then state = 'N' elseif has('\193HL') then state = 'L' end
+local function is(token) return has('\193T' .. token) end
+local function head(state, token) redis.call('SADD', key, '\193H' .. state, '\193T' .. token) end
+`
+
+// Set restores sets. Nothing is written to one that is leased.
+var Set = newHome("set", setPrelude, "redis.call('SCARD', key) == 2", `
+for i = 7, #ARGV do redis.call('SADD', key, ARGV[i]) end
+if ARGV[2] == '1' then
+  redis.call('SADD', key, '\193HV')
+  redis.call('SREM', key, '\193HL')
+end
+`)
+
+// Enter puts members into a set.
+//
+//	KEYS[1]  the set
+//	ARGV[1]  '1': it has a source
+//	ARGV[2]  milliseconds that it is kept from now, '' forever
+//	ARGV[3…] members
+//
+//	returns  how many of them were not there
+//	         -1  the key holds something else, and there is no source
+//	         -2  the set is not there, and has to be restored
+//
+// Why it is safe: that a member is new, and its entry, are one step. What is new
+// can be said of the whole set only. It must not be sent twice (RunOnce): a copy
+// would say to the one who put a member there that it is not new.
+var Enter = New("enter", setPrelude+`
+if ARGV[1] == '1' then
+  if state ~= 'V' then return -2 end
+elseif not state then
+  if there then return -1 end
+  head('N', NOBODY)
+end
+local n = 0
+for i = 3, #ARGV do n = n + redis.call('SADD', key, ARGV[i]) end
+if state ~= 'L' then keep(ARGV[2]) end
+return n
+`)
+
+// Leave takes members out of a set.
+//
+//	KEYS[1]  the set
+//	ARGV[1]  '1': it has a source
+//	ARGV[2]  milliseconds that it is kept from now, '' forever
+//	ARGV[3…] members
+//
+//	returns  how many were taken out
+//	         -1  the key holds something else, and there is no source
+//
+// Why it is safe: as Pull.
+var Leave = newRemoval("leave", setPrelude, "redis.call('SREM', key, ARGV[i])")
+
+// Count tells how many members a set has, and whether one is among them.
+//
+//	KEYS[1]  the set
+//	ARGV[1]  '1': it has a source
+//	ARGV[2]  member
+//
+//	returns  {1, members, 0 or 1}
+//	         {0, 0, 0}   the set is absent
+//	         {-1, 0, 0}  the key holds something else
+//
+// Why it is safe: it changes nothing.
+var Count = New("count", setPrelude+`
+if state ~= 'V' and (state ~= 'N' or ARGV[1] == '1') then
+  if there and not state then return {-1, 0, 0} end
+  return {0, 0, 0}
+end
+return {1, redis.call('SCARD', key) - 2, redis.call('SISMEMBER', key, ARGV[2])}
+`)
