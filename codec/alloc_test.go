@@ -36,6 +36,9 @@ func TestAppendIntoEnoughRoomDoesNotAllocate(t *testing.T) {
 	allocates(t, 0, codec.Bytes[[]byte](), []byte("value"), dst)
 	allocates(t, 0, codec.MessagePack[plain](), somePlain, dst)
 	allocates(t, 0, codec.MessagePack[*plain](), &somePlain, dst)
+	allocates(t, 0, codec.MessagePack[user](), someUser(), dst)
+	allocates(t, 0, codec.MessagePack[[]*user](), []*user{{}, {}}, dst)
+	allocates(t, 0, codec.MessagePack[map[string]user](), map[string]user{"a": someUser(), "b": {}}, dst)
 	allocates(t, 0, codec.JSON[plain](), somePlain, dst)
 	allocates(t, 0, codec.For[generated](), generated{ID: 1}, dst)
 	allocates(t, 0, codec.Version(codec.MessagePack[plain](), 1), somePlain, dst)
@@ -58,11 +61,13 @@ func TestDecodeAllocatesOnlyWhatTheValueHolds(t *testing.T) {
 	if raceEnabled {
 		t.Skip("under the race detector sync.Pool drops what it is given, at random")
 	}
-	const parts = 3 // two strings and the bytes
+	const parts = 2 // both strings in one, and the bytes
 	decodeAllocates(t, 0, codec.Int[int64](), 1<<40)
 	decodeAllocates(t, 1, codec.String[string](), "value of some length")
 	decodeAllocates(t, 1, codec.Bytes[[]byte](), []byte("value"))
 	decodeAllocates(t, parts, codec.MessagePack[plain](), somePlain)
+	decodeAllocates(t, 2, codec.MessagePack[user](), someUser())                                    // all strings, and the slice
+	decodeAllocates(t, 3, codec.MessagePack[*user](), &user{Name: "Ada", Roles: []string{"admin"}}) // and the user
 	decodeAllocates(t, parts, codec.Version(codec.MessagePack[plain](), 1), somePlain)
 	decodeAllocates(t, parts, codec.Compress(codec.MessagePack[plain](), codec.Compression{Threshold: 1}), somePlain)
 	decodeAllocates(t, parts, codec.Encrypt(codec.MessagePack[plain](), codec.Key{Secret: make([]byte, 32)}), somePlain)

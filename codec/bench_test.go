@@ -1,6 +1,7 @@
 package codec_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -67,6 +68,47 @@ func benchmarkDecode(b *testing.B, name string, c codec.Codec[user]) {
 			}
 		}
 	})
+}
+
+// BenchmarkVersusMsgpack reports how many times as fast MessagePack is as msgpack
+// alone: the median of rounds in which they take turns, as machines are never the
+// same twice.
+func BenchmarkVersusMsgpack(b *testing.B) {
+	u, c, buf := someUser(), codec.MessagePack[user](), make([]byte, 0, 1024)
+	src, err := msgpack.Marshal(u)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("decode", func(b *testing.B) {
+		versus(b, func() error { return c.Decode(src, new(user)) }, func() error { return msgpack.Unmarshal(src, new(user)) })
+	})
+	b.Run("append", func(b *testing.B) {
+		versus(b, func() error { _, err := c.Append(buf, u); return err }, func() error { _, err := msgpack.Marshal(u); return err })
+	})
+}
+
+func versus(b *testing.B, f, baseline func() error) {
+	const calls = 100
+	timed := func(f func() error) float64 {
+		began := time.Now()
+		for range calls {
+			if err := f(); err != nil {
+				b.Fatal(err)
+			}
+		}
+		return float64(time.Since(began))
+	}
+	var ratios, took []float64
+	for b.Loop() {
+		base := timed(baseline)
+		took = append(took, timed(f))
+		ratios = append(ratios, base/took[len(took)-1])
+	}
+	slices.Sort(ratios)
+	slices.Sort(took)
+	b.ReportMetric(0, "ns/op") // of both and of many calls: of no use
+	b.ReportMetric(ratios[len(ratios)/2], "times-as-fast")
+	b.ReportMetric(took[len(took)/2]/calls, "ns/call")
 }
 
 func BenchmarkAppend(b *testing.B) {

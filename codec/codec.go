@@ -100,12 +100,15 @@ func Check[V any](c Codec[V]) error {
 // invalid is a codec that cannot work; err says why.
 type invalid[V any] struct{ err *failure }
 
+// Check returns why the codec cannot work.
 func (c invalid[V]) Check() error { return c.err }
 
+// Append fails with what Check returns, as an [ErrEncode].
 func (c invalid[V]) Append(dst []byte, _ V) ([]byte, error) {
 	return dst, &failure{c.err.msg, []error{ErrEncode, ErrConfig}}
 }
 
+// Decode fails with what Check returns, as an [ErrFormat].
 func (c invalid[V]) Decode(_ []byte, v *V) error {
 	*v = *new(V)
 	return &failure{c.err.msg, []error{ErrFormat, ErrConfig}}

@@ -85,12 +85,17 @@ var (
 	errOverMaxSize      = cannotEncode("Compress: more bytes than Compression.MaxSize", ErrTooLarge)
 )
 
+// Check checks the codec inside.
 func (c *compressed[V]) Check() error { return Check(c.inner) }
 
+// Append is AppendKeyed without a key.
 func (c *compressed[V]) Append(dst []byte, v V) ([]byte, error) { return c.AppendKeyed(dst, "", v) }
 
+// Decode is DecodeKeyed without a key.
 func (c *compressed[V]) Decode(src []byte, v *V) error { return c.DecodeKeyed(src, "", v) }
 
+// AppendKeyed appends the algorithm and what the codec inside makes, compressed
+// if that is shorter and not below the threshold.
 func (c *compressed[V]) AppendKeyed(dst []byte, key string, v V) ([]byte, error) {
 	// The plain bytes are written where they stay if they are not compressed.
 	out, err := c.inner.AppendKeyed(append(dst, byte(stored)), key, v)
@@ -117,6 +122,8 @@ func (c *compressed[V]) AppendKeyed(dst []byte, key string, v V) ([]byte, error)
 	return append(append(out[:len(dst)], byte(c.how.Algorithm)), *scratch...), nil
 }
 
+// DecodeKeyed reads what any algorithm made. It refuses bytes that claim more
+// than MaxSize, or more than so few can hold, before it makes room for them.
 func (c *compressed[V]) DecodeKeyed(src []byte, key string, v *V) error {
 	*v = *new(V)
 	if len(src) == 0 {

@@ -109,7 +109,7 @@ func TestCompressRefusesHostileBytes(t *testing.T) {
 	for _, bomb := range []string{
 		"\x01\x80\x80\x80\x80\x04\x00\x00", // s2: 1 GiB
 		"\x01\xff\xff\xff\x1f\x00\x00",     // s2: 64 MiB
-		s2Bomb(),                           // 200 MB of zeros
+		s2Bomb(),                           // 65 MiB of zeros, more than MaxSize
 		zstdBomb(),                         // the same
 		"\x02\x28\xb5\x2f\xfd\xe0\xff\xff\xff\xff\xff\xff\xff\x7f\x01\x00\x00", // zstd: 2^63
 		"\x02\x28\xb5\x2f\xfd\xe0\xff\xff\xff\xff\xff\xff\xff\xff\x01\x00\x00", // zstd: 2^64-1
@@ -120,10 +120,10 @@ func TestCompressRefusesHostileBytes(t *testing.T) {
 	}
 }
 
-// The bombs are 200 MB of zeros.
+// The bombs are 65 MiB of zeros, more than MaxSize.
 var (
-	s2Bomb   = sync.OnceValue(func() string { return "\x01" + string(s2.Encode(nil, make([]byte, 200<<20))) })
-	zstdBomb = sync.OnceValue(func() string { return "\x02" + zstdFrame(nil, make([]byte, 200<<20)) })
+	s2Bomb   = sync.OnceValue(func() string { return "\x01" + string(s2.Encode(nil, make([]byte, 65<<20))) })
+	zstdBomb = sync.OnceValue(func() string { return "\x02" + zstdFrame(nil, make([]byte, 65<<20)) })
 )
 
 func zstdFrame(t testing.TB, plain []byte) string {

@@ -85,12 +85,16 @@ var (
 	errOpen       = &failure{"Encrypt: the bytes were changed, or moved from another Redis key, or the secret differs", []error{ErrAuth}}
 )
 
+// Check checks the codec inside. The keys were checked by Encrypt.
 func (c *encrypted[V]) Check() error { return Check(c.inner) }
 
+// Append always fails: there is no key of Redis to bind the bytes to.
 func (c *encrypted[V]) Append(dst []byte, v V) ([]byte, error) { return c.AppendKeyed(dst, "", v) }
 
+// Decode always fails, as Append does.
 func (c *encrypted[V]) Decode(src []byte, v *V) error { return c.DecodeKeyed(src, "", v) }
 
+// AppendKeyed seals with the first key. The plain bytes do not stay in dst.
 func (c *encrypted[V]) AppendKeyed(dst []byte, key string, v V) ([]byte, error) {
 	if key == "" {
 		return dst, cannotEncode(errNeedsKey.msg, ErrConfig)
@@ -113,6 +117,8 @@ func (c *encrypted[V]) AppendKeyed(dst []byte, key string, v V) ([]byte, error) 
 	return sealed, nil
 }
 
+// DecodeKeyed opens what any of the keys sealed for this key of Redis. Nothing
+// of bytes that do not authenticate reaches the codec inside.
 func (c *encrypted[V]) DecodeKeyed(src []byte, key string, v *V) error {
 	*v = *new(V)
 	if key == "" {

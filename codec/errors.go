@@ -39,7 +39,10 @@ type failure struct {
 	is  []error
 }
 
-func (f *failure) Error() string   { return "codec: " + f.msg }
+// Error returns the message behind the name of the package.
+func (f *failure) Error() string { return "codec: " + f.msg }
+
+// Unwrap returns what the error is, for errors.Is and errors.As.
 func (f *failure) Unwrap() []error { return f.is }
 
 // badFormat is a failure of Decode, cannotEncode one of Append; cause may be nil.
@@ -99,7 +102,11 @@ func describePanic(method string, r any) string {
 // catchAppend is deferred by Append methods that call code of others. It makes
 // a panic an error and, after any error, the result dst as it was given.
 func catchAppend(method string, dst []byte, out *[]byte, err *error) {
-	if r := recover(); r != nil {
+	switch r := recover().(type) {
+	case nil:
+	case tooLarge:
+		*err = errEncodedTooLarge
+	default:
 		cause, _ := r.(error)
 		*err = cannotEncode(describePanic(method, r), cause)
 	}

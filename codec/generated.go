@@ -43,6 +43,7 @@ type generatedCodec[V any] struct {
 	slots slots[V]
 }
 
+// Append calls MarshalMsg, and scans what it appended.
 func (c *generatedCodec[V]) Append(dst []byte, v V) (out []byte, err error) {
 	defer catchAppend("MarshalMsg", dst, &out, &err)
 	p := c.slots.get(v)
@@ -76,6 +77,7 @@ func (c *generatedCodec[V]) Append(dst []byte, v V) (out []byte, err error) {
 
 var errNotAppended = cannotEncode("MarshalMsg did not append", nil)
 
+// Decode scans src, and calls UnmarshalMsg only if it is sound.
 func (c *generatedCodec[V]) Decode(src []byte, v *V) (err error) {
 	defer catchDecode("UnmarshalMsg", v, &err)
 	*v = *new(V)

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"reflect"
 	"runtime"
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -169,8 +171,14 @@ func integerFits[I codec.Integer](t *testing.T, least int64, most uint64) {
 }
 
 func decodes[V any](src string) error {
-	return codec.MessagePack[V]().Decode([]byte(src), new(V))
+	c, ok := decoders.Load(reflect.TypeFor[V]())
+	if !ok { // to make one for each of a hundred thousand calls takes longest of all
+		c, _ = decoders.LoadOrStore(reflect.TypeFor[V](), codec.MessagePack[V]())
+	}
+	return c.(codec.Codec[V]).Decode([]byte(src), new(V))
 }
+
+var decoders sync.Map // of reflect.Type to codec
 
 // An edge is an integer of 65 bits.
 type edge struct {

@@ -39,6 +39,7 @@ type jsonEncoder[V any] struct {
 	v   V
 }
 
+// Append appends v as encoding/json writes it, without HTML escapes.
 func (c *jsonCodec[V]) Append(dst []byte, v V) (out []byte, err error) {
 	defer catchAppend("a method of the value", dst, &out, &err)
 	e, ok := c.encoders.Get().(*jsonEncoder[V])
@@ -58,6 +59,7 @@ func (c *jsonCodec[V]) Append(dst []byte, v V) (out []byte, err error) {
 	return out, nil
 }
 
+// Decode reads src with encoding/json. It refuses null where V has no nil.
 func (c *jsonCodec[V]) Decode(src []byte, v *V) (err error) {
 	defer catchDecode("a method of the value", v, &err)
 	*v = *new(V)

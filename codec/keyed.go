@@ -30,12 +30,15 @@ func Bind[V any](c Codec[V]) Keyed[V] {
 // keyless is a Keyed that has no use for the key.
 type keyless[V any] struct{ Codec[V] }
 
+// AppendKeyed is Append of the codec inside.
 func (k keyless[V]) AppendKeyed(dst []byte, _ string, v V) ([]byte, error) {
 	return k.Codec.Append(dst, v)
 }
 
+// DecodeKeyed is Decode of the codec inside.
 func (k keyless[V]) DecodeKeyed(src []byte, _ string, v *V) error {
 	return k.Codec.Decode(src, v)
 }
 
+// Check checks the codec inside.
 func (k keyless[V]) Check() error { return Check(k.Codec) }

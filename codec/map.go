@@ -26,12 +26,16 @@ type mapped[V, S any] struct {
 	from  func(S) (V, error)
 }
 
+// Check checks the codec inside.
 func (c *mapped[V, S]) Check() error { return Check(c.inner) }
 
+// Append is AppendKeyed without a key.
 func (c *mapped[V, S]) Append(dst []byte, v V) ([]byte, error) { return c.AppendKeyed(dst, "", v) }
 
+// Decode is DecodeKeyed without a key.
 func (c *mapped[V, S]) Decode(src []byte, v *V) error { return c.DecodeKeyed(src, "", v) }
 
+// AppendKeyed appends what to makes of v. A panic of to is an [ErrEncode].
 func (c *mapped[V, S]) AppendKeyed(dst []byte, key string, v V) (out []byte, err error) {
 	defer catchAppend("a function of Map", dst, &out, &err)
 	s, err := c.to(v)
@@ -41,6 +45,8 @@ func (c *mapped[V, S]) AppendKeyed(dst []byte, key string, v V) (out []byte, err
 	return c.inner.AppendKeyed(dst, key, s)
 }
 
+// DecodeKeyed gives what from makes of what was stored. A panic of from is an
+// [ErrFormat].
 func (c *mapped[V, S]) DecodeKeyed(src []byte, key string, v *V) (err error) {
 	defer catchDecode("a function of Map", v, &err)
 	var s S

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"reflect"
 	"sync"
+	"unsafe"
 
 	"github.com/vmihailenco/msgpack/v5"
 )
@@ -39,6 +40,11 @@ import (
 // arrays and maps of these; [Check] names the field that is something else, or
 // that would be lost: two fields of one name, a struct with unexported fields
 // only. Interned strings are not supported.
+//
+// Types without an any and without methods of their own are encoded and decoded
+// by a program that is made of the type when the codec is first used, with what
+// was registered with msgpack until then. Short strings of one value then share
+// memory: who keeps one of them keeps up to a kilobyte.
 func MessagePack[V any]() Codec[V] {
 	p, err := newPlan(reflect.TypeFor[V]())
 	if err != nil {
@@ -50,44 +56,74 @@ func MessagePack[V any]() Codec[V] {
 type msgpackCodec[V any] struct {
 	plan     *plan
 	encoders sync.Pool // of *msgpackEncoder[V]
+
+	compile sync.Once
+	program *program // nil: all is left to msgpack
+}
+
+// compiled returns the program of V, or nil. It is made when first asked for,
+// since a codec may well be made before an init function registers a type.
+func (c *msgpackCodec[V]) compiled() *program {
+	c.compile.Do(func() { c.program = compile(reflect.TypeFor[V](), c.plan) })
+	return c.program
 }
 
 // msgpackEncoder is what one Append needs. The encoder is given a pointer to v:
 // so v is not copied to the heap each time, and can be addressed, without which
 // methods with a pointer receiver would not be found.
 type msgpackEncoder[V any] struct {
-	enc *msgpack.Encoder
+	enc *msgpack.Encoder // nil until there is need of it
 	buf buffer
 	v   V
 }
 
+// Append appends v as msgpack writes it. It refuses cycles, and what Decode would
+// not take back.
 func (c *msgpackCodec[V]) Append(dst []byte, v V) (out []byte, err error) {
 	defer catchAppend("a method of the value", dst, &out, &err)
 	e, ok := c.encoders.Get().(*msgpackEncoder[V])
 	if !ok {
-		e = &msgpackEncoder[V]{enc: msgpack.NewEncoder(nil)}
+		e = new(msgpackEncoder[V])
 	}
-	e.buf.b, e.v = dst, v
+	e.v = v
 	if c.plan.nests {
 		if err := checkDepth(c.plan.top, reflect.ValueOf(&e.v).Elem(), false); err != nil {
 			return dst, err
 		}
 	}
-	e.enc.Reset(&e.buf)
-	e.enc.UseCompactInts(c.plan.compact)
-	if err := e.enc.Encode(&e.v); err != nil {
-		return dst, cannotEncode(describe(err), err)
+	if p := c.compiled(); p != nil {
+		out, err = p.append(dst, unsafe.Pointer(&e.v))
+	} else {
+		out, err = e.append(dst, c.plan.compact)
 	}
-	out = e.buf.b
+	if err != nil {
+		return dst, err
+	}
 	// After an error or a panic the encoder is left to the garbage collector:
 	// there is no telling what state it is in.
-	e.buf.b, e.v = nil, *new(V)
+	e.v = *new(V)
 	c.encoders.Put(e)
 	if c.plan.verify {
-		if err := c.plan.check(out[len(dst):]); err != nil {
+		if err := c.plan.check(out[len(dst):], 0); err != nil {
 			return dst, unreadable(err)
 		}
 	}
+	return out, nil
+}
+
+// append has msgpack append e.v.
+func (e *msgpackEncoder[V]) append(dst []byte, compact bool) ([]byte, error) {
+	if e.enc == nil {
+		e.enc = msgpack.NewEncoder(nil)
+	}
+	e.buf.b = dst
+	e.enc.Reset(&e.buf)
+	e.enc.UseCompactInts(compact)
+	if err := e.enc.Encode(&e.v); err != nil {
+		return dst, cannotEncode(describe(err), err)
+	}
+	out := e.buf.b
+	e.buf.b = nil
 	return out, nil
 }
 
@@ -107,12 +143,26 @@ var msgpackDecoders = sync.Pool{New: func() any {
 	return &msgpackDecoder{dec: msgpack.NewDecoder(nil)}
 }}
 
+// Decode reads src as msgpack does, but for what MessagePack says it refuses.
 func (c *msgpackCodec[V]) Decode(src []byte, v *V) (err error) {
 	defer catchDecode("a method of the value", v, &err)
-	*v = *new(V) // msgpack decodes into what is there
-	if err := c.plan.check(src); err != nil {
+	*v = *new(V)
+	spent := int64(0)
+	if p := c.compiled(); p != nil {
+		var ok bool
+		if ok, spent = p.read(src, unsafe.Pointer(v)); ok {
+			return nil
+		}
+		*v = *new(V)
+	}
+	if err := c.plan.check(src, spent); err != nil {
 		return err
 	}
+	return decodeMsgpack(src, v)
+}
+
+// decodeMsgpack has msgpack decode src, which was checked, into v, which is zero.
+func decodeMsgpack(src []byte, v any) error {
 	d := msgpackDecoders.Get().(*msgpackDecoder)
 	d.r.Reset(src)
 	// Without UsePreallocateValues, which Unmarshal sets: for each type it

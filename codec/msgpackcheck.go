@@ -123,11 +123,12 @@ func rounded(size int64) int64 { return size*9/8 + 16 }
 // anyCost is what any takes for a byte at worst: maps of one entry in each other.
 const anyCost = 176
 
-// check refuses bytes that msgpack must not see. It does not allocate.
+// check refuses bytes that msgpack must not see. It does not allocate. spent is
+// what was allocated already in an attempt to decode them, and counts.
 //
 // Most bytes pass with one scan that does not look at the type. Only if that
 // saw what might not fit this type are the two compared value by value.
-func (p *plan) check(src []byte) error {
+func (p *plan) check(src []byte, spent int64) error {
 	var s scan
 	if err := s.all(src); err != nil {
 		return err
@@ -141,7 +142,7 @@ func (p *plan) check(src []byte) error {
 	}
 	// Every byte may be a value and every value the dearest, and yet it is too
 	// little to matter, and no integer can be too great: that is the common end.
-	limit := max(minAllocLimit, int64(len(src))*maxAllocFactor)
+	limit := allocLimit(src) - spent
 	if s.saw&p.suspect == 0 && int64(s.values) <= limit/max(p.costly, 1) {
 		return nil
 	}
@@ -149,6 +150,9 @@ func (p *plan) check(src []byte) error {
 	c.value(p.top, 0)
 	return c.err
 }
+
+// allocLimit is how much the decoding of src may allocate.
+func allocLimit(src []byte) int64 { return max(minAllocLimit, int64(len(src))*maxAllocFactor) }
 
 // A comparison walks bytes that were scanned along a shape. Where the two do
 // not match it goes on, for the decoder says so well enough; it stops at what
@@ -169,7 +173,7 @@ func (c *comparison) value(s *shape, pos int) int {
 	}
 	switch s.kind {
 	case shapeInt, shapeUint:
-		if n, neg, ok := c.integer(pos); ok && !fits(s, n, neg) {
+		if n, neg, ok := integer(c.src[pos:]); ok && !fits(s.kind == shapeInt, s.bits, n, neg) {
 			c.err = errOutOfRange
 		}
 	case shapePointer:
@@ -294,9 +298,9 @@ func (c *comparison) skip(pos int) int {
 	return c.run(pos, 1, 0)
 }
 
-// integer returns the integer at pos: its 64 bits and whether it is below zero.
-func (c *comparison) integer(pos int) (n uint64, negative, ok bool) {
-	b := c.src[pos:]
+// integer returns the integer that b, which is not cut in it, begins with: its 64
+// bits and whether it is below zero.
+func integer(b []byte) (n uint64, negative, ok bool) {
 	signed := int64(0)
 	switch {
 	case b[0] < 0x80:
@@ -325,14 +329,15 @@ func (c *comparison) integer(pos int) (n uint64, negative, ok bool) {
 	return uint64(signed), signed < 0, true
 }
 
-// fits tells whether an integer of s can be n, of which negative is the sign.
-func fits(s *shape, n uint64, negative bool) bool {
+// fits tells whether an integer of so many bits, signed or not, can be n, of
+// which negative is the sign.
+func fits(signed bool, bits int, n uint64, negative bool) bool {
 	switch {
-	case s.kind == shapeUint:
-		return !negative && n>>s.bits == 0
+	case !signed:
+		return !negative && n>>bits == 0
 	case negative:
-		return int64(n) >= -1<<(s.bits-1)
+		return int64(n) >= -1<<(bits-1)
 	default:
-		return n < 1<<(s.bits-1)
+		return n < 1<<(bits-1)
 	}
 }

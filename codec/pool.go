@@ -11,6 +11,7 @@ const maxEncoded = 512 << 20
 
 var errEncodedTooLarge = cannotEncode("more than the 512 MiB that Redis can hold", ErrTooLarge)
 
+// Write appends p, or nothing and fails with an [ErrTooLarge].
 func (w *buffer) Write(p []byte) (int, error) {
 	if len(p) > maxEncoded-len(w.b) {
 		return 0, errEncodedTooLarge
@@ -19,6 +20,7 @@ func (w *buffer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// WriteByte appends c, or fails with an [ErrTooLarge].
 func (w *buffer) WriteByte(c byte) error {
 	if len(w.b) >= maxEncoded {
 		return errEncodedTooLarge

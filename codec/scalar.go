@@ -37,10 +37,12 @@ func Int[V Integer]() Codec[V] {
 
 type stringCodec[V any] struct{}
 
+// Append appends the string.
 func (stringCodec[V]) Append(dst []byte, v V) ([]byte, error) {
 	return append(dst, reflect.ValueOf(&v).Elem().String()...), nil
 }
 
+// Decode takes src for the string. It never fails.
 func (stringCodec[V]) Decode(src []byte, v *V) error {
 	reflect.ValueOf(v).Elem().SetString(string(src))
 	return nil
@@ -48,10 +50,12 @@ func (stringCodec[V]) Decode(src []byte, v *V) error {
 
 type bytesCodec[V any] struct{}
 
+// Append appends the bytes.
 func (bytesCodec[V]) Append(dst []byte, v V) ([]byte, error) {
 	return append(dst, reflect.ValueOf(&v).Elem().Bytes()...), nil
 }
 
+// Decode copies src. It never fails, and of no bytes makes an empty slice.
 func (bytesCodec[V]) Decode(src []byte, v *V) error {
 	// Not bytes.Clone, which makes of no bytes a nil slice if src is nil.
 	reflect.ValueOf(v).Elem().SetBytes(append([]byte{}, src...))
@@ -60,10 +64,12 @@ func (bytesCodec[V]) Decode(src []byte, v *V) error {
 
 type intCodec[V any] struct{}
 
+// Append appends the number in decimal.
 func (intCodec[V]) Append(dst []byte, v V) ([]byte, error) {
 	return strconv.AppendInt(dst, reflect.ValueOf(&v).Elem().Int(), 10), nil
 }
 
+// Decode reads what Append and Redis write, and nothing else.
 func (intCodec[V]) Decode(src []byte, v *V) error {
 	e := reflect.ValueOf(v).Elem()
 	e.SetInt(0)
@@ -80,10 +86,12 @@ func (intCodec[V]) Decode(src []byte, v *V) error {
 
 type uintCodec[V any] struct{}
 
+// Append appends the number in decimal.
 func (uintCodec[V]) Append(dst []byte, v V) ([]byte, error) {
 	return strconv.AppendUint(dst, reflect.ValueOf(&v).Elem().Uint(), 10), nil
 }
 
+// Decode reads what Append and Redis write, and nothing else.
 func (uintCodec[V]) Decode(src []byte, v *V) error {
 	e := reflect.ValueOf(v).Elem()
 	e.SetUint(0)

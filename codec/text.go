@@ -40,6 +40,8 @@ type textCodec[V any] struct {
 	slots   slots[V]
 }
 
+// Append calls AppendText, or MarshalText if there is none. A nil pointer is an
+// error.
 func (c *textCodec[V]) Append(dst []byte, v V) (out []byte, err error) {
 	defer catchAppend("a method of the value", dst, &out, &err)
 	p := c.slots.get(v)
@@ -64,6 +66,7 @@ func (c *textCodec[V]) Append(dst []byte, v V) (out []byte, err error) {
 	return out, nil
 }
 
+// Decode calls UnmarshalText on a new value.
 func (c *textCodec[V]) Decode(src []byte, v *V) (err error) {
 	defer catchDecode("UnmarshalText", v, &err)
 	*v = *new(V)

@@ -26,12 +26,16 @@ type versioned[V any] struct {
 	prefix []byte // n as a uvarint. No such prefix is a prefix of another
 }
 
+// Check checks the codec inside.
 func (c *versioned[V]) Check() error { return Check(c.inner) }
 
+// Append is AppendKeyed without a key.
 func (c *versioned[V]) Append(dst []byte, v V) ([]byte, error) { return c.AppendKeyed(dst, "", v) }
 
+// Decode is DecodeKeyed without a key.
 func (c *versioned[V]) Decode(src []byte, v *V) error { return c.DecodeKeyed(src, "", v) }
 
+// AppendKeyed appends the version and what the codec inside makes.
 func (c *versioned[V]) AppendKeyed(dst []byte, key string, v V) ([]byte, error) {
 	out, err := c.inner.AppendKeyed(append(dst, c.prefix...), key, v)
 	if err != nil {
@@ -40,6 +44,8 @@ func (c *versioned[V]) AppendKeyed(dst []byte, key string, v V) ([]byte, error) 
 	return out, nil
 }
 
+// DecodeKeyed hands what follows the version to the codec inside. Another
+// version is an [ErrVersion].
 func (c *versioned[V]) DecodeKeyed(src []byte, key string, v *V) error {
 	if bytes.HasPrefix(src, c.prefix) {
 		return c.inner.DecodeKeyed(src[len(c.prefix):], key, v)

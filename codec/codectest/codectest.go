@@ -182,27 +182,15 @@ func (s *suite[V]) damaged(t *testing.T) {
 // first byte of each value, where a wrapper has its header; and random ones, the
 // same each time.
 func (s *suite[V]) hostile(t *testing.T) {
-	bombs := [][]byte{
-		nil,
-		[]byte("\xdd\xff\xff\xff\xff"),         // MessagePack: array of 4 billion
-		[]byte("\xdf\xff\xff\xff\xff"),         // MessagePack: map of as many
-		[]byte("\xc6\x1d\xcd\x65\x00"),         // MessagePack: 500 MB of bytes
-		[]byte("\x80\x80\x80\x80\x04\x00\x00"), // s2: 1 GiB
-		[]byte("null"), []byte("{}"), []byte("[]"), []byte(`""`), []byte("0"), []byte("-1"),
-		bytes.Repeat([]byte{0x91}, 2<<20),                                          // MessagePack: 2 million arrays in each other
-		bytes.Repeat([]byte("\x81\xa0"), 1<<17),                                    // and maps
-		bytes.Repeat([]byte("["), 1<<18),                                           // JSON: arrays in each other
-		bytes.Repeat([]byte(`{"a":`), 1<<15),                                       // and objects
-		slices.Concat([]byte("\xdc\xff\xff"), make([]byte, 1<<16-1)),               // MessagePack: array of integers
-		slices.Concat([]byte("\xdc\xff\xff"), bytes.Repeat([]byte{0xc0}, 1<<16-1)), // and of nils
-	}
 	heads := map[string]bool{"": true}
 	for _, src := range s.encoded {
 		heads[string(src[:min(1, len(src))])] = true
 	}
+	var src []byte // one for all, as most of the bombs are large
 	for head := range heads {
-		for _, bomb := range bombs {
-			s.survives(t, slices.Concat([]byte(head), bomb))
+		for _, bomb := range bombs() {
+			src = append(append(src[:0], head...), bomb...)
+			s.survives(t, src)
 		}
 	}
 	r := rand.New(rand.NewPCG(1, 2))
@@ -223,6 +211,24 @@ func (s *suite[V]) hostile(t *testing.T) {
 		}
 	}
 }
+
+// bombs are made once, and never changed.
+var bombs = sync.OnceValue(func() [][]byte {
+	return [][]byte{
+		nil,
+		[]byte("\xdd\xff\xff\xff\xff"),         // MessagePack: array of 4 billion
+		[]byte("\xdf\xff\xff\xff\xff"),         // MessagePack: map of as many
+		[]byte("\xc6\x1d\xcd\x65\x00"),         // MessagePack: 500 MB of bytes
+		[]byte("\x80\x80\x80\x80\x04\x00\x00"), // s2: 1 GiB
+		[]byte("null"), []byte("{}"), []byte("[]"), []byte(`""`), []byte("0"), []byte("-1"),
+		bytes.Repeat([]byte{0x91}, 2<<20),                                          // MessagePack: 2 million arrays in each other
+		bytes.Repeat([]byte("\x81\xa0"), 1<<17),                                    // and maps
+		bytes.Repeat([]byte("["), 1<<18),                                           // JSON: arrays in each other
+		bytes.Repeat([]byte(`{"a":`), 1<<15),                                       // and objects
+		slices.Concat([]byte("\xdc\xff\xff"), make([]byte, 1<<16-1)),               // MessagePack: array of integers
+		slices.Concat([]byte("\xdc\xff\xff"), bytes.Repeat([]byte{0xc0}, 1<<16-1)), // and of nils
+	}
+})
 
 // survives decodes bytes that may be anything. That they decode is no fault.
 func (s *suite[V]) survives(t *testing.T, src []byte) {

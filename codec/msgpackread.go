@@ -1,0 +1,386 @@
+package codec
+
+import (
+	"encoding/binary"
+	"reflect"
+	"strings"
+	"sync"
+	"time"
+	"unsafe"
+)
+
+// read sets the variable at p, which is zero, to the value that src holds. ok is
+// false if it is not sure of src; then what is at p is of no use, and spent is
+// what was allocated for it, in the sense of allocLimit.
+//
+// No check goes before it. It bounds depth and memory as check does, by the same
+// figures, as it goes; and as it never goes back, it takes time in proportion to
+// src, even if at its end it turns out to be unsure.
+func (p *program) read(src []byte, to unsafe.Pointer) (ok bool, spent int64) {
+	if len(src) == 0 || src[0] == codeNil && !p.nullable {
+		return false, 0
+	}
+	r := readers.Get().(*reader)
+	limit := allocLimit(src)
+	r.src, r.left = src, limit
+	ok = r.value(p.top, to, 0) == len(src)
+	if ok {
+		r.settle()
+	}
+	spent = limit - r.left
+	clear(r.kept[:r.n]) // or the pool would keep the value
+	r.src, r.n, r.size, r.depth = nil, 0, 0, 0
+	readers.Put(r)
+	return ok, spent
+}
+
+// A reader is what one read needs, of whatever type.
+//
+// Its methods return where the value ends that is at pos, or lost. pos may be
+// lost too. A variable is written once at most and was zero before: a field
+// that comes twice is not for a reader. So nil, which leaves a variable as it
+// is, leaves it zero.
+type reader struct {
+	src   []byte
+	depth int   // containers around what is read
+	left  int64 // bytes that may still be allocated
+
+	// Short strings are collected, and made of one string all together: one
+	// allocation instead of many. They can be a part of that forever, since
+	// strings do not change, and no part of src, which may.
+	//
+	// The price is that who keeps one of them keeps them all. So there is a limit
+	// to how much that is, and long strings, which are worth an allocation, stay
+	// apart.
+	kept [64]keptString
+	n    int // of kept
+	size int // bytes in them
+}
+
+type keptString struct {
+	to        *string
+	from, end int // in src
+}
+
+const (
+	maxKept       = 256  // length of a string that is kept
+	maxKeptString = 1024 // and of all that are made at once
+)
+
+const lost = -1
+
+var readers = sync.Pool{New: func() any { return new(reader) }}
+
+// keep sets *to to src[from:end], now or when the reader settles.
+func (r *reader) keep(to *string, from, end int) {
+	size := end - from
+	if size > maxKept {
+		*to = string(r.src[from:end])
+		return
+	}
+	if r.n == len(r.kept) || r.size+size > maxKeptString {
+		r.settle()
+	}
+	r.kept[r.n] = keptString{to, from, end}
+	r.n++
+	r.size += size
+}
+
+// settle makes the strings that were kept.
+func (r *reader) settle() {
+	var all strings.Builder
+	all.Grow(r.size)
+	for i := range r.kept[:r.n] {
+		k := &r.kept[i]
+		begin := all.Len()
+		all.Write(r.src[k.from:k.end])
+		*k.to = all.String()[begin:]
+	}
+	clear(r.kept[:r.n])
+	r.n, r.size = 0, 0
+}
+
+// value reads the value at pos into the variable at p, by s.
+func (r *reader) value(s *step, p unsafe.Pointer, pos int) int {
+	if uint(pos) >= uint(len(r.src)) {
+		return lost
+	}
+	c := r.src[pos]
+	if c == codeNil {
+		if s.op == opTime {
+			return lost // msgpack panics
+		}
+		return pos + 1
+	}
+	switch s.op {
+	case opBool:
+		if c&0xfe != 0xc2 {
+			return lost
+		}
+		*(*bool)(p) = c == 0xc3
+		return pos + 1
+	case opInt8:
+		n, next := r.signed(pos, 8)
+		*(*int8)(p) = int8(n)
+		return next
+	case opInt16:
+		n, next := r.signed(pos, 16)
+		*(*int16)(p) = int16(n)
+		return next
+	case opInt32:
+		n, next := r.signed(pos, 32)
+		*(*int32)(p) = int32(n)
+		return next
+	case opInt64:
+		n, next := r.signed(pos, 64)
+		*(*int64)(p) = n
+		return next
+	case opUint8:
+		n, next := r.unsigned(pos, 8)
+		*(*uint8)(p) = uint8(n)
+		return next
+	case opUint16:
+		n, next := r.unsigned(pos, 16)
+		*(*uint16)(p) = uint16(n)
+		return next
+	case opUint32:
+		n, next := r.unsigned(pos, 32)
+		*(*uint32)(p) = uint32(n)
+		return next
+	case opUint64:
+		n, next := r.unsigned(pos, 64)
+		*(*uint64)(p) = n
+		return next
+	case opFloat32:
+		f, next := r.float32(pos)
+		*(*float32)(p) = f
+		return next
+	case opFloat64:
+		f, next := r.float64(pos)
+		*(*float64)(p) = f
+		return next
+	case opString:
+		from, end := r.text(pos)
+		if end != lost && from < end {
+			r.keep((*string)(p), from, end)
+		}
+		return end
+	case opBytes:
+		from, end := r.text(pos)
+		if end != lost {
+			b := make([]byte, end-from)
+			copy(b, r.src[from:end])
+			*(*[]byte)(p) = b
+		}
+		return end
+	case opByteArray:
+		from, end := r.text(pos)
+		if end == lost || end-from > s.n {
+			return lost
+		}
+		copy(unsafe.Slice((*byte)(p), s.n), r.src[from:end])
+		return end
+	case opTime:
+		return r.time((*time.Time)(p), pos)
+	case opPointer:
+		return r.pointer(s, p, pos)
+	case opSlice:
+		return r.slice(s, p, pos)
+	case opArray:
+		return r.array(s, p, pos)
+	case opMap:
+		return r.pairs(s, p, pos)
+	default:
+		return r.fields(s, p, pos)
+	}
+}
+
+// spend takes n bytes off what may be allocated.
+func (r *reader) spend(n int64) bool {
+	if n > r.left {
+		return false
+	}
+	r.left -= n
+	return true
+}
+
+func (r *reader) pointer(s *step, p unsafe.Pointer, pos int) int {
+	if !r.spend(s.base) {
+		return lost
+	}
+	to := reflect.New(s.elem.typ).UnsafePointer()
+	*(*unsafe.Pointer)(p) = to
+	return r.value(s.elem, to, pos)
+}
+
+func (r *reader) slice(s *step, p unsafe.Pointer, pos int) int {
+	n, pos := r.items(pos, 0x90, 0xdc, 1)
+	if pos == lost || r.depth == maxDepth || !r.spend(s.each*int64(n)) {
+		return lost
+	}
+	var first unsafe.Pointer
+	if s.elem.op == opString {
+		strs := make([]string, n)
+		*(*[]string)(p) = strs
+		first = unsafe.Pointer(unsafe.SliceData(strs))
+	} else if v := reflect.NewAt(s.typ, p).Elem(); n > 0 {
+		v.Grow(n)
+		v.SetLen(n)
+		first = v.UnsafePointer()
+	} else {
+		v.Set(reflect.MakeSlice(s.typ, 0, 0))
+	}
+	return r.elements(s.elem, first, n, pos)
+}
+
+func (r *reader) array(s *step, p unsafe.Pointer, pos int) int {
+	n, pos := r.items(pos, 0x90, 0xdc, 1)
+	if pos == lost || r.depth == maxDepth || n > s.n {
+		return lost
+	}
+	return r.elements(s.elem, p, n, pos)
+}
+
+// elements reads n values from pos on, the first of which goes to first.
+func (r *reader) elements(s *step, first unsafe.Pointer, n, pos int) int {
+	r.depth++
+	for i := range n {
+		if pos = r.value(s, unsafe.Add(first, uintptr(i)*s.size), pos); pos == lost {
+			return lost
+		}
+	}
+	r.depth--
+	return pos
+}
+
+func (r *reader) pairs(s *step, p unsafe.Pointer, pos int) int {
+	n, pos := r.items(pos, 0x80, 0xde, 2)
+	if pos == lost || r.depth == maxDepth || !r.spend(s.base+s.each*int64(n)) {
+		return lost
+	}
+	m := reflect.NewAt(s.typ, p).Elem()
+	m.Set(reflect.MakeMapWithSize(s.typ, n))
+	r.depth++
+	t := s.getTemps()
+	for range n {
+		pos = r.value(s.key, t.key.Addr().UnsafePointer(), pos)
+		if pos = r.value(s.elem, t.elem.Addr().UnsafePointer(), pos); pos == lost {
+			return lost // the temps are not put back: they hold something
+		}
+		r.settle() // before they are copied into the map
+		m.SetMapIndex(t.key, t.elem)
+		t.key.SetZero()
+		t.elem.SetZero()
+	}
+	s.putTemps(t)
+	r.depth--
+	return pos
+}
+
+func (r *reader) fields(s *step, p unsafe.Pointer, pos int) int {
+	n, pos := r.items(pos, 0x80, 0xde, 2)
+	if pos == lost || r.depth == maxDepth {
+		return lost
+	}
+	r.depth++
+	next, seen := 0, uint64(0)
+	for range n {
+		// Mostly the fields come in order.
+		i := next
+		if f := s.fieldAt(i); f != nil && pos+len(f.key) <= len(r.src) && string(r.src[pos:pos+len(f.key)]) == f.key {
+			pos += len(f.key)
+		} else {
+			from, end := r.text(pos)
+			if end == lost {
+				return lost
+			}
+			known := false
+			if i, known = s.byName[string(r.src[from:end])]; !known {
+				if pos = r.skip(end); pos == lost {
+					return lost
+				}
+				continue
+			}
+			if i == unsure {
+				return lost
+			}
+			pos = end
+		}
+		// Not twice: what is read then may be merged with what was. Beyond the
+		// number of bits, fields must come in order, which tells as well.
+		if seen>>i&1 != 0 || len(s.fields) > 64 && i < next {
+			return lost
+		}
+		seen |= 1 << i
+		next = i + 1
+		f := &s.fields[i]
+		if pos = r.value(f.step, unsafe.Add(p, f.offset), pos); pos == lost {
+			return lost
+		}
+	}
+	r.depth--
+	return pos
+}
+
+func (s *step) fieldAt(i int) *stepField {
+	if i < len(s.fields) {
+		return &s.fields[i]
+	}
+	return nil
+}
+
+// skip returns where the value at pos ends, if it is sound and not too deep.
+func (r *reader) skip(pos int) int {
+	s := scan{src: r.src}
+	if end := s.run(pos, 1, r.depth); s.err == nil {
+		return end
+	}
+	return lost
+}
+
+// items returns the number of elements of an array, or pairs of a map, each of
+// so many values, and where they begin. code16 is the code of one with 16 bits
+// of length; that with 32 is next to it. There are no more of them than bytes.
+func (r *reader) items(pos int, fixed, code16 byte, each int) (n, next int) {
+	b := r.src[pos:]
+	items := uint64(0)
+	switch c := b[0]; {
+	case c&0xf0 == fixed:
+		items, next = uint64(c&0x0f), 1
+	case c == code16 && len(b) >= 3:
+		items, next = uint64(binary.BigEndian.Uint16(b[1:])), 3
+	case c == code16+1 && len(b) >= 5:
+		items, next = uint64(binary.BigEndian.Uint32(b[1:])), 5
+	default:
+		return 0, lost
+	}
+	if items*uint64(each) > uint64(len(b)-next) {
+		return 0, lost
+	}
+	return int(items), pos + next
+}
+
+// text returns where the string or the bytes at pos begin and end.
+func (r *reader) text(pos int) (from, end int) {
+	if uint(pos) >= uint(len(r.src)) {
+		return 0, lost
+	}
+	b := r.src[pos:]
+	size := uint64(0)
+	switch c := b[0]; {
+	case c&0xe0 == 0xa0:
+		size, from = uint64(c&0x1f), 1
+	case (c == 0xd9 || c == 0xc4) && len(b) >= 2:
+		size, from = uint64(b[1]), 2
+	case (c == 0xda || c == 0xc5) && len(b) >= 3:
+		size, from = uint64(binary.BigEndian.Uint16(b[1:])), 3
+	case (c == 0xdb || c == 0xc6) && len(b) >= 5:
+		size, from = uint64(binary.BigEndian.Uint32(b[1:])), 5
+	default:
+		return 0, lost
+	}
+	if size > uint64(len(b)-from) {
+		return 0, lost
+	}
+	return pos + from, pos + from + int(size)
+}

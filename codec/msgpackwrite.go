@@ -1,0 +1,274 @@
+package codec
+
+import (
+	"encoding/binary"
+	"math"
+	"reflect"
+	"time"
+	"unsafe"
+)
+
+// append appends the variable at from, as msgpack encodes it with compact
+// integers.
+func (p *program) append(dst []byte, from unsafe.Pointer) ([]byte, error) {
+	b := p.top.append(dst, from)
+	if len(b) > maxEncoded {
+		return dst, errEncodedTooLarge
+	}
+	return b, nil
+}
+
+// tooLarge is what append panics with, once it knows that the value will not
+// fit: a return value for that would be carried through every step of all that
+// fit. catchAppend makes it errEncodedTooLarge.
+type tooLarge struct{}
+
+// fit panics if b cannot grow by n. It is asked wherever much may come: before a
+// string, and before a container, of which a value may have the same many times.
+func fit(b []byte, n int) {
+	if n > maxEncoded-len(b) {
+		panic(tooLarge{})
+	}
+}
+
+// append appends the variable at p. See step for what p is.
+func (s *step) append(b []byte, p unsafe.Pointer) []byte {
+	switch s.op {
+	case opBool:
+		if *(*bool)(p) {
+			return append(b, 0xc3)
+		}
+		return append(b, 0xc2)
+	case opInt8:
+		return appendInt(b, int64(*(*int8)(p)))
+	case opInt16:
+		return appendInt(b, int64(*(*int16)(p)))
+	case opInt32:
+		return appendInt(b, int64(*(*int32)(p)))
+	case opInt64:
+		return appendInt(b, *(*int64)(p))
+	case opUint8:
+		return appendUint(b, uint64(*(*uint8)(p)))
+	case opUint16:
+		return appendUint(b, uint64(*(*uint16)(p)))
+	case opUint32:
+		return appendUint(b, uint64(*(*uint32)(p)))
+	case opUint64:
+		return appendUint(b, *(*uint64)(p))
+	case opFloat32:
+		return binary.BigEndian.AppendUint32(append(b, 0xca), quiet(math.Float32bits(*(*float32)(p))))
+	case opFloat64:
+		return binary.BigEndian.AppendUint64(append(b, 0xcb), math.Float64bits(*(*float64)(p)))
+	case opString:
+		str := *(*string)(p)
+		fit(b, len(str))
+		return append(appendTextHead(b, len(str)), str...)
+	case opBytes:
+		bytes := *(*[]byte)(p)
+		if bytes == nil {
+			return append(b, codeNil)
+		}
+		fit(b, len(bytes))
+		return append(appendBytesHead(b, len(bytes)), bytes...)
+	case opByteArray:
+		fit(b, s.n)
+		return append(appendBytesHead(b, s.n), unsafe.Slice((*byte)(p), s.n)...)
+	case opTime:
+		return appendTime(b, *(*time.Time)(p))
+	case opPointer:
+		to := *(*unsafe.Pointer)(p)
+		if to == nil {
+			return append(b, codeNil)
+		}
+		return s.elem.append(b, to)
+	case opSlice:
+		return s.appendSlice(b, p)
+	case opArray:
+		return s.appendElements(b, p, s.n)
+	case opMap:
+		return s.appendMap(b, p)
+	default:
+		return s.appendStruct(b, p)
+	}
+}
+
+func (s *step) appendSlice(b []byte, p unsafe.Pointer) []byte {
+	// Of any slice the header is the same, and nothing but the header is read as
+	// that of bytes.
+	bytes := *(*[]byte)(p)
+	if bytes == nil {
+		return append(b, codeNil)
+	}
+	return s.appendElements(b, unsafe.Pointer(unsafe.SliceData(bytes)), len(bytes))
+}
+
+func (s *step) appendElements(b []byte, first unsafe.Pointer, n int) []byte {
+	fit(b, n)
+	b = appendHead(b, n, 0x90, 0xdc)
+	for i := range n {
+		b = s.elem.append(b, unsafe.Add(first, uintptr(i)*s.elem.size))
+	}
+	return b
+}
+
+func (s *step) appendMap(b []byte, p unsafe.Pointer) []byte {
+	m := reflect.NewAt(s.typ, p).Elem()
+	if m.IsNil() {
+		return append(b, codeNil)
+	}
+	fit(b, m.Len())
+	b = appendHead(b, m.Len(), 0x80, 0xde)
+	t := s.getTemps()
+	for iter := m.MapRange(); iter.Next(); {
+		t.key.SetIterKey(iter)
+		t.elem.SetIterValue(iter)
+		b = s.key.append(b, t.key.Addr().UnsafePointer())
+		b = s.elem.append(b, t.elem.Addr().UnsafePointer())
+	}
+	t.key.SetZero()
+	t.elem.SetZero()
+	s.putTemps(t)
+	return b
+}
+
+func (s *step) appendStruct(b []byte, p unsafe.Pointer) []byte {
+	fit(b, 1)
+	n := len(s.fields)
+	if s.omits {
+		for i := range s.fields {
+			if s.fields[i].omitted(p) {
+				n--
+			}
+		}
+	}
+	b = appendHead(b, n, 0x80, 0xde)
+	for i := range s.fields {
+		f := &s.fields[i]
+		if f.omit && f.omitted(p) {
+			continue
+		}
+		b = append(b, f.key...)
+		b = f.step.append(b, unsafe.Add(p, f.offset))
+	}
+	return b
+}
+
+// omitted tells whether the field is left out of the struct at p.
+func (f *stepField) omitted(p unsafe.Pointer) bool {
+	return f.omit && f.step.empty(unsafe.Add(p, f.offset))
+}
+
+// empty tells whether omitempty leaves out the variable at p.
+func (s *step) empty(p unsafe.Pointer) bool {
+	switch s.op {
+	case opBool:
+		return !*(*bool)(p)
+	case opInt8, opUint8:
+		return *(*uint8)(p) == 0
+	case opInt16, opUint16:
+		return *(*uint16)(p) == 0
+	case opInt32, opUint32:
+		return *(*uint32)(p) == 0
+	case opInt64, opUint64:
+		return *(*uint64)(p) == 0
+	case opFloat32:
+		return *(*float32)(p) == 0
+	case opFloat64:
+		return *(*float64)(p) == 0
+	case opString:
+		return *(*string)(p) == ""
+	case opBytes, opSlice:
+		return len(*(*[]byte)(p)) == 0
+	case opByteArray, opArray:
+		return s.n == 0
+	case opMap:
+		return reflect.NewAt(s.typ, p).Elem().Len() == 0
+	case opTime:
+		return (*time.Time)(p).IsZero()
+	case opPointer: // a *time.Time has the methods of the time
+		to := *(*unsafe.Pointer)(p)
+		return to == nil || s.typ == timePointerType && (*time.Time)(to).IsZero()
+	default: // a struct is empty if it leaves out all, and so must say of all
+		for i := range s.fields {
+			if !s.fields[i].omitted(p) {
+				return false
+			}
+		}
+		return true
+	}
+}
+
+func appendInt(b []byte, n int64) []byte {
+	switch {
+	case n >= 0:
+		return appendUint(b, uint64(n))
+	case n >= -32:
+		return append(b, byte(n))
+	case n >= math.MinInt8:
+		return append(b, 0xd0, byte(n))
+	case n >= math.MinInt16:
+		return binary.BigEndian.AppendUint16(append(b, 0xd1), uint16(n))
+	case n >= math.MinInt32:
+		return binary.BigEndian.AppendUint32(append(b, 0xd2), uint32(n))
+	}
+	return binary.BigEndian.AppendUint64(append(b, 0xd3), uint64(n))
+}
+
+func appendUint(b []byte, n uint64) []byte {
+	switch {
+	case n <= math.MaxInt8:
+		return append(b, byte(n))
+	case n <= math.MaxUint8:
+		return append(b, 0xcc, byte(n))
+	case n <= math.MaxUint16:
+		return binary.BigEndian.AppendUint16(append(b, 0xcd), uint16(n))
+	case n <= math.MaxUint32:
+		return binary.BigEndian.AppendUint32(append(b, 0xce), uint32(n))
+	}
+	return binary.BigEndian.AppendUint64(append(b, 0xcf), n)
+}
+
+// appendHead appends the head of an array or a map of n. code16 is the code of
+// one with 16 bits of length.
+func appendHead(b []byte, n int, fixed, code16 byte) []byte {
+	switch {
+	case n < 16:
+		return append(b, fixed|byte(n))
+	case n <= math.MaxUint16:
+		return binary.BigEndian.AppendUint16(append(b, code16), uint16(n))
+	}
+	return binary.BigEndian.AppendUint32(append(b, code16+1), uint32(n))
+}
+
+func appendTextHead(b []byte, n int) []byte {
+	if n < 32 {
+		return append(b, 0xa0|byte(n))
+	}
+	return appendLength(b, n, 0xd9)
+}
+
+func appendBytesHead(b []byte, n int) []byte { return appendLength(b, n, 0xc4) }
+
+// appendLength appends the head of n bytes or, by another code8, of a string.
+func appendLength(b []byte, n int, code8 byte) []byte {
+	switch {
+	case n <= math.MaxUint8:
+		return append(b, code8, byte(n))
+	case n <= math.MaxUint16:
+		return binary.BigEndian.AppendUint16(append(b, code8+1), uint16(n))
+	}
+	return binary.BigEndian.AppendUint32(append(b, code8+2), uint32(n))
+}
+
+// appendTime appends t in the shortest of the three forms that hold it.
+func appendTime(b []byte, t time.Time) []byte {
+	const id = 0xff // -1
+	seconds, nanos := uint64(t.Unix()), uint64(t.Nanosecond())
+	switch {
+	case seconds>>32 == 0 && nanos == 0:
+		return binary.BigEndian.AppendUint32(append(b, 0xd6, id), uint32(seconds))
+	case seconds>>34 == 0:
+		return binary.BigEndian.AppendUint64(append(b, 0xd7, id), nanos<<34|seconds)
+	}
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(append(b, 0xc7, 12, id), uint32(nanos)), seconds)
+}
