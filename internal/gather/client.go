@@ -1,0 +1,211 @@
+// Package gather has the reads of concurrent callers on one client of Redis leave
+// together: a lone caller's at once, and what comes while a few are under way in one
+// MGET, or in one pipeline for each node.
+package gather
+
+import (
+	"context"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/cachex-go/cachex/internal/combine"
+)
+
+// A Client reads on a client of Redis, for all who read on that. It is safe for
+// concurrent use.
+//
+// What is sent together is as good as what is sent alone. Each caller leaves on its own
+// ctx, gets its own error, and never what was read before it came. Values that are known
+// to be large go alone, and so do the keys that had one lately: the others would wait for
+// them.
+type Client struct {
+	rdb     redis.UniversalClient
+	oneNode bool         // rdb is a client of one server
+	apart   atomic.Int64 // Unix time in nanoseconds until which no MGET is sent
+	large   large
+
+	alone *lane    // of all keys; nil if nodes has them
+	nodes sync.Map // from *redis.Client to *lane
+	count atomic.Int64
+
+	mu      sync.Mutex
+	running int           // guarded by mu: goroutines of ours
+	idle    chan struct{} // guarded by mu: closed when there are none; nil if nobody waits for that
+
+	users int // guarded by clients.mu; never above 0 if they are not in there
+}
+
+// A lane is the reads that go to one node.
+type lane = combine.Combiner[*read]
+
+// clients has the Client of every client in use.
+var clients = struct {
+	mu sync.Mutex
+	m  map[redis.UniversalClient]*Client // guarded by mu
+}{m: make(map[redis.UniversalClient]*Client)}
+
+// For returns the Client of rdb, for whoever calls Release later. Clients that cannot be
+// told apart have one of their own each time.
+func For(rdb redis.UniversalClient) *Client {
+	if !reflect.ValueOf(rdb).Comparable() {
+		return newClient(rdb)
+	}
+	clients.mu.Lock()
+	defer clients.mu.Unlock()
+	c := clients.m[rdb]
+	if c == nil {
+		c = newClient(rdb)
+		clients.m[rdb] = c
+	}
+	c.users++
+	return c
+}
+
+func newClient(rdb redis.UniversalClient) *Client {
+	c := &Client{rdb: rdb}
+	if _, c.oneNode = rdb.(*redis.Client); c.oneNode {
+		c.alone = c.newLane()
+	}
+	return c
+}
+
+func (c *Client) newLane() *lane {
+	return &lane{Send: c.send, Weigh: (*read).weight, Most: most, Go: c.spawn}
+}
+
+// Release undoes one For. Who still has the Client may use it on. What it returns is
+// closed when nothing is under way any more, if nobody else uses the Client; at once,
+// if somebody does.
+func (c *Client) Release() <-chan struct{} {
+	clients.mu.Lock()
+	c.users--
+	last := c.users <= 0
+	if c.users == 0 {
+		delete(clients.m, c.rdb)
+	}
+	clients.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if last && c.running > 0 {
+		if c.idle == nil {
+			c.idle = make(chan struct{})
+		}
+		return c.idle
+	}
+	idle := make(chan struct{})
+	close(idle)
+	return idle
+}
+
+// spawn runs fn in a goroutine.
+func (c *Client) spawn(fn func()) {
+	c.mu.Lock()
+	c.running++
+	c.mu.Unlock()
+	go func() { // ends when nothing waits to be sent
+		defer c.landed()
+		fn()
+	}()
+}
+
+func (c *Client) landed() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.running--; c.running == 0 && c.idle != nil {
+		close(c.idle)
+		c.idle = nil
+	}
+}
+
+// A Value is what a key holds.
+type Value struct {
+	B  []byte
+	of *lot // nil: B is nobody else's
+}
+
+// Release says that nobody looks at B any more. It need not be called.
+func (v Value) Release() {
+	if v.of != nil {
+		v.of.release()
+	}
+}
+
+// Get returns what a key holds, or a field of a hash unless field is empty; or redis.Nil
+// or another error. It is expected to be so many bytes.
+//
+// If it is sent alone, it heeds ctx as far as the client does. It is sent together with
+// others if a few are under way; then Get returns the cause of the end of ctx at once.
+func (c *Client) Get(ctx context.Context, key, field string, size int) (Value, error) {
+	l := c.lane(ctx, key)
+	if l == nil {
+		return c.one(ctx, key, field)
+	}
+	if idle, ok := l.Alone(); ok {
+		began := time.Now()
+		defer func() { l.Over(idle, time.Since(began)) }()
+		return c.one(ctx, key, field)
+	}
+	if size >= huge || c.large.has(key, field) {
+		return c.one(ctx, key, field)
+	}
+	r := &read{key: key, field: field, size: size}
+	if _, err := l.Join(ctx, r); err != nil {
+		return Value{}, err
+	}
+	return r.v, r.err
+}
+
+// one sends a read by itself.
+func (c *Client) one(ctx context.Context, key, field string) (Value, error) {
+	cmd := get(ctx, c.rdb, key, field)
+	b, err := cmd.Bytes()
+	c.large.note(key, field, len(b))
+	return Value{B: b}, err
+}
+
+// get queues on c, or sends, the command that reads a key, or a field of it.
+func get(ctx context.Context, c redis.Cmdable, key, field string) *redis.StringCmd {
+	if field == "" {
+		return c.Get(ctx, key)
+	}
+	return c.HGet(ctx, key, field)
+}
+
+// maxNodes is how many nodes a Client knows. A Cluster has fewer; but each that is
+// replaced is another one.
+const maxNodes = 1 << 10
+
+// lane returns the lane that a read of key takes, or nil if it is to be sent by itself:
+// on a client that we do not know, or that joins what it is given itself, as the
+// AutoPipeline face of one does.
+//
+// Each node has a lane, since those who are together wait for the slowest of them.
+func (c *Client) lane(ctx context.Context, key string) *lane {
+	if c.alone != nil {
+		return c.alone
+	}
+	var node *redis.Client
+	var err error
+	switch rdb := c.rdb.(type) {
+	case *redis.ClusterClient:
+		node, err = rdb.MasterForKey(ctx, key)
+	case *redis.Ring:
+		node, err = rdb.GetShardClientForKey(key)
+	}
+	if node == nil || err != nil {
+		return nil
+	}
+	if l, ok := c.nodes.Load(node); ok {
+		return l.(*lane)
+	}
+	if c.count.Add(1) > maxNodes {
+		c.nodes.Clear()
+		c.count.Store(1)
+	}
+	l, _ := c.nodes.LoadOrStore(node, c.newLane())
+	return l.(*lane)
+}

@@ -1,0 +1,133 @@
+package gather
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"slices"
+	"strconv"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// A reply is the reply of one MGET as it comes over the wire. It is written once, and
+// then read once. Its memory is used again, but not that of large values.
+//
+// They are taken as they are: a buffer for all of them would be copied again and
+// again as it grows.
+type reply struct {
+	b    []byte   // of replies that are not large, all of it
+	more [][]byte // each large value, and what follows it
+	rest []byte   // what is not read yet of the piece that is being read
+	next int      // the piece after that: 0 is b
+}
+
+// largeValue is how many bytes make a value large, and how many are kept for the next
+// reply.
+const (
+	largeValue = 1 << 12
+	largeReply = 1 << 16
+)
+
+var replies = sync.Pool{New: func() any { return new(reply) }}
+
+// release says that nobody looks any more at what came, and that no more comes.
+func (r *reply) release() {
+	if cap(r.b) <= largeReply {
+		*r = reply{b: r.b[:0]}
+		replies.Put(r)
+	}
+}
+
+// last returns the piece that is being written.
+func (r *reply) last() *[]byte {
+	if n := len(r.more); n > 0 {
+		return &r.more[n-1]
+	}
+	return &r.b
+}
+
+// Write appends what the client has read.
+func (r *reply) Write(b []byte) (int, error) {
+	last := r.last()
+	*last = append(*last, b...)
+	return len(b), nil
+}
+
+// ReadFrom appends what there is to read: a value, of which the client tells the
+// length by a LimitedReader.
+func (r *reply) ReadFrom(from io.Reader) (n int64, err error) {
+	rest := int64(1)
+	limited, known := from.(*io.LimitedReader)
+	if known {
+		if rest = limited.N; rest >= largeValue {
+			r.more = append(r.more, make([]byte, 0, rest))
+			defer func() { r.more = append(r.more, nil) }() // for what follows
+		}
+	}
+	last := r.last()
+	for err == nil && rest > 0 {
+		*last = slices.Grow(*last, int(rest))
+		var some int
+		some, err = from.Read((*last)[len(*last):cap(*last)])
+		*last = (*last)[:len(*last)+some]
+		if n += int64(some); known {
+			rest = limited.N
+		}
+	}
+	if err == io.EOF {
+		err = nil
+	}
+	return n, err
+}
+
+// isArray reports whether values have come: a refusal has no array.
+func (r *reply) isArray() bool { return bytes.HasPrefix(r.b, []byte("*")) }
+
+// value returns the next of the values, or redis.Nil.
+func (r *reply) value() ([]byte, error) {
+	kind, n := r.line()
+	if kind == '_' || kind == '$' && n < 0 {
+		return nil, redis.Nil
+	}
+	r.turn()
+	if kind != '$' || n+2 > len(r.rest) {
+		r.rest = nil
+		return nil, errReply
+	}
+	b := r.rest[:n:n]
+	r.rest = r.rest[n+2:]
+	return b, nil
+}
+
+// line takes a line off the reply: its kind, which is 0 if there is none, and the
+// number in it.
+func (r *reply) line() (kind byte, n int) {
+	r.turn()
+	end := bytes.IndexByte(r.rest, '\r')
+	if end < 1 || end+2 > len(r.rest) {
+		return 0, 0
+	}
+	line := r.rest[:end]
+	r.rest = r.rest[end+2:]
+	n, err := strconv.Atoi(string(line[1:]))
+	if err != nil && line[0] != '_' {
+		return 0, 0
+	}
+	return line[0], n
+}
+
+// turn goes on to the next piece if this one is read.
+func (r *reply) turn() {
+	for len(r.rest) == 0 && r.next <= len(r.more) {
+		if r.next == 0 {
+			r.rest = r.b
+		} else {
+			r.rest = r.more[r.next-1]
+		}
+		r.next++
+	}
+}
+
+var errReply = errors.New("the reply to MGET cannot be read")
