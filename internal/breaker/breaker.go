@@ -149,6 +149,17 @@ func (b *Breaker) Probe() bool {
 	return true
 }
 
+// Wait returns how long it is until a probe can be granted. It is 0 while closed,
+// and while a probe is out, whose end may come at any time.
+func (b *Breaker) Wait() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.State() != Open {
+		return 0
+	}
+	return max(time.Until(b.next), 0)
+}
+
 // State returns the state at the moment.
 func (b *Breaker) State() State { return State(b.word.Load() & stateMask) }
 

@@ -188,6 +188,26 @@ func TestALateFailureKeepsCallersAwayForOneProbeAtMost(t *testing.T) {
 	})
 }
 
+func TestWaitIsTheTimeUntilTheNextProbe(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var b Breaker
+		require.Zero(t, b.Wait())
+		b.Failure(true)
+		require.Equal(t, every, b.Wait())
+		time.Sleep(every - tick)
+		require.Equal(t, tick, b.Wait())
+		time.Sleep(time.Hour)
+		require.Zero(t, b.Wait())
+		require.True(t, b.Probe())
+		require.Zero(t, b.Wait(), "the probe may end at any time")
+		b.Failure(false)
+		require.Equal(t, every, b.Wait())
+		b.Success()
+		require.Zero(t, b.Wait())
+	})
+}
+
 func TestAStateHasAName(t *testing.T) {
 	t.Parallel()
 	require.Equal(t, "closed", Closed.String())

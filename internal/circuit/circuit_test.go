@@ -1,0 +1,328 @@
+package circuit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/breaker"
+	"github.com/cachex-go/cachex/internal/redistest"
+)
+
+func TestAReaderWhoIsNotLetThroughIsToldWhy(t *testing.T) {
+	t.Parallel()
+	var c Circuit
+	require.NoError(t, c.Allow())
+	c.Done(t.Context(), time.Time{}, io.EOF)
+	c.Done(t.Context(), time.Time{}, io.EOF)
+	require.NoError(t, c.Allow())
+	c.Done(t.Context(), time.Time{}, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED})
+	err := c.Allow()
+	require.EqualError(t, err, "Redis is not asked, since it did not answer lately: dial tcp: connection refused")
+	require.ErrorIs(t, err, ErrAway)
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
+	e, ok := errors.AsType[*net.OpError](err)
+	require.True(t, ok)
+	require.Equal(t, "dial", e.Op)
+
+	c.Done(t.Context(), time.Time{}, err) // a call that was not made
+	c.Done(t.Context(), time.Time{}, redis.ErrClosed)
+	require.Equal(t, err, c.Allow())
+	c.Done(t.Context(), time.Time{}, redis.Nil)
+	require.NoError(t, c.Allow())
+}
+
+// inline is a spawn that waits.
+func inline(fn func()) bool { fn(); return true }
+
+// opened returns a circuit that is open, and lets a probe be due.
+func opened(t *testing.T) *Circuit {
+	c := new(Circuit)
+	c.Done(t.Context(), time.Time{}, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED})
+	require.Error(t, c.Allow())
+	time.Sleep(200 * time.Millisecond)
+	return c
+}
+
+func TestOneReaderProbesInTheBackground(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var wg sync.WaitGroup
+		spawn := func(fn func()) bool { wg.Go(fn); return true }
+		c, back, sent := opened(t), make(chan error), 0
+		send := func(ctx context.Context) error {
+			sent++
+			deadline, ok := ctx.Deadline()
+			require.True(t, ok)
+			require.Equal(t, probeTimeout, time.Until(deadline))
+			return <-back
+		}
+		for range 3 {
+			c.Probe(spawn, send)
+		}
+		synctest.Wait()
+		require.Equal(t, 1, sent)
+		c.Done(t.Context(), time.Time{}, io.EOF) // of a write
+		time.Sleep(time.Second)
+		c.Probe(spawn, send)
+		require.Equal(t, 1, sent, "one is still out")
+		require.Error(t, c.Allow())
+
+		back <- io.ErrUnexpectedEOF
+		wg.Wait()
+		require.ErrorIs(t, c.Allow(), io.ErrUnexpectedEOF, "the reason is the last one")
+		time.Sleep(200 * time.Millisecond)
+		c.Probe(spawn, send)
+		back <- redis.Nil
+		wg.Wait()
+		require.NoError(t, c.Allow())
+		c.Probe(spawn, send)
+		require.Equal(t, 2, sent)
+		require.EqualValues(t, 1, c.b.Opened())
+	})
+}
+
+func TestAProbeThatDoesNotReachRedisLeavesItOpen(t *testing.T) {
+	t.Parallel()
+	for name, send := range map[string]func(context.Context) error{
+		"refused": func(context.Context) error { return &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED} },
+		"silent":  func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+		"loading": func(context.Context) error { return errors.New("LOADING, by a hook that made it no redis.Error") },
+		"closed":  func(context.Context) error { return redis.ErrClosed },
+		"left":    func(context.Context) error { return context.Canceled },
+		"panic":   func(context.Context) error { panic("a hook") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := opened(t)
+				func() {
+					defer func() { require.Equal(t, name == "panic", recover() != nil) }()
+					c.Probe(inline, send)
+				}()
+				require.Equal(t, breaker.Open, c.b.State(), "the next probe is due soon, and not when this one counts as lost")
+				time.Sleep(200 * time.Millisecond)
+				c.Probe(inline, func(context.Context) error { return nil })
+				require.NoError(t, c.Allow())
+			})
+		})
+	}
+}
+
+func TestWhereNoGoroutineMayStartTheReaderProbesItself(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := opened(t)
+		c.Probe(func(func()) bool { return false }, func(context.Context) error { return nil })
+		require.NoError(t, c.Allow())
+	})
+}
+
+func TestReadsDoNotWaitForARedisThatIsAwayAndReturnToIt(t *testing.T) {
+	t.Parallel()
+	redistest.Bubble(t, func(t *testing.T, back *redis.Client) {
+		require.NoError(t, back.Set(t.Context(), "k", "v", 0).Err())
+		var gone atomic.Bool
+		gone.Store(true)
+		o := *back.Options()
+		dial := o.Dialer
+		o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if gone.Load() {
+				return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.ECONNREFUSED}
+			}
+			return dial(ctx, network, addr)
+		}
+		rdb := redis.NewClient(&o)
+		defer func() { _ = rdb.Close() }()
+		cs := For(rdb)
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		read := func() (string, error) {
+			c := cs.Of("k")
+			if err := c.Allow(); err != nil {
+				c.Probe(func(fn func()) bool { wg.Go(fn); return true }, func(ctx context.Context) error {
+					return rdb.Get(ctx, "k").Err()
+				})
+				return "", err
+			}
+			began := time.Now()
+			v, err := rdb.Get(t.Context(), "k").Result()
+			c.Done(t.Context(), began, err)
+			return v, err
+		}
+		begin := time.Now()
+		_, err := read()
+		require.ErrorIs(t, err, syscall.ECONNREFUSED)
+		require.Greater(t, time.Since(begin), time.Second, "it is the client that has tried for so long")
+		for range 1000 {
+			begin := time.Now()
+			_, err := read()
+			require.ErrorIs(t, err, ErrAway)
+			require.Zero(t, time.Since(begin))
+			time.Sleep(10 * time.Millisecond)
+		}
+		gone.Store(false)
+		since := time.Now()
+		for {
+			v, err := read()
+			if err == nil {
+				require.Equal(t, "v", v)
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		require.LessOrEqual(t, time.Since(since), 2*time.Second)
+		require.EqualValues(t, 1, cs.opened())
+	})
+}
+
+// A twin is a client whose type does not compare.
+type twin struct {
+	*redis.Client
+	_ []int
+}
+
+// A crooked one is of a type that compares, and has something in it that does
+// not.
+type crooked struct {
+	*redis.Client
+	any
+}
+
+func TestAllWhoReadThroughAClientShareItsCircuits(t *testing.T) {
+	t.Parallel()
+	rdb, other := redis.NewClient(&redis.Options{}), redis.NewClient(&redis.Options{})
+	defer func() { _, _ = rdb.Close(), other.Close() }()
+	a, b, c := For(rdb), For(rdb), For(other)
+	require.Same(t, a, b)
+	require.NotSame(t, a, c)
+	require.Same(t, a.Of("x"), a.Of("y"))
+	a.Of("x").Done(t.Context(), time.Time{}, &net.OpError{Op: "dial"})
+	require.Error(t, b.Of("y").Allow())
+	require.NoError(t, c.Of("y").Allow())
+
+	for _, odd := range []redis.UniversalClient{twin{Client: rdb}, crooked{rdb, []int{}}} {
+		x, y := For(odd), For(odd)
+		require.NotSame(t, x, y)
+		require.NotSame(t, a, x)
+	}
+	runtime.KeepAlive(c)
+}
+
+func TestAClientIsLetGoWithTheLastWhoReadsThroughIt(t *testing.T) {
+	t.Parallel()
+	rdb := redis.NewClient(&redis.Options{})
+	defer func() { _ = rdb.Close() }()
+	kept := func() bool {
+		runtime.GC()
+		clients.mu.Lock()
+		defer clients.mu.Unlock()
+		_, ok := clients.m[rdb]
+		return ok
+	}
+	cs := For(rdb)
+	cs.Of("x").Done(t.Context(), time.Time{}, &net.OpError{Op: "dial"})
+	require.True(t, kept())
+	require.Error(t, For(rdb).Of("x").Allow(), "somebody has it still")
+	runtime.KeepAlive(cs)
+	require.Eventually(t, func() bool { return !kept() }, patience, time.Millisecond)
+	require.NoError(t, For(rdb).Of("x").Allow(), "who comes now begins anew")
+}
+
+func TestCircuitsOfAClusterStandForSomeSlotsEach(t *testing.T) {
+	t.Parallel()
+	rdb := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{closedPort(t)}})
+	defer func() { _ = rdb.Close() }()
+	cs := For(rdb)
+	require.Len(t, cs.all, ofCluster)
+	hit := make(map[*Circuit]int)
+	for i := range 4096 {
+		key := fmt.Sprint("key:", i)
+		hit[cs.Of(key)]++
+		require.Same(t, &cs.all[slot(key)/256], cs.Of(key))
+		require.Same(t, cs.Of(key), cs.Of("{"+key+"}:more"))
+	}
+	require.Len(t, hit, ofCluster)
+
+	cs.Of("{a}").Done(t.Context(), time.Time{}, &net.OpError{Op: "dial"})
+	require.Error(t, cs.Of("{a}b").Allow())
+	require.NoError(t, cs.Of("{b}").Allow(), "a master of other slots")
+	require.EqualValues(t, 1, cs.opened())
+}
+
+func TestACircuitCostsAReadNoAllocation(t *testing.T) {
+	cs := newCircuits(redis.NewClusterClient(&redis.ClusterOptions{}))
+	defer func() { _ = cs.rdb.Close() }()
+	ctx := t.Context()
+	require.Zero(t, testing.AllocsPerRun(1000, func() {
+		c := cs.Of("users:{42}")
+		if c.Allow() == nil {
+			c.Done(ctx, time.Time{}, nil)
+			c.Done(ctx, time.Time{}, redis.Nil)
+		}
+	}))
+	cs.Of("users:{42}").Done(ctx, time.Time{}, &net.OpError{Op: "dial"})
+	require.Zero(t, testing.AllocsPerRun(1000, func() {
+		c := cs.Of("users:{42}")
+		if c.Allow() != nil && c.b.Probe() {
+			c.b.Failure(false)
+		}
+	}))
+}
+
+func BenchmarkCircuit(b *testing.B) {
+	for name, rdb := range map[string]redis.UniversalClient{
+		"one": redis.NewClient(&redis.Options{}), "cluster": redis.NewClusterClient(&redis.ClusterOptions{}),
+	} {
+		cs, ctx := newCircuits(rdb), b.Context()
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				c := cs.Of("users:123456:profile")
+				_ = c.Allow()
+				c.Done(ctx, time.Now(), nil)
+			}
+		})
+		_ = rdb.Close()
+	}
+}
+
+// With timeouts of the client that are longer than all deadlines, these are all
+// that anybody sees.
+func TestCallersWithShortDeadlinesFindOutThatRedisIsSilent(t *testing.T) {
+	t.Parallel()
+	for name, heeds := range map[string]bool{"the client heeds them": true, "the client does not": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				rdb := scripted(t, "", func(o *redis.Options) {
+					o.MaxRetries, o.ReadTimeout, o.ContextTimeoutEnabled = 3, 3*time.Second, heeds
+				})
+				defer func() { _ = rdb.Close() }()
+				cs := For(rdb)
+				c := cs.Of("k")
+				for range 3 {
+					require.NoError(t, c.Allow())
+					began := time.Now()
+					ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
+					err := rdb.Get(ctx, "k").Err()
+					require.ErrorIs(t, err, context.DeadlineExceeded)
+					c.Done(ctx, began, err)
+					cancel()
+				}
+				require.ErrorIs(t, c.Allow(), ErrAway)
+			})
+		})
+	}
+}
