@@ -1,0 +1,179 @@
+package convoy
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/cachex-go/cachex/internal/script"
+)
+
+// A Convoy lets several parties on one client send together what each of them has
+// to send: what one sends waits until every party has something to send too, or
+// has left, and then all goes out in one pipeline. So parties that take the same
+// steps, acquire, load, store, share the round trips of each.
+//
+// A party that loads would hold up the others. So who asks for leases waits for
+// those alone who do not load, and who has loaded waits for the others no longer
+// than it says: then it sends what has gathered. If it says as long as its own load
+// took, nobody's load takes more than twice the time for it, and loads that take
+// about as long share a round trip: the argument is that of the ski rental problem.
+//
+// There is no goroutine but those of the parties.
+type Convoy struct {
+	rdb redis.UniversalClient
+
+	mu      sync.Mutex
+	parties int       // guarded by mu: who may yet send
+	loading int       // guarded by mu: of these, who load
+	waiting []*parcel // guarded by mu
+}
+
+// A parcel is what one party sends.
+type parcel struct {
+	calls    []*script.Call
+	loaded   bool          // it waits for those who load, too
+	deadline time.Time     // zero: none
+	turn     chan struct{} // closed when the party is to send what has gathered
+	done     chan struct{} // closed when the calls have their replies
+}
+
+// New returns a Convoy of one party, who leaves when the others have joined.
+func New(rdb redis.UniversalClient) *Convoy { return &Convoy{rdb: rdb, parties: 1} }
+
+// Join takes one more party in.
+func (c *Convoy) Join() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.parties++
+}
+
+// Leave is for a party that has nothing more to send.
+func (c *Convoy) Leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.parties--
+	c.call()
+}
+
+// Load is for a party that begins to load, and Loaded for one that has.
+func (c *Convoy) Load() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.loading++
+	c.call()
+}
+
+// Loaded ends Load.
+func (c *Convoy) Loaded() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.loading--
+}
+
+// call has somebody send if nobody is waited for any more. The caller holds mu.
+func (c *Convoy) call() {
+	if len(c.waiting) == 0 || !c.complete() {
+		return
+	}
+	select {
+	case <-c.waiting[0].turn: // it was called before, and has not come yet
+	default:
+		close(c.waiting[0].turn)
+	}
+}
+
+// complete reports whether one of those who wait need not wait any more. The caller
+// holds mu.
+func (c *Convoy) complete() bool {
+	n := len(c.waiting)
+	return n >= c.parties || n >= c.parties-c.loading && slices.ContainsFunc(c.waiting, func(p *parcel) bool { return !p.loaded })
+}
+
+// Send sends the calls of one party, and returns when they have their replies. It
+// waits for the other parties no longer than patience; and for those who load if it
+// has loaded itself. If ctx ends before the calls are sent, they are not: whoever
+// gives back a lease has to know that it is not asked for any more.
+func (c *Convoy) Send(ctx context.Context, calls []*script.Call, loaded bool, patience time.Duration) {
+	own := &parcel{calls: calls, loaded: loaded, turn: make(chan struct{}), done: make(chan struct{})}
+	own.deadline, _ = ctx.Deadline()
+	c.mu.Lock()
+	c.waiting = append(c.waiting, own)
+	complete := c.complete()
+	c.mu.Unlock()
+	if !complete {
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		select {
+		case <-own.done:
+			return
+		case <-own.turn:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+	}
+	c.mu.Lock()
+	gathered := c.waiting
+	at := slices.Index(gathered, own)
+	switch {
+	case at < 0: // somebody else sends ours
+		c.mu.Unlock()
+		<-own.done
+		return
+	case ctx.Err() != nil:
+		c.waiting = slices.Delete(gathered, at, at+1)
+		c.call() // it may have been for us to send
+		c.mu.Unlock()
+		for _, call := range calls {
+			call.Err = context.Cause(ctx)
+		}
+		return
+	}
+	c.waiting = nil
+	c.mu.Unlock()
+	c.send(ctx, gathered)
+}
+
+// send sends what has gathered. That whoever sends may leave, on its own ctx, is no
+// matter to the others: the longest of their deadlines counts.
+func (c *Convoy) send(ctx context.Context, gathered []*parcel) {
+	defer func() {
+		for _, p := range gathered {
+			close(p.done)
+		}
+	}()
+	var calls []*script.Call
+	last, bounded := time.Time{}, true
+	for _, p := range gathered {
+		calls = append(calls, p.calls...)
+		bounded = bounded && !p.deadline.IsZero()
+		if p.deadline.After(last) {
+			last = p.deadline
+		}
+	}
+	for _, call := range calls {
+		call.Err = ErrSilent // should a hook of the client panic
+	}
+	ctx = context.WithoutCancel(ctx)
+	if bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, last)
+		defer cancel()
+	}
+	Run(ctx, c.rdb, calls)
+}
+
+// Run runs scripts, in one round trip for each Most. Every call has its own reply
+// and error.
+func Run(ctx context.Context, rdb redis.UniversalClient, calls []*script.Call) {
+	for some := range slices.Chunk(calls, Most) {
+		if len(some) == 1 {
+			_ = some[0].Run(ctx, rdb) // the error is in the call
+		} else {
+			_ = script.Pipeline(ctx, rdb, some) // likewise
+		}
+	}
+}

@@ -1,0 +1,180 @@
+// Package convoy is the round trips that several parties share: those of a batch, or
+// of the flights of many keys.
+package convoy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Most is how many commands go out in one pipeline, and how many keys in one MGET,
+// which counts for as many commands. A server answers nobody else while it works one
+// off.
+const Most = 500
+
+// Send sends the commands that are queued on all, in one round trip for each Most,
+// and has the client spread them over the nodes of a Cluster. Every command has its
+// own reply or error. Send returns an error only if none of them was answered.
+func Send(ctx context.Context, rdb redis.UniversalClient, all redis.Pipeliner) error {
+	var failed error
+	answered := false
+	cmds := all.Cmds()
+	for some := range loads(cmds) {
+		p := all
+		if len(some) < len(cmds) {
+			p = rdb.Pipeline()
+			_ = p.BatchProcess(ctx, some...) // it only queues
+		}
+		_, err := p.Exec(ctx)
+		if err == nil {
+			answered = true
+			continue
+		}
+		if Broken(err) {
+			repeat(ctx, rdb, some)
+		}
+		// The error is that of the first command that failed, and says nothing of the
+		// others; unless a hook refused them all, and left them without an answer and
+		// without an error.
+		refused := !slices.ContainsFunc(some, func(c redis.Cmder) bool { return c.Err() != nil })
+		for _, c := range some {
+			if refused {
+				c.SetErr(err)
+			}
+			if Answered(c.Err()) {
+				answered = true
+			} else {
+				failed = c.Err()
+			}
+		}
+	}
+	if answered {
+		return nil
+	}
+	return failed
+}
+
+// loads returns cmds in lots of as many as go out together.
+func loads(cmds []redis.Cmder) iter.Seq[[]redis.Cmder] {
+	return func(yield func([]redis.Cmder) bool) {
+		from, sum := 0, 0
+		for i, c := range cmds {
+			weight := 1
+			if c.Name() == "mget" {
+				weight = len(c.Args()) - 1
+			}
+			if sum += weight; sum > Most && i > from {
+				if !yield(cmds[from:i]) {
+					return
+				}
+				from, sum = i, weight
+			}
+		}
+		if from < len(cmds) {
+			yield(cmds[from:])
+		}
+	}
+}
+
+// repeat sends those commands again that the client would have sent again but for
+// others in the pipeline, with which it must not.
+func repeat(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder) {
+	var again []redis.Cmder
+	for _, c := range cmds {
+		if !c.NoRetry() && !Answered(c.Err()) {
+			again = append(again, c)
+		}
+	}
+	if len(again) == 0 || !slices.ContainsFunc(cmds, redis.Cmder.NoRetry) {
+		return // the client did, or there is nothing
+	}
+	p := rdb.Pipeline()
+	for _, c := range again {
+		c.SetErr(nil)
+		_ = p.Process(ctx, c) // it only queues
+	}
+	_, _ = p.Exec(ctx) // every command has its own error
+}
+
+// Broken reports whether err says that there was no connection, or that it broke: the
+// client has not waited in vain, so to ask again does no harm.
+func Broken(err error) bool {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return true
+	}
+	failed, ok := errors.AsType[*net.OpError](err)
+	return ok && !failed.Timeout()
+}
+
+// Answered reports whether err, of a command, is nil or an answer of Redis.
+func Answered(err error) bool {
+	if err == nil {
+		return true
+	}
+	_, ok := errors.AsType[redis.Error](err)
+	return ok
+}
+
+// Leave runs fn, which calls Redis, by start, in a goroutine that start sees to, and
+// returns what fn returns; but it leaves when ctx is done, or after d without an
+// answer: the client heeds neither while it reads. Whoever leaves does not know
+// what fn did, or will do, and must not touch what it writes to.
+//
+// A ctx that never ends is one whose owner waits: then fn is called by the caller
+// himself, and takes as long as the client does. To hand it over costs two switches of
+// goroutines, which is a good part of a round trip.
+func Leave[T any](ctx context.Context, d time.Duration, start func(func()), fn func(context.Context) (T, error)) (T, error) {
+	if ctx.Done() == nil {
+		return fn(ctx)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, d, ErrSilent)
+	defer cancel()
+	type answer struct {
+		v   T
+		err error
+	}
+	ch := make(chan answer, 1)
+	start(func() {
+		a := answer{err: ErrSilent} // should a hook of the client panic
+		defer func() { ch <- a }()
+		a.v, a.err = fn(ctx)
+	})
+	select {
+	case a := <-ch:
+		return a.v, a.err
+	case <-ctx.Done():
+		var zero T
+		return zero, context.Cause(ctx)
+	}
+}
+
+// ErrSilent is the cause of leaving for want of an answer.
+var ErrSilent = errors.New("Redis did not answer in time")
+
+// Loading is what a source that loads can do beside being asked, which has it take
+// part in a Convoy. Take and Load are called in this order, by one goroutine.
+type Loading interface {
+	// Take takes what the commands were answered, which were sent at a time. If err is
+	// not nil, it is what became of them all, and they must not be looked at.
+	Take(sent time.Time, err error)
+
+	// Load begins to load what was not there, and does not wait for it.
+	Load(c *Convoy)
+
+	// Away returns why Redis was not asked, or did not answer.
+	Away() error
+
+	// Spawn runs fn in a goroutine that the source waits for when it is closed.
+	Spawn(fn func())
+
+	// Drop ends the part of the source, wherever it has come to. It may be called
+	// again.
+	Drop()
+}
