@@ -141,22 +141,6 @@ func (fs *Flights[V]) spawn(fn func()) {
 	}()
 }
 
-// trySpawn is spawn for whoever may have no flight. It reports false, and does
-// nothing, if Close has ended, or would.
-func (fs *Flights[V]) trySpawn(fn func()) bool {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	if fs.closed && fs.running == 0 {
-		return false
-	}
-	fs.running++
-	go func() {
-		defer fs.landed()
-		fn()
-	}()
-	return true
-}
-
 // protect calls load in a goroutine of its own, so that nobody has to wait for
 // one that does not heed its ctx. If load panics or exits, failed says what comes
 // of that.
@@ -244,6 +228,17 @@ func (fs *Flights[V]) marks(ps []*pursuit[V]) {
 	}
 }
 
+// marked is marks for whoever must not write to ps.
+func (fs *Flights[V]) marked(ps []*pursuit[V]) []int {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	joined := make([]int, len(ps))
+	for i, p := range ps {
+		joined[i] = len(p.f.members)
+	}
+	return joined
+}
+
 // begin says that the load of ps begins. Without a lease, nothing will prove it
 // to whoever joins from now on.
 func (fs *Flights[V]) begin(ps []*pursuit[V]) {
@@ -290,18 +285,35 @@ func (f *flight[V]) finish(r result[V], n int) {
 }
 
 // transfer makes members wait for another flight. The caller holds fs.mu.
+//
+// Who wants a load that begins after it came is not to board a flight of readers: that
+// may find a value and load nothing, again and again.
 func (f *flight[V]) transfer(late []*member[V]) {
 	fs := f.fs
 	next := fs.m[f.key]
-	switch {
-	case fs.closed:
+	if fs.closed {
 		next = &flight[V]{fs: fs, r: result[V]{err: ErrClosed}, done: f.done}
-	case next == nil:
+	}
+	anew := next
+	for _, m := range late {
+		if m.anew && !fs.closed && (anew == nil || !anew.anew) {
+			anew = fs.launch(f.values, f.key, m.run)
+			anew.aside, anew.anew = true, true
+		}
+	}
+	if next == nil {
+		next = anew
+	}
+	if next == nil {
 		next = fs.launch(f.values, f.key, f.run)
 		next.aside, next.anew = f.anew, f.anew
 	}
 	for _, m := range late {
-		next.take(m)
+		if m.anew {
+			anew.take(m)
+		} else {
+			next.take(m)
+		}
 	}
 }
 

@@ -7,28 +7,44 @@ type member[V any] struct {
 	f    *flight[V] // guarded by fs.mu: whom the member waits for
 	left bool       // guarded by fs.mu
 	anew bool       // it wants a load that begins after it came
+
+	run func(*flight[V]) // of a member who is anew: flies a flight that loads
 }
 
 // board joins the flight of key, or starts one, which run then has to finish. If
 // run is nil it does not start one, and returns nil if there is none that may be
 // joined by a caller who has not read the key.
 func (fs *Flights[V]) board(ctx context.Context, key string, run func(*flight[V])) (*member[V], error) {
+	m, _, err := fs.embark(ctx, key, false, run)
+	return m, err
+}
+
+// boardAside joins a flight, or starts one that nobody joins who has not read the
+// key.
+func (fs *Flights[V]) boardAside(ctx context.Context, key string, run func(*flight[V])) (*member[V], error) {
+	m, _, err := fs.embark(ctx, key, true, run)
+	return m, err
+}
+
+// embark is board, or boardAside. It reports whether it has started the flight.
+func (fs *Flights[V]) embark(ctx context.Context, key string, aside bool, run func(*flight[V])) (m *member[V], started bool, err error) {
 	if err := fs.admit(ctx, key); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	f := fs.m[key]
 	switch {
 	case fs.closed:
-		return nil, ErrClosed
+		return nil, false, ErrClosed
 	case f != nil && (run != nil || !f.aside):
-		return f.board(), nil
+		return f.board(), false, nil
 	case run == nil:
-		return nil, nil
+		return nil, false, nil
 	}
 	f = fs.launch(ctx, key, run)
-	return f.board(), nil
+	f.aside = aside
+	return f.board(), true, nil
 }
 
 // boardAnew joins a flight of which the load has not begun, or starts one. Who
@@ -49,7 +65,7 @@ func (fs *Flights[V]) boardAnew(ctx context.Context, key string, run func(*fligh
 		f.aside, f.anew = true, true
 	}
 	m := f.board()
-	m.anew = true
+	m.anew, m.run = true, run
 	return m, nil
 }
 
@@ -61,25 +77,6 @@ const (
 	refreshers                 // those who see to a new one: readers may have a value
 	nobody                     // and no one waits; what flies already is left alone
 )
-
-// boardAside joins a flight, or starts one that nobody joins who has not read the
-// key.
-func (fs *Flights[V]) boardAside(ctx context.Context, key string, run func(*flight[V])) (*member[V], error) {
-	if err := fs.admit(ctx, key); err != nil {
-		return nil, err
-	}
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	if fs.closed {
-		return nil, ErrClosed
-	}
-	f := fs.m[key]
-	if f == nil {
-		f = fs.launch(ctx, key, run)
-		f.aside = true
-	}
-	return f.board(), nil
-}
 
 // leaveAside starts a flight that nobody waits for, unless there is one.
 func (fs *Flights[V]) leaveAside(ctx context.Context, key string, run func(*flight[V])) {
@@ -93,9 +90,9 @@ func (fs *Flights[V]) leaveAside(ctx context.Context, key string, run func(*flig
 }
 
 // boardAll boards the flights of several keys. Those that it has to start are
-// flown together, by one call of fly; run flies the i-th by itself, should that
-// be needed. The error is one a key.
-func (fs *Flights[V]) boardAll(ctx context.Context, keys []string, who boarding, run func(i int) func(*flight[V]), fly func(fs []*flight[V], is []int)) ([]*member[V], []error) {
+// flown together, by what crew returns for so many, before any of them starts; run
+// flies the i-th by itself, should that be needed. The error is one a key.
+func (fs *Flights[V]) boardAll(ctx context.Context, keys []string, who boarding, run func(i int) func(*flight[V]), crew func(n int) func(fs []*flight[V], is []int)) ([]*member[V], []error) {
 	members, errs := make([]*member[V], len(keys)), make([]error, len(keys))
 	if who != nobody {
 		for i, key := range keys {
@@ -126,6 +123,7 @@ func (fs *Flights[V]) boardAll(ctx context.Context, keys []string, who boarding,
 		}
 	}
 	if len(started) > 0 {
+		fly := crew(len(started))
 		fs.fly(func() { fly(started, is) }, started...)
 	}
 	return members, errs

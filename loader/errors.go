@@ -4,20 +4,22 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+
+	"github.com/cachex-go/cachex/internal/errs"
 )
 
 var (
 	// ErrNotFound says that the source has no value for a key. A load returns it,
 	// perhaps wrapped.
-	ErrNotFound = errors.New("not found")
+	ErrNotFound = errs.ErrNotFound
 
 	// ErrClosed says that Close was called.
-	ErrClosed = errors.New("closed")
+	ErrClosed = errs.ErrClosed
 
 	// ErrReentrant says that a load asked for the very key that it loads, itself
 	// or through the loads that it caused: it would have waited for itself. It is
 	// found by the ctx, so a load must pass its ctx on.
-	ErrReentrant = errors.New("load asks for the key that it loads")
+	ErrReentrant = errs.ErrReentrant
 
 	// ErrGoexit says that a load called runtime.Goexit, as t.FailNow does, instead
 	// of returning.

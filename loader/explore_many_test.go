@@ -31,7 +31,7 @@ func (w *world) pair(proc string, l *Loader[int64]) reader {
 			err := w.step(step{proc, name, readsDB | memory})
 			w.mu.Lock()
 			for j, i := range is {
-				if all[j] = (Loaded[int64]{Value: besides, Life: hour, Err: err}); keys[i] == w.x.t.key {
+				if all[j] = (Loaded[int64]{Value: besides, Life: w.life(), Err: err}); keys[i] == w.x.t.key {
 					all[j].Value = w.db
 				}
 			}
@@ -61,9 +61,9 @@ func (w *world) pairs(procs ...string) {
 
 // settled checks what is left of the other key.
 func (w *world) settled() {
-	b, err := w.x.t.rdb.Get(w.x.t.Context(), w.beside()).Bytes()
+	b, err := w.x.t.get(w.beside())
 	if err == nil {
-		h, payload, ok := entry.Parse(w.beside(), b)
+		h, payload, ok := w.x.t.leasesOf(w.x.t.rdb).parse(w.beside(), b)
 		switch {
 		case ok && h.State == entry.Lease && (len(w.dead) > 0 || w.orphans):
 		case !ok || h.State != entry.Value || string(payload) != fmt.Sprint(besides):
@@ -166,7 +166,7 @@ func (w *world) writeThrough(proc string, after func()) {
 		if w.step(step{proc, "begin " + proc, begins | memory}) != nil {
 			return
 		}
-		ws := []Writing{{Key: w.x.t.key, Payload: w.version(proc), Life: hour}}
+		ws := []Writing{{Key: w.x.t.key, Payload: w.version(proc), Life: w.life()}}
 		errs := l.WriteThrough(ctx, ws, func(context.Context) []error { return []error{w.persist(proc)} })
 		w.wrote(proc, errs[0])
 		after()

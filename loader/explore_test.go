@@ -185,7 +185,37 @@ func TestNoOrderOfStepsBreaksTheProtocol(t *testing.T) {
 	explore(t, scenarios)
 }
 
+// Packed entries have the same protocol in other places: a few random orders of
+// every scenario tell whether it still holds there.
+func TestNoOrderOfStepsBreaksTheProtocolOfPackedEntries(t *testing.T) {
+	t.Parallel()
+	const sample = 8
+	seed := exploringSeed(t)
+	for _, some := range []map[string]scenario{scenarios, manyScenarios, throughScenarios} {
+		for name, s := range some {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				bubbles(t, func(t *lab) {
+					t.pack()
+					exploring(t, s, sample, seed)
+				})
+			})
+		}
+	}
+}
+
 func explore(t *testing.T, scenarios map[string]scenario) {
+	t.Helper()
+	seed := exploringSeed(t)
+	for name, s := range scenarios {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubbles(t, func(t *lab) { exploring(t, s, s.sample, seed) })
+		})
+	}
+}
+
+func exploringSeed(t *testing.T) uint64 {
 	t.Helper()
 	seed := rand.Uint64()
 	if s := os.Getenv(exploreSeed); s != "" {
@@ -193,20 +223,18 @@ func explore(t *testing.T, scenarios map[string]scenario) {
 		seed, err = strconv.ParseUint(s, 10, 64)
 		require.NoError(t, err)
 	}
-	for name, s := range scenarios {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			bubbles(t, func(t *lab) {
-				x := newExplorer(t, s.play)
-				if s.sample == 0 || os.Getenv(exploreAll) != "" {
-					x.all()
-				} else {
-					t.Logf("%s=%d", exploreSeed, seed)
-					x.some(s.sample, seed)
-				}
-				t.Logf("%d schedules, and %d that others cover", x.schedules, x.pruned)
-				require.Zero(t, x.bad, x.complaint)
-			})
-		})
+	return seed
+}
+
+// exploring tries sample random orders of a scenario; all of them if that is 0.
+func exploring(t *lab, s scenario, sample int, seed uint64) {
+	x := newExplorer(t, s.play)
+	if sample == 0 || os.Getenv(exploreAll) != "" {
+		x.all()
+	} else {
+		t.Logf("%s=%d", exploreSeed, seed)
+		x.some(sample, seed)
 	}
+	t.Logf("%d schedules, and %d that others cover", x.schedules, x.pruned)
+	require.Zero(t, x.bad, x.complaint)
 }

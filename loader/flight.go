@@ -42,7 +42,16 @@ type Flights[V any] struct {
 // ctx, and the flight goes on for the others; or a *PanicError, ErrGoexit,
 // ErrClosed, or ErrReentrant.
 func (fs *Flights[V]) Do(ctx context.Context, key string, load func(context.Context) (V, error)) (V, error) {
-	m, err := fs.board(ctx, key, func(f *flight[V]) {
+	_, wait := fs.Begin(ctx, key, load)
+	return wait()
+}
+
+// Begin is Do in two steps, for whoever has something else to do in between: it joins
+// the flight of key or starts one, and does not wait. own reports whether it has
+// started it, so that load is called. wait then waits, and returns what Do would; it
+// must be called, once, or the flight takes the caller for one who waits for ever.
+func (fs *Flights[V]) Begin(ctx context.Context, key string, load func(context.Context) (V, error)) (own bool, wait func() (V, error)) {
+	m, own, err := fs.embark(ctx, key, false, func(f *flight[V]) {
 		ch := protect(fs, func() result[V] {
 			v, err := load(f.ctx)
 			if err != nil {
@@ -58,12 +67,14 @@ func (fs *Flights[V]) Do(ctx context.Context, key string, load func(context.Cont
 			f.finish(result[V]{err: context.Cause(f.ctx)}, f.mark())
 		}
 	})
-	if err != nil {
-		var zero V
-		return zero, err
+	return own, func() (V, error) {
+		if err != nil {
+			var zero V
+			return zero, err
+		}
+		r, _ := fs.wait(ctx, m, nil)
+		return r.v, r.err
 	}
-	r, _ := fs.wait(ctx, m, nil)
-	return r.v, r.err
 }
 
 // Forget detaches the flights of keys: who is on board gets the result, and who
@@ -75,6 +86,22 @@ func (fs *Flights[V]) Forget(keys ...string) {
 	for _, key := range keys {
 		delete(fs.m, key)
 	}
+}
+
+// Spawn runs fn in a goroutine that Close waits for. It reports false, and does
+// nothing, once Close has ended, or would at once.
+func (fs *Flights[V]) Spawn(fn func()) bool {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fs.closed && fs.running == 0 {
+		return false
+	}
+	fs.running++
+	go func() {
+		defer fs.landed()
+		fn()
+	}()
+	return true
 }
 
 // Close makes every further Do return ErrClosed and waits for the loads under

@@ -470,3 +470,26 @@ func TestCloseWhoseContextEndsCancelsTheLoads(t *testing.T) {
 		require.Equal(t, time.Minute, time.Since(begin), "a second Close waits for the load that does not heed its ctx")
 	})
 }
+
+func TestWhoBeginsAFlightIsToldWhetherItIsHisOwn(t *testing.T) {
+	t.Parallel()
+	var fs Flights[int]
+	value := make(chan int)
+	load := func(context.Context) (int, error) { return <-value, nil }
+	own, first := fs.Begin(t.Context(), "k", load)
+	require.True(t, own)
+	own, second := fs.Begin(t.Context(), "k", load)
+	require.False(t, own)
+	value <- 7
+	for _, wait := range []func() (int, error){first, second} {
+		v, err := wait()
+		require.NoError(t, err)
+		require.Equal(t, 7, v)
+	}
+	require.NoError(t, fs.Close(t.Context()))
+	own, wait := fs.Begin(t.Context(), "k", load)
+	require.False(t, own)
+	_, err := wait()
+	require.ErrorIs(t, err, ErrClosed)
+	require.False(t, fs.Spawn(func() { t.Error("after Close") }))
+}

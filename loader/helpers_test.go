@@ -40,6 +40,7 @@ type lab struct {
 	*testing.T
 	rdb     *redis.Client
 	key     string // of this test alone
+	packed  bool
 	over    chan struct{}
 	closers []func()
 }
@@ -101,6 +102,7 @@ func work(t *testing.T, rdb *redis.Client, f func(*lab)) {
 	// A command that is refused by NOSCRIPT is one that a test does not expect.
 	for _, s := range leaseScripts {
 		require.NoError(t, rdb.ScriptLoad(t.Context(), s.Source()).Err())
+		require.NoError(t, rdb.ScriptLoad(t.Context(), s.Packed().Source()).Err())
 	}
 	f(l)
 }
@@ -117,9 +119,26 @@ func (l *lab) client(hooks ...redis.Hook) *redis.Client {
 
 // leases returns leases of a client of their own, which has the hooks.
 func (l *lab) leases(hooks ...redis.Hook) *Leases {
-	leases, err := NewLeases(l.client(hooks...), time.Hour)
+	return l.leasesOf(l.client(hooks...))
+}
+
+// leasesOf returns the leases of a client.
+func (l *lab) leasesOf(rdb *redis.Client) *Leases {
+	leases, err := NewLeases(rdb, time.Hour)
 	require.NoError(l, err)
+	leases.packed = l.packed
 	return leases
+}
+
+// pack has the key be one of a packed entry.
+func (l *lab) pack() {
+	l.packed = true
+	l.key += " 7"
+}
+
+// get returns what an entry holds, as it is in Redis.
+func (l *lab) get(key string) ([]byte, error) {
+	return l.leasesOf(l.rdb).get(l.Context(), l.rdb, key).Bytes()
 }
 
 // delete deletes the key as any program may.
@@ -355,8 +374,10 @@ var leaseScripts = map[string]*script.Script{
 var digests = func() map[string]string {
 	names := make(map[string]string)
 	for name, s := range leaseScripts {
-		sum := sha1.Sum([]byte(s.Source()))
-		names[hex.EncodeToString(sum[:])] = name
+		for _, src := range []string{s.Source(), s.Packed().Source()} {
+			sum := sha1.Sum([]byte(src))
+			names[hex.EncodeToString(sum[:])] = name
+		}
 	}
 	return names
 }()

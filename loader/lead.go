@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/cachex-go/cachex/internal/entry"
@@ -16,6 +17,7 @@ import (
 // lease is loaded with them.
 func (r *run[V]) lead() {
 	l := r.l
+	r.loads()
 	l.flights.begin(r.legs)
 	var took time.Duration // written by the load before it sends on ch
 	ch := r.start(&took)
@@ -78,6 +80,12 @@ func (r *run[V]) start(took *time.Duration) <-chan []Loaded[V] {
 		p := r.legs[0]
 		at.previous = func() (any, bool) { return l.value(p.key, p.old) }
 	}
+	at.lease, r.attempt = r.leaseOf(), at
+	legs := r.legs
+	at.storing = func() {
+		joined := l.flights.marked(legs)
+		at.joined.Store(&joined)
+	}
 	ctx := context.WithValue(r.ctx, attemptKey{}, at)
 	began := time.Now()
 	return protect(&l.flights, func() []Loaded[V] {
@@ -108,6 +116,24 @@ func (r *run[V]) start(took *time.Duration) <-chan []Loaded[V] {
 	}, r.all)
 }
 
+// leaseOf returns what finds the lease on a key of the load, as it is when that begins.
+func (r *run[V]) leaseOf() func(key string) (Lease, bool) {
+	legs := r.legs
+	index := sync.OnceValue(func() map[string]Lease {
+		m := make(map[string]Lease, len(legs))
+		for _, p := range legs {
+			if !p.alone {
+				m[p.key] = Lease{Token: p.token, Entry: p.old, Sent: p.sent}
+			}
+		}
+		return m
+	})
+	return func(key string) (Lease, bool) {
+		l, ok := index()[key]
+		return l, ok
+	}
+}
+
 // all is what a load returns that has the same error for every key.
 func (r *run[V]) all(err error) []Loaded[V] {
 	res := make([]Loaded[V], len(r.legs))
@@ -129,6 +155,7 @@ func unanswered[V any](res []Loaded[V]) bool {
 
 // land stores what was loaded, or gives the leases back, and ends the flights.
 func (r *run[V]) land(all []Loaded[V], took time.Duration) {
+	r.loaded()
 	l := r.l
 	results := make([]result[V], len(r.legs))
 	calls := make([]*script.Call, 0, len(r.legs))
@@ -140,7 +167,7 @@ func (r *run[V]) land(all []Loaded[V], took time.Duration) {
 		}
 	}
 	l.flights.marks(sent)
-	l.send(context.WithoutCancel(r.ctx), calls)
+	r.send(context.WithoutCancel(r.ctx), calls, true, min(max(took, shortestWait), longestWait))
 	var orphans []*pursuit[V]
 	for i, p := range sent {
 		n, err := number(calls[i].Reply, calls[i].Err)
@@ -158,7 +185,11 @@ func (r *run[V]) land(all []Loaded[V], took time.Duration) {
 			l.stats.fenced.Add(1)
 		}
 	}
+	joined := r.attempt.joined.Load()
 	for i, p := range r.legs {
+		if joined != nil { // the load has stored by itself, and later proofs are none of what it knows
+			p.proven = min(p.proven, (*joined)[i])
+		}
 		p.f.finish(results[i], p.proven)
 		if p.orphan {
 			orphans = append(orphans, p)

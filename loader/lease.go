@@ -29,6 +29,8 @@ type Leases struct {
 	ttl   time.Duration
 	stale any  // milliseconds that a value is of use after it is stale; "" forever
 	hint  bool // ask for a message when a lease ends that we wait for
+
+	packed bool // entries are in the fields of hashes: see place
 }
 
 // NewLeases returns the leases of rdb that hold for ttl, in whole milliseconds,
@@ -108,9 +110,10 @@ func (l *Leases) acquiring(key string, c claim) *script.Call {
 	if c.seen != nil {
 		seen = c.seen[:]
 	}
-	return &script.Call{Script: script.Acquire, Key: key, Once: true, Args: []any{
-		c.token[:], l.ttl.Milliseconds(), entry.AppendCost(nil, c.expect), seen, l.hint, c.suspect, l.stale, c.want,
-	}}
+	call := l.call(script.Acquire, key,
+		c.token[:], l.ttl.Milliseconds(), entry.AppendCost(nil, c.expect), seen, l.hint, c.suspect, l.stale, c.want)
+	call.Once = true
+	return call
 }
 
 // acquired returns what Acquire has answered.
@@ -183,8 +186,8 @@ func (l Life) check() error {
 	return CheckLife(l.Keep)
 }
 
-// args returns Keep and Fresh as the scripts take them.
-func (l Life) args() (keep, fresh any) {
+// Args returns Keep and Fresh as the scripts take them: milliseconds, "" for Forever.
+func (l Life) Args() (keep, fresh any) {
 	ms := func(d time.Duration) any {
 		if d == Forever {
 			return ""
@@ -231,18 +234,14 @@ func (l *Leases) verdict(ctx context.Context, call *script.Call) (Verdict, error
 }
 
 func (l *Leases) storing(key string, state entry.State, token Token, payload []byte, life Life, sent time.Time, took time.Duration) *script.Call {
-	keep, fresh := life.args()
+	keep, fresh := life.Args()
 	costAndSum := binary.BigEndian.AppendUint32(entry.AppendCost(nil, took), entry.Sum(key, payload))
-	return &script.Call{Script: script.Store, Key: key, Args: []any{
-		token[:], keep, fresh, time.Since(sent).Milliseconds(), costAndSum, payload, []byte{byte(state)},
-	}}
+	return l.call(script.Store, key, token[:], keep, fresh, time.Since(sent).Milliseconds(), costAndSum, payload, []byte{byte(state)})
 }
 
 func (l *Leases) renewing(key string, token Token, life Life, sent time.Time, took time.Duration) *script.Call {
-	keep, fresh := life.args()
-	return &script.Call{Script: script.Renew, Key: key, Args: []any{
-		token[:], keep, fresh, time.Since(sent).Milliseconds(), entry.AppendCost(nil, took),
-	}}
+	keep, fresh := life.Args()
+	return l.call(script.Renew, key, token[:], keep, fresh, time.Since(sent).Milliseconds(), entry.AppendCost(nil, took))
 }
 
 // Write stores payload as the value of key whatever is there, and takes the
@@ -252,10 +251,10 @@ func (l *Leases) Write(ctx context.Context, key string, payload []byte, life Lif
 }
 
 func (l *Leases) writing(key string, payload []byte, life Life) *script.Call {
-	keep, fresh := life.args()
+	keep, fresh := life.Args()
 	token := entry.NewToken()
 	sum := binary.BigEndian.AppendUint32(nil, entry.Sum(key, payload))
-	return &script.Call{Script: script.Write, Key: key, Args: []any{token[:], keep, fresh, sum, payload}}
+	return l.call(script.Write, key, token[:], keep, fresh, sum, payload)
 }
 
 // Extend prolongs the lease of token, counted from now, and reports whether it
@@ -265,7 +264,7 @@ func (l *Leases) Extend(ctx context.Context, key string, token Token) (bool, err
 }
 
 func (l *Leases) extending(key string, token Token) *script.Call {
-	return &script.Call{Script: script.Extend, Key: key, Args: []any{token[:], l.ttl.Milliseconds()}}
+	return l.call(script.Extend, key, token[:], l.ttl.Milliseconds())
 }
 
 // Release gives the lease of token back, and reports whether it was still there.
@@ -277,7 +276,7 @@ func (l *Leases) Release(ctx context.Context, key string, token Token) (bool, er
 // releasing is Release, after which nobody loads for a pause, at most for most,
 // if pause is milliseconds; with drop the value goes too.
 func (l *Leases) releasing(key string, token Token, pause any, most time.Duration) *script.Call {
-	return &script.Call{Script: script.Release, Key: key, Args: []any{token[:], pause, most.Milliseconds()}}
+	return l.call(script.Release, key, token[:], pause, most.Milliseconds())
 }
 
 const drop = "drop"
@@ -289,7 +288,7 @@ func (l *Leases) Expire(ctx context.Context, key string) (bool, error) {
 }
 
 func (l *Leases) expiring(key string) *script.Call {
-	return &script.Call{Script: script.Expire, Key: key}
+	return l.call(script.Expire, key)
 }
 
 func (l *Leases) held(ctx context.Context, call *script.Call) (bool, error) {
@@ -314,7 +313,7 @@ func number(reply any, err error) (int64, error) {
 const MinLeaseTTL = 100 * time.Millisecond
 
 // wrongType reports whether err says that the key holds something other than a
-// string.
+// string; or, if entries are packed, than a hash.
 func wrongType(err error) bool {
 	return err != nil && redis.HasErrorPrefix(err, "WRONGTYPE")
 }

@@ -24,6 +24,8 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/cachex-go/cachex/codec"
+	"github.com/cachex-go/cachex/internal/circuit"
+	"github.com/cachex-go/cachex/internal/gather"
 	"github.com/cachex-go/cachex/internal/redact"
 )
 
@@ -72,6 +74,17 @@ type Options[V any] struct {
 	// times the time that it takes ahead. 1 is what XFetch proposes. Defaults to
 	// 0: not before.
 	EarlyRefresh float64
+
+	// Packed says that every entry is in the field of a hash: a key is then that of the
+	// hash, a space, and the field, in which there is no space. Redis does not know when
+	// a field ends. So a value is fresh and of use by the clocks of its readers, and
+	// EarlyRefresh goes by what loads take here, since what the load of a value took is
+	// not kept. Defaults to false.
+	Packed bool
+
+	// NoCombining has every read sent by itself. Defaults to false: reads that come while
+	// a few are under way leave together, whichever Loader they are of.
+	NoCombining bool
 }
 
 // MaxBackoff is the longest time without a load after loads that failed, but for
@@ -82,13 +95,15 @@ const MaxBackoff = time.Minute
 // use.
 type Loader[V any] struct {
 	rdb     redis.UniversalClient
+	gather  *gather.Client // of all who read on rdb
+	apart   bool           // Options.NoCombining
 	codec   codec.Keyed[V]
 	leases  Leases
 	flights Flights[V]
 	reads   reads
 	slots   *semaphore.Weighted // nil: no limit
 	hear    *listener           // nil: poll only
-	away    *circuits           // whether Redis is worth asking
+	away    *circuit.Circuits   // whether Redis is worth asking
 
 	swr, sie    int64         // milliseconds
 	longest     int64         // milliseconds that a lease or a pause can last
@@ -97,8 +112,9 @@ type Loader[V any] struct {
 	early       float64
 
 	closing sync.Once
-	deaf    chan struct{} // closed when hear is released
+	deaf    chan struct{} // closed when hear and gather are released
 
+	size  atomic.Int64 // moving average of how many bytes an entry has
 	cold  atomic.Bool  // most of many keys were missing
 	cost  atomic.Int64 // nanoseconds: moving average of what loads cost, 0 before the first
 	stats counters
@@ -132,14 +148,15 @@ func New[V any](rdb redis.UniversalClient, o Options[V]) (*Loader[V], error) {
 		longest:     2*max(o.LeaseTTL, o.Backoff, MaxBackoff).Milliseconds() + slack,
 		softTimeout: o.SoftTimeout, backoff: o.Backoff, early: o.EarlyRefresh,
 	}
-	l.leases.stale = l.swr + l.sie
+	l.gather, l.apart = gather.For(rdb), o.NoCombining
+	l.leases.stale, l.leases.packed = l.swr+l.sie, o.Packed
 	l.cold.Store(true)
 	l.flights.Timeout = o.Timeout
 	l.reads.init()
 	if o.MaxLoads > 0 {
 		l.slots = semaphore.NewWeighted(int64(o.MaxLoads))
 	}
-	l.hear, l.away = listenerFor(rdb), circuitsFor(rdb)
+	l.hear, l.away = listenerFor(rdb), circuit.For(rdb)
 	l.leases.hint = l.hear != nil
 	return l, nil
 }
@@ -331,7 +348,7 @@ func (l *Loader[V]) Leases() *Leases { return &l.leases }
 // Stats returns what the Loader has counted since New.
 func (l *Loader[V]) Stats() Stats {
 	s := l.stats.snapshot()
-	s.Breaker = l.away.state()
+	s.Breaker = l.away.State()
 	return s
 }
 
@@ -340,14 +357,16 @@ func (l *Loader[V]) Stats() Stats {
 func (l *Loader[V]) Close(ctx context.Context) error {
 	err := l.flights.Close(ctx)
 	l.closing.Do(func() {
-		l.away.release()
-		wait := l.hear.release()
-		if wait == nil {
+		wait, idle := l.hear.release(), l.gather.Release()
+		if wait == nil && over(idle) {
 			close(l.deaf)
 			return
 		}
 		go func() { // ends with the listener's goroutine, which the client may hold up while it dials
-			wait()
+			if wait != nil {
+				wait()
+			}
+			<-idle // and with reads that their callers have left
 			close(l.deaf)
 		}()
 	})

@@ -7,6 +7,9 @@ import (
 	"sync"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/cachex-go/cachex/internal/convoy"
+	"github.com/cachex-go/cachex/internal/gather"
 )
 
 // reads lets callers who read one key at the same time share a GET.
@@ -98,18 +101,20 @@ func (s *stripe) leave(key string, t *turn) {
 	}
 }
 
-// end gives what was read to those who share the turn, and begins the next one.
-func (s *stripe) end(key string, t *turn, b []byte, err error) {
+// end gives what was read to those who share the turn, and begins the next one. It
+// reports whether nobody shares it.
+func (s *stripe) end(key string, t *turn, b []byte, err error) (lone bool) {
 	s.mu.Lock()
 	s.pass(key, t)
 	s.mu.Unlock()
 	if t.done != nil {
 		t.b, t.err = b, err
 		close(t.done)
-		return
+		return false
 	}
 	t.next = nil
 	loneTurns.Put(t)
+	return true
 }
 
 // pass makes the turn after t the one of key. The caller holds mu.
@@ -133,8 +138,8 @@ type reading[V any] struct {
 	t   *turn // nil once we have no part in it
 	own bool  // we send it
 
-	b     []byte // what we read, for those who share the turn
-	found error  // of reading b
+	v     gather.Value // what we read, for those who share the turn
+	found error        // of reading v
 
 	m   *member[V] // of the flight that we joined
 	err error      // of joining it, or of waiting
@@ -177,9 +182,9 @@ func (r *reading[V]) await(ctx context.Context, load bool) bool {
 // does.
 func (r *reading[V]) read(ctx context.Context) ([]byte, error) {
 	if r.own {
-		r.found = errSilent // for those who share it, should a hook of the client panic
-		r.b, r.found = r.l.get(ctx, r.key)
-		return r.b, r.found
+		r.found = convoy.ErrSilent // for those who share it, should a hook of the client panic
+		r.v, r.found = r.l.get(ctx, r.key)
+		return r.v.B, r.found
 	}
 	t := r.t
 	r.t = nil
@@ -195,13 +200,16 @@ func (r *reading[V]) read(ctx context.Context) ([]byte, error) {
 	if away := r.l.refusal(r.key); away != nil {
 		return nil, away
 	}
-	return r.l.get(ctx, r.key)
+	v, err := r.l.get(ctx, r.key)
+	return v.B, err
 }
 
 // end lets those go on who wait for this read. Called again it does nothing.
 func (r *reading[V]) end() {
 	if r.own && r.t != nil {
-		r.s.end(r.key, r.t, r.b, r.found)
+		if r.s.end(r.key, r.t, r.v.B, r.found) {
+			r.v.Release()
+		}
 	}
 	r.t = nil
 }

@@ -50,13 +50,13 @@ func (l *Loader[V]) Reload(ctx context.Context, key string, every time.Duration,
 // ReloadMany is Reload for several keys, which must differ, by one call of load. It
 // returns an error for each, nil where all is well.
 func (l *Loader[V]) ReloadMany(ctx context.Context, keys []string, every time.Duration, load ManyFunc[V]) []error {
-	c := &many[V]{l: l, ctx: ctx, keys: keys, load: load, sights: make([]sight, len(keys))}
-	c.aim = aim{want: script.Due, pause: min(l.backoff, every), most: every}
+	r := &Reading[V]{l: l, ctx: ctx, keys: keys, load: load, sights: make([]sight, len(keys))}
+	r.aim = aim{want: script.Due, pause: min(l.backoff, every), most: every}
 	is := make([]int, len(keys))
 	for i := range is {
 		is[i] = i
 	}
-	members, errs := c.fly(is, refreshers)
+	members, errs := r.fly(is, refreshers)
 	for i, m := range members {
 		if m != nil {
 			res, _ := l.flights.wait(ctx, m, nil)
@@ -80,7 +80,8 @@ func (l *Loader[V]) rescue(ctx context.Context, key string, res result[V]) resul
 		// The timeout has ended the wait for a lease, or for one of MaxLoads: that is
 		// no better than a load which takes too long.
 		b, err := l.poll(ctx, key)
-		if v, s := l.see(key, b, err, true); s.kind.served() || s.kind == old {
+		var v V
+		if s := l.see(key, b, err, true, time.Now(), &v); s.kind.served() || s.kind == old {
 			return result[V]{v: v, how: OutcomeStale}
 		}
 	}
@@ -109,10 +110,10 @@ func (l *Loader[V]) waitLate(ctx context.Context, key string, m *member[V]) resu
 	// may still be faster.
 	kept := make(chan struct{})
 	var v V
-	l.flights.trySpawn(func() {
+	l.flights.Spawn(func() {
 		b, err := l.poll(ctx, key)
 		var s sight
-		if v, s = l.see(key, b, err, true); s.kind.served() || s.kind == old {
+		if s = l.see(key, b, err, true, time.Now(), &v); s.kind.served() || s.kind == old {
 			close(kept)
 		}
 	})

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cachex-go/cachex/internal/convoy"
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/script"
 )
@@ -270,7 +271,7 @@ func (r *rota) ask(ch chan<- trip, s *script.Script, shifts []*shift) {
 		patience = r.t.ttl / 4 // so that the next heartbeat is not late
 	}
 	r.t.spawn(func() { // ends within the patience; ch has room
-		ctx, cancel := context.WithTimeoutCause(r.settled, patience, errSilent)
+		ctx, cancel := context.WithTimeoutCause(r.settled, patience, convoy.ErrSilent)
 		defer cancel()
 		t.err = r.t.send(ctx, t.calls)
 		t.known = t.err == nil || ctx.Err() == nil

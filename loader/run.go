@@ -29,6 +29,9 @@ type run[V any] struct {
 	load ManyFunc[V]
 	legs []*pursuit[V] // those to be loaded
 	slot bool          // we have one of MaxLoads
+
+	attempt *attempt // the load, once it is started
+	company
 }
 
 // A pursuit is the part that one key has in a run.
@@ -81,12 +84,18 @@ func one[V any](load Func[V]) ManyFunc[V] {
 // flown returns what flies a flight of the i-th key of a load. A flight that
 // comes after it, for those who came too late, looks again.
 func (l *Loader[V]) flown(key string, i int, s sight, a aim, load ManyFunc[V]) func(*flight[V]) {
+	return l.flownBy(company{}, key, i, s, a, load)
+}
+
+// flownBy is flown for a first flight that has company.
+func (l *Loader[V]) flownBy(with company, key string, i int, s sight, a aim, load ManyFunc[V]) func(*flight[V]) {
 	return func(f *flight[V]) {
 		p := l.pursue(f, key, i, s, a)
 		if s = (sight{}); a.want != script.Now {
 			a = l.usual()
 		}
-		r := &run[V]{l: l, ctx: f.ctx, load: load}
+		r := &run[V]{l: l, ctx: f.ctx, load: load, company: with}
+		with = company{}
 		r.fly(p)
 	}
 }
@@ -109,6 +118,8 @@ func (r *run[V]) fly(ps ...*pursuit[V]) {
 		}
 	}()
 	defer r.freeSlot()
+	defer r.vacate()
+	defer r.leave()
 	for asking := ps; ; {
 		if err := r.takeSlot(ps[0]); err != nil {
 			r.fail(err, asking)
@@ -137,6 +148,7 @@ func (r *run[V]) fly(ps ...*pursuit[V]) {
 			return
 		}
 		r.freeSlot()
+		r.leave()
 		if !r.wait(held[0]) {
 			return
 		}
@@ -182,7 +194,7 @@ func (r *run[V]) acquire(ps []*pursuit[V], held []hold[V]) ([]*pursuit[V], []hol
 		asked, calls = append(asked, p), append(calls, l.leases.acquiring(p.key, p.claim(l.expect())))
 	}
 	l.flights.marks(asked)
-	l.send(r.ctx, calls)
+	r.send(r.ctx, calls, false, longestWait)
 	var again []*pursuit[V]
 	for i, p := range asked {
 		p.proven = p.joined
@@ -201,13 +213,13 @@ func (r *run[V]) acquire(ps []*pursuit[V], held []hold[V]) ([]*pursuit[V], []hol
 		case a.Grant == None && l.none(p.key, a.Entry):
 			p.f.finish(result[V]{err: ErrNotFound, how: OutcomeNotFound}, p.proven)
 		case a.Grant == None: // it is of another key
-			p.misfit(a.Entry)
+			l.misfit(p, a.Entry)
 			again = append(again, p)
 		case a.Grant == Found:
 			if v, ok := l.value(p.key, a.Entry); ok {
 				p.f.finish(result[V]{v: v, how: p.found()}, p.proven)
 			} else {
-				p.misfit(a.Entry)
+				l.misfit(p, a.Entry)
 				again = append(again, p)
 			}
 		case !l.settle(p, a): // Held, Stale
@@ -226,7 +238,7 @@ func (l *Loader[V]) settle(p *pursuit[V], a Acquisition) bool {
 	if a.Grant == Held {
 		return false
 	}
-	h, _, ok := entry.Parse(p.key, a.Entry)
+	h, _, ok := l.leases.parse(p.key, a.Entry)
 	if !ok || !h.Paused() && -h.Soft+time.Now().UnixMilli() >= l.swr {
 		return false
 	}
@@ -263,8 +275,8 @@ func (p *pursuit[V]) found() Outcome {
 }
 
 // misfit notes that an entry cannot be used.
-func (p *pursuit[V]) misfit(b []byte) {
-	h, _, _ := entry.Parse(p.key, b)
+func (l *Loader[V]) misfit(p *pursuit[V], b []byte) {
+	h, _, _ := l.leases.parse(p.key, b)
 	p.sight = sight{kind: unfit, token: h.Token}
 	p.unfit++
 }
@@ -282,6 +294,10 @@ func (r *run[V]) takeSlot(p *pursuit[V]) error {
 	if r.l.slots == nil || r.slot || p.f.nested() {
 		return nil
 	}
+	if r.slot = r.l.slots.TryAcquire(1); r.slot {
+		return nil
+	}
+	r.leave() // the others shall not wait with us
 	if r.l.slots.Acquire(r.ctx, 1) != nil {
 		return context.Cause(r.ctx)
 	}
@@ -294,6 +310,24 @@ func (r *run[V]) freeSlot() {
 		r.l.slots.Release(1)
 		r.slot = false
 	}
+}
+
+// What was loaded waits for what the other parties load, for as long as it took to
+// load itself, within these bounds.
+const (
+	shortestWait = 10 * time.Millisecond
+	longestWait  = 50 * time.Millisecond
+)
+
+// send sends calls, together with the other parties if there are any. It waits for
+// them no longer than patience; and for those who load if it has loaded itself.
+func (r *run[V]) send(ctx context.Context, calls []*script.Call, loaded bool, patience time.Duration) {
+	c := r.together
+	if c == nil {
+		r.l.send(ctx, calls)
+		return
+	}
+	r.l.sendBy(ctx, calls, func(ctx context.Context, sent []*script.Call) { c.Send(ctx, sent, loaded, patience) })
 }
 
 var errPaused = errors.New("a load has failed, and it is too early for another")

@@ -2,24 +2,31 @@ package loader
 
 import (
 	"context"
-	"errors"
 	"reflect"
-	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/cachex-go/cachex/internal/circuit"
+	"github.com/cachex-go/cachex/internal/convoy"
+	"github.com/cachex-go/cachex/internal/gather"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// most is how many commands go out in one pipeline. A server answers nobody else
-// while it works one off.
-const most = 500
-
 // send runs calls, in one round trip for each 500, and leaves when ctx is done or
-// Redis has been silent for too long: the client heeds neither while it reads.
-// The calls then have that as their error, and nobody knows what became of them.
+// Redis has been silent for too long. The calls then have that as their error, and
+// nobody knows what became of them.
 func (l *Loader[V]) send(ctx context.Context, calls []*script.Call) {
+	l.sendBy(ctx, calls, func(ctx context.Context, sent []*script.Call) { convoy.Run(ctx, l.rdb, sent) })
+}
+
+// Send is for scripts beside those of the Loader: it runs them in one round trip for
+// each 500, and leaves when ctx is done or Redis has been silent for too long. The
+// calls then have that as their error, and nobody knows what became of them.
+func (l *Loader[V]) Send(ctx context.Context, calls ...*script.Call) { l.send(ctx, calls) }
+
+// sendBy is send by way of run.
+func (l *Loader[V]) sendBy(ctx context.Context, calls []*script.Call, run func(context.Context, []*script.Call)) {
 	if len(calls) == 0 {
 		return
 	}
@@ -30,13 +37,7 @@ func (l *Loader[V]) send(ctx context.Context, calls []*script.Call) {
 		sent[i] = &one
 	}
 	_, err := ask(l, ctx, func(ctx context.Context) (struct{}, error) {
-		if len(sent) == 1 {
-			_ = sent[0].Run(ctx, l.rdb) // the error is in the call
-			return struct{}{}, nil
-		}
-		for some := range slices.Chunk(sent, most) {
-			_ = script.Pipeline(ctx, l.rdb, some) // likewise
-		}
+		run(ctx, sent)
 		return struct{}{}, nil
 	})
 	for i, c := range calls {
@@ -44,26 +45,40 @@ func (l *Loader[V]) send(ctx context.Context, calls []*script.Call) {
 			c.Reply, c.Err = sent[i].Reply, sent[i].Err
 		}
 	}
-	l.tell(ctx, began, len(calls), func(i int) (string, error) { return calls[i].Key, calls[i].Err })
+	l.away.Done(ctx, began, len(calls), func(i int) (string, error) { return calls[i].Key, calls[i].Err })
 }
 
 // refusal returns nil if Redis is worth asking for key, else the error of that. If it
 // is time to, it is asked in the background, to find out whether it is back.
 func (l *Loader[V]) refusal(key string) error {
-	c := l.away.of(key)
-	err := c.allow()
+	c := l.circuit(key)
+	err := c.Allow()
 	if err != nil {
-		c.probe(l.flights.trySpawn, func(ctx context.Context) error { return l.rdb.Get(ctx, key).Err() })
+		c.Probe(l.flights.Spawn, func(ctx context.Context) error { return l.leases.get(ctx, l.rdb, key).Err() })
 	}
 	return err
 }
 
-// get reads key.
-func (l *Loader[V]) get(ctx context.Context, key string) ([]byte, error) {
+// get reads key, together with what others read if a few reads are under way. It heeds
+// ctx as far as the client does, if it is sent by itself.
+func (l *Loader[V]) get(ctx context.Context, key string) (v gather.Value, err error) {
 	began := time.Now()
-	b, err := l.rdb.Get(ctx, key).Bytes()
-	l.away.of(key).done(ctx, began, err)
-	return b, err
+	at, field := l.leases.place(key)
+	if l.apart {
+		v.B, err = l.leases.get(ctx, l.rdb, key).Bytes()
+	} else {
+		v, err = l.gather.Get(ctx, at, field, int(l.size.Load()))
+	}
+	l.away.Of(at).Done(ctx, began, err)
+	if n := int64(len(v.B)); err == nil {
+		switch old := l.size.Load(); { // two at the same time may lose one
+		case old == 0:
+			l.size.Store(n)
+		case n != old:
+			l.size.Store(old + (n-old)/16)
+		}
+	}
+	return v, err
 }
 
 // poll is get for whoever leaves when ctx is done or Redis is silent for too long.
@@ -72,32 +87,21 @@ func (l *Loader[V]) poll(ctx context.Context, key string) ([]byte, error) {
 		return nil, err
 	}
 	began := time.Now()
-	b, err := ask(l, ctx, func(ctx context.Context) ([]byte, error) { return l.rdb.Get(ctx, key).Bytes() })
-	l.away.of(key).done(ctx, began, err)
+	b, err := ask(l, ctx, func(ctx context.Context) ([]byte, error) { return l.leases.get(ctx, l.rdb, key).Bytes() })
+	l.circuit(key).Done(ctx, began, err)
 	return b, err
 }
 
-// tell says how n commands of one round trip have ended: once for each circuit,
-// since they have failed together if they have.
-func (l *Loader[V]) tell(ctx context.Context, began time.Time, n int, ended func(i int) (key string, err error)) {
-	var told [clusterCircuits]bool
-	for i := range n {
-		key, err := ended(i)
-		at := l.away.index(key)
-		if !told[at] {
-			told[at] = true
-			l.away.all[at].done(ctx, began, err)
-		}
-		if i == 0 && len(l.away.all) == 1 && err == nil {
-			return
-		}
-	}
+// circuit returns the circuit of key.
+func (l *Loader[V]) circuit(key string) *circuit.Circuit {
+	at, _ := l.leases.place(key)
+	return l.away.Of(at)
 }
 
 // Note says how a call to Redis for key ended that began at began and was not made
 // by the Loader: it is evidence of whether Redis is worth asking.
 func (l *Loader[V]) Note(ctx context.Context, key string, began time.Time, err error) {
-	l.away.of(key).done(ctx, began, err)
+	l.circuit(key).Done(ctx, began, err)
 }
 
 // nothing reports whether rdb is nil, or an interface around a nil pointer.
@@ -110,33 +114,15 @@ func nothing(rdb redis.UniversalClient) bool {
 }
 
 // ask runs fn, a call to Redis, and leaves when ctx is done or Redis has been
-// silent for too long: the client heeds neither while it reads. Whoever leaves
-// does not know what fn did, or will do.
+// silent for too long. Whoever leaves does not know what fn did, or will do.
 func ask[V, T any](l *Loader[V], ctx context.Context, fn func(context.Context) (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, max(l.leases.ttl, time.Second), errSilent)
-	defer cancel()
-	ch := make(chan answer[T], 1)
-	call := func() {
-		a := answer[T]{err: errSilent} // should a hook of the client panic
-		defer func() { ch <- a }()
-		a.v, a.err = fn(ctx)
-	}
-	if !l.flights.trySpawn(call) {
-		call() // closed: nobody would wait for a goroutine
-	}
-	select {
-	case a := <-ch:
-		return a.v, a.err
-	case <-ctx.Done():
-		var zero T
-		return zero, context.Cause(ctx)
-	}
+	return convoy.Leave(ctx, max(l.leases.ttl, time.Second), l.Spawn, fn)
 }
 
-// An answer is what a call to Redis returned.
-type answer[T any] struct {
-	v   T
-	err error
+// Spawn runs fn, which calls Redis, in a goroutine that Close waits for. Once that
+// has ended it calls fn itself.
+func (l *Loader[V]) Spawn(fn func()) {
+	if !l.flights.Spawn(fn) {
+		fn()
+	}
 }
-
-var errSilent = errors.New("Redis did not answer in time")

@@ -8,6 +8,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/cachex-go/cachex/internal/circuit"
 	"github.com/cachex-go/cachex/internal/entry"
 )
 
@@ -40,41 +41,42 @@ func (k kind) served() bool { return k >= fresh && k <= pausing }
 // is old comes with it too.
 func (l *Loader[V]) open(ctx context.Context, r *reading[V], doubt bool) (v V, s sight) {
 	b, err := r.read(ctx)
-	return l.see(r.key, b, err, doubt)
+	s = l.see(r.key, b, err, doubt, time.Now(), &v)
+	return v, s
 }
 
-// see is open of what a GET has returned.
-func (l *Loader[V]) see(key string, b []byte, err error, doubt bool) (v V, s sight) {
+// see is open of what a GET has returned. It sets *v, which is zero before.
+func (l *Loader[V]) see(key string, b []byte, err error, doubt bool, now time.Time, v *V) sight {
 	switch {
 	case err == nil:
-		return l.parse(key, b, doubt)
+		return l.parse(key, b, doubt, now, v)
 	case errors.Is(err, redis.Nil):
-		return v, sight{}
+		return sight{}
 	case wrongType(err):
 		l.stats.decodeFailures.Add(1)
-		return v, sight{}
+		return sight{}
 	}
-	if errors.Is(err, errAway) {
+	if errors.Is(err, circuit.ErrAway) {
 		l.stats.bypasses.Add(1)
 	} else {
 		l.stats.redisFailures.Add(1)
 	}
-	return v, sight{away: err}
+	return sight{away: err}
 }
 
-// parse returns the value of the entry b, and what it is good for. It counts what
+// parse sets *v to the value of the entry b, and returns what it is good for. It counts what
 // cannot be used. If doubt is set, a value that should not be there any more is
 // none. Our clock may be wrong, so that is only for a caller who then asks a
 // script.
-func (l *Loader[V]) parse(key string, b []byte, doubt bool) (v V, s sight) {
-	h, payload, ok := entry.Parse(key, b)
+func (l *Loader[V]) parse(key string, b []byte, doubt bool, now time.Time, v *V) (s sight) {
+	h, payload, ok := l.leases.parse(key, b)
 	s.token = h.Token
 	if ok {
-		if s.kind = l.judge(&h, doubt); s.kind == missing || s.kind == none {
-			return v, s
+		if s.kind = l.judge(&h, doubt, now); s.kind == missing || s.kind == none {
+			return s
 		}
-		if l.decode(key, payload, &v) {
-			return v, s
+		if l.decode(key, payload, v) {
+			return s
 		}
 	}
 	l.stats.decodeFailures.Add(1)
@@ -82,13 +84,14 @@ func (l *Loader[V]) parse(key string, b []byte, doubt bool) (v V, s sight) {
 		s.kind = unfit
 	}
 	var zero V
-	return zero, s
+	*v = zero
+	return s
 }
 
 // value returns the value of an entry that a script has found fit to be served,
 // whatever our clock says.
 func (l *Loader[V]) value(key string, b []byte) (v V, ok bool) {
-	h, payload, ok := entry.Parse(key, b)
+	h, payload, ok := l.leases.parse(key, b)
 	if ok && h.State == entry.Value && l.decode(key, payload, &v) {
 		return v, true
 	}
@@ -101,7 +104,7 @@ func (l *Loader[V]) value(key string, b []byte) (v V, ok bool) {
 
 // none reports whether an entry says that key has no value.
 func (l *Loader[V]) none(key string, b []byte) bool {
-	h, _, ok := entry.Parse(key, b)
+	h, _, ok := l.leases.parse(key, b)
 	if ok = ok && h.State == entry.Absent; !ok {
 		l.stats.decodeFailures.Add(1)
 	}
@@ -112,15 +115,14 @@ func (l *Loader[V]) none(key string, b []byte) bool {
 // wrong, a value is reloaded sooner or later than it should be, and no more: who
 // may load, and what is too old for anything, a script decides, by the clock of
 // the server.
-func (l *Loader[V]) judge(h *entry.Header, doubt bool) kind {
+func (l *Loader[V]) judge(h *entry.Header, doubt bool, now time.Time) kind {
 	if h.State == entry.Lease {
 		return missing
 	}
-	now := time.Now()
 	left := h.Soft - now.UnixMilli() // milliseconds that it is fresh
 	switch {
 	case h.State == entry.Absent:
-		if doubt && left < -slack {
+		if doubt && left < -slack || l.leases.packed && left <= 0 {
 			return missing
 		}
 		return none
@@ -133,9 +135,9 @@ func (l *Loader[V]) judge(h *entry.Header, doubt bool) kind {
 			return due
 		}
 		return fresh
-	case l.swr+l.sie == 0 && h.Till == 0 && h.Token != Token{} && (!doubt || left >= -slack):
+	case l.swr+l.sie == 0 && h.Till == 0 && h.Token != Token{} && (!doubt || left >= -slack) && !l.leases.packed:
 		// It is gone when it is stale, and Redis knows better when that is; unless a
-		// lease has prolonged its life.
+		// lease has prolonged its life. Of a packed entry Redis does not know.
 		return fresh
 	}
 	switch age := -left; {

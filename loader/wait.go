@@ -49,14 +49,14 @@ func (r *run[V]) wait(h hold[V]) bool {
 			p.sight.away = err
 			return true
 		}
-		if h, _, ok := entry.Parse(p.key, b); ok {
+		if h, _, ok := l.leases.parse(p.key, b); ok {
 			switch {
 			case h.State == entry.Absent, h.State == entry.Value && h.Till == 0:
 			case h.Paused(): // the load failed: the script says what now
 				return true
 			case l.leases.hint && h.Flags&entry.Awaited == 0:
 				return true // somebody else's lease, who does not know that we wait
-			case h.State == entry.Lease: // still, or again
+			case h.State == entry.Lease && (h.Till == 0 || !l.leases.packed): // still, or again
 				if p.suspect = time.Since(began) > 2*l.leases.ttl; p.suspect {
 					return true
 				}
@@ -78,9 +78,10 @@ func (r *run[V]) wait(h hold[V]) bool {
 				l.learn(h.Cost)
 			}
 		}
-		switch v, s := l.parse(p.key, b, false); {
+		var v V
+		switch s := l.parse(p.key, b, false, time.Now(), &v); {
 		case s.kind == unfit:
-			p.misfit(b)
+			l.misfit(p, b)
 		case s.kind == none:
 			p.f.finish(result[V]{err: ErrNotFound, how: OutcomeWaited}, proven)
 			return false

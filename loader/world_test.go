@@ -173,7 +173,9 @@ func (w *world) end() {
 	for _, l := range w.loaders {
 		require.NoError(w.x.t, l.Close(context.Background()))
 	}
-	require.NoError(w.x.t, w.x.t.rdb.Del(w.x.t.Context(), w.x.t.key, w.beside()).Err())
+	for _, err := range w.x.t.leasesOf(w.x.t.rdb).Delete(w.x.t.Context(), []string{w.x.t.key, w.beside()}) {
+		require.NoError(w.x.t, err)
+	}
 }
 
 func (w *world) complain(format string, args ...any) {
@@ -192,7 +194,7 @@ func (w *world) executed(name string, cmd redis.Cmder) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
-	case name == "del" || name == "unlink":
+	case name == "del" || name == "unlink" || name == "hdel":
 		w.lease = false
 	case !ok:
 	case name == "acquire":
@@ -231,12 +233,12 @@ func (w *world) verdict() {
 	if w.two {
 		w.settled()
 	}
-	b, err := w.x.t.rdb.Get(w.x.t.Context(), w.x.t.key).Bytes()
+	b, err := w.x.t.get(w.x.t.key)
 	if errors.Is(err, redis.Nil) {
 		return
 	}
 	require.NoError(w.x.t, err)
-	h, payload, ok := entry.Parse(w.x.t.key, b)
+	h, payload, ok := w.x.t.leasesOf(w.x.t.rdb).parse(w.x.t.key, b)
 	switch {
 	case !ok && string(b) == fmt.Sprint(w.db): // of a reader that knows no entries
 	case !ok:
@@ -255,11 +257,20 @@ func (w *world) spawn(fn func()) { w.wg.Go(fn) }
 func (w *world) loader(proc string) *Loader[int64] {
 	l, err := New(w.x.client(proc), Options[int64]{
 		LeaseTTL: time.Hour, Timeout: 10 * time.Hour, StaleWhileRevalidate: w.swr, StaleIfError: 1000 * time.Hour,
+		Packed: w.x.t.packed,
 	})
 	require.NoError(w.x.t, err)
 	quiet(l)
 	w.loaders = append(w.loaders, l)
 	return l
+}
+
+// life is how long values live; if they are packed, so that they have the short form.
+func (w *world) life() Life {
+	if !w.x.t.packed {
+		return hour
+	}
+	return Life{Fresh: time.Hour, Keep: time.Hour + w.swr + 1000*time.Hour}
 }
 
 // load reads the database.
@@ -280,7 +291,7 @@ func (w *world) reader(proc string, l *Loader[int64]) reader {
 	return func(ctx context.Context) (int64, error) {
 		return l.Get(ctx, w.x.t.key, func(ctx context.Context) (int64, Life, error) {
 			v, err := w.load(ctx, proc)
-			return v, hour, err
+			return v, w.life(), err
 		})
 	}
 }
@@ -329,7 +340,7 @@ func (w *world) refresh(proc, name string, l *Loader[int64]) {
 		if err == nil {
 			v, _, err = l.Refresh(context.WithValue(w.ctx, callerKey{}, name), w.x.t.key, func(ctx context.Context) (int64, Life, error) {
 				v, err := w.load(ctx, proc)
-				return v, hour, err
+				return v, w.life(), err
 			})
 		}
 		w.mu.Lock()
@@ -366,7 +377,7 @@ func (w *world) change(proc string, forget, after func()) {
 			return
 		}
 		ctx := context.WithValue(w.ctx, callerKey{}, proc)
-		if w.x.client(proc).Del(ctx, w.x.t.key).Err() != nil {
+		if w.del(ctx, w.x.client(proc)) != nil {
 			return
 		}
 		forget()
@@ -377,12 +388,21 @@ func (w *world) change(proc string, forget, after func()) {
 	})
 }
 
+// del deletes the key as any program may.
+func (w *world) del(ctx context.Context, rdb *redis.Client) error {
+	at, field := w.x.t.leasesOf(rdb).place(w.x.t.key)
+	if w.x.t.packed {
+		return rdb.HDel(ctx, at, field).Err()
+	}
+	return rdb.Del(ctx, at).Err()
+}
+
 // evict takes the key away at some time, as an eviction does, or a lease whose
 // holder is too slow to renew it.
 func (w *world) evict() {
 	w.spawn(func() {
 		if w.step(step{"redis", "evict", writesKey}) == nil {
-			w.x.t.rdb.Del(w.ctx, w.x.t.key)
+			_ = w.del(w.ctx, w.x.t.rdb)
 			w.executed("del", nil)
 		}
 	})
@@ -411,8 +431,8 @@ func (w *world) heartbeat() {
 
 // expire commits a new version and makes the value stale.
 func (w *world) expire(proc string) {
-	leases, err := NewLeases(w.x.client(proc), time.Hour)
-	require.NoError(w.x.t, err)
+	leases := w.x.t.leasesOf(w.x.client(proc))
+	leases.stale = (w.swr + 1000*time.Hour).Milliseconds()
 	w.opens(proc, 1)
 	w.spawn(func() {
 		defer w.opens(proc, -1)
@@ -465,20 +485,23 @@ func (h wire) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 			return next(ctx, cmd)
 		}
 		s := step{h.proc, name + " of " + caller(ctx), writesKey}
-		if name == "get" {
+		if name == "get" || name == "hget" || name == "hmget" {
 			s.touches = readsKey
 			if ctx.Value(frameKey{}) != nil {
 				s.name = "poll of " + caller(ctx)
 			}
 		}
-		beside := w.two && slices.Contains(cmd.Args(), any(w.beside()))
-		if beside {
+		_, field := w.x.t.leasesOf(w.x.t.rdb).place(w.beside())
+		beside := w.two && (slices.Contains(cmd.Args(), any(w.beside())) || w.x.t.packed && slices.Contains(cmd.Args(), any(field)))
+		if both := name == "hmget" && len(cmd.Args()) > 3; both {
+			s.touches |= readsBeside
+		} else if beside {
 			s.name += " beside"
 			s.touches *= readsBeside / readsKey
 		}
 		// What the process does once it has the reply is a part of that step.
 		reply := step{h.proc, "reply to " + s.name, memory}
-		if name == "del" {
+		if name == "del" || name == "hdel" {
 			reply.touches |= ends
 		}
 		if !w.replies {

@@ -2,11 +2,11 @@ package loader
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/cachex-go/cachex/internal/convoy"
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/script"
 )
@@ -38,20 +38,41 @@ func (l *Leases) ExpireMany(ctx context.Context, keys []string) []error {
 	return pipeline(ctx, l.rdb, calls)
 }
 
+// Delete takes the entries of keys away, and leases with them, in one round trip. It
+// sends one command a key, since keys may live on different nodes, and returns an
+// error for each, nil where all is well.
+func (l *Leases) Delete(ctx context.Context, keys []string) []error {
+	errs := make([]error, len(keys))
+	if len(keys) == 1 {
+		errs[0] = l.unlinked(l.unlink(ctx, l.rdb, keys[0]))
+		return errs
+	}
+	cmds := make([]*redis.IntCmd, len(keys))
+	_, err := l.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, key := range keys {
+			cmds[i] = l.unlink(ctx, p, key)
+		}
+		return nil
+	})
+	refused := err != nil // by a hook, of all of them, and they have no error of their own
+	for i, cmd := range cmds {
+		errs[i] = l.unlinked(cmd)
+		refused = refused && cmd.Err() == nil
+	}
+	for i := range errs {
+		if refused {
+			errs[i] = err
+		}
+	}
+	return errs
+}
+
 // pipeline runs calls and returns the error of each.
 func pipeline(ctx context.Context, rdb redis.UniversalClient, calls []*script.Call) []error {
+	convoy.Run(ctx, rdb, calls)
 	errs := make([]error, len(calls))
-	from := 0
-	for some := range slices.Chunk(calls, most) {
-		if len(some) == 1 {
-			_ = some[0].Run(ctx, rdb) // the error is in the call
-		} else {
-			_ = script.Pipeline(ctx, rdb, some) // likewise
-		}
-		for i, c := range some {
-			errs[from+i] = c.Err
-		}
-		from += len(some)
+	for i, c := range calls {
+		errs[i] = c.Err
 	}
 	return errs
 }
@@ -83,10 +104,17 @@ func (l *Loader[V]) WriteThrough(ctx context.Context, ws []Writing, down func(co
 	l.send(ctx, calls)
 	granted := make([]bool, len(ws))
 	errs := make([]error, len(ws))
+	leases := make(map[string]Lease, len(ws))
 	for i, c := range calls {
-		_, err := acquired(tokens[i], c)
-		granted[i] = err == nil
+		a, err := acquired(tokens[i], c)
+		if granted[i] = err == nil; granted[i] {
+			leases[keys[i]] = Lease{Token: tokens[i], Entry: a.Entry, Sent: began}
+		}
 	}
+	at := &attempt{lease: func(key string) (Lease, bool) {
+		l, ok := leases[key]
+		return l, ok
+	}}
 	detached := context.WithoutCancel(ctx)
 	returned := false
 	defer func() {
@@ -94,7 +122,7 @@ func (l *Loader[V]) WriteThrough(ctx context.Context, ws []Writing, down func(co
 			l.unsettle(detached, keys, tokens)
 		}
 	}()
-	copy(errs, down(ctx))
+	copy(errs, down(context.WithValue(ctx, attemptKey{}, at)))
 	returned = true
 	var failed, lost, is []int
 	var stores []*script.Call
@@ -142,19 +170,12 @@ func (l *Loader[V]) unlink(ctx context.Context, keys []string, is []int) map[int
 	if len(is) == 0 {
 		return nil
 	}
-	cmds, err := ask(l, ctx, func(ctx context.Context) ([]redis.Cmder, error) {
-		return l.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-			for _, i := range is {
-				p.Unlink(ctx, keys[i])
-			}
-			return nil
-		})
-	})
 	errs := make(map[int]error)
+	failed, err := ask(l, ctx, func(ctx context.Context) ([]error, error) { return l.leases.Delete(ctx, pick(keys, is)), nil })
 	for j, i := range is {
 		one := err
-		if j < len(cmds) {
-			one = cmds[j].Err()
+		if err == nil {
+			one = failed[j]
 		}
 		if one != nil {
 			errs[i] = one

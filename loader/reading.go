@@ -1,0 +1,257 @@
+package loader
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/cachex-go/cachex/internal/circuit"
+	"github.com/cachex-go/cachex/internal/convoy"
+)
+
+// A Reading is GetMany, or LookupMany, in steps, for whoever has the readings of
+// several Loaders share their round trips: Ask, send what that queued, Take, Load,
+// Wait. It is for one goroutine, and for one use.
+type Reading[V any] struct {
+	l     *Loader[V]
+	ctx   context.Context // of the call, which the Reading does not outlive
+	keys  []string
+	load  ManyFunc[V] // nil: never load
+	limit int
+	aim   aim
+
+	asked   []int // keys that were asked for
+	got     fetch // of them
+	missing []int // keys to be loaded
+	aside   []int // keys that are served, and loaded meanwhile
+	taken   bool
+	away    error // why Redis was not asked, or did not answer
+
+	together *convoy.Convoy
+	answers  []Answer[V]
+	members  []*member[V]  // of those who wait for a flight; nil if nobody does
+	sights   []sight       // of those to be loaded; nil if nothing was read, or all was there
+	over     chan struct{} // closed when the soft timeout is over; nil if there is none
+	timer    *time.Timer
+}
+
+// Reading begins GetMany, or LookupMany if load is nil. It boards the flights that
+// are under way.
+func (l *Loader[V]) Reading(ctx context.Context, keys []string, limit int, load ManyFunc[V]) *Reading[V] {
+	r := &Reading[V]{l: l, ctx: ctx, keys: keys, load: load, limit: limit, aim: l.usual()}
+	r.answers, r.missing = make([]Answer[V], len(keys)), make([]int, 0, len(keys))
+	joins := load != nil && l.flights.some.Load()
+	for i, key := range keys {
+		var m *member[V]
+		if joins {
+			m, r.answers[i].Err = l.flights.board(ctx, key, nil)
+			r.await(i, m)
+		}
+		if m == nil && r.answers[i].Err == nil {
+			r.missing = append(r.missing, i)
+		}
+	}
+	return r
+}
+
+// await notes that the i-th key waits for a flight.
+func (r *Reading[V]) await(i int, m *member[V]) {
+	if m != nil && r.members == nil {
+		r.members = make([]*member[V], len(r.keys))
+	}
+	if m != nil {
+		r.members[i] = m
+	}
+}
+
+// Ask queues on p the commands that read what has no flight, but not those for
+// which Redis is not worth asking.
+func (r *Reading[V]) Ask(ctx context.Context, p redis.Pipeliner) {
+	wanted := r.missing
+	r.missing, r.asked = nil, wanted[:0]
+	for _, i := range wanted {
+		if away := r.l.refusal(r.keys[i]); away != nil {
+			r.see(i, nil, away, time.Time{})
+			continue
+		}
+		r.asked = append(r.asked, i)
+	}
+	if len(r.asked) > 0 {
+		keys := r.keys
+		if len(r.asked) < len(keys) {
+			keys = pick(keys, r.asked)
+		}
+		r.got = r.l.fetch(ctx, p, keys)
+	}
+}
+
+// Take takes what the commands were answered, which were sent at a time. If err is
+// not nil, it is what became of them all, and they are not looked at.
+func (r *Reading[V]) Take(sent time.Time, err error) {
+	r.taken = true
+	r.got.sort(err)
+	if r.got.unfit(err) {
+		sent = time.Now()
+		r.got, err = r.l.again(r.ctx, &r.got)
+	}
+	now := time.Now()
+	for j, i := range r.asked {
+		if err != nil {
+			r.see(i, nil, err, now)
+			continue
+		}
+		b, failed := r.got.next(j)
+		r.see(i, b, failed, now)
+	}
+	r.l.away.Done(r.ctx, sent, len(r.asked), func(j int) (string, error) {
+		at, _ := r.l.leases.place(r.keys[r.asked[j]])
+		if err != nil {
+			return at, err
+		}
+		return at, r.got.failed(j)
+	})
+	if err == nil {
+		r.got.end()
+	}
+	if !slices.IsSorted(r.missing) { // some were not asked for
+		slices.Sort(r.missing)
+	}
+	if r.load != nil {
+		r.learn(len(r.asked), len(r.missing))
+	}
+}
+
+// see takes what GET returned for the i-th key.
+func (r *Reading[V]) see(i int, b []byte, err error, now time.Time) {
+	l, a := r.l, &r.answers[i]
+	s := l.see(r.keys[i], b, err, r.load != nil, now, &a.Value)
+	if s.away != nil && (errors.Is(s.away, circuit.ErrAway) || !convoy.Answered(s.away)) {
+		r.away = s.away
+	}
+	if r.load == nil {
+		a.Value, a.Outcome, a.Err = l.looked(r.ctx, a.Value, s)
+		return
+	}
+	switch {
+	case s.kind.served():
+		a.Outcome = l.count(s.kind)
+		if s.kind != due && s.kind != stale {
+			return
+		}
+		r.aside = append(r.aside, i)
+	case s.kind == none:
+		*a = Answer[V]{Outcome: l.count(none), Err: ErrNotFound}
+		return
+	default: // a value that is too old is none
+		*a = Answer[V]{}
+		r.missing = append(r.missing, i)
+	}
+	if r.sights == nil {
+		r.sights = make([]sight, len(r.keys))
+	}
+	r.sights[i] = s
+}
+
+// learn notes whether most keys are missing.
+func (r *Reading[V]) learn(asked, missing int) {
+	if asked > 0 {
+		r.l.cold.Store(2*missing > asked)
+	}
+}
+
+// Away returns why Redis was not asked for some of the keys, or did not answer, and
+// nil if it was and did. They may have been loaded all the same.
+func (r *Reading[V]) Away() error { return r.away }
+
+// Load begins to load what was not there, and does not wait for it. The loads take
+// part in c, if it is not nil.
+func (r *Reading[V]) Load(c *convoy.Convoy) {
+	if r.load == nil {
+		return
+	}
+	r.together = c
+	if len(r.aside) > 0 {
+		r.fly(r.aside, nobody)
+	}
+	if len(r.missing) > 0 {
+		members, errs := r.fly(r.missing, readers)
+		for j, i := range r.missing {
+			r.await(i, members[j])
+			r.answers[i].Err = errs[j]
+		}
+	}
+	if r.l.softTimeout > 0 && r.l.swr+r.l.sie > 0 && r.Waits() {
+		over := make(chan struct{})
+		r.over, r.timer = over, time.AfterFunc(r.l.softTimeout, func() { close(over) })
+	}
+}
+
+// Waits reports whether Wait has anything to wait for.
+func (r *Reading[V]) Waits() bool {
+	return slices.ContainsFunc(r.members, func(m *member[V]) bool { return m != nil })
+}
+
+// Wait returns the answers, when the flights have ended.
+func (r *Reading[V]) Wait() []Answer[V] {
+	if r.timer != nil {
+		defer r.timer.Stop()
+	}
+	l, hits := r.l, 0
+	var late []int
+	for i, m := range r.members {
+		if m == nil {
+			continue
+		}
+		res, done := l.flights.wait(r.ctx, m, r.over)
+		if !done {
+			late = append(late, i)
+			continue
+		}
+		if r.answer(i, l.rescue(r.ctx, r.keys[i], res)) {
+			hits++
+		}
+	}
+	for _, i := range late {
+		r.answer(i, l.rescue(r.ctx, r.keys[i], l.waitLate(r.ctx, r.keys[i], r.members[i])))
+	}
+	if r.load != nil && !r.taken {
+		r.learn(len(r.keys), len(r.keys)-hits)
+	}
+	return r.answers
+}
+
+// answer answers a key by what its flight has found, and reports whether that was
+// there without one.
+func (r *Reading[V]) answer(i int, res result[V]) bool {
+	a := &r.answers[i]
+	a.Value, a.Outcome, a.Err = r.l.answer(res)
+	switch a.Outcome {
+	case OutcomeHit:
+		r.l.stats.hits.Add(1)
+	case OutcomeNotFound:
+		r.l.stats.notFoundHits.Add(1)
+	case OutcomeStale:
+	default:
+		r.l.stats.misses.Add(1)
+		return false
+	}
+	return true
+}
+
+// read is Ask and Take in round trips of its own. It leaves when ctx is done or
+// Redis is silent for too long.
+func (r *Reading[V]) read() {
+	p := r.l.rdb.Pipeline()
+	r.Ask(r.ctx, p)
+	sent := time.Now()
+	var err error
+	if p.Len() > 0 {
+		_, err = ask(r.l, r.ctx, func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, convoy.Send(ctx, r.l.rdb, p)
+		})
+	}
+	r.Take(sent, err)
+}
