@@ -1,0 +1,241 @@
+// Package batch reads values of several kinds in one round trip.
+//
+//	var b batch.Batch
+//	session := batch.Get(&b, sessions, userID)
+//	views := batch.GetMany(&b, views, jobIDs)
+//	if err := b.Run(ctx); err != nil {
+//		return err
+//	}
+//	s, err := session.Get()
+//
+// What is missing is loaded as Get and GetMany of its cache would: once for the
+// whole fleet, by UpMany where there is one, each cache beside the others.
+package batch
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"reflect"
+	"slices"
+	"sync/atomic"
+
+	"github.com/cachex-go/cachex/internal/errs"
+)
+
+// A Batch is a list of what is to be read. Its zero value is ready. It is for one
+// use, by one goroutine: Get and GetMany, then Run, then the Values, which may be
+// read by several. It must not be copied.
+type Batch struct {
+	state atomic.Int32
+	parts []part
+}
+
+// The states of a Batch.
+const (
+	open int32 = iota
+	running
+	done
+)
+
+var (
+	// ErrNotRun is the error of a Value that is read before Run has returned.
+	ErrNotRun = errors.New("cachex: batch: Run has not returned yet")
+
+	// ErrUsed is the error of a second Run, and of a Value that was asked for after
+	// the first: a Batch is for one use.
+	ErrUsed = errors.New("cachex: batch: a Batch is for one use, and Run was called before")
+
+	// ErrNilSource is the error of a Value that was asked of no source.
+	ErrNilSource = errors.New("cachex: batch: the source is nil")
+
+	// ErrNilBatch is the error of a Value that was asked for without a Batch.
+	ErrNilBatch = errors.New("cachex: batch: the Batch is nil")
+)
+
+// A Value is what Run reads. Its zero value is one that is never read.
+type Value[V any] struct {
+	b   *Batch       // nil: refused, for the reason err
+	of  *[]answer[V] // of its source; made by Run
+	at  int          // where in of
+	err error
+}
+
+// Get returns the value, or the error for its key alone: that of Get of the source,
+// ErrNotFound perhaps, whatever became of other keys. Of a Value of GetMany it is
+// the error for the first of its keys that failed, and the map is right all the
+// same: it has every value that could be had. Before Run has returned the error is
+// ErrNotRun.
+func (v *Value[V]) Get() (V, error) {
+	if v.b != nil && v.b.state.Load() == done {
+		a := &(*v.of)[v.at]
+		return a.v, a.err
+	}
+	var zero V
+	return zero, cmp.Or(v.err, ErrNotRun)
+}
+
+// Get adds the value of key to b. The Value has it when Run has returned. A key that
+// is asked for twice of the same source is read once.
+func Get[K comparable, V any](b *Batch, src Source[K, V], key K) *Value[V] {
+	s, err := sourced(b, src)
+	if err != nil {
+		return &Value[V]{err: err}
+	}
+	return &Value[V]{b: b, of: &s.answers, at: s.add(key)}
+}
+
+// GetMany adds the values of keys to b. The Value has them, but those that do not
+// exist, when Run has returned.
+func GetMany[K comparable, V any](b *Batch, src Source[K, V], keys []K) *Value[map[K]V] {
+	s, err := sourced(b, src)
+	if err != nil {
+		return &Value[map[K]V]{err: err}
+	}
+	at := make([]int, len(keys))
+	s.expect(len(keys))
+	for i, key := range keys {
+		at[i] = s.add(key)
+	}
+	l := &lot[K, V]{at: at}
+	s.lots = append(s.lots, l)
+	return &Value[map[K]V]{b: b, of: &l.answer}
+}
+
+// A part is what is asked of one source.
+type part interface {
+	is(src any) bool
+	prepare() *reader // what reads it; nil if there is nothing to read
+	finish()          // gives the Values what was answered
+}
+
+// asked is the part of one source.
+type asked[K comparable, V any] struct {
+	src     Source[K, V]
+	keys    []K
+	seen    map[K]int // where in keys; nil as long as these are few
+	answers []answer[V]
+	lots    []*lot[K, V]
+}
+
+type answer[V any] struct {
+	v   V
+	err error
+}
+
+// lot is what a Value of GetMany is made of, and where its keys are.
+type lot[K comparable, V any] struct {
+	at     []int
+	answer []answer[map[K]V] // one
+}
+
+// sourced returns the part of src in b, or why there is none.
+func sourced[K comparable, V any](b *Batch, src Source[K, V]) (*asked[K, V], error) {
+	switch {
+	case b == nil:
+		return nil, ErrNilBatch
+	case isNil(src):
+		return nil, ErrNilSource
+	case b.state.Load() != open:
+		return nil, ErrUsed
+	}
+	for _, p := range b.parts {
+		if s, ok := p.(*asked[K, V]); ok && s.is(src) {
+			return s, nil
+		}
+	}
+	s := &asked[K, V]{src: src}
+	b.parts = append(b.parts, s)
+	return s, nil
+}
+
+// isNil reports whether src is nil, or an interface around a nil pointer.
+func isNil(src any) bool {
+	v := reflect.ValueOf(src)
+	return !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil()
+}
+
+// is reports whether src is the source of the part. Sources that cannot be compared
+// have a part each time.
+func (s *asked[K, V]) is(src any) bool { return reflect.ValueOf(src).Comparable() && any(s.src) == src }
+
+// few is how many keys are searched one after the other: a map costs more.
+const few = 32
+
+// expect makes room for n more keys.
+func (s *asked[K, V]) expect(n int) {
+	s.keys = slices.Grow(s.keys, n)
+	if n += len(s.keys); n > few && s.seen == nil {
+		s.seen = make(map[K]int, n)
+		for at, key := range s.keys {
+			s.seen[key] = at
+		}
+	}
+}
+
+// add returns where key is in keys.
+func (s *asked[K, V]) add(key K) int {
+	if s.seen == nil {
+		if at := slices.Index(s.keys, key); at >= 0 {
+			return at
+		}
+		if len(s.keys) == few {
+			s.expect(few)
+		}
+	} else if at, ok := s.seen[key]; ok {
+		return at
+	}
+	at := len(s.keys)
+	if s.keys = append(s.keys, key); s.seen != nil {
+		s.seen[key] = at
+	}
+	return at
+}
+
+func (s *asked[K, V]) prepare() *reader {
+	s.answers = make([]answer[V], len(s.keys))
+	for i := range s.answers {
+		s.answers[i].err = errUnanswered
+	}
+	if len(s.keys) == 0 {
+		return nil
+	}
+	r := &reader{fill: s.fill}
+	r.begin = func(ctx context.Context) Reading {
+		return s.src.BatchRead(ctx, s.keys, func(i int, v V, err error) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if a := &s.answers[i]; !r.ended && a.err == errUnanswered { // the first answer counts
+				if a.err = err; err == nil {
+					a.v = v
+				}
+				r.failed = r.failed || err != nil && !errors.Is(err, errs.ErrNotFound)
+			}
+		})
+	}
+	return r
+}
+
+func (s *asked[K, V]) fill(err error) (some bool) {
+	for i := range s.answers {
+		if a := &s.answers[i]; a.err == errUnanswered {
+			a.err, some = err, true
+		}
+	}
+	return some
+}
+
+func (s *asked[K, V]) finish() {
+	for _, l := range s.lots {
+		all := answer[map[K]V]{v: make(map[K]V, len(l.at))}
+		for _, at := range l.at {
+			switch a := &s.answers[at]; {
+			case a.err == nil:
+				all.v[s.keys[at]] = a.v
+			case all.err == nil && !errors.Is(a.err, errs.ErrNotFound):
+				all.err = a.err
+			}
+		}
+		l.answer = []answer[map[K]V]{all}
+	}
+}

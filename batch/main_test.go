@@ -1,0 +1,16 @@
+package batch_test
+
+import (
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/cachex-go/cachex/internal/redistest"
+)
+
+// A Batch that leaves a goroutine behind fails the run, whichever test made it.
+func TestMain(m *testing.M) {
+	redistest.Main(m, func() error {
+		return goleak.Find(goleak.IgnoreAnyFunction(redistest.Lingers))
+	})
+}
