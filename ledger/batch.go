@@ -1,0 +1,116 @@
+package ledger
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// A Batch is what one flush persists, and what identifies it. For ever, all that have
+// the same Namespace, Bucket, N and Token are the same.
+type Batch struct {
+	Namespace   string
+	Bucket      int
+	N           int64  // counts the batches of the bucket, from 1
+	Token       string // random
+	Incarnation string // random; another one after Redis has lost the bucket
+
+	// Deltas are what to add, by id, where counts are persisted; else nil.
+	Deltas map[string]int64
+
+	// Values are what to write, by id, where values are persisted; else nil.
+	Values map[string][]byte
+}
+
+// IDs returns the ids of the batch in ascending order. Whoever writes rows in this
+// order does not wait in a circle with others who do.
+func (b Batch) IDs() []string {
+	ids := make([]string, 0, len(b.Deltas)+len(b.Values))
+	for id := range b.Deltas {
+		ids = append(ids, id)
+	}
+	for id := range b.Values {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// String returns what identifies the batch, and nothing of what is in it.
+func (b Batch) String() string {
+	return fmt.Sprintf("batch %d of %s:%d", b.N, b.Namespace, b.Bucket)
+}
+
+// GoString is String, lest %#v shows what is in the batch.
+func (b Batch) GoString() string { return b.String() }
+
+// A RefusedError says that all of a batch is persisted but these ids, which the
+// database refuses for good. Whoever persists batches returns it, perhaps wrapped, to
+// have them put aside, so that the others need not wait for them.
+type RefusedError struct {
+	IDs []string
+	Err error // why, if it is known
+}
+
+// Error tells how many ids were refused, and of one that it was.
+func (e *RefusedError) Error() string {
+	text := fmt.Sprintf("%d ids refused", len(e.IDs))
+	if len(e.IDs) > 0 {
+		text += fmt.Sprintf(", %q among them", e.IDs[0])
+	}
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
+	return text
+}
+
+// Unwrap returns Err.
+func (e *RefusedError) Unwrap() error { return e.Err }
+
+// A ConflictError says that a batch was not applied, for it is not the one that comes
+// next according to the ledger. Either whoever has it is late, and somebody else has
+// applied it under this or another number, or Redis has lost some of its history.
+// Package writebehind finds out which, and goes on.
+type ConflictError struct {
+	Batch Batch // that was not applied
+	Row   Row   // what the ledger says
+}
+
+// Error tells the two numbers.
+func (e *ConflictError) Error() string {
+	return fmt.Sprintf("%v does not follow batch %d, which the ledger has", e.Batch, e.Row.N)
+}
+
+// A Row is what the ledger says of the last batch of a bucket that was applied.
+type Row struct {
+	N                  int64 // 0 before the first
+	Token, Incarnation string
+	Deltas             map[string]int64 // that were applied, if there were any
+}
+
+// String tells the number.
+func (r Row) String() string { return fmt.Sprintf("batch %d", r.N) }
+
+// GoString is String.
+func (r Row) GoString() string { return r.String() }
+
+// check returns an error if b cannot be a batch.
+func (b Batch) check() error {
+	switch {
+	case b.Namespace == "":
+		return fmt.Errorf("Batch.Namespace is empty: hand on the batch that Persist was given")
+	case len(b.Namespace) > maxText || strings.ContainsRune(b.Namespace, 0):
+		return fmt.Errorf("Batch.Namespace has more than %d bytes, or one of 0", maxText)
+	case b.Bucket < 0:
+		return fmt.Errorf("Batch.Bucket is %d, must not be negative", b.Bucket)
+	case b.N < 1:
+		return fmt.Errorf("Batch.N is %d: batches are counted from 1", b.N)
+	case b.Token == "" || b.Incarnation == "" || len(b.Token) > maxText || len(b.Incarnation) > maxText:
+		return fmt.Errorf("Batch.Token or Batch.Incarnation is empty, or has more than %d bytes", maxText)
+	}
+	return nil
+}
+
+// maxText is how many bytes the names in the ledger have at most. MySQL indexes no more
+// than 3072, at four a character.
+const maxText = 255

@@ -1,0 +1,106 @@
+package ledger
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// What needs a database is tested in a module of its own: internal/dbtest.
+
+func TestNewRefusesWhatCannotBe(t *testing.T) {
+	t.Parallel()
+	_, err := New(nil, Options{Dialect: SQLite})
+	require.EqualError(t, err, "cachex: new ledger: db is nil")
+	_, err = New(new(sql.DB), Options{})
+	require.EqualError(t, err, "cachex: new ledger: Options.Dialect is 0, must be PostgreSQL or SQLite")
+	for _, table := range []string{"1a", "a b", "a;DROP TABLE b", "a..b", ".a", `"a"`, "ä"} {
+		_, err = New(new(sql.DB), Options{Dialect: SQLite, Table: table})
+		require.ErrorContains(t, err, "Options.Table is ")
+	}
+	l, err := New(new(sql.DB), Options{Dialect: SQLite, Table: "shop.Ledger_2"})
+	require.NoError(t, err)
+	require.Contains(t, l.Schema(), "CREATE TABLE IF NOT EXISTS shop.Ledger_2 (")
+}
+
+func TestABatchThatNamesNothingIsRefused(t *testing.T) {
+	t.Parallel()
+	l, err := New(new(sql.DB), Options{Dialect: SQLite})
+	require.NoError(t, err)
+	good := Batch{Namespace: "views", Bucket: 3, N: 1, Token: "t", Incarnation: "i", Deltas: map[string]int64{"secret": 5}}
+	for want, change := range map[string]func(*Batch){
+		"Batch.Namespace is empty":  func(b *Batch) { b.Namespace = "" },
+		"Batch.Namespace has more":  func(b *Batch) { b.Namespace = strings.Repeat("x", 256) },
+		"Batch.Bucket is -1":        func(b *Batch) { b.Bucket = -1 },
+		"Batch.N is 0":              func(b *Batch) { b.N = 0 },
+		"Batch.Token or Batch.Inca": func(b *Batch) { b.Token = "" },
+	} {
+		b := good
+		change(&b)
+		err := l.Once(t.Context(), b, func(*sql.Tx) error { panic("it was applied") })
+		require.ErrorContains(t, err, want)
+	}
+	for _, format := range []string{"%v", "%+v", "%#v", "%s"} {
+		require.Equal(t, "batch 1 of views:3", fmt.Sprintf(format, good), "what is in it does not show")
+		require.NotContains(t, fmt.Sprintf(format, Row{N: 1, Deltas: good.Deltas}), "secret")
+	}
+	require.Equal(t, []string{"a", "b", "c"}, Batch{Values: map[string][]byte{"c": nil, "a": nil, "b": nil}}.IDs())
+}
+
+func TestErrorsTellWhichIDsAndWhy(t *testing.T) {
+	t.Parallel()
+	err := &RefusedError{IDs: []string{"a\n", "b"}, Err: io.ErrClosedPipe}
+	require.EqualError(t, err, `2 ids refused, "a\n" among them: io: read/write on closed pipe`)
+	require.ErrorIs(t, err, io.ErrClosedPipe)
+	require.EqualError(t, &RefusedError{}, "0 ids refused")
+	conflict := &ConflictError{Batch: Batch{Namespace: "views", Bucket: 3, N: 7}, Row: Row{N: 9}}
+	require.EqualError(t, conflict, "batch 7 of views:3 does not follow batch 9, which the ledger has")
+}
+
+func TestWhatIsRecordedHoldsAnyIDAndAnyDelta(t *testing.T) {
+	t.Parallel()
+	deltas := map[string]int64{"": 1, "ä%/\x00\xff\"": math.MinInt64, "b": math.MaxInt64, "c d": 1<<53 + 1}
+	text, err := encode(deltas, []string{"\xff", "x"})
+	require.NoError(t, err)
+	require.NotContains(t, text, "\x00")
+	got, refused, err := decode(text)
+	require.NoError(t, err)
+	require.Equal(t, deltas, got)
+	require.Equal(t, []string{"\xff", "x"}, refused)
+	for _, bad := range []string{"", "{", `{"deltas":{"%":1}}`, `{"refused":["%"]}`, `{"deltas":{"a":1.5}}`} {
+		_, _, err := decode(bad)
+		require.Error(t, err, bad)
+	}
+}
+
+type stateError string
+
+func (e stateError) Error() string    { return string(e) }
+func (e stateError) SQLState() string { return string(e) }
+
+type codeError int
+
+func (e codeError) Error() string { return fmt.Sprint(int(e)) }
+func (e codeError) Code() int     { return int(e) }
+
+func TestOnlyWhatIsTheFaultOfARowIsPermanent(t *testing.T) {
+	t.Parallel()
+	for err, want := range map[error]bool{
+		stateError("23514"): true, stateError("22003"): true, stateError("40P01"): false, stateError("57014"): false,
+		stateError("2"): false, codeError(19): false, io.EOF: false,
+	} {
+		require.Equal(t, want, permanent(PostgreSQL)(fmt.Errorf("wrapped: %w", err)), err)
+	}
+	for err, want := range map[error]bool{
+		codeError(19): true, codeError(19 | 5<<8): true, codeError(20): true, codeError(18): true, codeError(5): false,
+		codeError(13): false, stateError("23514"): false, errors.New("x"): false,
+	} {
+		require.Equal(t, want, permanent(SQLite)(fmt.Errorf("wrapped: %w", err)), err)
+	}
+}
