@@ -1,0 +1,223 @@
+package writebehind
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/redistest"
+)
+
+// This variable of the environment makes random orders those of a run that failed.
+const exploreSeed = "CACHEX_EXPLORE_SEED"
+
+// A scenario is what is explored. The deltas that its writers add are powers of ten, so
+// that a sum tells which of them are in it, and how often.
+type scenario struct {
+	all     bool // its orders are tried, each of them, on the real server
+	sample  int  // else so many are, at random
+	flusher int  // processes that flush
+	writer  int  // processes that add
+	mishaps int
+	kinds   []mishap
+	most    int // ids of a batch
+}
+
+var mishapsOfAll = []mishap{killBefore, killAfter, cutBefore, cutAfter, copied}
+
+var scenarios = map[string]scenario{
+	"two flushers":                        {all: true, flusher: 2},
+	"two flushers and a writer":           {sample: 300, flusher: 2, writer: 1},
+	"a flusher that is killed":            {all: true, flusher: 1, writer: 1, mishaps: 1, kinds: []mishap{killBefore, killAfter}},
+	"a flusher that is cut off":           {all: true, flusher: 1, writer: 1, mishaps: 1, kinds: []mishap{cutBefore, cutAfter}},
+	"two flushers of which one is killed": {all: true, flusher: 2, mishaps: 1, kinds: []mishap{killBefore, killAfter}},
+	"two flushers and a copy":             {sample: 300, flusher: 2, writer: 1, mishaps: 1, kinds: []mishap{copied}},
+	"two flushers, three writers, and three mishaps": {
+		sample: 500, flusher: 2, writer: 3, mishaps: 3, kinds: mishapsOfAll,
+	},
+	"three flushers, three writers, and small batches": {
+		sample: 300, flusher: 3, writer: 3, mishaps: 3, kinds: mishapsOfAll, most: 1,
+	},
+}
+
+// What was written is in the database, or pending, or in flight and not in the database:
+// at every point of every order, whoever dies at whatever step.
+func TestNothingIsLostOrAppliedTwiceWhoeverDiesAtWhateverStep(t *testing.T) {
+	t.Parallel()
+	for name, sc := range scenarios {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+				if strings.HasSuffix(t.Name(), "embedded") { // which is slow at scripts
+					sc.all, sc.sample = false, 30
+				}
+				newLab(t, rdb).explore(sc, sc.play)
+			})
+		})
+	}
+}
+
+// Without a ledger there are orders that count twice. So the explorer finds what there
+// is to be found, and the ledger is what makes the difference.
+func TestWithoutALedgerAKillMayCountTwice(t *testing.T) {
+	t.Parallel()
+	sc := scenarios["two flushers of which one is killed"]
+	l := newLab(t, redistest.Shared(t).Client(nil))
+	l.naive, l.tolerant = true, true
+	l.explore(sc, sc.play)
+	require.Positive(t, l.bad)
+	t.Logf("%d bad orders", l.bad)
+}
+
+func (sc scenario) play(w *world) {
+	w.mishaps, w.kinds = sc.mishaps, sc.kinds
+	o := Options{MaxBatch: sc.most}
+	w.seed("x", 1)
+	w.seed("y", 1)
+	delta := int64(10)
+	for i := range sc.writer {
+		add := delta
+		w.startEngine(fmt.Sprint("writer ", i+1), o, func(_ *proc, e *Engine) { _ = e.Add(context.Background(), "x", add) })
+		delta *= 10
+	}
+	for i := range sc.flusher {
+		w.startEngine(fmt.Sprint("flusher ", i+1), o, func(p *proc, e *Engine) {
+			for range 2 { // again, if something was cut off
+				if e.flush(context.Background(), 0, true) == nil || p.dead {
+					return
+				}
+			}
+		})
+	}
+}
+
+// explore runs the orders of a scenario, and returns how many there were.
+func (l *lab) explore(sc scenario, play func(*world)) int {
+	if !sc.all {
+		seed := rand.Uint64()
+		if s := os.Getenv(exploreSeed); s != "" {
+			var err error
+			seed, err = strconv.ParseUint(s, 10, 64)
+			require.NoError(l.t, err)
+		}
+		l.t.Logf("%s=%d", exploreSeed, seed)
+		random := rand.New(rand.NewPCG(seed, 0))
+		for range sc.sample {
+			l.run(play, random.IntN)
+		}
+		return sc.sample
+	}
+	type node struct{ chosen, of int }
+	var path []node
+	for n := 1; ; n++ {
+		depth := 0
+		l.run(play, func(of int) int {
+			if depth == len(path) {
+				path = append(path, node{0, of})
+			}
+			require.Equal(l.t, of, path[depth].of, "an order does not repeat")
+			depth++
+			return path[depth-1].chosen
+		})
+		for len(path) > 0 && path[len(path)-1].chosen == path[len(path)-1].of-1 {
+			path = path[:len(path)-1]
+		}
+		if len(path) == 0 {
+			return n
+		}
+		path[len(path)-1].chosen++
+	}
+}
+
+// run runs one order, and afterwards lets a process that nothing happens to flush.
+func (l *lab) run(play func(*world), pick func(n int) int) {
+	w := &world{
+		lab: l, d: newDatabase(), name: redistest.Key(l.t), events: make(chan event),
+		written: make(map[string]int64),
+	}
+	w.d.naive = l.naive
+	play(w)
+	w.play(pick)
+	w.mishaps = 0
+	w.startEngine("the last flusher", Options{}, func(_ *proc, e *Engine) {
+		if err := e.flush(context.Background(), 0, true); err != nil {
+			w.complain("the last flusher: %v", err)
+		}
+	})
+	w.play(func(int) int { return 0 })
+	for id, n := range w.written {
+		if got := w.d.sum(id); !w.forks && got != n {
+			w.complain("%d were written to %s, and %d persisted", n, id, got)
+		}
+	}
+	if w.end != nil {
+		w.end(w)
+	}
+	if w.wrong != "" {
+		l.bad++
+	}
+	if w.wrong != "" && !l.tolerant {
+		require.Fail(l.t, w.wrong, "in the order\n\t%s", strings.Join(w.taken, "\n\t"))
+	}
+	require.NoError(l.t, l.rdb.Del(context.Background(), w.keys()...).Err())
+	for _, e := range w.engines {
+		e.wait(context.Background(), true)
+	}
+}
+
+func (w *world) keys() []string {
+	k := (&Engine{o: Options{Name: w.name}}).Keys(0)
+	return []string{k.Pending, k.InFlight, k.Refused}
+}
+
+// seed writes before anything else happens.
+func (w *world) seed(id string, delta int64) {
+	ctx := context.Background()
+	pending := w.keys()[0]
+	require.NoError(w.lab.t, w.lab.rdb.HIncrBy(ctx, pending, id, delta).Err())
+	require.NoError(w.lab.t, w.lab.rdb.HSet(ctx, pending, "#t0", 1).Err())
+	w.written[id] += delta
+}
+
+func (w *world) complain(format string, args ...any) {
+	if w.wrong == "" {
+		w.wrong = fmt.Sprintf(format, args...)
+	}
+}
+
+// check checks what is true at every point.
+func (w *world) check() {
+	pending, flying, row := w.hash(0), w.hash(1), w.d.row(0)
+	applied := flying["#n"] == strconv.FormatInt(row.N, 10) && flying["#tok"] == row.Token
+	for id, n := range w.written {
+		if flying["#n"] == flying["#a"] && flying[id] != "" {
+			w.complain("%s is acknowledged, and still there", id)
+		}
+		inFlight := number(flying[id])
+		if applied {
+			inFlight = 0
+		}
+		if persisted := w.d.sum(id); !w.forks && persisted+number(pending[id])+inFlight != n {
+			w.complain("%d were written to %s, but %d are persisted, %q pending, %q in flight, applied: %v",
+				n, id, persisted, pending[id], flying[id], applied)
+		}
+	}
+}
+
+func (w *world) hash(i int) map[string]string {
+	m, err := w.lab.rdb.HGetAll(context.Background(), w.keys()[i]).Result()
+	require.NoError(w.lab.t, err)
+	return m
+}
+
+func number(s string) int64 {
+	n, _ := strconv.ParseInt(s, 10, 64)
+	return n
+}

@@ -1,0 +1,271 @@
+package writebehind
+
+import (
+	"context"
+	"crypto/sha1"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/script"
+	"github.com/cachex-go/cachex/ledger"
+)
+
+// A world is some processes that write and flush, a Redis and a database, in one order
+// of their steps. A step is a command that Redis executes, or BEGIN or COMMIT of the
+// database. Every process waits at each of its steps until it is chosen; so whatever is
+// true when all of them wait is true at that point of that order.
+//
+// A step may have a mishap: the process is killed before it or after it; or the
+// connection breaks before it or after it, and the process goes on with an error; or the
+// network keeps a copy of the command, which is executed some other time.
+type world struct {
+	lab    *lab
+	d      *database
+	name   string
+	events chan event // a process waits, or has ended
+
+	procs   []*proc          // that have not ended
+	mishaps int              // that may still happen
+	kinds   []mishap         // that may
+	written map[string]int64 // what Redis has added
+	engines []*Engine
+	taken   []string // the steps, for the message
+	wrong   string   // the first complaint
+
+	forks bool         // Redis loses some of it
+	end   func(*world) // nil, or what to check in the end
+}
+
+type mishap string
+
+const (
+	none       mishap = ""
+	killBefore mishap = "killed before"
+	killAfter  mishap = "killed after"
+	cutBefore  mishap = "cut off before"
+	cutAfter   mishap = "cut off after"
+	copied     mishap = "copied at"
+)
+
+type proc struct {
+	w     *world
+	name  string
+	copy  bool        // what waits can be copied
+	step  string      // where it waits; "" it runs
+	grant chan mishap // the answer
+	dead  bool        // only the goroutine of the process uses it
+}
+
+type event struct {
+	p     *proc
+	step  string
+	copy  bool
+	ended bool
+}
+
+var errDead = errors.New("the process is dead")
+
+// await waits until the process is chosen. It returns what happens.
+func (p *proc) await(step string, copy bool) mishap {
+	p.w.events <- event{p: p, step: step, copy: copy}
+	return <-p.grant
+}
+
+// do runs a step of the process.
+func (p *proc) do(step string, effect func(), again func()) error {
+	if p.dead {
+		return errDead
+	}
+	switch p.await(step, again != nil) {
+	case killBefore:
+		p.dead = true
+		return errDead
+	case killAfter:
+		effect()
+		p.dead = true
+		return errDead
+	case cutBefore:
+		return io.EOF
+	case cutAfter:
+		effect()
+		return io.EOF
+	case copied:
+		p.w.start(p.name+"'s copy", func(ghost *proc) { _ = ghost.do(step, again, nil) })
+	}
+	effect()
+	return nil
+}
+
+// start begins a process. It waits at its first step, or has ended, before any other
+// one is chosen.
+func (w *world) start(name string, run func(p *proc)) {
+	p := &proc{w: w, name: name, grant: make(chan mishap)}
+	w.procs = append(w.procs, p)
+	go func() { // ends when play has
+		run(p)
+		w.events <- event{p: p, ended: true}
+	}()
+}
+
+// startEngine begins a process that has an engine. All of them say that they are the same one, or
+// each would leave the batches of the others alone.
+func (w *world) startEngine(name string, o Options, run func(p *proc, e *Engine)) {
+	rdb := w.lab.client(len(w.engines))
+	var p *proc
+	o.Name, o.Merge, o.Buckets, o.Every, o.LeaseTTL = w.name, Sum, 1, maxPeriod, maxPeriod
+	o.Persist = func(_ context.Context, b ledger.Batch) error {
+		return w.d.apply(b, func(name string, do func()) error { return p.do(name, do, nil) })
+	}
+	e, err := New(rdb, o)
+	require.NoError(w.lab.t, err)
+	e.me = "everybody"
+	e.begun.Store(true) // nothing happens in the background
+	w.engines = append(w.engines, e)
+	w.start(name, func(self *proc) {
+		p = self
+		rdb.hook.p = self
+		run(p, e)
+	})
+}
+
+// A lab is what the worlds of one test have in common.
+type lab struct {
+	t       testing.TB
+	rdb     *redis.Client // without a hook
+	clients []client
+
+	naive    bool // the database has no ledger
+	tolerant bool // bad orders are counted, and do not fail the test
+	bad      int
+}
+
+type client struct {
+	*redis.Client
+	hook *stepping
+}
+
+func newLab(t testing.TB, rdb *redis.Client) *lab {
+	for s := range steps {
+		require.NoError(t, rdb.ScriptLoad(t.Context(), s.Source()).Err()) // or the first worlds had more steps
+	}
+	return &lab{t: t, rdb: rdb}
+}
+
+// client returns the ith client.
+func (l *lab) client(i int) client {
+	for len(l.clients) <= i {
+		c := client{redis.NewClient(&redis.Options{Addr: l.rdb.Options().Addr}), &stepping{}}
+		c.AddHook(c.hook)
+		l.t.Cleanup(func() { _ = c.Close() })
+		l.clients = append(l.clients, c)
+	}
+	return l.clients[i]
+}
+
+// steps names what the processes run.
+var steps = map[*script.Script]string{
+	script.PendAdd: "add", script.TakeBatch: "take", script.AckBatch: "ack", script.HoldBatch: "hold",
+	script.RenumberBatch: "renumber", script.DropBatch: "drop",
+}
+
+var stepNames = func() map[string]string {
+	names := make(map[string]string)
+	for s, name := range steps {
+		sum := sha1.Sum([]byte(s.Source()))
+		names[hex.EncodeToString(sum[:])] = name
+	}
+	return names
+}()
+
+// stepping is a hook that makes each script a step of a process.
+type stepping struct{ p *proc }
+
+func (s *stepping) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (s *stepping) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (s *stepping) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		p, args := s.p, cmd.Args()
+		if cmd.Name() != "evalsha" {
+			return next(ctx, cmd)
+		}
+		name := stepNames[args[1].(string)]
+		again := func() { _ = p.w.lab.rdb.Do(context.Background(), args...).Err() } // the reply is lost
+		if name == "add" {
+			again = nil // it is never sent twice
+		}
+		var result error
+		err := p.do(name, func() {
+			if result = next(ctx, cmd); result == nil && name == "add" {
+				delta, _ := strconv.ParseInt(args[5].(string), 10, 64)
+				p.w.written[args[4].(string)] += delta
+			}
+		}, again)
+		if err != nil {
+			cmd.SetErr(err)
+			return err
+		}
+		return result
+	}
+}
+
+// play runs the processes until all have ended. pick chooses one of n.
+func (w *world) play(pick func(n int) int) {
+	running := len(w.procs)
+	for {
+		for running > 0 {
+			// What a process starts waits too.
+			ev := <-w.events
+			if ev.ended {
+				w.procs = slices.DeleteFunc(w.procs, func(p *proc) bool { return p == ev.p })
+			} else {
+				ev.p.step, ev.p.copy = ev.step, ev.copy
+			}
+			running = 0
+			for _, p := range w.procs {
+				if p.step == "" {
+					running++
+				}
+			}
+		}
+		w.check()
+		if len(w.procs) == 0 {
+			return
+		}
+		type choice struct {
+			p *proc
+			m mishap
+		}
+		var choices []choice
+		for _, p := range w.procs {
+			choices = append(choices, choice{p, none})
+			if w.mishaps > 0 {
+				for _, m := range w.kinds {
+					if m != copied || p.copy {
+						choices = append(choices, choice{p, m})
+					}
+				}
+			}
+		}
+		c := choices[pick(len(choices))]
+		if c.m != none {
+			w.mishaps--
+		}
+		w.taken = append(w.taken, strings.TrimSpace(fmt.Sprintf("%s %s %s", c.p.name, c.m, c.p.step)))
+		c.p.step = ""
+		running = 1
+		c.p.grant <- c.m
+	}
+}

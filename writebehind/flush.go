@@ -1,0 +1,295 @@
+package writebehind
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	mathrand "math/rand/v2"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cachex-go/cachex/internal/script"
+	"github.com/cachex-go/cachex/ledger"
+)
+
+// How long a batch waits after Persist has failed: Every, twice that, and so on, up to
+// a minute or Every if that is longer. It waits for the whole fleet.
+const maxBackoff = time.Minute
+
+// glance is how often to look whether a batch of somebody else is done.
+const glance = 20 * time.Millisecond
+
+// flush persists what a bucket has, batch after batch, until a batch was all there was.
+// If must, it waits for batches of others, and tries what has failed before its time;
+// if not, it leaves these alone.
+func (e *Engine) flush(ctx context.Context, b int, must bool) error {
+	select {
+	case e.buckets[b].busy <- struct{}{}:
+		defer func() { <-e.buckets[b].busy }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return e.flushHeld(ctx, b, must)
+}
+
+// flushHeld is flush for whoever has the bucket already.
+func (e *Engine) flushHeld(ctx context.Context, b int, must bool) error {
+	for {
+		again, wait, err := e.step(ctx, b, must)
+		if err != nil || !again && wait == 0 || !must && wait > 0 {
+			return err
+		}
+		pause := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			pause.Stop()
+			return context.Cause(ctx)
+		case <-pause.C:
+		}
+	}
+}
+
+// step persists one batch, and reports whether there is another one; or how long to
+// wait for somebody else.
+func (e *Engine) step(ctx context.Context, b int, must bool) (again bool, wait time.Duration, err error) {
+	select {
+	case e.workers <- struct{}{}:
+		defer func() { <-e.workers }()
+	case <-ctx.Done():
+		return false, 0, context.Cause(ctx)
+	}
+	t, err := e.take(ctx, b, must)
+	if err != nil {
+		e.redisFailed(b, err)
+		return false, 0, err
+	}
+	switch t.state {
+	case clean:
+		return false, 0, nil
+	case taken, resumed:
+		return e.work(ctx, b, t)
+	}
+	return false, min(t.wait, glance), nil
+}
+
+// States of a bucket, as TakeBatch tells them.
+const (
+	clean   = "C"
+	busy    = "B"
+	taken   = "T"
+	resumed = "R"
+)
+
+// A take is what TakeBatch returned.
+type take struct {
+	state   string
+	wait    time.Duration // that the batch is somebody else's
+	n       string
+	batch   ledger.Batch
+	more    int64    // ids that are still pending
+	fails   int64    // of persisting it
+	garbage []string // fields of a Sum that are no numbers
+}
+
+func (e *Engine) take(ctx context.Context, b int, must bool) (*take, error) {
+	most := ""
+	if e.o.Merge == Last {
+		most = strconv.Itoa(e.o.MaxBytes)
+	}
+	force := ""
+	if must {
+		force = "1"
+	}
+	r := read(e.call(ctx, script.TakeBatch, b, rand.Text(), e.me, e.o.LeaseTTL.Milliseconds(), e.o.MaxBatch, most, force))
+	t := &take{state: r.text()}
+	switch t.state {
+	case clean:
+	case busy:
+		t.wait = max(r.duration(), time.Millisecond)
+	case taken, resumed:
+		t.n = r.text()
+		t.batch = ledger.Batch{Namespace: e.o.Name, Bucket: b, Token: r.text(), Incarnation: r.text()}
+		t.more, t.fails = r.int(), r.int()
+		n, err := strconv.ParseInt(t.n, 10, 64)
+		if err != nil && r.err == nil {
+			r.err = fmt.Errorf("batch has number %q", t.n)
+		}
+		t.batch.N = n
+		e.fill(t, r.list())
+	}
+	if r.err != nil {
+		return nil, r.err
+	}
+	return t, nil
+}
+
+// fill fills the batch with the fields and values of I.
+func (e *Engine) fill(t *take, list []any) {
+	if e.o.Merge == Sum {
+		t.batch.Deltas = make(map[string]int64, len(list)/2)
+	} else {
+		t.batch.Values = make(map[string][]byte, len(list)/2)
+	}
+	for k := 0; k+1 < len(list); k += 2 {
+		field, _ := list[k].(string)
+		value, _ := list[k+1].(string)
+		if strings.HasPrefix(field, "#") {
+			continue
+		}
+		if e.o.Merge == Last {
+			t.batch.Values[unfield(field)] = []byte(value)
+			continue
+		}
+		delta, err := strconv.ParseInt(value, 10, 64)
+		if err != nil {
+			t.garbage = append(t.garbage, field)
+			continue
+		}
+		t.batch.Deltas[unfield(field)] = delta
+	}
+}
+
+// work persists a batch and acknowledges it.
+func (e *Engine) work(ctx context.Context, b int, t *take) (again bool, wait time.Duration, err error) {
+	if t.state == resumed {
+		e.counters.replays.Add(1)
+	}
+	done := &e.buckets[b].done
+	if done.n != t.n || done.token != t.batch.Token {
+		err := e.persist(ctx, b, t)
+		refused, some := errors.AsType[*ledger.RefusedError](err)
+		if conflict, ok := errors.AsType[*ledger.ConflictError](err); ok {
+			again, err := e.resolve(ctx, b, t, conflict)
+			if err == nil || again {
+				return true, 0, err
+			}
+			return false, 0, e.fail(ctx, b, t, err)
+		}
+		if err != nil && !some {
+			return false, 0, e.fail(ctx, b, t, err)
+		}
+		done.n, done.token, done.refused = t.n, t.batch.Token, t.garbage
+		if some {
+			e.notify(fmt.Errorf("cachex: persist %v: %w", t.batch, err))
+			for _, id := range refused.IDs {
+				done.refused = append(done.refused, Field(id))
+			}
+		}
+	}
+	args := []any{t.n, t.batch.Token, e.o.Merge.arg()}
+	for _, field := range done.refused {
+		args = append(args, field)
+	}
+	acked, err := e.call(context.WithoutCancel(ctx), script.AckBatch, b, args...)
+	if err != nil {
+		e.redisFailed(b, err)
+		return false, 0, err
+	}
+	if acked == int64(1) {
+		size := int64(len(t.batch.Deltas) + len(t.batch.Values) + len(t.garbage))
+		e.counters.batches.Add(1)
+		e.counters.persisted.Add(size - int64(len(done.refused)))
+		e.counters.refused.Add(int64(len(done.refused)))
+	} else {
+		e.counters.stale.Add(1) // somebody else has persisted it, and gone on
+		return true, 0, nil
+	}
+	return t.more > 0, 0, nil
+}
+
+// persist calls Persist, and keeps the batch meanwhile.
+func (e *Engine) persist(ctx context.Context, b int, t *take) (err error) {
+	ctx, lost := context.WithCancelCause(ctx)
+	defer lost(nil)
+	ctx, cancel := context.WithTimeout(ctx, e.o.Timeout)
+	defer cancel()
+	stop := e.keep(ctx, b, t, lost)
+	defer stop()
+	defer func() {
+		if v := recover(); v != nil {
+			cause, _ := v.(error)
+			err = &PanicError{Value: v, Stack: debug.Stack(), cause: cause}
+		}
+	}()
+	return e.o.Persist(ctx, t.batch)
+}
+
+// A PanicError is the panic of Persist.
+type PanicError struct {
+	Value any    // of panic
+	Stack []byte // of the goroutine that panicked, as debug.Stack formats it
+	cause error
+}
+
+// Error returns the value of the panic, without the stack.
+func (e *PanicError) Error() string { return fmt.Sprintf("Persist panicked: %v", e.Value) }
+
+// Unwrap returns the value of the panic if that is an error.
+func (e *PanicError) Unwrap() error { return e.cause }
+
+var errLost = errors.New("the batch is somebody else's now")
+
+// keep prolongs the time that a batch is ours, until ctx ends or stop is called, which
+// waits for that. If it finds that somebody else has the batch, it calls lost.
+func (e *Engine) keep(ctx context.Context, b int, t *take, lost context.CancelCauseFunc) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	if !e.spawn(func() {
+		defer close(ended)
+		tick := time.NewTicker(e.o.LeaseTTL / 3)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			held, err := e.call(ctx, script.HoldBatch, b, t.n, t.batch.Token, e.me, e.o.LeaseTTL.Milliseconds(), "")
+			if err == nil && held == int64(0) {
+				lost(errLost)
+				return
+			}
+		}
+	}) {
+		close(ended)
+	}
+	return func() {
+		cancel()
+		<-ended
+	}
+}
+
+// fail lets a batch that could not be persisted wait, and returns the error.
+func (e *Engine) fail(ctx context.Context, b int, t *take, err error) error {
+	e.counters.failures.Add(1)
+	err = fmt.Errorf("persist %v: %w", t.batch, err)
+	e.notify(fmt.Errorf("cachex: %w", err))
+	wait := time.Duration(0) // it was not the database that failed
+	if ctx.Err() == nil {
+		longest := max(maxBackoff, e.o.Every)
+		wait = longest
+		if t.fails < 20 {
+			wait = min(longest, e.o.Every<<t.fails)
+		}
+		wait -= mathrand.N(wait/5 + 1)
+	}
+	_, holdErr := e.call(context.WithoutCancel(ctx), script.HoldBatch, b, t.n, t.batch.Token, e.me, wait.Milliseconds(), "1")
+	if holdErr != nil {
+		e.redisFailed(b, holdErr)
+	}
+	return err
+}
+
+func (e *Engine) redisFailed(b int, err error) {
+	e.counters.redisFailures.Add(1)
+	e.notify(fmt.Errorf("cachex: flush %s: %w", e.tag(b), err))
+}
+
+func (e *Engine) notify(err error) {
+	if e.o.Notify != nil {
+		e.o.Notify(err)
+	}
+}

@@ -1,0 +1,345 @@
+package writebehind
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/redistest"
+)
+
+// A shelf keeps what a bucket was, to make Redis go back in time.
+type shelf map[string]map[string]string
+
+func snapshot(t testing.TB, rdb *redis.Client, keys ...string) shelf {
+	s := make(shelf)
+	for _, key := range keys {
+		m, err := rdb.HGetAll(context.Background(), key).Result()
+		require.NoError(t, err)
+		s[key] = m
+	}
+	return s
+}
+
+func (s shelf) restore(t testing.TB, rdb *redis.Client) {
+	for key, m := range s {
+		require.NoError(t, rdb.Del(context.Background(), key).Err())
+		if len(m) > 0 {
+			require.NoError(t, rdb.HSet(context.Background(), key, m).Err())
+		}
+	}
+}
+
+// A history is a bucket whose Redis forgets some of what it was.
+type history struct {
+	t    *testing.T
+	rdb  *redis.Client
+	ctx  context.Context
+	d    *database
+	e    *Engine
+	told []error
+}
+
+func newHistory(t *testing.T, rdb *redis.Client, change func(*Options)) *history {
+	h := &history{t: t, rdb: rdb, ctx: bounded(t), d: newDatabase()}
+	o := options(t, h.d, Sum)
+	o.Notify = func(err error) { h.told = append(h.told, err) }
+	if change != nil {
+		change(&o)
+	}
+	h.e = engine(t, rdb, o)
+	return h
+}
+
+func (h *history) add(id string, delta int64) { require.NoError(h.t, h.e.Add(h.ctx, id, delta)) }
+func (h *history) flush()                     { require.NoError(h.t, h.e.Flush(h.ctx)) }
+func (h *history) keep() shelf {
+	k := h.e.Keys(0)
+	return snapshot(h.t, h.rdb, k.Pending, k.InFlight)
+}
+
+func (h *history) lose(keys ...string) { require.NoError(h.t, h.rdb.Del(h.ctx, keys...).Err()) }
+
+// forked fails unless this fork, and no other, was counted and told of.
+func (h *history) forked(want Forks, kind Fork) {
+	h.t.Helper()
+	require.Equal(h.t, want, h.e.Stats().Forks)
+	require.NotEmpty(h.t, h.told)
+	fork, ok := errors.AsType[*ForkError](h.told[len(h.told)-1])
+	require.True(h.t, ok, "%v", h.told)
+	require.Equal(h.t, kind, fork.Fork)
+}
+
+func TestWhatRedisHasAfterALossIsNewAndIsPersisted(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		h := newHistory(t, rdb, nil)
+		for range 3 {
+			h.add("x", 1)
+			h.flush()
+		}
+		h.add("x", 100)
+		k := h.e.Keys(0)
+		h.lose(k.Pending, k.InFlight) // and the 100 with it
+		h.add("x", 10)
+		h.flush()
+		require.EqualValues(t, 13, h.d.sum("x"))
+		h.forked(Forks{Lost: 1}, ForkLost)
+
+		// The numbers go on where the database is, so this is no fork any more.
+		h.add("x", 1)
+		h.flush()
+		require.EqualValues(t, 14, h.d.sum("x"))
+		require.EqualValues(t, 5, h.d.row(0).N)
+		require.Equal(t, Forks{Lost: 1}, h.e.Stats().Forks)
+
+		h.lose(k.InFlight) // what is pending survives: an eviction of the one key
+		h.add("x", 1)
+		h.flush()
+		require.EqualValues(t, 15, h.d.sum("x"))
+		require.Equal(t, Forks{Lost: 2}, h.e.Stats().Forks)
+	})
+}
+
+func TestABatchThatRedisTakesAgainIsSubtracted(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		h := newHistory(t, rdb, nil)
+		h.add("x", 1)
+		h.flush()
+		largest := map[string]int64{"x": 10, "minus": -5, "far": math.MaxInt64, "farther": math.MinInt64, "only then": 7}
+		for id, delta := range largest {
+			h.add(id, delta)
+		}
+		before := h.keep()
+		h.flush()
+		before.restore(t, rdb)
+		h.add("x", 100)
+		h.add("minus", -50)
+		h.add("new", 3)
+		h.flush()
+		require.Equal(t, map[string]int64{
+			"x": 111, "minus": -55, "far": math.MaxInt64, "farther": math.MinInt64, "only then": 7, "new": 3,
+		}, h.d.sums)
+		h.forked(Forks{Replayed: 1}, ForkReplayed)
+	})
+}
+
+func TestABatchThatRedisTakesAgainInPartsIsSubtractedFromWhatIsPendingToo(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		h := newHistory(t, rdb, func(o *Options) { o.MaxBatch = 10 })
+		for i := range 25 {
+			h.add(fmt.Sprint("id", i), 1)
+		}
+		before := h.keep()
+		_, _, err := h.e.step(h.ctx, 0, true) // a batch of ten
+		require.NoError(t, err)
+		require.Len(t, h.d.sums, 10)
+		before.restore(t, rdb)
+		h.add("id3", 5)
+		h.flush()
+		for i := range 25 {
+			want := int64(1)
+			if i == 3 {
+				want = 6
+			}
+			require.Equal(t, want, h.d.sum(fmt.Sprint("id", i)), i)
+		}
+		require.EqualValues(t, 1, h.e.Stats().Forks.Replayed)
+	})
+}
+
+// What was in the last batch and is not in Redis any more is not subtracted from what
+// came later: an error that stays below the last batch.
+func TestSubtractingStopsAtZero(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		h := newHistory(t, rdb, nil)
+		h.add("x", 3)
+		before := h.keep()
+		h.add("x", 2)
+		h.add("y", 2)
+		h.flush() // 5 and 2
+		before.restore(t, rdb)
+		h.add("x", 1)
+		h.add("y", -1)
+		h.flush()
+		require.EqualValues(t, 5, h.d.sum("x"), "of the 4 that Redis had, 5 were persisted, so none is")
+		require.EqualValues(t, 1, h.d.sum("y"))
+	})
+}
+
+func TestABatchThatWasAcknowledgedAndComesBackIsNotAppliedAgain(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		h := newHistory(t, rdb, nil)
+		h.add("x", 5)
+		_, err := h.e.take(h.ctx, 0, true)
+		require.NoError(t, err)
+		before := h.keep()
+		h.flush()
+		before.restore(t, rdb)
+		h.flush()
+		require.EqualValues(t, 5, h.d.sum("x"))
+		require.Zero(t, h.e.Stats().Forks)
+	})
+}
+
+func TestWhatIsOlderThanTheLastBatchIsPersistedAgainOrPutAside(t *testing.T) {
+	t.Parallel()
+	for _, drop := range []bool{false, true} {
+		t.Run(fmt.Sprint("drop ", drop), func(t *testing.T) {
+			t.Parallel()
+			redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+				h := newHistory(t, rdb, func(o *Options) { o.DropRolledBack, o.MaxBatch = drop, 1 })
+				h.add("z", 1)
+				h.flush()
+				h.add("x", 1)
+				h.add("y", 1)
+				before := h.keep()
+				h.flush() // two batches
+				h.add("x", 10)
+				h.flush()
+				before.restore(t, rdb)
+				h.flush()
+				refused, err := h.e.Refused(h.ctx)
+				require.NoError(t, err)
+				if drop {
+					require.EqualValues(t, 11, h.d.sum("x"))
+					require.EqualValues(t, 1, h.d.sum("y"))
+					require.Len(t, refused, 2)
+				} else {
+					require.EqualValues(t, 12, h.d.sum("x"))
+					require.EqualValues(t, 2, h.d.sum("y"))
+					require.Empty(t, refused)
+				}
+				h.forked(Forks{RolledBack: 1}, ForkRolledBack)
+				h.add("x", 100)
+				h.flush()
+				require.Zero(t, (h.d.sum("x")-100)/100)
+				require.Equal(t, Forks{RolledBack: 1}, h.e.Stats().Forks)
+			})
+		})
+	}
+}
+
+func TestADatabaseThatHasForgottenBatchesIsRefused(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		h := newHistory(t, rdb, nil)
+		for range 3 {
+			h.add("x", 1)
+			h.flush()
+		}
+		old := h.d.row(0)
+		old.N = 1 // as a backup has it
+		h.d.setRow(0, old)
+		h.add("x", 1)
+		err := h.e.Flush(h.ctx)
+		fork, ok := errors.AsType[*ForkError](err)
+		require.True(t, ok, "%v", err)
+		require.Equal(t, ForkBehind, fork.Fork)
+		require.EqualValues(t, 3, h.d.sum("x"))
+		require.Error(t, h.e.Flush(h.ctx))
+		require.Equal(t, Forks{Behind: 1}, h.e.Stats().Forks, "once for a batch")
+
+		old.N = 3 // as the documents say
+		h.d.setRow(0, old)
+		h.flush()
+		require.EqualValues(t, 4, h.d.sum("x"))
+	})
+}
+
+// However late a process comes with a batch from before a loss, nothing is counted
+// twice, and what is written after the loss is persisted.
+func TestNothingIsCountedTwiceWhenRedisLosesABucketAtWhateverStep(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, redistest.Shared(t).Client(nil))
+	sc := scenario{sample: 600, flusher: 2, mishaps: 1, kinds: mishapsOfAll}
+	l.explore(sc, func(w *world) {
+		w.forks = true
+		sc.play(w)
+		late := make(map[string]bool)
+		lost := false
+		w.start("the loss", func(p *proc) {
+			_ = p.do("lose", func() {
+				l.rdb.Del(context.Background(), w.keys()...)
+				lost = true
+			}, nil)
+		})
+		for i := range 2 {
+			id := fmt.Sprint("w", i)
+			w.startEngine("writer "+id, Options{}, func(_ *proc, e *Engine) {
+				if e.Add(context.Background(), id, 1) == nil && lost {
+					late[id] = true
+				}
+			})
+		}
+		w.end = func(w *world) {
+			for id, n := range w.written {
+				if got := w.d.sum(id); got > n || late[id] && got != n {
+					w.complain("%d of %d are persisted of %s, written after the loss: %v", got, n, id, late[id])
+				}
+			}
+		}
+	})
+}
+
+// The same where Redis goes back in time at whatever step: what is counted twice is what
+// it took back by more than one batch, and then it is told.
+func TestNothingIsCountedTwiceUnlessRedisGoesBackByMoreThanABatch(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, redistest.Shared(t).Client(nil))
+	sc := scenario{sample: 600, flusher: 2}
+	doubles := 0
+	l.explore(sc, func(w *world) {
+		w.forks = true
+		sc.play(w)
+		late, back := make(map[string]bool), false
+		w.start("the failover", func(p *proc) {
+			var before shelf
+			_ = p.do("replicate", func() { before = snapshot(l.t, l.rdb, w.keys()...) }, nil)
+			_ = p.do("fail over", func() {
+				before.restore(l.t, l.rdb)
+				back = true
+			}, nil)
+		})
+		for i := range 3 {
+			id := fmt.Sprint("w", i)
+			w.startEngine("writer "+id, Options{}, func(_ *proc, e *Engine) {
+				if e.Add(context.Background(), id, 1) == nil && back {
+					late[id] = true
+				}
+			})
+		}
+		w.end = func(w *world) {
+			told := int64(0)
+			for _, e := range w.engines {
+				told += e.Stats().Forks.RolledBack
+			}
+			for id, n := range w.written {
+				got := w.d.sum(id)
+				if got > n {
+					doubles++
+				}
+				if got > n && told == 0 || late[id] && got < n {
+					w.complain("%d of %d are persisted of %s, written after the failover: %v", got, n, id, late[id])
+				}
+			}
+		}
+	})
+	t.Logf("%d were counted twice, and told", doubles)
+}
+
+func TestForksHaveNames(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, "lost replayed rolled back behind Fork(9)",
+		strings.Join([]string{ForkLost.String(), ForkReplayed.String(), ForkRolledBack.String(), ForkBehind.String(), Fork(9).String()}, " "))
+}

@@ -1,0 +1,192 @@
+package writebehind
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// Start starts the goroutine that looks for what is to be persisted, once in every
+// Options.Every in one process of the fleet, and persists it. Add, Put and Flush call
+// it, and whoever writes to what is pending by a script of its own should: it costs
+// next to nothing when the goroutine runs. A program that should persist what others
+// have written calls it too. Close ends the goroutine; after Close, Start does nothing.
+func (e *Engine) Start() {
+	if e.begun.Load() {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed || e.begun.Load() {
+		return
+	}
+	work, cancel := context.WithCancel(context.Background())
+	sweep, halt := context.WithCancel(work)
+	e.cancel, e.halt = cancel, halt
+	e.kick = func(bucket int) { _ = e.dispatch(work, bucket) }
+	e.alive++
+	go func() { // ends with sweep
+		defer e.landed()
+		e.sweep(sweep, work)
+	}()
+	e.begun.Store(true)
+}
+
+// Flush persists all that was pending or in flight when it was called, whoever wrote
+// it, and returns nil when the database has it. It waits for batches that others
+// persist. While writers write more than a batch holds, it persists some of that too.
+// It tries what has failed before without waiting for its time.
+//
+// With an error, some of it may be persisted; all that is not is still in Redis, and
+// will be. The error is that of one of the buckets that failed.
+func (e *Engine) Flush(ctx context.Context) error {
+	err := e.open(ctx)
+	if err == nil {
+		e.Start()
+		err = e.flushAll(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("cachex: flush %s: %w", e.o.Name, err)
+	}
+	return nil
+}
+
+// Close ends the engine: calls that come later fail with ErrClosed. It persists all
+// that is pending, as Flush does, unless this engine was never started. Then it waits
+// for its goroutines. It returns a *LeftError if ctx ends first, or something could
+// not be persisted; what is left is not lost, and is persisted by whoever starts an
+// engine of this name. Close may be called again: to try once more, if it failed, or
+// for nothing. The client stays open.
+func (e *Engine) Close(ctx context.Context) error {
+	if ctx == nil {
+		return fmt.Errorf("cachex: close %s: %w", e.o.Name, errNilContext)
+	}
+	e.mu.Lock()
+	e.closed = true
+	if e.halt != nil {
+		e.halt()
+	}
+	e.mu.Unlock()
+	select {
+	case e.closing <- struct{}{}:
+		defer func() { <-e.closing }()
+	case <-ctx.Done():
+		return fmt.Errorf("cachex: close %s: %w", e.o.Name, context.Cause(ctx))
+	}
+	if e.over() {
+		return nil
+	}
+	var err error
+	if e.begun.Load() {
+		if err = e.flushAll(ctx); err != nil {
+			left := &LeftError{Err: err}
+			left.IDs, left.Known = e.left(ctx)
+			err = fmt.Errorf("cachex: close %s: %w", e.o.Name, left)
+		}
+		e.mu.Lock()
+		e.cancel()
+		e.mu.Unlock()
+	}
+	if !e.wait(ctx, err == nil) && err == nil {
+		err = fmt.Errorf("cachex: close %s: %w", e.o.Name, context.Cause(ctx))
+	}
+	return err
+}
+
+// A LeftError says that Close could not persist everything.
+type LeftError struct {
+	IDs   int64 // how many are still pending or in flight
+	Known bool  // whether Redis could tell
+	Err   error // why
+}
+
+// Error tells how much is left.
+func (e *LeftError) Error() string {
+	if !e.Known {
+		return fmt.Sprintf("not all is persisted, the rest is in Redis: %v", e.Err)
+	}
+	return fmt.Sprintf("%d ids are not persisted and still in Redis: %v", e.IDs, e.Err)
+}
+
+// Unwrap returns Err.
+func (e *LeftError) Unwrap() error { return e.Err }
+
+var errGoexit = errors.New("Persist called runtime.Goexit")
+
+// grace is what Redis has to tell Close how much is left.
+const grace = 250 * time.Millisecond
+
+func (e *Engine) left(ctx context.Context) (int64, bool) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
+	all, err := e.survey(ctx, false)
+	if err != nil {
+		return 0, false
+	}
+	b := total(all)
+	return b.IDs + b.InFlight, b.failed == nil
+}
+
+func (e *Engine) over() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.ended
+}
+
+// flushAll flushes every bucket that has something to do.
+func (e *Engine) flushAll(ctx context.Context) error {
+	all, err := e.survey(ctx, false)
+	if err != nil {
+		return err
+	}
+	var (
+		mu     sync.Mutex
+		failed int
+		first  error
+	)
+	note := func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		failed++
+		if first == nil {
+			first = err
+		}
+	}
+	waiting := 0
+	ended := make(chan struct{}, len(all))
+	for b, f := range all {
+		switch {
+		case f.err != nil:
+			note(f.err)
+		case f.pending > 0 || f.inFlight > 0:
+			waiting++
+			if !e.spawn(func() { // ends with the flush, which ctx ends
+				err := errGoexit // should Persist end the goroutine
+				defer func() {
+					if err != nil {
+						note(err)
+					}
+					ended <- struct{}{}
+				}()
+				err = e.flush(ctx, b, true)
+			}) {
+				return ErrClosed
+			}
+		}
+	}
+	for range waiting {
+		select {
+		case <-ended:
+		case <-ctx.Done(): // a Persist may not heed it
+			return context.Cause(ctx)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if failed > 0 {
+		return fmt.Errorf("%d of %d buckets: %w", failed, len(all), first)
+	}
+	return nil
+}

@@ -1,0 +1,131 @@
+package writebehind
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/cachex-go/cachex/internal/script"
+)
+
+// A Look is what the database may lack of some ids, at one moment.
+type Look struct {
+	// Incarnation and N tell the moment. A script finds out by them, and by
+	// behind_unchanged, whether the database may have got something of an id since.
+	Incarnation, N string
+
+	// Pending and InFlight have an element for each id that was asked for: its delta
+	// or value, nil if there is none.
+	Pending, InFlight []*string
+}
+
+// maxLook is how many ids one script looks at: Lua has no more room for arguments.
+const maxLook = 1000
+
+// Look returns what the database may lack of ids, all of which are of one bucket, at
+// most 1000 of them. It waits for nobody and changes nothing.
+func (e *Engine) Look(ctx context.Context, bucket int, ids ...string) (Look, error) {
+	err := e.open(ctx)
+	var l Look
+	if err == nil {
+		l, err = e.look(ctx, bucket, ids)
+	}
+	if err != nil {
+		return Look{}, fmt.Errorf("cachex: look %s: %w", printable(e.tag(bucket)), err)
+	}
+	return l, nil
+}
+
+// Settle returns when none of ids, all of which are of one bucket, is in flight; without
+// ids, when nothing of the bucket is. It makes this process persist the batch if nobody
+// does and it need not wait to be tried again; otherwise it waits, for as long as ctx
+// lasts. Afterwards the next batch may be taken at any time.
+func (e *Engine) Settle(ctx context.Context, bucket int, ids ...string) error {
+	err := e.open(ctx)
+	if err == nil {
+		e.Start()
+		err = e.settle(ctx, bucket, ids)
+	}
+	if err != nil {
+		return fmt.Errorf("cachex: settle %s: %w", printable(e.tag(bucket)), err)
+	}
+	return nil
+}
+
+func (e *Engine) settle(ctx context.Context, bucket int, ids []string) error {
+	for {
+		settled, due, err := e.settled(ctx, bucket, ids)
+		if err != nil || settled {
+			return err
+		}
+		if due {
+			e.mu.Lock()
+			kick := e.kick
+			e.mu.Unlock()
+			kick(bucket)
+		}
+		pause := time.NewTimer(glance)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// settled reports whether none of ids is in flight, and if one is, whether the batch is
+// for this process to persist.
+func (e *Engine) settled(ctx context.Context, bucket int, ids []string) (settled, due bool, err error) {
+	if len(ids) > 0 {
+		l, err := e.look(ctx, bucket, ids)
+		if err != nil || !slices.ContainsFunc(l.InFlight, func(v *string) bool { return v != nil }) {
+			return err == nil, false, err
+		}
+	}
+	if err := e.inRange(bucket); err != nil {
+		return false, false, err
+	}
+	f := e.finding(bucket, read(e.call(ctx, script.SurveyBatch, bucket, "")))
+	if f.err != nil {
+		return false, false, f.err
+	}
+	return len(ids) == 0 && f.inFlight == 0, f.inFlight > 0 && f.due(e.me), nil
+}
+
+func (e *Engine) inRange(bucket int) error {
+	if bucket < 0 || bucket >= len(e.buckets) {
+		return fmt.Errorf("bucket is %d, must be from 0 to %d", bucket, len(e.buckets)-1)
+	}
+	return nil
+}
+
+func (e *Engine) look(ctx context.Context, bucket int, ids []string) (Look, error) {
+	if err := e.inRange(bucket); err != nil {
+		return Look{}, err
+	}
+	if len(ids) > maxLook {
+		return Look{}, fmt.Errorf("%d ids, must be at most %d", len(ids), maxLook)
+	}
+	args := make([]any, len(ids))
+	for i, id := range ids {
+		args[i] = Field(id)
+	}
+	r := read(e.call(ctx, script.LookBatch, bucket, args...))
+	l := Look{Incarnation: r.text(), N: r.text()}
+	_ = r.text() // the last batch that was acknowledged
+	l.Pending, l.InFlight = optional(r.list(), len(ids)), optional(r.list(), len(ids))
+	return l, r.err
+}
+
+// optional returns n texts, nil where list has none.
+func optional(list []any, n int) []*string {
+	texts := make([]*string, n)
+	for i := range min(n, len(list)) {
+		if text, ok := list[i].(string); ok {
+			texts[i] = &text
+		}
+	}
+	return texts
+}

@@ -1,0 +1,176 @@
+package writebehind
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/cachex-go/cachex/internal/redistest"
+	"github.com/cachex-go/cachex/ledger"
+)
+
+func TestMain(m *testing.M) {
+	redistest.Main(m, func() error {
+		return goleak.Find(goleak.IgnoreAnyFunction(redistest.Lingers))
+	})
+}
+
+// A database is what the tests persist to: a table of counts, one of values, and a
+// ledger that does what package ledger does. It is tested against the real ones, with
+// that package, in a module of its own.
+type database struct {
+	mu      sync.Mutex
+	sums    map[string]int64         // guarded by mu
+	values  map[string]string        // guarded by mu
+	rows    map[int]ledger.Row       // guarded by mu; by bucket
+	refused map[int][]string         // guarded by mu; of the batch of that row
+	poison  map[string]bool          // guarded by mu; ids that are refused
+	failing func(ledger.Batch) error // guarded by mu; nil, or what is wrong
+	commits int                      // guarded by mu
+	naive   bool                     // without the ledger
+	step    func(do func()) error    // nil, or what may kill
+}
+
+func newDatabase() *database {
+	return &database{
+		sums: map[string]int64{}, values: map[string]string{}, rows: map[int]ledger.Row{},
+		refused: map[int][]string{}, poison: map[string]bool{},
+	}
+}
+
+// persist is an Options.Persist.
+func (d *database) persist(_ context.Context, b ledger.Batch) error {
+	return d.apply(b, func(_ string, do func()) error { do(); return nil })
+}
+
+// apply is persist in two steps, as a transaction has: what comes before COMMIT, of
+// which nothing comes without it, and COMMIT.
+func (d *database) apply(b ledger.Batch, step func(name string, do func()) error) error {
+	d.mu.Lock()
+	failing := d.failing
+	d.mu.Unlock()
+	if failing != nil {
+		if err := failing(b); err != nil {
+			return err
+		}
+	}
+	if err := step("begin", func() {}); err != nil {
+		return err
+	}
+	var result error
+	if err := step("commit", func() { result = d.commit(b) }); err != nil {
+		return err
+	}
+	return result
+}
+
+func (d *database) commit(b ledger.Batch) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	row := d.rows[b.Bucket]
+	switch {
+	case d.naive:
+	case row.N == b.N && row.Token == b.Token:
+		if len(d.refused[b.Bucket]) > 0 {
+			return &ledger.RefusedError{IDs: d.refused[b.Bucket]}
+		}
+		return nil
+	case row.N != b.N-1:
+		return &ledger.ConflictError{Batch: b, Row: row}
+	}
+	d.commits++
+	d.rows[b.Bucket] = ledger.Row{N: b.N, Token: b.Token, Incarnation: b.Incarnation, Deltas: maps.Clone(b.Deltas)}
+	d.refused[b.Bucket] = nil
+	for _, id := range b.IDs() {
+		switch {
+		case d.poison[id]:
+			d.refused[b.Bucket] = append(d.refused[b.Bucket], id)
+		case b.Deltas != nil:
+			d.sums[id] += b.Deltas[id]
+		default:
+			d.values[id] = string(b.Values[id])
+		}
+	}
+	if len(d.refused[b.Bucket]) > 0 {
+		return &ledger.RefusedError{IDs: d.refused[b.Bucket], Err: errors.New("poison")}
+	}
+	return nil
+}
+
+func (d *database) fail(failing func(ledger.Batch) error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.failing = failing
+}
+
+func (d *database) row(bucket int) ledger.Row {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.rows[bucket]
+}
+
+func (d *database) setRow(bucket int, row ledger.Row) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.rows[bucket] = row
+}
+
+func (d *database) sum(id string) int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.sums[id]
+}
+
+// lock runs f while nobody persists.
+func (d *database) lock(f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f()
+}
+
+func (d *database) value(id string) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.values[id]
+}
+
+// options are those of a test: what is pending waits until it is flushed, for the
+// sweeper has its turn once a day.
+func options(t *testing.T, d *database, m Merge) Options {
+	return Options{
+		Name: redistest.Key(t), Merge: m, Persist: d.persist, Buckets: 1, Every: 24 * time.Hour,
+	}
+}
+
+// engine returns an engine that is closed when the test ends, drained or not.
+func engine(t *testing.T, rdb redis.UniversalClient, o Options) *Engine {
+	t.Helper()
+	e, err := New(rdb, o)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := e.Close(ctx); err != nil {
+			t.Logf("in the end: %v", err)
+		}
+		// A test may leave what cannot be persisted.
+		require.True(t, e.wait(ctx, true), "a goroutine has not ended")
+	})
+	return e
+}
+
+// patience bounds every wait: to reach it means broken and never slow.
+const patience = 30 * time.Second
+
+func bounded(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}

@@ -1,0 +1,180 @@
+package writebehind
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/cachex-go/cachex/internal/script"
+)
+
+// most is how many scripts go out in one pipeline. A server answers nobody else while
+// it works one off.
+const most = 500
+
+var errSilent = errors.New("Redis did not answer in time")
+
+// call runs a script on the keys of a bucket.
+func (e *Engine) call(ctx context.Context, s *script.Script, b int, args ...any) (any, error) {
+	c := e.on(s, b, args...)
+	ctx, cancel := context.WithTimeoutCause(ctx, max(e.o.LeaseTTL, time.Second), errSilent)
+	defer cancel()
+	// What c says is ours to read only if the client is done with it.
+	if err := e.ask(ctx, func(ctx context.Context) error { return c.Run(ctx, e.rdb) }); err != nil {
+		return nil, err
+	}
+	return c.Reply, nil
+}
+
+// on returns the call of a script on the keys of a bucket.
+func (e *Engine) on(s *script.Script, b int, args ...any) *script.Call {
+	keys := e.Keys(b)
+	return &script.Call{Script: s, Key: keys.Pending, More: []string{keys.InFlight, keys.Refused}, Args: args}
+}
+
+// pipeline runs calls, in one round trip for each 500 of them, and returns an error
+// if they are not ours to read. A call that failed has its own error.
+func (e *Engine) pipeline(ctx context.Context, calls []*script.Call) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, max(e.o.LeaseTTL, time.Second), errSilent)
+	defer cancel()
+	return e.ask(ctx, func(ctx context.Context) error {
+		for some := range slices.Chunk(calls, most) {
+			_ = script.Pipeline(ctx, e.rdb, some) // the errors are in the calls
+		}
+		return nil
+	})
+}
+
+// ask runs fn, a call to Redis, and leaves when ctx ends: the client does not heed that
+// while it reads.
+func (e *Engine) ask(ctx context.Context, fn func(context.Context) error) error {
+	if ctx.Done() == nil {
+		return fn(ctx)
+	}
+	answer := make(chan error, 1)
+	if !e.spawn(func() {
+		err := errSilent // should a hook of the client panic
+		defer func() { answer <- err }()
+		err = fn(ctx)
+	}) {
+		return ErrClosed
+	}
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// spawn runs f in a goroutine that Close waits for, and reports whether it does: it
+// does not when all is over. A WaitGroup would not do, for after a Close that left
+// somebody waiting there may be another one.
+func (e *Engine) spawn(f func()) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ended {
+		return false
+	}
+	e.alive++
+	go func() { // ends with f
+		defer e.landed()
+		f()
+	}()
+	return true
+}
+
+func (e *Engine) landed() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.alive--; e.alive == 0 && e.idle != nil {
+		close(e.idle)
+		e.idle = nil
+	}
+}
+
+// wait waits until there are no goroutines, and reports whether it is so. If last, there
+// will be no more.
+func (e *Engine) wait(ctx context.Context, last bool) bool {
+	e.mu.Lock()
+	e.ended = e.ended || last
+	if e.alive == 0 {
+		e.mu.Unlock()
+		return true
+	}
+	if e.idle == nil {
+		e.idle = make(chan struct{})
+	}
+	idle := e.idle
+	e.mu.Unlock()
+	select {
+	case <-idle:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// A reply is what a script returned, read from the front. The first element that is not
+// what it should be makes err.
+type reply struct {
+	rest []any
+	err  error
+}
+
+func read(v any, err error) *reply {
+	list, ok := v.([]any)
+	if err == nil && !ok {
+		err = fmt.Errorf("reply is a %T", v)
+	}
+	return &reply{list, err}
+}
+
+func (r *reply) next() any {
+	if len(r.rest) == 0 {
+		if r.err == nil {
+			r.err = errors.New("reply is too short")
+		}
+		return nil
+	}
+	v := r.rest[0]
+	r.rest = r.rest[1:]
+	return v
+}
+
+func (r *reply) text() string {
+	v := r.next()
+	s, ok := v.(string)
+	if !ok && r.err == nil {
+		r.err = fmt.Errorf("reply has a %T where text should be", v)
+	}
+	return s
+}
+
+// int reads an integer, or the text of one.
+func (r *reply) int() int64 {
+	v := r.next()
+	if n, ok := v.(int64); ok {
+		return n
+	}
+	s, _ := v.(string)
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil && r.err == nil {
+		r.err = fmt.Errorf("reply has a %T where a number should be", v)
+	}
+	return n
+}
+
+func (r *reply) duration() time.Duration { return time.Duration(r.int()) * time.Millisecond }
+
+func (r *reply) list() []any {
+	v := r.next()
+	list, ok := v.([]any)
+	if !ok && r.err == nil {
+		r.err = fmt.Errorf("reply has a %T where a list should be", v)
+	}
+	return list
+}

@@ -1,0 +1,208 @@
+package writebehind
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/script"
+)
+
+// sweep looks for what is to be persisted, in every period in which it is the turn of
+// this process, until ctx ends. The flushes that it starts go on until work ends.
+//
+// So what a fleet at rest costs Redis is one short script for each process and, of one
+// of them, a pipeline with a script for each bucket. An index of the buckets that have
+// something to do would save that pipeline, but on a Cluster it could not be written by
+// the script that adds, which runs where the bucket is; and to err towards "nothing to
+// do" would be to lose what is written to a bucket that is never written to again.
+func (e *Engine) sweep(ctx, work context.Context) {
+	// Processes that start together should not ask together.
+	timer := time.NewTimer(rand.N(e.o.Every/10 + 1))
+	defer timer.Stop()
+	asked := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		timer.Reset(e.turn(ctx, work, &asked))
+	}
+}
+
+// turn sweeps if it is our turn, and returns how long to wait for the next one. It asks
+// for the policy of eviction unless that was asked.
+func (e *Engine) turn(ctx, work context.Context, asked *bool) time.Duration {
+	token := entry.NewToken()
+	every := e.o.Every.Milliseconds()
+	args := []any{string(token[:]), e.o.LeaseTTL.Milliseconds(), every}
+	late := time.Millisecond + rand.N(min(e.o.Every/10, 250*time.Millisecond))
+	r := read(e.single(ctx, script.TakeTurn, args, true))
+	kind, left := r.text(), r.duration()
+	switch {
+	case r.err != nil:
+		// A turn is for efficiency. Where it cannot be taken because Redis is full, say,
+		// what is pending must be flushed all the more.
+		e.redisFailed(0, r.err)
+	case kind == "H":
+		return min(left, e.o.Every) + late
+	case kind == "D":
+		return left + late
+	}
+	all, err := e.survey(ctx, !*asked)
+	if err != nil {
+		if ctx.Err() == nil {
+			e.redisFailed(0, err)
+		}
+		return max(e.o.Every, time.Second)
+	}
+	*asked = true
+	backlog := total(all)
+	backlog.At = time.Now()
+	e.mu.Lock()
+	e.last = backlog
+	e.mu.Unlock()
+	stuck := false
+	for b, f := range all {
+		if f.due(e.me) && !e.dispatch(work, b) && f.inFlight > 0 && f.left <= 0 {
+			stuck = true
+		}
+	}
+	e.warn(all)
+	if stuck {
+		// A Persist of ours does not heed the end of its ctx. Whoever has the next turn can
+		// persist that batch, and we cannot.
+		_, _ = e.single(ctx, script.ReturnTurn, args, false)
+		return 2*e.o.Every + late
+	}
+	ended := read1(e.single(ctx, script.EndTurn, args, false))
+	if ended < 0 { // lost, or not known
+		return e.o.Every + late
+	}
+	return max(time.Duration(ended)*time.Millisecond, time.Millisecond)
+}
+
+// dispatch flushes a bucket in a goroutine, and reports whether it does: it does not if
+// somebody in this process is at it.
+func (e *Engine) dispatch(work context.Context, b int) bool {
+	select {
+	case e.buckets[b].busy <- struct{}{}:
+	default:
+		return false
+	}
+	spawned := e.spawn(func() { // ends with Persist, whose ctx Close ends
+		defer func() { <-e.buckets[b].busy }()
+		_ = e.flushHeld(work, b, false) // told to Notify, and tried again
+	})
+	if !spawned {
+		<-e.buckets[b].busy
+	}
+	return spawned
+}
+
+// single runs a script on the key of the turn.
+func (e *Engine) single(ctx context.Context, s *script.Script, args []any, once bool) (any, error) {
+	c := &script.Call{Script: s, Key: e.turnKey(), Args: args, Once: once}
+	ctx, cancel := context.WithTimeoutCause(ctx, max(e.o.LeaseTTL, time.Second), errSilent)
+	defer cancel()
+	if err := e.ask(ctx, func(ctx context.Context) error { return c.Run(ctx, e.rdb) }); err != nil {
+		return nil, err
+	}
+	return c.Reply, nil
+}
+
+// read1 returns a reply that is one number, -1 if it is none.
+func read1(v any, err error) int64 {
+	n, ok := v.(int64)
+	if err != nil || !ok {
+		return -1
+	}
+	return n
+}
+
+// findings are what SurveyBatch says of a bucket.
+type findings struct {
+	err                   error
+	pending, inFlight     int64 // ids
+	pendingAge, flightAge time.Duration
+	by                    string // whose the batch in flight is
+	left                  time.Duration
+	refused               int64
+	policy                string
+}
+
+// due reports whether there is something for me to do.
+func (f findings) due(me string) bool {
+	if f.err != nil {
+		return false
+	}
+	if f.inFlight > 0 {
+		return f.by == me && me != "" || f.left <= 0
+	}
+	return f.pending > 0
+}
+
+// survey asks of every bucket what it has to do.
+func (e *Engine) survey(ctx context.Context, policy bool) ([]findings, error) {
+	flag := ""
+	if policy {
+		flag = "1"
+	}
+	calls := make([]*script.Call, len(e.buckets))
+	for b := range calls {
+		calls[b] = e.on(script.SurveyBatch, b, flag)
+	}
+	if err := e.pipeline(ctx, calls); err != nil {
+		return nil, err
+	}
+	all := make([]findings, len(calls))
+	for b, c := range calls {
+		all[b] = e.finding(b, read(c.Reply, c.Err))
+	}
+	return all, nil
+}
+
+func (e *Engine) finding(b int, r *reply) findings {
+	f := findings{pending: r.int(), pendingAge: r.duration(), inFlight: r.int(), flightAge: r.duration()}
+	_ = r.int() // how often it has failed
+	f.by, f.left, f.refused, f.policy = r.text(), r.duration(), r.int(), r.text()
+	if r.err != nil {
+		return findings{err: fmt.Errorf("survey %s: %w", e.tag(b), r.err)}
+	}
+	return f
+}
+
+// warn tells of buckets that could not be surveyed, and of a Redis that may evict what
+// is pending.
+func (e *Engine) warn(all []findings) {
+	policy := ""
+	for b, f := range all {
+		if f.err != nil {
+			e.redisFailed(b, f.err)
+		}
+		if strings.HasPrefix(f.policy, "allkeys-") {
+			policy = f.policy
+		}
+	}
+	if policy != "" {
+		e.mu.Lock()
+		e.counters.policy = policy
+		e.mu.Unlock()
+		e.notify(fmt.Errorf("cachex: write-behind %s: %w", e.o.Name, &EvictionError{Policy: policy}))
+	}
+}
+
+// An EvictionError says that Redis may evict what is pending when it is full, for its
+// maxmemory-policy is one of allkeys-*. With noeviction or one of volatile-* it never
+// does, since what is pending has no TTL. Nothing is refused for it: it is for whoever
+// runs the Redis to know.
+type EvictionError struct{ Policy string }
+
+// Error says what to do.
+func (e *EvictionError) Error() string {
+	return "maxmemory-policy " + e.Policy + " may evict what is not persisted yet: use noeviction or volatile-*"
+}
