@@ -1,10 +1,12 @@
 package cachex
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -132,4 +134,83 @@ func TestAHitAllocatesNoMoreThanGETAndUnmarshal(t *testing.T) {
 	require.LessOrEqual(t, get, bySprint)
 	require.LessOrEqual(t, lookup, get)
 	require.LessOrEqual(t, getWord, word+1, "its bytes are copied, since they stand behind a header")
+}
+
+// What a Set allocates more than by hand is the script that fences loads, and no more
+// than that.
+//
+// Not parallel: what is counted is the allocations of the whole process.
+func TestASetAllocatesLittleMoreThanMarshalAndSET(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	rdb := redistest.Shared(t).Client(nil)
+	ctx, prefix := t.Context(), redistest.Key(t)
+	users := newCache(t, rdb, Spec[int64, User]{Key: prefix + ":users:{id}"})
+	const id = 1 << 40
+	count := func(f func() error) float64 {
+		return testing.AllocsPerRun(500, func() {
+			if err := f(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	set := count(func() error { return users.Set(ctx, id, ann) })
+	byHand := count(func() error {
+		b, err := msgpack.Marshal(ann)
+		if err != nil {
+			return err
+		}
+		return rdb.Set(ctx, prefix+":raw:"+strconv.FormatInt(id, 10), b, time.Minute).Err()
+	})
+	t.Logf("allocations: Set %v, by hand %v", set, byHand)
+	require.LessOrEqual(t, set, byHand+10)
+}
+
+// A hundred hits by GetMany allocate less than a pipeline that is written by hand.
+//
+// Not parallel: what is counted is the allocations of the whole process.
+func TestManyHitsAllocateLessThanAPipelineByHand(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	const n = 100
+	rdb := redistest.Shared(t).Client(nil)
+	ctx, prefix := t.Context(), redistest.Key(t)
+	users := newCache(t, rdb, Spec[int64, User]{Key: prefix + ":users:{id}"})
+	all, ids, keys := map[int64]User{}, make([]int64, n), make([]string, n)
+	b, err := msgpack.Marshal(ann)
+	require.NoError(t, err)
+	for i := range ids {
+		ids[i], keys[i] = 1<<40+int64(i), prefix+":raw:"+strconv.Itoa(i)
+		all[ids[i]] = ann
+		require.NoError(t, rdb.Set(ctx, keys[i], b, time.Minute).Err())
+	}
+	require.NoError(t, users.SetMany(ctx, all))
+	many := testing.AllocsPerRun(50, func() {
+		if got, err := users.GetMany(ctx, ids); err != nil || len(got) != n {
+			t.Errorf("%d values, %v", len(got), err)
+		}
+	})
+	byHand := testing.AllocsPerRun(50, func() {
+		p := rdb.Pipeline()
+		cmds := make([]*redis.StringCmd, n)
+		for i, key := range keys {
+			cmds[i] = p.Get(ctx, key)
+		}
+		if _, err := p.Exec(ctx); err != nil {
+			t.Error(err)
+		}
+		got := make(map[int64]User, n)
+		for i, cmd := range cmds {
+			b, err := cmd.Bytes()
+			var u User
+			if err = cmp.Or(err, msgpack.Unmarshal(b, &u)); err != nil {
+				t.Error(err)
+			}
+			got[ids[i]] = u
+		}
+	})
+	t.Logf("allocations of %d hits: GetMany %v, by hand %v", n, many, byHand)
+	require.Less(t, many, byHand)
 }

@@ -88,11 +88,13 @@ func refused[K comparable, V any](spec Spec[K, V]) error {
 }
 
 func valueRefused[V any](c codec.Codec[V]) error {
-	return refused(Spec[int64, V]{Key: "users:{id}", Codec: c})
+	_, _, err := Spec[int64, V]{Key: "users:{id}", TTL: time.Minute, Codec: c}.resolve()
+	return err
 }
 
 func keyRefused[K comparable](template string) error {
-	return refused(Spec[K, string]{Key: template})
+	_, _, err := Spec[K, string]{Key: template, TTL: time.Minute}.resolve()
+	return err
 }
 
 type refusal struct {
@@ -186,9 +188,24 @@ func TestNewRefusesAFieldThatIsWrong(t *testing.T) {
 			s.DownMany = func(context.Context, map[int64]User) error { return nil }
 		}), "cachex: Spec.DownMany needs Spec.Down, which Set calls"},
 
+		{"write behind", with(func(s *userSpec) { s.WriteBehind = time.Second }), "cachex: Spec.WriteBehind needs Spec.Down or Spec.DownMany, which persists"},
+		{"packing by one", with(func(s *userSpec) { s.Packed = 1 }), "cachex: Spec.Packed is 1, must be from 2 to 1024, or 0"},
+		{"packing by many", with(func(s *userSpec) { s.Packed = 1025 }), "cachex: Spec.Packed is 1025, must be from 2 to 1024, or 0"},
+		{"expecting, and not packing", with(func(s *userSpec) { s.Expected = 1000 }), "cachex: Spec.Expected needs Spec.Packed"},
+		{"expecting less than nothing", with(func(s *userSpec) { s.Packed, s.Expected = 100, -1 }), "cachex: Spec.Expected is -1, must not be negative"},
+		{
+			"packing by a function", with(func(s *userSpec) { s.Packed, s.Key, s.KeyFunc = 100, "", func(int64) string { return "k" } }),
+			"cachex: Spec.Packed needs Spec.Key in place of Spec.KeyFunc",
+		},
+		{
+			"packing a hash tag", with(func(s *userSpec) { s.Packed, s.Key = 100, "users:{{id}}" }),
+			"cachex: Spec.Packed keeps {id} in the field of a hash, so it cannot be a hash tag: write Spec.Key with {id}",
+		},
+		{
+			"packing what is written behind", with(func(s *userSpec) { s.Packed, s.WriteBehind = 100, time.Second }),
+			"cachex: Spec.Packed and Spec.WriteBehind are both set: what is written behind has a key of its own",
+		},
 		// What does nothing yet must not be taken in silence: whoever sets it counts on it.
-		{"write behind", with(func(s *userSpec) { s.WriteBehind = time.Second }), "cachex: Spec.WriteBehind is not supported yet"},
-		{"packing", with(func(s *userSpec) { s.Packed = 100 }), "cachex: Spec.Packed is not supported yet"},
 		{"a near cache", with(func(s *userSpec) { s.Near = &near.Options{} }), "cachex: Spec.Near is not supported yet"},
 
 		{"two ways to make keys", with(func(s *userSpec) { s.KeyFunc = func(int64) string { return "k" } }),

@@ -10,7 +10,9 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/internal/key"
+	"github.com/cachex-go/cachex/internal/kind"
 	"github.com/cachex-go/cachex/loader"
+	"github.com/cachex-go/cachex/writebehind"
 )
 
 // A Cache keeps values of type V by keys of type K in Redis, and restores those
@@ -25,10 +27,13 @@ type Cache[K comparable, V any] struct {
 	spec     Spec[K, V] // with its defaults
 	rdb      redis.UniversalClient
 	key      *key.Template[K]
+	packed   *key.Packed[K]                      // nil: every entry has a key of its own
 	up       func(context.Context, K) (V, error) // Spec.Up, or UpMany for one key
 	loader   *loader.Loader[V]
 	load     func(context.Context, K) (V, loader.Life, error) // restore, made once: a hit need not
 	observer Observer
+	engine   *writebehind.Engine // nil: nothing is written behind
+	kind     *kind.Kind[K]       // nil: a Cache, and no more
 
 	calls         door
 	closing       context.Context // ends with Close, for calls that would go on
@@ -40,13 +45,15 @@ type Cache[K comparable, V any] struct {
 // that is wrong. It makes no call to Redis. The client stays the caller's, and
 // Close does not close it.
 func New[K comparable, V any](rdb redis.UniversalClient, spec Spec[K, V]) (*Cache[K, V], error) {
-	template, err := spec.template()
+	spec, template, err := spec.resolve()
 	if err != nil {
-		return nil, fmt.Errorf("cachex: %w", err)
+		return nil, err
 	}
-	spec = spec.withDefaults()
-	if err := spec.validate(); err != nil {
-		return nil, fmt.Errorf("cachex: %w", err)
+	var packed *key.Packed[K]
+	if spec.Packed > 0 {
+		if packed, err = template.Pack(spec.Packed, spec.Expected); err != nil {
+			return nil, fmt.Errorf("cachex: Spec.Packed %w", err)
+		}
 	}
 	l, err := loader.New(rdb, loader.Options[V]{
 		Codec:                spec.Codec,
@@ -58,6 +65,8 @@ func New[K comparable, V any](rdb redis.UniversalClient, spec Spec[K, V]) (*Cach
 		SoftTimeout:          spec.SoftTimeout,
 		Backoff:              spec.Backoff,
 		EarlyRefresh:         spec.EarlyRefresh,
+		Packed:               packed != nil,
+		NoCombining:          spec.NoCombining,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cachex: %w", err)
@@ -67,11 +76,19 @@ func New[K comparable, V any](rdb redis.UniversalClient, spec Spec[K, V]) (*Cach
 		spec:     spec,
 		rdb:      rdb,
 		key:      template,
-		up:       spec.Up,
+		packed:   packed,
 		loader:   l,
 		observer: spec.Observer,
 	}
-	if c.up == nil && spec.UpMany != nil {
+	if carrier, ok := spec.Codec.(kind.Carrier[K]); ok {
+		c.carry(carrier.Kind())
+	}
+	if spec.WriteBehind != 0 {
+		if err := c.behind(); err != nil {
+			return nil, fmt.Errorf("cachex: %w", err)
+		}
+	}
+	if c.up = c.spec.Up; c.up == nil && c.spec.UpMany != nil {
 		c.up = c.upOne
 	}
 	c.load = func(ctx context.Context, key K) (V, loader.Life, error) { return c.restore(ctx, key, c.up) }
@@ -95,7 +112,8 @@ func Must[T any](v T, err error) T {
 func (c *Cache[K, V]) Name() string { return c.name }
 
 // Key returns the key in Redis, or "" where Get would return an error for it: a
-// key that is too long, or whose text cannot be made.
+// key that is too long, or whose text cannot be made. Of a cache with Spec.Packed it
+// returns the key of a hash, a space, and a field, which is what HGET takes.
 func (c *Cache[K, V]) Key(key K) string {
 	k, err := c.render(key)
 	if err != nil {
@@ -105,7 +123,8 @@ func (c *Cache[K, V]) Key(key K) string {
 }
 
 // Close makes every further call return ErrClosed, ends RefreshEvery, and waits
-// for the calls under way and for the loads that they left behind. If ctx ends
+// for the calls under way and for the loads that they left behind; what is written
+// behind is persisted. If ctx ends
 // first, Close cancels the loads and returns the cause of that end; calls return
 // soon, but an Up that does not heed its ctx is then still running. Close may be
 // called more than once, from several goroutines, but an Up that calls it waits
@@ -114,6 +133,7 @@ func (c *Cache[K, V]) Close(ctx context.Context) error {
 	if ctx == nil {
 		return c.fail("close", "", errNilContext)
 	}
+	drained := c.drain(ctx, true)
 	var late error
 	idle := c.calls.shut()
 	c.end()
@@ -126,7 +146,11 @@ func (c *Cache[K, V]) Close(ctx context.Context) error {
 			late = context.Cause(ctx)
 		}
 	}
-	if err := cmp.Or(c.loader.Close(ctx), late); err != nil {
+	var persisted error
+	if c.engine != nil {
+		persisted = c.engine.Close(ctx)
+	}
+	if err := cmp.Or(persisted, drained, c.loader.Close(ctx), late); err != nil {
 		return c.fail("close", "", err)
 	}
 	return nil
@@ -164,7 +188,14 @@ func (c *Cache[K, V]) admit(ctx context.Context, op string) error {
 
 func (c *Cache[K, V]) render(key K) (string, error) {
 	var buf [96]byte
+	if c.packed != nil {
+		b, err := c.packed.Append(buf[:0], key)
+		return string(b), err
+	}
 	b, err := c.key.Append(buf[:0], key)
+	if err == nil && c.engine != nil {
+		return c.engine.Tag(string(b)) + string(b), nil
+	}
 	return string(b), err
 }
 

@@ -25,7 +25,8 @@ import (
 // It walks SCAN on every master, a thousand keys at a time, and sends UNLINK for
 // those of this cache, so Redis is never held up, and others are served between.
 // Its time is that of all keys in Redis, whoever's they are: seconds for a
-// million. See WithProgress. ctx is heeded between batches.
+// million. See WithProgress. ctx is heeded between batches. With Spec.Packed it takes
+// away hashes, and counts the entries in them, those among them that have ended.
 //
 // A SCAN is of one server and its keys. If that fails over or restarts while
 // Clear walks it, or a Cluster moves slots, some keys may stay although Clear
@@ -42,11 +43,11 @@ func (c *Cache[K, V]) Clear(ctx context.Context) (int64, error) {
 		return 0, err
 	}
 	defer c.calls.leave()
-	pattern, err := c.key.Pattern()
+	pattern, match, err := c.whole()
 	if err != nil {
 		return 0, c.fail("clear", "", err)
 	}
-	s := &sweep{pattern: pattern, match: c.key.Match}
+	s := &sweep{pattern: pattern, match: match, packed: c.packed != nil}
 	s.progress, _ = ctx.Value(progressKey{}).(func(Progress))
 	walk, err := s.over(ctx, c.rdb)
 	if err != nil {
@@ -95,6 +96,7 @@ const scanCount = 1000
 type sweep struct {
 	pattern  string
 	match    func(key string) bool
+	packed   bool           // the keys are those of hashes
 	progress func(Progress) // nil: nobody asks
 
 	mu       sync.Mutex // held while progress is called
@@ -163,7 +165,7 @@ func (s *sweep) walk(ctx context.Context, node, rdb redis.Cmdable) error {
 		}
 		left -= scanned
 		keys = slices.DeleteFunc(keys, func(key string) bool { return !s.match(key) })
-		removed, err := remove(ctx, rdb, keys)
+		removed, err := s.remove(ctx, rdb, keys)
 		if err := cmp.Or(err, s.add(scanned, removed)); err != nil {
 			return err
 		}
@@ -173,24 +175,34 @@ func (s *sweep) walk(ctx context.Context, node, rdb redis.Cmdable) error {
 	}
 }
 
-// remove unlinks keys and returns how many of them were there. It sends one
+// remove unlinks keys and returns how many entries were there. It sends one
 // command a key, since those of one node may be of different slots.
-func remove(ctx context.Context, rdb redis.Cmdable, keys []string) (removed int64, err error) {
+func (s *sweep) remove(ctx context.Context, rdb redis.Cmdable, keys []string) (removed int64, err error) {
 	for batch := range slices.Chunk(keys, deleteChunk) {
 		if ctx.Err() != nil {
 			return removed, context.Cause(ctx)
 		}
-		cmds := make([]*redis.IntCmd, len(batch))
+		cmds, sizes := make([]*redis.IntCmd, len(batch)), make([]*redis.IntCmd, len(batch))
 		_, err := rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for i, k := range batch {
+				if s.packed {
+					sizes[i] = p.HLen(ctx, k)
+				}
 				cmds[i] = p.Unlink(ctx, k)
 			}
 			return nil
 		})
-		for _, cmd := range cmds {
+		if s.packed && err != nil && redis.HasErrorPrefix(err, "WRONGTYPE") {
+			err = nil // of HLEN; that of UNLINK is looked at below
+		}
+		for i, cmd := range cmds {
 			// An AutoPipeline may return from Pipelined before the reply is there, and
 			// cmd waits for that.
-			if cmd.Err() == nil {
+			switch {
+			case cmd.Err() != nil:
+			case s.packed && cmd.Val() > 0 && sizes[i].Err() == nil:
+				removed += sizes[i].Val()
+			default:
 				removed += cmd.Val()
 			}
 			err = cmp.Or(err, cmd.Err())

@@ -2,11 +2,7 @@ package cachex
 
 import (
 	"context"
-	"fmt"
 	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -18,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cachex-go/cachex/internal/redistest"
+	"github.com/cachex-go/cachex/twemproxy"
 )
 
 func TestProgressTellsHowFarClearHasCome(t *testing.T) {
@@ -319,33 +316,21 @@ func TestClearGoesThroughAnAutoPipelineOfOneServer(t *testing.T) {
 	})
 }
 
+// A client that knows of the proxy sends it no SCAN, and on any other the proxy hangs up.
 func TestClearSaysThatAProxyRefusesScan(t *testing.T) {
 	t.Parallel()
-	redistest.Binary(t, "nutcracker")
-	server := redistest.Start(t)
-	port := func() int {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		defer func() { _ = l.Close() }()
-		return l.Addr().(*net.TCPAddr).Port
-	}
-	listen, config := fmt.Sprintf("127.0.0.1:%d", port()), filepath.Join(t.TempDir(), "nutcracker.yml")
-	require.NoError(t, os.WriteFile(config, fmt.Appendf(nil,
-		"pool:\n  listen: %s\n  redis: true\n  distribution: modula\n  servers:\n   - %s:1\n", listen, server.Addr()), 0o600))
-	redistest.Spawn(t, exec.Command("nutcracker", "--conf-file", config, "--stats-port", fmt.Sprint(port()), "--stats-addr", "127.0.0.1"))
-	rdb := redis.NewClient(&redis.Options{Addr: listen, Protocol: 2, DisableIdentity: true, MaxRetries: -1})
-	t.Cleanup(func() { _ = rdb.Close() })
-	// The proxy hangs up on HELLO as well, which go-redis sends whatever its options.
-	noHello := new(redistest.Faults)
-	noHello.Add(redistest.Fault{Match: redistest.Named("hello"), Times: redistest.Always, Err: serverError("ERR unknown command 'HELLO'")})
-	rdb.AddHook(noHello)
-	c := newCache(t, rdb, Spec[int, string]{Key: "users:{id}"})
-	eventually(t, "the proxy should be up", func() bool { return c.Set(t.Context(), 1, "ann") == nil })
+	known := redistest.StartTwemproxy(t, 0, redistest.Start(t).Addr())
+	unknown := redis.NewClient(&redis.Options{Addr: known.Options().Addr, Dialer: twemproxy.Dialer(nil)})
+	t.Cleanup(func() { _ = unknown.Close() })
+	for _, rdb := range []*redis.Client{known, unknown} {
+		c := newCache(t, rdb, Spec[int, string]{Key: "users:{id}"})
+		require.NoError(t, c.Set(t.Context(), 1, "ann"))
 
-	n, err := c.Clear(t.Context())
-	require.Zero(t, n)
-	require.ErrorContains(t, err, "cachex: clear users: Clear needs SCAN, which some proxies and ACLs refuse: ")
-	v, err := c.Get(t.Context(), 1)
-	require.NoError(t, err)
-	require.Equal(t, "ann", v)
+		n, err := c.Clear(WithProgress(t.Context(), func(Progress) {}))
+		require.Zero(t, n)
+		require.ErrorContains(t, err, "cachex: clear users: Clear needs SCAN, which some proxies and ACLs refuse: ")
+		v, err := c.Get(t.Context(), 1)
+		require.NoError(t, err)
+		require.Equal(t, "ann", v)
+	}
 }

@@ -70,5 +70,6 @@
 // # Packages
 //
 // Package codec has the codecs, loader the parts that load a key once, which can
-// be used by themselves.
+// be used by themselves. Package collection keeps lists, rankings and
+// sets, and package gate lets something happen once per interval.
 package cachex

@@ -135,7 +135,7 @@ func TestBytesOfOtherProgramsAreReplaced(t *testing.T) {
 			"a megabyte of zeros":  strings.Repeat("\x00", 1<<20),
 			"a format to come":     string(future),
 			"an unknown state":     string(entry.Header{State: 'X', Token: entry.NewToken()}.Append(nil)),
-			"an unknown flag":      string(entry.Header{State: entry.Lease, Flags: 8, Token: entry.NewToken()}.Append(nil)),
+			"a count of words":     string(append(entry.Header{State: entry.Value, Flags: entry.Count, Soft: entry.Forever, Token: entry.NewToken()}.Append(nil), "\xc1"...)),
 			"a lease and a value":  string(append(entry.Header{State: entry.Lease, Token: entry.NewToken()}.Append(nil), "hello"...)),
 			"a value of no token":  string(append(entry.Header{State: entry.Value, Soft: entry.Forever, Sum: 1}.Append(nil), "hello"...)),
 			"a value of wrong sum": string(append(entry.Header{State: entry.Value, Soft: entry.Forever, Token: entry.NewToken()}.Append(nil), "hello"...)),

@@ -36,6 +36,9 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 // ErrNotFound. Functions that Wrap returns and Get share values, and loads under
 // way: for one key they should all load the same.
 func (c *Cache[K, V]) Wrap(up func(context.Context, K) (V, error)) func(context.Context, K) (V, error) {
+	if up != nil && c.engine != nil && c.kind == nil {
+		up = c.upPending(up)
+	}
 	load := func(ctx context.Context, key K) (V, loader.Life, error) { return c.restore(ctx, key, up) }
 	return func(ctx context.Context, key K) (V, error) { return c.get(ctx, key, up != nil, load) }
 }

@@ -1,6 +1,7 @@
 package cachex
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
@@ -29,17 +30,8 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, keys []K) (map[K]V, error) {
 		if c.up == nil {
 			return c.loader.LookupMany(ctx, ks)
 		}
-		if c.spec.UpMany == nil {
-			limit := c.spec.MaxLoads
-			if limit == 0 {
-				limit = eachLimit
-			}
-			return c.loader.GetMany(ctx, ks, limit, func(ctx context.Context, is []int) []loader.Loaded[V] {
-				v, life, err := c.restore(ctx, keys[is[0]], c.up)
-				return []loader.Loaded[V]{{Value: v, Life: life, Err: err}}
-			})
-		}
-		return c.loader.GetMany(ctx, ks, 0, c.loadingMany(keys))
+		limit, load := c.plan(keys)
+		return c.loader.GetMany(ctx, ks, limit, load)
 	})
 }
 
@@ -49,6 +41,21 @@ func (c *Cache[K, V]) LookupMany(ctx context.Context, keys []K) (map[K]V, error)
 	return c.many(ctx, "lookupmany", keys, func(ctx context.Context, ks []string, _ []K) []loader.Answer[V] {
 		return c.loader.LookupMany(ctx, ks)
 	})
+}
+
+// plan returns what loads keys, nil if nothing does, and how many at a time if it
+// loads them one by one.
+func (c *Cache[K, V]) plan(keys []K) (limit int, load loader.ManyFunc[V]) {
+	switch {
+	case c.up == nil:
+		return 0, nil
+	case c.spec.UpMany != nil:
+		return 0, c.loadingMany(keys)
+	}
+	return cmp.Or(c.spec.MaxLoads, eachLimit), func(ctx context.Context, is []int) []loader.Loaded[V] {
+		v, life, err := c.restore(ctx, keys[is[0]], c.up)
+		return []loader.Loaded[V]{{Value: v, Life: life, Err: err}}
+	}
 }
 
 // many asks for the values of keys, each once.

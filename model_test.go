@@ -267,7 +267,16 @@ func (w *modelWalk) step() {
 
 func TestARandomWalkThroughACacheIsThatOfTheModel(t *testing.T) {
 	t.Parallel()
-	const steps = 3000
+	walkThroughCaches(t, 3000, 0, 0)
+}
+
+func TestARandomWalkThroughAPackedCacheIsThatOfTheModel(t *testing.T) {
+	t.Parallel()
+	t.Run("by ranges", func(t *testing.T) { walkThroughCaches(t, 400, 3, 0) })
+	t.Run("by a hash", func(t *testing.T) { walkThroughCaches(t, 400, 3, modelKeys) })
+}
+
+func walkThroughCaches(t *testing.T, steps, packed, expected int) {
 	for name, spec := range map[string]Spec[int, int64]{
 		"fresh or nothing":       {},
 		"not found":              {NotFoundTTL: 300 * time.Millisecond},
@@ -289,6 +298,7 @@ func TestARandomWalkThroughACacheIsThatOfTheModel(t *testing.T) {
 						entries: map[int]*modelEntry{}, seen: map[string]int{},
 					}
 					w.spec.Key, w.spec.TTL, w.spec.Jitter, w.spec.Backoff = "k:{id}", time.Second, NoJitter, 250*time.Millisecond
+					w.spec.Packed, w.spec.Expected = packed, expected
 					if w.spec.Up = w.up; many {
 						w.spec.UpMany = w.upMany
 					}
@@ -298,7 +308,7 @@ func TestARandomWalkThroughACacheIsThatOfTheModel(t *testing.T) {
 					for range steps {
 						w.step()
 					}
-					if spec.StaleIfError > 0 {
+					if spec.StaleIfError > 0 && steps >= 3000 {
 						for _, what := range []string{
 							"stale, to be reloaded: true, source down: true", "stale, to be reloaded: false, source down: true",
 							"stale, to be reloaded: true, source down: false",

@@ -145,7 +145,7 @@ func TestAnErrorOfOneKeyIsNotHiddenByAMissBeforeIt(t *testing.T) {
 		writer := newCache(t, rdb, spec)
 		require.NoError(t, writer.SetMany(t.Context(), map[int]string{2: "", 3: "set", 4: "set"}))
 		third := func(cmd redis.Cmder) bool { return cmd.Name() == "get" && cmd.Args()[1] == writer.Key(3) }
-		c := newCache(t, faulty(t, rdb, redistest.Fault{Match: third, Times: redistest.Always, Err: serverError("LOADING")}), spec)
+		c := newCache(t, apart{faulty(t, rdb, redistest.Fault{Match: third, Times: redistest.Always, Err: serverError("LOADING")})}, spec)
 		for _, ask := range []func(context.Context, []int) (map[int]string, error){c.LookupMany, c.GetMany} {
 			values, err := ask(t.Context(), []int{1, 2, 3})
 			require.ErrorIs(t, err, serverError("LOADING"))

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/cachex-go/cachex/internal/redact"
 	"github.com/cachex-go/cachex/loader"
 )
@@ -45,6 +43,12 @@ func (c *Cache[K, V]) set(ctx context.Context, key K, k string, value V) error {
 	writing, err := c.writing(key, k, value)
 	if err != nil {
 		return c.fail("set", k, err)
+	}
+	switch {
+	case c.engine != nil && c.kind != nil:
+		return c.wrote(ctx, "set", []string{k}, c.setBehindBy(ctx, []K{key}, []V{value}))
+	case c.engine != nil:
+		return c.wrote(ctx, "set", []string{k}, c.setBehind(ctx, []loader.Writing{writing}))
 	}
 	if c.spec.Down != nil {
 		errs := c.loader.WriteThrough(ctx, []loader.Writing{writing}, func(ctx context.Context) []error {
@@ -95,12 +99,21 @@ func (c *Cache[K, V]) SetMany(ctx context.Context, values map[K]V) error {
 	}
 	ctx, w := c.begin(ctx, "setmany", ks[0], len(ks))
 	var errs []error
-	if c.spec.Down == nil {
+	switch {
+	case c.engine != nil && c.kind != nil:
+		all := make([]V, len(keys))
+		for i, key := range keys {
+			all[i] = values[key]
+		}
+		errs = c.setBehindBy(ctx, keys, all)
+	case c.engine != nil:
+		errs = c.setBehind(ctx, ws)
+	case c.spec.Down == nil:
 		began := time.Now()
 		errs = c.loader.Leases().WriteMany(ctx, ws)
 		c.loader.Note(ctx, ks[0], began, errs[0])
 		c.loader.Forget(ks...)
-	} else {
+	default:
 		errs = c.loader.WriteThrough(ctx, ws, func(ctx context.Context) []error { return c.downMany(ctx, keys, values) })
 	}
 	err := c.wrote(ctx, "setmany", ks, errs)
@@ -245,24 +258,14 @@ func (c *Cache[K, V]) each(ctx context.Context, op string, keys []K, do func(con
 	return err
 }
 
-// unlink sends one command a key, since keys may live on different nodes. It
-// returns the first key that failed.
+// unlink returns the first key that failed.
 func (c *Cache[K, V]) unlink(ctx context.Context, keys []string) (string, error) {
-	if len(keys) == 1 {
-		return keys[0], c.rdb.Unlink(ctx, keys[0]).Err()
-	}
-	cmds, err := c.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for _, k := range keys {
-			p.Unlink(ctx, k)
-		}
-		return nil
-	})
-	for i, cmd := range cmds {
-		if cmd.Err() != nil {
-			return keys[i], cmd.Err()
+	for i, err := range c.loader.Leases().Delete(ctx, keys) {
+		if err != nil {
+			return keys[i], err
 		}
 	}
-	return "", err
+	return "", nil
 }
 
 // redisFailed counts a failure of Redis and returns it.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cachex-go/cachex/codec"
 	"github.com/cachex-go/cachex/internal/key"
+	"github.com/cachex-go/cachex/internal/kind"
 	"github.com/cachex-go/cachex/loader"
 	"github.com/cachex-go/cachex/near"
 )
@@ -124,8 +125,18 @@ type Spec[K comparable, V any] struct {
 	// Defaults to nil: Down is called for each, one after the other.
 	DownMany func(ctx context.Context, values map[K]V) error
 
-	// WriteBehind is how long a value may wait for Down. Not supported yet.
-	// Defaults to 0: Set calls Down before it stores.
+	// WriteBehind is how long a value may wait for Down, about: Set stores it, and
+	// notes in Redis, in the same step, that it is to be persisted; of several values
+	// of a key the last one is. Any process that has such a cache calls DownMany, or
+	// Down for each, with what has gathered; ledger.FromContext of its ctx tells which
+	// batch it is, for a ledger.Ledger to apply it once. Without that it may be called
+	// again with the same, and after a pause of its process with values that are out
+	// of date. A process that is killed loses nothing.
+	//
+	// Until it is persisted, a value is read from what is pending, whatever else
+	// expires or is deleted, and Delete takes nothing of that back. Keys in Redis begin
+	// with a hash tag that is made of Key. Whole milliseconds, at least 10. Defaults to
+	// 0: Set calls Down before it stores.
 	WriteBehind time.Duration
 
 	// UpTimeout bounds one load: the wait for one of MaxLoads and for the lease,
@@ -142,9 +153,31 @@ type Spec[K comparable, V any] struct {
 	// is not counted, since Up waits for it. Defaults to 0: no limit.
 	MaxLoads int
 
-	// Packed keeps entries in Redis hashes, about so many in each. Not supported
-	// yet. Defaults to 0: every entry has a key of its own.
+	// Packed keeps entries in Redis hashes, about so many in each, which takes less than
+	// half of the memory where values are small. Keys whose last placeholder is an
+	// integer are packed by ranges of it, which suits numbers that are dense; others
+	// need Expected. From 2 to 1024; 100 is a good choice, with Redis configured as
+	// docs/packed.md says.
+	//
+	// Each entry has its own life, as ever. Its end is told by the clocks of the
+	// readers, since Redis does not know of it. EarlyRefresh goes by what loads take in
+	// this process. It does not go together with KeyFunc and WriteBehind, nor with a
+	// hash tag of what is packed. To change it, or Expected, is to change all keys.
+	// Defaults to 0: every entry has a key of its own.
 	Packed int
+
+	// Expected is about how many entries there will be, for Packed to spread them over
+	// so many hashes: for keys that do not end in an integer, or in one of numbers that
+	// are far apart. If there are more, hashes become larger. Defaults to 0: entries are
+	// packed by ranges.
+	Expected int
+
+	// NoCombining has every Get and Lookup send its read by itself. Defaults to false:
+	// a lone one goes out at once, and those that come while a few are under way on the
+	// client leave together, with what other caches read, as one MGET, or as one pipeline
+	// for each node of a Cluster or Ring. Each caller leaves on its own ctx and gets its
+	// own error, and large values go alone.
+	NoCombining bool
 
 	// Near keeps decoded values in this process. Not supported yet. Defaults to
 	// nil: it does not.
@@ -176,36 +209,29 @@ func (s Spec[K, V]) withDefaults() Spec[K, V] {
 	return s
 }
 
-// template returns how keys are made, or an error that names the field.
-func (s Spec[K, V]) template() (*key.Template[K], error) {
-	switch {
-	case s.Key != "" && s.KeyFunc != nil:
-		return nil, errors.New("Spec.Key and Spec.KeyFunc are both set, and one is enough")
-	case s.KeyFunc != nil:
-		return key.FromFunc(s.KeyFunc)
-	case s.Key == "":
-		return nil, errors.New(`Spec.Key is required, for instance "users:{id}"`)
-	}
-	t, err := key.Compile[K](s.Key)
+// resolve returns the Spec with its defaults, and how its keys are made, or the error of
+// New. It is a method of its own so that to test a Spec that is refused costs no Cache of
+// its types.
+func (s Spec[K, V]) resolve() (Spec[K, V], *key.Template[K], error) {
+	template, err := key.FromSpec(s.Key, s.KeyFunc)
 	if err != nil {
-		return nil, fmt.Errorf("Spec.Key %q: %w", s.Key, err)
+		return s, nil, fmt.Errorf("cachex: %w", err)
 	}
-	return t, nil
+	s = s.withDefaults()
+	if err = s.validate(); err == nil {
+		_, counts := s.Codec.(kind.Carrier[K])
+		err = s.validateBehind(template.Parses, counts)
+	}
+	if err != nil {
+		return s, nil, fmt.Errorf("cachex: %w", err)
+	}
+	return s, template, nil
 }
 
 // validate returns an error for the first field that is wrong, by its name.
 func (s Spec[K, V]) validate() error {
-	for _, f := range []struct {
-		name string
-		set  bool
-	}{
-		{"WriteBehind", s.WriteBehind != 0},
-		{"Packed", s.Packed != 0},
-		{"Near", s.Near != nil},
-	} {
-		if f.set {
-			return fmt.Errorf("Spec.%s is not supported yet", f.name)
-		}
+	if s.Near != nil {
+		return errors.New("Spec.Near is not supported yet")
 	}
 	if s.TTL == 0 {
 		return errors.New("Spec.TTL is required: choose one, or Forever")
@@ -229,7 +255,31 @@ func (s Spec[K, V]) validate() error {
 	case s.MaxLoads < 0:
 		return fmt.Errorf("Spec.MaxLoads is %d, must not be negative", s.MaxLoads)
 	}
+	if err := s.validatePacked(); err != nil {
+		return err
+	}
 	return s.validateStale()
+}
+
+// maxPacked is how many entries to a hash one may ask for. A field is found by looking
+// at those before it.
+const maxPacked = 1024
+
+// validatePacked is validate of Spec.Packed, but for what the keys have to say.
+func (s Spec[K, V]) validatePacked() error {
+	switch {
+	case s.Packed == 0 && s.Expected != 0:
+		return errors.New("Spec.Expected needs Spec.Packed")
+	case s.Packed == 0:
+		return nil
+	case s.Packed < 2 || s.Packed > maxPacked:
+		return fmt.Errorf("Spec.Packed is %d, must be from 2 to %d, or 0", s.Packed, maxPacked)
+	case s.Expected < 0:
+		return fmt.Errorf("Spec.Expected is %d, must not be negative", s.Expected)
+	case s.WriteBehind != 0:
+		return errors.New("Spec.Packed and Spec.WriteBehind are both set: what is written behind has a key of its own")
+	}
+	return nil
 }
 
 // validateStale is validate of what happens when a value is not fresh.
@@ -270,7 +320,7 @@ func (s Spec[K, V]) validateStale() error {
 		return fmt.Errorf("Spec.EarlyRefresh is %v, must be 0 or positive", s.EarlyRefresh)
 	case s.EarlyRefresh != 0 && !loads:
 		return errors.New("Spec.EarlyRefresh needs Spec.Up or Spec.UpMany")
-	case s.DownMany != nil && s.Down == nil:
+	case s.DownMany != nil && s.Down == nil && s.WriteBehind == 0:
 		return errors.New("Spec.DownMany needs Spec.Down, which Set calls")
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/cachex-go/cachex/loader"
+	"github.com/cachex-go/cachex/writebehind"
 )
 
 // A BreakerState says whether reads ask Redis. After calls that failed they do
@@ -31,17 +32,19 @@ type Stats struct {
 	Waits          int64         // times that a load of another Cache or process was waited for
 	Fenced         int64         // loaded values not stored, since the key was deleted, written or lost meanwhile
 	StoreFailures  int64         // loaded values not stored for another reason: Redis, the codec, TTLFor
-	DecodeFailures int64         // reads of bytes that could not be used
+	DecodeFailures int64         // reads of bytes that could not be used; and of a key that is no string, but not by MGET
 	RedisFailures  int64         // calls to Redis that failed
 	Bypasses       int64         // reads that did not ask Redis, since it had not answered lately
 	Breaker        BreakerState  // whether reads ask Redis now; of a Cluster, the worst state of any part
+
+	WriteBehind writebehind.Stats // of Spec.WriteBehind; zero without
 }
 
 // Stats returns a snapshot. The fields are read one after the other, so a call
 // under way may be counted in some of them and not yet in others.
 func (c *Cache[K, V]) Stats() Stats {
 	l := c.loader.Stats()
-	return Stats{
+	s := Stats{
 		Hits:           l.Hits,
 		StaleHits:      l.StaleHits,
 		NotFoundHits:   l.NotFoundHits,
@@ -57,4 +60,8 @@ func (c *Cache[K, V]) Stats() Stats {
 		Bypasses:       l.Bypasses,
 		Breaker:        l.Breaker,
 	}
+	if c.engine != nil {
+		s.WriteBehind = c.engine.Stats()
+	}
+	return s
 }

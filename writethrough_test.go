@@ -20,16 +20,16 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// A ledger is a system of record.
-type ledger struct {
+// books are a system of record.
+type books struct {
 	mu   sync.Mutex
 	rows map[int]string // guarded by mu
 	fail func(id int) error
 }
 
-func newLedger() *ledger { return &ledger{rows: map[int]string{}} }
+func newBooks() *books { return &books{rows: map[int]string{}} }
 
-func (l *ledger) down(_ context.Context, id int, v string) error {
+func (l *books) down(_ context.Context, id int, v string) error {
 	if l.fail != nil {
 		if err := l.fail(id); err != nil {
 			return err
@@ -41,7 +41,7 @@ func (l *ledger) down(_ context.Context, id int, v string) error {
 	return nil
 }
 
-func (l *ledger) up(_ context.Context, id int) (string, error) {
+func (l *books) up(_ context.Context, id int) (string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if v, ok := l.rows[id]; ok {
@@ -50,7 +50,7 @@ func (l *ledger) up(_ context.Context, id int) (string, error) {
 	return "", ErrNotFound
 }
 
-func (l *ledger) all() map[int]string {
+func (l *books) all() map[int]string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return maps.Clone(l.rows)
@@ -149,7 +149,7 @@ func TestADownThatFailsStoresNothingAndTheNextReaderLoads(t *testing.T) {
 func TestADownThatFailsLeavesAStaleValueWhereThoseAreServed(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
-		s, db := newSource(t), newLedger()
+		s, db := newSource(t), newBooks()
 		c := newCache(t, rdb, Spec[int, string]{LeaseTTL: longLease, Up: s.up, Down: db.down, StaleWhileRevalidate: time.Hour})
 		require.NoError(t, c.Set(t.Context(), 1, "old"))
 		db.fail = func(int) error { return errSource }
@@ -184,7 +184,7 @@ func TestASetWhileRedisIsAwayPersistsTheValueAndIsAnError(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
-				db := newLedger()
+				db := newBooks()
 				spec := Spec[int, string]{Key: redistest.Key(t) + ":{id}", LeaseTTL: longLease, Up: db.up, Down: db.down}
 				other := newCache(t, again(t, rdb), spec)
 				require.NoError(t, other.Set(t.Context(), 1, "old"))
@@ -220,7 +220,7 @@ func TestASetThatCannotBeStoredIsNotPersisted(t *testing.T) {
 			return 0
 		}},
 	} {
-		db := newLedger()
+		db := newBooks()
 		spec.Down = db.down
 		spec.DownMany = func(context.Context, map[int]string) error { return errors.New("it is called") }
 		c := newCache(t, rdb, spec)
@@ -257,7 +257,7 @@ func TestSetManyPersistsAllInOneCallOfDownMany(t *testing.T) {
 func TestSetManyWithOnlyDownStoresThoseThatItPersisted(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
-		db := newLedger()
+		db := newBooks()
 		c := newCache(t, rdb, Spec[int, string]{LeaseTTL: longLease, Down: db.down})
 		require.NoError(t, c.SetMany(t.Context(), goods("old", 1, 2, 3)))
 		db.fail = func(id int) error {
@@ -286,7 +286,7 @@ func TestALoadUnderWayIsFencedByASetWithDown(t *testing.T) {
 		t.Run(from, func(t *testing.T) {
 			t.Parallel()
 			redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
-				s, db := newSource(t), newLedger()
+				s, db := newSource(t), newBooks()
 				spec := Spec[int, string]{Key: redistest.Key(t) + ":{id}", LeaseTTL: longLease, Up: s.up, Down: db.down}
 				c, by := newCache(t, rdb, spec), newCache(t, again(t, rdb), spec)
 				if from == "this cache" {
@@ -349,7 +349,7 @@ func (s *shuffle) next() {
 func TestAfterSetsAtTheSameTimeACacheShowsWhatTheSourceHas(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.Shared(t).Client(nil)
-	db := newLedger()
+	db := newBooks()
 	var order shuffle
 	spec := Spec[int, string]{Key: redistest.Key(t) + ":{id}", LeaseTTL: longLease, Up: db.up}
 	spec.Down = func(ctx context.Context, id int, v string) error {

@@ -1,0 +1,350 @@
+package cachex
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/cachex-go/cachex/codec"
+	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/kind"
+	"github.com/cachex-go/cachex/internal/script"
+	"github.com/cachex-go/cachex/ledger"
+	"github.com/cachex-go/cachex/loader"
+	"github.com/cachex-go/cachex/writebehind"
+)
+
+// Flush persists what is written behind: what was set, by whatever process, before the
+// call of Flush. It does nothing without Spec.WriteBehind. The error is an *Error; what
+// is then not persisted is still pending, and is tried again.
+func (c *Cache[K, V]) Flush(ctx context.Context) error {
+	if err := c.admit(ctx, "flush"); err != nil {
+		return err
+	}
+	defer c.calls.leave()
+	if err := c.flush(ctx); err != nil {
+		return c.fail("flush", "", err)
+	}
+	return nil
+}
+
+func (c *Cache[K, V]) flush(ctx context.Context) error {
+	drained := c.drain(ctx, false)
+	if c.engine == nil {
+		return drained
+	}
+	return errors.Join(drained, c.engine.Flush(ctx))
+}
+
+// drain sends what a kind keeps in this process.
+func (c *Cache[K, V]) drain(ctx context.Context, closing bool) error {
+	if c.kind == nil || c.kind.Drain == nil {
+		return nil
+	}
+	return c.kind.Drain(ctx, closing)
+}
+
+// namespace returns the name of the buckets of write-behind. It is made of all the
+// literal text of the template, so that caches with different keys never share one, and
+// not of the names of its placeholders, which may change.
+func namespace(template string) string {
+	var b strings.Builder
+	for i, part := range strings.Split(template, "{") {
+		if i > 0 {
+			_, part, _ = strings.Cut(part, "}")
+			b.WriteByte('*')
+		}
+		b.WriteString(part)
+	}
+	return b.String()
+}
+
+// behind makes the engine of Spec.WriteBehind.
+func (c *Cache[K, V]) behind() (err error) {
+	c.engine, err = writebehind.New(c.rdb, writebehind.Options{
+		Name:    namespace(c.spec.Key),
+		Merge:   c.merge(),
+		Persist: c.persist,
+		Every:   c.spec.WriteBehind,
+	})
+	if err != nil {
+		return fmt.Errorf("Spec.WriteBehind: %w", err)
+	}
+	if c.kind != nil {
+		c.kind.Engine = c.engine
+		return nil
+	}
+	if up := c.spec.Up; up != nil || c.spec.UpMany == nil {
+		c.spec.Up = c.upPending(up)
+	}
+	if up := c.spec.UpMany; up != nil {
+		c.spec.UpMany = c.upManyPending(up)
+	}
+	return nil
+}
+
+func (c *Cache[K, V]) merge() writebehind.Merge {
+	if c.kind != nil {
+		return writebehind.Sum
+	}
+	return writebehind.Last
+}
+
+// setBehind writes values, and that they are to be persisted, in one round trip for
+// each 500. It returns an error for each.
+func (c *Cache[K, V]) setBehind(ctx context.Context, ws []loader.Writing) []error {
+	c.engine.Start()
+	calls := make([]*script.Call, len(ws))
+	ks := make([]string, len(ws))
+	for i, w := range ws {
+		id := untagged(w.Key)
+		token, sum := entry.NewToken(), binary.BigEndian.AppendUint32(nil, entry.Sum(w.Key, w.Payload))
+		keep, fresh := w.Life.Args()
+		calls[i] = &script.Call{
+			Script: script.WriteBehind, Once: true,
+			Key: w.Key, More: []string{c.engine.Keys(c.engine.Bucket(id)).Pending},
+			Args: []any{token[:], keep, fresh, sum, w.Payload, writebehind.Field(id)},
+		}
+		ks[i] = w.Key
+	}
+	c.loader.Send(ctx, calls...)
+	c.loader.Forget(ks...)
+	errs := make([]error, len(ws))
+	for i, call := range calls {
+		errs[i] = writebehind.Outcome(call.Err)
+	}
+	return errs
+}
+
+// setBehindBy is setBehind of a kind.
+func (c *Cache[K, V]) setBehindBy(ctx context.Context, keys []K, values []V) []error {
+	counts := make([]int64, len(values))
+	for i, v := range values {
+		counts[i], _ = any(v).(int64)
+	}
+	return c.kind.SetMany(ctx, keys, counts)
+}
+
+// whole returns the pattern and the test of the keys of c.
+func (c *Cache[K, V]) whole() (pattern string, match func(string) bool, err error) {
+	if c.packed != nil {
+		pattern, err = c.packed.Pattern()
+		return pattern, c.packed.Match, err
+	}
+	pattern, err = c.key.Pattern()
+	if err != nil || c.engine == nil {
+		return pattern, c.key.Match, err
+	}
+	glob := strings.NewReplacer(`*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`, `^`, `\^`, `-`, `\-`, `\`, `\\`)
+	return "{" + glob.Replace(namespace(c.spec.Key)) + ":*}" + pattern, func(k string) bool {
+		id := untagged(k)
+		return k == c.engine.Tag(id)+id && c.key.Match(id)
+	}, nil
+}
+
+// untagged returns the key without the hash tag of write-behind.
+func untagged(k string) string {
+	_, id, _ := strings.Cut(k, "}")
+	return id
+}
+
+// upPending is Up where values are written behind: what is still pending is newer than
+// what the source has. That is asked first, and if nothing is pending, the source has
+// all that was.
+func (c *Cache[K, V]) upPending(up func(context.Context, K) (V, error)) func(context.Context, K) (V, error) {
+	return func(ctx context.Context, key K) (V, error) {
+		values, err := c.pending(ctx, []K{key})
+		if v, ok := values[key]; ok {
+			return v, nil
+		}
+		if up == nil {
+			var zero V
+			return zero, cmp.Or(err, ErrNotFound)
+		}
+		return up(ctx, key)
+	}
+}
+
+// upManyPending is upPending for several keys.
+func (c *Cache[K, V]) upManyPending(up func(context.Context, []K) (map[K]V, error)) func(context.Context, []K) (map[K]V, error) {
+	return func(ctx context.Context, keys []K) (map[K]V, error) {
+		pending, _ := c.pending(ctx, keys)
+		var others []K
+		for _, key := range keys {
+			if _, ok := pending[key]; !ok {
+				others = append(others, key)
+			}
+		}
+		if len(others) == 0 {
+			return pending, nil
+		}
+		values, err := up(ctx, others)
+		if len(pending) == 0 {
+			return values, err
+		}
+		for key, v := range values {
+			pending[key] = v
+		}
+		return pending, err
+	}
+}
+
+// pending returns the values of keys that the source may lack. Where Redis does not
+// tell, or one of them cannot be decoded, by this version of a program say, what is
+// loaded is returned to whoever asked and not stored.
+func (c *Cache[K, V]) pending(ctx context.Context, keys []K) (map[K]V, error) {
+	c.engine.Start()
+	ids := make([]string, len(keys))
+	for i, key := range keys {
+		k, _ := c.render(key) // it was rendered before, for the call
+		ids[i] = untagged(k)
+	}
+	seen, err := c.engine.LookMany(ctx, ids)
+	if err != nil {
+		NoStore(ctx)
+		return nil, err
+	}
+	values := make(map[K]V)
+	for i, s := range seen {
+		payload := cmp.Or(s.Pending, s.InFlight)
+		if payload == nil {
+			continue
+		}
+		var v V
+		if bad := c.decode(c.engine.Tag(ids[i])+ids[i], []byte(*payload), &v); bad != nil {
+			NoStore(ctx)
+			err = cmp.Or(err, fmt.Errorf("what is pending: %w", bad))
+			continue // of the others, the pending values hold all the same
+		}
+		values[keys[i]] = v
+	}
+	return values, err
+}
+
+func (c *Cache[K, V]) decode(k string, payload []byte, v *V) error {
+	return codec.Bind(c.spec.Codec).DecodeKeyed(payload, k, v)
+}
+
+// persist has Down, or the kind, persist a batch.
+func (c *Cache[K, V]) persist(ctx context.Context, b ledger.Batch) (err error) {
+	ids := b.IDs()
+	ctx, w := c.begin(ctx, "persist", ids[0], len(ids))
+	defer func() { w.end(ctx, 0, err) }()
+	ctx = ledger.NewContext(ctx, b)
+	refused := &ledger.RefusedError{}
+	keys := make(map[string]K, len(ids))
+	for _, id := range ids {
+		key, err := c.key.Parse(id)
+		if err != nil { // of a template that is no more
+			refused.IDs, refused.Err = append(refused.IDs, id), err
+			continue
+		}
+		keys[id] = key
+	}
+	if c.kind != nil {
+		deltas := make(map[K]int64, len(keys))
+		for id, key := range keys {
+			deltas[key] = b.Deltas[id]
+		}
+		if len(deltas) > 0 {
+			err = c.kind.Persist(ctx, b, deltas)
+		}
+	} else {
+		values := make(map[K]V, len(keys))
+		for id, key := range keys {
+			var v V
+			if err := c.decode(c.engine.Tag(id)+id, b.Values[id], &v); err != nil {
+				refused.IDs, refused.Err = append(refused.IDs, id), err
+				continue
+			}
+			values[key] = v
+		}
+		err = c.persistValues(ctx, values)
+	}
+	return also(err, refused)
+}
+
+// also returns err, and that more ids are refused.
+func also(err error, refused *ledger.RefusedError) error {
+	if len(refused.IDs) == 0 {
+		return err
+	}
+	if err == nil {
+		return refused
+	}
+	if more, ok := errors.AsType[*ledger.RefusedError](err); ok {
+		return &ledger.RefusedError{IDs: append(more.IDs, refused.IDs...), Err: err}
+	}
+	return err // all of it again; and then those that cannot be read are refused
+}
+
+func (c *Cache[K, V]) persistValues(ctx context.Context, values map[K]V) error {
+	if len(values) == 0 {
+		return nil
+	}
+	keys := make([]K, 0, len(values))
+	for key := range values {
+		keys = append(keys, key)
+	}
+	var failed error
+	for _, err := range c.downMany(ctx, keys, values) {
+		failed = cmp.Or(failed, err)
+	}
+	return failed
+}
+
+// carry gives the kind that a codec carries what it needs of c.
+func (c *Cache[K, V]) carry(k *kind.Kind[K]) {
+	c.kind = k
+	k.Fail = c.fail
+	k.Send = func(ctx context.Context, calls ...*script.Call) { c.loader.Send(ctx, calls...) }
+	k.Spawn = c.loader.Spawn
+	k.Enter = func(ctx context.Context, op string, key K) (*kind.Call, error) {
+		k, err := c.enter(ctx, op, key)
+		if err != nil {
+			return nil, err
+		}
+		call := &kind.Call{Key: k, ID: k}
+		if c.engine != nil {
+			call.ID = untagged(k)
+		}
+		call.End = func(error) error { c.calls.leave(); return nil } // should the Observer panic
+		ctx, w := c.begin(ctx, op, k, 1)
+		call.Ctx = ctx
+		call.End = func(err error) error {
+			defer c.calls.leave()
+			if err != nil {
+				err = c.fail(op, k, err)
+			}
+			w.end(ctx, 0, err)
+			return err
+		}
+		return call, nil
+	}
+}
+
+// validateBehind is validate of Spec.WriteBehind.
+func (s Spec[K, V]) validateBehind(parses func() error, counts bool) error {
+	switch {
+	case s.WriteBehind == 0:
+		return nil
+	case s.WriteBehind < minBehind || s.WriteBehind%time.Millisecond != 0:
+		return fmt.Errorf("Spec.WriteBehind is %v, must be whole milliseconds, at least %v", s.WriteBehind, minBehind)
+	case s.KeyFunc != nil:
+		return errors.New("Spec.WriteBehind needs Spec.Key in place of Spec.KeyFunc: whoever persists has to tell the key from its text")
+	case strings.Contains(s.Key, "{{"):
+		return errors.New("Spec.WriteBehind gives keys a hash tag of its own: write Spec.Key without {{…}}")
+	case s.Down == nil && s.DownMany == nil && !counts:
+		return errors.New("Spec.WriteBehind needs Spec.Down or Spec.DownMany, which persists")
+	}
+	if err := parses(); err != nil {
+		return fmt.Errorf("Spec.WriteBehind: %w", err)
+	}
+	return nil
+}
+
+const minBehind = 10 * time.Millisecond
