@@ -1,0 +1,315 @@
+package counter
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cachex-go/cachex"
+)
+
+// ErrFull says that a Buffer has MaxKeys sums that Redis has not taken yet. Nothing was
+// added.
+var ErrFull = errors.New("the buffer is full")
+
+// A Buffer adds up in this process what is counted, and sends the sums to Redis some
+// times a second: for counts that are added to very often, and of which nobody needs
+// the new value at once. It is safe for concurrent use.
+//
+// What was added since the last flush is lost if the process is killed, and is in no
+// count that anybody reads until it is sent. The Flush and the Close of the Counter send
+// it.
+//
+// While nothing is added there is no goroutine.
+type Buffer[K comparable] struct {
+	c       *Counter[K]
+	o       BufferOptions
+	shards  []shard[K]
+	size    atomic.Int64  // sums in all shards
+	armed   atomic.Bool   // a flush will come
+	closed  atomic.Bool   // written with all shards locked
+	flushes chan struct{} // has an element while somebody flushes
+	stats   struct{ flushes, failures, unknown atomic.Int64 }
+}
+
+// BufferOptions are the bounds of a Buffer.
+type BufferOptions struct {
+	// Every is how long what was added waits, about, before it is sent. Defaults to
+	// 100 ms.
+	Every time.Duration
+
+	// MaxKeys is how many sums are kept. A flush begins early when there are half as
+	// many, and while there are MaxKeys, since Redis does not answer, Add returns
+	// ErrFull. A key that is added to by several cores may have a sum for each.
+	// Defaults to 100,000.
+	MaxKeys int
+}
+
+// A shard is a part of the sums, for one core at a time.
+type shard[K comparable] struct {
+	mu    sync.Mutex
+	sums  map[K]int64 // guarded by mu
+	spare map[K]int64 // for whoever flushes
+	_     [40]byte    // no two shards on a cache line
+}
+
+// BufferStats are what a Buffer has counted since it was made.
+type BufferStats struct {
+	Sums     int   // that wait to be sent
+	Flushes  int64 // that have sent something
+	Failures int64 // sums that were not taken, and sent again later
+	Unknown  int64 // sums of which nobody knows whether they were taken: see ErrOutcomeUnknown
+}
+
+// NewBuffer returns a buffer of c, or an error that names the option that is wrong. It
+// lives as long as c, so make one and keep it.
+func NewBuffer[K comparable](c *Counter[K], o BufferOptions) (*Buffer[K], error) {
+	o.Every, o.MaxKeys = cmp.Or(o.Every, 100*time.Millisecond), cmp.Or(o.MaxKeys, 100_000)
+	switch {
+	case c == nil:
+		return nil, errors.New("cachex: new buffer: the Counter is nil")
+	case o.Every < time.Millisecond:
+		return nil, fmt.Errorf("cachex: new buffer: Options.Every is %v, must be at least 1ms", o.Every)
+	case o.MaxKeys < 1:
+		return nil, fmt.Errorf("cachex: new buffer: Options.MaxKeys is %d, must be positive", o.MaxKeys)
+	}
+	n := 1
+	for n < 4*runtime.GOMAXPROCS(0) {
+		n *= 2
+	}
+	b := &Buffer[K]{c: c, o: o, shards: make([]shard[K], n), flushes: make(chan struct{}, 1)}
+	for i := range b.shards {
+		b.shards[i].sums, b.shards[i].spare = make(map[K]int64), make(map[K]int64)
+	}
+	if !c.buffers.add(b) {
+		return nil, fmt.Errorf("cachex: new buffer: %w", cachex.ErrClosed)
+	}
+	return b, nil
+}
+
+// Inc is Add of 1.
+func (b *Buffer[K]) Inc(key K) error { return b.Add(key, 1) }
+
+// Add adds delta to the count of key, some time later. It waits for nothing. The error
+// is ErrFull, ErrOverflow if the sum leaves int64, or cachex.ErrClosed, and nothing was
+// added.
+func (b *Buffer[K]) Add(key K, delta int64) error {
+	s := &b.shards[rand.Uint32()&uint32(len(b.shards)-1)]
+	s.mu.Lock()
+	if b.closed.Load() {
+		s.mu.Unlock()
+		return cachex.ErrClosed
+	}
+	sum, there := s.sums[key]
+	if !there && b.size.Add(1) > int64(b.o.MaxKeys) {
+		b.size.Add(-1)
+		s.mu.Unlock()
+		return ErrFull
+	}
+	total, ok := plus(sum, delta)
+	if !ok {
+		s.mu.Unlock()
+		return ErrOverflow
+	}
+	s.sums[key] = total
+	s.mu.Unlock()
+	if !b.armed.Load() || !there && b.size.Load() == int64(b.o.MaxKeys/2+1) {
+		b.arm(!there && b.size.Load() > int64(b.o.MaxKeys/2))
+	}
+	return nil
+}
+
+// arm sees to it that a flush comes: now, or in time.
+func (b *Buffer[K]) arm(now bool) {
+	if now {
+		b.armed.Store(true)
+		go b.later() // ends with the flush, which Close waits for
+	} else if b.armed.CompareAndSwap(false, true) {
+		time.AfterFunc(b.o.Every, b.later)
+	}
+}
+
+// later is a flush that nobody waits for. What fails is tried again. It waits for as long
+// as another flush takes, for nobody else would send what has been added since.
+func (b *Buffer[K]) later() {
+	b.flushes <- struct{}{}
+	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	_ = b.send(ctx) // Stats count it
+	cancel()
+	<-b.flushes
+	if b.size.Load() > 0 && !b.closed.Load() {
+		b.arm(false)
+	}
+}
+
+const flushTimeout = 30 * time.Second
+
+// Flush sends what was added before the call. The error is that of the first sum that
+// failed: it stays in the buffer and is sent again, unless it is ErrOverflow, or nobody
+// knows whether Redis has taken it.
+func (b *Buffer[K]) Flush(ctx context.Context) error {
+	select {
+	case b.flushes <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("cachex: flush buffer: %w", context.Cause(ctx))
+	}
+	defer func() { <-b.flushes }()
+	if err := b.send(ctx); err != nil {
+		return fmt.Errorf("cachex: flush buffer: %w", err)
+	}
+	return nil
+}
+
+// send sends all sums. Whoever calls it has put an element into flushes.
+func (b *Buffer[K]) send(ctx context.Context) error {
+	b.armed.Store(false) // before: what is added from now on has a flush of its own
+	sums := make(map[K]int64)
+	var all []*push[K]
+	for i := range b.shards {
+		s := &b.shards[i]
+		s.mu.Lock()
+		taken := s.sums
+		s.sums, s.spare = s.spare, nil
+		s.mu.Unlock()
+		for key, delta := range taken {
+			total, ok := plus(sums[key], delta)
+			if !ok {
+				all = append(all, b.c.pushing(key, delta))
+				continue
+			}
+			sums[key] = total
+		}
+		b.size.Add(-int64(len(taken)))
+		clear(taken)
+		s.spare = taken
+	}
+	for key, delta := range sums {
+		if delta != 0 {
+			all = append(all, b.c.pushing(key, delta))
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	b.stats.flushes.Add(1)
+	b.c.push(ctx, all)
+	var failed error
+	for _, p := range all {
+		if p.err == nil {
+			continue
+		}
+		failed = cmp.Or(failed, p.err)
+		switch {
+		case errors.Is(p.err, ErrOutcomeUnknown):
+			b.stats.unknown.Add(1)
+		case !errors.Is(p.err, ErrOverflow) && p.adding.key != "":
+			b.stats.failures.Add(1)
+			b.back(p)
+		}
+	}
+	return failed
+}
+
+// back puts a sum back that was not taken. MaxKeys does not hold for it.
+func (b *Buffer[K]) back(p *push[K]) {
+	delta, _ := strconv.ParseInt(p.delta, 10, 64)
+	s := &b.shards[0]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sum, there := s.sums[p.key]
+	if total, ok := plus(sum, delta); ok {
+		if s.sums[p.key] = total; !there {
+			b.size.Add(1)
+		}
+	}
+}
+
+// Stats returns a snapshot.
+func (b *Buffer[K]) Stats() BufferStats {
+	return BufferStats{
+		Sums: int(b.size.Load()), Flushes: b.stats.flushes.Load(),
+		Failures: b.stats.failures.Load(), Unknown: b.stats.unknown.Load(),
+	}
+}
+
+// close refuses what comes later.
+func (b *Buffer[K]) close() {
+	for i := range b.shards {
+		b.shards[i].mu.Lock()
+	}
+	b.closed.Store(true)
+	for i := range b.shards {
+		b.shards[i].mu.Unlock()
+	}
+}
+
+// plus returns the sum of two numbers, and whether it is an int64.
+func plus(a, b int64) (int64, bool) {
+	sum := a + b
+	return sum, (sum > a) == (b > 0)
+}
+
+// pushing returns the push of a delta: what a count is that is not there depends on who
+// restores it, and where what is added is persisted that need not be done now.
+func (c *Counter[K]) pushing(key K, delta int64) *push[K] {
+	k, err := c.keyOf(key)
+	p := &push[K]{key: key, missing: c.whereMissing(), err: err}
+	p.adding = adding{key: k, id: untagged(k, c.kind.Engine != nil), delta: decimal(delta)}
+	if c.kind.Engine != nil {
+		p.missing = "p"
+	}
+	return p
+}
+
+// keyOf returns the key in Redis, or why there is none.
+func (c *Counter[K]) keyOf(key K) (string, error) {
+	if k := c.Key(key); k != "" {
+		return k, nil
+	}
+	call, err := c.kind.Enter(context.Background(), "add", key)
+	if err == nil { // a method of the key has changed its mind
+		err = call.End(errBadKey)
+	}
+	return "", cause(err)
+}
+
+var errBadKey = errors.New("the key cannot be rendered")
+
+// buffers are those of a Counter.
+type buffers[K comparable] struct {
+	mu     sync.Mutex
+	all    []*Buffer[K] // guarded by mu
+	closed bool         // guarded by mu
+}
+
+func (bs *buffers[K]) add(b *Buffer[K]) bool {
+	bs.mu.Lock()
+	defer bs.mu.Unlock()
+	if !bs.closed {
+		bs.all = append(bs.all, b)
+	}
+	return !bs.closed
+}
+
+// drain flushes all buffers, for good if the Counter is closing.
+func (c *Counter[K]) drain(ctx context.Context, closing bool) error {
+	c.buffers.mu.Lock()
+	c.buffers.closed = c.buffers.closed || closing
+	all := c.buffers.all
+	c.buffers.mu.Unlock()
+	var failed []error
+	for _, b := range all {
+		if closing {
+			b.close()
+		}
+		failed = append(failed, b.Flush(ctx))
+	}
+	return errors.Join(failed...)
+}

@@ -1,0 +1,236 @@
+package counter_test
+
+import (
+	"context"
+	"errors"
+	"math"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex"
+	"github.com/cachex-go/cachex/counter"
+	"github.com/cachex-go/cachex/internal/redistest"
+)
+
+func newBuffer(t testing.TB, c *counter.Counter[int], o counter.BufferOptions) *counter.Buffer[int] {
+	t.Helper()
+	b, err := counter.NewBuffer(c, o)
+	require.NoError(t, err)
+	return b
+}
+
+// template returns the Key of a Counter without Down.
+func template(c *counter.Counter[int]) string { return strings.TrimSuffix(c.Key(1), "1") + "{id}" }
+
+// All that a Buffer has taken is in the counts when the Counter is closed, and nothing
+// that it has refused.
+func TestABufferIsExactBesideFlushesAndClose(t *testing.T) {
+	t.Parallel()
+	eachKind(t, map[int]int64{}, func(t *testing.T, c *counter.Counter[int], tb *table, rdb *redis.Client, down bool) {
+		b := newBuffer(t, c, counter.BufferOptions{Every: time.Millisecond, MaxKeys: 1000})
+		var taken [10]atomic.Int64
+		var wg, flushers sync.WaitGroup
+		stop := make(chan struct{})
+		for range 4 {
+			wg.Go(func() {
+				for i := 0; ; i++ {
+					switch err := b.Inc(i % 10); {
+					case errors.Is(err, cachex.ErrClosed):
+						return
+					case errors.Is(err, counter.ErrFull):
+					case err != nil:
+						t.Error(err)
+						return
+					default:
+						taken[i%10].Add(1)
+					}
+				}
+			})
+		}
+		for range 2 {
+			flushers.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					if err := b.Flush(t.Context()); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		for b.Stats().Flushes < 20 {
+			time.Sleep(time.Millisecond)
+		}
+		close(stop)
+		flushers.Wait()
+		require.NoError(t, c.Close(t.Context()))
+		wg.Wait()
+		require.ErrorIs(t, b.Inc(1), cachex.ErrClosed)
+		require.Zero(t, b.Stats().Sums)
+		spec := counter.Spec[int]{Key: template(c)}
+		if down {
+			for id := range taken {
+				require.Equal(t, taken[id].Load(), tb.get(id), id)
+			}
+			return
+		}
+		second := newCounter(t, rdb, spec)
+		for id := range taken {
+			requireCount(t, second, id, taken[id].Load(), id)
+		}
+	})
+}
+
+// Counts that have to be restored before they are added to are so at Close, too.
+func TestCloseRestoresWhatABufferAddsTo(t *testing.T) {
+	t.Parallel()
+	eachKind(t, map[int]int64{1: 100, 2: 200}, func(t *testing.T, c *counter.Counter[int], tb *table, rdb *redis.Client, down bool) {
+		b := newBuffer(t, c, counter.BufferOptions{Every: time.Hour})
+		require.NoError(t, b.Add(1, 5))
+		require.NoError(t, b.Add(2, -5))
+		require.NoError(t, c.Close(t.Context()))
+		if down {
+			require.Equal(t, []int64{105, 195}, []int64{tb.get(1), tb.get(2)})
+			require.Zero(t, tb.loads.Load(), "for what is persisted, no count is restored")
+			return
+		}
+		second := newCounter(t, rdb, counter.Spec[int]{Key: template(c), Up: tb.up})
+		requireCount(t, second, 1, 105)
+		requireCount(t, second, 2, 195)
+	})
+}
+
+func TestABufferIsFullWhileRedisIsAwayAndSendsAllWhenItIsBack(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		client, faults := again(t, rdb), new(redistest.Faults)
+		client.AddHook(faults)
+		c := newCounter(t, client, counter.Spec[int]{})
+		away := redis.ErrPoolTimeout // nothing was sent
+		faults.Add(redistest.Fault{Times: redistest.Always, Err: away})
+		b := newBuffer(t, c, counter.BufferOptions{Every: time.Millisecond, MaxKeys: 10})
+		taken := int64(0)
+		for id := 0; ; id++ {
+			err := b.Inc(id)
+			if errors.Is(err, counter.ErrFull) {
+				break
+			}
+			require.NoError(t, err)
+			taken++
+			require.Less(t, id, 1_000_000)
+		}
+		require.GreaterOrEqual(t, taken, int64(10))
+		require.ErrorIs(t, b.Flush(t.Context()), away)
+		require.Positive(t, b.Stats().Failures)
+		require.Zero(t, b.Stats().Unknown)
+		faults.Clear()
+		deadline := time.Now().Add(patience)
+		for b.Stats().Sums > 0 { // nobody calls Flush
+			require.True(t, time.Now().Before(deadline))
+			time.Sleep(time.Millisecond)
+		}
+		require.NoError(t, b.Flush(t.Context()))
+		for id := range int(taken) {
+			requireCount(t, c, id, 1, id)
+		}
+		requireCount(t, c, int(taken), 0)
+		require.NoError(t, b.Inc(1), "there is room again")
+	})
+}
+
+func TestSumsThatNobodyKnowsOfAreNotSentAgain(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		client, faults := again(t, rdb), new(redistest.Faults)
+		client.AddHook(faults)
+		c := newCounter(t, client, counter.Spec[int]{})
+		b := newBuffer(t, c, counter.BufferOptions{Every: time.Hour})
+		require.NoError(t, b.Inc(1))
+		require.NoError(t, b.Flush(t.Context()))
+		require.NoError(t, b.Inc(1))
+		faults.Add(redistest.Fault{Match: redistest.Named("evalsha", "eval"), Executed: true})
+		require.ErrorIs(t, b.Flush(t.Context()), counter.ErrOutcomeUnknown)
+		require.Equal(t, counter.BufferStats{Flushes: 2, Unknown: 1}, b.Stats())
+		require.NoError(t, b.Flush(t.Context()))
+		requireCount(t, c, 1, 2)
+	})
+}
+
+func TestABufferRefusesASumThatLeavesInt64(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		c := newCounter(t, rdb, counter.Spec[int]{})
+		b := newBuffer(t, c, counter.BufferOptions{Every: time.Hour})
+		for range 1000 { // in whatever parts
+			err := b.Add(1, math.MaxInt64)
+			if err != nil {
+				require.ErrorIs(t, err, counter.ErrOverflow)
+			}
+			require.NoError(t, b.Add(2, 0), "adds nothing")
+		}
+		require.ErrorIs(t, b.Flush(t.Context()), counter.ErrOverflow)
+		requireCount(t, c, 1, math.MaxInt64)
+		require.Zero(t, b.Stats().Sums)
+	})
+}
+
+func TestABufferFlushesInTime(t *testing.T) {
+	t.Parallel()
+	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
+		c := newCounter(t, rdb, counter.Spec[int]{TTL: time.Hour})
+		b := newBuffer(t, c, counter.BufferOptions{Every: 100 * time.Millisecond})
+		for i := range int64(3) {
+			require.NoError(t, b.Inc(1))
+			time.Sleep(99 * time.Millisecond)
+			synctest.Wait()
+			require.Equal(t, i, b.Stats().Flushes)
+			time.Sleep(time.Millisecond)
+			synctest.Wait()
+			require.Equal(t, i+1, b.Stats().Flushes)
+			requireCount(t, c, 1, i+1)
+			time.Sleep(time.Hour / 2) // nothing is added: nothing is sent
+			require.Equal(t, i+1, b.Stats().Flushes)
+		}
+	})
+}
+
+// Somebody flushes, and Up takes longer than a flush of the timer may. What is added
+// meanwhile is sent all the same, without another Add.
+func TestWhatIsAddedDuringALongFlushIsSent(t *testing.T) {
+	t.Parallel()
+	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
+		c := newCounter(t, rdb, counter.Spec[int]{TTL: time.Hour, UpTimeout: time.Hour, Up: func(_ context.Context, id int) (int64, error) {
+			if id == 1 {
+				time.Sleep(5 * time.Minute)
+			}
+			return 0, nil
+		}})
+		b := newBuffer(t, c, counter.BufferOptions{Every: 100 * time.Millisecond})
+		require.NoError(t, b.Inc(1))
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := b.Flush(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		require.NoError(t, b.Inc(2))
+		wg.Wait()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.Zero(t, b.Stats().Sums)
+		requireCount(t, c, 1, 1)
+		requireCount(t, c, 2, 1)
+	})
+}

@@ -1,0 +1,45 @@
+package counter_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/cachex-go/cachex/counter"
+	"github.com/cachex-go/cachex/internal/redistest"
+)
+
+// A Counter that leaves a goroutine behind fails the run, whichever test made it.
+func TestMain(m *testing.M) {
+	redistest.Main(m, func() error {
+		return goleak.Find(goleak.IgnoreAnyFunction(redistest.Lingers))
+	})
+}
+
+// patience bounds every wait of these tests. It is far beyond what a busy machine
+// needs, so that reaching it means broken and never slow.
+const patience = 30 * time.Second
+
+// newCounter returns a counter of rdb that is closed when the test ends. If spec has
+// no Key, it gets one that no other test has; if it has no TTL, a minute.
+func newCounter[K comparable](t testing.TB, rdb redis.UniversalClient, spec counter.Spec[K]) *counter.Counter[K] {
+	t.Helper()
+	if spec.Key == "" && spec.KeyFunc == nil {
+		spec.Key = redistest.Key(t) + ":{id}"
+	}
+	if spec.TTL == 0 {
+		spec.TTL = time.Minute
+	}
+	c, err := counter.New(rdb, spec)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience) // t.Context has ended
+		defer cancel()
+		require.NoError(t, c.Close(ctx), "a call, a load or a count is left behind")
+	})
+	return c
+}
