@@ -1,0 +1,36 @@
+package middleware
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// A callError is the error of a wrapper about one call. Its text is made when it is
+// read: a breaker that is open returns many, and few are.
+type callError[K comparable] struct {
+	op  string
+	key K
+	err error
+}
+
+func failed[K comparable](op string, key K, err error) error {
+	return &callError[K]{op: op, key: key, err: err}
+}
+
+// Error returns the text of the error, in one line as far as the key goes.
+func (e *callError[K]) Error() string {
+	key := ""
+	if any(e.key) != any(struct{}{}) { // a function of no argument has no key
+		key = fmt.Sprint(e.key)
+		if !utf8.ValidString(key) || strings.ContainsFunc(key, func(r rune) bool { return !strconv.IsPrint(r) }) {
+			key = strconv.Quote(key)
+		}
+		key = " " + key
+	}
+	return "cachex: " + e.op + key + ": " + e.err.Error()
+}
+
+// Unwrap returns the cause.
+func (e *callError[K]) Unwrap() error { return e.err }

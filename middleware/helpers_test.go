@@ -1,0 +1,60 @@
+package middleware
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/cachex-go/cachex/internal/redistest"
+)
+
+// Wrappers start no goroutine, and the caches of these tests are closed.
+func TestMain(m *testing.M) {
+	redistest.Main(m, func() error {
+		return goleak.Find(goleak.IgnoreAnyFunction(redistest.Lingers))
+	})
+}
+
+var errBroken = errors.New("the source is broken")
+
+// A source is a Func that counts its calls and does with each what do says, or
+// returns the key doubled. It is for one goroutine.
+type source struct {
+	calls int
+	do    func(ctx context.Context, call, key int) (int, error)
+}
+
+func (s *source) get(ctx context.Context, key int) (int, error) {
+	s.calls++
+	if s.do == nil {
+		return 2 * key, nil
+	}
+	return s.do(ctx, s.calls, key)
+}
+
+// fails returns errors, one a call, and then the key doubled.
+func fails(errs ...error) *source {
+	return &source{do: func(_ context.Context, call, key int) (int, error) {
+		if call <= len(errs) {
+			return 0, errs[call-1]
+		}
+		return 2 * key, nil
+	}}
+}
+
+// hangs returns when its ctx ends, with its bare error, as most drivers do.
+func hangs(ctx context.Context, _ int) (int, error) {
+	<-ctx.Done()
+	return 0, ctx.Err()
+}
+
+// broken always fails.
+func broken(context.Context, int) (int, error) { return 0, errBroken }
+
+// double always works.
+func double(_ context.Context, key int) (int, error) { return 2 * key, nil }
+
+// of makes the Middlewares of most tests.
+var of = For(double)

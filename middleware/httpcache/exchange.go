@@ -1,0 +1,213 @@
+package httpcache
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// An exchange is one call of the handler for a shared load. The handler writes to
+// a recorder, until one of these is clear:
+//
+//   - The response is complete and may be shared: it is a record.
+//   - It may not be shared, or cannot be held. That is mostly clear from its header.
+//     The handler then waits until the client whose request this is has attached
+//     its connection, and writes to that from there on: what was recorded first,
+//     at most Options.MaxBody, and then all else, as it comes. Nobody else gets
+//     any of it.
+//
+// So the handler is called once for a request, whatever comes of it, which matters
+// to links that work once.
+//
+// Its goroutine is started by the load, and ends with the handler. Its ctx is
+// cancelled when neither the load nor the client have an interest in it any more.
+type exchange struct {
+	h      *Handler
+	q      *query
+	prev   *record // what it may confirm, nil if there is nothing
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	hold   atomic.Int32 // how many have an interest
+
+	decided chan struct{} // closed when out is set
+	out     outcome
+	attach  chan http.ResponseWriter // of the client; one at most is ever sent
+	done    chan struct{}            // closed when the handler has returned
+
+	rec   recorder // of the handler's goroutine, until done is closed
+	fault any      // what the handler panicked with; as rec
+}
+
+// An outcome is what is known of a response when it is decided what to do with it.
+type outcome struct {
+	kind   outcomeKind
+	why    string // it is not shared, a token
+	status int    // 0 if there is none
+	vary   []string
+	record record
+}
+
+type outcomeKind uint8
+
+const (
+	shared  outcomeKind = iota + 1 // record is complete
+	private                        // for its own client; so are, probably, those that follow
+	broken                         // for its own client; the next one may be another thing
+	failed                         // and a stale one may be served in its place
+)
+
+var errGoexit = errors.New("httpcache: the handler called runtime.Goexit")
+
+// start calls the handler in a goroutine. Both the load and the client hold the
+// exchange, unless there is no client.
+func (h *Handler) start(ctx context.Context, q *query, prev *record, client bool) *exchange {
+	x := &exchange{
+		h: h, q: q, prev: prev,
+		decided: make(chan struct{}), attach: make(chan http.ResponseWriter, 1), done: make(chan struct{}),
+	}
+	x.ctx, x.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	x.rec = recorder{x: x, header: http.Header{}, declared: -1}
+	x.hold.Store(1)
+	if client {
+		x.hold.Store(2)
+	}
+	h.loadCalls.Add(1)
+	h.crew.enter(true)
+	go func() {
+		defer h.crew.leave()
+		x.run()
+	}()
+	return x
+}
+
+// release ends one interest.
+func (x *exchange) release() {
+	if x.hold.Add(-1) == 0 {
+		x.cancel(context.Canceled)
+	}
+}
+
+func (x *exchange) run() {
+	defer close(x.done)
+	returned := false
+	defer func() {
+		if p := recover(); p != nil {
+			x.fault = p
+		} else if !returned {
+			x.fault = errGoexit
+		}
+		if x.fault != nil {
+			x.decide(outcome{kind: failed, why: "panic"})
+		}
+	}()
+	x.serve()
+	returned = true
+}
+
+// serve calls the handler; twice if it says "not modified" of another response
+// than the one that we have.
+func (x *exchange) serve() {
+	req := x.q.load.Clone(x.ctx)
+	if x.prev != nil {
+		etag, modified := x.prev.validators()
+		if etag != "" {
+			req.Header.Set("If-None-Match", etag)
+		}
+		if modified != "" {
+			req.Header.Set("If-Modified-Since", modified)
+		}
+		x.rec.conditional = etag != "" || modified != ""
+	}
+	x.h.next.ServeHTTP(&x.rec, req)
+	x.rec.finish()
+	if x.rec.conditional && x.rec.status == http.StatusNotModified && !x.prev.sameVariant(x.rec.sent) {
+		x.rec = recorder{x: x, header: http.Header{}, declared: -1}
+		x.h.loadCalls.Add(1)
+		x.h.next.ServeHTTP(&x.rec, x.q.load.Clone(x.ctx))
+		x.rec.finish()
+	}
+	x.conclude()
+}
+
+// conclude decides about a response that is whole.
+func (x *exchange) conclude() {
+	r := &x.rec
+	if r.spilled {
+		return // it is decided
+	}
+	now := time.Now()
+	status, header, body := r.status, r.sent, r.body
+	if r.conditional && status == http.StatusNotModified {
+		status, header, body = x.prev.Status, x.prev.freshen(header), x.prev.Body
+		r.status, r.sent, r.body = status, header, body // for its client, should it not be shared
+	}
+	t, why := x.h.judge(x.q, status, header, now)
+	switch {
+	case x.ctx.Err() != nil:
+		x.decide(outcome{kind: broken, why: "canceled", status: status})
+	case r.faulty || r.declared >= 0 && bodyAllowed(r.status) && !r.conditional && r.declared != int64(len(body)):
+		x.decide(outcome{kind: broken, why: "incomplete", status: status}) // RFC 9111, section 3.3
+	case r.trailers():
+		x.decide(outcome{kind: private, why: "trailers", status: status})
+	case why != "":
+		x.decide(outcome{kind: private, why: why, status: status, vary: t.vary})
+	default:
+		x.decide(outcome{kind: shared, status: status, vary: t.vary, record: newRecord(status, header.Clone(), body, t, now)})
+	}
+}
+
+// decide tells the load and the client what becomes of the response. Once that is
+// clear, it is.
+func (x *exchange) decide(out outcome) {
+	select {
+	case <-x.decided:
+	default:
+		x.out = out
+		close(x.decided)
+	}
+}
+
+// answer gives the response to the client whose request this is, and returns when
+// the handler has. Where that panicked, so does answer: package http does with it
+// what it always does. It ends the client's interest.
+func (x *exchange) answer(ctx context.Context, w http.ResponseWriter) {
+	defer x.release()
+	stop := context.AfterFunc(ctx, func() { x.cancel(context.Cause(ctx)) })
+	defer stop()
+	x.attach <- w
+	<-x.done
+	switch {
+	case x.fault == errGoexit:
+		panic(http.ErrAbortHandler)
+	case x.fault != nil:
+		panic(x.fault)
+	case !x.rec.spilled:
+		x.rec.replay(w)
+	case x.rec.err != nil:
+		panic(http.ErrAbortHandler) // its ctx had ended before the client attached: it lacks a part
+	}
+	x.rec.addTrailers(w.Header())
+}
+
+// trailers reports whether the handler has set some after its body.
+func (r *recorder) trailers() bool {
+	for name := range r.header {
+		if strings.HasPrefix(name, http.TrailerPrefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// addTrailers adds what the handler has set after its body.
+func (r *recorder) addTrailers(to http.Header) {
+	announced := canonical(elements(r.sent["Trailer"]))
+	for name, values := range r.header {
+		if announced[name] || strings.HasPrefix(name, http.TrailerPrefix) {
+			to[name] = values
+		}
+	}
+}

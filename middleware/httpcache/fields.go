@@ -1,0 +1,103 @@
+package httpcache
+
+import (
+	"net/http"
+	"net/textproto"
+	"slices"
+	"strings"
+	"time"
+)
+
+// negotiation are the fields that browsers and clients send by themselves. A
+// handler sees them in a shared load, and they are no part of the key unless a
+// response says Vary: most handlers have no use for them, and those that have must
+// say so (RFC 9110, section 12.5.5). All others are in the key, so that no field
+// that we have never heard of can change a response for anyone who did not send it.
+var negotiation = []string{
+	"Accept", "Accept-Encoding", "Accept-Language", "User-Agent", "Referer",
+	"Dnt", "Sec-Gpc", "Save-Data", "Priority", "Upgrade-Insecure-Requests",
+	"Sec-Fetch-Dest", "Sec-Fetch-Mode", "Sec-Fetch-Site", "Sec-Fetch-User",
+	"Sec-Ch-Ua", "Sec-Ch-Ua-Mobile", "Sec-Ch-Ua-Platform",
+}
+
+// hopByHop are the fields of one connection (RFC 9111, section 3.1; RFC 9110,
+// section 7.6.1), which are neither stored nor shown to a shared load.
+var hopByHop = []string{
+	"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authentication-Info", "Proxy-Authorization",
+	"Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+}
+
+// ours are the fields of a request that are the cache's to answer.
+var ours = []string{"Cache-Control", "Pragma", "If-None-Match", "If-Modified-Since"}
+
+// overrides are the fields by which some handlers take a GET for another method.
+var overrides = []string{"X-Http-Method-Override", "X-Http-Method", "X-Method-Override"}
+
+// canonical returns the set of names in canonical form.
+func canonical(names ...[]string) map[string]bool {
+	set := map[string]bool{}
+	for _, name := range slices.Concat(names...) {
+		set[textproto.CanonicalMIMEHeaderKey(name)] = true
+	}
+	return set
+}
+
+// elements returns the elements of a field that is a list of what has no commas.
+func elements(lines []string) []string {
+	var all []string
+	for _, line := range lines {
+		for one := range strings.SplitSeq(line, ",") {
+			if one = strings.Trim(one, " \t"); one != "" {
+				all = append(all, one)
+			}
+		}
+	}
+	return all
+}
+
+// connectionNames returns the names in a Connection field, in canonical form.
+func connectionNames(h http.Header) []string {
+	names := elements(h["Connection"])
+	for i, name := range names {
+		names[i] = textproto.CanonicalMIMEHeaderKey(name)
+	}
+	return names
+}
+
+// dropHopByHop takes away what is not for anyone beyond this connection.
+func dropHopByHop(h http.Header) {
+	for _, name := range connectionNames(h) {
+		delete(h, name)
+	}
+	for _, name := range hopByHop {
+		delete(h, name)
+	}
+}
+
+// maxVary is how many fields a response may vary on and be stored.
+const maxVary = 16
+
+// varyNames returns the fields that a response varies on, in canonical form, each
+// once, in order. It is not ok if one is "*" or no field name.
+func varyNames(h http.Header) (names []string, ok bool) {
+	for _, name := range elements(h["Vary"]) {
+		s := scanner{name}
+		if s.token() != name || name == "*" {
+			return nil, false
+		}
+		names = append(names, textproto.CanonicalMIMEHeaderKey(name))
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	return names, len(names) <= maxVary
+}
+
+// parseDate reads an HTTP-date (RFC 9110, section 5.6.7). Dates are of GMT, and
+// package http would take the name of any zone for it.
+func parseDate(s string) (time.Time, bool) {
+	t, err := http.ParseTime(s)
+	if err != nil || strings.Contains(s, ",") && !strings.HasSuffix(strings.ToUpper(s), " GMT") {
+		return time.Time{}, false
+	}
+	return t, true
+}

@@ -1,0 +1,258 @@
+package httpcache
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/cachex-go/cachex"
+	"github.com/cachex-go/cachex/codec"
+)
+
+// Options describe a Handler. They are a value: New copies them.
+//
+// Durations are whole milliseconds.
+type Options struct {
+	// Name is what the keys in Redis begin with, and what Cache-Status calls this
+	// cache: a letter, and then letters, digits, "-", "_" and ".". Handlers that
+	// share a Redis and a Name share what is stored, so they must serve the same.
+	// Required.
+	Name string
+
+	// MaxBody is how many bytes of body are stored, and held in memory for one load.
+	// A longer response goes to its own client as it comes. Defaults to 1 MiB.
+	MaxBody int64
+
+	// DefaultTTL is how long a response is fresh that does not say, by Cache-Control
+	// or Expires, how long it is (RFC 9111, section 4.2.2). Defaults to 0: it is not
+	// stored.
+	DefaultTTL time.Duration
+
+	// MaxTTL bounds how long a response is fresh, whatever it says. Defaults to 24 h.
+	MaxTTL time.Duration
+
+	// MaxStale is how long responses are kept once they are not fresh: to be
+	// validated, and to be served stale for as long as they themselves allow, by
+	// stale-while-revalidate and stale-if-error, or the client by max-stale. It
+	// bounds these. Defaults to an hour.
+	MaxStale time.Duration
+
+	// PassTTL is how long it is remembered that the response to a request could not
+	// be shared, so that such requests are handled side by side and do not wait for
+	// each other. Defaults to a minute.
+	PassTTL time.Duration
+
+	// LoadTimeout is how long others wait for the handler. It then goes on for the
+	// client that it was called for, and the others call it for themselves. Defaults
+	// to a minute.
+	LoadTimeout time.Duration
+
+	// Partition returns what else the responses depend on, such as a tenant or a
+	// language taken from a cookie. It becomes part of the key. Without ok, the
+	// request is not for the cache. It must be safe for concurrent use. What it looks
+	// at, the handler sees too, cookies included, and whatever the handler takes from
+	// a cookie must be in what Partition returns. Defaults to nil: a request with a
+	// Cookie is not for the cache.
+	Partition func(*http.Request) (part string, ok bool)
+
+	// Unkeyed are the names of more request fields that the handler sees and that
+	// are not in the key, unless its response says Vary. Every field that is neither
+	// here, nor hidden, nor one of those that browsers send by themselves, is in the
+	// key: two requests that differ in it share nothing. Defaults to none.
+	Unkeyed []string
+
+	// Hidden are the names of request fields that the handler has no use for where
+	// its response is shared, X-Forwarded-For for instance: they are not in the key,
+	// and it does not see them when it is called for the cache. With Cookie among
+	// them, requests with cookies are like those without. Defaults to none.
+	Hidden []string
+}
+
+var nameForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]*$`)
+
+// withDefaults returns the Options with every field set that has a default.
+func (o Options) withDefaults() Options {
+	o.MaxBody = cmp.Or(o.MaxBody, 1<<20)
+	o.MaxTTL = cmp.Or(o.MaxTTL, 24*time.Hour)
+	o.MaxStale = cmp.Or(o.MaxStale, time.Hour)
+	o.PassTTL = cmp.Or(o.PassTTL, time.Minute)
+	o.LoadTimeout = cmp.Or(o.LoadTimeout, time.Minute)
+	return o
+}
+
+// validate returns an error for the first field that is wrong, by its name.
+func (o Options) validate() error {
+	if o.Name == "" {
+		return errors.New(`Options.Name is required, for instance "pages"`)
+	}
+	if !nameForm.MatchString(o.Name) {
+		return fmt.Errorf("Options.Name is %q, must be a letter, and then letters, digits, '-', '_' and '.'", o.Name)
+	}
+	if o.MaxBody < 0 {
+		return fmt.Errorf("Options.MaxBody is %d, must not be negative", o.MaxBody)
+	}
+	for _, d := range []struct {
+		name string
+		d    time.Duration
+	}{
+		{"DefaultTTL", o.DefaultTTL}, {"MaxTTL", o.MaxTTL}, {"MaxStale", o.MaxStale},
+		{"PassTTL", o.PassTTL}, {"LoadTimeout", o.LoadTimeout},
+	} {
+		switch {
+		case d.d < 0:
+			return fmt.Errorf("Options.%s is %v, must not be negative", d.name, d.d)
+		case d.d%time.Millisecond != 0:
+			return fmt.Errorf("Options.%s is %v, must be whole milliseconds", d.name, d.d)
+		case d.d > 10*365*24*time.Hour:
+			return fmt.Errorf("Options.%s is %v, must be at most ten years", d.name, d.d)
+		}
+	}
+	return nil
+}
+
+// A Handler answers requests from what another one has answered before, as a
+// shared cache does. It is safe for concurrent use.
+type Handler struct {
+	next http.Handler
+	o    Options // with defaults
+
+	skip   map[string]bool // request fields that are not in every key
+	hidden map[string]bool // canonical Options.Hidden
+
+	// Two caches of the same keys. reads returns what is stored for as long as it is
+	// kept, and judging it is for us. loads takes it for stale when it is, and then
+	// loads, or waits for who does.
+	reads, loads *cachex.Cache[key, record]
+
+	renewing sync.Map // key: a goroutine of this process loads it in the background
+	crew     crew     // goroutines of exchanges, and of renew
+
+	hits, staleHits, collapsed, loadCalls, passes, removals, removeFailures atomic.Int64
+}
+
+// New returns a Handler that answers from Redis, or else calls next: once for the
+// fleet, for requests that may share a response. It makes no call to Redis. The
+// error names the option that is wrong. The client stays the caller's.
+//
+// next must be safe for concurrent use. It may still be called for requests that
+// were given up: its ctx tells.
+func New(rdb redis.UniversalClient, next http.Handler, o Options) (*Handler, error) {
+	if next == nil {
+		return nil, errors.New("httpcache: next is nil, and must be the handler whose responses are cached")
+	}
+	o = o.withDefaults()
+	if err := o.validate(); err != nil {
+		return nil, fmt.Errorf("httpcache: %w", err)
+	}
+	h := &Handler{next: next, o: o, hidden: canonical(o.Hidden)}
+	h.skip = canonical(negotiation, hopByHop, ours, overrides, o.Unkeyed, o.Hidden, []string{"Authorization", "Cookie", "Content-Length"})
+	spec := cachex.Spec[key, record]{
+		Name:   o.Name,
+		Key:    o.Name + ":{uri}:{variant}",
+		TTL:    o.MaxTTL,
+		TTLFor: h.ttl,
+		Jitter: cachex.NoJitter, // a response says for how long it is fresh
+		Codec:  codec.Version(codec.For[record](), 1),
+	}
+	var err error
+	reads := spec
+	reads.StaleWhileRevalidate = o.MaxStale
+	if h.reads, err = cachex.New(rdb, reads); err != nil {
+		return nil, fmt.Errorf("httpcache: %w", err)
+	}
+	spec.Up, spec.UpTimeout, spec.StaleIfError = h.up, o.LoadTimeout, o.MaxStale
+	if h.loads, err = cachex.New(rdb, spec); err != nil {
+		return nil, fmt.Errorf("httpcache: %w", err)
+	}
+	return h, nil
+}
+
+// Invalidate makes what is stored for some URLs useless, in all its variants, for
+// the whole fleet: after it has returned nil, no request that starts later is
+// answered by a response that the handler was asked for before. A URL is absolute,
+// "https://example.com/page?n=1", and as the Handler sees it; of its scheme only
+// the default port matters. What is not stored is no error.
+//
+// The error names a URL that cannot be read, and then nothing was sent; or it is a
+// *cachex.Error of Redis, and some may be invalidated or not: it is safe to try
+// again.
+func (h *Handler) Invalidate(ctx context.Context, urls ...string) error {
+	keys := make([]key, len(urls))
+	for i, text := range urls {
+		u, err := url.Parse(text)
+		if err != nil {
+			return fmt.Errorf("httpcache: invalidate: %w", err)
+		}
+		if u.Path == "" {
+			u.Path = "/" // RFC 9110, section 4.2.3
+		}
+		uri, ok := uriOf(u)
+		if !ok || u.Host == "" {
+			return fmt.Errorf("httpcache: invalidate %q: not an absolute URL, such as https://example.com/page", text)
+		}
+		keys[i] = key{uriKey(hostOf(u.Scheme, u.Host), uri), indexVariant}
+	}
+	return h.remove(ctx, keys...)
+}
+
+// remove deletes indexes, and counts.
+func (h *Handler) remove(ctx context.Context, keys ...key) error {
+	if err := h.loads.Delete(ctx, keys...); err != nil {
+		h.removeFailures.Add(1)
+		return err
+	}
+	h.removals.Add(int64(len(keys)))
+	return nil
+}
+
+// Clear takes away all that is stored under Options.Name, as cachex.Cache.Clear
+// does, and returns how many keys were removed.
+func (h *Handler) Clear(ctx context.Context) (int64, error) { return h.loads.Clear(ctx) }
+
+// Close makes every further request one that the handler answers, and waits for
+// loads under way. If ctx ends first, it cancels them and returns the cause of
+// that end. It may be called more than once. The client stays open.
+func (h *Handler) Close(ctx context.Context) error {
+	if ctx == nil {
+		return errors.New("httpcache: close: ctx is nil")
+	}
+	h.crew.shut()
+	err := errors.Join(h.loads.Close(ctx), h.reads.Close(ctx))
+	return cmp.Or(err, h.crew.wait(ctx))
+}
+
+// Stats are what a Handler has counted since New, in this process.
+type Stats struct {
+	Hits                 int64 // answered by a fresh response that was stored
+	StaleHits            int64 // answered by a stale one
+	Collapsed            int64 // of these two, those that waited for the load of another request
+	Loads                int64 // calls of the handler for a response that might be shared
+	Passes               int64 // requests that the handler answered as if there were no cache
+	Invalidations        int64 // URIs invalidated, by Invalidate or by an unsafe method
+	InvalidationFailures int64 // times that Redis failed to. What was stored may then be served until it is stale
+
+	Redis cachex.Stats // of the cache that loads
+}
+
+// Stats returns a snapshot. The fields are read one after the other.
+func (h *Handler) Stats() Stats {
+	return Stats{
+		Hits:                 h.hits.Load(),
+		StaleHits:            h.staleHits.Load(),
+		Collapsed:            h.collapsed.Load(),
+		Loads:                h.loadCalls.Load(),
+		Passes:               h.passes.Load(),
+		Invalidations:        h.removals.Load(),
+		InvalidationFailures: h.removeFailures.Load(),
+		Redis:                h.loads.Stats(),
+	}
+}

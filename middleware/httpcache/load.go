@@ -1,0 +1,145 @@
+package httpcache
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cachex-go/cachex"
+)
+
+// A job is the wish of one client that a response be loaded. The load finds it in
+// its ctx, and it is that client's exchange which the load begins, if it is this
+// client's turn to load.
+type job struct {
+	q    *query
+	vary []string // what the URI is known to vary on
+
+	mu     sync.Mutex
+	x      *exchange // guarded by mu: begun for this client, and not taken yet
+	absent bool      // guarded by mu: the client does not wait, or not any more
+}
+
+type jobKey struct{}
+
+var (
+	errFailed = errors.New("httpcache: the handler failed")
+	errNoJob  = errors.New("httpcache: a load without a request")
+)
+
+// load returns the record of k, once for the fleet. If it was this client's
+// exchange that was begun, that comes with it, and has to be answered or released.
+// anew is for a load that begins after the call.
+func (h *Handler) load(ctx context.Context, k key, j *job, anew bool) (rec record, how cachex.Outcome, x *exchange, err error) {
+	ctx = cachex.WithOutcome(context.WithValue(ctx, jobKey{}, j), &how)
+	if anew {
+		rec, err = h.loads.Refresh(ctx, k)
+	} else {
+		rec, err = h.loads.Get(ctx, k)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	x, j.x, j.absent = j.x, nil, true
+	return rec, how, x, err
+}
+
+// up is the Spec.Up of the cache of records.
+func (h *Handler) up(ctx context.Context, k key) (record, error) {
+	j, _ := ctx.Value(jobKey{}).(*job)
+	if j == nil {
+		return record{}, errNoJob
+	}
+	var prev *record
+	if old, ok := cachex.Previous[record](ctx); ok && old.Kind == aResponse && old.Status == 200 {
+		prev = &old
+	}
+	x := h.begin(ctx, j, prev)
+	defer x.release()
+	select {
+	case <-x.decided:
+	case <-ctx.Done():
+		return record{}, context.Cause(ctx)
+	}
+	now := time.Now()
+	pass := record{Kind: aPass, At: now.UnixMilli(), Life: h.o.PassTTL.Milliseconds()}
+	switch out := &x.out; {
+	case out.kind == failed, out.kind == broken:
+		return record{}, errFailed
+	case k.Variant == indexVariant && out.kind == shared:
+		return h.index(ctx, j.q, out.vary, out.record), nil
+	case k.Variant == indexVariant:
+		return h.index(ctx, j.q, out.vary, pass), nil
+	case out.kind == private:
+		return pass, nil
+	case !within(out.vary, j.vary):
+		return h.widen(ctx, k, j, out.vary), nil
+	default:
+		return out.record, nil
+	}
+}
+
+// begin begins the exchange of a job. A load may be begun again for clients who
+// came too late for it, and then with the request of one who has gone.
+func (h *Handler) begin(ctx context.Context, j *job, prev *record) *exchange {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	x := h.start(ctx, j.q, prev, !j.absent)
+	if !j.absent {
+		if j.x != nil {
+			j.x.release()
+		}
+		j.x = x
+	}
+	return x
+}
+
+// index makes the index of a URI that has none, and stores what was learnt with
+// it. It has a generation of its own, so nobody finds that before the index is
+// stored; and if the URI is invalidated meanwhile, nobody ever does.
+func (h *Handler) index(ctx context.Context, q *query, vary []string, rec record) record {
+	gen := rand.Text()
+	variant := q.variant(gen, vary)
+	if h.loads.Stats().Breaker == cachex.BreakerClosed {
+		// An error is counted there. The next client loads again.
+		_ = h.loads.Set(ctx, q.key(variant), rec)
+	}
+	return record{Kind: aIndex, Gen: gen, Vary: vary, first: &rec, firstVariant: variant}
+}
+
+// widen replaces the index of a URI of which a response varies on more than was
+// known. That response is not stored: the URI may have been invalidated since it
+// was made, which the new index would not know.
+func (h *Handler) widen(ctx context.Context, k key, j *job, vary []string) record {
+	all := slices.Concat(j.vary, vary)
+	slices.Sort(all)
+	all = slices.Compact(all)
+	cachex.NoStore(ctx)
+	if len(all) > maxVary {
+		return record{Kind: aPass, At: time.Now().UnixMilli(), Life: h.o.PassTTL.Milliseconds()}
+	}
+	_ = h.loads.Set(ctx, key{k.URI, indexVariant}, record{Kind: aIndex, Gen: rand.Text(), Vary: all})
+	return record{Kind: aMoved}
+}
+
+// renew loads a response in the background, under the same lease as any other
+// load, while a stale one is served. One goroutine a key does so in this process;
+// it ends with the load.
+func (h *Handler) renew(ctx context.Context, k key, vary []string, q *query) {
+	if _, busy := h.renewing.LoadOrStore(k, true); busy {
+		return
+	}
+	if !h.crew.enter(false) {
+		h.renewing.Delete(k)
+		return
+	}
+	ctx = context.WithoutCancel(ctx)
+	go func() {
+		defer h.crew.leave()
+		defer h.renewing.Delete(k)
+		// An error leaves what is there, and the next try to Options of the cache.
+		_, _, _, _ = h.load(ctx, k, &job{q: q, vary: vary, absent: true}, false)
+	}()
+}

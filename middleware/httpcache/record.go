@@ -1,0 +1,191 @@
+package httpcache
+
+import (
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// A record is what is stored under one key. It is shared, and not changed once it
+// is made.
+type record struct {
+	Kind kind
+	At   int64 // Unix milliseconds, when it came
+
+	// of an index
+	Gen  string
+	Vary []string
+
+	// of a response. Durations are milliseconds.
+	Status           int
+	Header           http.Header
+	Body             []byte
+	Age              int64 // when it came
+	Life             int64
+	SWR, SIE         int64
+	Strict, Constant bool // terms.strict and .immutable
+
+	// What the load that made this index has also made, for those who wait for it in
+	// this process. It is not stored with the index.
+	first        *record
+	firstVariant string
+}
+
+type kind uint8
+
+const (
+	aIndex    kind = iota + 1
+	aResponse      // one that may be shared
+	aPass          // the knowledge that responses may not be shared, for a while
+	aMoved         // the index has changed: look again
+)
+
+// newRecord returns the record of a response. header becomes the record's.
+func newRecord(status int, header http.Header, body []byte, t terms, now time.Time) record {
+	dropHopByHop(header)
+	delete(header, "Age")
+	if _, there := header["Date"]; !there {
+		header.Set("Date", now.UTC().Format(http.TimeFormat))
+	}
+	if _, there := header["Content-Type"]; !there && len(body) > 0 && !encoded(header) {
+		header.Set("Content-Type", http.DetectContentType(body)) // as package http would
+	}
+	delete(header, "Content-Length")
+	if bodyAllowed(status) {
+		header.Set("Content-Length", strconv.Itoa(len(body)))
+	}
+	return record{
+		Kind: aResponse, At: now.UnixMilli(), Vary: t.vary, Status: status, Header: header, Body: body,
+		Age: t.age.Milliseconds(), Life: t.life.Milliseconds(), SWR: t.swr.Milliseconds(), SIE: t.sie.Milliseconds(),
+		Strict: t.strict, Constant: t.immutable,
+	}
+}
+
+// bodyAllowed reports whether a final response of that status can have a body.
+func bodyAllowed(status int) bool {
+	return status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified
+}
+
+// age is how old the response is now (RFC 9111, section 4.2.3).
+func (rec *record) age(now time.Time) time.Duration {
+	return time.Duration(rec.Age+max(0, now.UnixMilli()-rec.At)) * time.Millisecond
+}
+
+// left is how long it is fresh from now on.
+func (rec *record) left(now time.Time) time.Duration {
+	return time.Duration(rec.Life)*time.Millisecond - rec.age(now)
+}
+
+// ttl is for how long the cache underneath takes a record to be fresh. That may be
+// less than what the record says, since it is what the record says that counts, and
+// must not be more, or nothing would be loaded where it is stale.
+func (h *Handler) ttl(_ key, rec record) time.Duration {
+	switch rec.Kind {
+	case aIndex:
+		return h.o.MaxTTL
+	case aPass:
+		return h.o.PassTTL
+	}
+	left := rec.left(time.Now())
+	left -= min(left/4, time.Second)
+	return max(left.Truncate(time.Millisecond), time.Millisecond)
+}
+
+// A state is what a record is good for.
+type state uint8
+
+const (
+	useless    state = iota // load
+	fresh                   // serve
+	staleReuse              // serve, and see to a new one
+	staleAsked              // serve, since this client is content with it
+	passing                 // let the handler answer
+)
+
+// assess says what a record is good for to a query. validated says that it was
+// loaded for this very request.
+func (rec *record) assess(q *query, now time.Time, validated bool) state {
+	if rec.Kind == aPass {
+		if now.UnixMilli()-rec.At < rec.Life {
+			return passing
+		}
+		return useless
+	}
+	if rec.Kind != aResponse {
+		return useless
+	}
+	left, age := rec.left(now), rec.age(now)
+	if !validated {
+		switch {
+		case q.noCache:
+			return useless
+		case q.maxAge != nil && age > *q.maxAge && (!rec.Constant || left <= 0): // RFC 8246, section 2.1
+			return useless
+		case q.minFresh > 0 && left < q.minFresh:
+			return useless
+		}
+	}
+	switch {
+	case left > 0:
+		return fresh
+	case -left < time.Duration(rec.SWR)*time.Millisecond:
+		return staleReuse
+	case -left <= q.maxStale && q.maxStale > 0 && !rec.Strict:
+		return staleAsked
+	}
+	return useless
+}
+
+// forErrors reports whether the record may be served where the handler fails. Who
+// has asked for a load of its own gets the failure, since Refresh keeps nothing.
+func (rec *record) forErrors(now time.Time) bool {
+	return rec.Kind == aResponse && -rec.left(now) < time.Duration(rec.SIE)*time.Millisecond
+}
+
+// validators returns what to ask with whether a response is still right.
+func (rec *record) validators() (etag, modified string) {
+	etag = rec.Header.Get("Etag")
+	if _, _, ok := parseETag(etag); !ok {
+		etag = ""
+	}
+	modified = rec.Header.Get("Last-Modified")
+	if _, ok := parseDate(modified); !ok {
+		modified = ""
+	}
+	return etag, modified
+}
+
+// freshen returns the header that a stored response has after a 304 with the
+// header update (RFC 9111, section 3.2).
+func (rec *record) freshen(update http.Header) http.Header {
+	header := rec.Header.Clone()
+	update = update.Clone()
+	dropHopByHop(update)
+	for _, name := range []string{"Content-Length", "Content-Encoding", "Content-Range"} {
+		delete(update, name) // these are of the body that we have, and not of the one that was not sent
+	}
+	if _, there := update["Date"]; !there {
+		delete(header, "Date") // it is as of now
+	}
+	maps.Copy(header, update)
+	return header
+}
+
+// sameVariant reports whether a 304 with the header update is about this response
+// (RFC 9111, section 4.3.4).
+func (rec *record) sameVariant(update http.Header) bool {
+	tag, weak, ok := parseETag(update.Get("Etag"))
+	if !ok {
+		modified := update.Get("Last-Modified")
+		return modified == "" || modified == rec.Header.Get("Last-Modified")
+	}
+	stored, storedWeak, ok := parseETag(rec.Header.Get("Etag"))
+	return ok && stored == tag && (weak || !storedWeak)
+}
+
+// within reports whether all names are among those of an index.
+func within(names, index []string) bool {
+	return !slices.ContainsFunc(names, func(name string) bool { return !slices.Contains(index, name) })
+}

@@ -1,0 +1,227 @@
+package httpcache
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// A recorder is the ResponseWriter of a handler in a shared load. It keeps the
+// response, or, once that is spilled, passes it to the client: see exchange.
+//
+// Whoever asks something of the connection (Flush, Hijack, deadlines) gets the
+// connection, and is not shared. An informational response (1xx) is for one client
+// and is dropped; they are hints.
+type recorder struct {
+	x           *exchange
+	header      http.Header // the handler's
+	conditional bool        // a 304 is expected
+
+	status   int // 0 until the header is written
+	sent     http.Header
+	declared int64 // Content-Length, -1 if there is none
+	body     []byte
+	faulty   bool // it wrote more than it said
+
+	spilled  bool                // it is the client's now
+	hijacked bool                // and so is its connection
+	w        http.ResponseWriter // of the client; nil if there is none any more
+	above    http.Header         // what handlers above have set there; nil until it is looked at
+	err      error               // then
+}
+
+// Header implements http.ResponseWriter.
+func (r *recorder) Header() http.Header { return r.header }
+
+// WriteHeader implements http.ResponseWriter.
+func (r *recorder) WriteHeader(status int) {
+	if status < 100 || status > 999 {
+		panic(fmt.Sprintf("httpcache: invalid WriteHeader code %v", status)) // as package http
+	}
+	switch informational := status < 200 && status != http.StatusSwitchingProtocols; {
+	case r.status != 0, informational && !r.spilled:
+		return
+	case r.spilled: // for its connection, before the header was written
+		if !informational {
+			r.status, r.sent = status, r.header.Clone()
+		}
+		if r.w != nil {
+			r.head(r.w, status, r.header)
+		}
+		return
+	}
+	r.status, r.sent = status, r.header.Clone()
+	if n, err := strconv.ParseInt(r.sent.Get("Content-Length"), 10, 64); err == nil && n >= 0 {
+		r.declared = n
+	}
+	if r.conditional && status == http.StatusNotModified {
+		return
+	}
+	t, why := r.x.h.judge(r.x.q, status, r.sent, time.Now())
+	switch {
+	case slices.Contains(failures, status):
+		r.spill(outcome{kind: failed, why: "status"})
+	case why != "":
+		r.spill(outcome{kind: private, why: why, vary: t.vary})
+	case r.declared > r.x.h.o.MaxBody:
+		r.spill(outcome{kind: private, why: "too-large", vary: t.vary})
+	}
+}
+
+// Write implements http.ResponseWriter.
+func (r *recorder) Write(p []byte) (int, error) {
+	if r.status == 0 {
+		r.WriteHeader(http.StatusOK)
+	}
+	switch {
+	case r.spilled && r.w == nil:
+		return 0, r.err
+	case r.spilled:
+		return r.w.Write(p)
+	case !bodyAllowed(r.status):
+		return 0, http.ErrBodyNotAllowed
+	case r.declared >= 0 && int64(len(r.body)+len(p)) > r.declared:
+		r.faulty = true
+		return 0, http.ErrContentLength
+	case int64(len(r.body)+len(p)) > r.x.h.o.MaxBody:
+		r.spill(outcome{kind: private, why: "too-large"})
+		return r.Write(p)
+	}
+	r.body = append(r.body, p...)
+	return len(p), nil
+}
+
+// finish is WriteHeader for a handler that has returned without.
+func (r *recorder) finish() {
+	if r.status == 0 && !r.hijacked {
+		r.WriteHeader(http.StatusOK)
+	}
+}
+
+// spill says that the response is for its own client alone, and waits for that.
+func (r *recorder) spill(out outcome) {
+	r.spilled = true
+	if out.status = r.status; out.vary == nil {
+		out.vary, _ = varyNames(r.sent)
+	}
+	r.x.decide(out)
+	select {
+	case r.w = <-r.x.attach:
+		if r.status != 0 {
+			r.replay(r.w)
+		}
+	case <-r.x.ctx.Done():
+		r.err = context.Cause(r.x.ctx)
+	}
+	r.body = nil
+}
+
+// replay writes what is recorded.
+func (r *recorder) replay(w http.ResponseWriter) {
+	r.head(w, r.status, r.sent)
+	if len(r.body) > 0 {
+		_, _ = w.Write(r.body)
+	}
+}
+
+// head writes a header, perhaps after one of a 1xx, whose fields are not those of
+// the response.
+func (r *recorder) head(w http.ResponseWriter, status int, header http.Header) {
+	to := w.Header()
+	if r.above == nil {
+		r.above = to.Clone()
+	}
+	clear(to)
+	maps.Copy(to, r.above)
+	copyHeader(to, header.Clone())
+	w.WriteHeader(status)
+}
+
+// listed are the fields to which a handler adds, where handlers above it have set
+// them. All others it sets.
+var listed = []string{"Vary", "Set-Cookie", "Link", "Server-Timing"}
+
+// copyHeader sets the fields of a response, among those that are there already from
+// handlers above the cache. What this cache says of it comes behind what caches say
+// that are nearer to the origin.
+func copyHeader(to, from http.Header) {
+	status := slices.Concat(from["Cache-Status"], to["Cache-Status"])
+	for name, values := range from {
+		if slices.Contains(listed, name) {
+			values = slices.Concat(to[name], values)
+		}
+		to[name] = values
+	}
+	if len(status) > 0 {
+		to["Cache-Status"] = status
+	}
+}
+
+// connection returns a controller of the client's connection, which the response
+// is spilled to.
+func (r *recorder) connection() (*http.ResponseController, error) {
+	if !r.spilled {
+		r.spill(outcome{kind: private, why: "streamed"})
+	}
+	if r.w == nil {
+		return nil, r.err
+	}
+	return http.NewResponseController(r.w), nil
+}
+
+// Flush implements http.Flusher.
+func (r *recorder) Flush() { _ = r.FlushError() }
+
+// FlushError is Flush for http.ResponseController.
+func (r *recorder) FlushError() error {
+	r.finish()
+	c, err := r.connection()
+	if err != nil {
+		return err
+	}
+	return c.Flush()
+}
+
+// Hijack implements http.Hijacker.
+func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, err := r.connection()
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, rw, err := c.Hijack()
+	r.hijacked = err == nil
+	return conn, rw, err
+}
+
+// SetReadDeadline is for http.ResponseController.
+func (r *recorder) SetReadDeadline(t time.Time) error {
+	c, err := r.connection()
+	if err != nil {
+		return err
+	}
+	return c.SetReadDeadline(t)
+}
+
+// SetWriteDeadline is for http.ResponseController.
+func (r *recorder) SetWriteDeadline(t time.Time) error {
+	c, err := r.connection()
+	if err != nil {
+		return err
+	}
+	return c.SetWriteDeadline(t)
+}
+
+// EnableFullDuplex is for http.ResponseController.
+func (r *recorder) EnableFullDuplex() error {
+	c, err := r.connection()
+	if err != nil {
+		return err
+	}
+	return c.EnableFullDuplex()
+}
