@@ -1,0 +1,194 @@
+package collection
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/cachex-go/cachex"
+	"github.com/cachex-go/cachex/internal/circuit"
+	"github.com/cachex-go/cachex/internal/key"
+	"github.com/cachex-go/cachex/internal/script"
+	"github.com/cachex-go/cachex/loader"
+)
+
+// A home is what the kinds have in common: keys in Redis, and how a collection
+// that is absent is restored. T is what Get returns.
+type home[K comparable, T any] struct {
+	name    string
+	rdb     redis.UniversalClient
+	key     *key.Template[K]
+	ttl     time.Duration
+	lease   time.Duration
+	most    int  // members
+	unique  bool // of a list: it has no repetitions
+	scripts *script.Home
+
+	up func(context.Context, K) (T, error) // nil: there is no source
+	// tidy returns of what Up has returned what the collection has of it, in the order
+	// of Get, and that as arguments of the script that stores it.
+	tidy func(key string, v T) (T, []any, error)
+	// ask adds the command that reads a collection, and open opens its reply. A
+	// read is one plain command. That of a Trending is a script, which a server may not
+	// know, so it has a read of its own.
+	ask  func(ctx context.Context, c redis.Cmdable, key string) redis.Cmder
+	open func(key string, reply redis.Cmder) (T, sight, error)
+	read func(ctx context.Context, key string) (T, sight, error)
+	// first returns what Get returns of a collection that was loaded, a copy: all who
+	// waited for it have one of their own.
+	first  func(T) T
+	beside bool // the key has a hash tag, and is what others begin with
+
+	flights loader.Flights[loaded[T]]
+	slots   *semaphore.Weighted // nil: no limit
+	away    *circuit.Circuits   // whether Redis is worth asking
+	ticks   atomic.Int64        // tells what came before what, which a clock may be too coarse for
+	stats   counters
+}
+
+// commonSpec is what all Specs have in common.
+type commonSpec[K comparable] struct {
+	name                string
+	key                 string
+	keyFunc             func(K) string
+	ttl                 time.Duration
+	upTimeout, leaseTTL time.Duration
+	maxLoads            int
+}
+
+// settle makes h ready, or returns an error that names the field that is wrong.
+func (h *home[K, T]) settle(rdb redis.UniversalClient, s commonSpec[K]) error {
+	template, err := key.FromSpec(s.key, s.keyFunc)
+	if err != nil {
+		return err
+	}
+	h.rdb, h.key, h.ttl, h.lease, h.name = rdb, template, s.ttl, s.leaseTTL, s.name
+	if h.name == "" {
+		h.name = template.Name()
+	}
+	h.flights.Timeout, h.away = s.upTimeout, circuit.For(rdb)
+	if s.maxLoads > 0 {
+		h.slots = semaphore.NewWeighted(int64(s.maxLoads))
+	}
+	h.read = func(ctx context.Context, key string) (T, sight, error) { return h.open(key, h.ask(ctx, h.rdb, key)) }
+	return nil
+}
+
+// get returns the collection of key.
+func (h *home[K, T]) get(ctx context.Context, key K) (T, error) {
+	var zero T
+	k, err := h.enter(ctx, "get", key)
+	if err != nil {
+		return zero, err
+	}
+	return h.found(ctx, k, key, nil, nil)
+}
+
+// found is get for a reader who has seen something of it, or takes part in a batch.
+func (h *home[K, T]) found(ctx context.Context, k string, key K, seen *look[T], with *party) (T, error) {
+	v, err := find(ctx, h, request[K, T, T]{
+		k: k, key: key, seen: seen, with: with,
+		read: func(ctx context.Context) (T, sight, error) { return h.read(ctx, k) },
+		from: func(v T) (T, error) { return h.first(v), nil },
+	})
+	if err != nil {
+		var zero T
+		return zero, h.fail("get", k, err)
+	}
+	return v, nil
+}
+
+// remove takes collections away.
+func (h *home[K, T]) remove(ctx context.Context, keys []K) error {
+	for _, key := range keys {
+		k, err := h.enter(ctx, "delete", key)
+		if err != nil {
+			return err
+		}
+		began := time.Now()
+		err = h.rdb.Unlink(ctx, k).Err()
+		h.note(ctx, k, began, err)
+		h.flights.Forget(k) // who comes from now on begins anew
+		if err != nil {
+			return h.fail("delete", k, cause(ctx, err, false))
+		}
+	}
+	return nil
+}
+
+// close waits for loads.
+func (h *home[K, T]) close(ctx context.Context) error {
+	if ctx == nil {
+		return h.fail("close", "", errNilContext)
+	}
+	if err := h.flights.Close(ctx); err != nil {
+		return h.fail("close", "", err)
+	}
+	return nil
+}
+
+// run runs a script that writes, and returns its integer. once says that it must
+// not be sent twice.
+func (h *home[K, T]) run(ctx context.Context, s *script.Script, once bool, k string, args []any) (int64, error) {
+	reply, err := h.write(ctx, s, once, k, args)
+	n, ok := reply.(int64)
+	switch {
+	case err != nil:
+		return 0, err
+	case !ok:
+		return 0, errReply
+	case n < 0:
+		return 0, ErrForeign
+	}
+	return n, nil
+}
+
+// write runs a script that writes, and returns its reply.
+func (h *home[K, T]) write(ctx context.Context, s *script.Script, once bool, k string, args []any) (any, error) {
+	run := s.Run
+	if once {
+		run = s.RunOnce
+	}
+	began := time.Now()
+	reply, err := run(ctx, h.rdb, k, args...)
+	h.note(ctx, k, began, err)
+	if err != nil {
+		return nil, cause(ctx, err, once)
+	}
+	return reply, nil
+}
+
+// enter begins a call: it returns the key in Redis, or the error of the call.
+func (h *home[K, T]) enter(ctx context.Context, op string, key K) (string, error) {
+	if ctx == nil {
+		return "", h.fail(op, "", errNilContext)
+	}
+	k, err := h.rendered(key)
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return "", h.fail(op, k, err)
+	}
+	return k, nil
+}
+
+// rendered returns the key in Redis.
+func (h *home[K, T]) rendered(of K) (string, error) {
+	var buf [96]byte
+	b, err := h.key.Append(buf[:0], of)
+	if err != nil {
+		return "", err
+	}
+	if h.beside {
+		return key.Beside(string(b))
+	}
+	return string(b), nil
+}
+
+func (h *home[K, T]) fail(op, key string, err error) error {
+	return &cachex.Error{Op: op, Cache: h.name, Key: key, Err: err}
+}

@@ -1,0 +1,140 @@
+package collection
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/cachex-go/cachex/internal/redistest"
+)
+
+func TestMain(m *testing.M) {
+	redistest.Main(m, func() error {
+		return goleak.Find(goleak.IgnoreAnyFunction(redistest.Lingers))
+	})
+}
+
+// patience bounds every wait: to reach it means broken and never slow.
+const patience = 30 * time.Second
+
+// again returns one more client of the server of rdb.
+func again(t testing.TB, rdb *redis.Client) *redis.Client {
+	t.Helper()
+	opts := *rdb.Options()
+	opts.PushNotificationProcessor = nil // which NewClient has set, and each client needs its own
+	second := redis.NewClient(&opts)
+	t.Cleanup(func() { _ = second.Close() })
+	return second
+}
+
+// closedClient returns a client of no server, for tests that must not reach one.
+func closedClient(t testing.TB) *redis.Client {
+	t.Helper()
+	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
+	require.NoError(t, rdb.Close())
+	return rdb
+}
+
+// closing closes a collection when the test ends, which must not take long.
+func closing(t testing.TB, c interface{ Close(context.Context) error }) {
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience) // t.Context has ended
+		defer cancel()
+		require.NoError(t, c.Close(ctx), "a load is left behind")
+	})
+}
+
+// recent returns a Recent that is closed when the test ends. If spec has no Key, it
+// gets one that no other test has; no TTL, a minute; no Len, 3.
+func recent[E any](t testing.TB, rdb redis.UniversalClient, spec RecentSpec[int, E]) *Recent[int, E] {
+	t.Helper()
+	if spec.Key == "" {
+		spec.Key = redistest.Key(t) + ":{id}"
+	}
+	if spec.TTL == 0 {
+		spec.TTL = time.Minute
+	}
+	if spec.Len == 0 {
+		spec.Len = 3
+	}
+	r, err := NewRecent(rdb, spec)
+	require.NoError(t, err)
+	closing(t, r)
+	return r
+}
+
+// name returns the key in Redis of the collection of id.
+func name[T any](t testing.TB, h *home[int, T], id int) string {
+	t.Helper()
+	k, err := h.enter(t.Context(), "test", id)
+	require.NoError(t, err)
+	return k
+}
+
+// has fails unless the collection of id is want.
+func has[T any](t testing.TB, h *home[int, T], id int, want T, msg ...any) {
+	t.Helper()
+	got, err := h.get(t.Context(), id)
+	require.NoError(t, err, msg...)
+	require.Equal(t, fmt.Sprint(want), fmt.Sprint(got), msg...)
+}
+
+// receive returns what comes out of ch, and fails the test if nothing does.
+func receive[T any](t testing.TB, ch <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-ch:
+		return v
+	case <-time.After(patience):
+		require.FailNow(t, "nothing happened", "after %v", patience)
+		panic("unreachable")
+	}
+}
+
+// An answer is what a call returned.
+type answer[T any] struct {
+	v   T
+	err error
+}
+
+// asking calls Get in a goroutine of its own.
+func asking[T any](ctx context.Context, h *home[int, T], id int) <-chan answer[T] {
+	ch := make(chan answer[T], 1)
+	go func() { // ends with Get
+		v, err := h.get(ctx, id)
+		ch <- answer[T]{v, err}
+	}()
+	return ch
+}
+
+// A source is an Up whose loads wait for the test.
+type source[T any] struct{ began chan *load[T] }
+
+// A load is a call of Up.
+type load[T any] struct {
+	ctx context.Context
+	id  int
+	out chan answer[T]
+}
+
+func newSource[T any]() *source[T] { return &source[T]{make(chan *load[T], 100)} }
+
+func (s *source[T]) up(ctx context.Context, id int) (T, error) {
+	l := &load[T]{ctx, id, make(chan answer[T], 1)}
+	s.began <- l
+	a := <-l.out
+	return a.v, a.err
+}
+
+func (l *load[T]) returns(v T, err error) { l.out <- answer[T]{v, err} }
+
+// idle fails if Up was called and nobody has taken note of it.
+func (s *source[T]) idle(t testing.TB) {
+	t.Helper()
+	require.Empty(t, s.began, "Up was called")
+}

@@ -1,0 +1,240 @@
+package collection
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/script"
+)
+
+// loaded is what a flight returns.
+type loaded[T any] struct {
+	v      T
+	here   bool  // v is what this process has loaded
+	began  int64 // the tick when that load began
+	leased bool  // it had the lease
+	stored int64 // the tick when it was sent to be stored; 0: it is not stored
+	whole  bool  // and nothing else had been written: v is what stood there then
+}
+
+// While somebody else loads, a flight asks again and again. Most loads take
+// milliseconds; of one that takes longer nobody minds a fourth of a second.
+const (
+	firstWait = 2 * time.Millisecond
+	lastWait  = 250 * time.Millisecond
+)
+
+// restore gets the lease on a collection and loads it, or waits for whoever has
+// the lease. It is one flight: callers of this process share it. Where Redis does
+// not answer, which the reader may know already, it loads all the same, and stores
+// nothing.
+func (h *home[K, T]) restore(ctx context.Context, k string, key K, s sight, away bool, with *party) (loaded[T], error) {
+	defer with.leave()
+	var unfit []byte
+	if s.token != (entry.Token{}) {
+		unfit = s.token[:]
+	}
+	waits := false
+	for wait := firstWait; ; wait = min(wait*8/5, lastWait) {
+		free, err := h.takeSlot(ctx, with)
+		if err != nil {
+			return loaded[T]{}, err
+		}
+		got, held, err := h.attempt(ctx, k, key, unfit, away, with)
+		free()
+		if !held {
+			return got, err
+		}
+		with.leave() // the others shall not wait with us
+		if !waits {
+			waits = true
+			h.stats.waits.Add(1)
+		}
+		timer := time.NewTimer(wait - rand.N(wait/4+1))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return loaded[T]{}, context.Cause(ctx)
+		}
+	}
+}
+
+// attempt is restore, but that it does not wait: held says that somebody else has the
+// lease.
+func (h *home[K, T]) attempt(ctx context.Context, k string, key K, unfit []byte, away bool, with *party) (got loaded[T], held bool, err error) {
+	if away || h.refusal(k) != nil {
+		got, err = h.alone(ctx, k, key)
+		return got, false, err
+	}
+	token := entry.NewToken()
+	granted, err := h.acquire(ctx, k, token, unfit, with)
+	switch {
+	case ctx.Err() != nil:
+		if granted == "G" || script.Unknown(err) {
+			h.release(ctx, k, token)
+		}
+		return got, false, context.Cause(ctx)
+	case err != nil:
+		if script.Unknown(err) { // or the fleet would wait for a lease that nobody has
+			h.spawn(func() { h.release(ctx, k, token) }) // which may take as long again
+		}
+		got, err = h.alone(ctx, k, key)
+		return got, false, err
+	case granted == "V":
+		return got, false, nil
+	case granted == "G":
+		got, err = h.load(ctx, k, key, token, with)
+		return got, false, err
+	}
+	return got, true, nil
+}
+
+// takeSlot waits for one of MaxLoads, and returns what gives it back. A load that a
+// load of ours has asked for goes without: the one that waits for it has a slot, and
+// might have the last.
+func (h *home[K, T]) takeSlot(ctx context.Context, with *party) (free func(), err error) {
+	if h.slots == nil || ctx.Value(inside{h}) != nil {
+		return func() {}, nil
+	}
+	if !h.slots.TryAcquire(1) {
+		with.leave() // the others shall not wait with us
+		if h.slots.Acquire(ctx, 1) != nil {
+			return nil, context.Cause(ctx)
+		}
+	}
+	return func() { h.slots.Release(1) }, nil
+}
+
+// inside marks the ctx of a load of a home.
+type inside struct{ home any }
+
+// acquire asks for the lease. For how long somebody else has it, the script says
+// too, but a flight asks often enough to find out that the holder has died.
+func (h *home[K, T]) acquire(ctx context.Context, k string, token entry.Token, unfit []byte, with *party) (granted string, err error) {
+	call := &script.Call{Script: h.scripts.Acquire, Key: k, Args: []any{token[:], h.lease.Milliseconds(), unfit}, Once: true}
+	h.send(ctx, call, with, false, longestWait)
+	if call.Err != nil {
+		return "", call.Err
+	}
+	parts, _ := call.Reply.([]any)
+	if len(parts) != 2 {
+		return "", errReply
+	}
+	granted, _ = parts[0].(string)
+	return granted, nil
+}
+
+// alone loads without a lease.
+func (h *home[K, T]) alone(ctx context.Context, k string, key K) (loaded[T], error) {
+	got := loaded[T]{here: true, began: h.ticks.Add(1)}
+	var err error
+	got.v, _, err = h.call(ctx, k, key)
+	return got, err
+}
+
+// load calls Up under the lease and stores what it returns.
+func (h *home[K, T]) load(ctx context.Context, k string, key K, token entry.Token, with *party) (got loaded[T], err error) {
+	beat, stop := context.WithCancel(ctx)
+	still := make(chan struct{})
+	go func() { // ends with stop, which load waits for, or with the flight
+		defer close(still)
+		h.heartbeat(beat, k, token)
+	}()
+	defer func() { // and not after Up, which may not return
+		stop()
+		<-still
+		if got.stored == 0 {
+			h.release(ctx, k, token)
+		}
+	}()
+	with.load()
+	began, tick := time.Now(), h.ticks.Add(1)
+	v, args, err := h.call(ctx, k, key)
+	if err != nil {
+		return loaded[T]{}, err
+	}
+	took := time.Since(began)
+	got = loaded[T]{v: v, here: true, began: tick, leased: true}
+	with.loaded()
+	if ctx.Err() == nil {
+		sent := h.ticks.Add(1)
+		if stored, whole := h.store(ctx, k, token, args, took, with); stored {
+			got.stored, got.whole = sent, whole
+		}
+	}
+	return got, nil
+}
+
+// call calls Up, and makes of what that returns what is stored.
+func (h *home[K, T]) call(ctx context.Context, k string, key K) (T, []any, error) {
+	began, failed := time.Now(), true
+	defer func() { // also after a panic
+		h.stats.loads.Add(1)
+		h.stats.loadTime.Add(int64(time.Since(began)))
+		if failed {
+			h.stats.loadFailures.Add(1)
+		}
+	}()
+	v, err := h.up(context.WithValue(ctx, inside{h}, true), key)
+	if failed = err != nil; failed {
+		var zero T
+		return zero, nil, err
+	}
+	return h.tidy(k, v)
+}
+
+// heartbeat renews a lease until ctx ends or the lease is lost.
+func (h *home[K, T]) heartbeat(ctx context.Context, k string, token entry.Token) {
+	tick := time.NewTicker(h.lease / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if held, err := h.write(ctx, h.scripts.Extend, false, k, []any{token[:], h.lease.Milliseconds()}); err == nil && held == int64(0) {
+			return
+		}
+	}
+}
+
+// release gives a lease back, so that the next reader need not wait for its end.
+func (h *home[K, T]) release(ctx context.Context, k string, token entry.Token) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.lease)
+	defer cancel()
+	_, _ = h.write(ctx, h.scripts.Release, false, k, []any{token[:]}) // else it runs out
+}
+
+// page is how many arguments go out in one script, an even number: a longer one
+// would keep other clients of the server waiting.
+const page = 1000
+
+// store puts what was loaded in place. It reports whether the lease held, and whether
+// nothing else had been written.
+func (h *home[K, T]) store(ctx context.Context, k string, token entry.Token, args []any, took time.Duration, with *party) (stored, whole bool) {
+	if len(args) > page {
+		with.leave() // it takes several round trips
+	}
+	for {
+		part := args[:min(len(args), page)]
+		args = args[len(part):]
+		last := len(args) == 0
+		all := append([]any{token[:], last, h.lease.Milliseconds(), millis(h.ttl), h.most, h.unique}, part...)
+		call := &script.Call{Script: h.scripts.Store, Key: k, Args: all, Once: true}
+		h.send(ctx, call, with, true, min(max(took, shortestWait), longestWait))
+		switch {
+		case call.Err != nil:
+			h.stats.redisFailures.Add(1)
+			return false, false
+		case call.Reply == int64(0):
+			h.stats.fenced.Add(1)
+			return false, false
+		case last:
+			return true, call.Reply == int64(3)
+		}
+	}
+}
