@@ -1,0 +1,74 @@
+package conformance
+
+import (
+	"testing"
+	"time"
+)
+
+// faultsOfTheLine are those of a network, and of what stands in it.
+var faultsOfTheLine = []fault{{
+	name: "a round trip of 40 ms", sees: "the same, later", stored: "everything",
+	shows: spoilt,
+	hurt: func(t *testing.T, p *patient) {
+		p.proxy.Delay(20 * time.Millisecond)
+		p.suffers(t, 100)
+		p.proxy.Delay(0)
+	},
+}, {
+	name: "a line of 20 kB a second", sees: "the same, later; or as `SIGSTOP`", stored: "everything that arrives",
+	shows: spoilt,
+	hurt: func(t *testing.T, p *patient) {
+		p.proxy.Throttle(20_000)
+		p.suffers(t, 100)
+		p.proxy.Throttle(0)
+	},
+}, {
+	name: "connections that are reset, again and again", sees: worst, stored: "what was carried out before the cut",
+	shows: spoilt,
+	hurt:  func(t *testing.T, p *patient) { p.again(t, p.proxy.Cut) },
+}, {
+	name: "replies that are lost, with their connections", sees: "reads load at worst. Writes are sent again, counts are not: `ErrOutcomeUnknown`", stored: "once, what was carried out",
+	shows: spoilt,
+	hurt: func(t *testing.T, p *patient) {
+		p.again(t, func() { p.proxy.LoseReplies(3) })
+		p.suffers(t, 20)
+		p.proxy.LoseReplies(0)
+	},
+}, {
+	name: "garbage in place of replies", sees: worst, stored: "once, what was carried out",
+	shows: all(spoilt, seen("redis: can't parse", "redis: unexpected", "invalid reply")),
+	hurt: func(t *testing.T, p *patient) {
+		p.again(t, func() { p.proxy.Garble(3) })
+		p.suffers(t, 20)
+		p.proxy.Garble(0)
+	},
+}, {
+	name: "half-open connections", sees: "as `SIGSTOP`, once for each connection", stored: "what came through",
+	shows: all(spoilt, silence),
+	hurt: func(t *testing.T, p *patient) {
+		// Close tries once, and might be the one to meet the last of them.
+		p.crowd.settle = p.proxy.Cut
+		for range 3 {
+			p.does(t, 50)
+			p.proxy.HalfOpen()
+		}
+		p.suffers(t, 0)
+	},
+}, {
+	name: "a black hole, and what it held arrives late", sees: stopped, stored: stopped,
+	shows: all(spoilt, silence),
+	hurt: func(t *testing.T, p *patient) {
+		p.proxy.Hold()
+		p.does(t, 150)
+		p.proxy.Resume()
+	},
+}, {
+	name: "nobody listens", sees: loads + ", at once", stored: nothing,
+	shows: seen("connection refused"),
+	hurt: func(t *testing.T, p *patient) {
+		p.proxy.Refuse()
+		p.proxy.Cut()
+		p.suffers(t, 150)
+		p.proxy.Accept()
+	},
+}}

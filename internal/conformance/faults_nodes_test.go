@@ -1,0 +1,130 @@
+package conformance
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/redistest"
+)
+
+// faultsOfNodes are those of one of several servers.
+var faultsOfNodes = []fault{{
+	name: "Sentinel: the master is killed", where: "sentinel", sees: loads + ", until the replica has its place", stored: "what the replica had; see below",
+	shows: all(struck, gone),
+	hurt:  func(t *testing.T, p *patient) { p.fails(t, (*redistest.Server).Kill) },
+}, {
+	name: "Sentinel: the master is stopped, and goes on when it is none any more", where: "sentinel", sees: loads + ", until the replica has its place", stored: "what the replica had; see below",
+	shows: all(struck, silence),
+	hurt: func(t *testing.T, p *patient) {
+		old := p.fails(t, (*redistest.Server).Stop)
+		old.Cont()
+	},
+}, {
+	name: "Cluster: a master is killed", where: "cluster", sees: "keys of the others are not affected. Those of its slots: " + loads, stored: "what the replica had; see below",
+	shows: all(struck, gone),
+	hurt:  func(t *testing.T, p *patient) { p.fails(t, (*redistest.Server).Kill) },
+}, {
+	name: "Cluster: a master without a replica is killed and restarts (`CLUSTERDOWN`)", where: "headless", sees: loads, stored: nothing,
+	shows: all(gone, seen("CLUSTERDOWN ")),
+	hurt: func(t *testing.T, p *patient) {
+		master := p.cluster.Owner(p.caches[0].Key(0))
+		master.Kill()
+		p.suffers(t, 150)
+		master.Restart()
+		for _, node := range p.cluster.Nodes() {
+			rdb := node.Client(nil)
+			eventually(t, "the cluster stays down", func() bool {
+				info, err := rdb.ClusterInfo(t.Context()).Result()
+				return err == nil && strings.Contains(info, "cluster_state:ok")
+			})
+		}
+	},
+}, {
+	name: "Cluster: slots move, and back", where: "moving", sees: "nothing: `ASK` and `MOVED` are followed. Counts of `Down` and `AddOnce` may return `TRYAGAIN`, and have not counted", stored: "everything, leases and counts too",
+	shows: all(seen("MOVED "), seen("ASK ")),
+	hurt: func(t *testing.T, p *patient) {
+		c := p.cluster
+		for range 2 {
+			for _, key := range []string{p.caches[0].Key(0), p.caches[0].Key(1), p.counters[0].Key(0), p.counters[0].Key(2)} {
+				c.Move(c.Slot(key), c.OtherThan(c.Owner(key)), func() { p.does(t, 1) })
+				p.does(t, 10)
+			}
+		}
+	},
+}, {
+	name: "twemproxy: a server behind it is killed and restarts", where: "twemproxy", sees: "reads load; `ERR Connection refused`, or `ErrOutcomeUnknown` of counts", stored: nothing,
+	shows: seen("Connection refused"), hurt: killed,
+}, {
+	name: "twemproxy: a server behind it is stopped", where: "twemproxy", sees: "reads load after `timeout` of the proxy; `ErrOutcomeUnknown` of counts", stored: stopped,
+	shows: seen("Connection timed out"), hurt: halted,
+}}
+
+// fails has the master fail once its replica has all that was acknowledged, and returns
+// it when another one has its place. What the replica has not would be lost, and no
+// cache can help that.
+func (p *patient) fails(t *testing.T, how func(*redistest.Server)) *redistest.Server {
+	t.Helper()
+	master := p.master(t)
+	rdb := master.Client(nil)
+	p.quietly(t, func() {
+		// On one connection, since WAIT is about what that has written.
+		conn := rdb.Conn()
+		defer func() { _ = conn.Close() }()
+		// In a Cluster the key may be another node's, but the stream is one.
+		_ = conn.Set(t.Context(), "last", "1", 0).Err()
+		n, err := conn.Do(t.Context(), "wait", 1, patience.Milliseconds()).Int()
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+		how(master)
+	})
+	eventually(t, "no replica takes over", func() bool { return p.master(t) != master })
+	p.struck++
+	p.does(t, 100)
+	return master
+}
+
+// master is who has the first key.
+func (p *patient) master(t *testing.T) *redistest.Server {
+	t.Helper()
+	if p.sentinel != nil {
+		return p.sentinel.Master()
+	}
+	return p.cluster.Owner(p.caches[0].Key(0))
+}
+
+func behindSentinel(t *testing.T) *patient {
+	p := &patient{sentinel: redistest.StartSentinel(t)}
+	o := &redis.Options{}
+	options(o)
+	client := func() *redis.Client {
+		rdb := p.sentinel.Client(&redis.FailoverOptions{
+			ContextTimeoutEnabled: true, MaxRetries: o.MaxRetries, DialerRetries: o.DialerRetries,
+			DialTimeout: o.DialTimeout, ReadTimeout: o.ReadTimeout, WriteTimeout: o.WriteTimeout, PoolTimeout: o.PoolTimeout,
+		})
+		rdb.AddHook(&p.witness)
+		return rdb
+	}
+	p.crowd = newCrowd(t, true, client(), client())
+	return p
+}
+
+// onCluster returns the patient that a Cluster is.
+func onCluster(t *testing.T, masters int, with ...redistest.ClusterOption) *patient {
+	t.Helper()
+	p := &patient{cluster: redistest.StartCluster(t, masters, with...)}
+	o := &redis.Options{}
+	options(o)
+	client := func() *redis.ClusterClient {
+		rdb := p.cluster.Client(&redis.ClusterOptions{
+			ContextTimeoutEnabled: true, MaxRetries: o.MaxRetries, DialerRetries: o.DialerRetries,
+			DialTimeout: o.DialTimeout, ReadTimeout: o.ReadTimeout, WriteTimeout: o.WriteTimeout, PoolTimeout: o.PoolTimeout,
+		})
+		rdb.OnNewNode(func(node *redis.Client) { node.AddHook(&p.witness) })
+		return rdb
+	}
+	p.crowd = newCrowd(t, true, client(), client())
+	return p
+}

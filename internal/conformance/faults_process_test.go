@@ -1,0 +1,100 @@
+package conformance
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+)
+
+// faultsOfTheProcess are those of a server that dies, or hangs.
+var faultsOfTheProcess = []fault{{
+	name: "`kill -9`, restarted with its append-only file", sees: loads, stored: nothing,
+	shows: gone, hurt: killed,
+}, {
+	name: "`kill -9`, restarted empty", sees: loads, stored: nothing, where: "volatile", loses: true,
+	shows: gone, hurt: killed,
+}, {
+	name: "`SIGSTOP`, `SIGCONT`", sees: "reads load after the timeout of the client; three of these, and the breaker spares the others", stored: "what was sent may be carried out late: a load that has lost its lease is not",
+	shows: silence, hurt: halted,
+}, {
+	name: "`CLIENT KILL`, again and again", sees: worst, stored: "what was carried out before the cut",
+	shows: struck,
+	hurt: func(t *testing.T, p *patient) {
+		p.again(t, func() {
+			n, err := p.do(t, "client", "kill", "type", "normal", "skipme", "yes").Int64()
+			require.NoError(t, err)
+			p.struck += n
+		})
+	},
+}, {
+	name: "`CLIENT PAUSE`, all commands", sees: stopped, stored: stopped,
+	shows: silence,
+	hurt: func(t *testing.T, p *patient) {
+		p.do(t, "client", "pause", "1000", "all")
+		p.do(t, "ping") // which waits, too
+	},
+}, {
+	name: "`CLIENT PAUSE`, writes", sees: "hits are served; a miss loads after the timeout of the client", stored: stopped,
+	shows: silence,
+	hurt: func(t *testing.T, p *patient) {
+		p.do(t, "client", "pause", "60000", "write")
+		p.suffers(t, 150)
+		p.do(t, "client", "unpause")
+	},
+}, {
+	name: "`LOADING`", sees: loads, stored: nothing, where: "loading",
+	shows: seen("LOADING "),
+	hurt: func(t *testing.T, p *patient) {
+		_, err := p.admin.Pipelined(t.Context(), func(pipe redis.Pipeliner) error {
+			for i := range 2000 { // milliseconds: the pool of go-redis may not dial for one second
+				pipe.Set(t.Context(), fmt.Sprint("filler", i), i, 0)
+			}
+			return nil
+		})
+		require.NoError(t, err)
+		// From a snapshot: of an append-only file Redis answers nobody for 1024 commands.
+		p.quietly(t, func() {
+			p.do(t, "save")
+			p.server.Kill()
+		})
+		p.server.Restart() // which returns when all is loaded
+	},
+}, {
+	name: "`BUSY`: a script of somebody else that hangs", sees: loads, stored: nothing,
+	shows: seen("BUSY "),
+	hurt: func(t *testing.T, p *patient) {
+		p.do(t, "config", "set", "busy-reply-threshold", "1")
+		done := make(chan struct{})
+		other := redis.NewClient(&redis.Options{Addr: p.server.Addr(), ReadTimeout: patience})
+		defer func() { _ = other.Close() }()
+		go func() {
+			defer close(done)
+			_ = other.Eval(t.Context(), "while true do end", nil).Err()
+		}()
+		p.suffers(t, 150)
+		p.do(t, "script", "kill")
+		<-done
+	},
+}, {
+	name: "the clock of the server goes forward, an hour", where: "clock", sees: "all that has a `TTL` is gone: reads load", stored: "what is loaded afterwards; a load that was under way is not. Counts that are still to be persisted have no `TTL`",
+	shows: struck,
+	hurt:  func(t *testing.T, p *patient) { p.clock.step(t, p, hour) },
+}, {
+	name: "the clock of the server goes back, an hour", where: "clock", sees: "nothing", stored: "everything. What was stored before lives an hour longer, unless it is deleted or replaced",
+	shows: struck,
+	hurt:  func(t *testing.T, p *patient) { p.clock.step(t, p, -hour) },
+}}
+
+func killed(t *testing.T, p *patient) {
+	p.server.Kill()
+	p.suffers(t, 150)
+	p.server.Restart()
+}
+
+func halted(t *testing.T, p *patient) {
+	p.server.Stop()
+	p.suffers(t, 150)
+	p.server.Cont()
+}

@@ -1,0 +1,165 @@
+package conformance
+
+import (
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/redistest"
+	"github.com/cachex-go/cachex/twemproxy"
+)
+
+// A fault is what becomes of Redis while a crowd uses it. hurt returns when all is
+// well again, as far as Redis is concerned.
+type fault struct {
+	name, sees, stored string // for the table in docs/reliability.md
+	where              string // "" for one server that keeps what it is told, by its append-only file
+	loses              bool   // it loses what Redis holds, so nobody counts
+	hurt               func(t *testing.T, p *patient)
+
+	// shows is what proves that the fault does something. A fault that does not would
+	// be survived by anybody.
+	shows sign
+}
+
+const (
+	loads   = "reads load, at most `MaxLoads` at once in each process. Writes and counts return the error"
+	hits    = "hits are served, what is missing is loaded; writes and counts return the error"
+	worst   = "reads load at worst. Writes may return the error, counts `ErrOutcomeUnknown`"
+	nothing = "nothing, until Redis is back"
+	stopped = "as `SIGSTOP`"
+)
+
+// faults are all of them, in the order of the table.
+var faults = func() []fault {
+	var all []fault
+	for _, some := range [][]fault{faultsOfTheProcess, faultsOfTheReplies, faultsOfTheData, faultsOfTheLine, faultsOfNodes} {
+		all = append(all, some...)
+	}
+	return all
+}()
+
+// A patient is the server that is hurt, and who uses it.
+type patient struct {
+	*crowd
+	witness
+	server *redistest.Server
+	proxy  *redistest.Proxy // between it and the crowd
+	admin  *redis.Client    // which has a connection of its own, past the proxy
+	clock  *clock           // of a server that has one of its own
+
+	sentinel *redistest.Sentinel // in place of server, proxy and admin
+	cluster  *redistest.Cluster  // likewise
+
+	felt   func() bool // the sign of the fault that is inflicted
+	struck int64       // what who inflicts them has seen them strike
+}
+
+// inflict hurts the patient, and requires that it felt it.
+func (p *patient) inflict(t *testing.T, f fault) {
+	t.Helper()
+	p.felt = f.shows(t, p)
+	f.hurt(t, p)
+	p.feels(t)
+}
+
+// suffers returns when the crowd has done so many more things and has felt the fault.
+func (p *patient) suffers(t *testing.T, n int64) {
+	t.Helper()
+	p.does(t, n)
+	p.feels(t)
+}
+
+func (p *patient) feels(t *testing.T) {
+	t.Helper()
+	eventually(t, "the fault does nothing", p.felt)
+}
+
+// do asks the server for something that must succeed.
+func (p *patient) do(t *testing.T, args ...any) *redis.Cmd {
+	t.Helper()
+	cmd := p.admin.Do(t.Context(), args...)
+	require.NoError(t, cmd.Err(), "%v", args)
+	return cmd
+}
+
+// again calls f ten times, while the crowd goes on.
+func (p *patient) again(t *testing.T, f func()) {
+	t.Helper()
+	for range 10 {
+		p.does(t, 20)
+		f()
+	}
+}
+
+// options are those that docs/client.md recommends, with a shorter timeout.
+func options(o *redis.Options) {
+	o.ContextTimeoutEnabled, o.MaxRetries, o.DialerRetries = true, 1, 1
+	o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = 500*time.Millisecond, 300*time.Millisecond, 300*time.Millisecond, 300*time.Millisecond
+}
+
+// admit starts what the fault needs, with a crowd.
+func admit(t *testing.T, f fault) *patient {
+	switch f.where {
+	case "sentinel":
+		return behindSentinel(t)
+	case "cluster":
+		return onCluster(t, 3, redistest.WithReplicas(time.Second))
+	case "headless":
+		return onCluster(t, 2, redistest.WithArgs("--cluster-node-timeout", "1000", "--appendonly", "yes"))
+	case "moving":
+		return onCluster(t, 2)
+	}
+	p := new(patient)
+	keeps := "yes"
+	if f.where == "volatile" || f.where == "loading" {
+		keeps = "no"
+	}
+	// The admin has a user of its own, for the rights of the others may be taken away.
+	args := []string{"--appendonly", keeps, "--user", "admin", "on", "nopass", "~*", "&*", "+@all"}
+	if f.where == "loading" {
+		args = append(args, "--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
+	}
+	if f.where == "clock" {
+		p.clock = newClock(t)
+		p.server = redistest.StartWith(t, p.clock.env(), args...)
+	} else {
+		p.server = redistest.Start(t, args...)
+	}
+	p.proxy = redistest.NewProxy(t, p.server.Addr())
+	p.admin = p.server.Client(func(o *redis.Options) {
+		o.PoolSize, o.ReadTimeout, o.Username, o.Password = 1, patience, "admin", "any"
+	})
+	through := func(o *redis.Options) { options(o); o.Addr = p.proxy.Addr() }
+	a, b := p.server.Client(through), p.server.Client(through)
+	if f.where == "twemproxy" {
+		proxy := redistest.StartTwemproxy(t, 100*time.Millisecond, p.server.Addr(), redistest.Start(t).Addr()).Options().Addr
+		o := &redis.Options{Addr: proxy}
+		options(o)
+		o.ReadTimeout = time.Second
+		a, b = closed(t, twemproxy.NewClient(o)), closed(t, twemproxy.NewClient(o))
+	}
+	a.AddHook(&p.witness)
+	b.AddHook(&p.witness)
+	p.crowd = newCrowd(t, !f.loses, a, b)
+	return p
+}
+
+func TestAFaultOfRedisIsSurvived(t *testing.T) {
+	t.Parallel()
+	for _, f := range faults {
+		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
+			p := admit(t, f)
+			p.start()
+			p.does(t, 100)
+			p.inflict(t, f)
+			took := p.recovered(t)
+			p.does(t, 100)
+			p.end(t)
+			t.Logf("every key is served from Redis again %v after the end of the fault", took.Round(time.Millisecond))
+		})
+	}
+}
