@@ -8,25 +8,23 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/cachex-go/cachex"
 )
 
 // heavyTask counts the open jobs, which takes a second, and shows the number to
 // whoever asks.
-func heavyTask(ctx context.Context, servers []redis.UniversalClient) error {
+func heavyTask(ctx context.Context, s site) error {
 	title("1. A heavy task is run once, and its result is kept for two seconds")
 
 	var runs atomic.Int64
-	openJobs := cachex.Must(cachex.New(servers[0], cachex.Spec[struct{}, int]{
+	openJobs := cachex.Must(cachex.New(s.servers[0], cachex.Spec[struct{}, int64]{
 		Key:    "jobboard:open-jobs",
 		TTL:    2 * time.Second,
 		Jitter: cachex.NoJitter,
-		Up: func(ctx context.Context, _ struct{}) (int, error) {
+		Up: func(ctx context.Context, _ struct{}) (int64, error) {
 			runs.Add(1)
-			time.Sleep(time.Second) // ten tables are counted
-			return 10, nil
+			time.Sleep(time.Second) // there are ten more tables to count
+			return s.db.OpenJobs(ctx)
 		},
 	}))
 	defer openJobs.Close(ctx)
@@ -38,7 +36,7 @@ func heavyTask(ctx context.Context, servers []redis.UniversalClient) error {
 		began := time.Now()
 		n, err := openJobs.Get(ctx, struct{}{})
 		say(time.Since(began), "%d open jobs: %s", n, comment)
-		return cmp.Or(err, expect("open jobs", n, 10))
+		return cmp.Or(err, expect("open jobs", n, allJobs))
 	}
 	err := cmp.Or(
 		ask("the task ran"),
@@ -53,28 +51,21 @@ func heavyTask(ctx context.Context, servers []redis.UniversalClient) error {
 	return cmp.Or(err, expect("runs of the task", runs.Load(), 2))
 }
 
-// A Job is what the board shows.
-type Job struct {
-	ID    int64
-	Title string
-	Open  bool
-}
-
 // hundredVisitors has a hundred callers on four servers ask for the same job at
 // the same moment.
-func hundredVisitors(ctx context.Context, servers []redis.UniversalClient) error {
+func hundredVisitors(ctx context.Context, s site) error {
 	title("2. A hundred visitors on four servers open the same job at once")
 
 	var loads atomic.Int64
 	var jobs []*cachex.Cache[int64, Job]
-	for _, rdb := range servers {
+	for _, rdb := range s.servers {
 		c := cachex.Must(cachex.New(rdb, cachex.Spec[int64, Job]{
 			Key: "jobboard:jobs:{job_id}",
 			TTL: time.Minute,
 			Up: func(ctx context.Context, id int64) (Job, error) {
 				loads.Add(1)
 				time.Sleep(300 * time.Millisecond) // a slow query
-				return Job{ID: id, Title: "Gopher", Open: true}, nil
+				return s.db.Job(ctx, id)
 			},
 		}))
 		defer c.Close(ctx)
@@ -91,7 +82,7 @@ func hundredVisitors(ctx context.Context, servers []redis.UniversalClient) error
 		for i := range n {
 			wg.Go(func() {
 				job, err := jobs[i%len(jobs)].Get(ctx, 7)
-				if err != nil || job.Title != "Gopher" {
+				if err != nil || job.Title != "Gopher 7" {
 					wrong.Add(1)
 				}
 				for took := int64(time.Since(began)); ; {
@@ -114,28 +105,26 @@ func hundredVisitors(ctx context.Context, servers []redis.UniversalClient) error
 }
 
 // deletionWins closes a job while another server is loading it.
-func deletionWins(ctx context.Context, servers []redis.UniversalClient) error {
+func deletionWins(ctx context.Context, s site) error {
 	title("3. A job is closed while a server is loading it")
 
-	var open atomic.Bool // the job's row in the database
-	open.Store(true)
 	read, closed := make(chan struct{}), make(chan struct{})
 	var first atomic.Bool
 	spec := cachex.Spec[int64, Job]{
 		Key: "jobboard:status:{job_id}",
 		TTL: time.Minute,
 		Up: func(ctx context.Context, id int64) (Job, error) {
-			job := Job{ID: id, Title: "Gopher", Open: open.Load()}
+			job, err := s.db.Job(ctx, id)
 			if first.CompareAndSwap(false, true) {
 				close(read)
 				<-closed // the row is read, but the answer is slow to come
 			}
-			return job, nil
+			return job, err
 		},
 	}
-	slow := cachex.Must(cachex.New(servers[0], spec))
+	slow := cachex.Must(cachex.New(s.servers[0], spec))
 	defer slow.Close(ctx)
-	other := cachex.Must(cachex.New(servers[1], spec))
+	other := cachex.Must(cachex.New(s.servers[1], spec))
 	defer other.Close(ctx)
 	if err := other.Delete(ctx, 7); err != nil {
 		return err
@@ -148,8 +137,7 @@ func deletionWins(ctx context.Context, servers []redis.UniversalClient) error {
 	wg.Go(func() { old, oldErr = slow.Get(ctx, 7) })
 	<-read
 	say(time.Since(began), "server 1 has read the row: the job is open")
-	open.Store(false)
-	if err := other.Delete(ctx, 7); err != nil {
+	if err := cmp.Or(s.db.SetOpen(ctx, 7, false), other.Delete(ctx, 7)); err != nil {
 		return err
 	}
 	say(time.Since(began), "server 2 has closed the job, and deleted it from the cache")

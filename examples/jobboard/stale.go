@@ -39,25 +39,26 @@ func until(what string, ok func() bool) error {
 }
 
 // staleAtOnce shows a number that is out of date while one server counts anew.
-func staleAtOnce(ctx context.Context, servers []redis.UniversalClient) error {
+func staleAtOnce(ctx context.Context, s site) error {
 	title("4. A number is out of date, and nobody waits for the new one")
 
 	var runs atomic.Int64
-	numbers, done, err := boards(ctx, servers, cachex.Spec[string, int64]{
+	numbers, done, err := boards(ctx, s.servers, cachex.Spec[string, int64]{
 		Key:                  "jobboard:numbers:{name}",
 		TTL:                  200 * time.Millisecond,
 		Jitter:               cachex.NoJitter,
 		StaleWhileRevalidate: time.Hour,
 		// The second number stays fresh, so that this story has an end.
 		TTLFor: func(_ string, n int64) time.Duration {
-			if n > 10 {
+			if n == allJobs {
 				return time.Hour
 			}
 			return 0
 		},
-		Up: func(context.Context, string) (int64, error) {
-			time.Sleep(300 * time.Millisecond) // ten tables are counted
-			return 10 * runs.Add(1), nil
+		Up: func(ctx context.Context, _ string) (int64, error) {
+			runs.Add(1)
+			time.Sleep(300 * time.Millisecond) // there are ten more tables to count
+			return s.db.OpenJobs(ctx)
 		},
 	})
 	defer done()
@@ -67,7 +68,7 @@ func staleAtOnce(ctx context.Context, servers []redis.UniversalClient) error {
 	began := time.Now()
 	n, err := numbers[0].Get(ctx, "open")
 	say(time.Since(began), "%d open jobs: counted in 300ms, fresh for 200ms", n)
-	if err := cmp.Or(err, expect("open jobs", n, 10)); err != nil {
+	if err := cmp.Or(err, expect("open jobs", n, allJobs-1), s.db.SetOpen(ctx, 7, true)); err != nil {
 		return err
 	}
 	time.Sleep(250 * time.Millisecond)
@@ -75,42 +76,42 @@ func staleAtOnce(ctx context.Context, servers []redis.UniversalClient) error {
 	began = time.Now()
 	for i := range 100 {
 		n, err := numbers[i%len(numbers)].Get(ctx, "open")
-		if err := cmp.Or(err, expect("open jobs, out of date", n == 10 || n == 20, true)); err != nil {
+		if err := cmp.Or(err, expect("open jobs, out of date", n == allJobs-1 || n == allJobs, true)); err != nil {
 			return err
 		}
 	}
-	say(time.Since(began), "the number is out of date: 100 visitors of four servers saw one all the same")
+	say(time.Since(began), "the job is open again, the number out of date: 100 visitors of four servers saw one all the same")
 	err = until("a new number", func() bool {
 		n, _, _ = numbers[3].Lookup(ctx, "open")
-		return n == 20
+		return n == allJobs
 	})
 	say(time.Since(began), "%d open jobs: counted anew, once, while they did", n)
-	s := remember("a number out of date", numbers...)
+	stats := remember("a number out of date", numbers...)
 	return cmp.Or(err,
 		expect("counts", runs.Load(), 2),
-		expect("visitors who waited", s.Misses, 1),
+		expect("visitors who waited", stats.Misses, 1),
 	)
 }
 
 // databaseAway has the database fail, and come back.
-func databaseAway(ctx context.Context, servers []redis.UniversalClient) error {
+func databaseAway(ctx context.Context, s site) error {
 	title("5. The database is away for a while")
 
 	var away atomic.Bool
 	var tries, fresh atomic.Int64
-	jobs, done, err := boards(ctx, servers, cachex.Spec[int64, Job]{
+	jobs, done, err := boards(ctx, s.servers, cachex.Spec[int64, Job]{
 		Key:          "jobboard:kept:{job_id}",
 		TTL:          100 * time.Millisecond,
 		Jitter:       cachex.NoJitter,
 		StaleIfError: time.Hour,
 		Backoff:      100 * time.Millisecond,
-		Up: func(_ context.Context, id int64) (Job, error) {
+		Up: func(ctx context.Context, id int64) (Job, error) {
 			if away.Load() {
 				tries.Add(1)
 				return Job{}, errors.New("connection refused")
 			}
 			fresh.Add(1)
-			return Job{ID: id, Title: "Gopher", Open: true}, nil
+			return s.db.Job(ctx, id)
 		},
 	})
 	defer done()
@@ -126,7 +127,7 @@ func databaseAway(ctx context.Context, servers []redis.UniversalClient) error {
 	began, reads := time.Now(), 0
 	for time.Since(began) < 600*time.Millisecond {
 		job, err := jobs[reads%len(jobs)].Get(ctx, 7)
-		if err := cmp.Or(err, expect("title", job.Title, "Gopher")); err != nil {
+		if err := cmp.Or(err, expect("title", job.Title, "Gopher 7")); err != nil {
 			return fmt.Errorf("during the outage: %w", err)
 		}
 		reads++
@@ -149,32 +150,28 @@ func databaseAway(ctx context.Context, servers []redis.UniversalClient) error {
 		return fresh.Load() > before
 	})
 	say(time.Since(began), "the database was back, and the next try has found out: %v", how)
-	s := remember("the database is away", jobs...)
+	stats := remember("the database is away", jobs...)
 	return cmp.Or(err,
 		// With pauses of 0.1, 0.2, 0.4 and 0.8 seconds, a fifth more or less.
 		expect("a few tries", probes >= 2 && probes <= 5, true),
-		expect("stale hits are the visitors", s.StaleHits >= int64(reads), true),
-		expect("failures are the tries", s.LoadFailures, tries.Load()),
+		expect("stale hits are the visitors", stats.StaleHits >= int64(reads), true),
+		expect("failures are the tries", stats.LoadFailures, tries.Load()),
 	)
 }
 
 // onePage shows a page of twenty jobs, by one query.
-func onePage(ctx context.Context, servers []redis.UniversalClient) error {
+func onePage(ctx context.Context, s site) error {
 	title("6. A page lists twenty jobs, and asks for all of them together")
 
 	var queries, rows atomic.Int64
-	titles, done, err := boards(ctx, servers, cachex.Spec[int64, string]{
-		Key: "jobboard:titles:{job_id}",
+	jobs, done, err := boards(ctx, s.servers, cachex.Spec[int64, Job]{
+		Key: "jobboard:list:{job_id}",
 		TTL: time.Minute,
-		UpMany: func(_ context.Context, ids []int64) (map[int64]string, error) {
+		UpMany: func(ctx context.Context, ids []int64) (map[int64]Job, error) {
 			queries.Add(1)
 			rows.Add(int64(len(ids)))
-			time.Sleep(100 * time.Millisecond) // SELECT … WHERE id IN (…)
-			found := make(map[int64]string)
-			for _, id := range ids {
-				found[id] = fmt.Sprint("Gopher ", id)
-			}
-			return found, nil
+			time.Sleep(100 * time.Millisecond) // a slow query
+			return s.db.Jobs(ctx, ids)
 		},
 	})
 	defer done()
@@ -187,20 +184,20 @@ func onePage(ctx context.Context, servers []redis.UniversalClient) error {
 			ids = append(ids, id)
 		}
 		began := time.Now()
-		found, err := titles[server].GetMany(ctx, ids)
+		found, err := jobs[server].GetMany(ctx, ids)
 		say(time.Since(began), "jobs %d to %d: %s", from, from+19, comment)
-		return cmp.Or(err, expect("jobs on the page", len(found), 20), expect("title", found[from], fmt.Sprint("Gopher ", from)))
+		return cmp.Or(err, expect("jobs on the page", len(found), 20), expect("title", found[from].Title, fmt.Sprint("Gopher ", from)))
 	}
 	err = cmp.Or(
 		page(0, 1, "one query for 20 rows"),
 		page(1, 1, "from Redis, on another server"),
 		page(2, 11, "one query for the ten that were missing"),
 	)
-	s := remember("a page of twenty", titles...)
+	stats := remember("a page of twenty", jobs...)
 	return cmp.Or(err,
 		expect("queries", queries.Load(), 2),
 		expect("rows", rows.Load(), 30),
-		expect("hits", s.Hits, 30),
-		expect("loads", s.Loads, 2),
+		expect("hits", stats.Hits, 30),
+		expect("loads", stats.Loads, 2),
 	)
 }

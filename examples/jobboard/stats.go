@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/cachex-go/cachex"
 )
 
@@ -39,8 +37,8 @@ func (a *account) add(s cachex.Stats) {
 }
 
 // whatStatsSay shows what has been counted in the chapters before.
-func whatStatsSay(context.Context, []redis.UniversalClient) error {
-	title("7. What Stats say of all that")
+func whatStatsSay(context.Context, site) error {
+	title("13. What Stats say of all that")
 
 	note("%-22s%6s%7s%8s%7s%8s%7s%8s", "", "hits", "stale", "misses", "loads", "failed", "waits", "fenced")
 	show := func(a account) {
@@ -53,7 +51,7 @@ func whatStatsSay(context.Context, []redis.UniversalClient) error {
 	}
 	show(all)
 	return cmp.Or(
-		expect("chapters", len(accounts), 6),
+		expect("chapters", len(accounts), 10),
 		expect("fenced", all.Fenced, 1),
 		expect("calls to Redis that failed", all.RedisFailures, 0),
 		expect("far more reads than loads", all.Hits+all.StaleHits > 10*all.Loads, true),
