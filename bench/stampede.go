@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cachex-go/cachex/bench/report"
+	"github.com/cachex-go/cachex/internal/redistest"
+)
+
+// A crowd is one library before a key that is missing: each of its clients stands for
+// a process.
+type crowd struct {
+	name string
+	make func(t testing.TB, addr string, up func(id int64) User) func(ctx context.Context, id int64) error
+
+	server *redistest.Server
+	get    []func(ctx context.Context, id int64) error
+	loads  atomic.Int64
+
+	waits    []time.Duration // beyond the load, of all callers of all rounds
+	most     int64           // loads in one round
+	commands []int64         // in each round
+}
+
+const (
+	floor = "floor: one process, no Redis"
+
+	clients = 8
+	callers = 50
+	slow    = 100 * time.Millisecond // what a load takes
+)
+
+// stampede measures what happens when so many ask for a value that is missing.
+func stampede(t testing.TB, o options) []report.Section {
+	crowds := []*crowd{
+		{name: ours, make: stampedeOurs},
+		{name: "cachex, polling alone", make: stampedeMute},
+		{name: "redsync and singleflight", make: stampedeRedsync(0)},
+		{name: "redsync, tried every 5 ms", make: stampedeRedsync(5 * time.Millisecond)},
+		{name: "go-redis/cache Once", make: stampedeOnce},
+		{name: "unguarded, by hand", make: stampedeByHand},
+		{name: floor, make: stampedeFloor()},
+	}
+	for _, c := range crowds {
+		c.server = redistest.Start(t)
+		up := func(id int64) User {
+			c.loads.Add(1)
+			time.Sleep(slow)
+			return user(id)
+		}
+		for range clients {
+			c.get = append(c.get, c.make(t, c.server.Addr(), up))
+		}
+	}
+	const warm = 2 // rounds that open connections, and tell what a load costs
+	for round := range int64(warm + o.stampedes) {
+		for _, c := range crowds {
+			if err := c.rush(round, round >= warm); err != nil {
+				t.Fatalf("stampede: %s: %v", c.name, err)
+			}
+		}
+	}
+	return []report.Section{stampedeTable(crowds)}
+}
+
+// rush has all callers ask for id at once.
+func (c *crowd) rush(id int64, counts bool) error {
+	commands := c.server.CommandCount()
+	c.loads.Store(0)
+	errs := make([]error, clients*callers)
+	waits := make([]time.Duration, len(errs))
+	start := make(chan struct{})
+	var ready, done sync.WaitGroup
+	var began time.Time // written before start is closed
+	for i := range errs {
+		ready.Add(1)
+		done.Go(func() {
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			ready.Done()
+			<-start
+			errs[i] = c.get[i%clients](ctx, id)
+			waits[i] = max(0, time.Since(began)-slow)
+		})
+	}
+	ready.Wait()
+	began = time.Now()
+	close(start)
+	done.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	if counts {
+		c.waits = append(c.waits, waits...)
+		c.most = max(c.most, c.loads.Load())
+		c.commands = append(c.commands, c.server.CommandCount()-commands)
+	}
+	return nil
+}
+
+// wait returns what a share of the callers waits at most, beyond the load.
+func (c *crowd) wait(share float64) time.Duration {
+	slices.Sort(c.waits)
+	return c.waits[int(share*float64(len(c.waits)-1))]
+}
+
+func (c *crowd) median() int64 {
+	slices.Sort(c.commands)
+	return c.commands[len(c.commands)/2]
+}
