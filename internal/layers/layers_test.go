@@ -24,12 +24,15 @@ const module = "github.com/cachex-go/cachex"
 // only, so parts never import the front door, and two parts of one row know
 // nothing of each other. A new package gets its place here first.
 var rows = [][]string{
-	0: {"internal/breaker", "internal/redact"},
-	1: {"codec", "internal/entry", "internal/key", "internal/redistest", "internal/script"},
-	2: {"batch", "loader", "middleware", "near", "codec/codectest"},
-	3: {"."}, // the front door
-	4: {"collection", "counter", "gate"},
-	5: {"cachextest"},
+	0: {"internal/breaker", "internal/combine", "internal/errs", "internal/redact", "twemproxy"},
+	1: {"codec", "internal/entry", "internal/key", "internal/redistest", "internal/script", "ledger"},
+	2: {"internal/circuit", "internal/convoy"},
+	3: {"internal/gather"},
+	4: {"batch", "loader", "middleware", "near", "writebehind", "codec/codectest"},
+	5: {"internal/kind"},
+	6: {"."}, // the front door
+	7: {"collection", "counter", "gate", "middleware/httpcache"},
+	8: {"cachextest"},
 }
 
 // kits are for tests. Only another kit may import one.
