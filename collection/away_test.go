@@ -175,6 +175,42 @@ func TestAPushWhoseReplyIsLostIsAnUnknownOutcomeAndNotMadeTwice(t *testing.T) {
 	})
 }
 
+func TestAWriteWhoseReplyMakesNoSenseIsAnUnknownOutcomeUnlessItMayBeRepeated(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		ctx := t.Context()
+		for _, reply := range []any{"QUEUED", []any{}, []any{"x", []any{}}, []any{int64(1), "x"}, []any{int64(1), []any{"x"}}} {
+			garbled, faults := again(t, rdb), new(redistest.Faults)
+			garbled.AddHook(faults)
+			faults.Add(redistest.Fault{Match: redistest.Named("eval", "evalsha"), Times: redistest.Always, Reply: reply})
+			list, key := recent(t, garbled, RecentSpec[int, int]{}), 0
+			board := ranking(t, garbled, RankingSpec[int, string]{})
+			members := set(t, garbled, SetSpec[int, string]{})
+			trend := trending(t, garbled, TrendingSpec[int, string]{})
+			for _, c := range []struct {
+				what  string
+				once  bool
+				write func() error
+			}{
+				{"Push", true, func() error { return list.Push(ctx, key, 1) }},
+				{"Remove", false, func() error { return list.Remove(ctx, key, 1) }},
+				{"Ranking.Add", true, func() error { _, err := board.Add(ctx, key, "a", 1); return err }},
+				{"Ranking.Set", false, func() error { return board.Set(ctx, key, "a", 1) }},
+				{"Set.Add", true, func() error { _, err := members.Add(ctx, key, "a"); return err }},
+				{"Trending.Add", true, func() error { _, err := trend.Add(ctx, key, "a", 1); return err }},
+			} {
+				err := c.write()
+				require.ErrorIs(t, err, errReply, "%s, answered %v", c.what, reply)
+				if c.once {
+					require.ErrorIs(t, err, ErrOutcomeUnknown, "%s, answered %v", c.what, reply)
+				} else {
+					require.NotErrorIs(t, err, ErrOutcomeUnknown, "%s, answered %v", c.what, reply)
+				}
+			}
+		}
+	})
+}
+
 func TestCollectionsWorkOnAClusterAndThroughATwemproxy(t *testing.T) {
 	t.Parallel()
 	for kind, start := range map[string]func(*testing.T) redis.UniversalClient{

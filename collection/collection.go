@@ -122,3 +122,12 @@ func cause(ctx context.Context, err error, once bool) error {
 	}
 	return err
 }
+
+// garbled is the error of a write whose reply makes no sense: what Redis has done, nobody
+// knows. once is that of cause.
+func garbled(once bool) error {
+	if once {
+		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, errReply)
+	}
+	return errReply
+}

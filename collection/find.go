@@ -26,7 +26,7 @@ type sight struct {
 	why     error       // it cannot be used; nil: it is not a collection
 }
 
-// errReply is the error of a reply that no script gives.
+// errReply is the error of a reply that no script gives, but a broken proxy may.
 var errReply = errors.New("unexpected reply of a script")
 
 // looked reads, unless Redis is not worth asking.

@@ -139,7 +139,7 @@ func (h *home[K, T]) run(ctx context.Context, s *script.Script, once bool, k str
 	case err != nil:
 		return 0, err
 	case !ok:
-		return 0, errReply
+		return 0, garbled(once)
 	case n < 0:
 		return 0, ErrForeign
 	}

@@ -3,6 +3,7 @@ package collection
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -166,21 +167,15 @@ func (r *Ranking[K, M]) score(ctx context.Context, op string, key K, member M, b
 	if err != nil {
 		return 0, r.fail(op, k, err)
 	}
-	parts, _ := reply.([]any)
-	if len(parts) != 2 {
-		return 0, r.fail(op, k, errReply)
-	}
-	switch parts[0] {
-	case int64(1):
-		s, err := parseScore(parts[1])
-		if err != nil {
-			return 0, r.fail(op, k, err)
-		}
+	s, here, err := scored(reply)
+	switch {
+	case errors.Is(err, errReply):
+		return 0, r.fail(op, k, garbled(once))
+	case err != nil:
+		return 0, r.fail(op, k, err)
+	case here:
 		return s, nil
-	case int64(-1):
-		return 0, r.fail(op, k, ErrForeign)
-	}
-	if op == "set" {
+	case op == "set":
 		return by, nil
 	}
 	// It is in the source, or will be added to what is loaded from there.
@@ -192,6 +187,24 @@ func (r *Ranking[K, M]) score(ctx context.Context, op string, key K, member M, b
 		return 0, err
 	}
 	return st.members[0].Score, nil
+}
+
+// scored opens the reply to script.Score, and reports whether the score is in it.
+func scored(reply any) (s float64, here bool, err error) {
+	parts, _ := reply.([]any)
+	if len(parts) != 2 {
+		return 0, false, errReply
+	}
+	switch parts[0] {
+	case int64(1):
+		s, err = parseScore(parts[1])
+		return s, true, err
+	case int64(0), int64(2):
+		return 0, false, nil
+	case int64(-1):
+		return 0, false, ErrForeign
+	}
+	return 0, false, errReply
 }
 
 // Rank returns the rank of a member, 1 for the highest score, and its score. A

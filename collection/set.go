@@ -121,7 +121,7 @@ func (s *Set[K, M]) add(ctx context.Context, k string, key K, args []any) (int64
 		}
 		switch n, ok := reply.(int64); {
 		case !ok:
-			return 0, errReply
+			return 0, garbled(true)
 		case n == -1:
 			return 0, ErrForeign
 		case n >= 0:

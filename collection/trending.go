@@ -152,6 +152,9 @@ func (t *Trending[K, M]) Add(ctx context.Context, key K, member M, by float64) (
 		score, bad := parseScore(s)
 		sum, err = sum+score, cmp.Or(err, bad)
 	}
+	if errors.Is(err, errReply) {
+		err = garbled(true)
+	}
 	if err != nil {
 		return 0, t.fail("add", k, err)
 	}
@@ -241,6 +244,9 @@ func bucketed(reply any) ([]any, error) {
 	if parts[0] == int64(-1) {
 		return nil, ErrForeign
 	}
-	all, _ := parts[1].([]any)
+	all, ok := parts[1].([]any)
+	if parts[0] != int64(1) || !ok {
+		return nil, errReply
+	}
 	return all, nil
 }

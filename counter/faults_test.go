@@ -44,6 +44,29 @@ func TestAnIncThatIsCutCountsOnceAndIsUnknown(t *testing.T) {
 	}
 }
 
+func TestAnAddWhoseReplyMakesNoSenseHasCountedAndIsUnknown(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		tb := newTable(map[int]int64{1: 100})
+		for name, spec := range map[string]counter.Spec[int]{"plain": {}, "up": {Up: tb.up}} {
+			spec.Key = redistest.Key(t) + ":" + name + ":{id}"
+			faults := new(redistest.Faults)
+			client := again(t, rdb)
+			client.AddHook(faults)
+			c := newCounter(t, client, spec)
+			n, err := c.Inc(t.Context(), 1)
+			require.NoError(t, err)
+			for _, reply := range []any{"QUEUED", int64(7), []any{}, []any{"x"}, []any{"A"}, []any{"A", "x"}, []any{int64(1), "1"}} {
+				faults.Add(redistest.Fault{Match: redistest.Named("eval", "evalsha"), Reply: reply})
+				_, err := c.Inc(t.Context(), 1)
+				require.ErrorIs(t, err, counter.ErrOutcomeUnknown, "%s, answered %v", name, reply)
+				n++
+				requireCount(t, c, 1, n, name)
+			}
+		}
+	})
+}
+
 func TestAnAddOnceThatIsTriedUntilItIsAnsweredCountsOnce(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {

@@ -41,6 +41,18 @@ type Fault struct {
 	// Err is what the caller gets. Defaults to io.EOF, which is what go-redis
 	// says when a connection is cut.
 	Err error
+
+	// Reply is what the caller gets in place of the server's answer to the command, which
+	// is executed, as from a proxy that is broken; the commands around it are spared. It
+	// must be one of those that take any reply, as go-redis' Eval does. Defaults to
+	// nothing: the connection is cut.
+	Reply any
+}
+
+// garble gives cmd, which was answered, another reply.
+func (f *Fault) garble(cmd redis.Cmder) {
+	cmd.(interface{ SetVal(any) }).SetVal(f.Reply)
+	cmd.SetErr(nil)
 }
 
 // Always is the Times of a Fault that lets no matching command succeed any more.
@@ -85,6 +97,13 @@ func (f *Faults) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		if at < 0 {
 			return next(ctx, cmd)
 		}
+		if fault.Reply != nil {
+			err := next(ctx, cmd)
+			if err == nil {
+				fault.garble(cmd)
+			}
+			return err
+		}
 		if fault.Executed {
 			// Whatever the reply is, it is lost.
 			_ = next(ctx, cmd)
@@ -102,6 +121,13 @@ func (f *Faults) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proce
 		fault, at := f.strike(cmds)
 		if at < 0 {
 			return next(ctx, cmds)
+		}
+		if fault.Reply != nil {
+			err := next(ctx, cmds)
+			if cmds[at].Err() == nil {
+				fault.garble(cmds[at])
+			}
+			return err
 		}
 		if transaction(cmds) {
 			at = 0
