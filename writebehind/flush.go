@@ -265,7 +265,7 @@ func (e *Engine) keep(ctx context.Context, b int, t *take, lost context.CancelCa
 // fail lets a batch that could not be persisted wait, and returns the error.
 func (e *Engine) fail(ctx context.Context, b int, t *take, err error) error {
 	e.counters.failures.Add(1)
-	err = fmt.Errorf("persist %v: %w", t.batch, err)
+	err = &persistError{t.batch.String(), err}
 	e.notify(fmt.Errorf("cachex: %w", err))
 	wait := time.Duration(0) // it was not the database that failed
 	if ctx.Err() == nil {
@@ -282,6 +282,15 @@ func (e *Engine) fail(ctx context.Context, b int, t *take, err error) error {
 	}
 	return err
 }
+
+// A persistError says that it was Persist that failed.
+type persistError struct {
+	batch string
+	err   error
+}
+
+func (e *persistError) Error() string { return fmt.Sprintf("persist %s: %v", e.batch, e.err) }
+func (e *persistError) Unwrap() error { return e.err }
 
 func (e *Engine) redisFailed(b int, err error) {
 	e.counters.redisFailures.Add(1)

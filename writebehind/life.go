@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // Start starts the goroutine that looks for what is to be persisted, once in every
@@ -54,9 +56,9 @@ func (e *Engine) Flush(ctx context.Context) error {
 }
 
 // Close ends the engine: calls that come later fail with ErrClosed. It persists all
-// that is pending, as Flush does, unless this engine was never started. Then it waits
-// for its goroutines. It returns a *LeftError if ctx ends first, or something could
-// not be persisted; what is left is not lost, and is persisted by whoever starts an
+// that is pending, as Flush does, unless this engine was never started; if Redis does not
+// answer, it tries that again for about a second. Then it waits for its goroutines. It
+// returns a *LeftError if ctx ends first, or something could not be persisted; what is left is not lost, and is persisted by whoever starts an
 // engine of this name. Close may be called again: to try once more, if it failed, or
 // for nothing. The client stays open.
 func (e *Engine) Close(ctx context.Context) error {
@@ -80,7 +82,7 @@ func (e *Engine) Close(ctx context.Context) error {
 	}
 	var err error
 	if e.begun.Load() {
-		if err = e.flushAll(ctx); err != nil {
+		if err = e.drain(ctx); err != nil {
 			left := &LeftError{Err: err}
 			left.IDs, left.Known = e.left(ctx)
 			err = fmt.Errorf("cachex: close %s: %w", e.o.Name, left)
@@ -93,6 +95,37 @@ func (e *Engine) Close(ctx context.Context) error {
 		err = fmt.Errorf("cachex: close %s: %w", e.o.Name, context.Cause(ctx))
 	}
 	return err
+}
+
+// The pauses of Close before it tries again what Redis has failed at. A connection that is
+// dead, or a failover, is over then; and a Redis that is away holds up no shutdown whose
+// ctx does not end. What Persist has failed at is not tried again: it may be at it for
+// Timeout each time, and does so itself if that is worth it.
+var pauses = [...]time.Duration{50 * time.Millisecond, 200 * time.Millisecond, 800 * time.Millisecond}
+
+// drain is flushAll for Close, which is the last to try.
+func (e *Engine) drain(ctx context.Context) error {
+	err := e.flushAll(ctx)
+	for _, pause := range pauses {
+		if err == nil || !ofRedis(err) {
+			return err
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return err
+		case <-timer.C:
+		}
+		err = e.flushAll(ctx)
+	}
+	return err
+}
+
+// ofRedis reports whether err says that Redis has failed, and may not fail again.
+func ofRedis(err error) bool {
+	_, ofPersist := errors.AsType[*persistError](err)
+	return !ofPersist && !errors.Is(err, errGoexit) && !errors.Is(err, redis.ErrClosed)
 }
 
 // A LeftError says that Close could not persist everything.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -196,6 +197,55 @@ func TestCloseDrainsAndTellsWhatIsLeft(t *testing.T) {
 		require.NoError(t, e.Close(ctx), "it tries again")
 		require.EqualValues(t, 5, d.sum("x"))
 		require.NoError(t, e.Close(ctx))
+	})
+}
+
+func TestCloseTriesAgainWhatRedisHasFailedAt(t *testing.T) {
+	t.Parallel()
+	for kind, match := range map[string]func(redis.Cmder) bool{"any": nil, "scripts": redistest.Named("eval", "evalsha")} {
+		for _, executed := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, executed: %v", kind, executed), func(t *testing.T) {
+				t.Parallel()
+				redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
+					d, faults := newDatabase(), new(redistest.Faults)
+					rdb.AddHook(faults)
+					e := engine(t, rdb, options(t, d, Sum))
+					require.NoError(t, e.Add(t.Context(), "x", 5))
+					faults.Add(redistest.Fault{Match: match, Times: 3, Executed: executed})
+					require.NoError(t, e.Close(t.Context()))
+					require.EqualValues(t, 5, d.sum("x"))
+				})
+			})
+		}
+	}
+}
+
+func TestCloseGivesUpOnARedisThatIsAwayAfterASecond(t *testing.T) {
+	t.Parallel()
+	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
+		d, faults := newDatabase(), new(redistest.Faults)
+		rdb.AddHook(faults)
+		e := engine(t, rdb, options(t, d, Sum))
+		require.NoError(t, e.Add(t.Context(), "x", 5))
+		faults.Add(redistest.Fault{Times: redistest.Always})
+		began := time.Now()
+		err := e.Close(t.Context())
+		require.Equal(t, 1050*time.Millisecond, time.Since(began))
+		left, ok := errors.AsType[*LeftError](err)
+		require.True(t, ok)
+		require.False(t, left.Known)
+		require.ErrorIs(t, err, io.EOF)
+		faults.Clear()
+		require.NoError(t, e.Close(t.Context()))
+		require.EqualValues(t, 5, d.sum("x"))
+
+		closed := engine(t, rdb, options(t, d, Sum))
+		require.NoError(t, closed.Add(t.Context(), "x", 5))
+		faults.Add(redistest.Fault{Times: redistest.Always, Err: redis.ErrClosed})
+		began = time.Now()
+		require.ErrorIs(t, closed.Close(t.Context()), redis.ErrClosed)
+		require.Zero(t, time.Since(began), "a client that is closed stays so")
+		faults.Clear()
 	})
 }
 
