@@ -191,7 +191,7 @@ func TestTargetsAreJudgedByMedians(t *testing.T) {
 		{speed: []float64{1, 3, 9}, slow: []float64{.5, .1, .9}},
 		{speed: []float64{1, 1.5, 1}, slow: []float64{1, 1, 1}},
 	}
-	got := w.judge(8, 0, all, 7)
+	got := w.judge(8, 0, all, 7.003)
 	var reached []bool
 	for _, v := range got {
 		reached = append(reached, v.Reached)

@@ -2,6 +2,7 @@ package measure
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -145,6 +146,8 @@ func (w *Work) judge(g, i int, all []series, allocs float64) (verdicts []Verdict
 		}
 		v.Got = spread(ratios)
 		if t.What == Allocs {
+			// To a tenth: what the rest of the process allocates meanwhile is among them.
+			allocs := math.Round(10*allocs) / 10
 			v.Got = Spread{allocs, allocs, allocs}
 		}
 		v.Reached = v.Got.Median <= t.Bound
