@@ -114,7 +114,7 @@ type Loader[V any] struct {
 	closing sync.Once
 	deaf    chan struct{} // closed when hear and gather are released
 
-	size  atomic.Int64 // moving average of how many bytes an entry has
+	size  gather.Size  // of an entry
 	cold  atomic.Bool  // most of many keys were missing
 	cost  atomic.Int64 // nanoseconds: moving average of what loads cost, 0 before the first
 	stats counters

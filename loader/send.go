@@ -67,16 +67,11 @@ func (l *Loader[V]) get(ctx context.Context, key string) (v gather.Value, err er
 	if l.apart {
 		v.B, err = l.leases.get(ctx, l.rdb, key).Bytes()
 	} else {
-		v, err = l.gather.Get(ctx, at, field, int(l.size.Load()))
+		v, err = l.gather.Get(ctx, at, field, l.size.About())
 	}
 	l.away.Of(at).Done(ctx, began, err)
-	if n := int64(len(v.B)); err == nil {
-		switch old := l.size.Load(); { // two at the same time may lose one
-		case old == 0:
-			l.size.Store(n)
-		case n != old:
-			l.size.Store(old + (n-old)/16)
-		}
+	if err == nil {
+		l.size.Learn(len(v.B))
 	}
 	return v, err
 }

@@ -1,6 +1,6 @@
 // Package gather has the reads of concurrent callers on one client of Redis leave
 // together: a lone caller's at once, and what comes while a few are under way in one
-// MGET, or in one pipeline for each node.
+// MGET, or in one pipeline for each node, with what is not read by GET beside it.
 package gather
 
 import (

@@ -35,6 +35,7 @@ type river struct {
 	c     *Client
 	rdb   *redis.Client
 	began time.Time
+	lists Size
 
 	mu   sync.Mutex
 	went []string // guarded by mu: commands, each with its keys; a pipeline is in brackets
@@ -78,7 +79,7 @@ func (r *river) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proces
 
 // note takes note of reads, and holds them up.
 func (r *river) note(what string) {
-	if !strings.Contains(what, "get ") {
+	if !strings.Contains(what, "get ") && !strings.Contains(what, "range ") {
 		return
 	}
 	r.mu.Lock()
@@ -98,7 +99,9 @@ func (r *river) sent() []string {
 // text returns a command with its arguments.
 func text(cmd redis.Cmder) string { return strings.Trim(fmt.Sprint(cmd.Args()), "[]") }
 
-// get has a goroutine each read keys, one after the other, and returns what they get.
+// get has a goroutine each read keys, one after the other, and returns what they get. A
+// key "hash.f" is a field of a hash, and "#list" is a list, of which the elements are
+// joined by commas.
 func (r *river) get(ctx context.Context, keys ...string) []<-chan answer {
 	var all []<-chan answer
 	for _, key := range keys {
@@ -106,6 +109,11 @@ func (r *river) get(ctx context.Context, keys ...string) []<-chan answer {
 		all = append(all, ch)
 		key, field, _ := strings.Cut(key, ".")
 		go func() {
+			if list, ok := strings.CutPrefix(key, "#"); ok {
+				value, err := r.list(ctx, list)
+				ch <- answer{value, err, time.Since(r.began)}
+				return
+			}
 			v, err := r.c.Get(ctx, key, field, 10)
 			ch <- answer{string(v.B), err, time.Since(r.began)}
 			v.Release()
@@ -113,4 +121,15 @@ func (r *river) get(ctx context.Context, keys ...string) []<-chan answer {
 		synctest.Wait()
 	}
 	return all
+}
+
+// list reads a list.
+func (r *river) list(ctx context.Context, key string) (string, error) {
+	cmd, err := r.c.Do(ctx, key, &r.lists, func(ctx context.Context, c redis.Cmdable, key string) redis.Cmder {
+		return c.LRange(ctx, key, 0, -1)
+	})
+	if err != nil {
+		return "", err
+	}
+	return strings.Join(cmd.(*redis.StringSliceCmd).Val(), ","), nil
 }

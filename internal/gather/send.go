@@ -16,8 +16,9 @@ import (
 // A read is that of one caller.
 type read struct {
 	key, field string
-	size       int // about how many bytes are expected
-	v          Value
+	size       int      // about how many bytes are expected
+	by         *command // nil: GET, or HGET if there is a field
+	v          Value    // unless by has it
 	err        error
 }
 
@@ -53,20 +54,20 @@ func (c *Client) send(ctx context.Context, reads []*read) {
 			}
 		}
 	}()
-	var plain, fields []*read
+	var plain, others []*read
 	if c.Together() {
 		for _, r := range reads {
-			if r.field == "" {
+			if r.field == "" && r.by == nil {
 				plain = append(plain, r)
 			} else {
-				fields = append(fields, r)
+				others = append(others, r)
 			}
 		}
 	}
 	if len(plain) < 2 {
-		plain, fields = nil, reads
+		plain, others = nil, reads
 	}
-	if len(fields) == 0 {
+	if len(others) == 0 {
 		m := c.mget(ctx, plain)
 		_ = c.rdb.Process(ctx, m) // the error is in m
 		c.take(ctx, m, plain)
@@ -79,9 +80,9 @@ func (c *Client) send(ctx context.Context, reads []*read) {
 		m = c.mget(ctx, plain)
 		_ = p.Process(ctx, m) // it only queues
 	}
-	gets := queue(ctx, p, fields)
+	gets := queue(ctx, p, others)
 	err := convoy.Send(ctx, c.rdb, p)
-	deal(fields, gets, err)
+	deal(others, gets, err)
 	if m != nil {
 		c.take(ctx, m, plain)
 	}
@@ -92,11 +93,15 @@ func (c *Client) mget(ctx context.Context, reads []*read) *MGet {
 	return NewMGet(ctx, len(reads), func(i int) string { return reads[i].key })
 }
 
-// queue queues a command for each read.
+// queue queues a command for each read, and returns those that are not in by.
 func queue(ctx context.Context, p redis.Pipeliner, reads []*read) []*redis.StringCmd {
 	cmds := make([]*redis.StringCmd, len(reads))
 	for i, r := range reads {
-		cmds[i] = get(ctx, p, r.key, r.field)
+		if r.by != nil {
+			r.by.queue(ctx, p)
+		} else {
+			cmds[i] = get(ctx, p, r.key, r.field)
+		}
 	}
 	return cmds
 }
@@ -105,7 +110,12 @@ func queue(ctx context.Context, p redis.Pipeliner, reads []*read) []*redis.Strin
 // all.
 func deal(reads []*read, cmds []*redis.StringCmd, err error) {
 	for i, r := range reads {
-		if r.err = err; err == nil {
+		switch {
+		case err != nil:
+			r.err = err
+		case r.by != nil:
+			r.err = r.by.cmd.Err()
+		default:
 			r.v.B, r.err = cmds[i].Bytes()
 		}
 	}
@@ -135,6 +145,10 @@ func (c *Client) take(ctx context.Context, m *MGet, reads []*read) {
 // noteAll notes which values are large.
 func (c *Client) noteAll(reads []*read) {
 	for _, r := range reads {
-		c.large.note(r.key, r.field, len(r.v.B))
+		if r.by != nil {
+			r.by.note(&c.large)
+		} else {
+			c.large.note(r.key, r.field, len(r.v.B))
+		}
 	}
 }
