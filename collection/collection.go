@@ -12,8 +12,9 @@
 //	ids, err := views.Get(ctx, struct{}{}) // [9 8 7]
 //
 // Every write is one step of Redis: the change, the trim, and the TTL. Every Get of
-// what is there is one plain command, but that of Trending, which is a script. Each
-// kind is a batch.Source.
+// what is there is one plain command, but that of Trending, which is a script. Those
+// that come while a few reads are under way on the client leave together, unless
+// Spec.NoCombining is set. Each kind is a batch.Source.
 //
 // # With a source
 //

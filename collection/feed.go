@@ -69,6 +69,13 @@ type FeedSpec[K comparable, E any] struct {
 	// MaxLoads is how many calls of Up run at once in this process. The others wait
 	// for one to end, within UpTimeout. Defaults to 0: no limit.
 	MaxLoads int
+
+	// NoCombining has every Get send its read by itself. Defaults to false: a lone one
+	// goes out at once, and those that come while a few are under way on the client leave
+	// together, with what caches and other collections read, as one pipeline, or as one for
+	// each node of a Cluster or Ring. Each caller leaves on its own ctx and gets its own
+	// error, and large timelines go alone.
+	NoCombining bool
 }
 
 // A Feed keeps timelines of elements of type E by keys of type K, which are those
@@ -115,6 +122,9 @@ func NewFeed[K comparable, E any](rdb redis.UniversalClient, spec FeedSpec[K, E]
 	}
 	f.open = func(key string, reply redis.Cmder) ([]E, sight, error) {
 		return f.members.open(key, reply, f.up != nil)
+	}
+	if !spec.NoCombining {
+		f.combine(f.most + 1)
 	}
 	return f, nil
 }

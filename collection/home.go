@@ -2,6 +2,7 @@ package collection
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/internal/circuit"
+	"github.com/cachex-go/cachex/internal/gather"
 	"github.com/cachex-go/cachex/internal/key"
 	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/loader"
@@ -31,9 +33,9 @@ type home[K comparable, T any] struct {
 	// tidy returns of what Up has returned what the collection has of it, in the order
 	// of Get, and that as arguments of the script that stores it.
 	tidy func(key string, v T) (T, []any, error)
-	// ask adds the command that reads a collection, and open opens its reply. A
-	// read is one plain command. That of a Trending is a script, which a server may not
-	// know, so it has a read of its own.
+	// ask adds the command that reads a collection, and open opens its reply. read
+	// sends it by itself. It is one plain command. That of a Trending is a script, which a
+	// server may not know, so it has a read of its own.
 	ask  func(ctx context.Context, c redis.Cmdable, key string) redis.Cmder
 	open func(key string, reply redis.Cmder) (T, sight, error)
 	read func(ctx context.Context, key string) (T, sight, error)
@@ -41,6 +43,11 @@ type home[K comparable, T any] struct {
 	// waited for it have one of their own.
 	first  func(T) T
 	beside bool // the key has a hash tag, and is what others begin with
+
+	gather  *gather.Client // of all who read on rdb; nil: every read is sent by itself
+	size    gather.Size    // of a reply to ask
+	closing sync.Once
+	idle    <-chan struct{} // set by closing, which releases gather: closed when its reads have ended
 
 	flights loader.Flights[loaded[T]]
 	slots   *semaphore.Weighted // nil: no limit
@@ -77,6 +84,28 @@ func (h *home[K, T]) settle(rdb redis.UniversalClient, s commonSpec[K]) error {
 	return nil
 }
 
+// combine has reads leave together with those of others on the client, until close. It
+// is called when nothing can fail any more. No more than most elements are expected in a
+// reply before the first has come; 0 says that nobody knows.
+func (h *home[K, T]) combine(most int) {
+	h.gather = gather.For(h.rdb)
+	h.size.Guess(most * gather.PerElement)
+}
+
+// together is read, but that it is sent together with what others read if a few reads are
+// under way, and then leaves when ctx ends.
+func (h *home[K, T]) together(ctx context.Context, k string) (T, sight, error) {
+	if h.gather == nil {
+		return h.read(ctx, k)
+	}
+	reply, err := h.gather.Do(ctx, k, &h.size, h.ask)
+	if err != nil {
+		var zero T
+		return zero, sight{}, err
+	}
+	return h.open(k, reply)
+}
+
 // get returns the collection of key.
 func (h *home[K, T]) get(ctx context.Context, key K) (T, error) {
 	var zero T
@@ -91,7 +120,7 @@ func (h *home[K, T]) get(ctx context.Context, key K) (T, error) {
 func (h *home[K, T]) found(ctx context.Context, k string, key K, seen *look[T], with *party) (T, error) {
 	v, err := find(ctx, h, request[K, T, T]{
 		k: k, key: key, seen: seen, with: with,
-		read: func(ctx context.Context) (T, sight, error) { return h.read(ctx, k) },
+		read: func(ctx context.Context) (T, sight, error) { return h.together(ctx, k) },
 		from: func(v T) (T, error) { return h.first(v), nil },
 	})
 	if err != nil {
@@ -119,15 +148,43 @@ func (h *home[K, T]) remove(ctx context.Context, keys []K) error {
 	return nil
 }
 
-// close waits for loads.
+// close waits for loads, and for reads that their callers have left.
 func (h *home[K, T]) close(ctx context.Context) error {
 	if ctx == nil {
 		return h.fail("close", "", errNilContext)
 	}
-	if err := h.flights.Close(ctx); err != nil {
+	err := h.flights.Close(ctx)
+	h.closing.Do(func() {
+		if h.gather != nil {
+			h.idle = h.gather.Release()
+		}
+	})
+	if err == nil {
+		err = over(ctx, h.idle)
+	}
+	if err != nil {
 		return h.fail("close", "", err)
 	}
 	return nil
+}
+
+// over waits for idle, if there is any, and returns the cause of the end of ctx if that
+// comes first.
+func over(ctx context.Context, idle <-chan struct{}) error {
+	if idle == nil {
+		return nil
+	}
+	select {
+	case <-idle:
+		return nil
+	default:
+	}
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // run runs a script that writes, and returns its integer. once says that it must

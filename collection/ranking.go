@@ -65,6 +65,13 @@ type RankingSpec[K comparable, M any] struct {
 	// MaxLoads is how many calls of Up run at once in this process. The others wait
 	// for one to end, within UpTimeout. Defaults to 0: no limit.
 	MaxLoads int
+
+	// NoCombining has every Get send its read by itself. Defaults to false: a lone one
+	// goes out at once, and those that come while a few are under way on the client leave
+	// together, with what caches and other collections read, as one pipeline, or as one for
+	// each node of a Cluster or Ring. Each caller leaves on its own ctx and gets its own
+	// error, and large rankings go alone.
+	NoCombining bool
 }
 
 // A Scored is a member of a ranking and its score. Scores are exact as far as a
@@ -118,6 +125,9 @@ func NewRanking[K comparable, M any](rdb redis.UniversalClient, spec RankingSpec
 	}
 	r.open = r.opened
 	r.first = func(all []Scored[M]) []Scored[M] { return slices.Clone(all[:min(len(all), r.top)]) }
+	if !spec.NoCombining {
+		r.combine(r.top + 1)
+	}
 	return r, nil
 }
 

@@ -63,6 +63,13 @@ type RecentSpec[K comparable, E any] struct {
 	// MaxLoads is how many calls of Up run at once in this process. The others wait
 	// for one to end, within UpTimeout. Defaults to 0: no limit.
 	MaxLoads int
+
+	// NoCombining has every Get send its read by itself. Defaults to false: a lone one
+	// goes out at once, and those that come while a few are under way on the client leave
+	// together, with what caches and other collections read, as one pipeline, or as one for
+	// each node of a Cluster or Ring. Each caller leaves on its own ctx and gets its own
+	// error, and large lists go alone.
+	NoCombining bool
 }
 
 // maxLen is how long a list may be: every read of it reads the whole.
@@ -107,6 +114,9 @@ func NewRecent[K comparable, E any](rdb redis.UniversalClient, spec RecentSpec[K
 	}
 	r.open = func(key string, reply redis.Cmder) ([]E, sight, error) {
 		return r.members.open(key, reply, r.up != nil)
+	}
+	if !spec.NoCombining {
+		r.combine(r.most + 1)
 	}
 	return r, nil
 }
@@ -203,7 +213,8 @@ func (r *Recent[K, E]) Get(ctx context.Context, key K) ([]E, error) { return r.g
 // Delete all again.
 func (r *Recent[K, E]) Delete(ctx context.Context, keys ...K) error { return r.remove(ctx, keys) }
 
-// Close makes every further load loader.ErrClosed and waits for those under way.
-// If ctx ends first, Close cancels them and returns the cause of that end. The
+// Close makes every further load loader.ErrClosed and waits for those under way, and
+// for reads that their callers have left. If ctx ends first, Close cancels the loads
+// and returns the cause of that end. What is in Redis can still be read. The
 // client stays open. It may be called more than once.
 func (r *Recent[K, E]) Close(ctx context.Context) error { return r.close(ctx) }

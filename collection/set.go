@@ -52,6 +52,13 @@ type SetSpec[K comparable, M comparable] struct {
 	// MaxLoads is how many calls of Up run at once in this process. The others wait
 	// for one to end, within UpTimeout. Defaults to 0: no limit.
 	MaxLoads int
+
+	// NoCombining has every Get send its read by itself. Defaults to false: a lone one
+	// goes out at once, and those that come while a few are under way on the client leave
+	// together, with what caches and other collections read, as one pipeline, or as one for
+	// each node of a Cluster or Ring. Each caller leaves on its own ctx and gets its own
+	// error, and large sets go alone.
+	NoCombining bool
 }
 
 // A Set keeps members of type M by keys of type K, each once. It is safe for
@@ -83,6 +90,9 @@ func NewSet[K comparable, M comparable](rdb redis.UniversalClient, spec SetSpec[
 	s.tidy, s.first = s.tidied, slices.Clone[[]M]
 	s.ask = func(ctx context.Context, c redis.Cmdable, key string) redis.Cmder { return c.SMembers(ctx, key) }
 	s.open = s.opened
+	if !spec.NoCombining {
+		s.combine(0)
+	}
 	return s, nil
 }
 
