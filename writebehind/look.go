@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/cachex-go/cachex/internal/script"
 )
 
@@ -112,7 +114,11 @@ func (e *Engine) look(ctx context.Context, bucket int, ids []string) (Look, erro
 	for i, id := range ids {
 		args[i] = Field(id)
 	}
-	r := read(e.call(ctx, script.LookBatch, bucket, args...))
+	v, err := e.call(ctx, script.LookBatch, bucket, args...)
+	if redis.IsTryAgainError(err) {
+		v, err = e.lookApart(ctx, bucket, args)
+	}
+	r := read(v, err)
 	l := Look{Incarnation: r.text(), N: r.text()}
 	_ = r.text() // the last batch that was acknowledged
 	l.Pending, l.InFlight = optional(r.list(), len(ids)), optional(r.list(), len(ids))

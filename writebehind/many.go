@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/cachex-go/cachex/internal/script"
 )
 
@@ -14,8 +16,9 @@ type Seen struct {
 	Pending, InFlight *string // its delta or value; nil if there is none
 }
 
-// LookMany is Look for ids of any buckets, in one round trip. It returns an element for
-// each.
+// LookMany is Look for ids of any buckets, in one round trip, and in three more for each
+// bucket whose slot is being moved to another node of a Cluster. It returns an element
+// for each.
 func (e *Engine) LookMany(ctx context.Context, ids []string) ([]Seen, error) {
 	seen := make([]Seen, len(ids))
 	err := e.open(ctx)
@@ -51,7 +54,11 @@ func (e *Engine) lookMany(ctx context.Context, ids []string, seen []Seen) error 
 		return err
 	}
 	for c, call := range calls {
-		r := read(call.Reply, call.Err)
+		v, err := call.Reply, call.Err
+		if redis.IsTryAgainError(err) {
+			v, err = e.lookApart(ctx, seen[asked[c][0]].Bucket, call.Args)
+		}
+		r := read(v, err)
 		inc, n := r.text(), r.text()
 		_ = r.text() // the last batch that was acknowledged
 		pending, inFlight := optional(r.list(), len(asked[c])), optional(r.list(), len(asked[c]))

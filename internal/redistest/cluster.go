@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -136,8 +137,8 @@ func (c *Cluster) Slot(key string) (slot int) {
 	return slot
 }
 
-// Move migrates slot, and the keys in it one by one, to another master, as
-// redis-cli does: clients that ask meanwhile are sent to and fro by ASK and MOVED.
+// Move migrates slot, and the keys in it one by one and in no order, to another master,
+// as redis-cli does: clients that ask meanwhile are sent to and fro by ASK and MOVED.
 // moving is called between the keys, if it is not nil.
 func (c *Cluster) Move(slot int, to *Server, moving func()) {
 	c.t.Helper()
@@ -159,12 +160,12 @@ func (c *Cluster) Move(slot int, to *Server, moving func()) {
 	fail(target.Do(ctx, "cluster", "setslot", slot, "importing", id(source)).Err())
 	fail(source.Do(ctx, "cluster", "setslot", slot, "migrating", id(target)).Err())
 	for {
-		keys, err := source.ClusterGetKeysInSlot(ctx, slot, 1).Result()
+		keys, err := source.ClusterGetKeysInSlot(ctx, slot, 1000).Result()
 		fail(err)
 		if len(keys) == 0 {
 			break
 		}
-		if err := source.Migrate(ctx, "127.0.0.1", strconv.Itoa(to.port), keys[0], 0, patience).Err(); err != nil && err != redis.Nil {
+		if err := source.Migrate(ctx, "127.0.0.1", strconv.Itoa(to.port), keys[rand.IntN(len(keys))], 0, patience).Err(); err != nil && err != redis.Nil {
 			fail(err) // and NOKEY, nil, is of one that expired meanwhile
 		}
 		if moving != nil {
