@@ -55,7 +55,6 @@ type crowd struct {
 	stop   chan struct{}
 	wg     sync.WaitGroup
 	closed bool
-	settle func() // called when nobody reads and writes any more, before what is left is closed; or nil
 }
 
 // newCrowd returns a crowd of the clients. It is not counting without counts.
@@ -260,9 +259,6 @@ func (c *crowd) end(t *testing.T) {
 	c.closed = true
 	close(c.stop)
 	c.wg.Wait()
-	if c.settle != nil {
-		c.settle()
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	left := false

@@ -46,8 +46,6 @@ var faultsOfTheLine = []fault{{
 	name: "half-open connections", sees: "as `SIGSTOP`, once for each connection", stored: "what came through",
 	shows: all(spoilt, silence),
 	hurt: func(t *testing.T, p *patient) {
-		// Close tries once, and might be the one to meet the last of them.
-		p.crowd.settle = p.proxy.Cut
 		for range 3 {
 			p.does(t, 50)
 			p.proxy.HalfOpen()
