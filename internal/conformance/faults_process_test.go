@@ -2,7 +2,9 @@ package conformance
 
 import (
 	"fmt"
+	"regexp"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -30,18 +32,41 @@ var faultsOfTheProcess = []fault{{
 	},
 }, {
 	name: "`CLIENT PAUSE`, all commands", sees: stopped, stored: stopped,
-	shows: silence,
+	shows: all(struck, silence),
 	hurt: func(t *testing.T, p *patient) {
-		p.do(t, "client", "pause", "1000", "all")
-		p.do(t, "ping") // which waits, too
+		const pause = time.Second
+		for begun := time.Now(); !p.felt() && time.Since(begun) < patience; {
+			// In one pipeline, so that the server has both when it pauses: it answers the
+			// second one when it goes on. By its own clock, which counts milliseconds.
+			began := time.Now()
+			_, err := p.admin.Pipelined(t.Context(), func(pipe redis.Pipeliner) error {
+				pipe.Do(t.Context(), "client", "pause", pause.Milliseconds(), "all")
+				pipe.Ping(t.Context())
+				return nil
+			})
+			require.NoError(t, err)
+			require.Greater(t, time.Since(began), pause-10*time.Millisecond, "the server does not pause")
+			p.struck++
+		}
 	},
 }, {
 	name: "`CLIENT PAUSE`, writes", sees: "hits are served; a miss loads after the timeout of the client", stored: stopped,
-	shows: silence,
+	shows: all(struck, silence),
 	hurt: func(t *testing.T, p *patient) {
+		probe := p.server.Client(func(o *redis.Options) { o.ClientName, o.PoolSize, o.ReadTimeout = "probe", 1, patience })
+		require.NoError(t, probe.Ping(t.Context()).Err())
 		p.do(t, "client", "pause", "60000", "write")
+		written := make(chan error, 1)
+		go func() { written <- probe.Set(t.Context(), "probe", "", 0).Err() }()
+		eventually(t, "the server does not hold a write back", func() bool {
+			clients, err := p.admin.ClientList(t.Context()).Result()
+			return err == nil && blockedProbe.MatchString(clients)
+		})
+		p.struck++
 		p.suffers(t, 150)
+		require.Empty(t, written, "the server pauses no more")
 		p.do(t, "client", "unpause")
+		require.NoError(t, <-written)
 	},
 }, {
 	name: "`LOADING`", sees: loads, stored: nothing, where: "loading",
@@ -86,6 +111,9 @@ var faultsOfTheProcess = []fault{{
 	shows: struck,
 	hurt:  func(t *testing.T, p *patient) { p.clock.step(t, p, -hour) },
 }}
+
+// blockedProbe is the line of CLIENT LIST of a probe that waits.
+var blockedProbe = regexp.MustCompile(`(?m) name=probe .* flags=[A-Za-z]*b`)
 
 func killed(t *testing.T, p *patient) {
 	p.server.Kill()
