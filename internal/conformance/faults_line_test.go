@@ -35,6 +35,22 @@ var faultsOfTheLine = []fault{{
 		p.proxy.LoseReplies(0)
 	},
 }, {
+	name: "replies that are cut short, with their connections", sees: "as lost ones", stored: "once, what was carried out",
+	shows: all(spoilt, gone),
+	hurt: func(t *testing.T, p *patient) {
+		p.again(t, func() { p.proxy.CutShort(3) })
+		p.suffers(t, 20)
+		p.proxy.CutShort(0)
+	},
+}, {
+	name: "a line that is dead in one direction: commands arrive, replies do not", sees: stopped + "; counts `ErrOutcomeUnknown`", stored: "once, what was sent",
+	shows: all(spoilt, silence),
+	hurt: func(t *testing.T, p *patient) {
+		p.proxy.Mute(true)
+		p.suffers(t, 150)
+		p.proxy.Mute(false)
+	},
+}, {
 	name: "garbage in place of replies", sees: worst, stored: "once, what was carried out",
 	shows: all(spoilt, seen("redis: can't parse", "redis: unexpected", "invalid reply")),
 	hurt: func(t *testing.T, p *patient) {

@@ -25,7 +25,9 @@ type Proxy struct {
 	rate     int                       // bytes a second that a connection passes, 0: all
 	deaf     map[*net.TCPConn]struct{} // of conns, those whose bytes are thrown away
 	flowing  chan struct{}             // closed while bytes flow
+	mute     bool                      // what the server sends is thrown away
 	lost     int                       // replies that are still to be lost
+	short    int                       // replies that are still to be cut short
 	garbled  int                       // replies that garbage is still to be sent for
 	spoilt   int64
 }
@@ -101,6 +103,22 @@ func (p *Proxy) LoseReplies(n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.lost = n
+}
+
+// CutShort passes on half of each of the next n replies, and ends the connection then:
+// the server has executed the command, and the client knows a part of what it says.
+func (p *Proxy) CutShort(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.short = n
+}
+
+// Mute throws away what the server sends, until it is told not to: connections stay
+// open, commands are executed, and clients hear nothing.
+func (p *Proxy) Mute(on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mute = on
 }
 
 // Garble sends garbage in place of each of the next n replies: the server has executed
@@ -231,15 +249,21 @@ func (p *Proxy) pump(dst, src *net.TCPConn, replies bool) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := src.Read(buf)
-		if n > 0 && !p.await(src, n) {
+		if n > 0 && !p.await(src, n, replies) {
 			n = 0 // is lost
 		}
+		if n > 0 && replies && p.counts(&p.lost) {
+			reset(dst)
+			reset(src)
+			return
+		}
+		if n > 0 && replies && p.counts(&p.short) {
+			_, _ = dst.Write(buf[:n/2])
+			_ = dst.CloseWrite() // for a reset might overtake it
+			reset(src)
+			return
+		}
 		if n > 0 {
-			if replies && p.lose() {
-				reset(dst)
-				reset(src)
-				return
-			}
 			passed := buf[:n]
 			if replies {
 				passed = p.garble(passed)
@@ -258,7 +282,7 @@ func (p *Proxy) pump(dst, src *net.TCPConn, replies bool) {
 
 // await returns when n bytes of src may pass, or when the test ends. It reports
 // false if they are to be lost.
-func (p *Proxy) await(src *net.TCPConn, n int) bool {
+func (p *Proxy) await(src *net.TCPConn, n int, replies bool) bool {
 	p.mu.Lock()
 	delay := p.delay
 	if p.rate > 0 {
@@ -288,20 +312,23 @@ func (p *Proxy) await(src *net.TCPConn, n int) bool {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	_, deaf := p.deaf[src]
-	if deaf {
+	_, lost := p.deaf[src]
+	lost = lost || replies && p.mute
+	if lost {
 		p.spoilt++
 	}
-	return !deaf
+	return !lost
 }
 
-func (p *Proxy) lose() bool {
+// counts takes one reply from those that are still to be spoilt, and reports whether
+// there was one.
+func (p *Proxy) counts(left *int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.lost == 0 {
+	if *left == 0 {
 		return false
 	}
-	p.lost--
+	*left--
 	p.spoilt++
 	return true
 }

@@ -79,6 +79,34 @@ func TestProxyLosesTheReplyOfAnExecutedCommandAndGoRedisRepeatsIt(t *testing.T) 
 	require.Equal(t, int64(3), retrying.Incr(ctx, "a").Val(), "one INCR, sent twice, of a key that holds 1")
 }
 
+func TestProxyCutsTheReplyOfAnExecutedCommandShort(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	p, once, straight := through(t)
+	require.NoError(t, straight.Set(ctx, "a", "a value of some length", 0).Err())
+	require.NoError(t, once.Ping(ctx).Err())
+	p.CutShort(1)
+	require.ErrorIs(t, once.Append(ctx, "a", ".").Err(), io.EOF)
+	require.Equal(t, "a value of some length.", straight.Get(ctx, "a").Val())
+	require.NoError(t, once.Ping(ctx).Err())
+	p.CutShort(1)
+	require.ErrorIs(t, once.Get(ctx, "a").Err(), io.ErrUnexpectedEOF)
+	require.Equal(t, "a value of some length.", once.Get(ctx, "a").Val())
+}
+
+func TestProxyThatIsMuteHasCommandsExecuted(t *testing.T) {
+	t.Parallel()
+	p, rdb, straight := through(t)
+	require.NoError(t, rdb.Ping(t.Context()).Err())
+	p.Mute(true)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, rdb.Set(ctx, "a", "1", 0).Err(), os.ErrDeadlineExceeded)
+	require.Eventually(t, func() bool { return straight.Get(t.Context(), "a").Val() == "1" }, patience, time.Millisecond)
+	p.Mute(false)
+	require.NoError(t, rdb.Ping(t.Context()).Err())
+}
+
 func TestProxyHoldDelaysAWriteBeyondItsClient(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
