@@ -56,14 +56,11 @@ var faultsOfTheReplies = []fault{{
 	hurt: while([]any{"acl", "setuser", "default", "-get", "-mget", "-eval", "-evalsha", "-unlink"},
 		[]any{"acl", "setuser", "default", "+@all"}),
 }, {
-	name: "`NOAUTH`: the password is changed", sees: loads, stored: nothing,
-	shows: seen("NOAUTH "),
-	hurt: func(t *testing.T, p *patient) {
-		p.do(t, "acl", "setuser", "default", "resetpass", ">changed")
-		p.do(t, "client", "kill", "type", "normal", "skipme", "yes") // else they stay what they are
-		p.suffers(t, 150)
-		p.do(t, "acl", "setuser", "default", "nopass")
-	},
+	name: "`NOAUTH`: a password is required now", sees: loads, stored: nothing,
+	shows: seen("NOAUTH "), hurt: locked,
+}, {
+	name: "`WRONGPASS`: the password is changed", where: "password", sees: loads, stored: nothing,
+	shows: seen("WRONGPASS "), hurt: locked,
 }, {
 	name: "`maxclients` reached", sees: loads, stored: nothing,
 	shows: counted("rejected_connections"),
@@ -74,6 +71,14 @@ var faultsOfTheReplies = []fault{{
 		p.do(t, "config", "set", "maxclients", "1000")
 	},
 }}
+
+// locked changes the password of everybody, and allows every password then, as at first.
+func locked(t *testing.T, p *patient) {
+	p.do(t, "acl", "setuser", "default", "resetpass", ">changed")
+	p.do(t, "client", "kill", "type", "normal", "skipme", "yes") // else they stay what they are
+	p.suffers(t, 150)
+	p.do(t, "acl", "setuser", "default", "nopass")
+}
 
 // while is a fault that one command begins and another one ends.
 func while(begin, end []any) func(*testing.T, *patient) {

@@ -132,7 +132,13 @@ func admit(t *testing.T, f fault) *patient {
 	p.admin = p.server.Client(func(o *redis.Options) {
 		o.PoolSize, o.ReadTimeout, o.Username, o.Password = 1, patience, "admin", "any"
 	})
-	through := func(o *redis.Options) { options(o); o.Addr = p.proxy.Addr() }
+	through := func(o *redis.Options) {
+		options(o)
+		o.Addr = p.proxy.Addr()
+		if f.where == "password" {
+			o.Password = "before"
+		}
+	}
 	a, b := p.server.Client(through), p.server.Client(through)
 	if f.where == "twemproxy" {
 		proxy := redistest.StartTwemproxy(t, 100*time.Millisecond, p.server.Addr(), redistest.Start(t).Addr()).Options().Addr
