@@ -35,6 +35,7 @@ type store interface {
 // delete, and of those who count. Whatever it does is checked.
 type crowd struct {
 	h        *history
+	clients  []redis.UniversalClient
 	stores   []store
 	caches   []*cachex.Cache[int, string]
 	counters []*counter.Counter[int]
@@ -52,6 +53,7 @@ type crowd struct {
 	acked     [crowdCount]int64 // guarded by mu
 	unknown   [crowdCount]int64 // guarded by mu
 
+	done   []*atomic.Int64 // of each of them, what it has done
 	stop   chan struct{}
 	wg     sync.WaitGroup
 	closed bool
@@ -62,7 +64,7 @@ func newCrowd(t *testing.T, counts bool, clients ...redis.UniversalClient) *crow
 	t.Helper()
 	// What is deleted in vain is stale for its TTL, counted by a server that may have
 	// been stopped; the rest is for a machine that is busy.
-	c := &crowd{h: newHistory(crowdTTL + 20*time.Second), pace: 4 * time.Millisecond, stop: make(chan struct{}), applied: map[string]int64{}}
+	c := &crowd{clients: clients, h: newHistory(crowdTTL + 20*time.Second), pace: 4 * time.Millisecond, stop: make(chan struct{}), applied: map[string]int64{}}
 	prefix := redistest.Key(t)
 	for _, rdb := range clients {
 		cache, err := cachex.New(rdb, cachex.Spec[int, string]{
@@ -131,6 +133,8 @@ func (c *crowd) start() {
 }
 
 func (c *crowd) worker(do func(context.Context)) {
+	done := new(atomic.Int64)
+	c.done = append(c.done, done)
 	c.wg.Go(func() {
 		for {
 			select {
@@ -142,6 +146,7 @@ func (c *crowd) worker(do func(context.Context)) {
 			do(ctx)
 			cancel()
 			c.ops.Add(1)
+			done.Add(1)
 		}
 	})
 }
@@ -220,6 +225,15 @@ func (c *crowd) does(t *testing.T, n int64) {
 	t.Helper()
 	target := c.ops.Load() + n
 	eventually(t, "the crowd stands still", func() bool { return c.ops.Load() >= target })
+}
+
+// turns returns when everybody has ended what he was at, and what he began next.
+func (c *crowd) turns(t *testing.T) {
+	t.Helper()
+	for _, done := range c.done {
+		target := done.Load() + 2
+		eventually(t, "somebody stands still", func() bool { return done.Load() >= target })
+	}
 }
 
 // quietly calls f while nobody writes, and nothing waits to be persisted. Reads go on.

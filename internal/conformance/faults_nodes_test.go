@@ -3,6 +3,7 @@ package conformance
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -27,6 +28,39 @@ var faultsOfNodes = []fault{{
 	shows: all(struck, gone),
 	hurt:  func(t *testing.T, p *patient) { p.fails(t, (*redistest.Server).Kill) },
 }, {
+	name: "Cluster: a master is stopped, goes on as a replica, and gets its place back (`CLUSTER FAILOVER`)", where: "cluster", sees: "as if it were killed; reads notice nothing of the rest", stored: "what the replica had; see below",
+	shows: all(struck, silence),
+	hurt: func(t *testing.T, p *patient) {
+		old := p.fails(t, (*redistest.Server).Stop)
+		master := p.master(t)
+		for _, rdb := range p.clients {
+			eventually(t, "a client still asks who was the master", func() bool {
+				now, err := rdb.(*redis.ClusterClient).MasterForKey(t.Context(), p.caches[0].Key(0))
+				return err == nil && now.Options().Addr == master.Addr()
+			})
+		}
+		// Whoever asked before has given up. Else he might be answered as of old: until it
+		// hears of the others, a master that was stopped does not know that it is none.
+		p.turns(t)
+		old.Cont()
+		p.follows(t, old)
+		p.does(t, 100)
+		// What it has missed it has got by now, or it would be seen here.
+		rdb := old.Client(nil)
+		p.quietly(t, func() {
+			var asked time.Time
+			eventually(t, "it does not get its place back", func() bool {
+				if time.Since(asked) > 6*time.Second { // after five, a replica gives up
+					asked = time.Now()
+					_ = rdb.Do(t.Context(), "cluster", "failover").Err() // of one that is the master by now
+				}
+				return p.master(t) == old
+			})
+			p.follows(t, master)
+		})
+		p.struck++
+	},
+}, {
 	name: "Cluster: a master without a replica is killed and restarts (`CLUSTERDOWN`)", where: "headless", sees: loads, stored: nothing,
 	shows: all(gone, seen("CLUSTERDOWN ")),
 	hurt: func(t *testing.T, p *patient) {
@@ -44,12 +78,18 @@ var faultsOfNodes = []fault{{
 	},
 }, {
 	name: "Cluster: slots move, and back", where: "moving", sees: "nothing: `ASK` and `MOVED` are followed. Counts of `Down` and `AddOnce` may return `TRYAGAIN`, and have not counted", stored: "everything, leases and counts too",
-	shows: all(seen("MOVED "), seen("ASK ")),
+	shows: all(seen("MOVED "), seen("ASK "), seen("TRYAGAIN ")),
 	hurt: func(t *testing.T, p *patient) {
 		c := p.cluster
 		for range 2 {
 			for _, key := range []string{p.caches[0].Key(0), p.caches[0].Key(1), p.counters[0].Key(0), p.counters[0].Key(2)} {
-				c.Move(c.Slot(key), c.OtherThan(c.Owner(key)), func() { p.does(t, 1) })
+				refused := p.witness.count("TRYAGAIN ")
+				c.Move(c.Slot(key), c.OtherThan(c.Owner(key)), func() {
+					p.does(t, 1)
+					if key == p.counters[0].Key(0) { // every AddOnce has a key that is on neither side
+						eventually(t, "scripts of several keys are not refused", func() bool { return p.witness.count("TRYAGAIN ") > refused })
+					}
+				})
 				p.does(t, 10)
 			}
 		}
@@ -93,6 +133,16 @@ func (p *patient) master(t *testing.T) *redistest.Server {
 		return p.sentinel.Master()
 	}
 	return p.cluster.Owner(p.caches[0].Key(0))
+}
+
+// follows returns when node is a replica, and has what its master has.
+func (p *patient) follows(t *testing.T, node *redistest.Server) {
+	t.Helper()
+	rdb := node.Client(nil)
+	eventually(t, "it is not a replica", func() bool {
+		info, err := rdb.Info(t.Context(), "replication").Result()
+		return err == nil && strings.Contains(info, "role:slave") && strings.Contains(info, "master_link_status:up")
+	})
 }
 
 func behindSentinel(t *testing.T) *patient {
