@@ -142,9 +142,13 @@ func (fs *Flights[V]) admit(ctx context.Context, key string) error {
 	return nil
 }
 
-// wait returns what the flight of m finds, or that of a later one. It reports
-// false if early comes before, and then m has not left.
-func (fs *Flights[V]) wait(ctx context.Context, m *member[V], early <-chan struct{}) (result[V], bool) {
+// wait returns what the flight of m finds, or that of a later one, which is not to be
+// written to. It reports false if early comes before, and then m has not left.
+//
+// A result has a value in it. It is passed on by reference, since those who wait are
+// many, and of goroutines that have just begun each would have to move to a larger
+// stack for the copies.
+func (fs *Flights[V]) wait(ctx context.Context, m *member[V], early <-chan struct{}) (*result[V], bool) {
 	fs.mu.Lock()
 	f := m.f
 	fs.mu.Unlock()
@@ -162,17 +166,17 @@ func (fs *Flights[V]) wait(ctx context.Context, m *member[V], early <-chan struc
 			f = m.f // it came too late for what that flight found
 		case over(f.done):
 			fs.mu.Unlock()
-			return f.r, true
+			return &f.r, true
 		}
 		if ctx.Err() != nil && !over(f.done) {
 			m.left = true
 			f.leave()
 			fs.mu.Unlock()
-			return result[V]{err: context.Cause(ctx)}, true
+			return &result[V]{err: context.Cause(ctx)}, true
 		}
 		fs.mu.Unlock()
 		if hurry && !over(f.done) {
-			return result[V]{}, false
+			return nil, false
 		}
 	}
 }

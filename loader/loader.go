@@ -260,7 +260,7 @@ func (l *Loader[V]) count(k kind) Outcome {
 
 // answer is what a reader gets of what a flight has found. A value that was there
 // before is as good as any if there is nothing newer.
-func (l *Loader[V]) answer(res result[V]) (V, Outcome, error) {
+func (l *Loader[V]) answer(res *result[V]) (V, Outcome, error) {
 	if res.kept || res.how == OutcomeStale {
 		l.stats.staleHits.Add(1)
 		return res.v, OutcomeStale, nil

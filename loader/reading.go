@@ -225,7 +225,7 @@ func (r *Reading[V]) Wait() []Answer[V] {
 
 // answer answers a key by what its flight has found, and reports whether that was
 // there without one.
-func (r *Reading[V]) answer(i int, res result[V]) bool {
+func (r *Reading[V]) answer(i int, res *result[V]) bool {
 	a := &r.answers[i]
 	a.Value, a.Outcome, a.Err = r.l.answer(res)
 	switch a.Outcome {

@@ -69,26 +69,26 @@ func (l *Loader[V]) ReloadMany(ctx context.Context, keys []string, every time.Du
 // wait returns what the flight of m finds. If that takes longer than the patience
 // of callers, and there is a value that may be served if there is no newer one,
 // that is returned, and the flight goes on.
-func (l *Loader[V]) wait(ctx context.Context, key string, m *member[V]) result[V] {
+func (l *Loader[V]) wait(ctx context.Context, key string, m *member[V]) *result[V] {
 	return l.rescue(ctx, key, l.waitOut(ctx, key, m))
 }
 
 // rescue returns the value that is kept for failures in place of a timeout in
 // which nothing was loaded.
-func (l *Loader[V]) rescue(ctx context.Context, key string, res result[V]) result[V] {
+func (l *Loader[V]) rescue(ctx context.Context, key string, res *result[V]) *result[V] {
 	if res.vain && l.sie > 0 && ctx.Err() == nil && errors.Is(res.err, context.DeadlineExceeded) {
 		// The timeout has ended the wait for a lease, or for one of MaxLoads: that is
 		// no better than a load which takes too long.
 		b, err := l.poll(ctx, key)
 		var v V
 		if s := l.see(key, b, err, true, time.Now(), &v); s.kind.served() || s.kind == old {
-			return result[V]{v: v, how: OutcomeStale}
+			return &result[V]{v: v, how: OutcomeStale}
 		}
 	}
 	return res
 }
 
-func (l *Loader[V]) waitOut(ctx context.Context, key string, m *member[V]) result[V] {
+func (l *Loader[V]) waitOut(ctx context.Context, key string, m *member[V]) *result[V] {
 	if l.softTimeout == 0 || l.swr+l.sie == 0 {
 		res, _ := l.flights.wait(ctx, m, nil)
 		return res
@@ -104,7 +104,7 @@ func (l *Loader[V]) waitOut(ctx context.Context, key string, m *member[V]) resul
 }
 
 // waitLate is wait for who has waited for the soft timeout.
-func (l *Loader[V]) waitLate(ctx context.Context, key string, m *member[V]) result[V] {
+func (l *Loader[V]) waitLate(ctx context.Context, key string, m *member[V]) *result[V] {
 	// The value is read now, and not when the call began: that would cost every
 	// caller who joins a flight a GET. It is read in a goroutine, for the flight
 	// may still be faster.
@@ -122,5 +122,5 @@ func (l *Loader[V]) waitLate(ctx context.Context, key string, m *member[V]) resu
 		return res
 	}
 	l.flights.linger(m)
-	return result[V]{v: v, how: OutcomeStale}
+	return &result[V]{v: v, how: OutcomeStale}
 }
