@@ -21,12 +21,13 @@ type flight[V any] struct {
 	cancel context.CancelCauseFunc // called under fs.mu
 	done   chan struct{}           // closed by finish
 
-	members []*member[V] // guarded by fs.mu: in the order in which they joined
-	waiting int          // guarded by fs.mu: members who have not left, and one more if it is steady
-	begun   int          // guarded by fs.mu: how many had joined when the load began
-	aside   bool         // guarded by fs.mu: whoever has not read the key does not join: it may have a value
-	steady  bool         // guarded by fs.mu: it flies on though nobody waits, which counts as one who waits
-	anew    bool         // guarded by fs.mu: for those who want a load that begins after they came
+	members []*member[V]    // guarded by fs.mu: in the order in which they joined
+	waking  []chan struct{} // guarded by fs.mu: closed by finish, for members who wait for these
+	waiting int             // guarded by fs.mu: members who have not left, and one more if it is steady
+	begun   int             // guarded by fs.mu: how many had joined when the load began
+	aside   bool            // guarded by fs.mu: whoever has not read the key does not join: it may have a value
+	steady  bool            // guarded by fs.mu: it flies on though nobody waits, which counts as one who waits
+	anew    bool            // guarded by fs.mu: for those who want a load that begins after they came
 
 	r result[V] // written by finish before it closes done
 }
@@ -281,6 +282,10 @@ func (f *flight[V]) finish(r result[V], n int) {
 		f.transfer(late)
 	}
 	close(f.done)
+	for _, ch := range f.waking {
+		close(ch)
+	}
+	f.waking = nil
 	f.cancel(nil)
 }
 

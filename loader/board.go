@@ -15,19 +15,21 @@ type member[V any] struct {
 // run is nil it does not start one, and returns nil if there is none that may be
 // joined by a caller who has not read the key.
 func (fs *Flights[V]) board(ctx context.Context, key string, run func(*flight[V])) (*member[V], error) {
-	m, _, err := fs.embark(ctx, key, false, run)
+	m, _, err := fs.embark(ctx, key, false, run, nil)
 	return m, err
 }
 
 // boardAside joins a flight, or starts one that nobody joins who has not read the
 // key.
 func (fs *Flights[V]) boardAside(ctx context.Context, key string, run func(*flight[V])) (*member[V], error) {
-	m, _, err := fs.embark(ctx, key, true, run)
+	m, _, err := fs.embark(ctx, key, true, run, nil)
 	return m, err
 }
 
-// embark is board, or boardAside. It reports whether it has started the flight.
-func (fs *Flights[V]) embark(ctx context.Context, key string, aside bool, run func(*flight[V])) (m *member[V], started bool, err error) {
+// embark is board, or boardAside. It reports whether it has started the flight. bring
+// is called, under fs.mu and unless it is nil, if others may join the flight who have
+// not read the key.
+func (fs *Flights[V]) embark(ctx context.Context, key string, aside bool, run, bring func(*flight[V])) (m *member[V], started bool, err error) {
 	if err := fs.admit(ctx, key); err != nil {
 		return nil, false, err
 	}
@@ -38,13 +40,17 @@ func (fs *Flights[V]) embark(ctx context.Context, key string, aside bool, run fu
 	case fs.closed:
 		return nil, false, ErrClosed
 	case f != nil && (run != nil || !f.aside):
-		return f.board(), false, nil
 	case run == nil:
 		return nil, false, nil
+	default:
+		f, started = fs.launch(ctx, key, run), true
+		f.aside = aside
 	}
-	f = fs.launch(ctx, key, run)
-	f.aside = aside
-	return f.board(), true, nil
+	m = f.board()
+	if bring != nil && !f.aside {
+		bring(f)
+	}
+	return m, started, nil
 }
 
 // boardAnew joins a flight of which the load has not begun, or starts one. Who
@@ -151,7 +157,11 @@ func (fs *Flights[V]) admit(ctx context.Context, key string) error {
 func (fs *Flights[V]) wait(ctx context.Context, m *member[V], early <-chan struct{}) (*result[V], bool) {
 	fs.mu.Lock()
 	f := m.f
+	ended := over(f.done)
 	fs.mu.Unlock()
+	if ended { // as for those whom a turn has brought: they need no select, nor the stack for it
+		return &f.r, true
+	}
 	for {
 		hurry := false
 		select {

@@ -66,7 +66,7 @@ func (fs *Flights[V]) Begin(ctx context.Context, key string, load func(context.C
 		case <-f.ctx.Done():
 			f.finish(result[V]{err: context.Cause(f.ctx)}, f.mark())
 		}
-	})
+	}, nil)
 	return own, func() (V, error) {
 		if err != nil {
 			var zero V

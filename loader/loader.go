@@ -100,7 +100,7 @@ type Loader[V any] struct {
 	codec   codec.Keyed[V]
 	leases  Leases
 	flights Flights[V]
-	reads   reads
+	reads   reads[V]
 	slots   *semaphore.Weighted // nil: no limit
 	hear    *listener           // nil: poll only
 	away    *circuit.Circuits   // whether Redis is worth asking
@@ -221,7 +221,7 @@ func GetWith[A, V any](ctx context.Context, l *Loader[V], key string, arg A, loa
 	if !r.join(ctx) {
 		if away := l.refusal(key); away != nil {
 			l.stats.bypasses.Add(1)
-			r.m, r.err = board(ctx, l, key, sight{away: away}, arg, load)
+			r.m, r.err = board(ctx, l, key, sight{away: away}, nil, nil, arg, load)
 		} else if r.await(ctx, true) {
 			v, s := l.open(ctx, &r, true)
 			switch {
@@ -233,7 +233,11 @@ func GetWith[A, V any](ctx context.Context, l *Loader[V], key string, arg A, loa
 			case s.kind == none:
 				return zero, l.count(none), ErrNotFound
 			}
-			r.m, r.err = board(ctx, l, key, s, arg, load)
+			t := r.t
+			if !r.own || l.hasty() {
+				t = nil
+			}
+			r.m, r.err = board(ctx, l, key, s, r.s, t, arg, load)
 		}
 	}
 	if r.err != nil {
@@ -268,10 +272,16 @@ func (l *Loader[V]) answer(res *result[V]) (V, Outcome, error) {
 	return res.v, res.how, res.err
 }
 
-// board joins the flight of key, or starts one. It is a function of its own
-// since it allocates what a hit has no use for.
-func board[A, V any](ctx context.Context, l *Loader[V], key string, s sight, arg A, load func(context.Context, A) (V, Life, error)) (*member[V], error) {
-	return l.flights.board(ctx, key, l.single(key, s, func(ctx context.Context) (V, Life, error) { return load(ctx, arg) }))
+// board joins the flight of key, or starts one, and brings those who wait until t has
+// ended, if it is not nil. It is a function of its own since it allocates what a hit has
+// no use for.
+func board[A, V any](ctx context.Context, l *Loader[V], key string, s sight, of *stripe[V], t *turn[V], arg A, load func(context.Context, A) (V, Life, error)) (*member[V], error) {
+	run := l.single(key, s, func(ctx context.Context) (V, Life, error) { return load(ctx, arg) })
+	if t == nil {
+		return l.flights.board(ctx, key, run)
+	}
+	m, _, err := l.flights.embark(ctx, key, false, run, func(f *flight[V]) { of.bring(t, f) })
+	return m, err
 }
 
 // ahead loads a new value while the one that is there is served.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"hash/maphash"
 	"sync"
+	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
 
@@ -17,71 +18,102 @@ import (
 // A caller may share a GET only if it came before that was sent: the key can
 // have been deleted in between, and the deletion have returned, in another
 // process even. So those who come while a key is being read wait for that read
-// to end, and then send the next one together. And since a read that finds
-// nothing starts a flight before it ends, they find the flight and send nothing.
+// to end, and then send the next one together. And when it finds nothing and
+// starts a flight, they are on board and send nothing: see bring.
 //
 // A lone caller pays for it with one lock out of 64.
-type reads struct {
+type reads[V any] struct {
 	seed    maphash.Seed
-	stripes [64]stripe
+	stripes [64]stripe[V]
 }
 
-type stripe struct {
-	mu sync.Mutex
-	m  map[string]*turn // guarded by mu: the read under way, or about to be
-	_  [48]byte         // no two stripes on a cache line
+type stripe[V any] struct {
+	mu   sync.Mutex
+	m    map[string]*turn[V] // guarded by mu: the read under way, or about to be
+	lone *sync.Pool          // of turns of lone callers, which are the rule. Nobody else ever sees them
+	_    [40]byte            // no two stripes on a cache line
 }
 
 // A turn is one GET of a key, for all who waited for it. One of them sends it.
-type turn struct {
+type turn[V any] struct {
 	begin chan struct{} // closed when the turn before has ended; nil if there was none
 	done  chan struct{} // closed when b and err are set; nil if nobody else waited
 	n     int           // guarded by stripe.mu: who waits for begin and has not left
+	look  int           // guarded by stripe.mu: those of n who do not load
 	sent  bool          // guarded by stripe.mu: somebody sends it
-	next  *turn         // guarded by stripe.mu: for those who come meanwhile
+	next  *turn[V]      // guarded by stripe.mu: for those who come meanwhile
 	b     []byte
 	err   error
+
+	// Those who wait for begin are on board of a flight, and begin is closed when that
+	// has ended. It is no matter who of them is which of these. Set by bring, under
+	// stripe.mu and before begin is closed; nil if they are not.
+	crew    []member[V]
+	claimed atomic.Int64
 }
 
-// The turns of lone callers are the rule. Nobody else ever sees them.
-var loneTurns = sync.Pool{New: func() any { return &turn{sent: true} }}
+// claim returns whom the caller is on board.
+func (t *turn[V]) claim() *member[V] { return &t.crew[t.claimed.Add(1)-1] }
 
-func (rs *reads) init() {
+func (rs *reads[V]) init() {
 	rs.seed = maphash.MakeSeed()
+	lone := &sync.Pool{New: func() any { return &turn[V]{sent: true} }}
 	for i := range rs.stripes {
-		rs.stripes[i].m = make(map[string]*turn)
+		rs.stripes[i].m, rs.stripes[i].lone = make(map[string]*turn[V]), lone
 	}
 }
 
-func (rs *reads) stripe(key string) *stripe {
+func (rs *reads[V]) stripe(key string) *stripe[V] {
 	return &rs.stripes[maphash.String(rs.seed, key)%uint64(len(rs.stripes))]
 }
 
 // take returns the next turn of key. Who gets one that has no begin sends it at
-// once; others wait for begin, and then call send or leave.
-func (s *stripe) take(key string) *turn {
+// once; others wait for begin, and then claim if there is a crew, or else call send
+// or leave. load says whether the caller loads what is not there.
+func (s *stripe[V]) take(key string, load bool) *turn[V] {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.m[key]
 	if t == nil {
-		t = loneTurns.Get().(*turn)
+		t = s.lone.Get().(*turn[V])
 		s.m[key] = t
 		return t
 	}
-	if t.begin != nil && !t.sent { // it has begun, but may still be joined
-		t.n++
-		return t
+	if t.begin == nil || t.sent { // else it has begun, but may still be joined
+		if t.next == nil {
+			t.next = &turn[V]{begin: make(chan struct{}), done: make(chan struct{})}
+		}
+		t = t.next
 	}
-	if t.next == nil {
-		t.next = &turn{begin: make(chan struct{}), done: make(chan struct{})}
+	t.n++
+	if !load {
+		t.look++
 	}
-	t.next.n++
-	return t.next
+	return t
+}
+
+// bring takes those on board of f who wait until t has ended, if all of them would
+// board it then. They wait on, until f has ended. So they are woken once and not
+// twice; and not while f asks for the lease, when they would only be in its way if
+// they are many. The caller holds fs.mu.
+func (s *stripe[V]) bring(t *turn[V], f *flight[V]) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := t.next
+	if next == nil || next.n == 0 || next.look > 0 {
+		return
+	}
+	t.next = nil
+	next.crew = make([]member[V], next.n)
+	for i := range next.crew {
+		f.take(&next.crew[i])
+	}
+	f.waking = append(f.waking, next.begin)
 }
 
 // send reports whether the caller is the one who sends the turn. Else it waits
 // for done.
-func (s *stripe) send(t *turn) bool {
+func (s *stripe[V]) send(t *turn[V]) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t.n--
@@ -92,18 +124,26 @@ func (s *stripe) send(t *turn) bool {
 	return true
 }
 
-// leave is for who has waited, and does not read any more.
-func (s *stripe) leave(key string, t *turn) {
+// leave is for who has waited, and does not read any more. It returns whom the caller
+// is on board of a flight, which it has not left; nil if it is not.
+func (s *stripe[V]) leave(key string, t *turn[V], load bool) *member[V] {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if t.crew != nil {
+		return t.claim()
+	}
+	if !load {
+		t.look--
+	}
 	if t.n--; t.n == 0 && !t.sent && s.m[key] == t {
 		s.pass(key, t)
 	}
+	return nil
 }
 
 // end gives what was read to those who share the turn, and begins the next one. It
 // reports whether nobody shares it.
-func (s *stripe) end(key string, t *turn, b []byte, err error) (lone bool) {
+func (s *stripe[V]) end(key string, t *turn[V], b []byte, err error) (lone bool) {
 	s.mu.Lock()
 	s.pass(key, t)
 	s.mu.Unlock()
@@ -113,12 +153,12 @@ func (s *stripe) end(key string, t *turn, b []byte, err error) (lone bool) {
 		return false
 	}
 	t.next = nil
-	loneTurns.Put(t)
+	s.lone.Put(t)
 	return true
 }
 
 // pass makes the turn after t the one of key. The caller holds mu.
-func (s *stripe) pass(key string, t *turn) {
+func (s *stripe[V]) pass(key string, t *turn[V]) {
 	for t = t.next; t != nil && t.n == 0; {
 		t = t.next // all who waited for it have left
 	}
@@ -133,10 +173,10 @@ func (s *stripe) pass(key string, t *turn) {
 // A reading is one caller's part in a turn.
 type reading[V any] struct {
 	l   *Loader[V]
-	s   *stripe
+	s   *stripe[V]
 	key string
-	t   *turn // nil once we have no part in it
-	own bool  // we send it
+	t   *turn[V] // nil once we have no part in it
+	own bool     // we send it
 
 	v     gather.Value // what we read, for those who share the turn
 	found error        // of reading v
@@ -155,16 +195,20 @@ func (r *reading[V]) join(ctx context.Context) bool {
 }
 
 // await waits for our turn, and reports whether there is still anything to read.
-// If load is set and a flight has begun meanwhile, it is joined instead.
+// If load is set and a flight has begun meanwhile, we are on board instead.
 func (r *reading[V]) await(ctx context.Context, load bool) bool {
 	r.s = r.l.reads.stripe(r.key)
-	r.t = r.s.take(r.key)
+	r.t = r.s.take(r.key, load)
 	if r.t.begin == nil {
 		r.own = true
 		return true
 	}
 	select {
 	case <-r.t.begin:
+		if r.t.crew != nil {
+			r.m, r.t = r.t.claim(), nil
+			return false
+		}
 		if !load || !r.join(ctx) {
 			r.own = r.s.send(r.t)
 			return true
@@ -172,7 +216,9 @@ func (r *reading[V]) await(ctx context.Context, load bool) bool {
 	case <-ctx.Done():
 		r.err = context.Cause(ctx)
 	}
-	r.s.leave(r.key, r.t)
+	if m := r.s.leave(r.key, r.t, load); m != nil {
+		r.m, r.err = m, nil // its wait is what leaves the flight
+	}
 	r.t = nil
 	return false
 }

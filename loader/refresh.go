@@ -88,8 +88,12 @@ func (l *Loader[V]) rescue(ctx context.Context, key string, res *result[V]) *res
 	return res
 }
 
+// hasty reports whether the patience of callers ends before the load does. It is
+// counted from when they wait for a flight.
+func (l *Loader[V]) hasty() bool { return l.softTimeout > 0 && l.swr+l.sie > 0 }
+
 func (l *Loader[V]) waitOut(ctx context.Context, key string, m *member[V]) *result[V] {
-	if l.softTimeout == 0 || l.swr+l.sie == 0 {
+	if !l.hasty() {
 		res, _ := l.flights.wait(ctx, m, nil)
 		return res
 	}
