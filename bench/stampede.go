@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -22,9 +24,9 @@ type crowd struct {
 	get    []func(ctx context.Context, id int64) error
 	loads  atomic.Int64
 
-	waits    []time.Duration // beyond the load, of all callers of all rounds
-	most     int64           // loads in one round
-	commands []int64         // in each round
+	waits    [][]time.Duration // beyond the load, of all callers of each round, sorted
+	most     int64             // loads in one round
+	commands []int64           // in each round
 }
 
 const (
@@ -59,7 +61,8 @@ func stampede(t testing.TB, o options) []report.Section {
 	}
 	const warm = 2 // rounds that open connections, and tell what a load costs
 	for round := range int64(warm + o.stampedes) {
-		for _, c := range crowds {
+		for _, i := range rand.Perm(len(crowds)) {
+			c := crowds[i]
 			if err := c.rush(round, round >= warm); err != nil {
 				t.Fatalf("stampede: %s: %v", c.name, err)
 			}
@@ -98,20 +101,25 @@ func (c *crowd) rush(id int64, counts bool) error {
 		}
 	}
 	if counts {
-		c.waits = append(c.waits, waits...)
+		slices.Sort(waits)
+		c.waits = append(c.waits, waits)
 		c.most = max(c.most, c.loads.Load())
 		c.commands = append(c.commands, c.server.CommandCount()-commands)
 	}
 	return nil
 }
 
-// wait returns what a share of the callers waits at most, beyond the load.
-func (c *crowd) wait(share float64) time.Duration {
-	slices.Sort(c.waits)
-	return c.waits[int(share*float64(len(c.waits)-1))]
+// wait returns what a share of the callers waits at most, beyond the load: the median of
+// the rounds, and the greatest.
+func (c *crowd) wait(share float64) (median, most time.Duration) {
+	rounds := make([]time.Duration, len(c.waits))
+	for i, waits := range c.waits {
+		rounds[i] = waits[int(share*float64(len(waits)-1))]
+	}
+	return middle(rounds), slices.Max(rounds)
 }
 
-func (c *crowd) median() int64 {
-	slices.Sort(c.commands)
-	return c.commands[len(c.commands)/2]
+func middle[T cmp.Ordered](xs []T) T {
+	slices.Sort(xs)
+	return xs[len(xs)/2]
 }
