@@ -221,7 +221,7 @@ func GetWith[A, V any](ctx context.Context, l *Loader[V], key string, arg A, loa
 	if !r.join(ctx) {
 		if away := l.refusal(key); away != nil {
 			l.stats.bypasses.Add(1)
-			r.m, r.err = board(ctx, l, key, sight{away: away}, nil, nil, arg, load)
+			r.m, r.err = board(ctx, l, key, sight{away: away}, nil, arg, load)
 		} else if r.await(ctx, true) {
 			v, s := l.open(ctx, &r, true)
 			switch {
@@ -233,18 +233,14 @@ func GetWith[A, V any](ctx context.Context, l *Loader[V], key string, arg A, loa
 			case s.kind == none:
 				return zero, l.count(none), ErrNotFound
 			}
-			t := r.t
-			if !r.own || l.hasty() {
-				t = nil
-			}
-			r.m, r.err = board(ctx, l, key, s, r.s, t, arg, load)
+			r.m, r.err = board(ctx, l, key, s, r.followers(), arg, load)
 		}
 	}
 	if r.err != nil {
 		return zero, 0, r.err
 	}
 	l.stats.misses.Add(1)
-	r.end() // who waits to read finds the flight
+	r.end() // who still waits to read finds the flight
 	return l.answer(l.wait(ctx, key, r.m))
 }
 
@@ -272,15 +268,11 @@ func (l *Loader[V]) answer(res *result[V]) (V, Outcome, error) {
 	return res.v, res.how, res.err
 }
 
-// board joins the flight of key, or starts one, and brings those who wait until t has
-// ended, if it is not nil. It is a function of its own since it allocates what a hit has
-// no use for.
-func board[A, V any](ctx context.Context, l *Loader[V], key string, s sight, of *stripe[V], t *turn[V], arg A, load func(context.Context, A) (V, Life, error)) (*member[V], error) {
+// board joins the flight of key, or starts one, and has bring take others on board. It
+// is a function of its own since it allocates what a hit has no use for.
+func board[A, V any](ctx context.Context, l *Loader[V], key string, s sight, bring func(*flight[V]), arg A, load func(context.Context, A) (V, Life, error)) (*member[V], error) {
 	run := l.single(key, s, func(ctx context.Context) (V, Life, error) { return load(ctx, arg) })
-	if t == nil {
-		return l.flights.board(ctx, key, run)
-	}
-	m, _, err := l.flights.embark(ctx, key, false, run, func(f *flight[V]) { of.bring(t, f) })
+	m, _, err := l.flights.embark(ctx, key, false, run, bring)
 	return m, err
 }
 

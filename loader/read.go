@@ -250,6 +250,16 @@ func (r *reading[V]) read(ctx context.Context) ([]byte, error) {
 	return v.B, err
 }
 
+// followers returns what takes those on board of a flight who wait for this read to
+// end; nil if they have to be woken, to see to it that they do not wait for too long.
+func (r *reading[V]) followers() func(*flight[V]) {
+	if !r.own || r.l.hasty() {
+		return nil
+	}
+	s, t := r.s, r.t
+	return func(f *flight[V]) { s.bring(t, f) }
+}
+
 // end lets those go on who wait for this read. Called again it does nothing.
 func (r *reading[V]) end() {
 	if r.own && r.t != nil {
