@@ -33,7 +33,7 @@ func TestALoneReadThatHasToWaitIsAGET(t *testing.T) {
 	atTheRiver(t, func(t *testing.T, r *river) {
 		all := r.get(t.Context(), "a", "b", "c")
 		require.Equal(t, answer{"value of c", nil, 2 * trip}, <-all[2])
-		require.Equal(t, "[get c]", r.sent()[2])
+		require.Equal(t, "get c", r.sent()[2])
 	})
 }
 

@@ -64,8 +64,8 @@ type command struct {
 	got int         // about how many bytes the reply has
 }
 
-// queue queues the command on p.
-func (own *command) queue(ctx context.Context, p redis.Pipeliner) { own.cmd = own.ask(ctx, p, own.key) }
+// queue queues the command on p, or sends it if that is no pipeline.
+func (own *command) queue(ctx context.Context, p redis.Cmdable) { own.cmd = own.ask(ctx, p, own.key) }
 
 // note notes how large the reply is.
 func (own *command) note(l *large) {

@@ -42,7 +42,7 @@ func TestOtherCommandsLeaveBesideTheMGET(t *testing.T) {
 		}, r.sent())
 		all = r.get(t.Context(), "#list1", "#list2", "#list2")
 		require.Equal(t, answer{"3", nil, 4 * trip}, <-all[2])
-		require.Equal(t, "[lrange list2 0 -1]", r.sent()[2])
+		require.Equal(t, "lrange list2 0 -1", r.sent()[2])
 	})
 }
 
@@ -157,7 +157,7 @@ func TestWhatIsExpectedToBeLargeGoesAlone(t *testing.T) {
 		<-all[2]
 		all = r.get(t.Context(), "a", "b", "c", "#list1")
 		require.Equal(t, answer{"1,2", nil, 4 * trip}, <-all[3], "it was not")
-		require.Equal(t, []string{"get a", "get b", "lrange list1 0 -1", "[get c]", "get a", "get b", "[get c, lrange list1 0 -1]"}, r.sent())
+		require.Equal(t, []string{"get a", "get b", "lrange list1 0 -1", "get c", "get a", "get b", "[get c, lrange list1 0 -1]"}, r.sent())
 	})
 }
 

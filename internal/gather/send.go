@@ -54,24 +54,16 @@ func (c *Client) send(ctx context.Context, reads []*read) {
 			}
 		}
 	}()
-	var plain, others []*read
-	if c.Together() {
-		for _, r := range reads {
-			if r.field == "" && r.by == nil {
-				plain = append(plain, r)
-			} else {
-				others = append(others, r)
-			}
-		}
+	defer c.noteAll(reads)
+	if len(reads) == 1 { // the others have left, or have nodes of their own
+		deal(reads, queue(ctx, c.rdb, reads), nil)
+		return
 	}
-	if len(plain) < 2 {
-		plain, others = nil, reads
-	}
+	plain, others := c.split(reads)
 	if len(others) == 0 {
 		m := c.mget(ctx, plain)
 		_ = c.rdb.Process(ctx, m) // the error is in m
 		c.take(ctx, m, plain)
-		c.noteAll(reads)
 		return
 	}
 	p := c.rdb.Pipeline()
@@ -86,15 +78,37 @@ func (c *Client) send(ctx context.Context, reads []*read) {
 	if m != nil {
 		c.take(ctx, m, plain)
 	}
-	c.noteAll(reads)
+}
+
+// split returns those of reads that an MGET reads, and the others.
+func (c *Client) split(reads []*read) (plain, others []*read) {
+	apart := func(r *read) bool { return r.field != "" || r.by != nil }
+	switch {
+	case !c.Together():
+		return nil, reads
+	case !slices.ContainsFunc(reads, apart):
+		return reads, nil
+	}
+	for _, r := range reads {
+		if apart(r) {
+			others = append(others, r)
+		} else {
+			plain = append(plain, r)
+		}
+	}
+	if len(plain) < 2 {
+		return nil, reads
+	}
+	return plain, others
 }
 
 func (c *Client) mget(ctx context.Context, reads []*read) *MGet {
 	return NewMGet(ctx, len(reads), func(i int) string { return reads[i].key })
 }
 
-// queue queues a command for each read, and returns those that are not in by.
-func queue(ctx context.Context, p redis.Pipeliner, reads []*read) []*redis.StringCmd {
+// queue queues a command for each read, or sends it if p is no pipeline, and returns those
+// that are not in by.
+func queue(ctx context.Context, p redis.Cmdable, reads []*read) []*redis.StringCmd {
 	cmds := make([]*redis.StringCmd, len(reads))
 	for i, r := range reads {
 		if r.by != nil {
