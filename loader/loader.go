@@ -244,30 +244,6 @@ func GetWith[A, V any](ctx context.Context, l *Loader[V], key string, arg A, loa
 	return l.answer(l.wait(ctx, key, r.m))
 }
 
-// count counts a read that found something in Redis, and returns its outcome.
-func (l *Loader[V]) count(k kind) Outcome {
-	switch k {
-	case none:
-		l.stats.notFoundHits.Add(1)
-		return OutcomeNotFound
-	case fresh, due:
-		l.stats.hits.Add(1)
-		return OutcomeHit
-	}
-	l.stats.staleHits.Add(1)
-	return OutcomeStale
-}
-
-// answer is what a reader gets of what a flight has found. A value that was there
-// before is as good as any if there is nothing newer.
-func (l *Loader[V]) answer(res *result[V]) (V, Outcome, error) {
-	if res.kept || res.how == OutcomeStale {
-		l.stats.staleHits.Add(1)
-		return res.v, OutcomeStale, nil
-	}
-	return res.v, res.how, res.err
-}
-
 // board joins the flight of key, or starts one, and has bring take others on board. It
 // is a function of its own since it allocates what a hit has no use for.
 func board[A, V any](ctx context.Context, l *Loader[V], key string, s sight, bring func(*flight[V]), arg A, load func(context.Context, A) (V, Life, error)) (*member[V], error) {

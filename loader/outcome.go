@@ -23,3 +23,27 @@ func (o Outcome) String() string {
 	}
 	return "unknown"
 }
+
+// count counts a read that found something in Redis, and returns its outcome.
+func (l *Loader[V]) count(k kind) Outcome {
+	switch k {
+	case none:
+		l.stats.notFoundHits.Add(1)
+		return OutcomeNotFound
+	case fresh, due:
+		l.stats.hits.Add(1)
+		return OutcomeHit
+	}
+	l.stats.staleHits.Add(1)
+	return OutcomeStale
+}
+
+// answer is what a reader gets of what a flight has found. A value that was there
+// before is as good as any if there is nothing newer.
+func (l *Loader[V]) answer(res *result[V]) (V, Outcome, error) {
+	if res.kept || res.how == OutcomeStale {
+		l.stats.staleHits.Add(1)
+		return res.v, OutcomeStale, nil
+	}
+	return res.v, res.how, res.err
+}
