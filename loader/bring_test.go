@@ -31,11 +31,13 @@ func TestThoseWhoWaitToReadAreOnBoardBeforeTheLeaseIsAskedFor(t *testing.T) {
 		close(reply.pass)
 		within(t, asks.arrived)
 		synctest.Wait()
+		require.EqualValues(t, len(calls), p.Stats().Misses, "as soon as they wait for a load")
 		t.proc().write("v") // which is found in place of the lease
 		asks.pass <- struct{}{}
 		gets(t, "v", calls...)
 		require.Equal(t, 1, sent.Count("get"))
 		require.Equal(t, 1, sent.Count("evalsha"), "it answers all of them")
+		require.EqualValues(t, len(calls), p.Stats().Misses, "each once")
 		requireNoTurns(t, p)
 	})
 }

@@ -239,7 +239,9 @@ func GetWith[A, V any](ctx context.Context, l *Loader[V], key string, arg A, loa
 	if r.err != nil {
 		return zero, 0, r.err
 	}
-	l.stats.misses.Add(1)
+	if !r.counted {
+		l.stats.misses.Add(1)
+	}
 	r.end() // who still waits to read finds the flight
 	return l.answer(l.wait(ctx, key, r.m))
 }

@@ -95,13 +95,13 @@ func (s *stripe[V]) take(key string, load bool) *turn[V] {
 // bring takes those on board of f who wait until t has ended, if all of them would
 // board it then. They wait on, until f has ended. So they are woken once and not
 // twice; and not while f asks for the lease, when they would only be in its way if
-// they are many. The caller holds fs.mu.
-func (s *stripe[V]) bring(t *turn[V], f *flight[V]) {
+// they are many. It returns how many they are. The caller holds fs.mu.
+func (s *stripe[V]) bring(t *turn[V], f *flight[V]) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	next := t.next
 	if next == nil || next.n == 0 || next.look > 0 {
-		return
+		return 0
 	}
 	t.next = nil
 	next.crew = make([]member[V], next.n)
@@ -109,6 +109,7 @@ func (s *stripe[V]) bring(t *turn[V], f *flight[V]) {
 		f.take(&next.crew[i])
 	}
 	f.waking = append(f.waking, next.begin)
+	return next.n
 }
 
 // send reports whether the caller is the one who sends the turn. Else it waits
@@ -181,8 +182,9 @@ type reading[V any] struct {
 	v     gather.Value // what we read, for those who share the turn
 	found error        // of reading v
 
-	m   *member[V] // of the flight that we joined
-	err error      // of joining it, or of waiting
+	m       *member[V] // of the flight that we joined
+	counted bool       // as a miss, by whoever has brought us on board
+	err     error      // of joining it, or of waiting
 }
 
 // join joins the flight of the key if there is one, and reports whether that, or
@@ -206,7 +208,7 @@ func (r *reading[V]) await(ctx context.Context, load bool) bool {
 	select {
 	case <-r.t.begin:
 		if r.t.crew != nil {
-			r.m, r.t = r.t.claim(), nil
+			r.m, r.t, r.counted = r.t.claim(), nil, true
 			return false
 		}
 		if !load || !r.join(ctx) {
@@ -217,7 +219,7 @@ func (r *reading[V]) await(ctx context.Context, load bool) bool {
 		r.err = context.Cause(ctx)
 	}
 	if m := r.s.leave(r.key, r.t, load); m != nil {
-		r.m, r.err = m, nil // its wait is what leaves the flight
+		r.m, r.err, r.counted = m, nil, true // its wait is what leaves the flight
 	}
 	r.t = nil
 	return false
@@ -256,8 +258,8 @@ func (r *reading[V]) followers() func(*flight[V]) {
 	if !r.own || r.l.hasty() {
 		return nil
 	}
-	s, t := r.s, r.t
-	return func(f *flight[V]) { s.bring(t, f) }
+	s, t, misses := r.s, r.t, &r.l.stats.misses
+	return func(f *flight[V]) { misses.Add(int64(s.bring(t, f))) }
 }
 
 // end lets those go on who wait for this read. Called again it does nothing.
