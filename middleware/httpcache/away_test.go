@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"testing"
 	"testing/synctest"
@@ -57,6 +58,23 @@ func TestWithoutRedisAProcessAsksTheOriginOnceAtATime(t *testing.T) {
 		}
 		require.Equal(t, int64(2), s.calls.Load())
 	})
+}
+
+// Those who came too late for a load have another one begun with the request of the client
+// whose it was, and that client may not have taken what it is given yet.
+func TestALoadForOthersLeavesAClientItsOwnExchange(t *testing.T) {
+	t.Parallel()
+	h := newHandler(t, unreachable(t), http.NotFoundHandler(), Options{})
+	q, why := h.examine(httptest.NewRequest(http.MethodGet, "http://example.com/p", nil))
+	require.Empty(t, why)
+	j := &job{q: q}
+	own, others := h.begin(t.Context(), j, nil), h.begin(t.Context(), j, nil)
+	require.Same(t, own, j.x)
+	require.EqualValues(t, 2, own.hold.Load(), "of the load, and of the client")
+	require.EqualValues(t, 1, others.hold.Load(), "of the load")
+	own.release()
+	own.release()
+	others.release()
 }
 
 func TestAResponseThatCannotBeDecodedIsOverwritten(t *testing.T) {

@@ -82,15 +82,14 @@ func (h *Handler) up(ctx context.Context, k key) (record, error) {
 }
 
 // begin begins the exchange of a job. A load may be begun again for clients who
-// came too late for it, and then with the request of one who has gone.
+// came too late for it, and then with the request of one who has gone; or who has an
+// exchange and is about to take it: he gets that one, for it was his request.
 func (h *Handler) begin(ctx context.Context, j *job, prev *record) *exchange {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	x := h.start(ctx, j.q, prev, !j.absent)
-	if !j.absent {
-		if j.x != nil {
-			j.x.release()
-		}
+	his := !j.absent && j.x == nil
+	x := h.start(ctx, j.q, prev, his)
+	if his {
 		j.x = x
 	}
 	return x
