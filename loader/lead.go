@@ -52,7 +52,7 @@ func (r *run[V]) lead() {
 			})
 		case calls := <-beat:
 			for i, p := range extended {
-				n, err := number(calls[i].Reply, calls[i].Err)
+				n, err := number(calls[i], 1)
 				switch {
 				case err != nil:
 					l.stats.redisFailures.Add(1)
@@ -170,7 +170,7 @@ func (r *run[V]) land(all []Loaded[V], took time.Duration) {
 	r.send(context.WithoutCancel(r.ctx), calls, true, min(max(took, shortestWait), longestWait))
 	var orphans []*pursuit[V]
 	for i, p := range sent {
-		n, err := number(calls[i].Reply, calls[i].Err)
+		n, err := number(calls[i], int64(StoredStale))
 		stores := calls[i].Script != script.Release
 		switch {
 		case err != nil:

@@ -3,6 +3,7 @@ package loader
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 
@@ -134,13 +135,13 @@ func acquired(token Token, call *script.Call) (Acquisition, error) {
 		a.Entry = []byte(data)
 	case Held:
 		if len(data) != 10 {
-			return a, fmt.Errorf("script acquire: unexpected reply")
+			return a, fmt.Errorf("script acquire: %w", errReply)
 		}
 		b := append([]byte{0, 0}, data...)
 		a.Began = time.UnixMilli(int64(binary.BigEndian.Uint64(b)))
 		a.Cost = time.Duration(binary.BigEndian.Uint32(b[8:])) * time.Millisecond
 	default:
-		return a, fmt.Errorf("script acquire: unexpected reply")
+		return a, fmt.Errorf("script acquire: %w", errReply)
 	}
 	return a, nil
 }
@@ -229,7 +230,12 @@ func (l *Leases) Renew(ctx context.Context, key string, token Token, life Life, 
 
 func (l *Leases) verdict(ctx context.Context, call *script.Call) (Verdict, error) {
 	_ = call.Run(ctx, l.rdb) // the error is in call
-	n, err := number(call.Reply, call.Err)
+	return verdict(call)
+}
+
+// verdict returns what Store or Renew has said.
+func verdict(call *script.Call) (Verdict, error) {
+	n, err := number(call, int64(StoredStale))
 	return Verdict(n), err
 }
 
@@ -247,7 +253,10 @@ func (l *Leases) renewing(key string, token Token, life Life, sent time.Time, to
 // Write stores payload as the value of key whatever is there, and takes the
 // lease away from a load under way. Of two writes at the same time one stays.
 func (l *Leases) Write(ctx context.Context, key string, payload []byte, life Life) error {
-	return l.writing(key, payload, life).Run(ctx, l.rdb)
+	call := l.writing(key, payload, life)
+	_ = call.Run(ctx, l.rdb) // the error is in call
+	_, err := number(call, 1)
+	return err
 }
 
 func (l *Leases) writing(key string, payload []byte, life Life) *script.Call {
@@ -293,20 +302,23 @@ func (l *Leases) expiring(key string) *script.Call {
 
 func (l *Leases) held(ctx context.Context, call *script.Call) (bool, error) {
 	_ = call.Run(ctx, l.rdb) // the error is in call
-	n, err := number(call.Reply, call.Err)
+	n, err := number(call, 1)
 	return n == 1, err
 }
 
-func number(reply any, err error) (int64, error) {
-	if err != nil {
-		return 0, err
+// number returns the number that a script has replied, from 0 to most. Anything else is an
+// error: a broken proxy may have said it, and nothing is proven by that.
+func number(call *script.Call, most int64) (int64, error) {
+	if call.Err != nil {
+		return 0, call.Err
 	}
-	n, ok := reply.(int64)
-	if !ok {
-		return 0, fmt.Errorf("unexpected reply of a script")
+	if n, ok := call.Reply.(int64); ok && n >= 0 && n <= most {
+		return n, nil
 	}
-	return n, nil
+	return 0, errReply
 }
+
+var errReply = errors.New("unexpected reply of a script")
 
 // MinLeaseTTL is the shortest lease. A shorter one would run out between two
 // heartbeats whenever a process or the network is busy.

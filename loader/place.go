@@ -57,10 +57,14 @@ func (l *Leases) unlink(ctx context.Context, c redis.Cmdable, key string) *redis
 
 // unlinked returns the error of unlink. What is no hash has no packed entry.
 func (l *Leases) unlinked(cmd *redis.IntCmd) error {
-	if err := cmd.Err(); !l.packed || !wrongType(err) {
+	switch n, err := cmd.Result(); {
+	case err != nil && l.packed && wrongType(err):
+		return nil
+	case err == nil && (n < 0 || n > 1): // of one key
+		return errReply
+	default:
 		return err
 	}
-	return nil
 }
 
 // parse is entry.Parse, or ParsePacked.

@@ -323,8 +323,8 @@ func (t *trip) number(n int) (int64, bool) {
 	if !t.known {
 		return 0, false
 	}
-	i, err := number(t.calls[n].Reply, t.calls[n].Err)
-	return i, err == nil
+	i, ok := t.calls[n].Reply.(int64)
+	return i, ok && t.calls[n].Err == nil
 }
 
 // Shifts are a heap: the first one is the first to be looked at.

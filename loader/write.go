@@ -67,12 +67,12 @@ func (l *Leases) Delete(ctx context.Context, keys []string) []error {
 	return errs
 }
 
-// pipeline runs calls and returns the error of each.
+// pipeline runs calls that reply 0 or 1, and returns the error of each.
 func pipeline(ctx context.Context, rdb redis.UniversalClient, calls []*script.Call) []error {
 	convoy.Run(ctx, rdb, calls)
 	errs := make([]error, len(calls))
 	for i, c := range calls {
-		errs[i] = c.Err
+		_, errs[i] = number(c, 1)
 	}
 	return errs
 }
@@ -141,7 +141,7 @@ func (l *Loader[V]) WriteThrough(ctx context.Context, ws []Writing, down func(co
 	}
 	l.send(detached, stores)
 	for j, i := range is {
-		if n, err := number(stores[j].Reply, stores[j].Err); err != nil || n == 0 {
+		if v, err := verdict(stores[j]); err != nil || v == Fenced {
 			lost = append(lost, i)
 		}
 	}
