@@ -53,7 +53,8 @@ var faultsOfTheProcess = []fault{{
 	name: "`CLIENT PAUSE`, writes", sees: "hits are served; a miss loads after the timeout of the client", stored: stopped,
 	shows: all(struck, silence),
 	hurt: func(t *testing.T, p *patient) {
-		probe := p.server.Client(func(o *redis.Options) { o.ClientName, o.PoolSize, o.ReadTimeout = "probe", 1, patience })
+		probe := redis.NewClient(&redis.Options{Addr: p.server.Addr(), ClientName: "probe", PoolSize: 1, ReadTimeout: patience})
+		defer func() { _ = probe.Close() }()
 		require.NoError(t, probe.Ping(t.Context()).Err())
 		p.do(t, "client", "pause", "60000", "write")
 		written := make(chan error, 1)
