@@ -21,7 +21,7 @@ func requireGathered(t *testing.T, rdb redis.UniversalClient, sent *redistest.Co
 	base := redistest.Key(t)
 	keys := make([]string, 300)
 	for i := range keys {
-		keys[i] = fmt.Sprint(base, i)
+		keys[i] = fmt.Sprint(base, ":", i)
 		if i%3 != 0 {
 			require.NoError(t, rdb.Set(ctx, keys[i], keys[i], 0).Err())
 		}
