@@ -330,9 +330,14 @@ func (t *trip) number(n int) (int64, bool) {
 // Shifts are a heap: the first one is the first to be looked at.
 type shifts []*shift
 
-func (s shifts) Len() int           { return len(s) }
+// Len implements sort.Interface.
+func (s shifts) Len() int { return len(s) }
+
+// Less implements sort.Interface.
 func (s shifts) Less(i, j int) bool { return s[i].at.Before(s[j].at) }
-func (s shifts) Swap(i, j int)      { s[i], s[j] = s[j], s[i] }
+
+// Swap implements sort.Interface.
+func (s shifts) Swap(i, j int) { s[i], s[j] = s[j], s[i] }
 
 // Push implements heap.Interface.
 func (s *shifts) Push(x any) { *s = append(*s, x.(*shift)) }

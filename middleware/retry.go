@@ -131,6 +131,7 @@ type retryError struct {
 	left error   // the cause of the end of ctx, if that ended a pause
 }
 
+// Error tells how many attempts there were, and how the last one failed.
 func (e *retryError) Error() string {
 	last := e.errs[len(e.errs)-1]
 	attempts := "1 attempt failed"
@@ -143,6 +144,7 @@ func (e *retryError) Error() string {
 	return fmt.Sprintf("%s: %v", attempts, last)
 }
 
+// Unwrap returns the errors of all attempts, and what ended a pause.
 func (e *retryError) Unwrap() []error {
 	if e.left == nil {
 		return e.errs

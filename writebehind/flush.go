@@ -289,7 +289,10 @@ type persistError struct {
 	err   error
 }
 
+// Error tells which batch it was.
 func (e *persistError) Error() string { return fmt.Sprintf("persist %s: %v", e.batch, e.err) }
+
+// Unwrap returns the error of Persist.
 func (e *persistError) Unwrap() error { return e.err }
 
 func (e *Engine) redisFailed(b int, err error) {

@@ -163,7 +163,9 @@ func (c *Client) Get(ctx context.Context, key, field string, size int) (Value, e
 func (c *Client) one(ctx context.Context, key, field string) (Value, error) {
 	cmd := get(ctx, c.rdb, key, field)
 	b, err := cmd.Bytes()
-	c.large.note(key, field, len(b))
+	if err == nil { // else nothing is known of it
+		c.large.note(key, field, len(b))
+	}
 	return Value{B: b}, err
 }
 

@@ -174,6 +174,16 @@ func TestLargeValuesGoAlone(t *testing.T) {
 		<-all[4]
 		require.Equal(t, []string{"get a", "get b", "get big", "mget c d"}, r.sent())
 
+		faults := new(redistest.Faults)
+		r.rdb.AddHook(faults)
+		faults.Add(redistest.Fault{Match: redistest.Named("get")})
+		require.Error(t, (<-r.get(t.Context(), "big")[0]).err)
+		r.sent()
+		all = r.get(t.Context(), "a", "b", "c", "big")
+		require.Equal(t, big, (<-all[3]).value)
+		<-all[2]
+		require.Equal(t, []string{"get a", "get b", "get big", "get c"}, r.sent(), "a read that failed says nothing of it")
+
 		require.NoError(t, r.rdb.Set(t.Context(), "big", "small", 0).Err())
 		r.sent()
 		<-r.get(t.Context(), "big")[0]

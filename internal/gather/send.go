@@ -161,7 +161,7 @@ func (c *Client) noteAll(reads []*read) {
 	for _, r := range reads {
 		if r.by != nil {
 			r.by.note(&c.large)
-		} else {
+		} else if r.err == nil { // else nothing is known of it
 			c.large.note(r.key, r.field, len(r.v.B))
 		}
 	}

@@ -21,6 +21,8 @@ type redacted struct {
 	cause error
 }
 
+// Error returns the text without what was redacted.
 func (e *redacted) Error() string { return e.text }
 
+// Unwrap returns the error that the text is of.
 func (e *redacted) Unwrap() error { return e.cause }

@@ -37,6 +37,7 @@ func (r *Roadside) Dial(ctx context.Context, network, addr string) (net.Conn, er
 	return c, nil
 }
 
+// Write implements net.Conn.
 func (c *counting) Write(b []byte) (int, error) {
 	c.r.mu.Lock()
 	if !c.writing {
@@ -48,6 +49,7 @@ func (c *counting) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
+// Read implements net.Conn.
 func (c *counting) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if n > 0 {

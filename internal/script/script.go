@@ -222,4 +222,5 @@ func (s *Script) fail(err error) error {
 // breaks after it may have been read.
 type noRetry struct{ *redis.Cmd }
 
+// NoRetry implements redis.Cmder.
 func (noRetry) NoRetry() bool { return true }
