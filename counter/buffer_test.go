@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -179,6 +180,10 @@ func TestABufferRefusesASumThatLeavesInt64(t *testing.T) {
 			}
 			require.NoError(t, b.Add(2, 0), "adds nothing")
 		}
+		for range 2 { // after which a core has no part that it has used last, and takes another one
+			runtime.GC()
+		}
+		require.NoError(t, b.Add(1, math.MaxInt64), "another part has room for it")
 		require.ErrorIs(t, b.Flush(t.Context()), counter.ErrOverflow)
 		requireCount(t, c, 1, math.MaxInt64)
 		require.Zero(t, b.Stats().Sums)

@@ -64,7 +64,19 @@ func (h *history) keep() shelf {
 	return snapshot(h.t, h.rdb, k.Pending, k.InFlight)
 }
 
-func (h *history) lose(keys ...string) { require.NoError(h.t, h.rdb.Del(h.ctx, keys...).Err()) }
+// lose takes keys away. It returns in another millisecond of the server's clock: what comes
+// after a loss has the time of its beginning as its incarnation, and no Redis loses a bucket
+// in the millisecond in which that began.
+func (h *history) lose(keys ...string) {
+	require.NoError(h.t, h.rdb.Del(h.ctx, keys...).Err())
+	now := func() int64 {
+		at, err := h.rdb.Time(h.ctx).Result()
+		require.NoError(h.t, err)
+		return at.UnixMilli()
+	}
+	for began := now(); now() == began; {
+	}
+}
 
 // forked fails unless this fork, and no other, was counted and told of.
 func (h *history) forked(want Forks, kind Fork) {
