@@ -101,7 +101,7 @@ type Options struct {
 
 	// Notify is told of what goes wrong in the background: of what Persist returns, of
 	// Redis, of a *ForkError, a *ledger.RefusedError, an *EvictionError. It must not
-	// block. Defaults to nothing.
+	// block, and may be called by several goroutines at once. Defaults to nothing.
 	Notify func(error)
 }
 

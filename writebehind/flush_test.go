@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"sync"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -121,8 +122,13 @@ func TestABatchThatFailsStaysAndOthersGoOn(t *testing.T) {
 		o := options(t, d, Sum)
 		o.Buckets = 2
 		sick := errors.New("sick")
-		var told []error
-		o.Notify = func(err error) { told = append(told, err) }
+		var mu sync.Mutex
+		var told []error // guarded by mu
+		o.Notify = func(err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, err)
+		}
 		d.fail(func(b ledger.Batch) error {
 			if b.Bucket == 1 {
 				return sick
@@ -144,6 +150,8 @@ func TestABatchThatFailsStaysAndOthersGoOn(t *testing.T) {
 		require.ErrorContains(t, err, "1 of 2 buckets")
 		require.EqualValues(t, 5, d.sum(byBucket[0]))
 		require.Zero(t, d.sum(byBucket[1]))
+		mu.Lock()
+		defer mu.Unlock()
 		require.Len(t, told, 1)
 		require.ErrorIs(t, told[0], sick)
 		backlog, err := e.Backlog(ctx)

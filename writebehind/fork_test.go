@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -43,13 +45,18 @@ type history struct {
 	ctx  context.Context
 	d    *database
 	e    *Engine
-	told []error
+	mu   sync.Mutex // Notify may be called by several goroutines
+	told []error    // guarded by mu
 }
 
 func newHistory(t *testing.T, rdb *redis.Client, change func(*Options)) *history {
 	h := &history{t: t, rdb: rdb, ctx: bounded(t), d: newDatabase()}
 	o := options(t, h.d, Sum)
-	o.Notify = func(err error) { h.told = append(h.told, err) }
+	o.Notify = func(err error) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.told = append(h.told, err)
+	}
 	if change != nil {
 		change(&o)
 	}
@@ -78,13 +85,21 @@ func (h *history) lose(keys ...string) {
 	}
 }
 
+// heard returns what Notify was told so far.
+func (h *history) heard() []error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.told)
+}
+
 // forked fails unless this fork, and no other, was counted and told of.
 func (h *history) forked(want Forks, kind Fork) {
 	h.t.Helper()
 	require.Equal(h.t, want, h.e.Stats().Forks)
-	require.NotEmpty(h.t, h.told)
-	fork, ok := errors.AsType[*ForkError](h.told[len(h.told)-1])
-	require.True(h.t, ok, "%v", h.told)
+	told := h.heard()
+	require.NotEmpty(h.t, told)
+	fork, ok := errors.AsType[*ForkError](told[len(told)-1])
+	require.True(h.t, ok, "%v", told)
 	require.Equal(h.t, kind, fork.Fork)
 }
 

@@ -133,7 +133,7 @@ func TestWhatIsRefusedIsPutAsideAndCanBeRetried(t *testing.T) {
 		require.NoError(t, err)
 		require.EqualValues(t, 2, backlog.Refused)
 		require.Zero(t, backlog.IDs+backlog.InFlight)
-		require.Len(t, h.told, 2)
+		require.Len(t, h.heard(), 2)
 
 		delete(h.d.poison, "bad")
 		n, err := h.e.Retry(h.ctx, "bad", "unknown")
