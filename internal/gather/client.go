@@ -1,6 +1,6 @@
-// Package gather has the reads of concurrent callers on one client of Redis leave
-// together: a lone caller's at once, and what comes while a few are under way in one
-// MGET, or in one pipeline for each node, with what is not read by GET beside it.
+// Package gather has what concurrent callers on one client of Redis read, and what they
+// write, leave together: a lone caller's at once, and what comes while a few are under way
+// in one pipeline for each node; of keys that are read by GET, in one MGET.
 package gather
 
 import (
@@ -15,7 +15,7 @@ import (
 	"github.com/cachex-go/cachex/internal/combine"
 )
 
-// A Client reads on a client of Redis, for all who read on that. It is safe for
+// A Client reads and writes on a client of Redis, for all who do on that. It is safe for
 // concurrent use.
 //
 // What is sent together is as good as what is sent alone. Each caller leaves on its own
@@ -28,8 +28,8 @@ type Client struct {
 	apart   atomic.Int64 // Unix time in nanoseconds until which no MGET is sent
 	large   large
 
-	alone *lane    // of all keys; nil if nodes has them
-	nodes sync.Map // from *redis.Client to *lane
+	alone *lanes   // of all keys; nil if nodes has them
+	nodes sync.Map // from *redis.Client to *lanes
 	count atomic.Int64
 
 	mu      sync.Mutex
@@ -39,7 +39,10 @@ type Client struct {
 	users int // guarded by clients.mu; never above 0 if they are not in there
 }
 
-// A lane is the reads that go to one node.
+// Lanes are what goes to one node. Writes have one of their own: a server that pauses
+// them, or refuses them so that the client tries again, answers reads all the same.
+type lanes struct{ reads, writes lane }
+
 type lane = combine.Combiner[*read]
 
 // clients has the Client of every client in use.
@@ -68,13 +71,17 @@ func For(rdb redis.UniversalClient) *Client {
 func newClient(rdb redis.UniversalClient) *Client {
 	c := &Client{rdb: rdb}
 	if _, c.oneNode = rdb.(*redis.Client); c.oneNode {
-		c.alone = c.newLane()
+		c.alone = c.newLanes()
 	}
 	return c
 }
 
-func (c *Client) newLane() *lane {
-	return &lane{Send: c.send, Weigh: (*read).weight, Most: most, Go: c.spawn}
+func (c *Client) newLanes() *lanes {
+	l := new(lanes)
+	for _, one := range []*lane{&l.reads, &l.writes} {
+		one.Send, one.Weigh, one.Most, one.Go = c.send, (*read).weight, most, c.spawn
+	}
+	return l
 }
 
 // Release undoes one For. Who still has the Client may use it on. What it returns is
@@ -140,10 +147,11 @@ func (v Value) Release() {
 // If it is sent alone, it heeds ctx as far as the client does. It is sent together with
 // others if a few are under way; then Get returns the cause of the end of ctx at once.
 func (c *Client) Get(ctx context.Context, key, field string, size int) (Value, error) {
-	l := c.lane(ctx, key)
-	if l == nil {
+	at := c.lanes(ctx, key)
+	if at == nil {
 		return c.one(ctx, key, field)
 	}
+	l := &at.reads
 	if idle, ok := l.Alone(); ok {
 		began := time.Now()
 		defer func() { l.Over(idle, time.Since(began)) }()
@@ -181,12 +189,12 @@ func get(ctx context.Context, c redis.Cmdable, key, field string) *redis.StringC
 // replaced is another one.
 const maxNodes = 1 << 10
 
-// lane returns the lane that a read of key takes, or nil if it is to be sent by itself:
-// on a client that we do not know, or that joins what it is given itself, as the
-// AutoPipeline face of one does.
+// lanes returns the lanes of key, or nil if what is to be done to it is sent by itself: on
+// a client that we do not know, or that joins what it is given itself, as the AutoPipeline
+// face of one does.
 //
-// Each node has a lane, since those who are together wait for the slowest of them.
-func (c *Client) lane(ctx context.Context, key string) *lane {
+// Each node has its own, since those who are together wait for the slowest of them.
+func (c *Client) lanes(ctx context.Context, key string) *lanes {
 	if c.alone != nil {
 		return c.alone
 	}
@@ -202,12 +210,12 @@ func (c *Client) lane(ctx context.Context, key string) *lane {
 		return nil
 	}
 	if l, ok := c.nodes.Load(node); ok {
-		return l.(*lane)
+		return l.(*lanes)
 	}
 	if c.count.Add(1) > maxNodes {
 		c.nodes.Clear()
 		c.count.Store(1)
 	}
-	l, _ := c.nodes.LoadOrStore(node, c.newLane())
-	return l.(*lane)
+	l, _ := c.nodes.LoadOrStore(node, c.newLanes())
+	return l.(*lanes)
 }

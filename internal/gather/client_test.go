@@ -228,7 +228,7 @@ func TestOtherClientsSendEachReadByItself(t *testing.T) {
 			notComparable []int
 		}{rdb, nil}} {
 			c := For(other)
-			require.Nil(t, c.lane(t.Context(), "a"))
+			require.Nil(t, c.lanes(t.Context(), "a"))
 			_, err := c.Get(t.Context(), "a", "", 0)
 			require.ErrorIs(t, err, redis.Nil)
 			<-c.Release()

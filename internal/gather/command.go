@@ -8,7 +8,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// An Ask sends the command that reads a key, or queues it if c is a pipeline.
+// An Ask sends the command that reads or writes a key, or queues it if c is a pipeline.
 type Ask func(ctx context.Context, c redis.Cmdable, key string) redis.Cmder
 
 // Do returns the command by which ask reads a key, when it has its answer; or the error of
@@ -19,10 +19,11 @@ type Ask func(ctx context.Context, c redis.Cmdable, key string) redis.Cmder
 // others, by Get too, if a few are under way; then Do returns the cause of the end of ctx
 // at once.
 func (c *Client) Do(ctx context.Context, key string, about *Size, ask Ask) (redis.Cmder, error) {
-	l := c.lane(ctx, key)
-	if l == nil {
+	at := c.lanes(ctx, key)
+	if at == nil {
 		return c.itself(ctx, key, about, ask)
 	}
+	l := &at.reads
 	if idle, ok := l.Alone(); ok {
 		began := time.Now()
 		defer func() { l.Over(idle, time.Since(began)) }()
@@ -56,12 +57,53 @@ func (c *Client) itself(ctx context.Context, key string, about *Size, ask Ask) (
 	return cmd, nil
 }
 
-// A command is a read otherwise than by GET or HGET.
+// Write returns the command by which ask writes key, and which has so many bytes, when it
+// has its answer or its error; or the error of what kept it from being sent or waited for,
+// and then no command. The client may send it twice. If it is a script, the server may not
+// know it.
+//
+// It leaves as with Do, together with what others write.
+func (c *Client) Write(ctx context.Context, key string, size int, ask Ask) (redis.Cmder, error) {
+	at := c.lanes(ctx, key)
+	if at == nil {
+		return ask(ctx, c.rdb, key), nil
+	}
+	l := &at.writes
+	if idle, ok := l.Alone(); ok {
+		began := time.Now()
+		defer func() { l.Over(idle, time.Since(began)) }()
+		return c.wrote(ctx, key, size, ask), nil
+	}
+	if size >= huge {
+		return c.wrote(ctx, key, size, ask), nil
+	}
+	own := &command{ask: ask, writes: true}
+	own.read = read{key: key, size: size, by: own}
+	if _, err := l.Join(ctx, &own.read); err != nil {
+		return nil, err // and others may still write to own
+	}
+	if own.cmd == nil || own.err != nil && own.cmd.Err() == nil {
+		return nil, own.err
+	}
+	return own.cmd, nil
+}
+
+// wrote sends a command that writes by itself.
+func (c *Client) wrote(ctx context.Context, key string, size int, ask Ask) redis.Cmder {
+	cmd := ask(ctx, c.rdb, key)
+	if cmd.Err() == nil {
+		c.large.note(key, "", size)
+	}
+	return cmd
+}
+
+// A command is a read otherwise than by GET or HGET, or a write.
 type command struct {
 	read
-	ask Ask
-	cmd redis.Cmder // as it was last sent
-	got int         // about how many bytes the reply has
+	ask    Ask
+	writes bool
+	cmd    redis.Cmder // as it was last sent
+	got    int         // about how many bytes the reply has
 }
 
 // queue queues the command on p, or sends it if that is no pipeline.
@@ -69,7 +111,11 @@ func (own *command) queue(ctx context.Context, p redis.Cmdable) { own.cmd = own.
 
 // note notes how large the reply is.
 func (own *command) note(l *large) {
-	if own.err == nil {
+	switch {
+	case own.err != nil:
+	case own.writes:
+		l.note(own.key, "", own.size)
+	default:
 		own.got = replySize(own.cmd)
 		l.note(own.key, "", own.got)
 	}

@@ -94,12 +94,12 @@ func TestAClientForgetsNodesThatAreTooMany(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, rdb.Close()) })
 	c := newClient(rdb)
 	for i := range maxNodes {
-		c.nodes.Store(new(redis.Client), c.newLane())
+		c.nodes.Store(new(redis.Client), c.newLanes())
 		c.count.Store(int64(i + 1))
 	}
-	l := c.lane(context.Background(), "a")
+	l := c.lanes(context.Background(), "a")
 	require.NotNil(t, l)
-	require.Same(t, l, c.lane(context.Background(), "a"))
+	require.Same(t, l, c.lanes(context.Background(), "a"))
 	n := 0
 	c.nodes.Range(func(any, any) bool { n++; return true })
 	require.Equal(t, 1, n)
