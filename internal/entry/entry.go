@@ -52,6 +52,11 @@ const Size = 40
 // Till.
 func (h *Header) Paused() bool { return h.State == Value && h.Till != 0 && h.Token == Token{} }
 
+// Leased reports whether somebody has the lease.
+func (h *Header) Leased() bool {
+	return h.State == Lease || h.State == Value && h.Till != 0 && h.Token != Token{}
+}
+
 // Forever is the soft expiry of a value that is fresh for as long as it exists.
 const Forever int64 = 1<<48 - 1
 

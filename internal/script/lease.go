@@ -104,14 +104,16 @@ const (
 //
 // A value's life is prolonged to that of the lease, or it would be gone when a
 // load that failed wants to leave it as it was. Since that may happen again and
-// again, not the TTL says for how long a value is of use, but ARGV[7].
+// again, not the TTL says for how long a value is of use, but ARGV[7]; and one that was
+// fresh for as long as it exists is fresh until it would have ended.
 //
 // A lease that ends later than any does would be waited for although its holder is
 // dead: one that has lost its TTL, by a PERSIST or a RESTORE, or outlives a step
 // back of the server's clock. If the caller has waited for longer than a lease
 // lasts, it gets its due length from now. A holder that lives prolongs it.
 var Acquire = leasing("acquire", `
-local want = ARGV[8]
+local want, lease = ARGV[8], tonumber(ARGV[2])
+local unfit, ours = want == 'unfit' and token == ARGV[4], want == 'now' or token == ARGV[1]
 local function await()
   if ARGV[5] == '1' and awaited == 0 then
     awaited = 1
@@ -119,15 +121,16 @@ local function await()
     write(5, 6)
   end
 end
-if h and token ~= ARGV[1] and want ~= 'now' and not (want == 'unfit' and token == ARGV[4]) and state == 'L' then
+local function busy() return {'W', string.sub(h, 27, 36)} end
+if h and state == 'L' and not ours and not unfit then
   if ARGV[6] == '1' then
     local left = left()
-    if left < 0 or left > tonumber(ARGV[2]) then last(ARGV[2]) end
+    if left < 0 or left > lease then last(ARGV[2]) end
   end
   await()
-  return {'W', string.sub(h, 27, 36)}
+  return busy()
 end
-if h and state ~= 'L' and not (want == 'unfit' and token == ARGV[4]) then
+if h and state ~= 'L' and not unfit then
   local at, soft, till = now(), get48(string.sub(h, 7, 12)), get48(string.sub(h, 21, 26))
   local due = want == 'now' or (want == 'due' and (ARGV[4] == '' or ARGV[4] == token))
   local fresh = soft > at and stale == 0
@@ -136,29 +139,31 @@ if h and state ~= 'L' and not (want == 'unfit' and token == ARGV[4]) then
   end
   if state == 'V' then
     local useful = fresh or ARGV[7] == '' or soft + ARGV[7] > at
-    if till > at and token ~= ARGV[1] and want ~= 'now' and (useful or leased) then
-      if leased and ARGV[6] == '1' and till > at + ARGV[2] then
-        edit(21, put48(at + ARGV[2]))
+    if till > at and not ours and (useful or leased) then
+      if leased and ARGV[6] == '1' and till > at + lease then
+        edit(21, put48(at + lease))
         write(6, 26)
       end
       if leased then await() end
-      if not useful then return {'W', string.sub(h, 27, 36)} end
+      if not useful then return busy() end
       return {'S', whole()}
     end
     if useful then
-      if leased then wake() end
-      local lease = tonumber(ARGV[2])
+      wake()
       expired, awaited = 0, 0
       mark()
       edit(13, ARGV[1] .. put48(at + lease))
-      write(5, 26)
       local left = left()
-      if left >= 0 and left < lease then last(ARGV[2]) end
+      if left >= 0 then
+        if soft > 2 ^ 47 then edit(7, put48(at + left)) end
+        if left < lease then last(ARGV[2]) end
+      end
+      write(5, 26)
       return {'R', whole()}
     end
   end
 end
-if h and leased then wake() end
+wake()
 header('L', '\0', NONE, ARGV[1], put48(now()), ARGV[3], '\0\0\0\0')
 put('', ARGV[2])
 return {'G'}
@@ -247,6 +252,10 @@ return 1 + expired * 2
 // Why it is safe: the token of a load under way is replaced, which fences it.
 // Of two writes, the last one stays. It may be sent twice: the copies write the
 // same, and a write of somebody else between them was made at the same time.
+//
+// The same is done by a SET of an entry that is fresh for as long as it exists, with GET,
+// and then Wake if what was there is a lease that somebody awaits. It takes Redis a tenth
+// of the time.
 var Write = leasing("write", `
 wake()
 local at, soft = now(), FOREVER
@@ -255,6 +264,10 @@ header('V', '\0', soft, ARGV[1], put48(at), '\0\0\0\0', ARGV[4])
 put(ARGV[5], ARGV[2])
 return 1
 `)
+
+// Wake tells those who wait for a lease on KEYS[1] that it has ended. It returns nothing
+// of use.
+var Wake = New("wake", `return redis.pcall('PUBLISH', '`+WakeChannel+`', KEYS[1])`)
 
 // Extend prolongs a lease, as the heartbeat of a load.
 //

@@ -37,7 +37,10 @@ func (r *register) settle() {
 
 // A moment is when a script runs: at, by its own clock, and for TTLs, which may
 // be counted from another reading of it, not before t0 and not after t1.
-type moment struct{ at, t0, t1 int64 }
+type moment struct {
+	at, t0, t1 int64
+	soft       int64 // of the entry afterwards, for what depends on both
+}
 
 func (r *register) bytes() string {
 	switch r.held {
@@ -126,6 +129,10 @@ func (r *register) acquire(m moment, p plea) any {
 		return []any{"S", r.bytes()}
 	case useful:
 		h.Flags, h.Token, h.Till = h.Flags&entry.Stale, p.token, m.at+p.lease
+		if r.hi != 0 && h.Soft == entry.Forever { // until it would have ended
+			off := m.t1 - m.t0
+			h.Soft = min(max(m.soft, r.lo-off), r.hi+off)
+		}
 		r.prolong(m, p.lease)
 		return []any{"R", r.bytes()}
 	}

@@ -209,13 +209,16 @@ func (s *Script) reply(cmd *redis.Cmd) (any, error) {
 	return v, nil
 }
 
-// fail names the script in an error. A server that lacks a command, EVALSHA say,
-// quotes its arguments, and those of a script are values.
-func (s *Script) fail(err error) error {
+// fail names the script in an error.
+func (s *Script) fail(err error) error { return fmt.Errorf("script %s: %w", s.name, Unquoted(err)) }
+
+// Unquoted returns err without the arguments that a server quotes which lacks a command,
+// EVALSHA say: some of them are values.
+func Unquoted(err error) error {
 	if text, _, quotes := strings.Cut(err.Error(), ", with args beginning with"); quotes {
-		err = redact.Error(text, err)
+		return redact.Error(text, err)
 	}
-	return fmt.Errorf("script %s: %w", s.name, err)
+	return err
 }
 
 // noRetry is a command that go-redis does not send again when the connection

@@ -58,12 +58,15 @@ func (w *walk) step(name string, args []any, model func(*register, moment) any) 
 	if raw == "" && w.packed != nil && w.reg.held == "foreign" {
 		w.reg = register{packed: w.packed} // the hash has ended with the entry that it was
 	}
-	before := w.reg
+	before, soft := w.reg, int64(0)
+	if len(raw) >= entry.Size {
+		soft = h48(raw[6:])
+	}
 	for at := w.t0; at <= w.t1; at++ {
 		w.reg = before
-		m := moment{at, w.t0, w.t1}
+		m := moment{at, w.t0, w.t1, soft}
 		if w.packed != nil {
-			m = moment{at, at, at}
+			m = moment{at, at, at, soft}
 			if w.reg.hi != 0 && w.reg.hi <= at {
 				w.reg = register{packed: w.packed}
 			}
@@ -99,6 +102,8 @@ func (w *walk) look(what string, before, after *entry.Header) {
 		w.seen["acquire W, too old"]++
 	case what == "acquire G" && before.State == entry.Value:
 		w.seen["acquire G, too old"]++
+	case what == "acquire R" && before.Soft == entry.Forever && after.Soft != entry.Forever:
+		w.seen["acquire R, fresh until its end"]++
 	case what == "acquire R" && before.State == entry.Value && before.Soft > w.t1 && before.Flags&entry.Stale == 0:
 		w.seen["acquire R, fresh"]++
 	case what == "store 1" && after.State == entry.Absent:
@@ -183,7 +188,7 @@ var outcomes = []string{
 	"acquire G", "acquire R", "acquire V", "acquire N", "acquire S", "acquire W",
 	"store 0", "store 1", "store 2", "store 3", "renew 0", "renew 1", "renew 2", "renew 3", "write 1",
 	"extend 0", "extend 1", "release 0", "release 1", "expire 0", "expire 1",
-	"acquire S, a pause", "acquire W, too old", "acquire G, too old", "acquire R, fresh", "store 1, none", "store 3, none",
+	"acquire S, a pause", "acquire W, too old", "acquire G, too old", "acquire R, fresh", "acquire R, fresh until its end", "store 1, none", "store 3, none",
 	"release 1, a pause", "release 1, dropped", "expire 1, a pause", "expire 1, none",
 }
 
