@@ -462,11 +462,28 @@ func TestWithoutUpAMissIsNotFound(t *testing.T) {
 // Where an operator has taken a command away, Redis quotes what it was sent.
 func TestAnErrorOfRedisDoesNotQuoteTheValue(t *testing.T) {
 	t.Parallel()
-	rdb := redistest.Start(t, "--rename-command", "EVALSHA", "", "--rename-command", "EVAL", "").Client(nil)
-	c := newCache(t, rdb, Spec[int, string]{Key: "users:{id}"})
-	err := c.Set(t.Context(), 1, "s3cret")
-	require.ErrorContains(t, err, "cachex: set users:1: script write: ERR unknown command")
-	require.NotContains(t, err.Error(), "s3cret")
+	without := func(names ...string) (args []string) {
+		for _, name := range names {
+			args = append(args, "--rename-command", name, "")
+		}
+		return args
+	}
+	for want, row := range map[string]struct {
+		names []string
+		spec  Spec[int, string]
+	}{
+		"cachex: set users:1: ERR unknown command":               {[]string{"SET"}, Spec[int, string]{Key: "users:{id}"}},
+		"cachex: set users:1: script write: ERR unknown command": {[]string{"EVALSHA", "EVAL"}, Spec[int, string]{Key: "users:{id}", StaleIfError: time.Minute}},
+	} {
+		rdb := redistest.Start(t, without(row.names...)...).Client(nil)
+		c := newCache(t, rdb, row.spec)
+		for range 2 {
+			err := c.Set(t.Context(), 1, "s3cret")
+			require.ErrorContains(t, err, want)
+			require.NotContains(t, err.Error(), "s3cret")
+		}
+		require.NotContains(t, c.SetMany(t.Context(), map[int]string{1: "s3cret", 2: "s3cret"}).Error(), "s3cret")
+	}
 }
 
 // A KeyFunc that checks something with a testing.T leaves its goroutine.

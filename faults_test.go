@@ -219,9 +219,7 @@ func TestAWriteThatFailsIsAnErrorThatNamesItsKey(t *testing.T) {
 	t.Parallel()
 	for _, executed := range []bool{false, true} {
 		redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
-			bad := faulty(t, rdb, redistest.Fault{Executed: executed, Match: func(cmd redis.Cmder) bool {
-				return sends(script.Write)(cmd) || cmd.Name() == "unlink"
-			}, Times: redistest.Always})
+			bad := faulty(t, rdb, redistest.Fault{Executed: executed, Match: redistest.Named("set", "unlink"), Times: redistest.Always})
 			c := newCache(t, bad, Spec[int, string]{})
 			require.ErrorIs(t, c.Set(t.Context(), 1, "set"), io.EOF)
 			v, _, err := c.Lookup(t.Context(), 1)

@@ -57,7 +57,7 @@ func (c *Cache[K, V]) set(ctx context.Context, key K, k string, value V) error {
 		return c.wrote(ctx, "set", []string{k}, errs)
 	}
 	began := time.Now()
-	err = c.loader.Leases().Write(ctx, k, writing.Payload, writing.Life)
+	err = c.loader.Write(ctx, writing)
 	c.loader.Note(ctx, k, began, err)
 	c.loader.Forget(k) // after the write: who joins a load from now on must see it
 	if err != nil {
@@ -127,8 +127,7 @@ func (c *Cache[K, V]) writing(key K, k string, value V) (loader.Writing, error) 
 	if err != nil {
 		return loader.Writing{}, err
 	}
-	payload, err := c.loader.Encode(k, value)
-	return loader.Writing{Key: k, Payload: payload, Life: life}, err
+	return c.loader.Writing(k, value, life)
 }
 
 // wrote returns the first error of a write.
@@ -260,7 +259,7 @@ func (c *Cache[K, V]) each(ctx context.Context, op string, keys []K, do func(con
 
 // unlink returns the first key that failed.
 func (c *Cache[K, V]) unlink(ctx context.Context, keys []string) (string, error) {
-	for i, err := range c.loader.Leases().Delete(ctx, keys) {
+	for i, err := range c.loader.Delete(ctx, keys) {
 		if err != nil {
 			return keys[i], err
 		}

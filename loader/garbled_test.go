@@ -44,6 +44,7 @@ func TestAReplyThatMakesNoSenseProvesNothing(t *testing.T) {
 
 func TestAReplyThatMakesNoSenseIsAnError(t *testing.T) {
 	t.Parallel()
+	lasting := Life{Fresh: time.Second, Keep: time.Minute}
 	embedded(t, func(t *lab) {
 		var faults redistest.Faults
 		leases, err := NewLeases(t.client(&faults), time.Second)
@@ -62,8 +63,8 @@ func TestAReplyThatMakesNoSenseIsAnError(t *testing.T) {
 			require.ErrorIs(t, err, errReply)
 			_, err = leases.Expire(ctx, t.key)
 			require.ErrorIs(t, err, errReply)
-			require.ErrorIs(t, leases.Write(ctx, t.key, nil, hour), errReply)
-			require.ErrorIs(t, leases.WriteMany(ctx, []Writing{{Key: t.key, Life: hour}})[0], errReply)
+			require.ErrorIs(t, leases.Write(ctx, t.key, nil, lasting), errReply)
+			require.ErrorIs(t, leases.WriteMany(ctx, []Writing{{Key: t.key, Life: lasting}})[0], errReply)
 			_, err = leases.Acquire(ctx, t.key, nil, 0)
 			require.ErrorIs(t, err, errReply)
 		}

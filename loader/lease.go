@@ -24,13 +24,14 @@ import (
 //
 // A Leases is a value without state. It is safe for concurrent use as far as its
 // client is. Every method costs one round trip and returns the error of the
-// client or of Redis as it is, with the name of the script before it.
+// client or of Redis as it is, with the name of the script, if it is one, before it.
 type Leases struct {
 	rdb   redis.UniversalClient
 	ttl   time.Duration
 	stale any  // milliseconds that a value is of use after it is stale; "" forever
 	hint  bool // ask for a message when a lease ends that we wait for
 
+	timed  bool // readers look at how long a value is fresh yet: see Leases.plain
 	packed bool // entries are in the fields of hashes: see place
 }
 
@@ -248,22 +249,6 @@ func (l *Leases) storing(key string, state entry.State, token Token, payload []b
 func (l *Leases) renewing(key string, token Token, life Life, sent time.Time, took time.Duration) *script.Call {
 	keep, fresh := life.Args()
 	return l.call(script.Renew, key, token[:], keep, fresh, time.Since(sent).Milliseconds(), entry.AppendCost(nil, took))
-}
-
-// Write stores payload as the value of key whatever is there, and takes the
-// lease away from a load under way. Of two writes at the same time one stays.
-func (l *Leases) Write(ctx context.Context, key string, payload []byte, life Life) error {
-	call := l.writing(key, payload, life)
-	_ = call.Run(ctx, l.rdb) // the error is in call
-	_, err := number(call, 1)
-	return err
-}
-
-func (l *Leases) writing(key string, payload []byte, life Life) *script.Call {
-	keep, fresh := life.Args()
-	token := entry.NewToken()
-	sum := binary.BigEndian.AppendUint32(nil, entry.Sum(key, payload))
-	return l.call(script.Write, key, token[:], keep, fresh, sum, payload)
 }
 
 // Extend prolongs the lease of token, counted from now, and reports whether it

@@ -221,8 +221,10 @@ func TestAnErrorNamesTheScriptAndIsThatOfTheClient(t *testing.T) {
 		require.ErrorContains(t, err, "script release: ")
 		_, err = leases.Expire(t.Context(), t.key)
 		require.ErrorContains(t, err, "script expire: ")
-		err = leases.Write(t.Context(), t.key, nil, hour)
+		err = leases.Write(t.Context(), t.key, nil, Life{Fresh: time.Second, Keep: time.Minute})
 		require.ErrorContains(t, err, "script write: ")
+		err = leases.Write(t.Context(), t.key, nil, hour)
+		require.EqualError(t, err, "dial tcp: connection refused", "it is a SET")
 	})
 }
 

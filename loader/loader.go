@@ -149,7 +149,7 @@ func New[V any](rdb redis.UniversalClient, o Options[V]) (*Loader[V], error) {
 		softTimeout: o.SoftTimeout, backoff: o.Backoff, early: o.EarlyRefresh,
 	}
 	l.gather, l.apart = gather.For(rdb), o.NoCombining
-	l.leases.stale, l.leases.packed = l.swr+l.sie, o.Packed
+	l.leases.stale, l.leases.timed, l.leases.packed = l.swr+l.sie, o.EarlyRefresh > 0, o.Packed
 	l.cold.Store(true)
 	l.flights.Timeout = o.Timeout
 	l.reads.init()
@@ -307,13 +307,16 @@ func (l *Loader[V]) looked(ctx context.Context, v V, s sight) (V, Outcome, error
 
 // Encode returns the bytes of v under key. A panic of the codec is an error,
 // which names its type and not its value: that may be part of v.
-func (l *Loader[V]) Encode(key string, v V) (b []byte, err error) {
+func (l *Loader[V]) Encode(key string, v V) (b []byte, err error) { return l.encode(nil, key, v) }
+
+// encode appends the bytes of v to dst.
+func (l *Loader[V]) encode(dst []byte, key string, v V) (b []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			b, err = nil, redact.Panic("codec", p)
 		}
 	}()
-	return l.codec.AppendKeyed(nil, key, v)
+	return l.codec.AppendKeyed(dst, key, v)
 }
 
 // Forget makes callers who come after it begin anew, in place of joining a load

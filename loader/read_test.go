@@ -262,7 +262,7 @@ func TestAValueThatHasLostItsTTLIsLoadedAgainWhenItIsOverdue(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		p := quiet(newLoader(t, t.client(), Options[string]{}))
-		require.NoError(t, t.leases().Write(t.Context(), t.key, []byte("old"), Life{Fresh: time.Second, Keep: time.Second}))
+		require.NoError(t, t.leases().Write(t.Context(), t.key, []byte("old"), Life{Fresh: time.Second, Keep: 2 * time.Second}))
 		require.NoError(t, t.rdb.Persist(t.Context(), t.key).Err())
 		gets(t, "old", get(t, p, never[string](t)))
 		time.Sleep(time.Minute)

@@ -2,30 +2,203 @@ package loader
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/internal/convoy"
 	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/gather"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
 // A Writing is a value to be written.
 type Writing struct {
 	Key     string
-	Payload []byte // of a codec: see Loader.Encode
+	Payload []byte // of a codec: see Loader.Writing
 	Life    Life
+
+	entry []byte // room for a header, and the payload; nil: the payload stands alone
 }
 
-// WriteMany is Write for several keys, in one round trip for each 500. It returns
-// an error for each, nil where all is well.
-func (l *Leases) WriteMany(ctx context.Context, ws []Writing) []error {
-	calls := make([]*script.Call, len(ws))
-	for i, w := range ws {
-		calls[i] = l.writing(w.Key, w.Payload, w.Life)
+// Writing returns v as a value to be written. The error is that of the codec.
+func (l *Loader[V]) Writing(key string, v V, life Life) (Writing, error) {
+	b, err := l.encode(make([]byte, entry.Size, entry.Size+max(l.size.About(), 64)), key, v)
+	switch {
+	case err != nil:
+		return Writing{}, err
+	case len(b) < entry.Size || [entry.Size]byte(b) != [entry.Size]byte{}:
+		return Writing{}, errNotAppended
 	}
-	return pipeline(ctx, l.rdb, calls)
+	return Writing{Key: key, Payload: b[entry.Size:], Life: life, entry: b}, nil
+}
+
+var errNotAppended = errors.New("codec: Append has not kept the bytes that it was to append to")
+
+// Write stores the value of a key whatever is there, and takes the lease away from a load
+// under way. Of two writes at the same time one stays. It leaves together with what others
+// write, if a few are under way, and then returns when ctx ends.
+//
+// The error is that of Redis, or the cause of the end of ctx; nobody knows then whether it
+// was stored, or still will be.
+func (l *Loader[V]) Write(ctx context.Context, w Writing) error {
+	if l.leases.plain(w) {
+		cmd, err := l.alter(ctx, w.Key, len(w.Payload), func(ctx context.Context, c redis.Cmdable, _ string) redis.Cmder {
+			return l.leases.set(ctx, c, w)
+		})
+		if err != nil {
+			return err
+		}
+		return l.leases.settle(ctx, w, cmd.(*redis.StatusCmd))
+	}
+	call := l.leases.writing(w)
+	cmd, err := l.alter(ctx, w.Key, len(w.Payload), func(ctx context.Context, c redis.Cmdable, at string) redis.Cmder {
+		return call.Script.Queue(ctx, c, at, call.Args...)
+	})
+	switch {
+	case err != nil:
+		return err
+	case script.NotKnown(cmd.Err()):
+		_ = call.Run(ctx, l.rdb) // the error is in call
+	default:
+		call.Reply, call.Err = call.Script.Reply(cmd.(*redis.Cmd))
+	}
+	_, err = number(call, 1)
+	return err
+}
+
+// Delete is Leases.Delete. If it is of one key, it leaves together with what others write,
+// if a few are under way, and then returns when ctx ends.
+func (l *Loader[V]) Delete(ctx context.Context, keys []string) []error {
+	if len(keys) != 1 {
+		return l.leases.Delete(ctx, keys)
+	}
+	cmd, err := l.alter(ctx, keys[0], 0, func(ctx context.Context, c redis.Cmdable, _ string) redis.Cmder {
+		return l.leases.unlink(ctx, c, keys[0])
+	})
+	if err == nil {
+		err = l.leases.unlinked(cmd.(*redis.IntCmd))
+	}
+	return []error{err}
+}
+
+// alter returns the command by which ask changes the entry of key, when it was sent.
+func (l *Loader[V]) alter(ctx context.Context, key string, size int, ask gather.Ask) (redis.Cmder, error) {
+	at, _ := l.leases.place(key)
+	if l.apart {
+		return ask(ctx, l.rdb, at), nil
+	}
+	return l.gather.Write(ctx, at, size, ask)
+}
+
+// Write stores payload as the value of key whatever is there, and takes the
+// lease away from a load under way. Of two writes at the same time one stays.
+func (l *Leases) Write(ctx context.Context, key string, payload []byte, life Life) error {
+	w := Writing{Key: key, Payload: payload, Life: life}
+	if l.plain(w) {
+		return l.settle(ctx, w, l.set(ctx, l.rdb, w))
+	}
+	return l.overwrite(ctx, w)
+}
+
+// overwrite is Write by a script.
+func (l *Leases) overwrite(ctx context.Context, w Writing) error {
+	call := l.writing(w)
+	_ = call.Run(ctx, l.rdb) // the error is in call
+	_, err := number(call, 1)
+	return err
+}
+
+func (l *Leases) writing(w Writing) *script.Call {
+	keep, fresh := w.Life.Args()
+	token := entry.NewToken()
+	sum := binary.BigEndian.AppendUint32(nil, entry.Sum(w.Key, w.Payload))
+	return l.call(script.Write, w.Key, token[:], keep, fresh, sum, w.Payload)
+}
+
+// mostPlain is how many bytes a payload has at most that is written by a SET: what was
+// there comes back, and may be as large.
+const mostPlain = 1 << 10
+
+// plain reports whether a value can be written by a SET, which is done in a tenth of the
+// time of a script. The clock of the server is the one that counts, and a SET cannot put
+// its time into an entry. It need not where a value is gone when it is stale: it is fresh
+// for as long as it exists, and Redis sees to its end.
+func (l *Leases) plain(w Writing) bool {
+	return !l.packed && !l.timed && w.Life.Keep == w.Life.Fresh && w.Life.Keep >= time.Millisecond && len(w.Payload) <= mostPlain
+}
+
+// set queues on c, or sends, the SET of a value that is plain. Its reply is what was there:
+// see settle.
+func (l *Leases) set(ctx context.Context, c redis.Cmdable, w Writing) *redis.StatusCmd {
+	h := entry.Header{State: entry.Value, Soft: entry.Forever, Token: entry.NewToken(), Sum: entry.Sum(w.Key, w.Payload)}
+	// By our own clock: that two values have two is all that matters.
+	h.Born = time.Now().UnixMilli()
+	b := w.entry
+	if b == nil {
+		b = append(make([]byte, entry.Size), w.Payload...)
+	}
+	h.Append(b[:0])
+	args := redis.SetArgs{Get: true}
+	if w.Life.Keep != Forever {
+		args.TTL = w.Life.Keep
+	}
+	return c.SetArgs(ctx, w.Key, b, args)
+}
+
+// settle does what is left to do after set, and returns its error. Those who wait for a
+// lease that was there are woken. If what comes back is no entry of this key, it may be
+// no answer to a SET either; and a key that is no string cannot be SET and its value be
+// told. Then a script does it.
+func (l *Leases) settle(ctx context.Context, w Writing, cmd *redis.StatusCmd) error {
+	old, err := cmd.Bytes()
+	switch {
+	case errors.Is(err, redis.Nil):
+		return nil
+	case wrongType(err):
+		return l.overwrite(ctx, w)
+	case err != nil:
+		return script.Unquoted(err)
+	}
+	h, _, ok := entry.Parse(w.Key, old)
+	if !ok {
+		return l.overwrite(ctx, w)
+	}
+	if h.Flags&entry.Awaited != 0 && h.Leased() {
+		_, _ = script.Wake.Run(ctx, l.rdb, w.Key) // who is not woken looks again in time
+	}
+	return nil
+}
+
+// WriteMany is Write for several keys, in one round trip for each 500; and in as many
+// again if some of them held something else than an entry. It returns an error for each,
+// nil where all is well.
+func (l *Leases) WriteMany(ctx context.Context, ws []Writing) []error {
+	errs := make([]error, len(ws))
+	cmds, p := make([]*redis.StatusCmd, len(ws)), l.rdb.Pipeline()
+	var calls []*script.Call
+	var is []int
+	for i, w := range ws {
+		if l.plain(w) {
+			cmds[i] = l.set(ctx, p, w)
+		} else {
+			calls, is = append(calls, l.writing(w)), append(is, i)
+		}
+	}
+	if p.Len() > 0 {
+		_ = convoy.Send(ctx, l.rdb, p) // each has its own error
+	}
+	for j, err := range pipeline(ctx, l.rdb, calls) {
+		errs[is[j]] = err
+	}
+	for i, cmd := range cmds {
+		if cmd != nil {
+			errs[i] = l.settle(ctx, ws[i], cmd)
+		}
+	}
+	return errs
 }
 
 // ExpireMany is Expire for several keys, in one round trip for each 500. It
@@ -75,119 +248,4 @@ func pipeline(ctx context.Context, rdb redis.UniversalClient, calls []*script.Ca
 		_, errs[i] = number(c, 1)
 	}
 	return errs
-}
-
-// WriteThrough persists values by down, which returns an error for each or nil,
-// and then stores those that went well. It returns an error for each: of down, or
-// of Redis, and then the value is persisted all the same.
-//
-// Two who write the same key at the same time may persist in one order and store
-// in the other, and then a cache would show for long what the source no longer
-// has. So each takes the lease first, which fences whoever had it, and stores
-// under its token. Who finds it lost at the end deletes the key: of writes that
-// overlap all but one find that, and the one that does not was the last to take
-// the lease. If it stores before another one deletes, the value is deleted, and if
-// after, it is fenced; either way the next reader loads what the source has. That
-// leaves a gap only where a process dies between down and its deletion.
-//
-// If down fails, nobody knows whether it has persisted anything. What was there is
-// expired, for the next reader to load.
-func (l *Loader[V]) WriteThrough(ctx context.Context, ws []Writing, down func(context.Context) []error) []error {
-	keys, tokens := make([]string, len(ws)), make([]Token, len(ws))
-	calls := make([]*script.Call, len(ws))
-	began := time.Now()
-	for i, w := range ws {
-		keys[i], tokens[i] = w.Key, entry.NewToken()
-		calls[i] = l.leases.acquiring(w.Key, claim{token: tokens[i], want: script.Now})
-	}
-	defer l.Forget(keys...) // after all: who joins a load from now on must see it
-	l.send(ctx, calls)
-	granted := make([]bool, len(ws))
-	errs := make([]error, len(ws))
-	leases := make(map[string]Lease, len(ws))
-	for i, c := range calls {
-		a, err := acquired(tokens[i], c)
-		if granted[i] = err == nil; granted[i] {
-			leases[keys[i]] = Lease{Token: tokens[i], Entry: a.Entry, Sent: began}
-		}
-	}
-	at := &attempt{lease: func(key string) (Lease, bool) {
-		l, ok := leases[key]
-		return l, ok
-	}}
-	detached := context.WithoutCancel(ctx)
-	returned := false
-	defer func() {
-		if !returned { // down has panicked, or called runtime.Goexit
-			l.unsettle(detached, keys, tokens)
-		}
-	}()
-	copy(errs, down(context.WithValue(ctx, attemptKey{}, at)))
-	returned = true
-	var failed, lost, is []int
-	var stores []*script.Call
-	for i, w := range ws {
-		switch {
-		case errs[i] != nil:
-			failed = append(failed, i)
-		case granted[i]:
-			is, stores = append(is, i), append(stores, l.leases.storing(w.Key, entry.Value, tokens[i], w.Payload, w.Life, began, 0))
-		default:
-			lost = append(lost, i)
-		}
-	}
-	if len(failed) > 0 {
-		l.unsettle(detached, pick(keys, failed), pick(tokens, failed))
-	}
-	l.send(detached, stores)
-	for j, i := range is {
-		if v, err := verdict(stores[j]); err != nil || v == Fenced {
-			lost = append(lost, i)
-		}
-	}
-	for i, err := range l.unlink(detached, keys, lost) {
-		errs[i] = err
-	}
-	return errs
-}
-
-// unsettle expires keys of which nobody knows what the source has, and gives their
-// leases back.
-func (l *Loader[V]) unsettle(ctx context.Context, keys []string, tokens []Token) {
-	calls := make([]*script.Call, len(keys))
-	for i, key := range keys {
-		calls[i] = l.leases.expiring(key)
-	}
-	l.send(ctx, calls)
-	for i, key := range keys {
-		calls[i] = l.leases.releasing(key, tokens[i], "", 0)
-	}
-	l.send(ctx, calls)
-}
-
-// unlink deletes some keys, and returns the errors by their indices.
-func (l *Loader[V]) unlink(ctx context.Context, keys []string, is []int) map[int]error {
-	if len(is) == 0 {
-		return nil
-	}
-	errs := make(map[int]error)
-	failed, err := ask(l, ctx, func(ctx context.Context) ([]error, error) { return l.leases.Delete(ctx, pick(keys, is)), nil })
-	for j, i := range is {
-		one := err
-		if err == nil {
-			one = failed[j]
-		}
-		if one != nil {
-			errs[i] = one
-		}
-	}
-	return errs
-}
-
-func pick[T any](from []T, is []int) []T {
-	some := make([]T, len(is))
-	for j, i := range is {
-		some[j] = from[i]
-	}
-	return some
 }
