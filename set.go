@@ -12,9 +12,10 @@ import (
 )
 
 // Set stores value as the value of key, after Spec.Down, if there is one, has
-// persisted it. A load of key that is under way, in any process, is not stored, and
-// callers who come after Set has returned do not get it. Of two Sets at the same
-// time one stays in Redis; with Down, the one that the source has, or none.
+// persisted it. Without Down it is one round trip, which those share who write while a
+// few others do, see Spec.NoCombining. A load of key that is under way, in any process,
+// is not stored, and callers who come after Set has returned do not get it. Of two Sets
+// at the same time one stays in Redis; with Down, the one that the source has, or none.
 //
 // The error is an *Error: of Down, of Redis, of the codec, of Spec.TTLFor, or the
 // cause of the end of ctx.

@@ -172,11 +172,11 @@ type Spec[K comparable, V any] struct {
 	// packed by ranges.
 	Expected int
 
-	// NoCombining has every Get and Lookup send its read by itself. Defaults to false:
-	// a lone one goes out at once, and those that come while a few are under way on the
-	// client leave together, with what other caches read, as one MGET, or as one pipeline
-	// for each node of a Cluster or Ring. Each caller leaves on its own ctx and gets its
-	// own error, and large values go alone.
+	// NoCombining has every Get, Lookup, Set and Delete send its command by itself.
+	// Defaults to false: a lone one goes out at once, and those that come while a few are
+	// under way on the client leave together, with what other caches do, as one MGET, or as
+	// one pipeline for each node of a Cluster or Ring; writes apart from reads. Each caller
+	// leaves on its own ctx and gets its own error, and large values go alone.
 	NoCombining bool
 
 	// Near keeps decoded values in this process. Not supported yet. Defaults to

@@ -24,7 +24,7 @@ func writes(t testing.TB, o options) []measure.Work {
 	return []measure.Work{{
 		Name: "Set", Goroutines: []int{1, 64},
 		Note: "Storing a struct of about 110 bytes with a TTL, over one that is there. By hand is `msgpack.Marshal` and `SET … EX`. That of " +
-			"cachex is a script, which fences the loads that are under way.",
+			"cachex fences the loads that are under way.",
 		Base: measure.Variant{Name: byHand, Call: func(ctx context.Context) error {
 			id := d.one()
 			b, err := msgpack.Marshal(d.of(id))

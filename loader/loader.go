@@ -82,8 +82,9 @@ type Options[V any] struct {
 	// not kept. Defaults to false.
 	Packed bool
 
-	// NoCombining has every read sent by itself. Defaults to false: reads that come while
-	// a few are under way leave together, whichever Loader they are of.
+	// NoCombining has every read, Write and Delete sent by itself. Defaults to false:
+	// those that come while a few are under way leave together, whichever Loader they
+	// are of, writes apart from reads.
 	NoCombining bool
 }
 

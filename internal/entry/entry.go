@@ -22,7 +22,8 @@
 //	 12   8  token: of the lease, or of the write that stored the value
 //	 20   6  till: the lease on a value holds until; 0 no lease. Without a token:
 //	         after a load that failed, nobody tries again until then
-//	 26   6  born: when the load that made the value began
+//	 26   6  born: when the load that made the value began; of a value that was SET, by
+//	         the clock of who did that
 //	 32   4  cost: how long that load took
 //	 36   4  sum: CRC-32C of the Redis key and the payload; of no meaning in a count
 //	 40      payload
