@@ -3,6 +3,7 @@ package loader
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -69,5 +70,33 @@ func TestWithNoCombiningEveryReadIsSentByItself(t *testing.T) {
 		commands := readings(t, rdb, Options[string]{NoCombining: true})
 		require.Equal(t, 10, commands.Count("get"))
 		require.Equal(t, 10, commands.Count())
+	})
+}
+
+// The memory of what was read together is used again, but not while somebody looks at it.
+func TestThoseWhoShareWhatWasReadWithOthersGetWhatItWas(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *lab) {
+		p := newLoader(t, t.client(), Options[string]{})
+		key := func(i int) string { return fmt.Sprint(t.key, ":", i) }
+		value := func(i int) string { return strings.Repeat(fmt.Sprint(i), 100) }
+		for i := range 8 {
+			require.NoError(t, p.Leases().Write(t.Context(), key(i), []byte(value(i)), hour))
+		}
+		var wg sync.WaitGroup
+		for g := range 64 {
+			wg.Go(func() {
+				for n := range 50 {
+					i := (g + n*n) % 8
+					v, found, err := p.Lookup(t.Context(), key(i))
+					if err != nil || !found || v != value(i) {
+						t.Errorf("%q, %v, %v in place of %q", v, found, err, value(i))
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+		require.Zero(t, p.Stats().DecodeFailures)
 	})
 }

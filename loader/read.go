@@ -142,20 +142,19 @@ func (s *stripe[V]) leave(key string, t *turn[V], load bool) *member[V] {
 	return nil
 }
 
-// end gives what was read to those who share the turn, and begins the next one. It
-// reports whether nobody shares it.
-func (s *stripe[V]) end(key string, t *turn[V], b []byte, err error) (lone bool) {
+// end gives what was read to those who share the turn, and begins the next one.
+func (s *stripe[V]) end(key string, t *turn[V], v gather.Value, err error) {
 	s.mu.Lock()
 	s.pass(key, t)
 	s.mu.Unlock()
 	if t.done != nil {
-		t.b, t.err = b, err
+		t.b, t.err = v.Own(), err
 		close(t.done)
-		return false
+		return
 	}
+	v.Release()
 	t.next = nil
 	s.lone.Put(t)
-	return true
 }
 
 // pass makes the turn after t the one of key. The caller holds mu.
@@ -265,9 +264,7 @@ func (r *reading[V]) followers() func(*flight[V]) {
 // end lets those go on who wait for this read. Called again it does nothing.
 func (r *reading[V]) end() {
 	if r.own && r.t != nil {
-		if r.s.end(r.key, r.t, r.v.B, r.found) {
-			r.v.Release()
-		}
+		r.s.end(r.key, r.t, r.v, r.found)
 	}
 	r.t = nil
 }

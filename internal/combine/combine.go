@@ -105,6 +105,10 @@ func (c *Combiner[T]) Join(ctx context.Context, item T) (sent bool, err error) {
 	if start {
 		c.start()
 	}
+	if ctx.Done() == nil { // to select takes several times as long
+		<-l.done
+		return true, nil
+	}
 	select {
 	case <-l.done:
 		return true, nil

@@ -4,6 +4,7 @@
 package gather
 
 import (
+	"bytes"
 	"context"
 	"reflect"
 	"sync"
@@ -139,6 +140,17 @@ func (v Value) Release() {
 	if v.of != nil {
 		v.of.release()
 	}
+}
+
+// Own returns B, or a copy of it, that is good for as long as it is needed, and says that
+// nobody looks at B itself any more. One value that is kept would keep all that were read
+// together, and have no memory be used again where many share what they read.
+func (v Value) Own() []byte {
+	if v.of == nil {
+		return v.B
+	}
+	defer v.of.release()
+	return bytes.Clone(v.B)
 }
 
 // Get returns what a key holds, or a field of a hash unless field is empty; or redis.Nil

@@ -235,3 +235,34 @@ func TestOtherClientsSendEachReadByItself(t *testing.T) {
 		}
 	})
 }
+
+// One that is kept would have its lot be kept, and no memory be used again.
+func TestAValueThatIsKeptIsACopyWhereItWasReadWithOthers(t *testing.T) {
+	t.Parallel()
+	atTheRiver(t, func(t *testing.T, r *river) {
+		values := make(chan Value)
+		for _, key := range []string{"a", "b", "c", "d"} {
+			go func() {
+				v, err := r.c.Get(t.Context(), key, "", 10)
+				if err != nil {
+					t.Error(err)
+				}
+				values <- v
+			}()
+			synctest.Wait()
+		}
+		for range 2 {
+			v := <-values
+			require.Nil(t, v.of, "it was read alone")
+			require.Same(t, &v.B[0], &v.Own()[0])
+		}
+		one, two := <-values, <-values
+		require.Same(t, one.of, two.of)
+		kept, was := one.Own(), string(one.B)
+		require.Equal(t, int64(1), one.of.left.Load())
+		clear(one.B) // as who reads next may
+		require.Equal(t, was, string(kept))
+		two.Release()
+		require.Zero(t, one.of.left.Load())
+	})
+}
