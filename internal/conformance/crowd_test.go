@@ -53,10 +53,11 @@ type crowd struct {
 	acked     [crowdCount]int64 // guarded by mu
 	unknown   [crowdCount]int64 // guarded by mu
 
-	done   []*atomic.Int64 // of each of them, what it has done
-	stop   chan struct{}
-	wg     sync.WaitGroup
-	closed bool
+	done    []*atomic.Int64 // of each of them, what it has done
+	reading []*atomic.Int64 // of done, those who read
+	stop    chan struct{}
+	wg      sync.WaitGroup
+	closed  bool
 }
 
 // newCrowd returns a crowd of the clients. It is not counting without counts.
@@ -122,7 +123,7 @@ func (c *crowd) down(_ context.Context, f counter.Flush[int]) error {
 func (c *crowd) start() {
 	for _, s := range c.stores {
 		for range 4 {
-			c.worker(func(ctx context.Context) { c.read(ctx, s, rand.IntN(crowdKeys)) })
+			c.reading = append(c.reading, c.worker(func(ctx context.Context) { c.read(ctx, s, rand.IntN(crowdKeys)) }))
 		}
 		c.worker(func(ctx context.Context) { c.write(ctx, s, rand.IntN(crowdKeys)) })
 	}
@@ -132,7 +133,7 @@ func (c *crowd) start() {
 	}
 }
 
-func (c *crowd) worker(do func(context.Context)) {
+func (c *crowd) worker(do func(context.Context)) *atomic.Int64 {
 	done := new(atomic.Int64)
 	c.done = append(c.done, done)
 	c.wg.Go(func() {
@@ -149,6 +150,7 @@ func (c *crowd) worker(do func(context.Context)) {
 			done.Add(1)
 		}
 	})
+	return done
 }
 
 func (c *crowd) read(ctx context.Context, s store, key int) {
@@ -227,10 +229,10 @@ func (c *crowd) does(t *testing.T, n int64) {
 	eventually(t, "the crowd stands still", func() bool { return c.ops.Load() >= target })
 }
 
-// turns returns when everybody has ended what he was at, and what he began next.
-func (c *crowd) turns(t *testing.T) {
+// turns returns when each of who has ended what he was at, and what he began next.
+func (c *crowd) turns(t *testing.T, who []*atomic.Int64) {
 	t.Helper()
-	for _, done := range c.done {
+	for _, done := range who {
 		target := done.Load() + 2
 		eventually(t, "somebody stands still", func() bool { return done.Load() >= target })
 	}

@@ -24,6 +24,9 @@ var faultsOfNodes = []fault{{
 		old.Cont()
 	},
 }, {
+	name: "Sentinel: the replica takes the place of a master that lives (`SENTINEL FAILOVER`)", where: "sentinel", sees: worst, stored: "what the replica had; see below",
+	shows: struck, hurt: planned,
+}, {
 	name: "Cluster: a master is killed", where: "cluster", sees: "keys of the others are not affected. Those of its slots: " + loads, stored: "what the replica had; see below",
 	shows: all(struck, gone),
 	hurt:  func(t *testing.T, p *patient) { p.fails(t, (*redistest.Server).Kill) },
@@ -41,7 +44,7 @@ var faultsOfNodes = []fault{{
 		}
 		// Whoever asked before has given up. Else he might be answered as of old: until it
 		// hears of the others, a master that was stopped does not know that it is none.
-		p.turns(t)
+		p.turns(t, p.done)
 		old.Cont()
 		p.follows(t, old)
 		p.does(t, 100)
@@ -108,22 +111,57 @@ var faultsOfNodes = []fault{{
 func (p *patient) fails(t *testing.T, how func(*redistest.Server)) *redistest.Server {
 	t.Helper()
 	master := p.master(t)
-	rdb := master.Client(nil)
 	p.quietly(t, func() {
-		// On one connection, since WAIT is about what that has written.
-		conn := rdb.Conn()
-		defer func() { _ = conn.Close() }()
-		// In a Cluster the key may be another node's, but the stream is one.
-		_ = conn.Set(t.Context(), "last", "1", 0).Err()
-		n, err := conn.Do(t.Context(), "wait", 1, patience.Milliseconds()).Int()
-		require.NoError(t, err)
-		require.Equal(t, 1, n)
+		replicated(t, master)
 		how(master)
 	})
 	eventually(t, "no replica takes over", func() bool { return p.master(t) != master })
 	p.struck++
 	p.does(t, 100)
 	return master
+}
+
+// planned is a failover of a master that lives. The old one takes commands until the
+// Sentinel has made it a replica, ten seconds later, and what it is told until then is
+// lost; so nobody writes before all have left it.
+func planned(t *testing.T, p *patient) {
+	t.Helper()
+	old := p.master(t)
+	rdb := old.Client(nil)
+	used := func() bool {
+		// By more than the connection that waits for messages, which may stay.
+		clients, err := rdb.Do(t.Context(), "client", "list", "type", "normal").Text()
+		require.NoError(t, err, "the old master does not live")
+		return strings.Contains(clients, " name=crowd ")
+	}
+	left := func() {
+		t.Helper()
+		eventually(t, "the old master is still used", func() bool { return !used() })
+	}
+	p.quietly(t, func() {
+		require.True(t, used())
+		replicated(t, old)
+		p.sentinel.Failover()
+		left()
+		p.turns(t, p.reading) // who asked before for the master has dialled it by now
+		left()
+	})
+	p.struck++
+	p.does(t, 100)
+	require.False(t, used())
+}
+
+// replicated returns when a replica has all that its master has acknowledged.
+func replicated(t *testing.T, master *redistest.Server) {
+	t.Helper()
+	// On one connection, since WAIT is about what that has written.
+	conn := master.Client(nil).Conn()
+	defer func() { _ = conn.Close() }()
+	// In a Cluster the key may be another node's, but the stream is one.
+	_ = conn.Set(t.Context(), "last", "1", 0).Err()
+	n, err := conn.Do(t.Context(), "wait", 1, patience.Milliseconds()).Int()
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
 }
 
 // master is who has the first key.
@@ -153,6 +191,7 @@ func behindSentinel(t *testing.T) *patient {
 		rdb := p.sentinel.Client(&redis.FailoverOptions{
 			ContextTimeoutEnabled: true, MaxRetries: o.MaxRetries, DialerRetries: o.DialerRetries,
 			DialTimeout: o.DialTimeout, ReadTimeout: o.ReadTimeout, WriteTimeout: o.WriteTimeout, PoolTimeout: o.PoolTimeout,
+			ClientName: "crowd",
 		})
 		rdb.AddHook(&p.witness)
 		return rdb
