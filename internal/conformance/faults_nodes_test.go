@@ -71,14 +71,11 @@ var faultsOfNodes = []fault{{
 		master.Kill()
 		p.suffers(t, 150)
 		master.Restart()
-		for _, node := range p.cluster.Nodes() {
-			rdb := node.Client(nil)
-			eventually(t, "the cluster stays down", func() bool {
-				info, err := rdb.ClusterInfo(t.Context()).Result()
-				return err == nil && strings.Contains(info, "cluster_state:ok")
-			})
-		}
+		p.whole(t)
 	},
+}, {
+	name: "Cluster: a master without a replica is killed and restarts, and the others go on (`cluster-require-full-coverage no`)", where: "partial", sees: "keys of the others are not affected. Those of its slots: " + loads, stored: nothing,
+	shows: all(struck, gone), hurt: partly,
 }, {
 	name: "Cluster: slots move, and back", where: "moving", sees: "nothing: `ASK` and `MOVED` are followed. Counts of `Down` and `AddOnce` may return `TRYAGAIN`, and have not counted", stored: "everything, leases and counts too",
 	shows: all(seen("MOVED "), seen("ASK "), seen("TRYAGAIN ")),

@@ -111,6 +111,8 @@ func admit(t *testing.T, f fault) *patient {
 		return onCluster(t, 3, redistest.WithReplicas(time.Second))
 	case "headless":
 		return onCluster(t, 2, redistest.WithArgs("--cluster-node-timeout", "1000", "--appendonly", "yes", "--appendfsync", "no"))
+	case "partial":
+		return onCluster(t, 3, redistest.WithArgs("--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no", "--appendonly", "yes", "--appendfsync", "no"))
 	case "moving":
 		return onCluster(t, 2)
 	}
