@@ -59,6 +59,14 @@ var faultsOfTheLine = []fault{{
 		p.proxy.Garble(0)
 	},
 }, {
+	name: "replies that are sent twice", sees: "reads load at worst, and writes may return the error: go-redis closes a connection on which more has come than was asked for", stored: "everything", loses: true,
+	shows: all(spoilt, dialled),
+	hurt: func(t *testing.T, p *patient) {
+		p.again(t, func() { p.proxy.Repeat(10) })
+		p.suffers(t, 20)
+		p.proxy.Repeat(0)
+	},
+}, {
 	name: "half-open connections", sees: "as `SIGSTOP`, once for each connection", stored: "what came through",
 	shows: all(spoilt, silence),
 	hurt: func(t *testing.T, p *patient) {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -55,6 +56,9 @@ var (
 	// struck is that who inflicts the fault saw it strike something.
 	struck = more(func(_ *testing.T, p *patient) int64 { return p.struck })
 
+	// dialled is that clients had to open connections.
+	dialled = more(func(_ *testing.T, p *patient) int64 { return p.witness.dials.Load() })
+
 	// spoilt is that the proxy kept something from passing as it was sent.
 	spoilt = more(func(_ *testing.T, p *patient) int64 { return p.proxy.Spoilt() })
 )
@@ -78,6 +82,8 @@ func counted(name string) sign {
 type witness struct {
 	mu   sync.Mutex
 	errs map[string]int64 // guarded by mu; by what they say, without its numbers
+
+	dials atomic.Int64
 }
 
 // numbers are what errors differ in that say the same: addresses, slots, digests.
@@ -112,6 +118,7 @@ func (w *witness) saw(err error) {
 // DialHook implements redis.Hook.
 func (w *witness) DialHook(next redis.DialHook) redis.DialHook {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		w.dials.Add(1)
 		conn, err := next(ctx, network, addr)
 		w.saw(err)
 		return conn, err

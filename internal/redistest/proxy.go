@@ -1,6 +1,7 @@
 package redistest
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"strconv"
@@ -29,6 +30,8 @@ type Proxy struct {
 	lost     int                       // replies that are still to be lost
 	short    int                       // replies that are still to be cut short
 	garbled  int                       // replies that garbage is still to be sent for
+	twice    int                       // replies that are still to be sent twice
+	later    int                       // replies that are still to be sent twice, late
 	spoilt   int64
 }
 
@@ -111,6 +114,21 @@ func (p *Proxy) CutShort(n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.short = n
+}
+
+// Repeat sends each of the next n replies twice.
+func (p *Proxy) Repeat(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.twice = n
+}
+
+// RepeatLate sends each of the next n replies twice: the second time in front of the next
+// one on its connection. So the client takes it for the answer to its next command.
+func (p *Proxy) RepeatLate(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.later = n
 }
 
 // Mute throws away what the server sends, until it is told not to: connections stay
@@ -247,6 +265,7 @@ func (p *Proxy) track(conn *net.TCPConn) func() {
 // drop what it was sent before.
 func (p *Proxy) pump(dst, src *net.TCPConn, replies bool) {
 	buf := make([]byte, 64<<10)
+	var again []byte // a reply that is to be sent once more
 	for {
 		n, err := src.Read(buf)
 		if n > 0 && !p.await(src, n, replies) {
@@ -266,7 +285,14 @@ func (p *Proxy) pump(dst, src *net.TCPConn, replies bool) {
 		if n > 0 {
 			passed := buf[:n]
 			if replies {
-				passed = p.garble(passed)
+				passed = append(again, p.garble(passed)...)
+				again = nil
+				if p.counts(&p.twice) {
+					passed = append(passed, buf[:n]...)
+				}
+				if p.counts(&p.later) {
+					again = bytes.Clone(buf[:n])
+				}
 			}
 			_, _ = dst.Write(passed)
 		}

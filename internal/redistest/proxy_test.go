@@ -1,6 +1,7 @@
 package redistest
 
 import (
+	"bufio"
 	"context"
 	"io"
 	"net"
@@ -185,6 +186,39 @@ func TestProxyLosesForGoodWhatHalfOpenConnectionsSend(t *testing.T) {
 	require.Error(t, rdb.Set(ctx, "a", "1", 0).Err())
 	require.NoError(t, rdb.Ping(t.Context()).Err(), "a new connection is fine")
 	require.Zero(t, straight.Exists(t.Context(), "a").Val())
+}
+
+func TestProxyRepeatsAReply(t *testing.T) {
+	t.Parallel()
+	p, _, straight := through(t)
+	require.NoError(t, straight.Set(t.Context(), "a", "1", 0).Err())
+	conn, err := net.Dial("tcp", p.Addr())
+	require.NoError(t, err)
+	defer func() { _ = conn.Close() }()
+	replies := bufio.NewReader(conn)
+	asks := func(command string) {
+		_, err := conn.Write([]byte(command))
+		require.NoError(t, err)
+	}
+	hears := func(lines ...string) {
+		t.Helper()
+		for _, want := range lines {
+			line, err := replies.ReadString('\n')
+			require.NoError(t, err)
+			require.Equal(t, want+"\r\n", line)
+		}
+	}
+	p.Repeat(1)
+	asks("GET a\r\n")
+	hears("$1", "1", "$1", "1")
+	p.RepeatLate(1)
+	asks("GET a\r\n")
+	hears("$1", "1")
+	asks("PING\r\n")
+	hears("$1", "1", "+PONG")
+	asks("PING\r\n")
+	hears("+PONG")
+	require.EqualValues(t, 2, p.Spoilt())
 }
 
 func TestProxyGarblesTheReplyOfAnExecutedCommandAndCountsWhatItSpoils(t *testing.T) {
