@@ -144,16 +144,20 @@ func (c *Call) Run(ctx context.Context, rdb redis.UniversalClient) error {
 // returns an error only when a round trip failed, and then calls that were
 // answered by another node still have their replies.
 //
-// The client may retry a pipeline as a whole, unless one of the calls is Once.
+// The client may retry a pipeline as a whole, unless one of the calls is Once, or has
+// several keys and may go to a Cluster. There a move of its slot may be in the way,
+// TRYAGAIN: for that go-redis sends the pipeline again, and those of its commands that
+// were told MOVED twice at once, which is a race for their replies.
 func Pipeline(ctx context.Context, rdb redis.UniversalClient, calls []*Call) error {
 	var failed error
+	_, one := rdb.(*redis.Client) // else it may be, or hide, a Cluster
 	for _, source := range []bool{false, true} {
 		var again []*Call
 		cmds := make([]*redis.Cmd, len(calls))
 		_, err := rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for i, c := range calls {
 				cmds[i] = c.Script.command(ctx, source, c.Key, c.More, c.Args)
-				if c.Once {
+				if c.Once || !one && len(c.More) > 0 {
 					_ = p.Process(ctx, noRetry{cmds[i]})
 				} else {
 					_ = p.Process(ctx, cmds[i])
