@@ -80,6 +80,38 @@ func atBorder(slot int) bool {
 	return false
 }
 
+// grown is that a Cluster gets one more master, and does without it again.
+func grown(t *testing.T, p *patient) {
+	t.Helper()
+	c := p.cluster
+	keys := []string{p.caches[0].Key(0), p.caches[0].Key(1), p.counters[0].Key(0), p.counters[0].Key(2)}
+	before := make([]*redistest.Server, len(keys))
+	move := func(key string, to *redistest.Server) {
+		steps := 0
+		c.Move(c.Slot(key), to, func() {
+			if steps++; steps < 20 { // each AddOnce has a key, and there are hundreds
+				p.does(t, 1)
+			}
+		})
+		p.does(t, 10)
+	}
+	added := c.Add()
+	for i, key := range keys {
+		before[i] = c.Owner(key)
+		move(key, added)
+	}
+	// Of the crowd, each of whom may happen to do something else.
+	eventually(t, "nobody uses the new master", func() bool { return added.CommandCount("get", "mget") > 0 && added.CommandCount("evalsha") > 0 })
+	p.struck++
+	for i, key := range keys {
+		if before[i] != c.Owner(key) {
+			move(key, before[i])
+		}
+	}
+	c.Remove(added)
+	p.does(t, 200)
+}
+
 // whole returns when all nodes hold that all slots are served.
 func (p *patient) whole(t *testing.T) {
 	t.Helper()

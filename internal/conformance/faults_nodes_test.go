@@ -95,6 +95,9 @@ var faultsOfNodes = []fault{{
 		}
 	},
 }, {
+	name: "Cluster: a master is added, slots move to it and back, and it is removed", where: "moving", sees: "as if slots moved between two that stay", stored: "everything, leases and counts too",
+	shows: all(struck, seen("MOVED "), seen("ASK ")), hurt: grown,
+}, {
 	name: "twemproxy: a server behind it is killed and restarts", where: "twemproxy", sees: "reads load; `ERR Connection refused`, or `ErrOutcomeUnknown` of counts", stored: nothing,
 	shows: seen("Connection refused"), hurt: killed,
 }, {

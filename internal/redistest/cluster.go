@@ -24,8 +24,9 @@ const slots = 16384
 // Its methods may fail the test and so belong in the test's own goroutine.
 type Cluster struct {
 	t       testing.TB
-	nodes   []*Server // the masters of the start, and then their replicas, in the same order
+	nodes   []*Server // the masters of the start, then their replicas, in the same order, then those of Add
 	masters int
+	args    []string // of each node
 }
 
 // A ClusterOption changes what StartCluster starts.
@@ -61,7 +62,7 @@ func StartCluster(t testing.TB, masters int, options ...ClusterOption) *Cluster 
 	for _, option := range options {
 		option(&o)
 	}
-	c := &Cluster{t: t, masters: masters}
+	c := &Cluster{t: t, masters: masters, args: o.args}
 	nodes := masters
 	if o.replicas {
 		nodes *= 2
@@ -87,7 +88,7 @@ func StartCluster(t testing.TB, masters int, options ...ClusterOption) *Cluster 
 	return c
 }
 
-// Nodes returns the masters of the start, and then their replicas.
+// Nodes returns the masters of the start, then their replicas, then those of Add.
 func (c *Cluster) Nodes() []*Server { return slices.Clone(c.nodes) }
 
 // Addrs returns the host and port of each node.
@@ -139,7 +140,7 @@ func (c *Cluster) Slot(key string) (slot int) {
 
 // Move migrates slot, and the keys in it one by one and in no order, to another master,
 // as redis-cli does: clients that ask meanwhile are sent to and fro by ASK and MOVED.
-// moving is called between the keys, if it is not nil.
+// moving is called between the keys, if it is not nil. It returns when all nodes know.
 func (c *Cluster) Move(slot int, to *Server, moving func()) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -173,7 +174,16 @@ func (c *Cluster) Move(slot int, to *Server, moving func()) {
 		}
 	}
 	fail(target.Do(ctx, "cluster", "setslot", slot, "node", id(target)).Err())
-	fail(source.Do(ctx, "cluster", "setslot", slot, "node", id(target)).Err())
+	for _, other := range c.nodes { // as redis-cli does: it would take them a second to hear of it
+		if other == to {
+			continue
+		}
+		err := other.Client(nil).Do(ctx, "cluster", "setslot", slot, "node", id(target)).Err()
+		if err == nil || !strings.Contains(err.Error(), "SETSLOT only with masters") {
+			fail(err) // and whoever gave its last slot away has become a replica
+		}
+	}
+	fail(c.agree(ctx, slot, id(target)))
 }
 
 func (c *Cluster) owner(slot int) (master *Server) {
@@ -181,13 +191,7 @@ func (c *Cluster) owner(slot int) (master *Server) {
 	c.ask(func(ctx context.Context, rdb *redis.Client) error {
 		// Not by ClusterSlots, which go-redis deprecates for what Redis 6.2 has not.
 		ranges, err := rdb.Do(ctx, "cluster", "slots").Slice()
-		for _, r := range ranges {
-			r := r.([]any) // first, last, {host, port, id} of the master, and of others
-			if r[0].(int64) <= int64(slot) && int64(slot) <= r[1].(int64) {
-				node := r[2].([]any)
-				master = c.node(fmt.Sprintf("%v:%v", node[0], node[1]))
-			}
-		}
+		master = c.node(serves(ranges, slot, 0) + ":" + serves(ranges, slot, 1))
 		return err
 	})
 	if master == nil {

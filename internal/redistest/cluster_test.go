@@ -81,3 +81,26 @@ func TestASlotMovesWithItsKeysWhileTheyAreRead(t *testing.T) {
 	require.EqualValues(t, keys, to.Client(nil).DBSize(ctx).Val())
 	require.Same(t, to, c.Owner("{a}"))
 }
+
+func TestANodeIsAddedToAClusterAndRemoved(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	c := StartCluster(t, 2)
+	rdb := c.Client(nil)
+	require.NoError(t, rdb.Set(ctx, "a", "1", 0).Err())
+	owner := c.Owner("a")
+	node := c.Add()
+	require.Len(t, c.Nodes(), 3)
+	c.Move(c.Slot("a"), node, nil)
+	require.Same(t, node, c.Owner("a"))
+	require.Equal(t, "1", rdb.Get(ctx, "a").Val())
+	require.EqualValues(t, 1, node.CommandCount("get"))
+	c.Move(c.Slot("a"), owner, nil)
+	c.Remove(node)
+	require.Len(t, c.Nodes(), 2)
+	require.Equal(t, "1", c.Client(nil).Get(ctx, "a").Val(), "a client that is new")
+	require.Error(t, node.Client(nil).Ping(ctx).Err())
+	for _, other := range c.Nodes() {
+		require.Contains(t, other.Client(nil).ClusterInfo(ctx).Val(), "cluster_known_nodes:2\r\n")
+	}
+}

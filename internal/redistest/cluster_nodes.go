@@ -1,0 +1,80 @@
+package redistest
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Add starts one more master, which has no slots yet (see Move), and returns it when all
+// others know of it. It is stopped when the test ends, or by Remove.
+func (c *Cluster) Add() *Server {
+	c.t.Helper()
+	node := Start(c.t, c.args...)
+	c.nodes = append(c.nodes, node)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	err := c.join(ctx, node)
+	if err == nil {
+		known := fmt.Sprintf("cluster_known_nodes:%d\r\n", len(c.nodes))
+		err = c.every(ctx, func(rdb *redis.Client) (bool, error) {
+			info, err := rdb.ClusterInfo(ctx).Result()
+			return strings.Contains(info, known), err
+		})
+	}
+	if err != nil {
+		c.t.Fatalf("redistest: %v", err)
+	}
+	return node
+}
+
+// Remove has the others forget a master, which must have no slots any more, and kills it.
+func (c *Cluster) Remove(node *Server) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	id, err := node.Client(nil).Do(ctx, "cluster", "myid").Text()
+	if err != nil {
+		c.t.Fatalf("redistest: %v", err)
+	}
+	c.nodes = slices.DeleteFunc(slices.Clone(c.nodes), func(other *Server) bool { return other == node })
+	// Who has forgotten it does not hear of it from the others, for a minute.
+	for _, other := range c.nodes {
+		if err := other.Client(nil).ClusterForget(ctx, id).Err(); err != nil {
+			c.t.Fatalf("redistest: %v", err)
+		}
+	}
+	node.Kill()
+}
+
+// agree returns when all nodes hold that the one with this id serves slot.
+func (c *Cluster) agree(ctx context.Context, slot int, id string) error {
+	return c.every(ctx, func(rdb *redis.Client) (bool, error) {
+		ranges, err := rdb.Do(ctx, "cluster", "slots").Slice()
+		return serves(ranges, slot, 2) == id, err
+	})
+}
+
+// serves returns what an answer to CLUSTER SLOTS says of the master of slot: its host,
+// port, or id.
+func serves(ranges []any, slot, what int) string {
+	for _, r := range ranges {
+		r := r.([]any) // first, last, {host, port, id} of the master, and of others
+		if r[0].(int64) <= int64(slot) && int64(slot) <= r[1].(int64) {
+			return fmt.Sprint(r[2].([]any)[what])
+		}
+	}
+	return ""
+}
+
+// every returns when each node is ready.
+func (c *Cluster) every(ctx context.Context, ready func(rdb *redis.Client) (bool, error)) error {
+	return c.each(c.nodes, func(_ int, node *Server) error {
+		rdb := redis.NewClient(&redis.Options{Addr: node.Addr()})
+		defer func() { _ = rdb.Close() }()
+		return until(ctx, func() (bool, error) { return ready(rdb) })
+	})
+}
