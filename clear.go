@@ -30,7 +30,8 @@ import (
 //
 // A SCAN is of one server and its keys. If that fails over or restarts while
 // Clear walks it, or a Cluster moves slots, some keys may stay although Clear
-// returned nil. So do those on a shard that a Ring holds to be down.
+// returned nil: one that moves behind the walk is met on neither server. Clear again
+// when that is over. So may those on a shard that a Ring holds to be down.
 //
 // The error is an *Error: of Redis, or the cause of the end of ctx; or it says
 // that the keys cannot be told, since Spec.KeyFunc makes them or Spec.Key begins

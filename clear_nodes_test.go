@@ -263,6 +263,62 @@ func TestClearFollowsAKeyThatMovesAfterItsScan(t *testing.T) {
 	require.Zero(t, to.DBSize(ctx).Val())
 }
 
+// SCAN is of one node: a key that comes to one after its walk, from one before its walk, is
+// met on neither, and no node tells.
+func TestAKeyThatMovesBehindTheWalkStaysUntilClearIsCalledAgain(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, 2)
+	ctx, rdb := t.Context(), cluster.Client(nil)
+	spec := Spec[int, string]{Key: "cart:{{id}}"}
+	plain, c := newCache(t, cluster.Client(nil), spec), newCache(t, rdb, spec)
+	require.NoError(t, plain.Set(ctx, 1, "item"))
+	from := cluster.Owner(c.Key(1))
+	to := cluster.OtherThan(from)
+	walked, moved := make(chan struct{}), make(chan struct{})
+	rdb.OnNewNode(func(node *redis.Client) {
+		gate := &redistest.Gate{Before: func(_ context.Context, cmd redis.Cmder) {
+			if cmd.Name() == "scan" {
+				<-moved
+			}
+		}}
+		if node.Options().Addr == to.Addr() {
+			ends := sync.OnceFunc(func() { close(walked) })
+			gate = &redistest.Gate{After: func(_ context.Context, cmd redis.Cmder) {
+				if scan, ok := cmd.(*redis.ScanCmd); ok {
+					if _, cursor := scan.Val(); cursor == 0 {
+						ends()
+					}
+				}
+			}}
+		}
+		node.AddHook(gate)
+	})
+	type result struct {
+		n   int64
+		err error
+	}
+	cleared := make(chan result, 1)
+	go func() {
+		n, err := c.Clear(ctx)
+		cleared <- result{n, err}
+	}()
+	select {
+	case <-walked:
+	case <-time.After(patience):
+		require.Fail(t, "the node is not walked")
+	}
+	cluster.Move(cluster.Slot(c.Key(1)), to, nil)
+	close(moved)
+	require.Equal(t, result{}, <-cleared)
+	v, err := plain.Get(ctx, 1)
+	require.NoError(t, err)
+	require.Equal(t, "item", v)
+
+	n, err := plain.Clear(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, n)
+}
+
 func TestClearReachesEveryShardOfARing(t *testing.T) {
 	t.Parallel()
 	for name, addrs := range map[string]func(t *testing.T) (a, b *redis.Client){
