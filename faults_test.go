@@ -144,7 +144,7 @@ func TestAReadSurvivesTheLossOfAnyOneCommand(t *testing.T) {
 				s := newSource(t)
 				spec := Spec[int, string]{Up: s.up, LeaseTTL: longLease}
 				if f.renewed {
-					spec.LeaseTTL = 3 * time.Second
+					spec.LeaseTTL = 9 * time.Second // of which a third passes before it is
 				}
 				c := newCache(t, bad, spec)
 				ch := asking(t.Context(), c, 1)
