@@ -17,16 +17,13 @@ import (
 // A trip says what a call costs.
 type trip struct{ trips, mget, evalsha, set, unlink, all int }
 
-// travels returns a client on a real server that knows all scripts, and a
-// function that requires what a call costs.
-func travels(t *testing.T) (*redis.Client, func(what string, want trip, call func())) {
+// travels returns one more client of the server of plain, which knows all scripts
+// then, and a function that requires what a call costs.
+func travels(t *testing.T, plain *redis.Client) (*redis.Client, func(what string, want trip, call func())) {
 	t.Helper()
 	r := new(redistest.Roadside)
 	commands := new(redistest.Counter)
-	rdb := redistest.Shared(t).Client(func(o *redis.Options) {
-		o.Dialer = r.Dial
-		o.PoolSize = 1
-	})
+	rdb := r.Client(t, plain)
 	for _, s := range []*script.Script{script.Acquire, script.Store, script.Release, script.Write, script.Expire} {
 		require.NoError(t, rdb.ScriptLoad(t.Context(), s.Source()).Err())
 	}
@@ -51,7 +48,7 @@ func travels(t *testing.T) (*redis.Client, func(what string, want trip, call fun
 
 func TestACallForAHundredKeysIsFewRoundTrips(t *testing.T) {
 	t.Parallel()
-	rdb, costs := travels(t)
+	rdb, costs := travels(t, redistest.Shared(t).Client(nil))
 	calls := 0
 	c := newCache(t, rdb, Spec[int, string]{UpMany: func(_ context.Context, ids []int) (map[int]string, error) {
 		calls++
@@ -93,34 +90,36 @@ func TestACallForAHundredKeysIsFewRoundTrips(t *testing.T) {
 }
 
 // Loads of one key each take their leases together, and are stored together where
-// they take about as long. The loads take as long as what was loaded may wait for the
-// others, so that a busy machine does not part them.
+// they take about as long: in a bubble, since those who have loaded wait for the others
+// no longer than 50 ms, and a machine that stands still for as long parts them.
 func TestACallForManyKeysWithUpAloneIsFewRoundTrips(t *testing.T) {
 	t.Parallel()
-	rdb, costs := travels(t)
-	c := newCache(t, rdb, Spec[int, string]{MaxLoads: 8, Up: func(_ context.Context, id int) (string, error) {
-		time.Sleep(50 * time.Millisecond)
-		return goods("up", id)[id], nil
-	}})
-	get := func(first, n int) func() {
-		return func() {
-			values, err := c.GetMany(t.Context(), numbers(first, n))
-			require.NoError(t, err)
-			require.Equal(t, goods("up", numbers(first, n)...), values)
+	redistest.Bubble(t, func(t *testing.T, plain *redis.Client) {
+		rdb, costs := travels(t, plain)
+		c := newCache(t, rdb, Spec[int, string]{MaxLoads: 8, Up: func(_ context.Context, id int) (string, error) {
+			time.Sleep(50 * time.Millisecond)
+			return goods("up", id)[id], nil
+		}})
+		get := func(first, n int) func() {
+			return func() {
+				values, err := c.GetMany(t.Context(), numbers(first, n))
+				require.NoError(t, err)
+				require.Equal(t, goods("up", numbers(first, n)...), values)
+			}
 		}
-	}
-	costs("8 missing", trip{trips: 3, mget: 1, evalsha: 16, all: 17}, get(0, 8))
-	costs("all there", trip{trips: 1, mget: 1, all: 1}, get(0, 8))
-	costs("one missing", trip{trips: 3, mget: 1, evalsha: 2, all: 3}, get(0, 9))
+		costs("8 missing", trip{trips: 3, mget: 1, evalsha: 16, all: 17}, get(0, 8))
+		costs("all there", trip{trips: 1, mget: 1, all: 1}, get(0, 8))
+		costs("one missing", trip{trips: 3, mget: 1, evalsha: 2, all: 3}, get(0, 9))
 
-	// More keys than places: how many of those that come later go along is a matter
-	// of who is how fast. All are right.
-	get(100, 24)()
+		// More keys than places: how many of those that come later go along is a matter
+		// of who is how fast. All are right.
+		get(100, 24)()
+	})
 }
 
 func TestSetManyWithDownIsTwoRoundTrips(t *testing.T) {
 	t.Parallel()
-	rdb, costs := travels(t)
+	rdb, costs := travels(t, redistest.Shared(t).Client(nil))
 	persisted := map[int]string{}
 	c := newCache(t, rdb, Spec[int, string]{
 		Down: func(context.Context, int, string) error { panic("DownMany is there") },

@@ -5,6 +5,9 @@ import (
 	"context"
 	"net"
 	"sync"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // A Roadside counts the round trips of the connections of a client: how often one
@@ -26,7 +29,27 @@ type counting struct {
 
 // Dial is redis.Options.Dialer, or redis.ClusterOptions.Dialer.
 func (r *Roadside) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+	return r.dial(ctx, network, addr, new(net.Dialer).DialContext)
+}
+
+// Client returns one more client of the server of rdb, that of a bubble included: it
+// has one connection, whose round trips are counted, and is closed when the test ends.
+func (r *Roadside) Client(t testing.TB, rdb *redis.Client) *redis.Client {
+	t.Helper()
+	opts := *rdb.Options()
+	opts.PushNotificationProcessor = nil // which NewClient has set, and each client needs its own
+	opts.PoolSize = 1
+	dial := opts.Dialer
+	opts.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return r.dial(ctx, network, addr, dial)
+	}
+	counted := redis.NewClient(&opts)
+	t.Cleanup(func() { _ = counted.Close() })
+	return counted
+}
+
+func (r *Roadside) dial(ctx context.Context, network, addr string, dial func(context.Context, string, string) (net.Conn, error)) (net.Conn, error) {
+	conn, err := dial(ctx, network, addr)
 	if err != nil {
 		return nil, err
 	}
