@@ -2,7 +2,6 @@ package redistest
 
 import (
 	"bufio"
-	"context"
 	"io"
 	"net"
 	"os"
@@ -27,6 +26,10 @@ func through(t *testing.T) (*Proxy, *redis.Client, *redis.Client) {
 	require.NoError(t, spoilt.Ping(t.Context()).Err())
 	return p, spoilt, s.Client(nil)
 }
+
+// brief is how long a client waits for an answer that does not come. It counts from when
+// the command was sent, which a deadline of a ctx does not.
+const brief = 50 * time.Millisecond
 
 func TestProxyPassesOnWhateverIsSent(t *testing.T) {
 	t.Parallel()
@@ -100,9 +103,7 @@ func TestProxyThatIsMuteHasCommandsExecuted(t *testing.T) {
 	p, rdb, straight := through(t)
 	require.NoError(t, rdb.Ping(t.Context()).Err())
 	p.Mute(true)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	require.ErrorIs(t, rdb.Set(ctx, "a", "1", 0).Err(), os.ErrDeadlineExceeded)
+	require.ErrorIs(t, rdb.WithTimeout(brief).Set(t.Context(), "a", "1", 0).Err(), os.ErrDeadlineExceeded)
 	require.Eventually(t, func() bool { return straight.Get(t.Context(), "a").Val() == "1" }, patience, time.Millisecond)
 	p.Mute(false)
 	require.NoError(t, rdb.Ping(t.Context()).Err())
@@ -114,9 +115,7 @@ func TestProxyHoldDelaysAWriteBeyondItsClient(t *testing.T) {
 	p, rdb, straight := through(t)
 	p.Hold()
 	p.Hold() // again does nothing
-	soon, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
-	defer cancel()
-	require.ErrorIs(t, rdb.Set(soon, "a", "late", 0).Err(), os.ErrDeadlineExceeded)
+	require.ErrorIs(t, rdb.WithTimeout(brief).Set(ctx, "a", "late", 0).Err(), os.ErrDeadlineExceeded)
 	require.NoError(t, rdb.Close())
 	require.ErrorIs(t, straight.Get(ctx, "a").Err(), redis.Nil)
 	p.Resume()
@@ -145,9 +144,7 @@ func TestProxyEndsWhileItHolds(t *testing.T) {
 	t.Run("and a command waits", func(t *testing.T) {
 		p, rdb, _ := through(t)
 		p.Hold()
-		soon, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-		defer cancel()
-		require.ErrorIs(t, rdb.Ping(soon).Err(), os.ErrDeadlineExceeded)
+		require.ErrorIs(t, rdb.WithTimeout(brief).Ping(t.Context()).Err(), os.ErrDeadlineExceeded)
 	})
 }
 
@@ -181,11 +178,10 @@ func TestProxyLosesForGoodWhatHalfOpenConnectionsSend(t *testing.T) {
 	t.Parallel()
 	p, rdb, straight := through(t)
 	p.HalfOpen()
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	require.Error(t, rdb.Set(ctx, "a", "1", 0).Err())
-	require.NoError(t, rdb.Ping(t.Context()).Err(), "a new connection is fine")
-	require.Zero(t, straight.Exists(t.Context(), "a").Val())
+	ctx := t.Context()
+	require.Error(t, rdb.WithTimeout(brief).Set(ctx, "a", "1", 0).Err())
+	require.NoError(t, rdb.Ping(ctx).Err(), "a new connection is fine")
+	require.Zero(t, straight.Exists(ctx, "a").Val())
 }
 
 func TestProxyRepeatsAReply(t *testing.T) {
