@@ -23,7 +23,9 @@ import (
 
 func init() { redistest.Register("lease holder", holdLease) }
 
-const childLease = 500 * time.Millisecond
+// childLease is how long a dead child is waited for. A child that lives does not lose it,
+// though the machine is busy.
+const childLease = 3 * time.Second
 
 // holdLease is another process of the fleet. It loads key 1, says so, and its Up
 // returns what is then pushed to a list.
@@ -440,7 +442,7 @@ func TestAServerThatForgetsItsScriptsIsToldAgain(t *testing.T) {
 	server := redistest.Start(t)
 	rdb := server.Client(nil)
 	s := newSource(t)
-	c := newCache(t, rdb, Spec[int, string]{Up: s.up})
+	c := newCache(t, rdb, Spec[int, string]{Up: s.up, LeaseTTL: longLease})
 	for id := range 2 {
 		ch := asking(t.Context(), c, id)
 		load := s.next(t)

@@ -24,7 +24,9 @@ import (
 
 func init() { redistest.Register("list loader", loadUntilKilled) }
 
-const childLease = 500 * time.Millisecond
+// childLease is how long a dead child is waited for. A child that lives does not lose it,
+// though the machine is busy.
+const childLease = 3 * time.Second
 
 // loadUntilKilled is another process of the fleet, which is killed in Up.
 func loadUntilKilled() {
