@@ -396,7 +396,7 @@ func TestAReleaseThatWaitedForAnotherLoadsWhatItCannotRead(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s, key := newSource(t), redistest.Key(t)+":{id}"
-		older := newCache(t, rdb, Spec[int, release2]{Key: key, Up: func(ctx context.Context, id int) (release2, error) {
+		older := newCache(t, rdb, Spec[int, release2]{Key: key, LeaseTTL: longLease, Up: func(ctx context.Context, id int) (release2, error) {
 			_, err := s.up(ctx, id)
 			return release2{ID: 1}, err
 		}})

@@ -195,7 +195,7 @@ func TestWhoComesAfterASetDoesNotWaitForTheLoadBeforeIt(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource(t)
-		c := newCache(t, rdb, Spec[int, string]{Up: s.up})
+		c := newCache(t, rdb, Spec[int, string]{Up: s.up, LeaseTTL: longLease})
 		before := asking(t.Context(), c, 1)
 		old := s.next(t)
 		require.NoError(t, c.Set(t.Context(), 1, "set"))
@@ -315,7 +315,7 @@ func TestAnErrorAfterNotFoundStoresNothing(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource(t)
-		c := newCache(t, rdb, Spec[int, string]{Up: s.up})
+		c := newCache(t, rdb, Spec[int, string]{Up: s.up, LeaseTTL: longLease})
 		for _, want := range []error{ErrNotFound, io.ErrUnexpectedEOF, ErrNotFound, context.Canceled, io.ErrUnexpectedEOF} {
 			got := asking(t.Context(), c, 1)
 			s.next(t).returns("", want)
@@ -364,7 +364,7 @@ func TestALoadOutlivesTheRequestThatBeganIt(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		type traceKey struct{}
 		s := newSource(t)
-		c := newCache(t, rdb, Spec[int, string]{Up: s.up})
+		c := newCache(t, rdb, Spec[int, string]{Up: s.up, LeaseTTL: longLease})
 		request, end := context.WithCancel(context.WithValue(t.Context(), traceKey{}, "trace"))
 		first := asking(request, c, 1)
 		load := s.next(t)

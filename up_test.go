@@ -137,7 +137,7 @@ func TestALoadOutlivesItsFirstCallerAndSeesItsValuesOnly(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource(t)
-		c := newCache(t, rdb, Spec[int, string]{Up: s.up, UpTimeout: 2 * time.Hour})
+		c := newCache(t, rdb, Spec[int, string]{Up: s.up, LeaseTTL: longLease, UpTimeout: 2 * time.Hour})
 		type tenant struct{}
 		ctx, stop := context.WithTimeout(context.WithValue(t.Context(), tenant{}, "acme"), time.Hour)
 		defer stop()
@@ -383,7 +383,7 @@ func TestCloseLetsCallersGoWhoWaitForALoadElsewhere(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource(t)
-		spec := Spec[int, string]{Key: redistest.Key(t) + ":{id}", Up: s.up}
+		spec := Spec[int, string]{Key: redistest.Key(t) + ":{id}", Up: s.up, LeaseTTL: longLease}
 		a, b := newCache(t, rdb, spec), newCache(t, again(t, rdb), spec)
 		first := asking(t.Context(), a, 1)
 		load := s.next(t)
