@@ -24,6 +24,9 @@ func feed(t testing.TB, rdb redis.UniversalClient, spec FeedSpec[int, string]) *
 	if spec.TTL == 0 {
 		spec.TTL = time.Minute
 	}
+	if spec.LeaseTTL == 0 {
+		spec.LeaseTTL = someLease
+	}
 	if spec.Len == 0 {
 		spec.Len = 5
 	}
@@ -87,7 +90,7 @@ func TestATimelineThatIsAbsentStaysSoUntilItIsRestored(t *testing.T) {
 		load := receive(t, s.began)
 		require.NoError(t, f.Post(t.Context(), "40", 1))
 		require.NoError(t, f.Post(t.Context(), "15", 1))
-		require.LessOrEqual(t, rdb.PTTL(t.Context(), name(t, &f.home, 1)).Val(), 3*time.Second, "the lease lasts no longer by it")
+		require.LessOrEqual(t, rdb.PTTL(t.Context(), name(t, &f.home, 1)).Val(), someLease, "the lease lasts no longer by it")
 		load.returns([]string{"15", "30", "10", "20", "25", "15"}, nil) // it has read one of them
 		want := []string{"40", "30", "25", "20", "15"}
 		require.Equal(t, answer[[]string]{want, nil}, receive(t, ch))

@@ -22,6 +22,10 @@ func TestMain(m *testing.M) {
 // patience bounds every wait: to reach it means broken and never slow.
 const patience = 30 * time.Second
 
+// someLease is the lease of collections of which a test says nothing else. A machine that
+// is busy does not lose it, and it is shorter than their TTL.
+const someLease = 10 * time.Second
+
 // again returns one more client of the server of rdb.
 func again(t testing.TB, rdb *redis.Client) *redis.Client {
 	t.Helper()
@@ -58,6 +62,9 @@ func recent[E any](t testing.TB, rdb redis.UniversalClient, spec RecentSpec[int,
 	}
 	if spec.TTL == 0 {
 		spec.TTL = time.Minute
+	}
+	if spec.LeaseTTL == 0 {
+		spec.LeaseTTL = someLease
 	}
 	if spec.Len == 0 {
 		spec.Len = 3

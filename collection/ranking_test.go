@@ -27,6 +27,9 @@ func ranking[M any](t testing.TB, rdb redis.UniversalClient, spec RankingSpec[in
 	if spec.TTL == 0 {
 		spec.TTL = time.Minute
 	}
+	if spec.LeaseTTL == 0 {
+		spec.LeaseTTL = someLease
+	}
 	if spec.Top == 0 {
 		spec.Top = 3
 	}

@@ -30,6 +30,9 @@ func set[M comparable](t testing.TB, rdb redis.UniversalClient, spec SetSpec[int
 	if spec.TTL == 0 {
 		spec.TTL = time.Minute
 	}
+	if spec.LeaseTTL == 0 {
+		spec.LeaseTTL = someLease
+	}
 	s, err := NewSet(rdb, spec)
 	require.NoError(t, err)
 	closing(t, s)
