@@ -3,7 +3,6 @@ package writebehind
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -175,16 +174,10 @@ func TestAProxyRunsEveryScriptOnTheServerOfItsBucket(t *testing.T) {
 	for range 2 {
 		fmt.Fprintf(&servers, "   - %s:1\n", redistest.Start(t).Addr())
 	}
-	port := func() int {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		defer func() { _ = l.Close() }()
-		return l.Addr().(*net.TCPAddr).Port
-	}
-	listen, config := fmt.Sprintf("127.0.0.1:%d", port()), filepath.Join(t.TempDir(), "nutcracker.yml")
+	listen, config := fmt.Sprintf("127.0.0.1:%d", redistest.Port(t)), filepath.Join(t.TempDir(), "nutcracker.yml")
 	require.NoError(t, os.WriteFile(config, fmt.Appendf(nil,
 		"pool:\n  listen: %s\n  redis: true\n  distribution: ketama\n  auto_eject_hosts: false\n  servers:\n%s", listen, &servers), 0o600))
-	redistest.Spawn(t, exec.Command("nutcracker", "--conf-file", config, "--stats-port", fmt.Sprint(port()), "--stats-addr", "127.0.0.1"))
+	redistest.Spawn(t, exec.Command("nutcracker", "--conf-file", config, "--stats-port", fmt.Sprint(redistest.Port(t)), "--stats-addr", "127.0.0.1"))
 	rdb := redis.NewClient(&redis.Options{Addr: listen, Protocol: 2, DisableIdentity: true})
 	t.Cleanup(func() { _ = rdb.Close() })
 	noHello := new(redistest.Faults)

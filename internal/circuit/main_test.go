@@ -13,7 +13,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
-	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/cachex-go/cachex/internal/redistest"
@@ -36,13 +35,8 @@ func once(o *redis.Options) {
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 }
 
-// closedPort returns an address where nobody listens.
-func closedPort(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
-}
+// closedPort returns an address where nobody listens, until the test ends.
+func closedPort(t *testing.T) string { return fmt.Sprintf("127.0.0.1:%d", redistest.Port(t)) }
 
 // scripted returns a client of a server that answers every GET with reply, and
 // not at all if that is empty.

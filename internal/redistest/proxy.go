@@ -39,10 +39,7 @@ type Proxy struct {
 // It is stopped when the test ends.
 func NewProxy(t testing.TB, addr string) *Proxy {
 	t.Helper()
-	port, err := freePort()
-	if err != nil {
-		t.Fatalf("redistest: %v", err)
-	}
+	port := Port(t)
 	p := &Proxy{
 		t: t, addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), server: addr,
 		done: make(chan struct{}), conns: map[*net.TCPConn]struct{}{}, flowing: make(chan struct{}),

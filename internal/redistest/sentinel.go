@@ -143,7 +143,7 @@ sentinel down-after-milliseconds %[3]s %[5]d
 sentinel failover-timeout %[3]s 5000
 `
 	for attempt := 1; ; attempt++ {
-		port, err := freePort()
+		port, err := freePort(s.t)
 		if err != nil {
 			return err
 		}

@@ -2,8 +2,6 @@ package redistest
 
 import (
 	"context"
-	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -149,7 +147,7 @@ func (s *Server) start() error {
 	fixed := s.port != 0
 	for attempt := 1; ; attempt++ {
 		if !fixed {
-			port, err := freePort()
+			port, err := freePort(s.t)
 			if err != nil {
 				return err
 			}
@@ -187,23 +185,6 @@ func (s *Server) mine() {
 	if s.shared {
 		s.t.Fatal("redistest: a test must not hurt the shared server: use Start")
 	}
-}
-
-// freePort returns a port that nobody listens on at the moment. It is below
-// those that systems give to outgoing connections: one of these could take the
-// port of a server while that restarts. And 10000 above it there is room for the
-// bus port of a Redis Cluster node.
-func freePort() (int, error) {
-	const low, high, attempts = 12000, 22000, 100
-	var err error
-	for range attempts {
-		port := low + rand.IntN(high-low)
-		var l net.Listener
-		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
-			return port, l.Close()
-		}
-	}
-	return 0, fmt.Errorf("no free port between %d and %d: %w", low, high, err)
 }
 
 // hasDebugOption reports whether the server knows --enable-debug-command. Redis

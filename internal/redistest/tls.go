@@ -31,10 +31,7 @@ func StartTLS(t testing.TB) (addr string, config *tls.Config) {
 	if strings.Contains(string(said), "tls-auth-clients") {
 		t.Skip("redis-server was built without TLS")
 	}
-	port, err := freePort()
-	if err != nil {
-		t.Fatalf("redistest: %v", err)
-	}
+	port := Port(t)
 	dir := t.TempDir()
 	cert, key, config := certificate(t)
 	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")

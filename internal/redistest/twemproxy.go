@@ -23,14 +23,8 @@ import (
 func StartTwemproxy(t testing.TB, timeout time.Duration, addrs ...string) *redis.Client {
 	t.Helper()
 	Binary(t, "nutcracker")
-	port, err := freePort()
-	if err != nil {
-		t.Fatalf("redistest: %v", err)
-	}
-	stats, err := freePort()
-	if err != nil {
-		t.Fatalf("redistest: %v", err)
-	}
+	port := Port(t)
+	stats := Port(t)
 	listen := fmt.Sprintf("127.0.0.1:%d", port)
 	config := fmt.Appendf(nil, "pool:\n  listen: %s\n  redis: true\n  distribution: ketama\n  hash: fnv1a_64\n  hash_tag: \"{}\"\n", listen)
 	if timeout > 0 {
@@ -51,7 +45,8 @@ func StartTwemproxy(t testing.TB, timeout time.Duration, addrs ...string) *redis
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if err = rdb.Get(ctx, "redistest").Err(); err == nil || err == redis.Nil {
+		err := rdb.Get(ctx, "redistest").Err()
+		if err == nil || err == redis.Nil {
 			return rdb
 		}
 		select {
