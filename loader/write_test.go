@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/cachex-go/cachex/codec"
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/redistest"
 	"github.com/cachex-go/cachex/internal/script"
@@ -99,15 +100,39 @@ func TestAValueIsWrittenOverWhateverIsThere(t *testing.T) {
 	})
 }
 
+// A liar replies to a SET what a broken proxy may, and does not do it.
+type liar struct{ reply string }
+
+func (liar) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (l liar) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if set, ok := cmd.(*redis.StatusCmd); ok && cmd.Name() == "set" {
+			set.SetVal(l.reply)
+			return nil
+		}
+		return next(ctx, cmd)
+	}
+}
+
+func (l liar) ProcessPipelineHook(redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(_ context.Context, cmds []redis.Cmder) error {
+		for _, cmd := range cmds {
+			cmd.(*redis.StatusCmd).SetVal(l.reply)
+		}
+		return nil
+	}
+}
+
 func TestAReplyThatIsNoneOfASETProvesNoWrite(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
+		require.NoError(t, t.leases().Write(t.Context(), t.key+" 2", []byte("v"), hour))
+		another := t.rdb.Get(t.Context(), t.key+" 2").Val()
 		for name, write := range writes {
-			for _, reply := range []any{"OK", "QUEUED", "7"} {
+			for _, reply := range []string{"OK", "QUEUED", "7", another} {
 				t.delete()
-				faults := new(redistest.Faults)
-				faults.Add(redistest.Fault{Match: redistest.Named("set"), Reply: reply})
-				require.NoError(t, write(t, t.client(faults), Options[string]{}, valued(t.key, "v", hour)), name)
+				require.NoError(t, write(t, t.client(liar{reply}), Options[string]{}, valued(t.key, "v", hour)), name)
 				t.holds("v")
 			}
 		}
@@ -259,5 +284,21 @@ func TestWritesThatLeaveTogetherAreDoneThoughTheServerDoesNotKnowTheScript(t *te
 		})
 		require.Less(t, crowd.sent.Count("eval"), 10, "the source is not sent by each")
 		require.Equal(t, int64(10), rdb.DBSize(t.Context()).Val())
+	})
+}
+
+// forgetful is a codec that does not append.
+type forgetful struct{ codec.Codec[string] }
+
+func (forgetful) Append(_ []byte, v string) ([]byte, error) { return []byte(v), nil }
+
+func TestACodecThatDoesNotAppendIsAnError(t *testing.T) {
+	t.Parallel()
+	embedded(t, func(t *lab) {
+		p := newLoader(t, t.client(), Options[string]{Codec: forgetful{codec.String[string]()}})
+		for _, v := range []string{"", "short", strings.Repeat("long", 100)} {
+			_, err := p.Writing(t.key, v, hour)
+			require.ErrorIs(t, err, errNotAppended)
+		}
 	})
 }

@@ -77,9 +77,9 @@ func (r *river) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proces
 	}
 }
 
-// note takes note of reads, and holds them up.
+// note takes note of reads and writes, and holds them up.
 func (r *river) note(what string) {
-	if !strings.Contains(what, "get ") && !strings.Contains(what, "range ") {
+	if !strings.Contains(what, "get ") && !strings.Contains(what, "range ") && !strings.Contains(what, "set ") {
 		return
 	}
 	r.mu.Lock()
