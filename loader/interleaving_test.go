@@ -333,9 +333,8 @@ func TestACopyOfAWriteTakesThePlaceOfAWriteMadeMeanwhile(t *testing.T) {
 		a := t.leases()
 		token := entry.NewToken()
 		write := func(token Token, value string) {
-			sum := entry.Sum(t.key, []byte(value))
-			_, err := script.Write.Run(t.Context(), t.rdb, t.key, token[:], hour.Keep.Milliseconds(), hour.Fresh.Milliseconds(),
-				[]byte{byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)}, value)
+			h := entry.Header{State: entry.Value, Token: token, Sum: entry.Sum(t.key, []byte(value))}
+			_, err := script.Write.Run(t.Context(), t.rdb, t.key, h.Append(nil), hour.Keep.Milliseconds(), hour.Fresh.Milliseconds(), value)
 			require.NoError(t, err)
 		}
 		write(token, "one")

@@ -2,7 +2,6 @@ package loader
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"time"
 
@@ -113,9 +112,8 @@ func (l *Leases) overwrite(ctx context.Context, w Writing) error {
 
 func (l *Leases) writing(w Writing) *script.Call {
 	keep, fresh := w.Life.Args()
-	token := entry.NewToken()
-	sum := binary.BigEndian.AppendUint32(nil, entry.Sum(w.Key, w.Payload))
-	return l.call(script.Write, w.Key, token[:], keep, fresh, sum, w.Payload)
+	h := entry.Header{State: entry.Value, Token: entry.NewToken(), Sum: entry.Sum(w.Key, w.Payload)}
+	return l.call(script.Write, w.Key, h.Append(nil), keep, fresh, w.Payload)
 }
 
 // mostPlain is how many bytes a payload has at most that is written by a SET: what was

@@ -232,6 +232,6 @@ func pausing(token entry.Token, pause, most time.Duration) []any {
 
 // writing returns the arguments of Write.
 func writing(key string, token entry.Token, keep, fresh time.Duration) []any {
-	sum := binary.BigEndian.AppendUint32(nil, entry.Sum(key, []byte(loaded)))
-	return []any{token[:], millis(keep), millis(fresh), sum, []byte(loaded)}
+	h := entry.Header{State: entry.Value, Token: token, Sum: entry.Sum(key, []byte(loaded))}
+	return []any{h.Append(nil), millis(keep), millis(fresh), []byte(loaded)}
 }
