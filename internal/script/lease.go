@@ -12,14 +12,18 @@ const WakeChannel = "cachex:wake"
 //
 // The offsets are those of package entry, counted from 1 as Lua does.
 //
-// Bytes are compared with == alone: Lua's < on strings follows the locale.
+// Bytes are compared with == alone: Lua's < on strings follows the locale. sum takes eight
+// at a time, a multiple of that: one by one they took a fifth of the time of a script.
 const prelude = beforePlace + plainPlace + afterPlace
 
 const beforePlace = basics + `
 local NONE, FOREVER, NOBODY = string.rep('\0', 6), string.rep('\255', 6), string.rep('\0', 8)
 local function sum(s)
   local n = 0
-  for i = 1, #s do n = n + string.byte(s, i) end
+  for i = 1, #s, 8 do
+    local a, b, c, d, e, f, g, h = string.byte(s, i, i + 7)
+    n = n + a + b + c + d + e + f + g + h
+  end
   return n
 end
 local state, flags, fails, token, leased, expired, awaited, stale, count

@@ -83,9 +83,9 @@ if type(s) == 'string' then
   elseif short(s) then
     local state, soft = about(s)
     local x = get48(s)
-    local crc = (x % 32 * 256 + string.byte(s, 7) - sum(put48(x - x % 32))) % 8192
+    local crc = (x % 32 * 256 + string.byte(s, 7) - sum(put48(x - x % 32) .. '\0\0')) % 8192
     h = put48(soft) .. string.sub(s, 1, 7) .. '\0' .. NONE .. NONE .. '\0\0\0\0\0\0' .. string.char(math.floor(crc / 256), crc % 256)
-    h = '\193X\1' .. state .. '\0' .. string.char(sum('\193X\1' .. state .. h) % 256) .. h
+    h = '\193X\1' .. state .. '\0' .. string.char(sum('\193X\1' .. state .. h .. '\0\0') % 256) .. h
     content = string.sub(s, 8)
   else
     h, content = string.sub(s, 1, 40), string.sub(s, 47)
@@ -97,7 +97,7 @@ local function save()
     and keep == due(state, soft) and (soft == LAST or (soft >= BASE + 2 ^ 36 and soft < BASE + SHORT)) then
     local x = 2 ^ 47 + math.min(soft - BASE, SHORT) * 32
     if state == 'N' then x = x + 2 ^ 46 end
-    local check = (string.byte(h, 39) * 256 + string.byte(h, 40) + sum(put48(x))) % 8192
+    local check = (string.byte(h, 39) * 256 + string.byte(h, 40) + sum(put48(x) .. '\0\0')) % 8192
     s = put48(x + math.floor(check / 256)) .. string.char(check % 256) .. content
   else
     s = h .. put48(keep) .. content
