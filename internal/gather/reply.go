@@ -23,11 +23,11 @@ type reply struct {
 	next int      // the piece after that: 0 is b
 }
 
-// largeValue is how many bytes make a value large, and how many are kept for the next
-// reply.
+// largeValue is how many bytes make a value large, and largeReply how many are kept for
+// the next reply: what leaves together has about as many, if values have 1 KB.
 const (
 	largeValue = 1 << 12
-	largeReply = 1 << 16
+	largeReply = 1 << 18
 )
 
 var replies = sync.Pool{New: func() any { return new(reply) }}
