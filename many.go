@@ -74,7 +74,8 @@ func (c *Cache[K, V]) many(ctx context.Context, op string, keys []K, ask func(co
 	ctx, w := c.begin(ctx, op, ks[0], len(ks))
 	var how Outcome
 	var failed error
-	for i, a := range ask(ctx, ks, distinct) {
+	answers := ask(ctx, ks, distinct)
+	for i, a := range answers {
 		switch {
 		case a.Err == nil && (a.Outcome != 0 && a.Outcome != NotFound):
 			values[distinct[i]] = a.Value
@@ -86,6 +87,7 @@ func (c *Cache[K, V]) many(ctx context.Context, op string, keys []K, ask func(co
 		}
 		how = max(how, a.Outcome)
 	}
+	c.loader.Reuse(answers)
 	if failed == nil {
 		failed = bad
 	}

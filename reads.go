@@ -65,6 +65,7 @@ type batchRead[K comparable, V any] struct {
 	ctx                context.Context
 	watch              watch
 	taken, loaded      bool
+	answered           bool
 	inside             bool // Close waits for us
 }
 
@@ -125,6 +126,10 @@ func (r *batchRead[K, V]) Answer(_ context.Context, err error) {
 		}
 		return
 	}
+	if r.answered { // and the answers are others by now
+		return
+	}
+	r.answered = true
 	defer r.Drop()
 	if !r.taken { // by a Batch that is not ours
 		r.Take(time.Now(), err)
@@ -134,7 +139,8 @@ func (r *batchRead[K, V]) Answer(_ context.Context, err error) {
 	}
 	var how Outcome
 	var failed error
-	for i, a := range r.Wait() {
+	answers := r.Wait()
+	for i, a := range answers {
 		if a.Err == nil && (a.Outcome == 0 || a.Outcome == NotFound) {
 			a.Err = ErrNotFound // of a Cache that does not load
 		}
@@ -153,6 +159,7 @@ func (r *batchRead[K, V]) Answer(_ context.Context, err error) {
 		}
 		r.got(at, a.Value, one)
 	}
+	c.loader.Reuse(answers)
 	r.watch.end(r.ctx, how, failed)
 }
 

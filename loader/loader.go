@@ -116,6 +116,7 @@ type Loader[V any] struct {
 	deaf    chan struct{} // closed when hear and gather are released
 
 	size  gather.Size  // of an entry
+	spare sync.Pool    // of *[]Answer[V], zero
 	cold  atomic.Bool  // most of many keys were missing
 	cost  atomic.Int64 // nanoseconds: moving average of what loads cost, 0 before the first
 	stats counters

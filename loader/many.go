@@ -26,6 +26,26 @@ type Answer[V any] struct {
 	Err     error // as that of Get
 }
 
+// room returns n answers that are zero.
+func (l *Loader[V]) room(n int) []Answer[V] {
+	if spare, ok := l.spare.Get().(*[]Answer[V]); ok && cap(*spare) >= n {
+		return (*spare)[:n]
+	}
+	return make([]Answer[V], n)
+}
+
+// mostSpare is how many answers are kept for the next call.
+const mostSpare = 1 << 10
+
+// Reuse says that nobody looks at answers of the Loader any more: they are a good part
+// of what a call allocates. It need not be called.
+func (l *Loader[V]) Reuse(answers []Answer[V]) {
+	if cap(answers) <= mostSpare {
+		clear(answers)
+		l.spare.Put(&answers)
+	}
+}
+
 // GetMany is Get for several keys, which must differ. What is in Redis comes in one
 // round trip, the others are loaded by one call of load, and that is stored in one
 // more. Every key has a flight and a lease of its own: who asks for some of them

@@ -42,7 +42,7 @@ type Reading[V any] struct {
 // are under way.
 func (l *Loader[V]) Reading(ctx context.Context, keys []string, limit int, load ManyFunc[V]) *Reading[V] {
 	r := &Reading[V]{l: l, ctx: ctx, keys: keys, load: load, limit: limit, aim: l.usual()}
-	r.answers, r.missing = make([]Answer[V], len(keys)), make([]int, 0, len(keys))
+	r.answers, r.missing = l.room(len(keys)), make([]int, 0, len(keys))
 	joins := load != nil && l.flights.some.Load()
 	for i, key := range keys {
 		var m *member[V]
