@@ -188,15 +188,23 @@ func (c *Cache[K, V]) admit(ctx context.Context, op string) error {
 
 func (c *Cache[K, V]) render(key K) (string, error) {
 	var buf [96]byte
-	if c.packed != nil {
-		b, err := c.packed.Append(buf[:0], key)
-		return string(b), err
-	}
-	b, err := c.key.Append(buf[:0], key)
-	if err == nil && c.engine != nil {
-		return c.engine.Tag(string(b)) + string(b), nil
-	}
+	b, err := c.appendKey(buf[:0], key)
 	return string(b), err
+}
+
+// appendKey appends what render returns.
+func (c *Cache[K, V]) appendKey(dst []byte, key K) ([]byte, error) {
+	if c.packed != nil {
+		return c.packed.Append(dst, key)
+	}
+	if c.engine == nil {
+		return c.key.Append(dst, key)
+	}
+	b, err := c.key.Append(nil, key)
+	if err != nil {
+		return dst, err
+	}
+	return append(append(dst, c.engine.Tag(string(b))...), b...), nil
 }
 
 func (c *Cache[K, V]) fail(op, key string, err error) error {

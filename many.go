@@ -95,24 +95,3 @@ func (c *Cache[K, V]) many(ctx context.Context, op string, keys []K, ask func(co
 	w.end(ctx, how, failed)
 	return values, failed
 }
-
-// renderAll returns the keys in Redis of keys that differ, and these; and how
-// many come before the first that cannot be rendered, and the error of that.
-func (c *Cache[K, V]) renderAll(op string, keys []K) (ks []string, distinct []K, before int, bad error) {
-	ks, distinct = make([]string, 0, len(keys)), make([]K, 0, len(keys))
-	seen := make(map[string]struct{}, len(keys))
-	for _, key := range keys {
-		k, err := c.render(key)
-		if err != nil {
-			if bad == nil {
-				bad, before = c.fail(op, "", err), len(ks)
-			}
-			continue
-		}
-		if _, twice := seen[k]; !twice {
-			seen[k] = struct{}{}
-			ks, distinct = append(ks, k), append(distinct, key)
-		}
-	}
-	return ks, distinct, before, bad
-}
