@@ -43,29 +43,13 @@ var errNotAppended = errors.New("codec: Append has not kept the bytes that it wa
 // The error is that of Redis, or the cause of the end of ctx; nobody knows then whether it
 // was stored, or still will be.
 func (l *Loader[V]) Write(ctx context.Context, w Writing) error {
-	if l.leases.plain(w) {
-		cmd, err := l.alter(ctx, w.Key, len(w.Payload), func(ctx context.Context, c redis.Cmdable, _ string) redis.Cmder {
-			return l.leases.set(ctx, c, w)
-		})
-		if err != nil {
-			return err
-		}
-		return l.leases.settle(ctx, w, cmd.(*redis.StatusCmd))
-	}
-	call := l.leases.writing(w)
-	cmd, err := l.alter(ctx, w.Key, len(w.Payload), func(ctx context.Context, c redis.Cmdable, at string) redis.Cmder {
-		return call.Script.Queue(ctx, c, at, call.Args...)
+	cmd, err := l.alter(ctx, w.Key, len(w.Payload), func(ctx context.Context, c redis.Cmdable, _ string) redis.Cmder {
+		return l.leases.write(ctx, c, w)
 	})
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case script.NotKnown(cmd.Err()):
-		_ = call.Run(ctx, l.rdb) // the error is in call
-	default:
-		call.Reply, call.Err = call.Script.Reply(cmd.(*redis.Cmd))
 	}
-	_, err = number(call, 1)
-	return err
+	return l.leases.settle(ctx, w, cmd)
 }
 
 // Delete is Leases.Delete. If it is of one key, it leaves together with what others write,
@@ -96,16 +80,89 @@ func (l *Loader[V]) alter(ctx context.Context, key string, size int, ask gather.
 // lease away from a load under way. Of two writes at the same time one stays.
 func (l *Leases) Write(ctx context.Context, key string, payload []byte, life Life) error {
 	w := Writing{Key: key, Payload: payload, Life: life}
-	if l.plain(w) {
-		return l.settle(ctx, w, l.set(ctx, l.rdb, w))
-	}
-	return l.overwrite(ctx, w)
+	return l.settle(ctx, w, l.write(ctx, l.rdb, w))
 }
 
-// overwrite is Write by a script.
-func (l *Leases) overwrite(ctx context.Context, w Writing) error {
+// WriteMany is Write for several keys, in one round trip for each 500; and in another one
+// if some of them held something else than an entry. It returns an error for each, nil
+// where all is well.
+func (l *Leases) WriteMany(ctx context.Context, ws []Writing) []error {
+	errs, cmds, p := make([]error, len(ws)), make([]redis.Cmder, len(ws)), l.rdb.Pipeline()
+	for i, w := range ws {
+		cmds[i] = l.write(ctx, p, w)
+	}
+	_ = convoy.Send(ctx, l.rdb, p) // each has its own error
+	var calls []*script.Call
+	var is []int
+	for i, w := range ws {
+		var call *script.Call
+		if call, errs[i] = l.rest(w, cmds[i]); call != nil {
+			calls, is = append(calls, call), append(is, i)
+		}
+	}
+	convoy.Run(ctx, l.rdb, calls)
+	for j, call := range calls {
+		errs[is[j]] = written(call)
+	}
+	return errs
+}
+
+// write queues on c, or sends, the command that writes a value: a SET if it is plain, or
+// else a script. See rest.
+func (l *Leases) write(ctx context.Context, c redis.Cmdable, w Writing) redis.Cmder {
+	if l.plain(w) {
+		return l.set(ctx, c, w)
+	}
 	call := l.writing(w)
+	return call.Script.Queue(ctx, c, call.Key, call.Args...)
+}
+
+// settle does what is left to do after write, and returns the error.
+func (l *Leases) settle(ctx context.Context, w Writing, cmd redis.Cmder) error {
+	call, err := l.rest(w, cmd)
+	if call == nil {
+		return err
+	}
 	_ = call.Run(ctx, l.rdb) // the error is in call
+	return written(call)
+}
+
+// rest returns the script that is left to be run after write; or nil, and the error.
+//
+// A server may not know the script of Write. After a SET, those who wait for a lease that
+// was there are to be woken. If what comes back is no entry of this key, it may be no
+// answer to a SET either; and of a key that is no string it cannot be told. Then a script
+// writes.
+func (l *Leases) rest(w Writing, cmd redis.Cmder) (*script.Call, error) {
+	script.Failed(l.rdb, cmd.Err())
+	if cmd, ok := cmd.(*redis.Cmd); ok {
+		if script.NotKnown(cmd.Err()) {
+			return l.writing(w), nil
+		}
+		call := new(script.Call)
+		call.Reply, call.Err = script.Write.Reply(cmd)
+		return nil, written(call)
+	}
+	old, err := cmd.(*redis.StatusCmd).Bytes()
+	h, _, ok := entry.Parse(w.Key, old)
+	switch {
+	case errors.Is(err, redis.Nil):
+		return nil, nil
+	case wrongType(err), err == nil && !ok:
+		return l.writing(w), nil
+	case err != nil:
+		return nil, script.Unquoted(err)
+	case h.Flags&entry.Awaited != 0 && h.Leased():
+		return &script.Call{Script: script.Wake, Key: w.Key}, nil
+	}
+	return nil, nil
+}
+
+// written returns the error of a script of rest. Who is not woken looks again in time.
+func written(call *script.Call) error {
+	if call.Script == script.Wake {
+		return nil
+	}
 	_, err := number(call, 1)
 	return err
 }
@@ -128,8 +185,7 @@ func (l *Leases) plain(w Writing) bool {
 	return !l.packed && !l.timed && w.Life.Keep == w.Life.Fresh && w.Life.Keep >= time.Millisecond && len(w.Payload) <= mostPlain
 }
 
-// set queues on c, or sends, the SET of a value that is plain. Its reply is what was there:
-// see settle.
+// set queues on c, or sends, the SET of a value that is plain. Its reply is what was there.
 func (l *Leases) set(ctx context.Context, c redis.Cmdable, w Writing) *redis.StatusCmd {
 	h := entry.Header{State: entry.Value, Soft: entry.Forever, Token: entry.NewToken(), Sum: entry.Sum(w.Key, w.Payload)}
 	// By our own clock: that two values have two is all that matters.
@@ -144,59 +200,6 @@ func (l *Leases) set(ctx context.Context, c redis.Cmdable, w Writing) *redis.Sta
 		args.TTL = w.Life.Keep
 	}
 	return c.SetArgs(ctx, w.Key, b, args)
-}
-
-// settle does what is left to do after set, and returns its error. Those who wait for a
-// lease that was there are woken. If what comes back is no entry of this key, it may be
-// no answer to a SET either; and a key that is no string cannot be SET and its value be
-// told. Then a script does it.
-func (l *Leases) settle(ctx context.Context, w Writing, cmd *redis.StatusCmd) error {
-	old, err := cmd.Bytes()
-	switch {
-	case errors.Is(err, redis.Nil):
-		return nil
-	case wrongType(err):
-		return l.overwrite(ctx, w)
-	case err != nil:
-		return script.Unquoted(err)
-	}
-	h, _, ok := entry.Parse(w.Key, old)
-	if !ok {
-		return l.overwrite(ctx, w)
-	}
-	if h.Flags&entry.Awaited != 0 && h.Leased() {
-		_, _ = script.Wake.Run(ctx, l.rdb, w.Key) // who is not woken looks again in time
-	}
-	return nil
-}
-
-// WriteMany is Write for several keys, in one round trip for each 500; and in as many
-// again if some of them held something else than an entry. It returns an error for each,
-// nil where all is well.
-func (l *Leases) WriteMany(ctx context.Context, ws []Writing) []error {
-	errs := make([]error, len(ws))
-	cmds, p := make([]*redis.StatusCmd, len(ws)), l.rdb.Pipeline()
-	var calls []*script.Call
-	var is []int
-	for i, w := range ws {
-		if l.plain(w) {
-			cmds[i] = l.set(ctx, p, w)
-		} else {
-			calls, is = append(calls, l.writing(w)), append(is, i)
-		}
-	}
-	if p.Len() > 0 {
-		_ = convoy.Send(ctx, l.rdb, p) // each has its own error
-	}
-	for j, err := range pipeline(ctx, l.rdb, calls) {
-		errs[is[j]] = err
-	}
-	for i, cmd := range cmds {
-		if cmd != nil {
-			errs[i] = l.settle(ctx, ws[i], cmd)
-		}
-	}
-	return errs
 }
 
 // ExpireMany is Expire for several keys, in one round trip for each 500. It

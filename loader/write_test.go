@@ -302,3 +302,47 @@ func TestACodecThatDoesNotAppendIsAnError(t *testing.T) {
 		}
 	})
 }
+
+func TestManyAreWrittenInOneRoundTripAndWhatIsInTheWayInAnother(t *testing.T) {
+	t.Parallel()
+	embedded(t, func(t *lab) { // which knows the scripts
+		key := func(i int) string { return fmt.Sprint(t.key, ":", i) }
+		large, lasting := strings.Repeat("v", mostPlain+1), Life{Fresh: time.Hour, Keep: 2 * time.Hour}
+		ws := []Writing{valued(key(0), "v", hour), valued(key(1), large, hour), valued(key(2), "v", lasting), valued(key(3), "v", hour)}
+		sent := new(redistest.Counter)
+		leases := t.leases(sent)
+		requireWritten := func(trips, scripts int) {
+			t.Helper()
+			sent.Reset()
+			require.Equal(t, make([]error, len(ws)), leases.WriteMany(t.Context(), ws))
+			require.Equal(t, trips, sent.RoundTrips())
+			require.Equal(t, 2, sent.Count("set"))
+			require.Equal(t, scripts, sent.Count("evalsha"))
+			for _, w := range ws {
+				_, payload, ok := entry.Parse(w.Key, []byte(t.rdb.Get(t.Context(), w.Key).Val()))
+				require.True(t, ok)
+				require.Equal(t, w.Payload, payload)
+			}
+		}
+		requireWritten(1, 2)
+		require.NoError(t, t.rdb.Set(t.Context(), key(0), "foreign", 0).Err())
+		require.NoError(t, t.rdb.Del(t.Context(), key(3)).Err())
+		require.NoError(t, t.rdb.RPush(t.Context(), key(3), 1).Err())
+		requireWritten(2, 4)
+		requireWritten(1, 2)
+	})
+}
+
+func TestManyAreWrittenThoughTheServerDoesNotKnowTheScript(t *testing.T) {
+	t.Parallel()
+	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
+		leases, err := NewLeases(rdb, time.Hour)
+		require.NoError(t, err)
+		var ws []Writing
+		for i := range 5 {
+			ws = append(ws, valued(fmt.Sprint("k", i), "v", Life{Fresh: time.Hour, Keep: 2 * time.Hour}))
+		}
+		require.Equal(t, make([]error, 5), leases.WriteMany(t.Context(), ws))
+		require.Equal(t, int64(5), rdb.DBSize(t.Context()).Val())
+	})
+}
