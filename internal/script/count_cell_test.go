@@ -27,6 +27,7 @@ func newCounting(c *cell) *counting {
 // run runs a script, and returns its reply.
 func (c *counting) run(s *script.Script, more []string, args ...any) []any {
 	c.t.Helper()
+	c.ranAt = time.Now()
 	c.t0 = c.now()
 	call := &script.Call{Script: s, Key: c.key, More: more, Args: args}
 	require.NoError(c.t, call.Run(c.t.Context(), c.rdb))

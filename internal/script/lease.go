@@ -17,7 +17,7 @@ const WakeChannel = "cachex:wake"
 const prelude = beforePlace + plainPlace + afterPlace
 
 const beforePlace = basics + `
-local NONE, FOREVER, NOBODY = string.rep('\0', 6), string.rep('\255', 6), string.rep('\0', 8)
+local NONE, FOREVER, NOBODY, sub = string.rep('\0', 6), string.rep('\255', 6), string.rep('\0', 8), string.sub
 local function sum(s)
   local n = 0
   for i = 1, #s, 8 do
@@ -30,21 +30,21 @@ local state, flags, fails, token, leased, expired, awaited, stale, count
 `
 
 const afterPlace = `
-if type(h) ~= 'string' or #h ~= 40 or string.sub(h, 1, 3) ~= '\193X\1'
-  or not string.find('VLN', string.sub(h, 4, 4), 1, true)
+if type(h) ~= 'string' or #h ~= 40 or sub(h, 1, 3) ~= '\193X\1'
+  or not string.find('VLN', sub(h, 4, 4), 1, true)
   or (sum(h) - string.byte(h, 6)) % 256 ~= string.byte(h, 6) then
   h = false
 end
 if h then
-  state, flags, token = string.sub(h, 4, 4), string.byte(h, 5) % 16, string.sub(h, 13, 20)
+  state, flags, token = sub(h, 4, 4), string.byte(h, 5) % 16, sub(h, 13, 20)
   fails = (string.byte(h, 5) - flags) / 16
-  leased = state == 'L' or (state == 'V' and string.sub(h, 21, 26) ~= NONE and token ~= NOBODY)
+  leased = state == 'L' or (state == 'V' and sub(h, 21, 26) ~= NONE and token ~= NOBODY)
   expired, awaited, stale, count = flags % 2, math.floor(flags / 2) % 2, math.floor(flags / 4) % 2, math.floor(flags / 8)
 end
 local function edit(from, bytes)
-  h = string.sub(h, 1, from - 1) .. bytes .. string.sub(h, from + #bytes)
+  h = sub(h, 1, from - 1) .. bytes .. sub(h, from + #bytes)
   local check = string.char((sum(h) - string.byte(h, 6)) % 256)
-  h = string.sub(h, 1, 5) .. check .. string.sub(h, 7)
+  h = sub(h, 1, 5) .. check .. sub(h, 7)
 end
 local function mark()
   edit(5, string.char(fails * 16 + count * 8 + stale * 4 + awaited * 2 + expired))
@@ -125,7 +125,7 @@ local function await()
     write(5, 6)
   end
 end
-local function busy() return {'W', string.sub(h, 27, 36)} end
+local function busy() return {'W', sub(h, 27, 36)} end
 if h and state == 'L' and not ours and not unfit then
   if ARGV[6] == '1' then
     local left = left()
@@ -135,7 +135,7 @@ if h and state == 'L' and not ours and not unfit then
   return busy()
 end
 if h and state ~= 'L' and not unfit then
-  local at, soft, till = now(), get48(string.sub(h, 7, 12)), get48(string.sub(h, 21, 26))
+  local at, soft, till = now(), get48(sub(h, 7, 12)), get48(sub(h, 21, 26))
   local due = want == 'now' or (want == 'due' and (ARGV[4] == '' or ARGV[4] == token))
   local fresh = soft > at and stale == 0
   if fresh and not due then

@@ -68,7 +68,7 @@ func TestScriptsOfPackedEntriesTouchOneKeyByCommandsThatRunEverywhere(t *testing
 				require.Contains(t, funcs, use[2], name)
 			}
 		}
-		require.Less(t, len(src), 6600, "%s: the source goes over the wire whenever a server has lost it", name)
+		require.Less(t, len(src), 6500, "%s: the source goes over the wire whenever a server has lost it", name)
 	}
 }
 

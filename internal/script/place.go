@@ -19,7 +19,7 @@ const plainPlace = `
 local name = key
 local h = redis.pcall('GETRANGE', key, 0, 39)
 local function write(from, to)
-  redis.call('SETRANGE', key, from - 1, string.sub(h, from, to))
+  redis.call('SETRANGE', key, from - 1, sub(h, from, to))
 end
 local function whole()
   if state == 'N' then return h end
@@ -72,7 +72,7 @@ local function about(s)
 end
 local function ends(s)
   if short(s) then return due(about(s)) end
-  if #s >= 46 and string.sub(s, 1, 3) == '\193X\1' then return get48(string.sub(s, 41, 46)) end
+  if #s >= 46 and sub(s, 1, 3) == '\193X\1' then return get48(sub(s, 41, 46)) end
   return LAST
 end
 local s = redis.pcall('HGET', key, field)
@@ -84,16 +84,16 @@ if type(s) == 'string' then
     local state, soft = about(s)
     local x = get48(s)
     local crc = (x % 32 * 256 + string.byte(s, 7) - sum(put48(x - x % 32) .. '\0\0')) % 8192
-    h = put48(soft) .. string.sub(s, 1, 7) .. '\0' .. NONE .. NONE .. '\0\0\0\0\0\0' .. string.char(math.floor(crc / 256), crc % 256)
+    h = put48(soft) .. sub(s, 1, 7) .. '\0' .. NONE .. NONE .. '\0\0\0\0\0\0' .. string.char(math.floor(crc / 256), crc % 256)
     h = '\193X\1' .. state .. '\0' .. string.char(sum('\193X\1' .. state .. h .. '\0\0') % 256) .. h
-    content = string.sub(s, 8)
+    content = sub(s, 8)
   else
-    h, content = string.sub(s, 1, 40), string.sub(s, 47)
+    h, content = sub(s, 1, 40), sub(s, 47)
   end
 end
 local function save()
-  local state, soft = string.sub(h, 4, 4), get48(string.sub(h, 7, 12))
-  if state ~= 'L' and string.byte(h, 5) == 0 and string.sub(h, 21, 26) == NONE and string.sub(h, 13, 20) ~= NOBODY
+  local state, soft = sub(h, 4, 4), get48(sub(h, 7, 12))
+  if state ~= 'L' and string.byte(h, 5) == 0 and sub(h, 21, 26) == NONE and sub(h, 13, 20) ~= NOBODY
     and keep == due(state, soft) and (soft == LAST or (soft >= BASE + 2 ^ 36 and soft < BASE + SHORT)) then
     local x = 2 ^ 47 + math.min(soft - BASE, SHORT) * 32
     if state == 'N' then x = x + 2 ^ 46 end
@@ -122,7 +122,7 @@ end
 local function put(payload, ms)
   content = payload
   last(ms)
-  if string.sub(h, 4, 4) == 'L' then return end
+  if sub(h, 4, 4) == 'L' then return end
   local some = redis.call('HRANDFIELD', key, 5, 'WITHVALUES')
   for i = 1, #some, 2 do
     if ends(some[i + 1]) <= at then redis.call('HDEL', key, some[i]) end

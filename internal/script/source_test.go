@@ -73,7 +73,7 @@ func TestScriptsUseLittleOfLua(t *testing.T) {
 			require.Contains(t, allowed[use[1]], use[2], "%s uses %s", name, use[0])
 		}
 		require.NotContains(t, s.Source(), "\t", name)
-		require.Less(t, len(s.Source()), 4200, "%s: the source goes over the wire whenever a server has lost it", name)
+		require.Less(t, len(s.Source()), 4096, "%s: the source goes over the wire whenever a server has lost it", name)
 	}
 }
 
