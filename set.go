@@ -148,7 +148,10 @@ func (c *Cache[K, V]) wrote(ctx context.Context, op string, ks []string, errs []
 // A downError is one of Spec.Down, and not of Redis.
 type downError struct{ err error }
 
+// Error says whose error it is.
 func (e *downError) Error() string { return "Spec.Down: " + e.err.Error() }
+
+// Unwrap returns that error.
 func (e *downError) Unwrap() error { return e.err }
 
 // down calls Spec.Down. Its panic is an error.

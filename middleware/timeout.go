@@ -59,6 +59,7 @@ type timeoutError struct {
 	err   error // of f, nil in a ctx
 }
 
+// Error says how long there was no answer, and what f returned of it.
 func (e *timeoutError) Error() string {
 	text := "no answer within " + e.after.String()
 	if e.err == nil || e.err == context.DeadlineExceeded || e.err.Error() == text {
@@ -67,6 +68,7 @@ func (e *timeoutError) Error() string {
 	return text + ": " + e.err.Error()
 }
 
+// Unwrap returns context.DeadlineExceeded, and the error of f if there is one.
 func (e *timeoutError) Unwrap() []error {
 	if e.err == nil {
 		return []error{context.DeadlineExceeded}

@@ -100,32 +100,31 @@ func (p *Proxy) Cut() {
 // it comes on: the server has executed the command, and the client cannot know.
 // Replies to the commands that a connection opens with are replies as well.
 func (p *Proxy) LoseReplies(n int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.lost = n
+	p.spoil(&p.lost, n)
 }
 
 // CutShort passes on half of each of the next n replies, and ends the connection then:
 // the server has executed the command, and the client knows a part of what it says.
 func (p *Proxy) CutShort(n int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.short = n
+	p.spoil(&p.short, n)
 }
 
 // Repeat sends each of the next n replies twice.
 func (p *Proxy) Repeat(n int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.twice = n
+	p.spoil(&p.twice, n)
 }
 
 // RepeatLate sends each of the next n replies twice: the second time in front of the next
 // one on its connection. So the client takes it for the answer to its next command.
 func (p *Proxy) RepeatLate(n int) {
+	p.spoil(&p.later, n)
+}
+
+// spoil has the next n replies be spoilt, in the way that left counts.
+func (p *Proxy) spoil(left *int, n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.later = n
+	*left = n
 }
 
 // Mute throws away what the server sends, until it is told not to: connections stay
@@ -139,9 +138,7 @@ func (p *Proxy) Mute(on bool) {
 // Garble sends garbage in place of each of the next n replies: the server has executed
 // the command, and the client is told nonsense. Connections stay open.
 func (p *Proxy) Garble(n int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.garbled = n
+	p.spoil(&p.garbled, n)
 }
 
 // garbage is what a broken proxy may say: that of another protocol, bytes, and replies of
