@@ -155,17 +155,26 @@ func TestAReaderWhoWaitsInVainForItsLoadToBeginIsServedStale(t *testing.T) {
 		t.Run(fmt.Sprintf("many %v", many), func(t *testing.T) {
 			t.Parallel()
 			o := &origin{takes: time.Millisecond}
+			var hangs chan struct{}
 			spec := Spec[int, string]{TTL: time.Second, StaleIfError: time.Minute, UpTimeout: 2 * time.Second, MaxLoads: 1}
+			spec.Up = func(ctx context.Context, key int) (string, error) {
+				if hangs != nil {
+					// It is deaf to its ctx: a load that heeds it gives its place back
+					// at the very instant that the other is tired of waiting for it.
+					<-hangs
+				}
+				return o.up(ctx, key)
+			}
 			inCrew(t, o, spec, func(t *testing.T, c *crew) {
 				cache := c.caches[0]
 				for key := range 2 {
 					require.NoError(t, look(t.Context(), cache, key).err)
 				}
 				time.Sleep(2 * time.Second)
-				o.takes = time.Hour
-				began := time.Now()
-				go look(t.Context(), cache, 0) // has the one place
+				hangs = make(chan struct{})
+				first := looking(t.Context(), cache, 0) // has the one place
 				synctest.Wait()
+				began := time.Now()
 				if many {
 					values, err := cache.GetMany(t.Context(), []int{1})
 					require.NoError(t, err)
@@ -174,7 +183,9 @@ func TestAReaderWhoWaitsInVainForItsLoadToBeginIsServedStale(t *testing.T) {
 					require.Equal(t, view{v: "v2", how: Stale, took: 2 * time.Second}, look(t.Context(), cache, 1))
 				}
 				require.Equal(t, 2*time.Second, time.Since(began))
-				require.Equal(t, 3, o.loads())
+				require.Equal(t, view{v: "v1", how: Stale, took: 2 * time.Second}, receive(t, first))
+				require.Equal(t, 2, o.loads(), "the load of key 1 has not begun, and that of key 0 hangs")
+				close(hangs)
 			})
 		})
 	}
