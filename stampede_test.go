@@ -213,7 +213,8 @@ func TestALoadSlowerThanItsLeaseIsStoredOnce(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := newFleet(t, 1500*time.Millisecond, Spec[int, string]{LeaseTTL: 200 * time.Millisecond}, server(t)...)
+			// It is renewed each third of a second: whoever has it must not stand still for two.
+			f := newFleet(t, 4*time.Second, Spec[int, string]{LeaseTTL: time.Second}, server(t)...)
 			waits := f.rush(t, 10, 1)
 			stats := f.stats()
 			require.Equal(t, 1+stats.Fenced, stats.Loads)
