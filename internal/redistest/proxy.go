@@ -32,6 +32,10 @@ type Proxy struct {
 	garbled  int                       // replies that garbage is still to be sent for
 	twice    int                       // replies that are still to be sent twice
 	later    int                       // replies that are still to be sent twice, late
+	catch    int                       // requests that are still to be caught by HoldNext
+	catches  func(request []byte) bool // which requests HoldNext catches; nil: all
+	caught   int                       // requests that HoldNext has caught and Release has not passed on
+	released chan struct{}             // closed, and replaced, by Release
 	spoilt   int64
 }
 
@@ -43,6 +47,7 @@ func NewProxy(t testing.TB, addr string) *Proxy {
 	p := &Proxy{
 		t: t, addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), server: addr,
 		done: make(chan struct{}), conns: map[*net.TCPConn]struct{}{}, flowing: make(chan struct{}),
+		released: make(chan struct{}),
 	}
 	close(p.flowing)
 	p.Accept()
@@ -161,30 +166,6 @@ func (p *Proxy) Spoilt() int64 {
 	return p.spoilt
 }
 
-// Hold makes a black hole: connections stay open and new ones are accepted, but
-// nothing is passed on. What has been sent is kept, and reaches the server after
-// Resume even if the client has given up and gone: a write that took effect late.
-func (p *Proxy) Hold() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	select {
-	case <-p.flowing:
-		p.flowing = make(chan struct{})
-	default: // is held already
-	}
-}
-
-// Resume ends Hold.
-func (p *Proxy) Resume() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	select {
-	case <-p.flowing:
-	default:
-		close(p.flowing)
-	}
-}
-
 // Refuse makes new connections fail as if nothing listened. Those that are open
 // stay so.
 func (p *Proxy) Refuse() {
@@ -262,6 +243,9 @@ func (p *Proxy) pump(dst, src *net.TCPConn, replies bool) {
 	var again []byte // a reply that is to be sent once more
 	for {
 		n, err := src.Read(buf)
+		if n > 0 && !replies {
+			p.held(buf[:n])
+		}
 		if n > 0 && !p.await(src, n, replies) {
 			n = 0 // is lost
 		}

@@ -2,6 +2,7 @@ package redistest
 
 import (
 	"bufio"
+	"bytes"
 	"io"
 	"net"
 	"os"
@@ -121,6 +122,29 @@ func TestProxyHoldDelaysAWriteBeyondItsClient(t *testing.T) {
 	p.Resume()
 	p.Resume()
 	require.Eventually(t, func() bool { return straight.Get(ctx, "a").Val() == "late" }, patience, time.Millisecond)
+}
+
+func TestProxy_HoldNextMakesTheFirstCopyOfACommandArriveLate(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s := Start(t)
+	p := NewProxy(t, s.Addr())
+	straight := s.Client(nil)
+	retrying := s.Client(func(o *redis.Options) {
+		o.Addr, o.MaxRetries, o.ReadTimeout = p.Addr(), 1, brief
+	})
+	require.NoError(t, retrying.Ping(ctx).Err())
+	p.HoldNext(1, func(request []byte) bool { return bytes.Contains(request, []byte("incr")) })
+	require.ErrorIs(t, retrying.Get(ctx, "other").Err(), redis.Nil, "another command passes")
+	require.EqualValues(t, 1, retrying.Incr(ctx, "n").Val(), "the second copy is answered")
+	require.Equal(t, 1, p.Caught())
+	require.NoError(t, straight.Set(ctx, "n", 10, 0).Err())
+	require.Equal(t, 1, p.Release())
+	require.Zero(t, p.Caught())
+	require.Eventually(t, func() bool { return straight.Get(ctx, "n").Val() == "11" }, patience, time.Millisecond,
+		"the first copy comes after the client has gone")
+	require.EqualValues(t, 12, retrying.Incr(ctx, "n").Val(), "nothing is caught any more")
+	require.Positive(t, p.Spoilt())
 }
 
 func TestProxyRefusesUntilItAccepts(t *testing.T) {
