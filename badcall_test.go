@@ -424,8 +424,8 @@ func TestAnErrorOfUpIsReturnedWholeAndNothingIsStored(t *testing.T) {
 		{"missing", "no row: not found", ErrNotFound},
 		{"both", "io: read/write on closed pipe", io.ErrClosedPipe},
 		// It would wait for itself.
-		{"again", "cachex: get users:again: load asks for the key that it loads", loader.ErrReentrant},
-		{"around", "cachex: get users:about: cachex: get users:around: load asks for the key that it loads", loader.ErrReentrant},
+		{"again", "get users:again: load asks for the key that it loads", loader.ErrReentrant},
+		{"around", "get users:about: get users:around: load asks for the key that it loads", loader.ErrReentrant},
 		// Up returns the bare error of its ctx. Why that ended is what the caller asks.
 		{"late", "load took longer than 100ms: context deadline exceeded", context.DeadlineExceeded},
 		{"exit", "load called runtime.Goexit", loader.ErrGoexit},

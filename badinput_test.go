@@ -173,7 +173,6 @@ func TestNewRefusesAFieldThatIsWrong(t *testing.T) {
 			s.TTL, s.StaleIfError = 9*365*24*time.Hour, 2*365*24*time.Hour
 		}), "cachex: Spec.TTL, StaleWhileRevalidate and StaleIfError: 96360h0m0s is longer than ten years: use Forever"},
 		{"a negative TTL for not found", with(func(s *userSpec) { s.NotFoundTTL = -1 }), "cachex: Spec.NotFoundTTL is -1ns, must not be negative"},
-		{"a TTL for not found without a restorer", with(func(s *userSpec) { s.Up, s.NotFoundTTL = nil, time.Second }), "cachex: Spec.NotFoundTTL needs Spec.Up or Spec.UpMany"},
 		{"a soft timeout with nothing to serve", with(func(s *userSpec) {
 			s.SoftTimeout, s.Up = time.Second, func(context.Context, int64) (User, error) { return ann, nil }
 		}), "cachex: Spec.SoftTimeout needs Spec.StaleIfError, which keeps the value that is then served"},
@@ -183,7 +182,6 @@ func TestNewRefusesAFieldThatIsWrong(t *testing.T) {
 		{"a negative backoff", with(func(s *userSpec) { s.Backoff = -time.Second }), "cachex: Spec.Backoff is -1s, must not be negative"},
 		{"a negative early refresh", with(func(s *userSpec) { s.EarlyRefresh = -1 }), "cachex: Spec.EarlyRefresh is -1, must be 0 or positive"},
 		{"an early refresh that is no number", with(func(s *userSpec) { s.EarlyRefresh = math.NaN() }), "cachex: Spec.EarlyRefresh is NaN, must be 0 or positive"},
-		{"an early refresh without a restorer", with(func(s *userSpec) { s.Up, s.EarlyRefresh = nil, 1 }), "cachex: Spec.EarlyRefresh needs Spec.Up or Spec.UpMany"},
 		{"a persister of many alone", with(func(s *userSpec) {
 			s.DownMany = func(context.Context, map[int64]User) error { return nil }
 		}), "cachex: Spec.DownMany needs Spec.Down, which Set calls"},

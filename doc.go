@@ -69,7 +69,16 @@
 //
 // # Packages
 //
-// Package codec has the codecs, loader the parts that load a key once, which can
-// be used by themselves. Package collection keeps lists, rankings and
-// sets, and package gate lets something happen once per interval.
+//   - batch reads several caches, of different types, in one round trip.
+//   - counter counts, restores a count that is missing, and persists what is counted.
+//   - collection keeps lists, sets, rankings and feeds.
+//   - gate lets something happen once per interval.
+//   - middleware wraps functions: cached, retried, limited, timed; its httpcache keeps
+//     HTTP responses.
+//   - codec turns values into bytes; codec/codectest tests a codec of your own.
+//   - writebehind persists later and in batches, and ledger has a database apply each
+//     batch once. Spec.WriteBehind and counters are built on them.
+//   - loader loads a key once, in a process and in the fleet, for use without a Cache.
+//   - twemproxy configures a client for that proxy.
+//   - cachextest gives tests a Redis with nothing to install.
 package cachex

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/cachex-go/cachex/internal/errs"
 	"github.com/cachex-go/cachex/loader"
 )
 
@@ -46,7 +47,7 @@ func (e *Error) Error() string {
 	if on != "" {
 		on = " " + on
 	}
-	return "cachex: " + e.Op + on + ": " + e.Err.Error()
+	return "cachex: " + e.Op + on + ": " + errs.Text(e.Err)
 }
 
 // Unwrap returns Err.

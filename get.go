@@ -55,7 +55,9 @@ func (c *Cache[K, V]) get(ctx context.Context, key K, loads bool, load func(cont
 	if loads {
 		v, how, err = loader.GetWith(ctx, c.loader, k, key, load)
 	} else if v, how, err = c.loader.Find(ctx, k); err == nil && how != Hit && how != Stale {
-		err = ErrNotFound
+		if err = c.absent(); err == nil {
+			how = NotFound
+		}
 	}
 	if err != nil {
 		var zero V
@@ -67,6 +69,15 @@ func (c *Cache[K, V]) get(ctx context.Context, key K, loads bool, load func(cont
 	tell(ctx, how)
 	w.end(ctx, how, err)
 	return v, err
+}
+
+// absent returns the error of a read that has found no value in Redis, where nothing
+// is loaded.
+func (c *Cache[K, V]) absent() error {
+	if c.kind != nil && c.kind.Zero {
+		return nil
+	}
+	return ErrNotFound
 }
 
 // Lookup returns the value of key in Redis, and whether there is one. It never

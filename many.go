@@ -26,7 +26,8 @@ const eachLimit = 16
 // The error is an *Error with the first key, in the order of keys, that failed.
 // The map is right all the same: it has every value that could be had.
 func (c *Cache[K, V]) GetMany(ctx context.Context, keys []K) (map[K]V, error) {
-	return c.many(ctx, "getmany", keys, func(ctx context.Context, ks []string, keys []K) []loader.Answer[V] {
+	zero := c.up == nil && c.absent() == nil
+	return c.many(ctx, "getmany", keys, zero, func(ctx context.Context, ks []string, keys []K) []loader.Answer[V] {
 		if c.up == nil {
 			return c.loader.LookupMany(ctx, ks)
 		}
@@ -38,7 +39,7 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, keys []K) (map[K]V, error) {
 // LookupMany returns the values of keys that are in Redis, in one round trip. It
 // never loads, and does not wait for a load. The error is as that of GetMany.
 func (c *Cache[K, V]) LookupMany(ctx context.Context, keys []K) (map[K]V, error) {
-	return c.many(ctx, "lookupmany", keys, func(ctx context.Context, ks []string, _ []K) []loader.Answer[V] {
+	return c.many(ctx, "lookupmany", keys, false, func(ctx context.Context, ks []string, _ []K) []loader.Answer[V] {
 		return c.loader.LookupMany(ctx, ks)
 	})
 }
@@ -58,8 +59,9 @@ func (c *Cache[K, V]) plan(keys []K) (limit int, load loader.ManyFunc[V]) {
 	}
 }
 
-// many asks for the values of keys, each once.
-func (c *Cache[K, V]) many(ctx context.Context, op string, keys []K, ask func(context.Context, []string, []K) []loader.Answer[V]) (map[K]V, error) {
+// many asks for the values of keys, each once. If zero is set, a key without a value
+// has the zero value.
+func (c *Cache[K, V]) many(ctx context.Context, op string, keys []K, zero bool, ask func(context.Context, []string, []K) []loader.Answer[V]) (map[K]V, error) {
 	ks, distinct, before, bad := c.renderAll(op, keys)
 	if err := c.admit(ctx, op); err != nil {
 		tell(ctx, 0)
@@ -77,7 +79,7 @@ func (c *Cache[K, V]) many(ctx context.Context, op string, keys []K, ask func(co
 	answers := ask(ctx, ks, distinct)
 	for i, a := range answers {
 		switch {
-		case a.Err == nil && (a.Outcome != 0 && a.Outcome != NotFound):
+		case a.Err == nil && (zero || a.Outcome != 0 && a.Outcome != NotFound):
 			values[distinct[i]] = a.Value
 		case a.Err != nil && !errors.Is(a.Err, ErrNotFound):
 			if failed == nil && (bad == nil || i < before) {
@@ -90,6 +92,9 @@ func (c *Cache[K, V]) many(ctx context.Context, op string, keys []K, ask func(co
 	c.loader.Reuse(answers)
 	if failed == nil {
 		failed = bad
+	}
+	if failed != nil {
+		how = 0 // of the call as a whole: Outcome stands for what was returned without an error
 	}
 	tell(ctx, how)
 	w.end(ctx, how, failed)

@@ -142,7 +142,7 @@ func (r *batchRead[K, V]) Answer(_ context.Context, err error) {
 	answers := r.Wait()
 	for i, a := range answers {
 		if a.Err == nil && (a.Outcome == 0 || a.Outcome == NotFound) {
-			a.Err = ErrNotFound // of a Cache that does not load
+			a.Err = c.absent() // of a Cache that does not load
 		}
 		one := a.Err
 		if one != nil {
@@ -160,6 +160,9 @@ func (r *batchRead[K, V]) Answer(_ context.Context, err error) {
 		r.got(at, a.Value, one)
 	}
 	c.loader.Reuse(answers)
+	if failed != nil {
+		how = 0
+	}
 	r.watch.end(r.ctx, how, failed)
 }
 

@@ -282,26 +282,23 @@ func (s Spec[K, V]) validatePacked() error {
 	return nil
 }
 
-// validateStale is validate of what happens when a value is not fresh.
+// validateStale is validate of what happens when a value is not fresh. It accepts
+// fields that only loads use without Up and UpMany: Wrap may bring the load later.
 func (s Spec[K, V]) validateStale() error {
-	loads := s.Up != nil || s.UpMany != nil
 	for _, d := range []struct {
-		name  string
-		d     time.Duration
-		loads bool // it is of use only where something is loaded
+		name string
+		d    time.Duration
 	}{
-		{"StaleWhileRevalidate", s.StaleWhileRevalidate, false},
-		{"StaleIfError", s.StaleIfError, false},
-		{"NotFoundTTL", s.NotFoundTTL, true},
-		{"SoftTimeout", s.SoftTimeout, true},
-		{"Backoff", s.Backoff, false},
+		{"StaleWhileRevalidate", s.StaleWhileRevalidate},
+		{"StaleIfError", s.StaleIfError},
+		{"NotFoundTTL", s.NotFoundTTL},
+		{"SoftTimeout", s.SoftTimeout},
+		{"Backoff", s.Backoff},
 	} {
 		switch {
 		case d.d == 0:
 		case d.d < 0:
 			return fmt.Errorf("Spec.%s is %v, must not be negative", d.name, d.d)
-		case d.loads && !loads:
-			return fmt.Errorf("Spec.%s needs Spec.Up or Spec.UpMany", d.name)
 		default:
 			if err := loader.CheckLife(d.d); err != nil || d.d == Forever {
 				return fmt.Errorf("Spec.%s: %w", d.name, cmp.Or(err, errors.New("Forever is for Spec.TTL")))
@@ -318,8 +315,6 @@ func (s Spec[K, V]) validateStale() error {
 		return fmt.Errorf("Spec.SoftTimeout is %v, must be shorter than Spec.UpTimeout, which is %v", s.SoftTimeout, s.UpTimeout)
 	case s.EarlyRefresh < 0 || math.IsNaN(s.EarlyRefresh) || math.IsInf(s.EarlyRefresh, 0):
 		return fmt.Errorf("Spec.EarlyRefresh is %v, must be 0 or positive", s.EarlyRefresh)
-	case s.EarlyRefresh != 0 && !loads:
-		return errors.New("Spec.EarlyRefresh needs Spec.Up or Spec.UpMany")
 	case s.DownMany != nil && s.Down == nil && s.WriteBehind == 0:
 		return errors.New("Spec.DownMany needs Spec.Down, which Set calls")
 	}

@@ -48,7 +48,8 @@ type Codec[V any] interface {
 //   - strings and slices of bytes, and types made of them, are stored as they
 //     are, as by [String] and [Bytes];
 //   - integers, and types made of them, are stored in decimal, as by [Int], so
-//     that Redis can add to them and redis-cli shows them;
+//     that redis-cli shows them. In a cache they stand behind the header of an
+//     entry, so INCR refuses them;
 //   - types with the methods that tinylib/msgp generates, MarshalMsg and
 //     UnmarshalMsg, are stored by these. V may be the type or a pointer to it;
 //   - all others are stored by [MessagePack].

@@ -145,11 +145,13 @@ func New[K comparable](rdb redis.UniversalClient, spec Spec[K]) (*Counter[K], er
 		Name: spec.Name, Key: spec.Key, KeyFunc: spec.KeyFunc,
 		TTL: spec.TTL, Jitter: cachex.NoJitter, // a TTL that slides needs none: no two counts are used alike
 		Codec:     counts[K]{codec.For[int64](), c.kind},
-		Up:        c.restore,
 		UpTimeout: spec.UpTimeout, LeaseTTL: spec.LeaseTTL, MaxLoads: spec.MaxLoads, Observer: spec.Observer,
 		NoCombining: spec.NoCombining,
 	}
-	if spec.UpMany != nil || spec.Up == nil {
+	if c.kind.Zero = spec.Up == nil; spec.Up != nil {
+		inner.Up = c.restore
+	}
+	if spec.UpMany != nil {
 		inner.UpMany = c.restoreMany
 	}
 	c.kind.Drain, c.kind.SetMany = c.drain, c.setMany

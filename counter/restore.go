@@ -32,19 +32,11 @@ func (c *Counter[K]) restore(ctx context.Context, key K) (int64, error) {
 
 // restoreMany is UpMany of the Cache.
 func (c *Counter[K]) restoreMany(ctx context.Context, keys []K) (map[K]int64, error) {
-	return c.restoreAll(ctx, keys, func(ctx context.Context, keys []K) (map[K]int64, error) {
-		if c.spec.UpMany == nil { // nor Up
-			return map[K]int64{}, nil
-		}
-		return c.spec.UpMany(ctx, keys)
-	})
+	return c.restoreAll(ctx, keys, c.spec.UpMany)
 }
 
 // up is Up, where no row is 0.
 func (c *Counter[K]) up(ctx context.Context, key K) (int64, error) {
-	if c.spec.Up == nil {
-		return 0, nil
-	}
 	n, err := c.spec.Up(ctx, key)
 	if errors.Is(err, cachex.ErrNotFound) {
 		return 0, nil

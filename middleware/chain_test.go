@@ -138,17 +138,17 @@ func TestAnErrorOfAWrapperNamesTheKeyInOneLine(t *testing.T) {
 		Lang string
 	}
 	for want, err := range map[string]error{
-		"cachex: limit 42: cause":                failed("limit", 42, cause),
-		"cachex: limit {7 en}: cause":            failed("limit", key{7, "en"}, cause),
-		`cachex: limit "a\nb": cause`:            failed("limit", "a\nb", cause),
-		`cachex: limit "\xff": cause`:            failed("limit", "\xff", cause),
-		"cachex: limit: cause":                   failed("limit", struct{}{}, cause),
-		"cachex: limit {1 2}: cause":             failed("limit", Args2[int, string]{1, "2"}, cause),
-		"cachex: limit [1 2]: cause":             failed("limit", [2]int{1, 2}, cause),
-		"cachex: limit any of a user's: cause":   failed("limit", any("any of a user's"), cause),
-		"cachex: limit 1s: breaker is open":      failed("limit", time.Second, ErrOpen),
-		"cachex: limit <nil>: breaker is open":   failed("limit", any(nil), ErrOpen),
-		"cachex: limit true: cachex: a b: cause": failed("limit", true, errors.New("cachex: a b: cause")),
+		"cachex: limit 42: cause":              failed("limit", 42, cause),
+		"cachex: limit {7 en}: cause":          failed("limit", key{7, "en"}, cause),
+		`cachex: limit "a\nb": cause`:          failed("limit", "a\nb", cause),
+		`cachex: limit "\xff": cause`:          failed("limit", "\xff", cause),
+		"cachex: limit: cause":                 failed("limit", struct{}{}, cause),
+		"cachex: limit {1 2}: cause":           failed("limit", Args2[int, string]{1, "2"}, cause),
+		"cachex: limit [1 2]: cause":           failed("limit", [2]int{1, 2}, cause),
+		"cachex: limit any of a user's: cause": failed("limit", any("any of a user's"), cause),
+		"cachex: limit 1s: breaker is open":    failed("limit", time.Second, ErrOpen),
+		"cachex: limit <nil>: breaker is open": failed("limit", any(nil), ErrOpen),
+		"cachex: limit true: a b: cause":       failed("limit", true, errors.New("cachex: a b: cause")),
 	} {
 		require.EqualError(t, err, want)
 	}

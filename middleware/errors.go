@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/cachex-go/cachex/internal/errs"
 )
 
 // A callError is the error of a wrapper about one call. Its text is made when it is
@@ -29,7 +31,7 @@ func (e *callError[K]) Error() string {
 		}
 		key = " " + key
 	}
-	return "cachex: " + e.op + key + ": " + e.err.Error()
+	return "cachex: " + e.op + key + ": " + errs.Text(e.err)
 }
 
 // Unwrap returns the cause.

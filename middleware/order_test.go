@@ -117,7 +117,7 @@ func TestATimeoutAboveACacheLetsTheCallerGoAndTheLoadGoOn(t *testing.T) {
 			_, err := hasty(t.Context(), 1)
 			require.Equal(t, time.Second, time.Since(began))
 			require.ErrorIs(t, err, context.DeadlineExceeded)
-			require.ErrorContains(t, err, "cachex: timeout 1: no answer within 1s: cachex: get ")
+			require.ErrorContains(t, err, "cachex: timeout 1: no answer within 1s: get ")
 		})
 		wg.Go(func() {
 			v, err := patient(t.Context(), 1)
@@ -183,7 +183,7 @@ func TestATimeoutBelowACacheBoundsTheLoadForEveryWaiter(t *testing.T) {
 			wg.Go(func() {
 				_, err := f(t.Context(), 1)
 				require.ErrorIs(t, err, context.DeadlineExceeded)
-				require.ErrorContains(t, err, ": cachex: timeout 1: no answer within 1s")
+				require.ErrorContains(t, err, ": timeout 1: no answer within 1s")
 			})
 		}
 		wg.Wait()

@@ -139,9 +139,9 @@ func (e *retryError) Error() string {
 		attempts = fmt.Sprintf("%d attempts failed, the last one", n)
 	}
 	if e.left != nil {
-		return fmt.Sprintf("%s: %v; then, in the pause: %v", attempts, last, e.left)
+		return fmt.Sprintf("%s: %s; then, in the pause: %v", attempts, errs.Text(last), e.left)
 	}
-	return fmt.Sprintf("%s: %v", attempts, last)
+	return fmt.Sprintf("%s: %s", attempts, errs.Text(last))
 }
 
 // Unwrap returns the errors of all attempts, and what ended a pause.

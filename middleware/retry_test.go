@@ -263,7 +263,7 @@ func TestATimeoutBelowARetryBoundsAnAttemptAndAboveItAllOfThem(t *testing.T) {
 		_, err := Chain(slow, retry, of.Timeout(time.Second))(t.Context(), 42)
 		require.Equal(t, 3*time.Second, time.Since(began))
 		require.Equal(t, 3, attempts)
-		require.EqualError(t, err, "cachex: retry 42: 3 attempts failed, the last one: cachex: timeout 42: no answer within 1s")
+		require.EqualError(t, err, "cachex: retry 42: 3 attempts failed, the last one: timeout 42: no answer within 1s")
 
 		began, attempts = time.Now(), 0
 		_, err = Chain(slow, of.Timeout(time.Second), retry)(t.Context(), 42)

@@ -65,7 +65,7 @@ func (e *timeoutError) Error() string {
 	if e.err == nil || e.err == context.DeadlineExceeded || e.err.Error() == text {
 		return text
 	}
-	return text + ": " + e.err.Error()
+	return text + ": " + errs.Text(e.err)
 }
 
 // Unwrap returns context.DeadlineExceeded, and the error of f if there is one.

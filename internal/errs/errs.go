@@ -2,7 +2,10 @@
 // other. Package loader exports them, and package cachex after it.
 package errs
 
-import "errors"
+import (
+	"errors"
+	"strings"
+)
 
 var (
 	// ErrNotFound is loader.ErrNotFound.
@@ -14,3 +17,7 @@ var (
 	// ErrReentrant is loader.ErrReentrant.
 	ErrReentrant = errors.New("load asks for the key that it loads")
 )
+
+// Text returns the text of err without "cachex: ", for an error that wraps err and says it itself.
+// A chain then says it once, at its beginning.
+func Text(err error) string { return strings.TrimPrefix(err.Error(), "cachex: ") }

@@ -16,6 +16,11 @@ import (
 type Kind[K comparable] struct {
 	// Set by the kind, before cachex.New.
 
+	// Zero says that a key without a value in Redis has the zero value: a read of the
+	// Cache then returns that in place of ErrNotFound, and stores nothing. It is for a
+	// Cache without Up, of which Redis is the system of record.
+	Zero bool
+
 	// Persist is told of what was added up, if Spec.WriteBehind is set. Its keys are
 	// those of the batch.
 	Persist func(ctx context.Context, b ledger.Batch, deltas map[K]int64) error
