@@ -186,8 +186,12 @@ func (c *Cache[K, V]) upManyPending(up func(context.Context, []K) (map[K]V, erro
 		if len(pending) == 0 {
 			return values, err
 		}
-		for key, v := range values {
-			pending[key] = v
+		// UpMany may return more than it was asked for. Of a key that is pending, what
+		// it says is older.
+		for _, key := range others {
+			if v, ok := values[key]; ok {
+				pending[key] = v
+			}
 		}
 		return pending, err
 	}

@@ -220,6 +220,24 @@ func TestWhatDownRefusesIsPutAsideAndWhatFailsIsTriedAgain(t *testing.T) {
 	})
 }
 
+// UpMany may return a whole table. What it says of a key that is pending is older.
+func TestUpMany_OfMoreThanItWasAskedForDoesNotUndoASet(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		a, b, _ := newBehind(t, rdb, func(s *Spec[int, string]) {
+			s.UpMany = func(context.Context, []int) (map[int]string, error) {
+				return map[int]string{1: "old", 2: "two", 3: "three"}, nil
+			}
+		})
+		require.NoError(t, a.Set(t.Context(), 1, "new"))
+		require.NoError(t, a.Delete(t.Context(), 1))
+		many, err := b.GetMany(t.Context(), []int{1, 2})
+		require.NoError(t, err)
+		require.Equal(t, map[int]string{1: "new", 2: "two"}, many)
+		requireValue(t, a, 1, "new")
+	})
+}
+
 func TestAnObserverIsToldOfWhatIsPersisted(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {

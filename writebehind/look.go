@@ -65,6 +65,9 @@ func (e *Engine) settle(ctx context.Context, bucket int, ids []string) error {
 			e.mu.Lock()
 			kick := e.kick
 			e.mu.Unlock()
+			if kick == nil { // Close came before Start
+				return ErrClosed
+			}
 			kick(bucket)
 		}
 		pause := time.NewTimer(glance)

@@ -272,3 +272,22 @@ func TestSettleWaitsForAsLongAsItsCtxLasts(t *testing.T) {
 		h.flush()
 	})
 }
+
+// Close may come between the beginning of Settle and the start of the engine.
+func TestSettle_OfAnEngineThatIsClosedBeforeItStarts(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		h := newHistory(t, rdb, nil)
+		h.add("x", 5)
+		_, err := h.e.take(h.ctx, 0, true)
+		require.NoError(t, err)
+		late := engine(t, rdb, h.e.o)
+		late.me = h.e.me // the batch is its to persist
+		late.mu.Lock()
+		late.closed = true // as Close does first
+		late.mu.Unlock()
+		late.Start()
+		require.ErrorIs(t, late.settle(h.ctx, 0, []string{"x"}), ErrClosed)
+		h.flush()
+	})
+}
