@@ -117,6 +117,16 @@ type Spec[K comparable, V any] struct {
 	// MaxLoads at once, or 16 if that is 0.
 	UpMany func(ctx context.Context, keys []K) (map[K]V, error)
 
+	// UpContext chooses which values of ctx Up and UpMany see. It is given the ctx of a
+	// load, which has all values of its first caller, and returns a ctx that has those
+	// which may cross; the end of that ctx does not matter. A load is shared by the fleet
+	// and may outlive the caller, as a reload in the background does. So an open
+	// transaction, or the scope of a request that ends, must not cross: what Up reads in
+	// a transaction that is rolled back would be stored for all. If it panics, the load
+	// fails as if Up had. It must be safe for concurrent use. Defaults to nil: all values
+	// cross.
+	UpContext func(ctx context.Context) context.Context
+
 	// Down persists a value to the system of record. Set calls it before it stores.
 	// It must be safe for concurrent use. Defaults to nil: Set only stores.
 	Down func(ctx context.Context, key K, value V) error

@@ -42,7 +42,7 @@ func NoStore(ctx context.Context) { loader.NoStore(ctx) }
 // restore calls up, and says how long lives what it returns. It is the load of
 // every flight.
 func (c *Cache[K, V]) restore(ctx context.Context, key K, up func(context.Context, K) (V, error)) (v V, life loader.Life, err error) {
-	ctx, done := c.loads(ctx, key)
+	ctx, done := c.loads(c.cross(ctx), key)
 	defer func() { done(err) }()
 	v, err = up(ctx, key)
 	return v, c.lives(ctx, key, v, err), err
@@ -85,7 +85,7 @@ func (c *Cache[K, V]) upOne(ctx context.Context, key K) (V, error) {
 // restoreMany calls UpMany for some keys.
 func (c *Cache[K, V]) restoreMany(ctx context.Context, keys []K) []loader.Loaded[V] {
 	var err error
-	ctx, done := c.loads(ctx, keys...)
+	ctx, done := c.loads(c.cross(ctx), keys...)
 	defer func() { done(err) }()
 	values, err := c.spec.UpMany(ctx, slices.Clone(keys)) // it may well sort them
 	all := make([]loader.Loaded[V], len(keys))
