@@ -110,6 +110,7 @@ type Engine struct {
 	rdb      redis.UniversalClient
 	o        Options
 	me       string        // who takes batches
+	atOnce   int           // ids that one script takes or returns at most
 	buckets  []bucket      // by number
 	workers  chan struct{} // has an element for each batch being persisted
 	counters counters      // of Stats
@@ -149,7 +150,7 @@ func New(rdb redis.UniversalClient, o Options) (*Engine, error) {
 		return nil, fmt.Errorf("cachex: new write-behind: %w", err)
 	}
 	e := &Engine{
-		rdb: rdb, o: o, me: rand.Text(),
+		rdb: rdb, o: o, me: rand.Text(), atOnce: maxAtOnce,
 		buckets: make([]bucket, o.Buckets),
 		workers: make(chan struct{}, o.Workers),
 		closing: make(chan struct{}, 1),
@@ -164,7 +165,8 @@ func New(rdb redis.UniversalClient, o Options) (*Engine, error) {
 const (
 	maxName    = 255
 	maxBuckets = 1 << 14 // a Cluster has as many slots
-	maxIDs     = 100_000 // of a batch, which one script moves and one reply holds
+	maxIDs     = 100_000 // of a batch
+	maxAtOnce  = 250     // a millisecond or so of the server
 	maxPeriod  = 24 * time.Hour
 )
 

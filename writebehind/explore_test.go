@@ -28,6 +28,8 @@ type scenario struct {
 	mishaps int
 	kinds   []mishap
 	most    int // ids of a batch
+	atOnce  int // ids that one call takes; 0 as ever
+	seeds   int // ids beside x and y
 }
 
 var mishapsOfAll = []mishap{killBefore, killAfter, cutBefore, cutAfter, copied}
@@ -45,6 +47,14 @@ var scenarios = map[string]scenario{
 	"three flushers, three writers, and small batches": {
 		sample: 300, flusher: 3, writer: 3, mishaps: 3, kinds: mishapsOfAll, most: 1,
 	},
+	"a flusher that is killed while it takes": {
+		all: true, flusher: 1, mishaps: 1, kinds: []mishap{killBefore, killAfter}, atOnce: 1,
+	},
+	"three flushers, three writers, and batches that are taken by parts": partly,
+}
+
+var partly = scenario{
+	sample: 300, flusher: 3, writer: 3, mishaps: 3, kinds: mishapsOfAll, most: 5, atOnce: 1, seeds: 1,
 }
 
 // What was written is in the database, or pending, or in flight and not in the database:
@@ -76,11 +86,38 @@ func TestWithoutALedgerAKillMayCountTwice(t *testing.T) {
 	t.Logf("%d bad orders", l.bad)
 }
 
+// The explorer finds what a mutant of TakeBatch loses or counts twice.
+func TestExplorer_FindsMutantsOfTakingByParts(t *testing.T) {
+	t.Parallel()
+	for name, changes := range map[string][]string{
+		"an id in flight is overwritten": {" and not (resumed and redis.call('HEXISTS', I, id) == 1) then", " then"},
+		"an open batch is handed out to one half of the callers": {
+			"if not open then return", "if not open or string.byte(ARGV[1]) % 2 == 0 then return",
+			"'#open', '1',", "'#open', '1', '#tok', ARGV[1],",
+			"redis.call('HSET', I, '#tok', token)", "token = redis.call('HGET', I, '#tok')",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, redistest.Shared(t).Client(nil))
+			l.mutate("take", changes...)
+			sc := partly
+			sc.sample = 200
+			l.explore(sc, sc.play)
+			require.Positive(t, l.bad)
+			t.Logf("%d bad orders", l.bad)
+		})
+	}
+}
+
 func (sc scenario) play(w *world) {
-	w.mishaps, w.kinds = sc.mishaps, sc.kinds
+	w.mishaps, w.kinds, w.atOnce = sc.mishaps, sc.kinds, sc.atOnce
 	o := Options{MaxBatch: sc.most}
 	w.seed("x", 1)
 	w.seed("y", 1)
+	for i := range sc.seeds {
+		w.seed(fmt.Sprint("z", i), 1)
+	}
 	delta := int64(10)
 	for i := range sc.writer {
 		add := delta
@@ -182,7 +219,7 @@ func (w *world) seed(id string, delta int64) {
 	ctx := context.Background()
 	pending := w.keys()[0]
 	require.NoError(w.lab.t, w.lab.rdb.HIncrBy(ctx, pending, id, delta).Err())
-	require.NoError(w.lab.t, w.lab.rdb.HSet(ctx, pending, "#t0", 1).Err())
+	require.NoError(w.lab.t, w.lab.rdb.HSetNX(ctx, pending, "#t0", 1000).Err())
 	w.written[id] += delta
 }
 

@@ -41,6 +41,8 @@ type world struct {
 	taken   []string // the steps, for the message
 	wrong   string   // the first complaint
 
+	atOnce int // ids that one call of a script takes; 0 as ever
+
 	forks bool         // Redis loses some of it
 	end   func(*world) // nil, or what to check in the end
 }
@@ -128,6 +130,9 @@ func (w *world) startEngine(name string, o Options, run func(p *proc, e *Engine)
 	e, err := New(rdb, o)
 	require.NoError(w.lab.t, err)
 	e.me = "everybody"
+	if w.atOnce > 0 {
+		e.atOnce = w.atOnce
+	}
 	e.begun.Store(true) // nothing happens in the background
 	w.engines = append(w.engines, e)
 	w.start(name, func(self *proc) {
@@ -142,6 +147,8 @@ type lab struct {
 	t       testing.TB
 	rdb     *redis.Client // without a hook
 	clients []client
+
+	mutants map[string]*script.Script // nil, or what runs in place of the script of a step
 
 	naive    bool // the database has no ledger
 	tolerant bool // bad orders are counted, and do not fail the test
@@ -160,6 +167,22 @@ func newLab(t testing.TB, rdb *redis.Client) *lab {
 	return &lab{t: t, rdb: rdb}
 }
 
+// mutate has a script run at a step in which texts are replaced: by turns, what there is
+// and what takes its place.
+func (l *lab) mutate(step string, changes ...string) {
+	for s, name := range steps {
+		if name != step {
+			continue
+		}
+		for i := 0; i < len(changes); i += 2 {
+			require.Contains(l.t, s.Source(), changes[i])
+		}
+		mutant := script.New(step, strings.NewReplacer(changes...).Replace(s.Source()))
+		require.NoError(l.t, l.rdb.ScriptLoad(l.t.Context(), mutant.Source()).Err())
+		l.mutants, l.tolerant = map[string]*script.Script{step: mutant}, true
+	}
+}
+
 // client returns the ith client.
 func (l *lab) client(i int) client {
 	for len(l.clients) <= i {
@@ -174,7 +197,7 @@ func (l *lab) client(i int) client {
 // steps names what the processes run.
 var steps = map[*script.Script]string{
 	script.PendAdd: "add", script.TakeBatch: "take", script.AckBatch: "ack", script.HoldBatch: "hold",
-	script.RenumberBatch: "renumber", script.DropBatch: "drop",
+	script.ReadBatch: "read", script.RenumberBatch: "renumber", script.DropBatch: "drop",
 }
 
 var stepNames = func() map[string]string {
@@ -202,6 +225,9 @@ func (s *stepping) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 			return next(ctx, cmd)
 		}
 		name := stepNames[args[1].(string)]
+		if mutant := p.w.lab.mutants[name]; mutant != nil {
+			args[1] = mutant.SHA()
+		}
 		again := func() { _ = p.w.lab.rdb.Do(context.Background(), args...).Err() } // the reply is lost
 		if name == "add" {
 			again = nil // it is never sent twice

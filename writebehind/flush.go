@@ -7,6 +7,7 @@ import (
 	"fmt"
 	mathrand "math/rand/v2"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -77,10 +78,11 @@ func (e *Engine) step(ctx context.Context, b int, must bool) (again bool, wait t
 
 // States of a bucket, as TakeBatch tells them.
 const (
-	clean   = "C"
-	busy    = "B"
-	taken   = "T"
-	resumed = "R"
+	clean      = "C"
+	busy       = "B"
+	unfinished = "F"
+	taken      = "T"
+	resumed    = "R"
 )
 
 // A take is what TakeBatch returned.
@@ -94,6 +96,8 @@ type take struct {
 	garbage []string // fields of a Sum that are no numbers
 }
 
+// take takes the batch in flight or the next one, by as many calls as it needs,
+// each of which holds up the server for a millisecond or so.
 func (e *Engine) take(ctx context.Context, b int, must bool) (*take, error) {
 	most := ""
 	if e.o.Merge == Last {
@@ -103,36 +107,75 @@ func (e *Engine) take(ctx context.Context, b int, must bool) (*take, error) {
 	if must {
 		force = "1"
 	}
-	r := read(e.call(ctx, script.TakeBatch, b, rand.Text(), e.me, e.o.LeaseTTL.Milliseconds(), e.o.MaxBatch, most, force))
-	t := &take{state: r.text()}
-	switch t.state {
-	case clean:
-	case busy:
-		t.wait = max(r.duration(), time.Millisecond)
-	case taken, resumed:
-		t.n = r.text()
-		t.batch = ledger.Batch{Namespace: e.o.Name, Bucket: b, Token: r.text(), Incarnation: r.text()}
-		t.more, t.fails = r.int(), r.int()
-		n, err := strconv.ParseInt(t.n, 10, 64)
-		if err != nil && r.err == nil {
-			r.err = fmt.Errorf("batch has number %q", t.n)
+	for {
+		r := read(e.call(ctx, script.TakeBatch, b, rand.Text(), e.me, e.o.LeaseTTL.Milliseconds(), e.o.MaxBatch, most, force, e.atOnce))
+		t := &take{state: r.text()}
+		switch t.state {
+		case clean:
+		case busy:
+			t.wait = max(r.duration(), time.Millisecond)
+		case unfinished:
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
+			continue
+		case taken, resumed:
+			e.taken(t, b, r)
+			if size, list := r.int(), r.list(); r.err == nil && len(list) == 0 {
+				return e.readBatch(ctx, b, t, int(size))
+			} else if r.err == nil {
+				e.fill(t, list)
+			}
 		}
-		t.batch.N = n
-		e.fill(t, r.list())
+		if r.err != nil {
+			return nil, r.err
+		}
+		return t, nil
 	}
-	if r.err != nil {
-		return nil, r.err
+}
+
+// taken reads what TakeBatch says of a batch, before its content.
+func (e *Engine) taken(t *take, b int, r *reply) {
+	t.n = r.text()
+	t.batch = ledger.Batch{Namespace: e.o.Name, Bucket: b, Token: r.text(), Incarnation: r.text()}
+	t.more, t.fails = r.int(), r.int()
+	n, err := strconv.ParseInt(t.n, 10, 64)
+	if err != nil && r.err == nil {
+		r.err = fmt.Errorf("batch has number %q", t.n)
+	}
+	t.batch.N = n
+	if e.o.Merge == Sum {
+		t.batch.Deltas = make(map[string]int64)
+	} else {
+		t.batch.Values = make(map[string][]byte)
+	}
+}
+
+// readBatch reads the content of a batch that is too long for one reply.
+func (e *Engine) readBatch(ctx context.Context, b int, t *take, size int) (*take, error) {
+	for cursor := "0"; ; {
+		r := read(e.call(ctx, script.ReadBatch, b, t.n, t.batch.Token, cursor, 2*e.atOnce))
+		cursor = r.text()
+		list := r.list()
+		switch {
+		case r.err != nil:
+			return nil, r.err
+		case cursor == "": // acknowledged meanwhile
+			return &take{state: busy, wait: time.Millisecond}, nil
+		}
+		e.fill(t, list)
+		if cursor == "0" {
+			break
+		}
+	}
+	if got := len(t.batch.Deltas) + len(t.batch.Values) + len(t.garbage); got != size {
+		return nil, fmt.Errorf("%v has %d ids, must have %d", t.batch, got, size)
 	}
 	return t, nil
 }
 
-// fill fills the batch with the fields and values of I.
+// fill adds fields and values of I to the batch.
 func (e *Engine) fill(t *take, list []any) {
-	if e.o.Merge == Sum {
-		t.batch.Deltas = make(map[string]int64, len(list)/2)
-	} else {
-		t.batch.Values = make(map[string][]byte, len(list)/2)
-	}
 	for k := 0; k+1 < len(list); k += 2 {
 		field, _ := list[k].(string)
 		value, _ := list[k+1].(string)
@@ -145,7 +188,9 @@ func (e *Engine) fill(t *take, list []any) {
 		}
 		delta, err := strconv.ParseInt(value, 10, 64)
 		if err != nil {
-			t.garbage = append(t.garbage, field)
+			if !slices.Contains(t.garbage, field) { // HSCAN may return it twice
+				t.garbage = append(t.garbage, field)
+			}
 			continue
 		}
 		t.batch.Deltas[unfield(field)] = delta

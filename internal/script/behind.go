@@ -3,18 +3,20 @@ package script
 // Write-behind keeps what is still to be persisted in buckets. The keys of one
 // bucket share a hash tag, so that a script may touch them all:
 //
-//	P  hash: what is pending. id → delta or value; '#t0' when the first of it came
+//	P  hash: what is pending. id → delta or value; '#t0' the time before which
+//	   none of it came, in microseconds
 //	I  hash: the batch in flight, that is, taken and not acknowledged. id → the
 //	   same; and of the bucket, for good:
-//	   '#n'    number of the last batch that was taken
-//	   '#a'    number of the last batch that was acknowledged: '#n', or one less
-//	   '#tok'  token of batch '#n'
-//	   '#inc'  incarnation: it changes if and only if Redis has lost this key. It is the
-//	           '#t0' of the first batch, so that it is the same again if Redis goes back to
-//	           before it took that
+//	   '#n'     number of the last batch that was taken
+//	   '#a'     number of the last batch that was acknowledged: '#n', or one less
+//	   '#tok'   token of batch '#n'
+//	   '#inc'   incarnation: it changes if and only if Redis has lost this key. It
+//	            is the '#t0' of the first batch, so that it is the same again if
+//	            Redis goes back to before it took that
+//	   '#scan'  cursor of HSCAN in P, and '#since' the time when its cycle began
 //	   and of a batch in flight: '#t0'; '#by' who persists it, until '#till'; '#f'
-//	   how often that has failed. With '#by' of '' it waits until '#till' to be tried
-//	   again
+//	   how often that has failed; '#size' its ids and bytes; '#open' while it is
+//	   being taken. With '#by' of '' it waits until '#till' to be tried again
 //	D  hash: what the database refused for good. id → delta or value
 //
 // An id never begins with '#'. None of the keys has a TTL. P is always KEYS[1]: a
@@ -53,13 +55,17 @@ local function behind_now()
   local t = redis.call('TIME')
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
+local function behind_micros()
+  local t = redis.call('TIME')
+  return t[1] .. string.sub('00000' .. t[2], -6)
+end
 local function behind_add(p, id, delta)
   redis.call('HINCRBY', p, id, delta)
-  redis.call('HSETNX', p, '#t0', behind_now())
+  redis.call('HSETNX', p, '#t0', behind_micros())
 end
 local function behind_put(p, id, value)
   redis.call('HSET', p, id, value)
-  redis.call('HSETNX', p, '#t0', behind_now())
+  redis.call('HSETNX', p, '#t0', behind_micros())
 end
 local function behind_pending(p, id)
   return redis.call('HGET', p, id)
@@ -107,85 +113,159 @@ return 1
 `)
 )
 
-// TakeBatch gives the batch in flight, or takes one from what is pending.
+// TakeBatch returns the batch in flight, or takes one from what is pending. One
+// call does a bounded part of the work; {'F'} asks for another call.
 //
 //	KEYS     P, I
-//	ARGV[1]  what the token begins with, fresh for every call
-//	ARGV[2]  who takes it, not ''
-//	ARGV[3]  milliseconds that it is then nobody else's
-//	ARGV[4]  how many ids to take at most
-//	ARGV[5]  how many bytes to take at most, but at least one id; '' no matter
+//	ARGV[1]  start of the token, fresh for every call
+//	ARGV[2]  the caller, not ''
+//	ARGV[3]  milliseconds during which the batch is then the caller's
+//	ARGV[4]  most ids of a batch
+//	ARGV[5]  most bytes of a batch that has more than one id; '' any
 //	ARGV[6]  '1': also a batch that waits to be tried again
+//	ARGV[7]  most ids that this call moves
 //
 //	returns  {'C'}      clean: nothing is pending, and nothing in flight
-//	         {'B', ms}  in flight, and somebody else's for so long, or to be tried
-//	                    again then
-//	         {'T', n, token, inc, more, fails, batch}  taken
+//	         {'B', ms}  in flight, and another caller's for so long, or to be
+//	                    tried again then
+//	         {'F'}      not finished: call again
+//	         {'T', n, token, inc, more, fails, size, batch}  taken
 //	         {'R', …}   the same: it was in flight before
-//	                    more: how many ids are still pending
+//	                    more: ids that are still pending
 //	                    fails: how often persisting it has failed
-//	                    batch: I, fields and values by turns
+//	                    size: ids of the batch
+//	                    batch: I, fields and values by turns; empty if that
+//	                    is long, for ReadBatch
 //
-// Why it is safe: nothing is lost, as all that leaves P is in I, and stays there until
-// it is acknowledged; and a batch with a number and a token has the same content for
-// whoever gets it. That a batch is somebody's is for efficiency: the number and the
-// token are for correctness. It may be sent twice: the copy finds the batch in flight;
-// or, if that was acknowledged, takes one for nobody, and the next one to ask resumes
-// that when its time is up. The time is part of the token of a batch, lest a copy that
-// comes after Redis has lost the bucket takes another batch of the same name.
+// Why it is safe: each id leaves P and enters I in one step, and stays in I until
+// the batch is acknowledged. While '#open' is set, I still grows. Only the call
+// that ends this gives the batch its token, and no caller is handed a batch that
+// is open. So a number and a token name one content, even if Redis goes back to a
+// moment at which the batch was open. An id that I has already is left in P, so
+// that LookBatch never sees what is in flight of an id change under one number.
+// '#n' grows before the first id moves, so behind_unchanged sees it.
 //
-// A clock that was set back must not keep a batch from being resumed: nobody holds one
-// for more than ten times as long as anybody asks for, or ten minutes.
+// It may be sent twice: a copy finds the batch in flight, or moves more ids into
+// one that is open. If the batch was acknowledged, the copy takes one for a caller
+// that does not wait for it, and another caller resumes that when its time is up.
+// The time is part of the token, so a copy that comes after Redis has lost the
+// bucket cannot take another batch of the same name.
+//
+// HSCAN goes on where the last batch ended ('#scan'): it would otherwise pass the
+// slots that earlier batches have emptied, again for each batch. It returns every
+// id that is there from the beginning to the end of one cycle. So a cycle that
+// ends has moved all that was pending when it began, and '#t0' can be that moment.
+// A batch ends with the cycle.
+//
+// A clock that was set back must not keep a batch from being resumed: a caller has
+// it for at most ten times ARGV[3], or ten minutes.
 var TakeBatch = New("take batch", behind+`
-local at = behind_now()
-local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#by', '#till', '#f')
-local n, inc, pending = m[1], m[4], redis.call('HLEN', P)
-local time = redis.call('TIME')
-local token = ARGV[1] .. '.' .. time[1] .. '.' .. time[2]
+local at, micros = behind_now(), behind_micros()
+local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#by', '#till', '#f', '#open', '#size', '#scan', '#since')
+local n, inc, open, cursor, since = m[1], m[4], m[8], m[10] or '0', m[11] or micros
+if cursor == '0' then since = micros end
+local got, size = string.match(m[9] or '0 0', '(%d+) (%d+)')
+got, size = tonumber(got), tonumber(size)
 redis.call('HDEL', P, '#')
+local function left() return redis.call('HLEN', P) - redis.call('HEXISTS', P, '#t0') end
+local function reply(kind, token, fails)
+  local all = {}
+  if got <= 500 and size <= 262144 then all = redis.call('HGETALL', I) end
+  return {kind, n, token, inc, left(), fails, got, all}
+end
 if n and n ~= m[2] then
-  local left = tonumber(m[6] or '0') - at
+  local wait = tonumber(m[6] or '0') - at
   local free = m[5] == ARGV[2] or (m[5] == '' and ARGV[6] == '1')
-  if not free and left > 0 and left <= math.max(10 * ARGV[3], 600000) then return {'B', left} end
+  if not free and wait > 0 and wait <= math.max(10 * ARGV[3], 600000) then return {'B', wait} end
   redis.call('HSET', I, '#by', ARGV[2], '#till', at + ARGV[3])
-  return {'R', n, m[3], inc, math.max(pending - 1, 0), m[7] or '0', redis.call('HGETALL', I)}
+  if not open then return reply('R', m[3], m[7] or '0') end
+else
+  got, size, open = 0, 0, false
+  if left() <= 0 then return {'C'} end
 end
-if pending == 0 then return {'C'} end
-if not n then
-  n, inc = '0', redis.call('HGET', P, '#t0') or token
-  redis.call('HSET', I, '#n', n, '#inc', inc)
-end
-redis.call('HINCRBY', I, '#n', 1)
-redis.call('HSET', I, '#a', n, '#tok', token, '#by', ARGV[2], '#till', at + ARGV[3],
-  '#t0', redis.call('HGET', P, '#t0') or at)
-local most, bytes, got, size, cursor = tonumber(ARGV[4]), tonumber(ARGV[5]), 0, 0, '0'
 local put, del = {}, {}
 local function move()
   if #del == 0 then return end
-  redis.call('HSET', I, unpack(put))
+  if not open then
+    if not n then
+      n, inc = '0', redis.call('HGET', P, '#t0') or ARGV[1]
+      redis.call('HSET', I, '#n', n, '#inc', inc)
+      redis.call('HINCRBY', P, '#t0', 1)
+    end
+    redis.call('HINCRBY', I, '#n', 1)
+    redis.call('HSET', I, '#a', n, '#open', '1', '#by', ARGV[2], '#till', at + ARGV[3],
+      '#t0', redis.call('HGET', P, '#t0') or micros)
+    n, open = redis.call('HGET', I, '#n'), '1'
+  end
+  got = got - #del + redis.call('HSET', I, unpack(put))
   redis.call('HDEL', P, unpack(del))
   put, del = {}, {}
 end
-repeat
-  local page = redis.call('HSCAN', P, cursor, 'COUNT', 16)
-  cursor = tostring(page[1])
+local most, bytes, most_now, resumed = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7]), open
+local moved, moved_bytes, scans, full, pause, cycle = 0, 0, 0, false, false, false
+while not full and not cycle and got < most and left() > 0 do
+  pause = pause or moved >= most_now or moved_bytes >= 524288 or scans == 16
+  if pause then break end
+  local count = math.min(100, math.max(10, most - got))
+  if bytes and got == 0 then count = 10 end
+  if bytes and got > 0 then count = math.min(count, math.max(1, math.floor(65536 * got / size))) end
+  local page = redis.call('HSCAN', P, cursor, 'COUNT', count)
+  scans = scans + 1
   for k = 1, #page[2], 2 do
     local id, v = page[2][k], page[2][k + 1]
-    if string.byte(id) ~= 35 then
-      if got >= most or (bytes and got > 0 and size + #id + #v > bytes) then
-        cursor = '0'
-        break
-      end
-      got, size = got + 1, size + #id + #v
+    if string.byte(id) ~= 35 and not (resumed and redis.call('HEXISTS', I, id) == 1) then
+      full = got >= most or (bytes and got > 0 and size + #id + #v > bytes)
+      pause = moved >= most_now
+      if full or pause then break end
+      got, size, moved, moved_bytes = got + 1, size + #id + #v, moved + 1, moved_bytes + #id + #v
       put[#put + 1], put[#put + 2], del[#del + 1] = id, v, id
       if #del == 100 then move() end
     end
   end
   move()
-until cursor == '0'
-local more = math.max(redis.call('HLEN', P) - 1, 0)
-if more == 0 then redis.call('DEL', P) end
-return {'T', redis.call('HGET', I, '#n'), token, inc, more, '0', redis.call('HGETALL', I)}
+  if not full and not pause then
+    cursor = tostring(page[1])
+    if cursor == '0' then
+      cycle = got > 0
+      if left() > 0 then redis.call('HSET', P, '#t0', since) end
+      since = micros
+    end
+  end
+end
+if left() <= 0 then
+  redis.call('DEL', P)
+  cursor, pause = '0', false
+end
+redis.call('HSET', I, '#scan', cursor, '#since', since, '#size', got .. ' ' .. size)
+if pause or got == 0 then return {'F'} end
+local time = redis.call('TIME')
+local token = ARGV[1] .. '.' .. time[1] .. '.' .. time[2]
+redis.call('HSET', I, '#tok', token)
+redis.call('HDEL', I, '#open')
+return reply('T', token, '0')
+`)
+
+// ReadBatch returns a part of the batch in flight, where it is too long for the
+// reply of TakeBatch.
+//
+//	KEYS     P, I
+//	ARGV[1]  number of the batch
+//	ARGV[2]  token of the batch
+//	ARGV[3]  cursor, first '0'
+//	ARGV[4]  about how many fields to return; fewer if they are long
+//
+//	returns  {cursor, fields and values by turns}
+//	         the cursor '' if the batch is no longer in flight, '0' at the end
+//
+// It changes nothing. A batch that has a token does not change, so HSCAN returns
+// all of it, fields perhaps twice.
+var ReadBatch = New("read batch", behind+`
+local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#size')
+if not mine(m) then return {'', {}} end
+local got, size = string.match(m[4], '(%d+) (%d+)')
+local count = math.max(1, math.min(tonumber(ARGV[4]), math.floor(262144 * got / math.max(size, 1))))
+local page = redis.call('HSCAN', I, ARGV[3], 'COUNT', count)
+return {tostring(page[1]), page[2]}
 `)
 
 // HoldBatch keeps a batch for whoever persists it, as its heartbeat; or leaves it to
@@ -232,7 +312,7 @@ return 1
 // A value that was persisted takes the place of an older one of the id in D, which must
 // not be tried again after it.
 var AckBatch = New("ack batch", behind+`
-local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc')
+local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#scan', '#since')
 if not mine(m) then return 0 end
 local refused = redis.call('HLEN', D)
 redis.call('HDEL', P, '#')
@@ -244,6 +324,6 @@ for k = 4, #ARGV do
   if v then aside(ARGV[3], ARGV[k], v, m[3]) end
 end
 redis.call('UNLINK', I)
-redis.call('HSET', I, '#n', m[1], '#a', m[1], '#tok', m[3], '#inc', m[4])
+redis.call('HSET', I, '#n', m[1], '#a', m[1], '#tok', m[3], '#inc', m[4], '#scan', m[5] or '0', '#since', m[6] or behind_micros())
 return 1
 `)

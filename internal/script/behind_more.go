@@ -139,7 +139,10 @@ return {m[1] or '', m[2] or '0', m[3] or '0', pending, flying}
 // through a proxy, and would not tell of the server of this key in a Cluster.
 var SurveyBatch = New("survey batch", behind+`
 local at = behind_now()
-local function age(t0) return math.max(at - tonumber(t0 or at), 0) end
+local function age(t0)
+  local ms = string.sub(t0 or '', 1, -4) -- of microseconds
+  return math.max(at - (tonumber(ms) or at), 0)
+end
 local policy = ''
 if ARGV[1] == '1' then
   local info = redis.pcall('INFO', 'memory')
@@ -147,13 +150,10 @@ if ARGV[1] == '1' then
 end
 local p, t0 = redis.call('HLEN', P), redis.call('HGET', P, '#t0')
 if t0 then p = p - 1 end
-local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#by', '#till', '#f', '#t0')
+local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#by', '#till', '#f', '#t0', '#size')
 local i, iage = 0, 0
 if m[1] and m[1] ~= m[2] then
-  i, iage = redis.call('HLEN', I), age(m[8])
-  for k = 1, 8 do
-    if m[k] then i = i - 1 end
-  end
+  i, iage = tonumber(string.match(m[9] or '0', '%d+')), age(m[8])
 end
 return {p, age(t0), i, iage, tonumber(m[7] or '0'), m[5] or '', tonumber(m[6] or at) - at, redis.call('HLEN', D), policy}
 `)
