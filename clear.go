@@ -13,7 +13,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/cachex-go/cachex/internal/redact"
+	"github.com/cachex-go/cachex/internal/client"
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 // Clear takes away the values of all keys of this cache, which are those that
@@ -50,7 +51,7 @@ func (c *Cache[K, V]) Clear(ctx context.Context) (int64, error) {
 	}
 	s := &sweep{pattern: pattern, match: match, packed: c.packed != nil}
 	s.progress, _ = ctx.Value(progressKey{}).(func(Progress))
-	walk, err := s.over(ctx, c.rdb)
+	walk, err := s.over(c.rdb)
 	if err != nil {
 		return 0, c.fail("clear", "", err)
 	}
@@ -106,39 +107,25 @@ type sweep struct {
 }
 
 // over returns what walks every master of rdb.
-func (s *sweep) over(ctx context.Context, rdb redis.UniversalClient) (func(context.Context) error, error) {
-	type visit = func(ctx context.Context, node *redis.Client) error
-	// By method and not by type, for clients that embed one of these. A
-	// ClusterClient has both, and its ForEachShard visits replicas as well.
-	switch each := rdb.(type) {
-	case interface {
-		ForEachMaster(ctx context.Context, fn visit) error
-	}:
+func (s *sweep) over(rdb redis.UniversalClient) (func(context.Context) error, error) {
+	topology, each, err := client.EachMaster(rdb)
+	switch {
+	case err != nil:
+		return nil, err
+	case topology == client.OneServer:
+		return func(ctx context.Context) error { return s.walk(ctx, rdb, rdb) }, nil
+	case topology == client.Ring:
+		// Keys are removed not by the Ring: it would look for some on other shards, if
+		// those have changed, and find them here again when they change back.
 		return func(ctx context.Context) error {
-			return each.ForEachMaster(ctx, func(ctx context.Context, master *redis.Client) error {
-				// Removed not by the master itself: a key may have moved to another one
-				// since it was scanned, and the ClusterClient goes after it.
-				return s.walk(ctx, master, rdb)
-			})
-		}, nil
-	case interface {
-		ForEachShard(ctx context.Context, fn visit) error
-	}:
-		return func(ctx context.Context) error {
-			return each.ForEachShard(ctx, func(ctx context.Context, shard *redis.Client) error {
-				// Removed not by the Ring: it would look for some keys on other shards, if
-				// those have changed, and find them here again when they change back.
-				return s.walk(ctx, shard, shard)
-			})
+			return each(ctx, func(ctx context.Context, shard *redis.Client) error { return s.walk(ctx, shard, shard) })
 		}, nil
 	}
-	// An AutoPipeline, or a client of the user's around another one, does not say
-	// whose it is. A SCAN through a ClusterClient or a Ring would go to any node. But
-	// these refuse to watch no keys, which costs a client of one server no command.
-	if err := rdb.Watch(ctx, func(*redis.Tx) error { return nil }); err != nil {
-		return nil, redact.Error("Clear has to reach every master, and the client hides them: make the cache with the ClusterClient or Ring itself", err)
-	}
-	return func(ctx context.Context) error { return s.walk(ctx, rdb, rdb) }, nil
+	// Not by the master itself: a key may have moved to another one since it was
+	// scanned, and the ClusterClient goes after it.
+	return func(ctx context.Context) error {
+		return each(ctx, func(ctx context.Context, master *redis.Client) error { return s.walk(ctx, master, rdb) })
+	}, nil
 }
 
 // walk scans node, and removes by rdb what is ours there.
@@ -225,15 +212,12 @@ func (s *sweep) add(scanned, removed int64) (err error) {
 	if s.progress == nil || s.panicked != nil {
 		return s.panicked
 	}
-	defer func() {
-		if p := recover(); p != nil {
-			s.panicked = redact.Panic("the function of WithProgress", p)
-			err = s.panicked
-		}
-	}()
-	s.progress(s.sum)
-	return nil
+	s.panicked = guard.Call(progress, func() error { s.progress(s.sum); return nil })
+	return s.panicked
 }
+
+// progress names the function of WithProgress in errors.
+var progress = guard.Named("the function of WithProgress")
 
 // end returns what add has made of it.
 func (s *sweep) end() (removed int64, panicked error) {

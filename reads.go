@@ -10,6 +10,7 @@ import (
 
 	"github.com/cachex-go/cachex/batch"
 	"github.com/cachex-go/cachex/internal/convoy"
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/loader"
 )
 
@@ -103,8 +104,10 @@ func (r *batchRead[K, V]) Away() error {
 	return r.Reading.Away()
 }
 
-// Spawn runs fn in a goroutine that Close waits for.
-func (r *batchRead[K, V]) Spawn(fn func()) { r.c.loader.Spawn(fn) }
+// Spawn is guard.Go in a goroutine that Close waits for.
+func (r *batchRead[K, V]) Spawn(code guard.Code, fn func() error, done func(error)) {
+	r.c.loader.Spawn(code, fn, done)
+}
 
 // Drop lets Close go on.
 func (r *batchRead[K, V]) Drop() {

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cachex-go/cachex/internal/redact"
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/loader"
 )
 
@@ -155,17 +155,15 @@ func (e *downError) Error() string { return "Spec.Down: " + e.err.Error() }
 func (e *downError) Unwrap() error { return e.err }
 
 // down calls Spec.Down. Its panic is an error.
-func (c *Cache[K, V]) down(ctx context.Context, key K, value V) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = &downError{redact.Panic("it", p)}
-		}
-	}()
-	if err := c.spec.Down(ctx, key, value); err != nil {
+func (c *Cache[K, V]) down(ctx context.Context, key K, value V) error {
+	if err := guard.Call(it, func() error { return c.spec.Down(ctx, key, value) }); err != nil {
 		return &downError{err}
 	}
 	return nil
 }
+
+// it names Spec.Down in a downError, which begins with that name.
+var it = guard.Named("it")
 
 // downMany calls Spec.DownMany, or Down for each key. It returns an error for each.
 func (c *Cache[K, V]) downMany(ctx context.Context, keys []K, values map[K]V) []error {
@@ -176,14 +174,7 @@ func (c *Cache[K, V]) downMany(ctx context.Context, keys []K, values map[K]V) []
 		}
 		return errs
 	}
-	err := func() (err error) {
-		defer func() {
-			if p := recover(); p != nil {
-				err = redact.Panic("it", p)
-			}
-		}()
-		return c.spec.DownMany(ctx, values)
-	}()
+	err := guard.Call(it, func() error { return c.spec.DownMany(ctx, values) })
 	if err != nil {
 		for i := range errs {
 			errs[i] = &downError{err}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/redact"
 	"github.com/cachex-go/cachex/loader"
 )
@@ -111,11 +112,7 @@ func (c *Cache[K, V]) life(key K, value V) (life loader.Life, err error) {
 	ttl := c.spec.TTL
 	stale := c.spec.StaleWhileRevalidate + c.spec.StaleIfError
 	if c.spec.TTLFor != nil {
-		defer func() {
-			if p := recover(); p != nil {
-				err = redact.Panic("Spec.TTLFor", p)
-			}
-		}()
+		defer guard.Catch(ttlFor, &err)
 		if d := c.spec.TTLFor(key, value); d != 0 {
 			err := loader.CheckLife(d)
 			if err == nil {
@@ -130,6 +127,9 @@ func (c *Cache[K, V]) life(key K, value V) (life loader.Life, err error) {
 	ttl = c.jittered(ttl)
 	return loader.Life{Fresh: ttl, Keep: keep(ttl, stale)}, nil
 }
+
+// ttlFor names Spec.TTLFor in errors.
+var ttlFor = guard.Named("Spec.TTLFor")
 
 // keep returns for how long a value is in Redis that is fresh for ttl.
 func keep(ttl, stale time.Duration) time.Duration {

@@ -1,17 +1,18 @@
 package batch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/cachex-go/cachex/internal/client"
 	"github.com/cachex-go/cachex/internal/convoy"
-	"github.com/cachex-go/cachex/internal/redact"
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 // Run reads what the Batch asks for: what is in Redis in one round trip for each
@@ -82,7 +83,8 @@ func (b *Batch) Run(ctx context.Context) error {
 		if i == len(groups)-1 {
 			g.run(ctx)
 		} else {
-			wg.Go(func() { g.run(ctx) })
+			wg.Add(1)
+			guard.Go(source, func() error { g.run(ctx); return nil }, func(error) { wg.Done() }) // Run gives what is left its error
 		}
 	}
 	wg.Wait()
@@ -131,17 +133,16 @@ func (r *reader) drop() {
 // guard calls fn, of the source, and ends the Reading if it panics. It reports
 // whether it did not.
 func (r *reader) guard(fn func()) (ok bool) {
-	defer func() {
-		switch p := recover(); {
-		case p != nil:
-			r.end(inBatch(redact.Panic("the source", p)))
-		case !ok:
-			r.end(errGone)
+	guard.Run(source, func() error { fn(); return nil }, func(err error) {
+		if ok = err == nil; !ok {
+			r.end(inBatch(err))
 		}
-	}()
-	fn()
-	return true
+	})
+	return ok
 }
+
+// source names the code of a Source in errors.
+var source = guard.Named("the source")
 
 // try is guard for a Reading that is not under way in another goroutine, and does
 // nothing if it has panicked before.
@@ -179,17 +180,12 @@ type group struct {
 // grouped adds r to the group of its client.
 func grouped(groups []*group, r *reader, rdb redis.UniversalClient) []*group {
 	for _, g := range groups {
-		if same(g.rdb, rdb) {
+		if client.Same(g.rdb, rdb) {
 			g.readers = append(g.readers, r)
 			return groups
 		}
 	}
 	return append(groups, &group{rdb: rdb, readers: []*reader{r}})
-}
-
-// same reports whether two clients are one. Those that cannot be compared are not.
-func same(a, b redis.UniversalClient) bool {
-	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
 
 // run reads, and returns when every key has its answer.
@@ -202,11 +198,14 @@ func (g *group) run(ctx context.Context) {
 			r.try(func() { r.loading.Take(sent, err) })
 		case !r.dead:
 			r.over = make(chan struct{})
-			go func() { // ends with Answer, which heeds ctx, as we do if it does not
-				defer close(r.over)
-				r.guard(func() { r.Answer(ctx, err) })
-				r.end(unanswered(ctx, err))
-			}()
+			// Ends with Answer, which heeds ctx, as we do if it does not.
+			guard.Go(source, func() error { r.Answer(ctx, err); return nil }, func(failed error) {
+				if failed != nil {
+					failed = inBatch(failed)
+				}
+				r.end(cmp.Or(failed, unanswered(ctx, err)))
+				close(r.over)
+			})
 		}
 	}
 	together := convoy.New(g.rdb)
@@ -249,7 +248,7 @@ func unanswered(ctx context.Context, err error) error {
 // it all, if anything did.
 func (g *group) ask(ctx context.Context) (time.Time, error) {
 	p := g.rdb.Pipeline()
-	spawn := func(fn func()) { go fn() } // ends with the call of the client
+	spawn := guard.Go // ends with the call of the client
 	for _, r := range g.readers {
 		r.try(func() { r.Ask(ctx, p) })
 		if r.loading != nil {
@@ -293,7 +292,6 @@ func (g *group) failure(ctx context.Context) error {
 func inBatch(err error) error { return fmt.Errorf("cachex: batch: %w", err) }
 
 var (
-	errGone       = errors.New("cachex: batch: the source called runtime.Goexit")
 	errNilContext = errors.New("cachex: batch: ctx is nil")
 	errNilClient  = errors.New("cachex: batch: the source has no client: Client returned nil")
 	errUnanswered = errors.New("cachex: batch: the source did not answer")

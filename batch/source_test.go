@@ -144,7 +144,7 @@ func TestASourceThatMisbehavesLeavesTheOthersAlone(t *testing.T) {
 			got(1, 20, nil)
 		}}, "", ""},
 		{"answers a key that was not asked for", toy{answer: func(_ context.Context, got func(int, int, error), _ error) { got(0, 10, nil); got(2, 30, nil) }},
-			"", "the source panicked with a runtime.boundsError"},
+			"", "the source panicked: runtime error: index out of range [2] with length 2"},
 		{"gives an error with a value", toy{answer: func(_ context.Context, got func(int, int, error), _ error) { got(0, 10, nil); got(1, 20, errToy) }},
 			"", "broken toy"},
 	} {

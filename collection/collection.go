@@ -45,13 +45,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/codec"
+	"github.com/cachex-go/cachex/internal/client"
 	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/loader"
 )
@@ -78,7 +78,7 @@ const (
 // checkCommon returns an error for the first of the fields that all Specs have
 // that is wrong, by its name.
 func checkCommon[E any](rdb redis.UniversalClient, ttl, upTimeout, leaseTTL time.Duration, maxLoads int, c codec.Codec[E]) error {
-	if v := reflect.ValueOf(rdb); rdb == nil || v.Kind() == reflect.Pointer && v.IsNil() {
+	if client.Nil(rdb) {
 		return errors.New("client is nil")
 	}
 	if ttl == 0 {

@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/codec"
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
@@ -163,18 +164,34 @@ func (f *Feed[K, E]) place(key string, elem E) (place, error) {
 	if err != nil {
 		return place{}, err
 	}
-	score := f.score(elem)
+	score, err := f.scored(elem)
+	if err != nil {
+		return place{}, err
+	}
 	if !fits(score) {
 		return place{}, errors.New("Spec.Score: a score must be from -1e+300 to 1e+300")
 	}
 	return place{score, b}, nil
 }
 
+// score names Spec.Score in errors.
+var score = guard.Named("Spec.Score")
+
+// scored calls Spec.Score.
+func (f *Feed[K, E]) scored(elem E) (n float64, err error) {
+	defer guard.Catch(score, &err)
+	return f.score(elem), nil
+}
+
 // tidied returns what a timeline has of the elements that Up has returned.
 func (f *Feed[K, E]) tidied(key string, all []E) ([]E, []any, error) {
 	scored := make([]Scored[E], len(all))
 	for i, e := range all {
-		scored[i] = Scored[E]{e, f.score(e)}
+		n, err := f.scored(e)
+		if err != nil {
+			return nil, nil, err
+		}
+		scored[i] = Scored[E]{e, n}
 	}
 	scored, args, err := f.members.ranked(key, scored, f.most)
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 
 	"github.com/cachex-go/cachex/codec"
 	"github.com/cachex-go/cachex/internal/entry"
-	"github.com/cachex-go/cachex/internal/redact"
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 // mark begins a head, and nothing else: a member whose bytes begin with it gets
@@ -33,11 +33,7 @@ func (m members[E]) encode(args []any, key string, elems []E) ([]any, error) {
 
 // one is encode for one. A panic of the codec is an error.
 func (m members[E]) one(key string, e E) (s string, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			s, err = "", redact.Panic("codec", p)
-		}
-	}()
+	defer guard.Catch(guard.Codec, &err)
 	b, err := m.codec.AppendKeyed(nil, key, e)
 	if err != nil {
 		return "", err
@@ -50,11 +46,7 @@ func (m members[E]) one(key string, e E) (s string, err error) {
 
 // decode returns the member that stands in Redis as s.
 func (m members[E]) decode(key, s string) (e E, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = redact.Panic("codec", p)
-		}
-	}()
+	defer guard.Catch(guard.Codec, &err)
 	if strings.HasPrefix(s, mark) {
 		if !strings.HasPrefix(s, mark+mark) {
 			return e, codec.ErrFormat // another head

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"reflect"
 	"slices"
 	"strconv"
 	"sync"
@@ -16,6 +15,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/cachex-go/cachex/internal/client"
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
@@ -100,7 +101,7 @@ func merged[E any](ctx context.Context, all []paged[E], after *place, n int) ([]
 		if call == nil {
 			continue // Redis is not worth asking for it
 		}
-		i := slices.IndexFunc(trips, func(t *trip) bool { return same(t.rdb, rdb) })
+		i := slices.IndexFunc(trips, func(t *trip) bool { return client.Same(t.rdb, rdb) })
 		if i < 0 {
 			i = len(trips)
 			trips = append(trips, &trip{rdb: rdb})
@@ -108,13 +109,28 @@ func merged[E any](ctx context.Context, all []paged[E], after *place, n int) ([]
 		trips[i].calls = append(trips[i].calls, call)
 	}
 	var wg sync.WaitGroup
+	wg.Add(len(trips))
 	for _, t := range trips {
-		wg.Go(func() { _ = script.Pipeline(ctx, t.rdb, t.calls) }) // each call has its error
+		guard.Go(guard.Client, func() error {
+			_ = script.Pipeline(ctx, t.rdb, t.calls) // each call has its error
+			return nil
+		}, func(err error) {
+			defer wg.Done()
+			for _, c := range t.calls {
+				c.Err = cmp.Or(c.Err, err)
+			}
+		})
 	}
 	wg.Wait()
 	pages, errs := make([][]placed[E], len(all)), make([]error, len(all))
+	wg.Add(len(all))
 	for i, p := range all {
-		wg.Go(func() { pages[i], errs[i] = p.answer(ctx, after, n) })
+		guard.Go(guard.Codec, func() error { pages[i], errs[i] = p.answer(ctx, after, n); return nil }, func(err error) {
+			defer wg.Done()
+			if err != nil {
+				errs[i] = p.fail(err)
+			}
+		})
 	}
 	wg.Wait()
 	if err := cmp.Or(errs...); err != nil {
@@ -132,11 +148,6 @@ type trip struct {
 	calls []*script.Call
 }
 
-// same reports whether two clients are one. Those that cannot be compared are not.
-func same(a, b redis.UniversalClient) bool {
-	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
-}
-
 // A paged is a timeline of which a page is read.
 type paged[E any] interface {
 	fresh() paged[E]
@@ -144,6 +155,8 @@ type paged[E any] interface {
 	// asking, and answer returns them, when that was called, or restores the timeline.
 	ask(ctx context.Context, after *place, n int) (redis.UniversalClient, *script.Call, error)
 	answer(ctx context.Context, after *place, n int) ([]placed[E], error)
+	// fail returns the error of the timeline, which wraps err.
+	fail(err error) error
 }
 
 // A paging is the paged of a Feed, for one use.
@@ -155,6 +168,8 @@ type paging[K comparable, E any] struct {
 	away error // why Redis is not asked
 	sent time.Time
 }
+
+func (p *paging[K, E]) fail(err error) error { return p.f.fail("get page", p.k, err) }
 
 func (p *paging[K, E]) fresh() paged[E] { return &paging[K, E]{f: p.f, key: p.key} }
 

@@ -71,10 +71,3 @@ func (h *home[K, T]) send(ctx context.Context, call *script.Call, with *party, l
 	}
 	h.note(ctx, call.Key, began, call.Err)
 }
-
-// spawn runs fn in a goroutine that Close waits for.
-func (h *home[K, T]) spawn(fn func()) {
-	if !h.flights.Spawn(fn) {
-		fn()
-	}
-}

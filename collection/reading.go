@@ -3,7 +3,7 @@ package collection
 import (
 	"context"
 	"errors"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -11,6 +11,7 @@ import (
 	"github.com/cachex-go/cachex/batch"
 	"github.com/cachex-go/cachex/internal/circuit"
 	"github.com/cachex-go/cachex/internal/convoy"
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
@@ -107,8 +108,10 @@ func (r *reading[K, T]) Take(sent time.Time, err error) {
 // Away returns why Redis was not asked for some of the keys, or did not answer.
 func (r *reading[K, T]) Away() error { return r.away }
 
-// Spawn runs fn in a goroutine that Close waits for.
-func (r *reading[K, T]) Spawn(fn func()) { r.h.spawn(fn) }
+// Spawn is guard.Go in a goroutine that Close waits for.
+func (r *reading[K, T]) Spawn(code guard.Code, fn func() error, done func(error)) {
+	r.h.flights.Spawn(code, fn, done)
+}
 
 // Drop does nothing: restorations end by themselves, or with ctx.
 func (r *reading[K, T]) Drop() {}
@@ -131,25 +134,42 @@ func (r *reading[K, T]) Load(c *convoy.Convoy) {
 		queue <- m
 	}
 	close(queue)
-	var wg sync.WaitGroup
-	for range min(len(r.missing), restorers) {
-		with := join(c)
-		wg.Go(func() { // ends with the restorations, which heed ctx
-			for m := range queue {
-				v, err := r.h.found(r.ctx, m.k, r.keys[m.i], m.seen, with)
-				r.got(m.i, v, err)
-				with = nil
-				if len(queue) > 0 {
-					with = join(c)
-				}
+	var running atomic.Int64
+	running.Store(int64(min(len(r.missing), restorers)))
+	for range running.Load() {
+		r.restore(queue, c, func() {
+			if running.Add(-1) == 0 {
+				close(r.over)
 			}
-			with.leave()
 		})
 	}
-	go func() { // ends with those
-		wg.Wait()
-		close(r.over)
-	}()
+}
+
+// restore restores, in a goroutine, what is in queue, and then calls ended.
+func (r *reading[K, T]) restore(queue <-chan missing[T], c *convoy.Convoy, ended func()) {
+	with := join(c)
+	var m missing[T]
+	// Ends with the restorations, which heed ctx.
+	guard.Go(guard.Codec, func() error {
+		for m = range queue {
+			v, err := r.h.found(r.ctx, m.k, r.keys[m.i], m.seen, with)
+			r.got(m.i, v, err)
+			with = nil
+			if len(queue) > 0 {
+				with = join(c)
+			}
+		}
+		return nil
+	}, func(err error) {
+		with.leave()
+		if err == nil {
+			ended()
+			return
+		}
+		var zero T
+		r.got(m.i, zero, r.h.fail("get", m.k, err))
+		r.restore(queue, c, ended) // the others
+	})
 }
 
 // Answer waits until what is missing has been answered, or ctx ends.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
@@ -79,7 +80,8 @@ func (h *home[K, T]) attempt(ctx context.Context, k string, key K, unfit []byte,
 		return got, false, context.Cause(ctx)
 	case err != nil:
 		if script.Unknown(err) { // or the fleet would wait for a lease that nobody has
-			h.spawn(func() { h.release(ctx, k, token) }) // which may take as long again
+			// Apart, since it may take as long again.
+			h.flights.Spawn(guard.Client, func() error { h.release(ctx, k, token); return nil }, func(error) {})
 		}
 		got, err = h.alone(ctx, k, key)
 		return got, false, err
@@ -139,10 +141,8 @@ func (h *home[K, T]) alone(ctx context.Context, k string, key K) (loaded[T], err
 func (h *home[K, T]) load(ctx context.Context, k string, key K, token entry.Token, with *party) (got loaded[T], err error) {
 	beat, stop := context.WithCancel(ctx)
 	still := make(chan struct{})
-	go func() { // ends with stop, which load waits for, or with the flight
-		defer close(still)
-		h.heartbeat(beat, k, token)
-	}()
+	// Ends with stop, which load waits for, or with the flight.
+	guard.Go(guard.Client, func() error { h.heartbeat(beat, k, token); return nil }, func(error) { close(still) })
 	defer func() { // and not after Up, which may not return
 		stop()
 		<-still

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cachex-go/cachex"
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 // ErrFull says that a Buffer has MaxKeys sums that Redis has not taken yet. Nothing was
@@ -136,7 +137,7 @@ func (b *Buffer[K]) Add(key K, delta int64) error {
 func (b *Buffer[K]) arm(now bool) {
 	if now {
 		b.armed.Store(true)
-		go b.later() // ends with the flush, which Close waits for
+		b.later()
 	} else if b.armed.CompareAndSwap(false, true) {
 		time.AfterFunc(b.o.Every, b.later)
 	}
@@ -145,14 +146,18 @@ func (b *Buffer[K]) arm(now bool) {
 // later is a flush that nobody waits for. What fails is tried again. It waits for as long
 // as another flush takes, for nobody else would send what has been added since.
 func (b *Buffer[K]) later() {
-	b.flushes <- struct{}{}
-	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
-	_ = b.send(ctx) // Stats count it
-	cancel()
-	<-b.flushes
-	if b.size.Load() > 0 && !b.closed.Load() {
-		b.arm(false)
-	}
+	// Ends with the flush, which Close waits for.
+	guard.Go(guard.Client, func() error {
+		b.flushes <- struct{}{}
+		defer func() { <-b.flushes }()
+		ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
+		defer cancel()
+		return b.send(ctx)
+	}, func(error) { // Stats count it
+		if b.size.Load() > 0 && !b.closed.Load() {
+			b.arm(false)
+		}
+	})
 }
 
 const flushTimeout = 30 * time.Second

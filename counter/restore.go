@@ -11,6 +11,7 @@ import (
 
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/loader"
 	"github.com/cachex-go/cachex/writebehind"
@@ -184,16 +185,16 @@ func (c *Counter[K]) settle(ctx context.Context, flying map[int][]*restoring[K])
 	wait, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var wg sync.WaitGroup // one for each bucket; they end with wait
+	wg.Add(len(flying))
 	for bucket, rs := range flying {
-		wg.Go(func() {
-			ids := make([]string, len(rs))
-			for i, r := range rs {
-				ids[i] = r.id
-			}
-			if c.kind.Engine.Settle(wait, bucket, ids...) != nil {
-				for _, r := range rs {
-					r.unsure = true
-				}
+		ids := make([]string, len(rs))
+		for i, r := range rs {
+			ids[i] = r.id
+		}
+		guard.Go(guard.Client, func() error { return c.kind.Engine.Settle(wait, bucket, ids...) }, func(err error) {
+			defer wg.Done()
+			for _, r := range rs {
+				r.unsure = r.unsure || err != nil
 			}
 		})
 	}

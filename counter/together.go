@@ -6,7 +6,7 @@ import (
 
 	"github.com/cachex-go/cachex/internal/combine"
 	"github.com/cachex-go/cachex/internal/convoy"
-	"github.com/cachex-go/cachex/internal/redact"
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/writebehind"
 )
@@ -23,14 +23,23 @@ type addition struct {
 // together makes what sends the additions of several goroutines: while two round trips
 // are under way, those who come wait for one of them to end, and leave together.
 func (c *Counter[K]) together() *combine.Combiner[*addition] {
-	return &combine.Combiner[*addition]{Send: c.sendAll, Most: convoy.Most, Go: c.kind.Spawn}
+	return &combine.Combiner[*addition]{Send: c.sendAll, Fail: failAll, Most: convoy.Most, Go: c.kind.Spawn}
+}
+
+// failAll gives additions the error of a send that panicked or called runtime.Goexit.
+func failAll(all []*addition, err error) {
+	for _, a := range all {
+		a.err = fmt.Errorf("%w: %w", script.ErrOutcomeUnknown, err)
+	}
 }
 
 // send sends one addition. The error is that of Redis, or of the end of ctx.
 func (c *Counter[K]) send(ctx context.Context, a adding, by int64) (n int64, kind string, err error) {
-	own := &addition{adding: a, by: by, err: script.ErrOutcomeUnknown} // should a hook of the client panic
+	own := &addition{adding: a, by: by}
 	if c.spec.NoCombining {
-		c.sendAll(ctx, []*addition{own})
+		if err := guard.Call(guard.Client, func() error { c.sendAll(ctx, []*addition{own}); return nil }); err != nil {
+			failAll([]*addition{own}, err)
+		}
 		return own.n, own.kind, own.err
 	}
 	switch sent, err := c.adds.Do(ctx, own); {
@@ -47,15 +56,6 @@ func (c *Counter[K]) send(ctx context.Context, a adding, by int64) (n int64, kin
 // they are added as one sum, and everybody is told what the count would have been
 // after his own, had they come one after the other.
 func (c *Counter[K]) sendAll(ctx context.Context, all []*addition) {
-	if len(all) > 1 {
-		defer func() {
-			if p := recover(); p != nil { // of a hook of the client; nobody above would catch it
-				for _, a := range all {
-					a.err = fmt.Errorf("%w: %w", script.ErrOutcomeUnknown, redact.Panic("client", p))
-				}
-			}
-		}()
-	}
 	sums := summed(all)
 	calls := make([]*script.Call, len(sums))
 	for i, s := range sums {

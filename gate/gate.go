@@ -17,12 +17,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex"
+	"github.com/cachex-go/cachex/internal/client"
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/key"
 	"github.com/cachex-go/cachex/internal/script"
@@ -236,7 +236,7 @@ func (g *Gate[K]) fail(op, key string, err error) error {
 
 // check returns an error that says what is wrong with what New was given.
 func check(rdb redis.UniversalClient, every time.Duration) error {
-	if v := reflect.ValueOf(rdb); rdb == nil || v.Kind() == reflect.Pointer && v.IsNil() {
+	if client.Nil(rdb) {
 		return errors.New("client is nil")
 	}
 	switch {

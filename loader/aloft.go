@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 // A flight is one load and those who wait for it.
@@ -17,6 +19,7 @@ type flight[V any] struct {
 	key    string
 	run    func(*flight[V])        // flies a flight of this key; calls finish, once
 	values context.Context         // those of the first caller
+	crew   *party                  // guarded by fs.mu: the flights in whose goroutine it is flown
 	ctx    context.Context         // of the flight, or of all that are flown together
 	cancel context.CancelCauseFunc // called under fs.mu
 	done   chan struct{}           // closed by finish
@@ -84,11 +87,19 @@ func (fs *Flights[V]) fly(run func(), flights ...*flight[V]) {
 			}
 		}
 	}
+	for _, f := range flights {
+		f.crew = together
+	}
 	fs.running++
-	go func() { // ends with run, which heeds the ctx
+	// Ends with run, which heeds the ctx.
+	guard.Go(guard.Load, func() error { run(); return nil }, func(err error) {
 		defer fs.landed()
-		run()
-	}()
+		for _, f := range flights {
+			if err != nil {
+				f.crash(together, err)
+			}
+		}
+	})
 }
 
 // A party is the flights that share a ctx. It ends with the last of them.
@@ -120,6 +131,19 @@ func (f *flight[V]) part(run func()) {
 	}
 }
 
+// crash ends a flight for all its members if the goroutine that flew it with those
+// of crew did not return: a codec or a hook of the client panicked there, or called
+// runtime.Goexit.
+func (f *flight[V]) crash(crew *party, err error) {
+	f.fs.mu.Lock()
+	flown := f.crew == crew && !over(f.done)
+	n := len(f.members)
+	f.fs.mu.Unlock()
+	if flown {
+		f.finish(result[V]{err: err}, n)
+	}
+}
+
 // landed says that one of our goroutines has ended.
 func (fs *Flights[V]) landed() {
 	fs.mu.Lock()
@@ -130,36 +154,34 @@ func (fs *Flights[V]) landed() {
 	}
 }
 
-// spawn runs fn in a goroutine that Close waits for. It is for goroutines of a
+// spawn is guard.Go in a goroutine that Close waits for. It is for goroutines of a
 // flight that has not ended.
-func (fs *Flights[V]) spawn(fn func()) {
+func (fs *Flights[V]) spawn(code guard.Code, fn func() error, done func(error)) {
 	fs.mu.Lock()
 	fs.running++
 	fs.mu.Unlock()
-	go func() {
-		defer fs.landed()
-		fn()
-	}()
+	fs.start(code, fn, done)
 }
 
-// protect calls load in a goroutine of its own, so that nobody has to wait for
-// one that does not heed its ctx. If load panics or exits, failed says what comes
-// of that.
+// start is guard.Go in a goroutine that is counted already.
+func (fs *Flights[V]) start(code guard.Code, fn func() error, done func(error)) {
+	guard.Go(code, fn, func(err error) {
+		defer fs.landed()
+		done(err)
+	})
+}
+
+// protect calls load in a goroutine of its own, so that nothing has to wait for one
+// that does not heed its ctx. If load panics or exits, failed says what comes of
+// that.
 func protect[V, R any](fs *Flights[V], load func() R, failed func(error) R) <-chan R {
 	ch := make(chan R, 1) // so that a load left behind can end
-	fs.spawn(func() {
-		r, returned := *new(R), false
-		defer func() {
-			switch p := recover(); {
-			case p != nil:
-				r = failed(newPanicError(p))
-			case !returned:
-				r = failed(ErrGoexit)
-			}
-			ch <- r
-		}()
-		r = load()
-		returned = true
+	var r R
+	fs.spawn(guard.Load, func() error { r = load(); return nil }, func(err error) {
+		if err != nil {
+			r = failed(err)
+		}
+		ch <- r
 	})
 	return ch
 }

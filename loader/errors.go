@@ -1,11 +1,8 @@
 package loader
 
 import (
-	"errors"
-	"fmt"
-	"runtime/debug"
-
 	"github.com/cachex-go/cachex/internal/errs"
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 var (
@@ -21,30 +18,14 @@ var (
 	// found by the ctx, so a load must pass its ctx on.
 	ErrReentrant = errs.ErrReentrant
 
-	// ErrGoexit says that a load called runtime.Goexit, as t.FailNow does, instead
-	// of returning.
-	ErrGoexit = errors.New("load called runtime.Goexit")
+	// ErrGoexit says that a load, or other code of a user, called runtime.Goexit, as
+	// t.FailNow does, instead of returning. The error that wraps it names the code.
+	ErrGoexit = guard.ErrGoexit
 )
 
-// A PanicError is the panic of a load. The process lives, the lease is given
-// back, and every caller gets the same error.
-type PanicError struct {
-	Value any    // of panic
-	Stack []byte // of the goroutine that panicked, as debug.Stack formats it
-}
-
-func newPanicError(value any) *PanicError {
-	return &PanicError{Value: value, Stack: debug.Stack()}
-}
-
-// Error returns the value of the panic, without the stack: errors are joined and
-// logged in one line.
-func (e *PanicError) Error() string {
-	return fmt.Sprintf("load panicked: %v", e.Value)
-}
-
-// Unwrap returns the value of the panic if that is an error.
-func (e *PanicError) Unwrap() error {
-	err, _ := e.Value.(error)
-	return err
-}
+// A PanicError is a panic of a load, or of other code of a user that runs on a
+// goroutine of the Loader. The process lives, the lease is given back, and every
+// caller gets the same error. Its fields are Value, of the panic, and Stack, of the
+// goroutine that panicked, as debug.Stack formats it. errors.Is and errors.As find
+// Value if that is an error.
+type PanicError = guard.PanicError

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 // Flights loads each key once in this process: callers who ask for a key while
@@ -88,20 +90,20 @@ func (fs *Flights[V]) Forget(keys ...string) {
 	}
 }
 
-// Spawn runs fn in a goroutine that Close waits for. It reports false, and does
-// nothing, once Close has ended, or would at once.
-func (fs *Flights[V]) Spawn(fn func()) bool {
+// Spawn is guard.Go in a goroutine that Close waits for. Once Close has ended, or
+// would at once, it is guard.Run in the goroutine of the caller.
+func (fs *Flights[V]) Spawn(code guard.Code, fn func() error, done func(error)) {
 	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	if fs.closed && fs.running == 0 {
-		return false
+	ended := fs.closed && fs.running == 0
+	if !ended {
+		fs.running++
 	}
-	fs.running++
-	go func() {
-		defer fs.landed()
-		fn()
-	}()
-	return true
+	fs.mu.Unlock()
+	if ended {
+		guard.Run(code, fn, done)
+		return
+	}
+	fs.start(code, fn, done)
 }
 
 // Close makes every further Do return ErrClosed and waits for the loads under

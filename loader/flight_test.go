@@ -13,6 +13,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 // slow is a load that takes d and heeds its ctx.
@@ -335,7 +337,8 @@ func TestALoadThatExitsItsGoroutineIsAnError(t *testing.T) {
 		runtime.Goexit()
 		return "", nil
 	})
-	require.Equal(t, ErrGoexit, err)
+	require.ErrorIs(t, err, ErrGoexit)
+	require.EqualError(t, err, "load called runtime.Goexit")
 	v, err := fs.Do(t.Context(), "a", slow(0, "v"))
 	require.NoError(t, err)
 	require.Equal(t, "v", v)
@@ -491,5 +494,7 @@ func TestWhoBeginsAFlightIsToldWhetherItIsHisOwn(t *testing.T) {
 	require.False(t, own)
 	_, err := wait()
 	require.ErrorIs(t, err, ErrClosed)
-	require.False(t, fs.Spawn(func() { t.Error("after Close") }))
+	ran := false
+	fs.Spawn(guard.Client, func() error { ran = true; return nil }, func(error) {})
+	require.True(t, ran, "after Close, in the goroutine of the caller")
 }

@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
@@ -46,8 +48,13 @@ func (r *run[V]) lead() {
 			}
 			heartbeat.Stop() // until the answer is there
 			l.flights.marks(extended)
-			l.flights.spawn(func() {
+			l.flights.spawn(guard.Client, func() error {
 				l.send(r.ctx, calls)
+				return nil
+			}, func(err error) {
+				for _, c := range calls {
+					c.Err = cmp.Or(err, c.Err)
+				}
 				beat <- calls
 			})
 		case calls := <-beat:

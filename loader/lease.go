@@ -9,6 +9,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/cachex-go/cachex/internal/client"
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/script"
 )
@@ -38,7 +39,7 @@ type Leases struct {
 // NewLeases returns the leases of rdb that hold for ttl, in whole milliseconds,
 // unless they are extended. It makes no call to Redis.
 func NewLeases(rdb redis.UniversalClient, ttl time.Duration) (*Leases, error) {
-	if nothing(rdb) {
+	if client.Nil(rdb) {
 		return nil, fmt.Errorf("client is nil")
 	}
 	switch {

@@ -26,7 +26,7 @@ import (
 	"github.com/cachex-go/cachex/codec"
 	"github.com/cachex-go/cachex/internal/circuit"
 	"github.com/cachex-go/cachex/internal/gather"
-	"github.com/cachex-go/cachex/internal/redact"
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 // Options describe a Loader.
@@ -313,11 +313,7 @@ func (l *Loader[V]) Encode(key string, v V) (b []byte, err error) { return l.enc
 
 // encode appends the bytes of v to dst.
 func (l *Loader[V]) encode(dst []byte, key string, v V) (b []byte, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			b, err = nil, redact.Panic("codec", p)
-		}
-	}()
+	defer guard.Catch(guard.Codec, &err)
 	return l.codec.AppendKeyed(dst, key, v)
 }
 
@@ -347,13 +343,15 @@ func (l *Loader[V]) Close(ctx context.Context) error {
 			close(l.deaf)
 			return
 		}
-		go func() { // ends with the listener's goroutine, which the client may hold up while it dials
+		// Ends with the listener's goroutine, which the client may hold up while it dials,
+		// and with reads that their callers have left.
+		guard.Go(guard.Client, func() error {
 			if wait != nil {
 				wait()
 			}
-			<-idle // and with reads that their callers have left
-			close(l.deaf)
-		}()
+			<-idle
+			return nil
+		}, func(error) { close(l.deaf) })
 	})
 	if err != nil {
 		return err

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 // Turns do something for each of many keys once in every period, in one process
@@ -32,8 +34,8 @@ type Turns struct {
 	ttl    time.Duration
 	hold   func() bool // reports whether the Loader is open, and keeps its Close waiting
 	unhold func()
-	spawn  func(func()) // starts a goroutine that Close waits for
-	failed func()       // counts a round trip that failed
+	spawn  guard.Spawn // in a goroutine that Close waits for
+	failed func()      // counts a round trip that failed
 }
 
 // The shortest and the longest period.

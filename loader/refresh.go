@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
@@ -114,13 +115,14 @@ func (l *Loader[V]) waitLate(ctx context.Context, key string, m *member[V]) *res
 	// may still be faster.
 	kept := make(chan struct{})
 	var v V
-	l.flights.Spawn(func() {
+	l.flights.Spawn(guard.Codec, func() error {
 		b, err := l.poll(ctx, key)
 		var s sight
 		if s = l.see(key, b, err, true, time.Now(), &v); s.kind.served() || s.kind == old {
 			close(kept)
 		}
-	})
+		return nil
+	}, func(error) {}) // without it, the caller waits for the flight
 	res, done := l.flights.wait(ctx, m, kept)
 	if done {
 		return res

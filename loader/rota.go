@@ -10,6 +10,7 @@ import (
 
 	"github.com/cachex-go/cachex/internal/convoy"
 	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
@@ -145,9 +146,8 @@ func (r *rota) begin(trip trip) {
 		for n, s := range shifts {
 			due[n] = s.i
 		}
-		r.t.spawn(func() { // ends with refresh, for which run and stop wait
-			r.ended <- done{shifts, r.refresh(r.work, due)}
-		})
+		// Ends with refresh, for which run and stop wait.
+		r.t.spawn(guard.Load, func() error { return r.refresh(r.work, due) }, func(err error) { r.ended <- done{shifts, err} })
 	}
 	if len(r.over) > 0 {
 		r.tell()
@@ -270,13 +270,19 @@ func (r *rota) ask(ch chan<- trip, s *script.Script, shifts []*shift) {
 	if s == script.ExtendTurn {
 		patience = r.t.ttl / 4 // so that the next heartbeat is not late
 	}
-	r.t.spawn(func() { // ends within the patience; ch has room
+	// Ends within the patience; ch has room.
+	r.t.spawn(guard.Client, func() error {
 		ctx, cancel := context.WithTimeoutCause(r.settled, patience, convoy.ErrSilent)
 		defer cancel()
 		t.err = r.t.send(ctx, t.calls)
 		t.known = t.err == nil || ctx.Err() == nil
 		if t.err != nil || slices.ContainsFunc(t.calls, func(c *script.Call) bool { return c.Err != nil }) {
 			r.t.failed()
+		}
+		return nil
+	}, func(err error) {
+		if err != nil {
+			t.err, t.known = err, false
 		}
 		ch <- t
 	})
@@ -286,7 +292,7 @@ func (r *rota) ask(ch chan<- trip, s *script.Script, shifts []*shift) {
 // client, which heeds ctx or not: then they are not ours to read.
 func (t *Turns) send(ctx context.Context, calls []*script.Call) error {
 	ch := make(chan error, 1)
-	t.spawn(func() { ch <- script.Pipeline(ctx, t.rdb, calls) })
+	t.spawn(guard.Client, func() error { return script.Pipeline(ctx, t.rdb, calls) }, func(err error) { ch <- err })
 	select {
 	case err := <-ch:
 		return err

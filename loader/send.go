@@ -2,14 +2,12 @@ package loader
 
 import (
 	"context"
-	"reflect"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/internal/circuit"
 	"github.com/cachex-go/cachex/internal/convoy"
 	"github.com/cachex-go/cachex/internal/gather"
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
@@ -99,25 +97,13 @@ func (l *Loader[V]) Note(ctx context.Context, key string, began time.Time, err e
 	l.circuit(key).Done(ctx, began, err)
 }
 
-// nothing reports whether rdb is nil, or an interface around a nil pointer.
-func nothing(rdb redis.UniversalClient) bool {
-	if rdb == nil {
-		return true
-	}
-	v := reflect.ValueOf(rdb)
-	return v.Kind() == reflect.Pointer && v.IsNil()
-}
-
 // ask runs fn, a call to Redis, and leaves when ctx is done or Redis has been
 // silent for too long. Whoever leaves does not know what fn did, or will do.
 func ask[V, T any](l *Loader[V], ctx context.Context, fn func(context.Context) (T, error)) (T, error) {
 	return convoy.Leave(ctx, max(l.leases.ttl, time.Second), l.Spawn, fn)
 }
 
-// Spawn runs fn, which calls Redis, in a goroutine that Close waits for. Once that
-// has ended it calls fn itself.
-func (l *Loader[V]) Spawn(fn func()) {
-	if !l.flights.Spawn(fn) {
-		fn()
-	}
+// Spawn is Flights.Spawn.
+func (l *Loader[V]) Spawn(code guard.Code, fn func() error, done func(error)) {
+	l.flights.Spawn(code, fn, done)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cachex-go/cachex/internal/circuit"
 	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 // A sight is what was seen of a key.
@@ -177,11 +178,11 @@ func (l *Loader[V]) soon(left int64, cost time.Duration) bool {
 }
 
 // decode reports whether payload is a V. Decode may be the user's.
-func (l *Loader[V]) decode(key string, payload []byte, v *V) (ok bool) {
-	defer func() {
-		if recover() != nil {
-			ok = false
-		}
-	}()
-	return l.codec.DecodeKeyed(payload, key, v) == nil
+func (l *Loader[V]) decode(key string, payload []byte, v *V) bool {
+	return l.decoded(key, payload, v) == nil
+}
+
+func (l *Loader[V]) decoded(key string, payload []byte, v *V) (err error) {
+	defer guard.Catch(guard.Codec, &err)
+	return l.codec.DecodeKeyed(payload, key, v)
 }

@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"net"
-	"reflect"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/cachex-go/cachex/internal/client"
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
@@ -32,8 +33,7 @@ type listener struct {
 
 	mu      sync.Mutex
 	waits   map[string][]*wait // guarded by mu
-	sub     *redis.PubSub      // guarded by mu: nil if not listening
-	cancel  context.CancelFunc // guarded by mu: ends the dialling of sub
+	ear     *ear               // guarded by mu: nil if not listening
 	live    bool               // guarded by mu: the server has confirmed the subscription
 	used    time.Time          // guarded by mu: when somebody last waited
 	retryAt time.Time          // guarded by mu: not before that, after a refusal
@@ -41,6 +41,12 @@ type listener struct {
 	wg      sync.WaitGroup     // the goroutine of listen
 
 	users int // guarded by listeners.mu
+}
+
+// An ear is one subscription.
+type ear struct {
+	cancel context.CancelFunc // ends the dialling of sub
+	sub    *redis.PubSub      // guarded by listener.mu: nil until there is one
 }
 
 const (
@@ -55,16 +61,11 @@ var listeners = struct {
 	m  map[redis.UniversalClient]*listener // guarded by mu
 }{m: make(map[redis.UniversalClient]*listener)}
 
-// listenerFor returns the listener of rdb, for whoever calls release later; or
-// nil for clients that have no use for it. The shards of a Ring do not know of
-// each other, and in a Cluster every PUBLISH goes to every node: there, waiters
-// poll.
+// listenerFor returns the listener of rdb, which the caller releases later; or nil
+// for clients that have no use for it. The shards of a Ring do not know of each
+// other, and in a Cluster every PUBLISH goes to every node: there, waiters poll.
 func listenerFor(rdb redis.UniversalClient) *listener {
-	switch rdb.(type) {
-	case *redis.Ring, *redis.ClusterClient:
-		return nil
-	}
-	if !reflect.TypeOf(rdb).Comparable() {
+	if client.TopologyOf(rdb) != client.OneServer || !client.Comparable(rdb) {
 		return nil
 	}
 	listeners.mu.Lock()
@@ -97,12 +98,15 @@ func (l *listener) release() (wait func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
-	sub := l.hangUp()
-	if sub == nil {
+	e := l.hangUp()
+	if e == nil {
 		return nil
 	}
+	sub := e.sub // if there is none yet, listen finds that it is not wanted
 	return func() {
-		_ = sub.Close() // not under mu: it waits while sub dials
+		if sub != nil {
+			_ = sub.Close() // not under mu: it waits while sub dials
+		}
 		l.wg.Wait()
 	}
 }
@@ -156,19 +160,30 @@ func (w *wait) begin() (live bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.used = time.Now()
-	if l.sub == nil && !l.closed && l.used.After(l.retryAt) {
+	if l.ear == nil && !l.closed && l.used.After(l.retryAt) {
 		ctx, cancel := context.WithCancel(context.Background())
-		l.sub, l.cancel = l.rdb.Subscribe(ctx), cancel // connects when told a channel
-		sub := l.sub
-		l.wg.Go(func() { l.listen(ctx, sub) }) // ends when nobody waits for long, or by release
+		e := &ear{cancel: cancel}
+		l.ear = e
+		l.wg.Add(1)
+		// Ends when nobody waits for long, or by release. A client that panics is as good
+		// as one that refuses.
+		guard.Go(guard.Client, func() error { return l.listen(ctx, e) }, func(error) { l.deafen(e) })
 	}
 	return l.live
 }
 
+var errNoSub = errors.New("Subscribe returned nil")
+
 // listen subscribes, and passes messages on until the connection breaks, nobody
 // has waited for a while, or release.
-func (l *listener) listen(ctx context.Context, sub *redis.PubSub) {
-	defer func() { _ = sub.Close() }()
+func (l *listener) listen(ctx context.Context, e *ear) error {
+	sub := l.rdb.Subscribe(ctx) // connects when told a channel
+	if sub == nil {
+		return errNoSub
+	}
+	if !l.has(e, sub) {
+		return nil
+	}
 	err := sub.Subscribe(ctx, script.WakeChannel)
 	for err == nil {
 		var msg any
@@ -178,24 +193,42 @@ func (l *listener) listen(ctx context.Context, sub *redis.PubSub) {
 		if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
 			err = nil
 		}
-		if err == nil && !l.hear(sub, msg) {
-			return
+		if err == nil && !l.hear(e, msg) {
+			return nil
 		}
 	}
+	return err
+}
+
+// has notes that e listens by sub, and reports whether it is still wanted.
+func (l *listener) has(e *ear, sub *redis.PubSub) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.sub == sub {
+	e.sub = sub
+	return l.ear == e
+}
+
+// deafen ends e, whose goroutine has ended.
+func (l *listener) deafen(e *ear) {
+	defer l.wg.Done()
+	l.mu.Lock()
+	if l.ear == e {
 		if !l.live { // refused: by a proxy, by an ACL
 			l.retryAt = time.Now().Add(listenRetry)
 		}
 		l.hangUp()
 		l.all()
 	}
+	sub := e.sub
+	l.mu.Unlock()
+	if sub != nil {
+		_ = sub.Close() // not under mu: it waits while release closes it
+	}
 }
 
 // hear acts on one message, nil if none came for a while, and reports whether to
 // go on.
-func (l *listener) hear(sub *redis.PubSub, msg any) bool {
+func (l *listener) hear(e *ear, msg any) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch msg := msg.(type) {
@@ -208,21 +241,21 @@ func (l *listener) hear(sub *redis.PubSub, msg any) bool {
 			w.wake()
 		}
 	}
-	if l.sub == sub && len(l.waits) == 0 && time.Since(l.used) > listenIdle {
+	if l.ear == e && len(l.waits) == 0 && time.Since(l.used) > listenIdle {
 		l.hangUp()
 	}
-	return l.sub == sub
+	return l.ear == e
 }
 
-// hangUp gives up the subscription, and returns it for whoever has to close it.
-// The caller holds mu.
-func (l *listener) hangUp() *redis.PubSub {
-	sub := l.sub
-	if sub != nil {
-		l.cancel()
-		l.sub, l.live = nil, false
+// hangUp gives up the subscription, and returns it, for release to close. The caller
+// holds mu.
+func (l *listener) hangUp() *ear {
+	e := l.ear
+	if e != nil {
+		e.cancel()
+		l.ear, l.live = nil, false
 	}
-	return sub
+	return e
 }
 
 // all wakes everybody. The caller holds mu.

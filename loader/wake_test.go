@@ -215,7 +215,7 @@ func TestAWaiterPollsWhereSubscriptionsAreRefused(t *testing.T) {
 		require.Eventually(t, func() bool { // it was refused
 			q.hear.mu.Lock()
 			defer q.hear.mu.Unlock()
-			return q.hear.sub == nil && !q.hear.live && q.hear.retryAt.After(time.Now())
+			return q.hear.ear == nil && !q.hear.live && q.hear.retryAt.After(time.Now())
 		}, patience, time.Millisecond)
 		source.value <- "v" // the script may not publish, and stores all the same
 		gets(t, "v", a, b)
@@ -238,13 +238,13 @@ func TestAWaiterWhoseSubscriptionBreaksLooksAtOnceAndSubscribesAgain(t *testing.
 		for range 3 {
 			listens(t, q.hear)
 			q.hear.mu.Lock()
-			before := q.hear.sub
+			before := q.hear.ear
 			q.hear.mu.Unlock()
 			require.NoError(t, t.rdb.ClientKillByFilter(t.Context(), "TYPE", "pubsub").Err())
 			require.Eventually(t, func() bool {
 				q.hear.mu.Lock()
 				defer q.hear.mu.Unlock()
-				return q.hear.sub != nil && q.hear.sub != before
+				return q.hear.ear != nil && q.hear.ear != before
 			}, patience, time.Millisecond)
 		}
 		listens(t, q.hear)

@@ -17,7 +17,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,6 +24,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/cachex-go/cachex/internal/client"
 	"github.com/cachex-go/cachex/ledger"
 )
 
@@ -143,7 +143,7 @@ type bucket struct {
 // New returns an engine. It makes no call to Redis and starts no goroutine: the first
 // Add, Put, Flush or Start does. The engine must be closed.
 func New(rdb redis.UniversalClient, o Options) (*Engine, error) {
-	if nothing(rdb) {
+	if client.Nil(rdb) {
 		return nil, errors.New("cachex: new write-behind: the Redis client is nil")
 	}
 	if err := o.complete(); err != nil {
@@ -212,13 +212,4 @@ func (o *Options) complete() error {
 		}
 	}
 	return nil
-}
-
-// nothing reports whether rdb is nil, or an interface around a nil pointer.
-func nothing(rdb redis.UniversalClient) bool {
-	if rdb == nil {
-		return true
-	}
-	v := reflect.ValueOf(rdb)
-	return v.Kind() == reflect.Pointer && v.IsNil()
 }

@@ -146,7 +146,7 @@ func (w *world) startEngine(name string, o Options, run func(p *proc, e *Engine)
 type lab struct {
 	t       testing.TB
 	rdb     *redis.Client // without a hook
-	clients []client
+	clients []labClient
 
 	mutants map[string]*script.Script // nil, or what runs in place of the script of a step
 
@@ -155,7 +155,7 @@ type lab struct {
 	bad      int
 }
 
-type client struct {
+type labClient struct {
 	*redis.Client
 	hook *stepping
 }
@@ -184,9 +184,9 @@ func (l *lab) mutate(step string, changes ...string) {
 }
 
 // client returns the ith client.
-func (l *lab) client(i int) client {
+func (l *lab) client(i int) labClient {
 	for len(l.clients) <= i {
-		c := client{redis.NewClient(&redis.Options{Addr: l.rdb.Options().Addr}), &stepping{}}
+		c := labClient{redis.NewClient(&redis.Options{Addr: l.rdb.Options().Addr}), &stepping{}}
 		c.AddHook(c.hook)
 		l.t.Cleanup(func() { _ = c.Close() })
 		l.clients = append(l.clients, c)

@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/ledger"
 )
@@ -253,27 +253,14 @@ func (e *Engine) persist(ctx context.Context, b int, t *take) (err error) {
 	defer cancel()
 	stop := e.keep(ctx, b, t, lost)
 	defer stop()
-	defer func() {
-		if v := recover(); v != nil {
-			cause, _ := v.(error)
-			err = &PanicError{Value: v, Stack: debug.Stack(), cause: cause}
-		}
-	}()
+	defer guard.Catch(guard.Persist, &err)
 	return e.o.Persist(ctx, t.batch)
 }
 
-// A PanicError is the panic of Persist.
-type PanicError struct {
-	Value any    // of panic
-	Stack []byte // of the goroutine that panicked, as debug.Stack formats it
-	cause error
-}
-
-// Error returns the value of the panic, without the stack.
-func (e *PanicError) Error() string { return fmt.Sprintf("Persist panicked: %v", e.Value) }
-
-// Unwrap returns the value of the panic if that is an error.
-func (e *PanicError) Unwrap() error { return e.cause }
+// A PanicError is the panic of Persist. Its fields are Value, of the panic, and
+// Stack, of the goroutine that panicked, as debug.Stack formats it. errors.Is and
+// errors.As find Value if that is an error.
+type PanicError = guard.PanicError
 
 var errLost = errors.New("the batch is somebody else's now")
 
@@ -282,23 +269,22 @@ var errLost = errors.New("the batch is somebody else's now")
 func (e *Engine) keep(ctx context.Context, b int, t *take, lost context.CancelCauseFunc) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
-	if !e.spawn(func() {
-		defer close(ended)
+	if !e.spawn(guard.Client, func() error {
 		tick := time.NewTicker(e.o.LeaseTTL / 3)
 		defer tick.Stop()
 		for {
 			select {
 			case <-ctx.Done():
-				return
+				return nil
 			case <-tick.C:
 			}
 			held, err := e.call(ctx, script.HoldBatch, b, t.n, t.batch.Token, e.me, e.o.LeaseTTL.Milliseconds(), "")
 			if err == nil && held == int64(0) {
 				lost(errLost)
-				return
+				return nil
 			}
 		}
-	}) {
+	}, func(error) { close(ended) }) {
 		close(ended)
 	}
 	return func() {
@@ -347,6 +333,9 @@ func (e *Engine) redisFailed(b int, err error) {
 
 func (e *Engine) notify(err error) {
 	if e.o.Notify != nil {
-		e.o.Notify(err)
+		_ = guard.Call(notify, func() error { e.o.Notify(err); return nil }) // what it is told of goes on
 	}
 }
+
+// notify names Options.Notify in errors.
+var notify = guard.Named("Options.Notify")

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 // Start starts the goroutine that looks for what is to be persisted, once in every
@@ -29,11 +31,21 @@ func (e *Engine) Start() {
 	e.cancel, e.halt = cancel, halt
 	e.kick = func(bucket int) { _ = e.dispatch(work, bucket) }
 	e.alive++
-	go func() { // ends with sweep
-		defer e.landed()
-		e.sweep(sweep, work)
-	}()
+	e.sweeping(sweep, work)
 	e.begun.Store(true)
+}
+
+// sweeping calls sweep in a goroutine that is counted already, and which ends with
+// ctx. If Notify calls runtime.Goexit there, sweep is called again.
+func (e *Engine) sweeping(ctx, work context.Context) {
+	e.start(notify, func() error { e.sweep(ctx, work); return nil }, func(err error) {
+		if err != nil && ctx.Err() == nil {
+			e.mu.Lock()
+			e.alive++
+			e.mu.Unlock()
+			e.sweeping(ctx, work)
+		}
+	})
 }
 
 // Flush persists all that was pending or in flight when it was called, whoever wrote
@@ -125,7 +137,7 @@ func (e *Engine) drain(ctx context.Context) error {
 // ofRedis reports whether err says that Redis has failed, and may not fail again.
 func ofRedis(err error) bool {
 	_, ofPersist := errors.AsType[*persistError](err)
-	return !ofPersist && !errors.Is(err, errGoexit) && !errors.Is(err, redis.ErrClosed)
+	return !ofPersist && !errors.Is(err, guard.ErrGoexit) && !errors.Is(err, redis.ErrClosed)
 }
 
 // A LeftError says that Close could not persist everything.
@@ -145,8 +157,6 @@ func (e *LeftError) Error() string {
 
 // Unwrap returns Err.
 func (e *LeftError) Unwrap() error { return e.Err }
-
-var errGoexit = errors.New("Persist called runtime.Goexit")
 
 // grace is what Redis has to tell Close how much is left.
 const grace = 250 * time.Millisecond
@@ -195,15 +205,12 @@ func (e *Engine) flushAll(ctx context.Context) error {
 			note(f.err)
 		case f.pending > 0 || f.inFlight > 0:
 			waiting++
-			if !e.spawn(func() { // ends with the flush, which ctx ends
-				err := errGoexit // should Persist end the goroutine
-				defer func() {
-					if err != nil {
-						note(err)
-					}
-					ended <- struct{}{}
-				}()
-				err = e.flush(ctx, b, true)
+			// Ends with the flush, which ctx ends.
+			if !e.spawn(guard.Persist, func() error { return e.flush(ctx, b, true) }, func(err error) {
+				if err != nil {
+					note(err)
+				}
+				ended <- struct{}{}
 			}) {
 				return ErrClosed
 			}

@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/redistest"
 	"github.com/cachex-go/cachex/ledger"
 )
@@ -308,7 +309,7 @@ func TestAPanicOfPersistIsAnErrorAndGoexitToo(t *testing.T) {
 		_, ok := errors.AsType[*PanicError](err)
 		require.True(t, ok)
 		mode.Store(1)
-		require.ErrorIs(t, e.Flush(ctx), errGoexit)
+		require.ErrorIs(t, e.Flush(ctx), guard.ErrGoexit)
 		mode.Store(2)
 		require.NoError(t, e.Flush(ctx))
 		require.EqualValues(t, 5, d.sum("x"))

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
@@ -52,14 +53,10 @@ func (e *Engine) pipeline(ctx context.Context, calls []*script.Call) error {
 // while it reads.
 func (e *Engine) ask(ctx context.Context, fn func(context.Context) error) error {
 	if ctx.Done() == nil {
-		return fn(ctx)
+		return guard.Call(guard.Client, func() error { return fn(ctx) })
 	}
 	answer := make(chan error, 1)
-	if !e.spawn(func() {
-		err := errSilent // should a hook of the client panic
-		defer func() { answer <- err }()
-		err = fn(ctx)
-	}) {
+	if !e.spawn(guard.Client, func() error { return fn(ctx) }, func(err error) { answer <- err }) {
 		return ErrClosed
 	}
 	select {
@@ -70,21 +67,26 @@ func (e *Engine) ask(ctx context.Context, fn func(context.Context) error) error 
 	}
 }
 
-// spawn runs f in a goroutine that Close waits for, and reports whether it does: it
-// does not when all is over. A WaitGroup would not do, for after a Close that left
+// spawn is guard.Go in a goroutine that Close waits for. It reports false, and does
+// nothing, when all is over. A WaitGroup would not do, for after a Close that left
 // somebody waiting there may be another one.
-func (e *Engine) spawn(f func()) bool {
+func (e *Engine) spawn(code guard.Code, fn func() error, done func(error)) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.ended {
 		return false
 	}
 	e.alive++
-	go func() { // ends with f
-		defer e.landed()
-		f()
-	}()
+	e.start(code, fn, done)
 	return true
+}
+
+// start is guard.Go in a goroutine that is counted already.
+func (e *Engine) start(code guard.Code, fn func() error, done func(error)) {
+	guard.Go(code, fn, func(err error) {
+		defer e.landed()
+		done(err)
+	})
 }
 
 func (e *Engine) landed() {

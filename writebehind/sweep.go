@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
@@ -94,10 +95,9 @@ func (e *Engine) dispatch(work context.Context, b int) bool {
 	default:
 		return false
 	}
-	spawned := e.spawn(func() { // ends with Persist, whose ctx Close ends
-		defer func() { <-e.buckets[b].busy }()
-		_ = e.flushHeld(work, b, false) // told to Notify, and tried again
-	})
+	// Ends with Persist, whose ctx Close ends. An error is told to Notify, and it is
+	// tried again.
+	spawned := e.spawn(guard.Persist, func() error { return e.flushHeld(work, b, false) }, func(error) { <-e.buckets[b].busy })
 	if !spawned {
 		<-e.buckets[b].busy
 	}

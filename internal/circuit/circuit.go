@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -15,6 +14,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/internal/breaker"
+	"github.com/cachex-go/cachex/internal/client"
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
@@ -47,7 +48,7 @@ var clients = struct {
 // For returns the circuits of rdb. Clients that cannot be told apart have some of
 // their own each time.
 func For(rdb redis.UniversalClient) *Circuits {
-	if !reflect.ValueOf(rdb).Comparable() {
+	if !client.Comparable(rdb) {
 		return newCircuits(rdb)
 	}
 	clients.mu.Lock()
@@ -72,7 +73,7 @@ func forget(rdb redis.UniversalClient) {
 
 func newCircuits(rdb redis.UniversalClient) *Circuits {
 	n := 1
-	if _, ok := rdb.(*redis.ClusterClient); ok {
+	if client.TopologyOf(rdb) == client.Cluster {
 		n = ofCluster
 	}
 	cs := &Circuits{rdb: rdb, all: make([]Circuit, n)}
@@ -178,37 +179,28 @@ func (c *Circuit) blame(cause error) {
 	c.away.Store(&err)
 }
 
-// errPanicked is what a probe has found in which a hook of the client panicked.
-var errPanicked = errors.New("the probe has panicked")
-
 // probeTimeout is what a probe gives Redis. The client may take longer.
 const probeTimeout = time.Second
 
 // Probe finds out whether Redis is back, if it is time to. Who was not allowed to
 // read calls it and goes on. One of them gets to ask: send, which reads
-// something, then runs in a goroutine of spawn. That reports false if it takes no
-// more of them; then the caller itself asks, or nobody would.
-func (c *Circuit) Probe(spawn func(func()) bool, send func(context.Context) error) {
+// something, then runs in a goroutine of spawn.
+func (c *Circuit) Probe(spawn guard.Spawn, send func(context.Context) error) {
 	if !c.b.Probe() {
 		return
 	}
-	ask := func() {
-		err := errPanicked
-		defer func() {
-			sign := weigh(context.Background(), time.Time{}, err)
-			if sign == answered {
-				c.b.Success()
-				return
-			}
-			script.Failed(c.rdb, err)
-			c.blame(err)
-			c.b.Failure(sign == refused)
-		}()
+	spawn(guard.Client, func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
 		defer cancel()
-		err = send(ctx)
-	}
-	if !spawn(ask) {
-		ask()
-	}
+		return send(ctx)
+	}, func(err error) {
+		sign := weigh(context.Background(), time.Time{}, err)
+		if sign == answered {
+			c.b.Success()
+			return
+		}
+		script.Failed(c.rdb, err)
+		c.blame(err)
+		c.b.Failure(sign == refused)
+	})
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cachex-go/cachex/internal/breaker"
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
@@ -45,7 +46,6 @@ func TestAReaderWhoIsNotLetThroughIsToldWhy(t *testing.T) {
 }
 
 // inline is a spawn that waits.
-func inline(fn func()) bool { fn(); return true }
 
 // opened returns a circuit that is open, and lets a probe be due.
 func opened(t *testing.T) *Circuit {
@@ -60,7 +60,9 @@ func TestOneReaderProbesInTheBackground(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var wg sync.WaitGroup
-		spawn := func(fn func()) bool { wg.Go(fn); return true }
+		spawn := func(code guard.Code, fn func() error, done func(error)) {
+			wg.Go(func() { guard.Run(code, fn, done) })
+		}
 		c, back, sent := opened(t), make(chan error), 0
 		send := func(ctx context.Context) error {
 			sent++
@@ -108,26 +110,14 @@ func TestAProbeThatDoesNotReachRedisLeavesItOpen(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				c := opened(t)
-				func() {
-					defer func() { require.Equal(t, name == "panic", recover() != nil) }()
-					c.Probe(inline, send)
-				}()
+				c.Probe(guard.Run, send)
 				require.Equal(t, breaker.Open, c.b.State(), "the next probe is due soon, and not when this one counts as lost")
 				time.Sleep(200 * time.Millisecond)
-				c.Probe(inline, func(context.Context) error { return nil })
+				c.Probe(guard.Run, func(context.Context) error { return nil })
 				require.NoError(t, c.Allow())
 			})
 		})
 	}
-}
-
-func TestWhereNoGoroutineMayStartTheReaderProbesItself(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		c := opened(t)
-		c.Probe(func(func()) bool { return false }, func(context.Context) error { return nil })
-		require.NoError(t, c.Allow())
-	})
 }
 
 func TestReadsDoNotWaitForARedisThatIsAwayAndReturnToIt(t *testing.T) {
@@ -152,7 +142,9 @@ func TestReadsDoNotWaitForARedisThatIsAwayAndReturnToIt(t *testing.T) {
 		read := func() (string, error) {
 			c := cs.Of("k")
 			if err := c.Allow(); err != nil {
-				c.Probe(func(fn func()) bool { wg.Go(fn); return true }, func(ctx context.Context) error {
+				c.Probe(func(code guard.Code, fn func() error, done func(error)) {
+					wg.Go(func() { guard.Run(code, fn, done) })
+				}, func(ctx context.Context) error {
 					return rdb.Get(ctx, "k").Err()
 				})
 				return "", err

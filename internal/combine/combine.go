@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 // A Combiner sends what callers bring, each by itself as long as few are under way, and
@@ -23,8 +25,12 @@ import (
 type Combiner[T comparable] struct {
 	// Send sends some items, one at least, and returns when they have their answers. If it
 	// is one, it runs in the goroutine of its caller. If there are several, ctx has the
-	// values of one of their callers, and does not end; then Send must not panic.
+	// values of one of their callers, and does not end.
 	Send func(ctx context.Context, items []T)
+
+	// Fail is told of items whose Send has panicked or called runtime.Goexit, which may
+	// have answered some of them. See package guard for the error.
+	Fail func(items []T, err error)
 
 	// Weigh is the weight of an item. Defaults to 1 for each.
 	Weigh func(T) int
@@ -32,9 +38,8 @@ type Combiner[T comparable] struct {
 	// Most is how much leaves together at most.
 	Most int
 
-	// Go runs a function in a goroutine, which ends when nobody waits any more; or itself,
-	// where no more goroutines may be started. Defaults to the go statement.
-	Go func(func())
+	// Go starts a goroutine, which ends when nobody waits any more. Defaults to guard.Go.
+	Go guard.Spawn
 
 	pace  pace
 	state atomic.Int64 // how many lots are under way, and queued
@@ -65,7 +70,10 @@ func (c *Combiner[T]) Do(ctx context.Context, item T) (sent bool, err error) {
 	}
 	began := time.Now()
 	defer func() { c.Over(idle, time.Since(began)) }()
-	c.Send(ctx, []T{item})
+	items := []T{item}
+	if err := guard.Call(guard.Client, func() error { c.Send(ctx, items); return nil }); err != nil {
+		c.Fail(items, err)
+	}
 	return true, nil
 }
 
@@ -169,24 +177,22 @@ func (c *Combiner[T]) leave(l *lot[T], item T) (sent bool) {
 
 // start has the lots that wait be sent, one after the other, as one that is under way.
 func (c *Combiner[T]) start() {
-	if c.Go != nil {
-		c.Go(c.run)
-		return
+	spawn := c.Go
+	if spawn == nil {
+		spawn = guard.Go
 	}
-	go c.run() // ends when the queue is empty
-}
-
-func (c *Combiner[T]) run() {
-	empty := false
-	defer func() {
-		if !empty { // Send has called runtime.Goexit
+	spawn(guard.Client, c.run, func(err error) { // ends when the queue is empty
+		if err != nil { // Send has called runtime.Goexit
 			c.start()
 		}
-	}()
+	})
+}
+
+func (c *Combiner[T]) run() error {
 	for {
 		l := c.next()
-		if empty = l == nil; empty {
-			return
+		if l == nil {
+			return nil
 		}
 		began := time.Now()
 		c.send(l)
@@ -198,8 +204,13 @@ func (c *Combiner[T]) run() {
 
 // send sends a lot.
 func (c *Combiner[T]) send(l *lot[T]) {
-	defer close(l.done)
-	c.Send(context.WithoutCancel(l.ctx), l.items)
+	ctx := context.WithoutCancel(l.ctx)
+	guard.Run(guard.Client, func() error { c.Send(ctx, l.items); return nil }, func(err error) {
+		if err != nil {
+			c.Fail(l.items, err)
+		}
+		close(l.done)
+	})
 }
 
 // next takes the lot that has waited longest out of the queue. If there is none, one less

@@ -6,7 +6,6 @@ import (
 	"runtime"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cachex-go/cachex/internal/combine"
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 const ms = time.Millisecond
@@ -266,32 +266,25 @@ func TestAsManyAreUnderWayAsTheWayTakes(t *testing.T) {
 	}
 }
 
-func TestWhoeverSendsByItselfPanicsByItself(t *testing.T) {
+func TestCombiner_TellsFailOfAPanicWhoeverSends(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		c := combine.Combiner[string]{Most: 100, Send: func(_ context.Context, items []string) {
+	inTown(t, 100, func(t *testing.T, p *post) {
+		p.Send = func(context.Context, []string) {
 			time.Sleep(10 * ms)
-			if len(items) == 1 {
-				panic("at the disco")
-			}
-		}}
-		var wg sync.WaitGroup
-		var panicked atomic.Int64
-		for range 10 {
-			wg.Go(func() {
-				defer func() {
-					if recover() != nil {
-						panicked.Add(1)
-					}
-				}()
-				sent, err := c.Do(t.Context(), "a")
-				require.True(t, sent)
-				require.NoError(t, err)
-			})
-			synctest.Wait()
+			panic("at the disco")
 		}
-		wg.Wait()
-		require.EqualValues(t, 2, panicked.Load())
+		var failed [][]string // by one at a time
+		p.Fail = func(items []string, err error) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			failed = append(failed, slices.Clone(items))
+			require.EqualError(t, err, "client panicked with a string")
+		}
+		done := p.brings(t, t.Context(), "a", "b", "c", "d")
+		rest()
+		require.Len(t, done, 4)
+		require.ElementsMatch(t, [][]string{{"a"}, {"b"}}, failed[:2], "by themselves")
+		require.Equal(t, [][]string{{"c", "d"}}, failed[2:])
 	})
 }
 
@@ -304,16 +297,22 @@ func TestAGoroutineThatExitsLetsTheOthersGo(t *testing.T) {
 				runtime.Goexit()
 			}
 		}
+		var failed []string
+		p.Fail = func(items []string, err error) {
+			failed = append(failed, items...)
+			require.ErrorIs(t, err, guard.ErrGoexit)
+		}
 		done := p.brings(t, t.Context(), "a", "b", "exit", "c", "d", "e")
 		rest()
 		require.Len(t, done, 6)
+		require.Contains(t, failed, "exit")
 	})
 }
 
 func TestNoGoroutineIsNeeded(t *testing.T) {
 	t.Parallel()
 	inTown(t, 100, func(t *testing.T, p *post) {
-		p.Go = func(run func()) { run() }
+		p.Go = guard.Run
 		done := p.brings(t, t.Context(), "a", "b", "c", "d", "e")
 		rest()
 		require.Len(t, done, 5)

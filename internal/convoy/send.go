@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 // Most is how many commands go out in one pipeline, and how many keys in one MGET,
@@ -130,8 +132,12 @@ func Answered(err error) bool {
 // A ctx that never ends is one whose owner waits: then fn is called by the caller
 // himself, and takes as long as the client does. To hand it over costs two switches of
 // goroutines, which is a good part of a round trip.
-func Leave[T any](ctx context.Context, d time.Duration, start func(func()), fn func(context.Context) (T, error)) (T, error) {
+//
+// If fn panics or calls runtime.Goexit, Leave returns that as the error, see package
+// guard.
+func Leave[T any](ctx context.Context, d time.Duration, start guard.Spawn, fn func(context.Context) (T, error)) (v T, err error) {
 	if ctx.Done() == nil {
+		defer guard.Catch(guard.Client, &err)
 		return fn(ctx)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, d, ErrSilent)
@@ -141,17 +147,16 @@ func Leave[T any](ctx context.Context, d time.Duration, start func(func()), fn f
 		err error
 	}
 	ch := make(chan answer, 1)
-	start(func() {
-		a := answer{err: ErrSilent} // should a hook of the client panic
-		defer func() { ch <- a }()
-		a.v, a.err = fn(ctx)
+	var a answer // until it is sent, of the goroutine of fn
+	start(guard.Client, func() (err error) { a.v, err = fn(ctx); return err }, func(err error) {
+		a.err = err
+		ch <- a
 	})
 	select {
 	case a := <-ch:
 		return a.v, a.err
 	case <-ctx.Done():
-		var zero T
-		return zero, context.Cause(ctx)
+		return v, context.Cause(ctx)
 	}
 }
 
@@ -171,8 +176,8 @@ type Loading interface {
 	// Away returns why Redis was not asked, or did not answer.
 	Away() error
 
-	// Spawn runs fn in a goroutine that the source waits for when it is closed.
-	Spawn(fn func())
+	// Spawn is guard.Go in a goroutine that the source waits for when it is closed.
+	Spawn(code guard.Code, fn func() error, done func(error))
 
 	// Drop ends the part of the source, wherever it has come to. It may be called
 	// again.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
@@ -113,7 +115,7 @@ func TestSendTellsOfAHookThatRefuses(t *testing.T) {
 func TestLeaveReturnsWhatTheCallReturnsAndElseLeavesIt(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		start := func(fn func()) { go fn() }
+		start := guard.Go
 		failed := errors.New("failed")
 		v, err := Leave(t.Context(), time.Second, start, func(ctx context.Context) (int, error) {
 			end, _ := ctx.Deadline()
@@ -139,13 +141,13 @@ func TestLeaveReturnsWhatTheCallReturnsAndElseLeavesIt(t *testing.T) {
 		require.Equal(t, ms, time.Since(began))
 		close(goOn)
 
-		// A call that exits its goroutine, from a hook of the client perhaps.
-		_, err = Leave(t.Context(), time.Second, func(fn func()) {
-			go func() {
-				defer func() { _ = recover() }()
-				fn()
-			}()
-		}, func(context.Context) (int, error) { panic("hook") })
-		require.ErrorIs(t, err, ErrSilent)
+		// From a hook of the client perhaps.
+		for _, ctx := range []context.Context{t.Context(), context.Background()} {
+			_, err = Leave(ctx, time.Second, start, func(context.Context) (int, error) { panic(failed) })
+			require.ErrorIs(t, err, failed)
+			require.EqualError(t, err, "client panicked with a *errors.errorString")
+		}
+		_, err = Leave(t.Context(), time.Second, start, func(context.Context) (int, error) { runtime.Goexit(); return 0, nil })
+		require.ErrorIs(t, err, guard.ErrGoexit)
 	})
 }

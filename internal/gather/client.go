@@ -6,14 +6,15 @@ package gather
 import (
 	"bytes"
 	"context"
-	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/cachex-go/cachex/internal/client"
 	"github.com/cachex-go/cachex/internal/combine"
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 // A Client reads and writes on a client of Redis, for all who do on that. It is safe for
@@ -55,7 +56,7 @@ var clients = struct {
 // For returns the Client of rdb, for whoever calls Release later. Clients that cannot be
 // told apart have one of their own each time.
 func For(rdb redis.UniversalClient) *Client {
-	if !reflect.ValueOf(rdb).Comparable() {
+	if !client.Comparable(rdb) {
 		return newClient(rdb)
 	}
 	clients.mu.Lock()
@@ -80,7 +81,7 @@ func newClient(rdb redis.UniversalClient) *Client {
 func (c *Client) newLanes() *lanes {
 	l := new(lanes)
 	for _, one := range []*lane{&l.reads, &l.writes} {
-		one.Send, one.Weigh, one.Most, one.Go = c.send, (*read).weight, most, c.spawn
+		one.Send, one.Fail, one.Weigh, one.Most, one.Go = c.send, failAll, (*read).weight, most, c.spawn
 	}
 	return l
 }
@@ -109,15 +110,15 @@ func (c *Client) Release() <-chan struct{} {
 	return idle
 }
 
-// spawn runs fn in a goroutine.
-func (c *Client) spawn(fn func()) {
+// spawn is guard.Go in a goroutine that Release waits for.
+func (c *Client) spawn(code guard.Code, fn func() error, done func(error)) {
 	c.mu.Lock()
 	c.running++
 	c.mu.Unlock()
-	go func() { // ends when nothing waits to be sent
+	guard.Go(code, fn, func(err error) {
 		defer c.landed()
-		fn()
-	}()
+		done(err)
+	})
 }
 
 func (c *Client) landed() {
@@ -180,7 +181,8 @@ func (c *Client) Get(ctx context.Context, key, field string, size int) (Value, e
 }
 
 // one sends a read by itself.
-func (c *Client) one(ctx context.Context, key, field string) (Value, error) {
+func (c *Client) one(ctx context.Context, key, field string) (v Value, err error) {
+	defer guard.Catch(guard.Client, &err)
 	cmd := get(ctx, c.rdb, key, field)
 	b, err := cmd.Bytes()
 	if err == nil { // else nothing is known of it
@@ -210,15 +212,8 @@ func (c *Client) lanes(ctx context.Context, key string) *lanes {
 	if c.alone != nil {
 		return c.alone
 	}
-	var node *redis.Client
-	var err error
-	switch rdb := c.rdb.(type) {
-	case *redis.ClusterClient:
-		node, err = rdb.MasterForKey(ctx, key)
-	case *redis.Ring:
-		node, err = rdb.GetShardClientForKey(key)
-	}
-	if node == nil || err != nil {
+	node := client.Master(ctx, c.rdb, key)
+	if node == nil {
 		return nil
 	}
 	if l, ok := c.nodes.Load(node); ok {

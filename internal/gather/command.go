@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 // An Ask sends the command that reads or writes a key, or queues it if c is a pipeline.
@@ -46,8 +48,9 @@ func (c *Client) Do(ctx context.Context, key string, about *Size, ask Ask) (redi
 }
 
 // itself sends a command by itself.
-func (c *Client) itself(ctx context.Context, key string, about *Size, ask Ask) (redis.Cmder, error) {
-	cmd := ask(ctx, c.rdb, key)
+func (c *Client) itself(ctx context.Context, key string, about *Size, ask Ask) (cmd redis.Cmder, err error) {
+	defer guard.Catch(guard.Client, &err)
+	cmd = ask(ctx, c.rdb, key)
 	if err := cmd.Err(); err != nil {
 		return nil, err
 	}
@@ -66,16 +69,16 @@ func (c *Client) itself(ctx context.Context, key string, about *Size, ask Ask) (
 func (c *Client) Write(ctx context.Context, key string, size int, ask Ask) (redis.Cmder, error) {
 	at := c.lanes(ctx, key)
 	if at == nil {
-		return ask(ctx, c.rdb, key), nil
+		return c.wrote(ctx, key, size, ask)
 	}
 	l := &at.writes
 	if idle, ok := l.Alone(); ok {
 		began := time.Now()
 		defer func() { l.Over(idle, time.Since(began)) }()
-		return c.wrote(ctx, key, size, ask), nil
+		return c.wrote(ctx, key, size, ask)
 	}
 	if size >= huge {
-		return c.wrote(ctx, key, size, ask), nil
+		return c.wrote(ctx, key, size, ask)
 	}
 	own := &command{ask: ask, writes: true}
 	own.read = read{key: key, size: size, by: own}
@@ -89,12 +92,13 @@ func (c *Client) Write(ctx context.Context, key string, size int, ask Ask) (redi
 }
 
 // wrote sends a command that writes by itself.
-func (c *Client) wrote(ctx context.Context, key string, size int, ask Ask) redis.Cmder {
-	cmd := ask(ctx, c.rdb, key)
+func (c *Client) wrote(ctx context.Context, key string, size int, ask Ask) (cmd redis.Cmder, err error) {
+	defer guard.Catch(guard.Client, &err)
+	cmd = ask(ctx, c.rdb, key)
 	if cmd.Err() == nil {
 		c.large.note(key, "", size)
 	}
-	return cmd
+	return cmd, nil
 }
 
 // A command is a read otherwise than by GET or HGET, or a write.

@@ -10,7 +10,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/internal/convoy"
-	"github.com/cachex-go/cachex/internal/redact"
 )
 
 // A read is that of one caller.
@@ -45,16 +44,20 @@ func (l *lot) release() {
 	}
 }
 
+// failAll gives reads the error of a send that panicked or called runtime.Goexit.
+func failAll(reads []*read, err error) {
+	for _, r := range reads {
+		r.v, r.err = Value{}, err
+	}
+}
+
 // send reads what several callers ask for.
 func (c *Client) send(ctx context.Context, reads []*read) {
-	defer func() {
-		if p := recover(); p != nil { // of a hook of the client; nobody above would catch it
-			for _, r := range reads {
-				r.v, r.err = Value{}, redact.Panic("client", p)
-			}
-		}
-	}()
-	defer c.noteAll(reads)
+	c.ask(ctx, reads)
+	c.noteAll(reads)
+}
+
+func (c *Client) ask(ctx context.Context, reads []*read) {
 	if len(reads) == 1 { // the others have left, or have nodes of their own
 		deal(reads, queue(ctx, c.rdb, reads), nil)
 		return

@@ -50,6 +50,8 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 // MaxLen is the greatest length of a key, in bytes. Redis itself would take 512 MB.
@@ -210,13 +212,12 @@ func (t *Template[K]) appendText(dst []byte, k K) ([]byte, error) {
 
 // call is t.f without its panics.
 func (t *Template[K]) call(k K) (s string, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			s, err = "", panicked("Spec.KeyFunc", r)
-		}
-	}()
+	defer guard.Catch(keyFunc, &err)
 	return t.f(k), nil
 }
+
+// keyFunc names Spec.KeyFunc in errors.
+var keyFunc = guard.Named("Spec.KeyFunc")
 
 // separate sees to it that the end of every value can be found, as the package's comment proves. Bools and arrays could
 // touch the next value and still be found, but nobody who looks at the keys would find them.
@@ -238,13 +239,4 @@ func separate(parts []part) error {
 // tooLong wraps ErrTooLong for a key of n bytes or more: a value that is too long by itself is not rendered to the end.
 func tooLong(n int) error {
 	return fmt.Errorf("%w: at least %d bytes, the limit is %d", ErrTooLong, n, MaxLen)
-}
-
-// panicked makes an error of what was recovered from a call of somebody else's function. Of a value that is no error it
-// tells only the type, because the text may be made of the key.
-func panicked(who string, r any) error {
-	if err, ok := r.(error); ok {
-		return fmt.Errorf("%s panicked: %w", who, err)
-	}
-	return fmt.Errorf("%s panicked with a %T", who, r)
 }

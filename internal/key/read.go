@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 // Parses returns nil if Parse can give back every K, and else says what stands in its way: a function of [FromFunc], or a
@@ -174,12 +176,7 @@ func (v *value) unmarshal(x reflect.Value, text []byte) (err error) {
 	if !ok {
 		return v.oneWay(x.Type())
 	}
-	defer func() {
-		if r := recover(); r != nil {
-			cause, _ := r.(error)
-			err = &quiet{fmt.Sprintf("%s: UnmarshalText panicked with a %T", v.what, r), cause}
-		}
-	}()
+	defer guard.Catch(guard.Named("UnmarshalText").Of(v.what), &err)
 	if err := u.UnmarshalText(text); err != nil {
 		return &quiet{v.what + ": UnmarshalText failed", err}
 	}

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 // class is how a value is rendered. There is no class for fmt.Stringer: what is written for people to read often leaves
@@ -61,14 +63,12 @@ func (v *value) of(k reflect.Value) reflect.Value {
 // is being made, so that a method which does not merely append can spoil nothing.
 func (v *value) text(x reflect.Value, scratch []byte) (text []byte, err error) {
 	method := "MarshalText"
-	defer func() {
-		if r := recover(); r != nil {
-			text, err = nil, panicked(v.what+": "+method, r)
-		}
-	}()
+	if v.class == appended {
+		method = "AppendText"
+	}
+	defer guard.Catch(guard.Named(method).Of(v.what), &err)
 	// The address has the methods of the value, and goes into an interface without being copied to the heap.
 	if p := x.Addr().Interface(); v.class == appended {
-		method = "AppendText"
 		text, err = p.(encoding.TextAppender).AppendText(scratch)
 	} else {
 		text, err = p.(encoding.TextMarshaler).MarshalText()

@@ -7,6 +7,7 @@ package kind
 import (
 	"context"
 
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/ledger"
 	"github.com/cachex-go/cachex/writebehind"
@@ -37,7 +38,7 @@ type Kind[K comparable] struct {
 
 	Enter  func(ctx context.Context, op string, key K) (*Call, error)
 	Send   func(ctx context.Context, calls ...*script.Call) // as a load does: it leaves on ctx
-	Spawn  func(func())                                     // in a goroutine that Close waits for
+	Spawn  guard.Spawn                                      // in a goroutine that Close waits for
 	Fail   func(op, key string, err error) error            // the error of a call
 	Engine *writebehind.Engine                              // nil: Spec.WriteBehind is not set
 }

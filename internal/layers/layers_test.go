@@ -24,15 +24,16 @@ const module = "github.com/cachex-go/cachex"
 // only, so parts never import the front door, and two parts of one row know
 // nothing of each other. A new package gets its place here first.
 var rows = [][]string{
-	0: {"internal/breaker", "internal/combine", "internal/errs", "internal/redact", "twemproxy"},
-	1: {"codec", "internal/entry", "internal/key", "internal/redistest", "internal/script", "ledger"},
-	2: {"internal/circuit", "internal/convoy"},
-	3: {"internal/gather"},
-	4: {"batch", "loader", "middleware", "near", "writebehind", "codec/codectest"},
-	5: {"internal/kind"},
-	6: {"."}, // the front door
-	7: {"collection", "counter", "gate", "middleware/httpcache"},
-	8: {"cachextest"},
+	0: {"internal/breaker", "internal/errs", "internal/guard", "internal/redact", "twemproxy"},
+	1: {"codec", "internal/client", "internal/combine", "internal/entry", "internal/key", "internal/redistest", "ledger"},
+	2: {"internal/script"},
+	3: {"internal/circuit", "internal/convoy"},
+	4: {"internal/gather"},
+	5: {"batch", "loader", "middleware", "near", "writebehind", "codec/codectest"},
+	6: {"internal/kind"},
+	7: {"."}, // the front door
+	8: {"collection", "counter", "gate", "middleware/httpcache"},
+	9: {"cachextest"},
 }
 
 // kits are for tests. Only another kit may import one.

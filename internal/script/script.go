@@ -16,9 +16,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/cachex-go/cachex/internal/client"
 	"github.com/cachex-go/cachex/internal/redact"
 )
 
@@ -150,14 +152,14 @@ func (c *Call) Run(ctx context.Context, rdb redis.UniversalClient) error {
 // were told MOVED twice at once, which is a race for their replies.
 func Pipeline(ctx context.Context, rdb redis.UniversalClient, calls []*Call) error {
 	var failed error
-	_, one := rdb.(*redis.Client) // else it may be, or hide, a Cluster
+	several := sync.OnceValue(func() bool { return client.TopologyOf(rdb) != client.OneServer })
 	for _, source := range []bool{false, true} {
 		var again []*Call
 		cmds := make([]*redis.Cmd, len(calls))
 		_, err := rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for i, c := range calls {
 				cmds[i] = c.Script.command(ctx, source, c.Key, c.More, c.Args)
-				if c.Once || !one && len(c.More) > 0 {
+				if c.Once || len(c.More) > 0 && several() {
 					_ = p.Process(ctx, noRetry{cmds[i]})
 				} else {
 					_ = p.Process(ctx, cmds[i])

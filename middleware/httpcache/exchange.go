@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 // An exchange is one call of the handler for a shared load. The handler writes to
@@ -76,10 +78,10 @@ func (h *Handler) start(ctx context.Context, q *query, prev *record, client bool
 	}
 	h.loadCalls.Add(1)
 	h.crew.enter(true)
-	go func() {
+	guard.Go(handler, func() error { x.serve(); return nil }, func(err error) {
 		defer h.crew.leave()
-		x.run()
-	}()
+		x.end(err)
+	})
 	return x
 }
 
@@ -90,22 +92,21 @@ func (x *exchange) release() {
 	}
 }
 
-func (x *exchange) run() {
+// end ends an exchange whose handler has returned, or has not: then err says why.
+func (x *exchange) end(err error) {
 	defer close(x.done)
-	returned := false
-	defer func() {
-		if p := recover(); p != nil {
-			x.fault = p
-		} else if !returned {
-			x.fault = errGoexit
-		}
-		if x.fault != nil {
-			x.decide(outcome{kind: failed, why: "panic"})
-		}
-	}()
-	x.serve()
-	returned = true
+	if err == nil {
+		return
+	}
+	x.fault = errGoexit
+	if p, ok := errors.AsType[*guard.PanicError](err); ok {
+		x.fault = p.Value
+	}
+	x.decide(outcome{kind: failed, why: "panic"})
 }
+
+// handler names the handler in errors.
+var handler = guard.Named("the handler")
 
 // serve calls the handler; twice if it says "not modified" of another response
 // than the one that we have.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cachex-go/cachex"
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 // A job is the wish of one client that a response be loaded. The load finds it in
@@ -135,10 +136,12 @@ func (h *Handler) renew(ctx context.Context, k key, vary []string, q *query) {
 		return
 	}
 	ctx = context.WithoutCancel(ctx)
-	go func() {
+	// An error leaves what is there, and the next try to Options of the cache.
+	guard.Go(handler, func() error {
+		_, _, _, err := h.load(ctx, k, &job{q: q, vary: vary, absent: true}, false)
+		return err
+	}, func(error) {
 		defer h.crew.leave()
-		defer h.renewing.Delete(k)
-		// An error leaves what is there, and the next try to Options of the cache.
-		_, _, _, _ = h.load(ctx, k, &job{q: q, vary: vary, absent: true}, false)
-	}()
+		h.renewing.Delete(k)
+	})
 }
