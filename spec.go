@@ -163,6 +163,13 @@ type Spec[K comparable, V any] struct {
 	// is not counted, since Up waits for it. Defaults to 0: no limit.
 	MaxLoads int
 
+	// AllowStaleReads accepts a client that reads from replicas (ReadOnly,
+	// RouteByLatency, RouteRandomly) or from a cache in the process
+	// (ClientSideCacheConfig). Such a read may return a value that was deleted or
+	// replaced before, so guarantee 1 is lost. Defaults to false: New refuses such a
+	// client, as far as it shows these options.
+	AllowStaleReads bool
+
 	// Packed keeps entries in Redis hashes, about so many in each, which takes less than
 	// half of the memory where values are small. Keys whose last placeholder is an
 	// integer are packed by ranges of it, which suits numbers that are dense; others

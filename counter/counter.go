@@ -104,6 +104,10 @@ type Spec[K comparable] struct {
 	// that come while a few are under way leave together.
 	NoCombining bool
 
+	// AllowStaleReads accepts a client whose reads may be stale, as that of cachex.Spec.
+	// Inc and Add are not affected. Defaults to false.
+	AllowStaleReads bool
+
 	// UpTimeout, LeaseTTL, MaxLoads and Observer are as those of cachex.Spec.
 	UpTimeout time.Duration
 	LeaseTTL  time.Duration
@@ -146,7 +150,7 @@ func New[K comparable](rdb redis.UniversalClient, spec Spec[K]) (*Counter[K], er
 		TTL: spec.TTL, Jitter: cachex.NoJitter, // a TTL that slides needs none: no two counts are used alike
 		Codec:     counts[K]{codec.For[int64](), c.kind},
 		UpTimeout: spec.UpTimeout, LeaseTTL: spec.LeaseTTL, MaxLoads: spec.MaxLoads, Observer: spec.Observer,
-		NoCombining: spec.NoCombining,
+		NoCombining: spec.NoCombining, AllowStaleReads: spec.AllowStaleReads,
 	}
 	if c.kind.Zero = spec.Up == nil; spec.Up != nil {
 		inner.Up = c.restore
