@@ -20,7 +20,7 @@ import (
 
 const (
 	crowdKeys  = 8
-	crowdCount = 4                      // keys of counts
+	crowdCount = 5                      // keys of counts
 	crowdLoads = 4                      // MaxLoads
 	crowdTTL   = 300 * time.Millisecond // short, so that values come and go
 )
@@ -35,10 +35,12 @@ type store interface {
 // delete, and of those who count. Whatever it does is checked.
 type crowd struct {
 	h        *history
+	prefix   string // of keys
 	clients  []redis.UniversalClient
 	stores   []store
 	caches   []*cachex.Cache[int, string]
 	counters []*counter.Counter[int]
+	visitors *visitors     // nil: none come
 	pace     time.Duration // between two operations of one of them
 
 	loads, most atomic.Int32 // under way, and at most
@@ -66,30 +68,38 @@ func newCrowd(t *testing.T, counts bool, clients ...redis.UniversalClient) *crow
 	// What is deleted in vain is stale for its TTL, counted by a server that may have
 	// been stopped; the rest is for a machine that is busy.
 	c := &crowd{clients: clients, h: newHistory(crowdTTL + 20*time.Second), pace: 4 * time.Millisecond, stop: make(chan struct{}), applied: map[string]int64{}}
-	prefix := redistest.Key(t)
+	c.prefix = redistest.Key(t)
 	for _, rdb := range clients {
 		cache, err := cachex.New(rdb, cachex.Spec[int, string]{
-			Key: prefix + ":{id}", TTL: crowdTTL, LeaseTTL: time.Second, MaxLoads: crowdLoads, Up: c.up,
+			Key: c.prefix + ":{id}", TTL: crowdTTL, LeaseTTL: time.Second, MaxLoads: crowdLoads, Up: c.up,
 		})
 		require.NoError(t, err)
 		c.caches, c.stores = append(c.caches, cache), append(c.stores, cache)
 		if !counts {
 			continue
 		}
-		views, err := counter.New(rdb, counter.Spec[int]{
-			Key: prefix + ":count:{id}", TTL: time.Minute, FlushEvery: 500 * time.Millisecond, LeaseTTL: time.Second,
-			Up: func(_ context.Context, id int) (int64, error) {
-				c.mu.Lock()
-				defer c.mu.Unlock()
-				return c.persisted[id], nil
-			},
-			Down: c.down,
-		})
+		views, err := c.counter(rdb)
 		require.NoError(t, err)
 		c.counters = append(c.counters, views)
 	}
+	if counts {
+		c.visitors = newVisitors(c)
+	}
 	t.Cleanup(func() { c.end(t) })
 	return c
+}
+
+// counter returns a counter of the counts that all processes share.
+func (c *crowd) counter(rdb redis.UniversalClient) (*counter.Counter[int], error) {
+	return counter.New(rdb, counter.Spec[int]{
+		Key: c.prefix + ":count:{id}", TTL: time.Minute, FlushEvery: 500 * time.Millisecond, LeaseTTL: time.Second,
+		Up: func(_ context.Context, id int) (int64, error) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.persisted[id], nil
+		},
+		Down: c.down,
+	})
 }
 
 // up reads the version first and takes its time then.
@@ -120,7 +130,8 @@ func (c *crowd) down(_ context.Context, f counter.Flush[int]) error {
 	return nil
 }
 
-func (c *crowd) start() {
+func (c *crowd) start(t *testing.T) {
+	t.Helper()
 	for _, s := range c.stores {
 		for range 4 {
 			c.reading = append(c.reading, c.worker(func(ctx context.Context) { c.read(ctx, s, rand.IntN(crowdKeys)) }))
@@ -130,6 +141,9 @@ func (c *crowd) start() {
 	for _, s := range c.counters {
 		c.worker(func(ctx context.Context) { c.add(ctx, s, 2+rand.IntN(2)) })
 		c.worker(func(ctx context.Context) { c.addOnce(ctx, s, rand.IntN(2)) })
+	}
+	if c.visitors != nil {
+		c.visitors.start(t)
 	}
 }
 
@@ -246,6 +260,9 @@ func (c *crowd) quietly(t *testing.T, f func()) {
 	for _, s := range c.counters {
 		require.NoError(t, s.Flush(t.Context()))
 	}
+	if c.visitors != nil {
+		require.NoError(t, c.visitors.flush(t.Context()))
+	}
 	f()
 }
 
@@ -262,6 +279,9 @@ func (c *crowd) recovered(t *testing.T) time.Duration {
 				return err == nil && how.String() == "hit"
 			})
 		}
+	}
+	if c.visitors != nil {
+		c.visitors.hurt.Store(false)
 	}
 	return time.Since(began)
 }
@@ -288,6 +308,9 @@ func (c *crowd) end(t *testing.T) {
 		if err := s.Close(ctx); err != nil {
 			t.Errorf("loads are left: %v", err)
 		}
+	}
+	if c.visitors != nil {
+		c.visitors.end(ctx, t)
 	}
 	if wrong := c.h.verdict(); wrong != "" {
 		t.Error(wrong)

@@ -60,6 +60,9 @@ type patient struct {
 // inflict hurts the patient, and requires that it felt it.
 func (p *patient) inflict(t *testing.T, f fault) {
 	t.Helper()
+	if p.visitors != nil {
+		p.visitors.hurt.Store(true)
+	}
 	p.felt = f.shows(t, p)
 	f.hurt(t, p)
 	p.feels(t)
@@ -176,7 +179,7 @@ func TestAFaultOfRedisIsSurvived(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
 			p := admit(t, f)
-			p.start()
+			p.start(t)
 			p.does(t, 100)
 			p.inflict(t, f)
 			took := p.recovered(t)

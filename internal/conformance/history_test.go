@@ -6,18 +6,16 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"testing"
 	"time"
-
-	"github.com/stretchr/testify/require"
 )
 
 // An event is something that somebody did to a key, from a moment to another.
 type event struct {
-	op         string // "load", "delete" that succeeded, "read" that returned a value
+	op         string // "load"; "delete" or "set" that succeeded; "read" that returned a value
 	key        int
-	version    int   // that was loaded or read; of a delete, that the database had before it began
-	start, end int64 // moments, which no two events share
+	version    int    // that was loaded or read; of a delete, that the database had before it began
+	start, end int64  // moments, which no two events share
+	release    uint32 // of the program, of a set and a read of what is written behind
 	at         time.Duration
 }
 
@@ -30,7 +28,9 @@ func (e event) String() string {
 // that it is told:
 //
 //   - A read that began after a delete had returned has no version older than what the
-//     database had when the delete began.
+//     database had when the delete began; and so with a set. The exception is a version
+//     whose own set has ended without a known outcome: it may come at any time.
+//   - A read has no version whose set was refused, where values are written behind.
 //   - A read has no version that the database had replaced longer than bound before the
 //     read began, whether anybody has deleted it or not.
 //   - A read has a version that the database had.
@@ -54,6 +54,11 @@ type keyHistory struct {
 	commits []event // of versions, in their order; a suffix of all
 	deletes []event // in the order in which they returned, and of ever newer versions; a suffix of all
 	loads   []event // the latest ones
+
+	// behind says that the database has a version some time after its set.
+	behind  bool
+	unknown map[int]event // sets whose outcome is unknown, by version
+	refused map[int]event // sets that have changed nothing, by version
 }
 
 // evidence is how many loads a key keeps. They prove nothing, but tell how a read came
@@ -109,7 +114,7 @@ func (h *history) end(e event) {
 	switch e.op {
 	case "load":
 		k.loads = append(k.loads[max(0, len(k.loads)-evidence+1):], e)
-	case "delete":
+	case "delete", "set":
 		if n := len(k.deletes); n == 0 || k.deletes[n-1].version < e.version {
 			k.deletes = append(k.deletes, e)
 		}
@@ -119,17 +124,80 @@ func (h *history) end(e event) {
 	}
 }
 
+// unknown is told of a set whose outcome is unknown.
+func (h *history) unknown(set event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.clock++
+	set.end = h.clock
+	h.count["unknown"]++
+	h.of(set.key).unknown[set.version] = set
+}
+
+// refused is told of a set that has changed nothing.
+func (h *history) refused(set event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.clock++
+	set.end = h.clock
+	h.count["refused"]++
+	h.of(set.key).refused[set.version] = set
+}
+
+// follows reports whether a version of what is written behind may take the place of
+// another one in the database: it is newer, or nobody knows when it was set.
+func (h *history) follows(key, before, version int) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, late := h.of(key).unknown[version]
+	return version > before || late
+}
+
+// least returns "" if version is what key, which is written behind, may have when all
+// is persisted.
+func (h *history) least(key, version int) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	k := h.of(key)
+	if _, late := k.unknown[version]; late || len(k.deletes) == 0 {
+		return ""
+	}
+	switch last := k.deletes[len(k.deletes)-1]; {
+	case version < last.version:
+		return fmt.Sprintf("and version %d was acknowledged", last.version)
+	case version > last.version:
+		return fmt.Sprintf("which was not acknowledged, as version %d was last", last.version)
+	}
+	return ""
+}
+
+// writtenBehind says that key is written behind.
+func (h *history) writtenBehind(key int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.of(key).behind = true
+}
+
 func (h *history) check(k *keyHistory, read event) {
 	if read.version < 1 || read.version > k.version {
 		h.blame("a version that the database never had", []event{read})
 	}
+	if set, ok := k.refused[read.version]; ok && k.behind {
+		h.blame("a value that was refused", []event{set, read})
+	}
+	if _, ok := k.unknown[read.version]; ok {
+		return
+	}
 	for _, d := range slices.Backward(k.deletes) {
-		if d.end < read.start && d.version > read.version {
-			h.blame("a value that was deleted before the read began", h.because(k, d, read))
+		if d.end < read.start && d.version > read.version && (!k.behind || d.release == read.release) {
+			h.blame("a value that was "+map[string]string{"delete": "deleted", "set": "replaced"}[d.op]+" before the read began", h.because(k, d, read))
 		}
 		if d.version <= read.version {
 			break
 		}
+	}
+	if k.behind {
+		return // a version that is newer may be one that was refused
 	}
 	// The first commit after the version that was read made it stale. If that is
 	// forgotten, the oldest one that is not is too old as well.
@@ -179,14 +247,15 @@ func (h *history) verdict() string {
 func (h *history) counts() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return fmt.Sprintf("%d reads, %d loads, %d commits, %d deletes", h.count["read"], h.count["load"], h.count["commit"], h.count["delete"])
+	return fmt.Sprintf("%d reads, %d loads, %d commits, %d deletes, %d sets, %d unknown, %d refused", h.count["read"], h.count["load"],
+		h.count["commit"], h.count["delete"], h.count["set"], h.count["unknown"], h.count["refused"])
 }
 
 // of returns the history of key. The caller holds mu.
 func (h *history) of(key int) *keyHistory {
 	k := h.keys[key]
 	if k == nil {
-		k = &keyHistory{version: 1}
+		k = &keyHistory{version: 1, unknown: map[int]event{}, refused: map[int]event{}}
 		h.keys[key] = k
 	}
 	return k
@@ -207,6 +276,14 @@ func (k *keyHistory) forget(now event, bound time.Duration) {
 	// last commit that was too long before it.
 	k.deletes = after(k.deletes, func(d event) bool { return d.end < now.start })
 	k.commits = after(k.commits, func(c event) bool { return now.at-c.at > bound })
+	// What is sent arrives within bound, or not at all.
+	for _, sets := range []map[int]event{k.unknown, k.refused} {
+		for version, set := range sets {
+			if now.at-set.at > bound {
+				delete(sets, version)
+			}
+		}
+	}
 }
 
 // after returns events from the last one on that is old. Those that are come first.
@@ -216,141 +293,4 @@ func after(events []event, old func(event) bool) []event {
 		n++
 	}
 	return events[max(0, n-1):]
-}
-
-// The checker is what everything else here rests on, so it is shown histories that
-// are right and such that are not.
-func TestTheCheckerKnowsRightFromWrong(t *testing.T) {
-	t.Parallel()
-	const many = 5000
-	read := func(h *history, version int) {
-		e := h.begin("read", 1)
-		e.version = version
-		h.end(e)
-	}
-	for name, c := range map[string]struct {
-		happens func(h *history)
-		wrong   string
-	}{
-		"a read after a delete is new": {func(h *history) {
-			h.commit(1)
-			h.end(h.begin("delete", 1))
-			read(h, 2)
-		}, ""},
-		"a read after a delete is old": {func(h *history) {
-			h.end(h.begin("load", 1))
-			h.commit(1)
-			h.end(h.begin("delete", 1))
-			read(h, 1)
-		}, "deleted before the read began"},
-		"a read that began before the delete returned may be old": {func(h *history) {
-			h.commit(1)
-			d, r := h.begin("delete", 1), h.begin("read", 1)
-			h.end(d)
-			r.version = 1
-			h.end(r)
-		}, ""},
-		"a commit after the delete began is not its matter": {func(h *history) {
-			d := h.begin("delete", 1)
-			h.commit(1)
-			h.end(d)
-			read(h, 1)
-		}, ""},
-		"a delete that returns late with an old version changes nothing": {func(h *history) {
-			late := h.begin("delete", 1)
-			h.commit(1)
-			h.end(h.begin("delete", 1))
-			h.end(late)
-			read(h, 1)
-		}, "deleted before the read began"},
-		"a delete of another key": {func(h *history) {
-			h.commit(1)
-			h.end(h.begin("delete", 2))
-			read(h, 1)
-		}, ""},
-		"a version out of nowhere": {func(h *history) { read(h, 7) }, "never had"},
-		"no version":               {func(h *history) { read(h, 0) }, "never had"},
-		"a value that was replaced long ago": {func(h *history) {
-			h.commit(1)
-			e := h.begin("read", 1)
-			e.version, e.at = 1, e.at+2*h.bound
-			h.end(e)
-		}, "was replaced more than"},
-		"a wrong one after very many": {func(h *history) {
-			for range many {
-				h.commit(1)
-				h.end(h.begin("delete", 1))
-			}
-			read(h, many)
-		}, "deleted before the read began"},
-		"a wrong one that took very long": {func(h *history) {
-			h.commit(1)
-			h.end(h.begin("delete", 1))
-			r := h.begin("read", 1)
-			for range many {
-				h.commit(1)
-				h.end(h.begin("delete", 1))
-			}
-			r.version = 1
-			h.end(r)
-		}, "deleted before the read began"},
-		"a right one that took very long": {func(h *history) {
-			h.commit(1)
-			h.end(h.begin("delete", 1))
-			r := h.begin("read", 1)
-			for range many {
-				h.commit(1)
-				h.end(h.begin("delete", 1))
-			}
-			r.version = 2
-			h.end(r)
-		}, ""},
-		"a value that was replaced before all that is remembered": {func(h *history) {
-			h.bound = 0
-			for range many {
-				h.commit(1)
-			}
-			e := h.begin("read", 1)
-			e.version, e.at = 1, e.at+1
-			h.end(e)
-		}, "was replaced more than"},
-	} {
-		h := newHistory(time.Hour)
-		c.happens(h)
-		if c.wrong == "" {
-			require.Empty(t, h.verdict(), name)
-		} else {
-			require.Contains(t, h.verdict(), c.wrong, name)
-		}
-	}
-	h := newHistory(time.Hour)
-	h.end(h.begin("load", 1))
-	h.commit(1)
-	h.end(h.begin("delete", 1))
-	read(h, 1)
-	for range 10 {
-		read(h, 1)
-	}
-	require.Len(t, strings.Split(strings.TrimSpace(h.verdict()), "\n"), 4, "the load, the delete, the first read: %s", h.verdict())
-}
-
-func TestTheCheckerForgetsWhatNothingIsMeasuredByAnyMore(t *testing.T) {
-	t.Parallel()
-	h := newHistory(0)
-	long, gone := h.begin("read", 1), h.begin("read", 1)
-	h.drop(gone)
-	for range 5000 {
-		h.end(h.begin("load", 1))
-		h.commit(1)
-		h.end(h.begin("delete", 1))
-	}
-	k := h.keys[1]
-	require.Len(t, k.deletes, 5000, "the read that is under way may have the version of any of them")
-	require.Len(t, k.loads, evidence)
-	long.version = k.version
-	h.end(long)
-	h.commit(1)
-	require.Empty(t, k.reads)
-	require.Len(t, k.deletes, 1)
-	require.LessOrEqual(t, len(k.commits), 2)
 }

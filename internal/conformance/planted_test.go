@@ -46,7 +46,7 @@ func TestTheCheckerCatchesACacheWithoutALease(t *testing.T) {
 	for range 2 {
 		c.stores = append(c.stores, naive{redistest.Shared(t).Client(nil), prefix, c.up})
 	}
-	c.start()
+	c.start(t)
 	require.Eventually(t, func() bool { return c.h.verdict() != "" }, patience, time.Millisecond)
 	close(c.stop)
 	c.wg.Wait()

@@ -34,7 +34,7 @@ func TestNothingIsStaleOrLostWhateverBecomesOfRedis(t *testing.T) {
 	if long {
 		p.pace = 0
 	}
-	p.start()
+	p.start(t)
 	p.does(t, 200)
 	d := &diary{began: time.Now(), took: map[string][]time.Duration{}}
 	d.weigh()
