@@ -73,25 +73,25 @@ func newVisitors(c *crowd) *visitors {
 
 // start has a visitor at a time for each client, until the crowd stops. One more for
 // each stays, and reads.
-func (v *visitors) start(t *testing.T) {
+func (vs *visitors) start(t *testing.T) {
 	t.Helper()
-	for i, rdb := range v.clients {
-		stays, err := v.open(rdb, visitRelease)
+	for i, rdb := range vs.clients {
+		stays, err := vs.open(rdb, visitRelease)
 		require.NoError(t, err)
-		v.stay = append(v.stay, stays)
+		vs.stay = append(vs.stay, stays)
 		for range 3 {
-			v.worker(func(ctx context.Context) { stays.readOf(ctx, stays.sets, setKeys, rand.IntN(visitKeys)) })
-			v.worker(func(ctx context.Context) { stays.readOf(ctx, stays.behind, behindKeys, rand.IntN(visitKeys)) })
+			vs.worker(func(ctx context.Context) { stays.readOf(ctx, stays.sets, setKeys, rand.IntN(visitKeys)) })
+			vs.worker(func(ctx context.Context) { stays.readOf(ctx, stays.behind, behindKeys, rand.IntN(visitKeys)) })
 		}
-		v.wg.Go(func() {
+		vs.wg.Go(func() {
 			for {
 				select {
-				case <-v.stop:
+				case <-vs.stop:
 					return
 				default:
 				}
-				if err := v.visit(rdb, visitRelease, v.did[i*visitWorks:]); err != nil {
-					v.blame("a visitor: %v", err)
+				if err := vs.visit(rdb, visitRelease, vs.did[i*visitWorks:]); err != nil {
+					vs.blame("a visitor: %v", err)
 					return
 				}
 			}
@@ -99,10 +99,10 @@ func (v *visitors) start(t *testing.T) {
 	}
 }
 
-func (v *visitors) blame(format string, args ...any) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.wrong = append(v.wrong, fmt.Sprintf(format, args...))
+func (vs *visitors) blame(format string, args ...any) {
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	vs.wrong = append(vs.wrong, fmt.Sprintf(format, args...))
 }
 
 // visit is the life of one of them.
