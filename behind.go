@@ -48,9 +48,37 @@ func (c *Cache[K, V]) drain(ctx context.Context, closing bool) error {
 	return c.kind.Drain(ctx, closing)
 }
 
+// Reconcile flushes what is written behind, and asks choose what becomes of each batch
+// whose history has forked, as writebehind.Engine.Reconcile does: after a backup of Redis
+// or of the database was restored, after the ledger was lost, or where one is given to a
+// cache that had none. It returns the forks that it has found; choose nil holds all of
+// them. It does nothing without Spec.WriteBehind. The error is an *Error; what is then
+// not persisted is still in Redis.
+func (c *Cache[K, V]) Reconcile(ctx context.Context, choose func(writebehind.ForkError) writebehind.Choice) ([]writebehind.ForkError, error) {
+	if err := c.admit(ctx, "reconcile"); err != nil {
+		return nil, err
+	}
+	defer c.calls.leave()
+	err := c.drain(ctx, false)
+	if c.engine == nil {
+		return nil, c.failing("reconcile", err)
+	}
+	forks, failed := c.engine.Reconcile(ctx, choose)
+	return forks, c.failing("reconcile", errors.Join(err, failed))
+}
+
+// failing is fail of an error that may be nil, of a call without a key.
+func (c *Cache[K, V]) failing(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return c.fail(op, "", err)
+}
+
 // namespace returns the name of the buckets of write-behind. It is made of all the
 // literal text of the template, so that caches with different keys never share one, and
-// not of the names of its placeholders, which may change.
+// not of the names of its placeholders, which may change. A placeholder is '*'; of the
+// literal text, '*', '%', and what a name cannot have are escaped as in a URL.
 func namespace(template string) string {
 	var b strings.Builder
 	for i, part := range strings.Split(template, "{") {
@@ -58,7 +86,13 @@ func namespace(template string) string {
 			_, part, _ = strings.Cut(part, "}")
 			b.WriteByte('*')
 		}
-		b.WriteString(part)
+		for _, c := range []byte(part) {
+			if c == '*' || c == '%' || c <= ' ' || c == 0x7f {
+				fmt.Fprintf(&b, "%%%02X", c)
+			} else {
+				b.WriteByte(c)
+			}
+		}
 	}
 	return b.String()
 }

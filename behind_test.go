@@ -271,3 +271,30 @@ func TestWriteBehindRefusesWhatItCannotKeep(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 }
+
+// No two templates that render different keys have the same buckets.
+func TestNamespace_TellsTemplatesApart(t *testing.T) {
+	t.Parallel()
+	seen := map[string]string{}
+	for _, template := range []string{
+		"k:{id}", "k:*", "k:{a}{b}", "k:{a}*", "k:*{a}", "k:**", "k:%2A", "k:%2a", "k:%252A", "k%3A*", "k: {id}", "k:%20{id}", "k:\t{id}",
+	} {
+		name := namespace(template)
+		require.Empty(t, seen[name], "%q and %q have %q", template, seen[name], name)
+		seen[name] = template
+		require.NotContains(t, name, " ")
+	}
+	require.Equal(t, namespace("k:{id}"), namespace("k:{user_id}"), "a placeholder may be renamed")
+	require.Equal(t, "k:*", namespace("k:{id}"))
+}
+
+func TestReconcile_DoesNothingWithoutWriteBehind(t *testing.T) {
+	t.Parallel()
+	c := Must(New(redistest.StartEmbedded(t).Client(nil), Spec[int, int]{Key: "k:{id}", TTL: time.Minute}))
+	forks, err := c.Reconcile(t.Context(), nil)
+	require.NoError(t, err)
+	require.Empty(t, forks)
+	require.NoError(t, c.Close(t.Context()))
+	_, err = c.Reconcile(t.Context(), nil)
+	require.ErrorIs(t, err, ErrClosed)
+}

@@ -7,13 +7,13 @@ import (
 )
 
 // A Batch is what one flush persists, and what identifies it. For ever, all that have
-// the same Namespace, Bucket, N and Token are the same.
+// the same Namespace, Bucket, Incarnation, N and Token are the same.
 type Batch struct {
 	Namespace   string
 	Bucket      int
-	N           int64  // counts the batches of the bucket, from 1
+	N           int64  // counts the batches of the incarnation, from 1
 	Token       string // random
-	Incarnation string // random; another one after Redis has lost the bucket
+	Incarnation string // another one after Redis has lost the bucket, and in each Redis
 
 	// Deltas are what to add, by id, where counts are persisted; else nil.
 	Deltas map[string]int64
@@ -67,9 +67,9 @@ func (e *RefusedError) Error() string {
 // Unwrap returns Err.
 func (e *RefusedError) Unwrap() error { return e.Err }
 
-// A ConflictError says that a batch was not applied, for it is not the one that comes
-// next according to the ledger. Either whoever has it is late, and somebody else has
-// applied it under this or another number, or Redis has lost some of its history.
+// A ConflictError says that a batch was not applied, since it is not the one that comes
+// next according to the ledger. Either its process is late, and another one has applied
+// it under this or another number, or Redis or the database has lost some of its history.
 // Package writebehind finds out which, and goes on.
 type ConflictError struct {
 	Batch Batch // that was not applied
@@ -81,11 +81,13 @@ func (e *ConflictError) Error() string {
 	return fmt.Sprintf("%v does not follow batch %d, which the ledger has", e.Batch, e.Row.N)
 }
 
-// A Row is what the ledger says of the last batch of a bucket that was applied.
+// A Row is what the ledger says of the last batch of a bucket and incarnation that was
+// applied. It is zero if there is none.
 type Row struct {
-	N                  int64 // 0 before the first
-	Token, Incarnation string
-	Deltas             map[string]int64 // that were applied, if there were any
+	N       int64
+	Token   string
+	Deltas  map[string]int64 // of the batch, if it had any
+	Refused []string         // ids of the batch that were refused, and not applied
 }
 
 // String tells the number.

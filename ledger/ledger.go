@@ -1,7 +1,10 @@
 // Package ledger makes a database apply each batch of a write-behind once, whatever
 // dies in between.
 //
-// A table of the database has one row for each bucket: which batch was applied last.
+// A table of the database has a row for each bucket and incarnation of it: which batch
+// was applied last. An incarnation is what Redis has kept of the bucket without a loss,
+// so a Redis that comes up empty, or a second Redis, begins a row of its own, and a
+// process that still holds a batch from before the loss can apply it.
 // [Ledger.Once] writes that row in the very transaction that applies the batch, so
 // either both are there or neither. Who tries again, because the process was killed or
 // the reply to COMMIT was lost, finds the row and applies nothing. The row also makes
@@ -19,7 +22,11 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strconv"
 	"strings"
+	"time"
+
+	"github.com/cachex-go/cachex/internal/ledgernote"
 )
 
 // A Dialect is the SQL that a database speaks.
@@ -55,6 +62,7 @@ type Ledger struct {
 	db                             *sql.DB
 	schema                         string
 	advance, insert, note, current string // statements
+	others, prune                  string
 	permanent                      func(error) bool
 }
 
@@ -84,17 +92,21 @@ func New(db *sql.DB, o Options) (*Ledger, error) {
 	token       VARCHAR(255) NOT NULL,
 	incarnation VARCHAR(255) NOT NULL,
 	content     TEXT         NOT NULL,
-	PRIMARY KEY (namespace, bucket)
+	applied_at  BIGINT       NOT NULL,
+	PRIMARY KEY (namespace, bucket, incarnation)
 )`
 	// Both dialects know $1. The first statement of a transaction is one that writes: it
 	// takes the lock of the row in PostgreSQL, and in SQLite that of the database, which
 	// a transaction that has read first may be refused.
-	l.advance = `UPDATE ` + o.Table + ` SET n = $3, token = $4, incarnation = $5, content = $6` +
-		` WHERE namespace = $1 AND bucket = $2 AND n = $7`
-	l.insert = `INSERT INTO ` + o.Table + ` (namespace, bucket, n, token, incarnation, content)` +
-		` VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`
-	l.note = `UPDATE ` + o.Table + ` SET content = $3 WHERE namespace = $1 AND bucket = $2`
-	l.current = `SELECT n, token, incarnation, content FROM ` + o.Table + ` WHERE namespace = $1 AND bucket = $2`
+	row := ` WHERE namespace = $1 AND bucket = $2 AND incarnation = $3`
+	l.advance = `UPDATE ` + o.Table + ` SET n = $4, token = $5, content = $6, applied_at = $7` + row + ` AND n = $8`
+	l.insert = `INSERT INTO ` + o.Table + ` (namespace, bucket, incarnation, n, token, content, applied_at)` +
+		` VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING`
+	l.note = `UPDATE ` + o.Table + ` SET content = $4` + row
+	l.current = `SELECT n, token, content FROM ` + o.Table + row
+	l.others = `SELECT COUNT(*) FROM ` + o.Table + ` WHERE namespace = $1 AND bucket = $2 AND incarnation <> $3`
+	l.prune = `DELETE FROM ` + o.Table + row[:len(row)-len(`= $3`)] + `<> $3 AND incarnation IN (SELECT incarnation FROM ` + o.Table +
+		` WHERE namespace = $1 AND bucket = $2 ORDER BY applied_at DESC, incarnation LIMIT 1000 OFFSET ` + strconv.Itoa(maxIncarnations) + `)`
 	return l, nil
 }
 
@@ -141,7 +153,7 @@ func (l *Ledger) once(ctx context.Context, b Batch, apply func(*sql.Tx) error) e
 		return err
 	}
 	defer func() { _ = tx.Rollback() }() // does nothing after Commit
-	first, err := l.record(ctx, tx, b)
+	first, others, err := l.record(ctx, tx, b)
 	if err != nil {
 		return err
 	}
@@ -158,51 +170,66 @@ func (l *Ledger) once(ctx context.Context, b Batch, apply func(*sql.Tx) error) e
 		if jsonErr != nil {
 			return jsonErr
 		}
-		if _, noteErr := tx.ExecContext(ctx, l.note, b.Namespace, b.Bucket, text); noteErr != nil {
+		if _, noteErr := tx.ExecContext(ctx, l.note, b.Namespace, b.Bucket, b.Incarnation, text); noteErr != nil {
 			return noteErr
 		}
 	}
 	if commitErr := tx.Commit(); commitErr != nil {
 		return commitErr
 	}
+	if others {
+		ledgernote.Tell(ctx)
+	}
 	return err
 }
 
-// record makes b the last batch of its bucket if it follows the last one, and reports
-// whether it did.
-func (l *Ledger) record(ctx context.Context, tx *sql.Tx, b Batch) (bool, error) {
+// maxIncarnations is how many rows a bucket has at most: of a Redis that often comes up
+// empty, the rows that were written to longest ago go. A batch of one of these is then
+// held as ForkBehind, or, if it is the first of its incarnation, taken for a new one.
+const maxIncarnations = 16
+
+// record makes b the last batch of its bucket and incarnation if it follows the last
+// one, and reports whether it did; and whether the bucket had other incarnations before
+// this one.
+func (l *Ledger) record(ctx context.Context, tx *sql.Tx, b Batch) (first, others bool, err error) {
 	text, err := encode(b.Deltas, nil)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
-	args := []any{b.Namespace, b.Bucket, b.N, b.Token, b.Incarnation, text}
+	args := []any{b.Namespace, b.Bucket, b.Incarnation, b.N, b.Token, text, time.Now().UnixMilli()}
 	n, err := affected(tx.ExecContext(ctx, l.advance, append(args, b.N-1)...))
-	if err == nil && n == 0 && b.N == 1 {
-		n, err = affected(tx.ExecContext(ctx, l.insert, args...))
+	if err != nil || n > 0 || b.N > 1 {
+		return n > 0, false, err
 	}
-	return n > 0, err
+	if n, err = affected(tx.ExecContext(ctx, l.insert, args...)); err != nil || n == 0 {
+		return false, false, err
+	}
+	var count int
+	if err = tx.QueryRowContext(ctx, l.others, args[:3]...).Scan(&count); err == nil && count >= maxIncarnations {
+		_, err = tx.ExecContext(ctx, l.prune, args[:3]...)
+	}
+	return true, count > 0, err
 }
 
 // judge says what became of a batch that does not follow the last one.
 func (l *Ledger) judge(ctx context.Context, tx *sql.Tx, b Batch) error {
 	var row Row
 	var text string
-	err := tx.QueryRowContext(ctx, l.current, b.Namespace, b.Bucket).Scan(&row.N, &row.Token, &row.Incarnation, &text)
+	err := tx.QueryRowContext(ctx, l.current, b.Namespace, b.Bucket, b.Incarnation).Scan(&row.N, &row.Token, &text)
 	if errors.Is(err, sql.ErrNoRows) {
 		return &ConflictError{Batch: b}
 	}
 	if err != nil {
 		return err
 	}
-	var refused []string
-	row.Deltas, refused, err = decode(text)
+	row.Deltas, row.Refused, err = decode(text)
 	switch {
 	case err != nil:
 		return fmt.Errorf("column content: %w", err)
 	case row.N != b.N || row.Token != b.Token:
 		return &ConflictError{Batch: b, Row: row}
-	case len(refused) > 0:
-		return &RefusedError{IDs: refused}
+	case len(row.Refused) > 0:
+		return &RefusedError{IDs: row.Refused}
 	}
 	return nil
 }

@@ -92,12 +92,11 @@ type Options struct {
 	// killed. Whoever persists one prolongs that. Defaults to 5 s.
 	LeaseTTL time.Duration
 
-	// DropRolledBack says what becomes of what is pending if Redis has gone back in
-	// time by more than one batch, as a failover or an old backup may make it. Some of
-	// it was persisted before, and nobody knows what. false persists it, which may
-	// count it twice; true puts it aside, with what was refused. See Stats.Forks.
-	// Defaults to false.
-	DropRolledBack bool
+	// RolledBack says what becomes of what is pending if Redis has gone back in time by
+	// more than one batch, as a failover or a restored backup may make it: see
+	// ForkRolledBack. Apply persists it, and some of it may count twice; PutAside puts it
+	// aside; Hold keeps it until Reconcile chooses. Defaults to Apply.
+	RolledBack Choice
 
 	// Notify is told of what goes wrong in the background: of what Persist returns, of
 	// Redis, of a *ForkError, a *ledger.RefusedError, an *EvictionError. It must not
@@ -190,6 +189,10 @@ func (o *Options) complete() error {
 	}
 	if o.Merge != Sum && o.Merge != Last {
 		return fmt.Errorf("Options.Merge is %d, must be Sum or Last", o.Merge)
+	}
+	o.RolledBack = cmp.Or(o.RolledBack, Apply)
+	if o.RolledBack < Apply || o.RolledBack > Hold {
+		return fmt.Errorf("Options.RolledBack is %d, must be Apply, PutAside or Hold", o.RolledBack)
 	}
 	if o.Persist == nil {
 		return errors.New("Options.Persist is nil: it writes to the database")

@@ -211,7 +211,7 @@ func (l *lab) run(play func(*world), pick func(n int) int) {
 
 func (w *world) keys() []string {
 	k := (&Engine{o: Options{Name: w.name}}).Keys(0)
-	return []string{k.Pending, k.InFlight, k.Refused}
+	return []string{k.Pending, k.InFlight, k.Refused, (&Engine{o: Options{Name: w.name}}).asideKey(0)}
 }
 
 // seed writes before anything else happens.
@@ -231,7 +231,8 @@ func (w *world) complain(format string, args ...any) {
 
 // check checks what is true at every point.
 func (w *world) check() {
-	pending, flying, row := w.hash(0), w.hash(1), w.d.row(0)
+	pending, flying := w.hash(0), w.hash(1)
+	row := w.d.rowOf(0, flying["#inc"])
 	applied := flying["#n"] == strconv.FormatInt(row.N, 10) && flying["#tok"] == row.Token
 	for id, n := range w.written {
 		if flying["#n"] == flying["#a"] && flying[id] != "" {

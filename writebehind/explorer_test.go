@@ -124,8 +124,8 @@ func (w *world) startEngine(name string, o Options, run func(p *proc, e *Engine)
 	rdb := w.lab.client(len(w.engines))
 	var p *proc
 	o.Name, o.Merge, o.Buckets, o.Every, o.LeaseTTL = w.name, Sum, 1, maxPeriod, maxPeriod
-	o.Persist = func(_ context.Context, b ledger.Batch) error {
-		return w.d.apply(b, func(name string, do func()) error { return p.do(name, do, nil) })
+	o.Persist = func(ctx context.Context, b ledger.Batch) error {
+		return w.d.apply(ctx, b, func(name string, do func()) error { return p.do(name, do, nil) })
 	}
 	e, err := New(rdb, o)
 	require.NoError(w.lab.t, err)
@@ -197,7 +197,7 @@ func (l *lab) client(i int) labClient {
 // steps names what the processes run.
 var steps = map[*script.Script]string{
 	script.PendAdd: "add", script.TakeBatch: "take", script.AckBatch: "ack", script.HoldBatch: "hold",
-	script.ReadBatch: "read", script.RenumberBatch: "renumber", script.DropBatch: "drop",
+	script.ReadBatch: "read", script.RenumberBatch: "renumber", script.DropBatch: "drop", script.SubtractBatch: "subtract",
 }
 
 var stepNames = func() map[string]string {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cachex-go/cachex/internal/guard"
+	"github.com/cachex-go/cachex/internal/ledgernote"
 	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/ledger"
 )
@@ -121,11 +122,12 @@ func (e *Engine) take(ctx context.Context, b int, must bool) (*take, error) {
 			continue
 		case taken, resumed:
 			e.taken(t, b, r)
-			if size, list := r.int(), r.list(); r.err == nil && len(list) == 0 {
-				return e.readBatch(ctx, b, t, int(size))
-			} else if r.err == nil {
-				e.fill(t, list)
+			_ = r.int() // ids of the batch
+			list := r.list()
+			if r.err == nil && len(list) == 0 {
+				return e.readBatch(ctx, b, t)
 			}
+			e.fill(t, list)
 		}
 		if r.err != nil {
 			return nil, r.err
@@ -152,7 +154,7 @@ func (e *Engine) taken(t *take, b int, r *reply) {
 }
 
 // readBatch reads the content of a batch that is too long for one reply.
-func (e *Engine) readBatch(ctx context.Context, b int, t *take, size int) (*take, error) {
+func (e *Engine) readBatch(ctx context.Context, b int, t *take) (*take, error) {
 	for cursor := "0"; ; {
 		r := read(e.call(ctx, script.ReadBatch, b, t.n, t.batch.Token, cursor, 2*e.atOnce))
 		cursor = r.text()
@@ -167,9 +169,6 @@ func (e *Engine) readBatch(ctx context.Context, b int, t *take, size int) (*take
 		if cursor == "0" {
 			break
 		}
-	}
-	if got := len(t.batch.Deltas) + len(t.batch.Values) + len(t.garbage); got != size {
-		return nil, fmt.Errorf("%v has %d ids, must have %d", t.batch, got, size)
 	}
 	return t, nil
 }
@@ -253,6 +252,13 @@ func (e *Engine) persist(ctx context.Context, b int, t *take) (err error) {
 	defer cancel()
 	stop := e.keep(ctx, b, t, lost)
 	defer stop()
+	ctx, lostBefore := ledgernote.With(ctx)
+	defer func() {
+		if lostBefore() && !strings.HasPrefix(t.batch.Incarnation, renewed) {
+			e.counters.fork(ForkLost)
+			e.notify(fmt.Errorf("cachex: flush %s: %w", e.tag(b), &ForkError{Fork: ForkLost, Batch: t.batch}))
+		}
+	}()
 	defer guard.Catch(guard.Persist, &err)
 	return e.o.Persist(ctx, t.batch)
 }

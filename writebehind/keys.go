@@ -47,6 +47,9 @@ func Field(id string) string {
 // unfield undoes Field.
 func unfield(field string) string { return strings.TrimPrefix(field, "=") }
 
+// asideKey holds what was pending while it is put aside.
+func (e *Engine) asideKey(bucket int) string { return e.tag(bucket) + "%aside" }
+
 func (e *Engine) tag(bucket int) string { return "{" + e.o.Name + ":" + strconv.Itoa(bucket) + "}" }
 
 // turnKey is where it stands whose turn it is to sweep.

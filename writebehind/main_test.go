@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/cachex-go/cachex/internal/ledgernote"
 	"github.com/cachex-go/cachex/internal/redistest"
 	"github.com/cachex-go/cachex/ledger"
 )
@@ -29,8 +30,8 @@ type database struct {
 	mu      sync.Mutex
 	sums    map[string]int64         // guarded by mu
 	values  map[string]string        // guarded by mu
-	rows    map[int]ledger.Row       // guarded by mu; by bucket
-	refused map[int][]string         // guarded by mu; of the batch of that row
+	rows    map[place]ledger.Row     // guarded by mu
+	last    map[int]string           // guarded by mu; the incarnation that was applied last, by bucket
 	poison  map[string]bool          // guarded by mu; ids that are refused
 	failing func(ledger.Batch) error // guarded by mu; nil, or what is wrong
 	commits int                      // guarded by mu
@@ -38,21 +39,27 @@ type database struct {
 	step    func(do func()) error    // nil, or what may kill
 }
 
+// A place is what a row of the ledger is of.
+type place struct {
+	bucket int
+	inc    string
+}
+
 func newDatabase() *database {
 	return &database{
-		sums: map[string]int64{}, values: map[string]string{}, rows: map[int]ledger.Row{},
-		refused: map[int][]string{}, poison: map[string]bool{},
+		sums: map[string]int64{}, values: map[string]string{}, rows: map[place]ledger.Row{},
+		last: map[int]string{}, poison: map[string]bool{},
 	}
 }
 
 // persist is an Options.Persist.
-func (d *database) persist(_ context.Context, b ledger.Batch) error {
-	return d.apply(b, func(_ string, do func()) error { do(); return nil })
+func (d *database) persist(ctx context.Context, b ledger.Batch) error {
+	return d.apply(ctx, b, func(_ string, do func()) error { do(); return nil })
 }
 
 // apply is persist in two steps, as a transaction has: what comes before COMMIT, of
 // which nothing comes without it, and COMMIT.
-func (d *database) apply(b ledger.Batch, step func(name string, do func()) error) error {
+func (d *database) apply(ctx context.Context, b ledger.Batch, step func(name string, do func()) error) error {
 	d.mu.Lock()
 	failing := d.failing
 	d.mu.Unlock()
@@ -65,43 +72,49 @@ func (d *database) apply(b ledger.Batch, step func(name string, do func()) error
 		return err
 	}
 	var result error
-	if err := step("commit", func() { result = d.commit(b) }); err != nil {
+	other := false
+	if err := step("commit", func() { result, other = d.commit(b) }); err != nil {
 		return err
+	}
+	if other {
+		ledgernote.Tell(ctx)
 	}
 	return result
 }
 
-func (d *database) commit(b ledger.Batch) error {
+func (d *database) commit(b ledger.Batch) (err error, other bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	row := d.rows[b.Bucket]
+	at := place{b.Bucket, b.Incarnation}
+	row := d.rows[at]
 	switch {
 	case d.naive:
 	case row.N == b.N && row.Token == b.Token:
-		if len(d.refused[b.Bucket]) > 0 {
-			return &ledger.RefusedError{IDs: d.refused[b.Bucket]}
+		if len(row.Refused) > 0 {
+			return &ledger.RefusedError{IDs: row.Refused}, false
 		}
-		return nil
+		return nil, false
 	case row.N != b.N-1:
-		return &ledger.ConflictError{Batch: b, Row: row}
+		return &ledger.ConflictError{Batch: b, Row: row}, false
 	}
+	other = b.N == 1 && d.last[b.Bucket] != ""
 	d.commits++
-	d.rows[b.Bucket] = ledger.Row{N: b.N, Token: b.Token, Incarnation: b.Incarnation, Deltas: maps.Clone(b.Deltas)}
-	d.refused[b.Bucket] = nil
+	row = ledger.Row{N: b.N, Token: b.Token, Deltas: maps.Clone(b.Deltas)}
 	for _, id := range b.IDs() {
 		switch {
 		case d.poison[id]:
-			d.refused[b.Bucket] = append(d.refused[b.Bucket], id)
+			row.Refused = append(row.Refused, id)
 		case b.Deltas != nil:
 			d.sums[id] += b.Deltas[id]
 		default:
 			d.values[id] = string(b.Values[id])
 		}
 	}
-	if len(d.refused[b.Bucket]) > 0 {
-		return &ledger.RefusedError{IDs: d.refused[b.Bucket], Err: errors.New("poison")}
+	d.rows[at], d.last[b.Bucket] = row, b.Incarnation
+	if len(row.Refused) > 0 {
+		err = &ledger.RefusedError{IDs: row.Refused, Err: errors.New("poison")}
 	}
-	return nil
+	return err, other
 }
 
 func (d *database) fail(failing func(ledger.Batch) error) {
@@ -110,16 +123,23 @@ func (d *database) fail(failing func(ledger.Batch) error) {
 	d.failing = failing
 }
 
+// row returns the row that was written last.
 func (d *database) row(bucket int) ledger.Row {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.rows[bucket]
+	return d.rows[place{bucket, d.last[bucket]}]
 }
 
 func (d *database) setRow(bucket int, row ledger.Row) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.rows[bucket] = row
+	d.rows[place{bucket, d.last[bucket]}] = row
+}
+
+func (d *database) rowOf(bucket int, inc string) ledger.Row {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.rows[place{bucket, inc}]
 }
 
 func (d *database) sum(id string) int64 {

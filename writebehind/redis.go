@@ -33,7 +33,11 @@ func (e *Engine) call(ctx context.Context, s *script.Script, b int, args ...any)
 // on returns the call of a script on the keys of a bucket.
 func (e *Engine) on(s *script.Script, b int, args ...any) *script.Call {
 	keys := e.Keys(b)
-	return &script.Call{Script: s, Key: keys.Pending, More: []string{keys.InFlight, keys.Refused}, Args: args}
+	more := []string{keys.InFlight, keys.Refused}
+	if s == script.DropBatch {
+		more = append(more, e.asideKey(b))
+	}
+	return &script.Call{Script: s, Key: keys.Pending, More: more, Args: args}
 }
 
 // pipeline runs calls, in one round trip for each 500 of them, and returns an error

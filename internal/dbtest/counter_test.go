@@ -228,13 +228,58 @@ func TestABatchThatRedisForgetsWhileItIsPersistedIsNotLost(t *testing.T) {
 		n, err := y.c.Get(y.ctx, "x")
 		require.NoError(t, err)
 		require.Equal(t, int64(1), n)
+		for range 2 { // another process flushes first
+			_, err = y.c.Add(y.ctx, "x", 50)
+			require.NoError(t, err)
+			require.NoError(t, y.c.Flush(y.ctx))
+		}
 		close(goOn)
 		require.NoError(t, <-flushed)
 		require.NoError(t, y.c.Delete(y.ctx, "x"))
+		y.want["x"] += 100
 		y.add("x", 100)
 		y.right(writebehind.Forks{Lost: 1})
-		require.Equal(t, int64(111), db.sum(t, "x"))
+		require.Equal(t, int64(211), db.sum(t, "x"))
 		require.Equal(t, int64(1), slow.Stats().WriteBehind.Stale)
+	})
+}
+
+// The ledger is lost, or the database goes back to a backup: one call of the counter goes
+// on in all 64 buckets.
+func TestReconcile_GoesOnInOneCall(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, db *base) {
+		y := newTally(t, db, redistest.Shared(t).Client(nil))
+		add := func(delta int64) {
+			for i := range 150 {
+				y.add(fmt.Sprint("id", i), delta)
+			}
+		}
+		add(1)
+		require.NoError(t, y.c.Flush(y.ctx))
+		backup := map[string]string{"behind": `UPDATE cachex_ledger SET n = 1`, "missing": `DELETE FROM cachex_ledger`}
+		for name, query := range backup {
+			for range 3 {
+				add(1)
+				require.NoError(t, y.c.Flush(y.ctx))
+			}
+			_, err := db.ExecContext(y.ctx, query)
+			require.NoError(t, err)
+			add(10)
+			require.Error(t, y.c.Flush(y.ctx), name)
+			forks, err := y.c.Reconcile(y.ctx, func(f writebehind.ForkError) writebehind.Choice {
+				if f.Fork == writebehind.ForkBehind {
+					return writebehind.Apply
+				}
+				return writebehind.Hold
+			})
+			require.NoError(t, err, name)
+			require.Greater(t, len(forks), 50)
+			require.NoError(t, y.c.Flush(y.ctx))
+			for id, want := range y.want {
+				require.Equal(t, want, db.sum(t, id), name)
+			}
+		}
 	})
 }
 

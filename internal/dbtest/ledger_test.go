@@ -36,7 +36,7 @@ func TestABatchIsAppliedOnce(t *testing.T) {
 			conflict, ok := errors.AsType[*ledger.ConflictError](err)
 			require.True(t, ok, "%v", err)
 			require.Equal(t, b, conflict.Batch)
-			require.Equal(t, ledger.Row{N: 2, Token: "t2", Incarnation: "inc", Deltas: map[string]int64{"a": 10}}, conflict.Row)
+			require.Equal(t, ledger.Row{N: 2, Token: "t2", Deltas: map[string]int64{"a": 10}}, conflict.Row)
 		}
 		require.EqualValues(t, 11, db.sum(t, "a"))
 
@@ -138,6 +138,30 @@ func TestAnErrorThatMayPassIsNotTheFaultOfARow(t *testing.T) {
 		require.False(t, refused, "%v", err)
 		require.Equal(t, 1, calls)
 		require.NoError(t, db.persist(ctx, b))
+	})
+}
+
+// Of a bucket that Redis loses again and again, the rows do not pile up; and each row
+// stands for itself.
+func TestLedger_HasARowForEachIncarnationAndKeepsTheLatest(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, db *base) {
+		ctx := t.Context()
+		for i := range 40 {
+			b := batch(1, fmt.Sprint("t", i), map[string]int64{"a": 1})
+			b.Incarnation = fmt.Sprint("inc", i)
+			require.NoError(t, db.persist(ctx, b))
+			require.NoError(t, db.persist(ctx, b), "twice is fine")
+			b.N, b.Token = 2, "second"
+			require.NoError(t, db.persist(ctx, b))
+		}
+		require.EqualValues(t, 80, db.sum(t, "a"))
+		var rows int
+		require.NoError(t, db.QueryRow(`SELECT COUNT(*) FROM cachex_ledger`).Scan(&rows))
+		require.Equal(t, 16, rows)
+		old := batch(3, "third", map[string]int64{"a": 100})
+		old.Incarnation = "inc39"
+		require.NoError(t, db.persist(ctx, old))
 	})
 }
 

@@ -1,74 +1,127 @@
 package script
 
-// RenumberBatch gives a batch the number that the database expects next, after Redis
-// has lost or forgotten some of its history.
+// SubtractBatch takes from what is pending what the database has of it already, after
+// Redis has gone back to before the last batch. One call does a part.
 //
 //	KEYS     P, I, D
 //	ARGV[1]  number of the batch
 //	ARGV[2]  token of the batch
+//	ARGV[3]  how many ids earlier calls were given
+//	ARGV[4]  '1': subtract from what is pending too, of ids that the batch has not
+//	ARGV[5]… ids and what to add, by turns
+//
+//	returns  1  done, now or before
+//	         0  the batch is not in flight any more
+//
+// An id of which neither has anything is passed, and so is one that was set: a total
+// has nothing of what was before. What leaves int64 is put aside.
+//
+// Why it is safe: '#cut' counts the ids that were done, so that each is done once,
+// whatever process goes on with it. The number of the batch was applied with another
+// token, so nobody can persist what this changes before RenumberBatch. It may be sent
+// twice.
+var SubtractBatch = New("subtract batch", behind+`
+local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#cut')
+if not mine(m) then return 0 end
+if (m[4] or '0') ~= ARGV[3] then return 1 end
+redis.call('HDEL', P, '#')
+for k = 5, #ARGV, 2 do
+  local id, by = ARGV[k], ARGV[k + 1]
+  local key = I
+  local v = redis.call('HGET', I, id)
+  if not v and ARGV[4] == '1' then
+    key, v = P, redis.call('HGET', P, id)
+  end
+  if v and string.byte(v) ~= 61 and type(redis.pcall('HINCRBY', key, id, by)) == 'table' then
+    redis.call('HSET', D, '#' .. m[3] .. '.' .. k .. ':' .. id, by)
+  end
+end
+redis.call('HINCRBY', I, '#cut', math.floor((#ARGV - 4) / 2))
+return 1
+`)
+
+// RenumberBatch gives a batch the number that the database expects next, after Redis
+// or the database has lost some of its history.
+//
+//	KEYS     P, I
+//	ARGV[1]  number of the batch
+//	ARGV[2]  token of the batch, '' of a bucket of which nothing is in flight
 //	ARGV[3]  number of the last batch that the database has
 //	ARGV[4]  number of the one after it
 //	ARGV[5]  token, fresh for every call
-//	ARGV[6]  '1': subtract from what is pending too, of ids that the batch has not
-//	ARGV[7]… ids and what to add, by turns, of what the database has already: it takes
-//	         a delta of the other sign towards 0 and not beyond
+//	ARGV[6]  incarnation, fresh for every call, or '' to keep it
+//	ARGV[7]  how many ids SubtractBatch was given
 //
 //	returns  1  done
-//	         0  the batch is not in flight any more
+//	         0  the batch is not in flight any more; or there is one
 //
 // Why it is safe: only the batch of this number and token is changed, and it gets
-// another token, so that whoever has read it before cannot take it for what it is
-// now. It may be sent twice: the copy finds another token.
+// another token, so a process that has read it before cannot take it for what it is
+// now. It may be sent twice: the copy finds another token. Where nothing is in flight,
+// the next batch is the first of a new incarnation.
 var RenumberBatch = New("renumber batch", behind+`
-local function negative(v) return string.byte(v) == 45 end
-local function reduce(key, id, by)
-  local v = redis.call('HGET', key, id)
-  if not v then return false end
-  if v ~= '0' and negative(v) ~= negative(by) then
-    redis.pcall('HINCRBY', key, id, by)
-    local left = redis.call('HGET', key, id)
-    if left ~= '0' and negative(left) ~= negative(v) then redis.call('HSET', key, id, '0') end
-  end
-  return true
-end
-if not mine(redis.call('HMGET', I, '#n', '#a', '#tok')) then return 0 end
+local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#cut')
 redis.call('HDEL', P, '#')
-for k = 7, #ARGV, 2 do
-  if not reduce(I, ARGV[k], ARGV[k + 1]) and ARGV[6] == '1' then reduce(P, ARGV[k], ARGV[k + 1]) end
+if ARGV[2] == '' then
+  if m[1] ~= ARGV[1] or m[1] ~= m[2] then return 0 end
+  redis.call('HSET', I, '#n', '0', '#a', '0', '#inc', ARGV[6])
+  return 1
 end
+if not mine(m) or (m[4] or '0') ~= ARGV[7] then return 0 end
+redis.call('HDEL', I, '#cut')
 redis.call('HSET', I, '#n', ARGV[4], '#a', ARGV[3], '#tok', ARGV[5])
+if ARGV[6] ~= '' then redis.call('HSET', I, '#inc', ARGV[6]) end
 return 1
 `)
 
 // DropBatch puts a batch aside, to what was refused, and with it what is pending if the
-// batch was not all there was.
+// batch was not all there was. One call does a part.
 //
-//	KEYS     P, I, D
+//	KEYS     P, I, D, and a key for what is pending while it is put aside
 //	ARGV[1]  number of the batch
 //	ARGV[2]  token of the batch
 //	ARGV[3]  'sum' or 'last'
 //	ARGV[4]  number of the last batch that the database has
 //	ARGV[5]  '1': what is pending too
+//	ARGV[6]  incarnation, fresh for every call, or '' to keep it
+//	ARGV[7]  most ids that this call moves
 //
 //	returns  1  done
+//	         2  call again
 //	         0  the batch is not in flight any more
 //
-// Why it is safe: as RenumberBatch.
+// Why it is safe: as RenumberBatch. Each id leaves one key and enters D in one step,
+// and any process goes on with it, as the batch is in flight until all is done. It may
+// be sent twice.
 var DropBatch = New("drop batch", behind+`
-local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc')
+local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#scan', '#since', '#drop')
 if not mine(m) then return 0 end
-redis.call('HLEN', D)
 redis.call('HDEL', P, '#')
-local function drop(key, token)
-  local all = redis.call('HGETALL', key)
-  for k = 1, #all, 2 do
-    if string.byte(all[k]) ~= 35 then aside(ARGV[3], all[k], all[k + 1], token) end
+if not m[7] and ARGV[5] == '1' and redis.call('EXISTS', P) == 1 then redis.call('RENAME', P, KEYS[4]) end
+local key, token, cursor, left, scans = I, m[3], m[7] or '0', tonumber(ARGV[7]), 0
+if redis.call('EXISTS', KEYS[4]) == 1 then key, token = KEYS[4], m[3] .. '+' end
+repeat
+  local page = redis.call('HSCAN', key, cursor, 'COUNT', 100)
+  cursor, scans = tostring(page[1]), scans + 1
+  for k = 1, #page[2], 2 do
+    local id = page[2][k]
+    if string.byte(id) ~= 35 then
+      aside(ARGV[3], id, page[2][k + 1], token)
+      redis.call('HDEL', key, id)
+      left = left - 1
+    end
   end
-  redis.call('UNLINK', key)
+until cursor == '0' or left <= 0 or scans == 16
+redis.call('HSET', I, '#drop', cursor)
+if cursor ~= '0' then return 2 end
+redis.call('UNLINK', key)
+if key ~= I then
+  redis.call('HSET', I, '#drop', '0')
+  return 2
 end
-drop(I, m[3])
-if ARGV[5] == '1' then drop(P, m[3] .. '+') end
-redis.call('HSET', I, '#n', ARGV[4], '#a', ARGV[4], '#tok', m[3], '#inc', m[4])
+local inc = m[4]
+if ARGV[6] ~= '' then inc = ARGV[6] end
+redis.call('HSET', I, '#n', ARGV[4], '#a', ARGV[4], '#tok', m[3], '#inc', inc, '#scan', '0', '#since', m[6] or behind_micros())
 return 1
 `)
 

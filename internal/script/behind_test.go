@@ -13,7 +13,7 @@ import (
 
 var behindScripts = map[string]*script.Script{
 	"add": script.PendAdd, "put": script.PendPut, "take": script.TakeBatch, "hold": script.HoldBatch, "ack": script.AckBatch,
-	"read": script.ReadBatch, "renumber": script.RenumberBatch, "drop": script.DropBatch, "retry": script.RetryRefused, "list": script.ListRefused,
+	"read": script.ReadBatch, "subtract": script.SubtractBatch, "renumber": script.RenumberBatch, "drop": script.DropBatch, "retry": script.RetryRefused, "list": script.ListRefused,
 	"look": script.LookBatch, "survey": script.SurveyBatch,
 }
 
@@ -24,9 +24,9 @@ func TestScriptsOfWriteBehindTouchOneBucketAndCountInRedis(t *testing.T) {
 	t.Parallel()
 	commands := []string{
 		"TIME", "INFO", "HGET", "HMGET", "HSET", "HSETNX", "HDEL", "HLEN", "HKEYS", "HGETALL", "HEXISTS", "HINCRBY", "HSCAN",
-		"DEL", "UNLINK",
+		"DEL", "UNLINK", "EXISTS", "RENAME",
 	}
-	anyCall := regexp.MustCompile(`redis\.p?call\('([A-Z]+)'(?:, ([A-Za-z]+)(\[[123]\])?)?`)
+	anyCall := regexp.MustCompile(`redis\.p?call\('([A-Z]+)'(?:, ([A-Za-z]+)(\[[1234]\])?)?`)
 	keys := []string{"P", "I", "D", "KEYS", "p", "i", "key"}
 	allowed := map[string][]string{
 		"string": {"byte", "match", "sub"}, "math": {"floor", "max", "min"}, "redis": {"call", "pcall"},
@@ -60,7 +60,7 @@ func TestScriptsOfWriteBehindTouchOneBucketAndCountInRedis(t *testing.T) {
 func TestScriptsThatMakeRoomBeginWithAWriteThatAFullRedisAllows(t *testing.T) {
 	t.Parallel()
 	writes := regexp.MustCompile(`redis\.call\('(H?SET|HSETNX|HINCRBY|HDEL|DEL|UNLINK)'`)
-	for _, name := range []string{"take", "hold", "ack", "renumber", "drop"} {
+	for _, name := range []string{"take", "hold", "ack", "subtract", "renumber", "drop"} {
 		src := behindScripts[name].Source()
 		_, body, ok := strings.Cut(src, "local function aside(")
 		require.True(t, ok)

@@ -1,0 +1,233 @@
+package writebehind
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/redistest"
+	"github.com/cachex-go/cachex/ledger"
+)
+
+// spread returns an id of each bucket.
+func spread(e *Engine) []string {
+	ids := make([]string, len(e.buckets))
+	for i, left := 0, len(ids); left > 0; i++ {
+		id := fmt.Sprint("id", i)
+		if b := e.Bucket(id); ids[b] == "" {
+			ids[b] = id
+			left--
+		}
+	}
+	return ids
+}
+
+// The row is missing where the ledger was lost, or is given to an engine that had none:
+// one call puts all buckets right, those that are at rest too.
+func TestReconcile_GoesOnInAllBucketsWhereTheLedgerHasNoRows(t *testing.T) {
+	t.Parallel()
+	for _, choice := range []Choice{Apply, PutAside} {
+		t.Run(fmt.Sprint("choice ", choice), func(t *testing.T) {
+			t.Parallel()
+			redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+				h := newHistory(t, rdb, func(o *Options) { o.Buckets = 8 })
+				ids := spread(h.e)
+				for range 2 {
+					for _, id := range ids {
+						h.add(id, 1)
+					}
+					h.flush()
+				}
+				h.d.lock(func() { clear(h.d.rows) })
+				for _, id := range ids[:4] {
+					h.add(id, 10)
+				}
+				fork, ok := errors.AsType[*ForkError](h.e.Flush(h.ctx))
+				require.True(t, ok)
+				require.ErrorContains(t, fork, "call Reconcile")
+
+				forks, err := h.e.Reconcile(h.ctx, nil)
+				require.Error(t, err)
+				require.Len(t, forks, 4, "shown, and nothing changed")
+				for _, f := range forks {
+					require.Equal(t, ForkBehind, f.Fork)
+					require.EqualValues(t, 3, f.Batch.N)
+				}
+				require.EqualValues(t, 2, h.d.sum(ids[0]))
+
+				forks, err = h.e.Reconcile(h.ctx, func(ForkError) Choice { return choice })
+				require.NoError(t, err)
+				require.Len(t, forks, 4)
+				for i, id := range ids {
+					want := int64(2)
+					if i < 4 && choice == Apply {
+						want = 12
+					}
+					require.Equal(t, want, h.d.sum(id))
+				}
+				refused, err := h.e.Refused(h.ctx)
+				require.NoError(t, err)
+				if choice == PutAside {
+					require.Len(t, refused, 4)
+					n, err := h.e.Retry(h.ctx)
+					require.NoError(t, err)
+					require.Equal(t, 4, n)
+				} else {
+					require.Empty(t, refused)
+				}
+				for _, id := range ids { // at rest before, or not
+					h.add(id, 100)
+				}
+				h.flush()
+				for i, id := range ids {
+					want := int64(102)
+					if i < 4 {
+						want = 112
+					}
+					require.Equal(t, want, h.d.sum(id))
+				}
+				require.EqualValues(t, 4, h.e.Stats().Forks.Behind)
+				require.Zero(t, h.e.Stats().Forks.Lost)
+			})
+		})
+	}
+}
+
+// As a restored backup of the database has it: rows that are behind by many batches.
+func TestReconcile_GoesOnAfterTheDatabaseWentBack(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		h := newHistory(t, rdb, nil)
+		h.add("x", 1)
+		h.flush()
+		backup := h.d.row(0)
+		for range 5 {
+			h.add("x", 10)
+			h.flush()
+		}
+		h.d.setRow(0, backup)
+		h.d.lock(func() { h.d.sums["x"] = 1 })
+		h.add("x", 100)
+		require.Error(t, h.e.Flush(h.ctx))
+		forks, err := h.e.Reconcile(h.ctx, func(f ForkError) Choice {
+			require.EqualValues(t, 1, f.Row.N)
+			require.EqualValues(t, 7, f.Batch.N)
+			return Apply
+		})
+		require.NoError(t, err)
+		require.Len(t, forks, 1)
+		h.add("x", 1000)
+		h.flush()
+		require.EqualValues(t, 1101, h.d.sum("x"))
+	})
+}
+
+// As a restored backup of Redis has it.
+func TestReconcile_ChoosesWhatBecomesOfARedisThatWentBack(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		h := newHistory(t, rdb, func(o *Options) { o.RolledBack = Hold })
+		h.add("x", 1)
+		before := h.keep()
+		for range 3 {
+			h.flush()
+			h.add("x", 10)
+		}
+		before.restore(t, rdb)
+		h.add("x", 100)
+		fork, ok := errors.AsType[*ForkError](h.e.Flush(h.ctx))
+		require.True(t, ok)
+		require.Equal(t, ForkRolledBack, fork.Fork)
+		require.EqualValues(t, 21, h.d.sum("x"))
+		forks, err := h.e.Reconcile(h.ctx, func(ForkError) Choice { panic("a choice") })
+		require.ErrorContains(t, err, "choose of Reconcile panicked")
+		require.Len(t, forks, 1)
+		_, err = h.e.Reconcile(h.ctx, func(ForkError) Choice { return PutAside })
+		require.NoError(t, err)
+		h.add("x", 1000)
+		h.flush()
+		require.EqualValues(t, 1021, h.d.sum("x"))
+		refused, err := h.e.Refused(h.ctx)
+		require.NoError(t, err)
+		require.Len(t, refused, 1)
+		require.Equal(t, "101", refused[0].Value)
+	})
+}
+
+// All that is pending is put aside with the batch, by scripts that do a part each.
+func TestPutAside_TakesAllThatIsPendingByParts(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		h := newHistory(t, rdb, func(o *Options) { o.MaxBatch, o.RolledBack = 10, PutAside })
+		for range 3 {
+			h.add("x", 1)
+			h.flush()
+		}
+		h.e.atOnce = 7
+		inFlight := h.e.Keys(0).InFlight
+		require.NoError(t, rdb.HSet(h.ctx, inFlight, "#n", 1, "#a", 1).Err())
+		for i := range 95 {
+			h.add(fmt.Sprint("id", i), 1)
+		}
+		h.flush()
+		refused, err := h.e.Refused(h.ctx)
+		require.NoError(t, err)
+		require.Len(t, refused, 95)
+		h.add("x", 1)
+		h.flush()
+		require.Equal(t, map[string]int64{"x": 4}, h.d.sums)
+		require.Equal(t, Forks{RolledBack: 1}, h.e.Stats().Forks)
+	})
+}
+
+// A process has a batch in hand when Redis loses it, and another one flushes first.
+func TestForkLost_ABatchInHandIsPersistedThoughAnotherProcessFlushesFirst(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		h := newHistory(t, rdb, nil)
+		h.add("x", 1)
+		h.flush()
+		h.add("x", 10)
+		inHand, goOn := make(chan struct{}), make(chan struct{})
+		o := h.e.o
+		o.Persist = func(ctx context.Context, b ledger.Batch) error {
+			close(inHand)
+			<-goOn
+			return h.d.persist(ctx, b)
+		}
+		slow := engine(t, again(t, rdb), o)
+		flushed := make(chan error, 1)
+		go func() { flushed <- slow.Flush(h.ctx) }()
+		<-inHand
+		k := h.e.Keys(0)
+		h.lose(k.Pending, k.InFlight)
+		for range 3 {
+			h.add("x", 100)
+			h.flush()
+		}
+		close(goOn)
+		require.NoError(t, <-flushed)
+		require.EqualValues(t, 311, h.d.sum("x"))
+		require.Equal(t, Forks{Lost: 1}, h.e.Stats().Forks)
+	})
+}
+
+// Two servers that persist to one ledger under one name do not fork.
+func TestLedger_TwoRedisServersShareOne(t *testing.T) {
+	t.Parallel()
+	h := newHistory(t, redistest.Shared(t).Client(nil), nil)
+	other := engine(t, redistest.StartEmbedded(t).Client(nil), h.e.o)
+	for range 5 {
+		h.add("x", 1)
+		h.flush()
+		require.NoError(t, other.Add(h.ctx, "x", 10))
+		require.NoError(t, other.Flush(h.ctx))
+	}
+	require.EqualValues(t, 55, h.d.sum("x"))
+	require.Zero(t, h.e.Stats().Forks)
+	require.Equal(t, Forks{Lost: 1}, other.Stats().Forks, "told once, when the second one begins")
+}
