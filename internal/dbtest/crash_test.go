@@ -120,18 +120,24 @@ func (l *life) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 // The database. A mortal is a connection; when its process dies, so does it.
 type mortal struct {
 	driver.Conn
-	l *life
+	l steps
+}
+
+// steps run the steps of a connection, or do not, and say what came of them.
+// errDead ends the connection.
+type steps interface {
+	do(name string, effect func() error) error
 }
 
 type mortals struct {
 	open func() (driver.Conn, error)
 	d    driver.Driver
-	l    *life
+	l    func() steps // of a connection
 }
 
 func (m mortals) Connect(context.Context) (driver.Conn, error) {
 	c, err := m.open()
-	return mortal{c, m.l}, err
+	return mortal{c, m.l()}, err
 }
 func (m mortals) Driver() driver.Driver { return m.d }
 
@@ -237,7 +243,7 @@ func (db *base) engine(t *testing.T, shared *redis.Client, name string, l *life)
 	persist, lease := db.persist, 300*time.Millisecond
 	if l != nil {
 		rdb.AddHook(l)
-		conn := sql.OpenDB(mortals{func() (driver.Conn, error) { return db.Driver().Open(db.dsn) }, db.Driver(), l})
+		conn := sql.OpenDB(mortals{func() (driver.Conn, error) { return db.Driver().Open(db.dsn) }, db.Driver(), func() steps { return l }})
 		t.Cleanup(func() { _ = conn.Close() })
 		lg, err := ledger.New(conn, ledger.Options{Dialect: db.dialect})
 		require.NoError(t, err)

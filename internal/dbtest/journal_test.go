@@ -1,0 +1,254 @@
+package dbtest
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A note is a line of a journal: what a worker is about to do, or what came of
+// it. A worker does one thing at a time.
+type note struct {
+	Worker  string   `json:"w"`  // unique among all processes
+	Op      string   `json:"op"` // see the constants
+	Key     string   `json:"k,omitempty"`
+	Keys    []string `json:"ks,omitempty"` // of opSet
+	N       int64    `json:"n,omitempty"`  // the version that is written or was read, or the delta
+	ID      string   `json:"id,omitempty"` // of opOnce
+	Release uint32   `json:"r,omitempty"`  // of the program
+	Outcome string   `json:"o,omitempty"`  // see the constants; "": the operation begins
+	Err     string   `json:"e,omitempty"`
+	At      int64    `json:"at,omitempty"` // microseconds since 1970
+}
+
+// Operations.
+const (
+	opSet    = "set"    // of a value
+	opRead   = "read"   // of a value
+	opAdd    = "add"    // to a count
+	opOnce   = "once"   // to a count, with an id
+	opBuffer = "buffer" // to a count, by a Buffer and its Flush
+	opClose  = "close"  // of the process
+)
+
+// Outcomes.
+const (
+	done    = "done"    // acknowledged
+	unknown = "unknown" // it may have been carried out, or be carried out yet
+	refused = "refused" // nothing has changed, for good
+)
+
+// A journal keeps notes in a file, so that they survive the process.
+type journal struct{ f *os.File }
+
+func openJournal(name string) (*journal, error) {
+	f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	return &journal{f}, err
+}
+
+// add writes a note by one call of write, which kill -9 does not tear apart.
+func (j *journal) add(n note) {
+	n.At = time.Now().UnixMicro()
+	line, err := json.Marshal(n)
+	if err == nil {
+		_, err = j.f.Write(append(line, '\n'))
+	}
+	if err != nil {
+		panic(err)
+	}
+}
+
+// readJournal returns the notes of a file.
+func readJournal(t *testing.T, name string) (all []note) {
+	t.Helper()
+	f, err := os.Open(name)
+	require.NoError(t, err)
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		var n note
+		require.NoError(t, json.Unmarshal(lines.Bytes(), &n), lines.Text())
+		all = append(all, n)
+	}
+	return all
+}
+
+// A register is what the journals say of one value. One worker after the other
+// writes and reads it, so its operations have an order.
+type register struct {
+	acked   note           // the last write that was acknowledged; N is 0 before
+	maybe   map[int64]bool // writes that may be carried out at any time
+	written map[int64]note
+}
+
+// may reports whether the register may have version n now. A write that was
+// acknowledged must not come back after a later one.
+func (r *register) may(n int64) bool { return n == r.acked.N || r.maybe[n] }
+
+// allowed describes what may.
+func (r *register) allowed() string {
+	return fmt.Sprintf("%d, which was acknowledged, or %v, whose outcome is unknown", r.acked.N, slices.Sorted(maps.Keys(r.maybe)))
+}
+
+// A count is what the journals say of one count: it is at least acked, and at
+// most acked and unknown together.
+type count struct{ acked, unknown int64 }
+
+// A span is a time, in microseconds since 1970.
+type span struct{ from, to int64 }
+
+// A record is what journals say when they are read in the order of the lives of
+// their processes.
+type record struct {
+	registers map[string]*register
+	counts    map[string]*count
+	pending   map[string]note // of each worker, what has begun and not ended
+	away      []span          // when Redis was away: then reads may be of the database alone
+	inDoubt   []note          // of opOnce, what has to be tried again to know
+	wrong     []string        // what must not be
+	reads     int             // that were checked
+	writes    int             // that were acknowledged
+	unknowns  int
+	refusals  int
+	left      int // processes that could not persist everything when they were closed
+}
+
+func newRecord() *record {
+	return &record{registers: map[string]*register{}, counts: map[string]*count{}, pending: map[string]note{}}
+}
+
+func (r *record) register(key string) *register {
+	if r.registers[key] == nil {
+		r.registers[key] = &register{maybe: map[int64]bool{}, written: map[int64]note{}}
+	}
+	return r.registers[key]
+}
+
+func (r *record) count(key string) *count {
+	if r.counts[key] == nil {
+		r.counts[key] = new(count)
+	}
+	return r.counts[key]
+}
+
+// read takes in the journal of one process, to the end of its life.
+func (r *record) read(notes []note) {
+	for _, n := range notes {
+		if n.Outcome == "" {
+			r.pending[n.Worker] = n
+			for _, key := range n.Keys {
+				reg := r.register(key)
+				reg.written[n.N] = n
+				reg.maybe[n.N] = true // until it is known
+			}
+			continue
+		}
+		began := r.pending[n.Worker]
+		delete(r.pending, n.Worker)
+		r.ended(began, n)
+	}
+	for worker, n := range r.pending {
+		delete(r.pending, worker)
+		if n.Op != opClose {
+			r.ended(n, note{Op: n.Op, Outcome: unknown}) // it was killed
+		}
+	}
+}
+
+func (r *record) ended(began, n note) {
+	if began.Op != n.Op {
+		r.wrong = append(r.wrong, fmt.Sprintf("journal: %+v ends %+v", n, began))
+		return
+	}
+	switch {
+	case n.Op == opRead || n.Op == opClose:
+	case n.Outcome == done:
+		r.writes++
+	case n.Outcome == unknown:
+		r.unknowns++
+	case n.Outcome == refused:
+		r.refusals++
+	}
+	switch n.Op {
+	case opSet:
+		for _, key := range began.Keys {
+			reg := r.register(key)
+			switch n.Outcome {
+			case done:
+				delete(reg.maybe, began.N)
+				reg.acked = began
+			case refused:
+				delete(reg.maybe, began.N)
+			}
+		}
+	case opRead:
+		if n.Outcome != done || slices.ContainsFunc(r.away, func(s span) bool { return began.At <= s.to && s.from <= n.At }) {
+			return
+		}
+		r.reads++
+		if reg := r.register(began.Key); !reg.may(n.N) {
+			r.wrong = append(r.wrong, fmt.Sprintf("%s was read as %d by release %d, and may be %s; its last write: %+v",
+				began.Key, n.N, n.Release, reg.allowed(), reg.acked))
+		}
+	case opAdd, opBuffer, opOnce:
+		switch c := r.count(began.Key); n.Outcome {
+		case done:
+			c.acked += began.N
+		case unknown:
+			c.unknown += began.N
+			if n.Op == opOnce {
+				r.inDoubt = append(r.inDoubt, began)
+			}
+		}
+	case opClose:
+		if n.Outcome != done {
+			r.left++
+		}
+	}
+}
+
+// requireRight fails if the journals say what must not be.
+func (r *record) requireRight(t *testing.T) {
+	t.Helper()
+	require.Empty(t, strings.Join(r.wrong[:min(len(r.wrong), 5)], "\n"), "%d of these", len(r.wrong))
+}
+
+func TestRecord_KnowsRightFromWrong(t *testing.T) {
+	t.Parallel()
+	set := func(n int64, outcome string) []note {
+		return []note{{Worker: "w", Op: opSet, Keys: []string{"x"}, N: n}, {Worker: "w", Op: opSet, Outcome: outcome}}
+	}
+	read := func(n int64) []note {
+		return []note{{Worker: "w", Op: opRead, Key: "x"}, {Worker: "w", Op: opRead, N: n, Outcome: done}}
+	}
+	for name, c := range map[string]struct {
+		notes []note
+		wrong bool
+	}{
+		"a read of what was acknowledged":      {slices.Concat(set(1, done), set(2, done), read(2)), false},
+		"a read of what is older":              {slices.Concat(set(1, done), set(2, done), read(1)), true},
+		"a read of what was refused":           {slices.Concat(set(1, done), set(2, refused), read(2)), true},
+		"a read of what is unknown":            {slices.Concat(set(1, done), set(2, unknown), read(2)), false},
+		"a read of what was before an unknown": {slices.Concat(set(1, done), set(2, unknown), read(1)), false},
+		"an unknown write that comes late":     {slices.Concat(set(1, unknown), set(2, done), read(2), read(1)), false},
+		"a read of nothing after a write":      {slices.Concat(set(1, done), read(0)), true},
+		"a read of nothing":                    {read(0), false},
+	} {
+		r := newRecord()
+		r.read(c.notes)
+		require.Equal(t, c.wrong, len(r.wrong) > 0, "%s: %v", name, r.wrong)
+	}
+	r := newRecord()
+	r.read(set(1, done)[:1]) // killed
+	require.True(t, r.register("x").may(1))
+	require.True(t, r.register("x").may(0))
+	r.read([]note{{Worker: "a", Op: opAdd, Key: "c", N: 5}, {Worker: "a", Op: opAdd, Outcome: done}, {Worker: "a", Op: opAdd, Key: "c", N: 7}})
+	require.Equal(t, count{acked: 5, unknown: 7}, *r.count("c"))
+}
