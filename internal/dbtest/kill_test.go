@@ -118,11 +118,7 @@ func serve() {
 	go restore(ctx, c)
 	for n := 1; ; n++ {
 		id := fmt.Sprint("id", rand.N(killedIDs))
-		add := script.Call{
-			Script: addSeen, Key: e.Keys(e.Bucket(id)).Pending, More: []string{e.Tag(id) + id},
-			Args: []any{writebehind.Field(id), 1 + rand.N(9)}, Once: true,
-		}
-		if err := writebehind.Outcome(add.Run(ctx, rdb)); err != nil {
+		if err := addAndSee(ctx, rdb, e, id, 1+rand.N(9)); err != nil {
 			panic(err)
 		}
 		if n%4 == 0 {

@@ -184,7 +184,7 @@ func (s *soak) run(t *testing.T) {
 	for slot := 1; slot < soakSlots; slot++ {
 		s.close(t, slot)
 	}
-	s.proxy.Release()
+	s.hurt["late copies"] += s.proxy.Release()
 	for _, p := range s.closing {
 		require.NoError(t, p.Wait())
 	}
