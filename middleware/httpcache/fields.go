@@ -5,7 +5,6 @@ import (
 	"net/textproto"
 	"slices"
 	"strings"
-	"time"
 )
 
 // negotiation are the fields that browsers and clients send by themselves. A
@@ -90,14 +89,4 @@ func varyNames(h http.Header) (names []string, ok bool) {
 	slices.Sort(names)
 	names = slices.Compact(names)
 	return names, len(names) <= maxVary
-}
-
-// parseDate reads an HTTP-date (RFC 9110, section 5.6.7). Dates are of GMT, and
-// package http would take the name of any zone for it.
-func parseDate(s string) (time.Time, bool) {
-	t, err := http.ParseTime(s)
-	if err != nil || strings.Contains(s, ",") && !strings.HasSuffix(strings.ToUpper(s), " GMT") {
-		return time.Time{}, false
-	}
-	return t, true
 }

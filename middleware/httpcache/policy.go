@@ -107,8 +107,8 @@ func (h *Handler) lifetime(status int, cc *directives, header http.Header, now t
 		if len(lines) != 1 {
 			return 0, ""
 		}
-		expires, ok := parseDate(lines[0])
-		date, dated := parseDate(header.Get("Date"))
+		expires, ok := parseDate(lines[0], now)
+		date, dated := parseDate(header.Get("Date"), now)
 		if !dated {
 			date = now
 		}
@@ -130,7 +130,7 @@ func (h *Handler) lifetime(status int, cc *directives, header http.Header, now t
 // handler is a call away, so nothing is added for the time of that.
 func initialAge(header http.Header, now time.Time) time.Duration {
 	apparent := time.Duration(0)
-	if date, ok := parseDate(header.Get("Date")); ok {
+	if date, ok := parseDate(header.Get("Date"), now); ok {
 		// A Date is whole seconds: one of this second is no older than now.
 		apparent = max(0, now.Truncate(time.Second).Sub(date))
 	}

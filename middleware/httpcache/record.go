@@ -151,7 +151,7 @@ func (rec *record) validators() (etag, modified string) {
 		etag = ""
 	}
 	modified = rec.Header.Get("Last-Modified")
-	if _, ok := parseDate(modified); !ok {
+	if _, ok := parseDate(modified, time.Now()); !ok {
 		modified = ""
 	}
 	return etag, modified

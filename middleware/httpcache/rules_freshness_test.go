@@ -47,6 +47,10 @@ func freshnessRules() []rule {
 		twice("9111 5.3", "an Expires of another zone is no date", says("Expires", "Sunday, 06-Nov-94 08:49:37 CET"), "1", "2"),
 		twice("9111 5.3", "two of Expires are none", says("Expires", "Fri, 01 Jan 2100 00:00:00 GMT", "Expires", "Fri, 01 Jan 2100 00:00:00 GMT"), "1", "2"),
 		twice("9111 5.3", "an Expires in asctime is one", says("Expires", "Fri Jan  1 00:00:00 2100"), "1", "1"),
+		twice("9111 4.2", "GMT may be in lower case", says("Expires", "Fri, 01 Jan 2100 00:00:00 gmt"), "1", "1"),
+		twice("9111 5.3", "an Expires with two spaces is past", says("Expires", "Fri, 01  Jan 2100 00:00:00 GMT"), "1", "2"),
+		twice("9111 5.3", "so is one whose hour has one digit", says("Expires", "Fri, 01 Jan 2100 0:00:00 GMT"), "1", "2"),
+		twice("9111 5.3", "and one with a fraction of a second", says("Expires", "Fri, 01 Jan 2100 00:00:00.5 GMT"), "1", "2"),
 		{
 			section: "9111 4.2.3", name: "the Age that a response came with counts", origin: says("Cache-Control", fresh60, "Age", "20"),
 			steps: []step{

@@ -3,6 +3,7 @@ package httpcache
 import (
 	"net/http"
 	"strings"
+	"time"
 )
 
 // parseETag reads an entity-tag (RFC 9110, section 8.8.3).
@@ -38,13 +39,14 @@ func (rec *record) notModified(header http.Header) bool {
 	if len(lines) != 1 {
 		return false
 	}
-	since, ok := parseDate(lines[0])
+	now := time.Now()
+	since, ok := parseDate(lines[0], now)
 	if !ok {
 		return false
 	}
-	modified, ok := parseDate(rec.Header.Get("Last-Modified"))
+	modified, ok := parseDate(rec.Header.Get("Last-Modified"), now)
 	if !ok {
-		modified, ok = parseDate(rec.Header.Get("Date"))
+		modified, ok = parseDate(rec.Header.Get("Date"), now)
 	}
 	return ok && !modified.After(since)
 }
