@@ -67,6 +67,7 @@ func TestALoadForOthersLeavesAClientItsOwnExchange(t *testing.T) {
 	h := newHandler(t, unreachable(t), http.NotFoundHandler(), Options{})
 	q, why := h.examine(httptest.NewRequest(http.MethodGet, "http://example.com/p", nil))
 	require.Empty(t, why)
+	q.prepare()
 	j := &job{q: q}
 	own, others := h.begin(t.Context(), j, nil), h.begin(t.Context(), j, nil)
 	require.Same(t, own, j.x)
@@ -232,7 +233,8 @@ func TestWhatAHandlerWritesWhenNobodyWaitsIsNeverShared(t *testing.T) {
 	require.NoError(t, err)
 	q, why := h.examine(r)
 	require.Empty(t, why)
-	x := h.start(t.Context(), q, nil, false)
+	q.prepare()
+	x := h.start(t.Context(), q, nil, nil, 1)
 	receive(t, came)
 	x.release()
 	receive(t, x.done)

@@ -17,19 +17,19 @@ const invalidateTimeout = 5 * time.Second
 // safe are the methods that change nothing (RFC 9110, section 9.2.1).
 var safe = []string{http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace}
 
-// change lets the handler answer a request that may change what is stored. If the
-// response is no error, its URI is invalidated, and so are those in Location and
-// Content-Location, if they are of the same host (RFC 9111, section 4.4): before
-// the client hears of it, so that what it reads next is new, and again when the
-// handler has returned, should it have changed something after that. A handler
+// change lets the handler answer a request that may change what is stored, by its
+// method. If the response is no error, its URI is invalidated, and so are those in
+// Location and Content-Location, if they are of the same host (RFC 9111, section
+// 4.4): before the client hears of it, so that its next read is new, and again when
+// the handler has returned, should it have changed something after that. A handler
 // that panics may have changed something as well.
-func (h *Handler) change(w http.ResponseWriter, r *http.Request, fwd string) {
-	if fwd == fwdMethod && slices.Contains(safe, r.Method) {
-		h.pass(w, r, note{fwd: fwd})
+func (h *Handler) change(w http.ResponseWriter, r *http.Request, n note, method string) {
+	if slices.Contains(safe, method) {
+		h.pass(w, r, n)
 		return
 	}
 	h.passes.Add(1)
-	h.say(w.Header(), note{fwd: fwd})
+	h.say(w.Header(), n)
 	c := &changer{ResponseWriter: w, h: h, r: r}
 	var cw http.ResponseWriter = c
 	if hijacker, ok := w.(http.Hijacker); ok {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -92,18 +93,21 @@ func TestASchemeOfItsOwn(t *testing.T) {
 	require.Equal(t, "4", s.get(t, "/p", "Host", "example.com").body, "one invalidation is for both")
 }
 
-func TestWhatIsNotForACacheIsPassed(t *testing.T) {
+func TestPass_WhatIsNotForACache(t *testing.T) {
 	t.Parallel()
 	s := open(t, embedded(t), says("Cache-Control", fresh60), Options{Name: "pages"})
-	s.get(t, "/p")
+	upgrade := []string{"Connection", "Upgrade", "Upgrade", "websocket"}
+	require.Equal(t, "pages; fwd=uri-miss; detail=upgrade", s.get(t, "/p", upgrade...).header.Get("Cache-Status"))
+	require.Equal(t, "2", s.get(t, "/p").body)
+	require.Equal(t, "2", s.get(t, "/p", upgrade...).body, "what is stored is an answer too")
+	require.Equal(t, "3", s.get(t, "/p", append(upgrade, "Origin", "http://example.com")...).body)
+	require.Equal(t, "2", s.get(t, "/p", "Upgrade", "websocket").body, "without Connection it means nothing")
 	for why, fields := range map[string][]string{
-		"precondition": {"If-Match", "*"},
-		"credentials":  {"Proxy-Authorization", "a"},
-		"connection":   {"Connection", "Upgrade", "Upgrade", "websocket"},
-		"body":         {"body", "x"},
+		"cookie": {"Cookie", "a=b"},
+		"body":   {"body", strings.Repeat("x", maxRequestBody+1)},
 	} {
 		got := s.get(t, "/p", fields...)
-		require.NotEqual(t, "1", got.body, why)
+		require.NotEqual(t, "2", got.body, why)
 		require.Equal(t, "pages; fwd=bypass; detail="+why, got.header.Get("Cache-Status"))
 	}
 	r := httptest.NewRequest(http.MethodGet, "/p", nil)

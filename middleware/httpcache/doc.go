@@ -1,6 +1,6 @@
 // Package httpcache caches the responses of an http.Handler in Redis, as a shared
-// cache does: RFC 9111, with Cache-Status as of RFC 9211, and the stale responses of
-// RFC 5861.
+// cache does: RFC 9111, with Cache-Status as of RFC 9211, the targeted fields of RFC
+// 9213, and the stale responses of RFC 5861.
 //
 //	pages := cachex.Must(httpcache.New(rdb, mux, httpcache.Options{Name: "pages"}))
 //	err := http.ListenAndServe(":8080", pages)
@@ -35,8 +35,12 @@
 //   - Options.Hidden, which the handler does not see;
 //   - Authorization, of which only whether it is there is in the key, unless Vary
 //     names it;
-//   - Cache-Control, Pragma, If-None-Match, If-Modified-Since and the fields of the
-//     connection, which are not the handler's: it does not see them either.
+//   - Cache-Control, Pragma, Range, the conditional fields and those of the
+//     connection, which the cache answers: the handler does not see them either.
+//
+// The handler sees a field in the very form that is in the key: in one line, and
+// Accept, Accept-Encoding and Accept-Language in lower case, without empty elements
+// and needless spaces.
 //
 // So a field that nobody has thought of, X-Forwarded-Host for instance, changes the
 // response for those who send it and for no one else. Behind a proxy that adds
@@ -51,27 +55,28 @@
 // # What is stored
 //
 // The response to a GET, if it has one of the statuses 200, 203, 204, 300, 301,
-// 302, 307, 308, 404 and 410, says how long it is fresh (s-maxage, max-age or
-// Expires), or Options.DefaultTTL does, is complete, and is no longer than
-// Options.MaxBody. It is not stored
+// 302, 303, 307, 308, 404 and 410 (and Options.Statuses), says how long it is fresh
+// (s-maxage, max-age or Expires), or Options.DefaultTTL does, is complete, and is no
+// longer than Options.MaxBody. It is not stored
 //
-//   - with no-store (unless with must-understand), private, or no-cache in
-//     Cache-Control, also of single fields, or a Cache-Control that is not of the
-//     grammar;
+//   - with no-store (unless with must-understand) or private in Cache-Control, also
+//     of single fields, or a Cache-Control that is not of the grammar;
+//   - with no-cache but without a validator; with one, the handler is asked each time
+//     whether the stored response is still right;
 //   - with Set-Cookie, with Vary: * or a Vary of more than 16 fields, with
 //     Content-Range, with trailers;
 //   - with a Content-Encoding but without Vary: Accept-Encoding;
 //   - to a request with Authorization, unless it says public, s-maxage or
 //     must-revalidate;
-//   - if the handler panicked, wrote less than its Content-Length or more, called
-//     Flush before it returned, or asked for the connection: Hijack, deadlines,
-//     EnableFullDuplex.
+//   - to a request with Cache-Control: no-store;
+//   - if the handler panicked, wrote less than its Content-Length or more, flushed a
+//     stream (text/event-stream, multipart/x-mixed-replace, X-Accel-Buffering: no), or
+//     asked for the connection: Hijack, deadlines, EnableFullDuplex.
 //
-// Nothing is looked up or stored for a request with a Cookie (see Partition), with
-// no-store, with a body, with Range, If-Range, If-Match or If-Unmodified-Since, with
-// X-HTTP-Method-Override and its like, with Proxy-Authorization, or whose Connection
-// names more than keep-alive, close and te. The handler answers it, as if there were
-// no cache.
+// The handler answers a request as if there were no cache if it has a Cookie (see
+// Options.Cookies and Partition) or a body of more than 64 KiB, and an upgrade to
+// another protocol unless a response to it is stored. No other field takes a request
+// past the cache.
 //
 // A request of an unsafe method is passed, and if the response is no error, what is
 // stored for its URI is gone before the client has the response.
@@ -85,7 +90,14 @@
 // in its first Write, or in WriteHeader or Flush. Responses that may not be shared
 // are so streamed as without a cache, however long they are. A panic is the
 // client's own, as without a cache, and net/http does with it what it does.
-// Informational responses (1xx) of a shared load are dropped.
+// Informational responses (1xx) are passed on to the client whose request the
+// handler was called for, and to no other.
+//
+// A Flush does nothing while the response may still be stored, unless it is a
+// stream. So the responses of httputil.ReverseProxy are stored, although it flushes
+// each one that comes without a Content-Length. The handler sees a HEAD as a GET,
+// and a request for a Range as one for the whole, unless such responses could not be
+// shared lately; its client gets what it asked for.
 //
 // # When Redis fails
 //

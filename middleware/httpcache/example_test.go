@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"regexp"
 	"time"
 
@@ -124,5 +126,70 @@ func ExampleOptions_partition() {
 	// 200 de | pages; fwd=uri-miss; fwd-status=200; stored
 	// 200 de | pages; hit
 	// 200 de | pages; fwd=bypass; detail=partition
+	// <nil>
+}
+
+// A cache in front of a reverse proxy stores responses that come in parts too, whose
+// length is not known beforehand.
+func ExampleNew_reverseProxy() {
+	ctx := context.Background()
+	server, err := redistest.NewEmbedded()
+	if err != nil {
+		panic(err)
+	}
+	defer server.Close()
+
+	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Println("handling")
+		w.Header().Set("Cache-Control", "public, max-age=60")
+		for _, part := range []string{"one, ", "two"} {
+			_, _ = io.WriteString(w, part)
+			w.(http.Flusher).Flush()
+		}
+	}))
+	defer origin.Close()
+	target, err := url.Parse(origin.URL)
+	if err != nil {
+		panic(err)
+	}
+	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }}
+	pages := cachex.Must(httpcache.New(server.Client(nil), proxy, httpcache.Options{Name: "proxy"}))
+
+	get(pages, "http://example.com/")
+	get(pages, "http://example.com/")
+	get(pages, "http://example.com/", "Range", "bytes=0-2")
+	fmt.Println(pages.Close(ctx))
+	// Output:
+	// handling
+	// 200 one, two | proxy; fwd=uri-miss; fwd-status=200; stored
+	// 200 one, two | proxy; hit
+	// 206 one | proxy; hit
+	// <nil>
+}
+
+// These pages are the same for all who are not logged in, whatever other cookies they
+// have. Their cache is told by a field of its own how long they are fresh.
+func ExampleOptions_cookies() {
+	ctx := context.Background()
+	server, err := redistest.NewEmbedded()
+	if err != nil {
+		panic(err)
+	}
+	defer server.Close()
+
+	pages := cachex.Must(httpcache.New(server.Client(nil), http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Pages-Cache-Control", "max-age=600")
+		w.Header().Set("Cache-Control", "no-cache") // for browsers
+		_, _ = io.WriteString(w, "News!")
+	}), httpcache.Options{Name: "pages", Cookies: []string{"session"}, Targets: []string{"Pages-Cache-Control"}}))
+
+	get(pages, "http://example.com/", "Cookie", "seen=1")
+	get(pages, "http://example.com/", "Cookie", "seen=2; theme=dark")
+	get(pages, "http://example.com/", "Cookie", "session=7")
+	fmt.Println(pages.Close(ctx))
+	// Output:
+	// 200 News! | pages; fwd=uri-miss; fwd-status=200; stored
+	// 200 News! | pages; hit
+	// 200 News! | pages; fwd=bypass; detail=cookie
 	// <nil>
 }

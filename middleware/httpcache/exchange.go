@@ -12,24 +12,26 @@ import (
 )
 
 // An exchange is one call of the handler for a shared load. The handler writes to
-// a recorder, until one of these is clear:
+// a recorder, until one of these is known:
 //
-//   - The response is complete and may be shared: it is a record.
-//   - It may not be shared, or cannot be held. That is mostly clear from its header.
+//   - The response is complete and may be stored: it is a record.
+//   - It may not be stored, or is too long. That is mostly known from its header.
 //     The handler then waits until the client whose request this is has attached
-//     its connection, and writes to that from there on: what was recorded first,
-//     at most Options.MaxBody, and then all else, as it comes. Nobody else gets
-//     any of it.
+//     its connection, and writes to that from there on: first the recorded part, at
+//     most Options.MaxBody, and then the rest, as it comes. No other client gets any
+//     of it.
 //
 // So the handler is called once for a request, whatever comes of it, which matters
 // to links that work once.
 //
-// Its goroutine is started by the load, and ends with the handler. Its ctx is
-// cancelled when neither the load nor the client have an interest in it any more.
+// Its goroutine is started by the load, or by the request that validates a response,
+// and ends with the handler. Its ctx is canceled when neither the load nor the client
+// have an interest in it any more.
 type exchange struct {
 	h      *Handler
 	q      *query
-	prev   *record // what it may confirm, nil if there is nothing
+	client *job    // whose request this is, nil for nobody who waits
+	prev   *record // a response that the handler may confirm, nil for none
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	hold   atomic.Int32 // how many have an interest
@@ -47,7 +49,7 @@ type exchange struct {
 type outcome struct {
 	kind   outcomeKind
 	why    string // it is not shared, a token
-	status int    // 0 if there is none
+	status int    // that the handler answered, 0 for none
 	vary   []string
 	record record
 }
@@ -63,19 +65,16 @@ const (
 
 var errGoexit = errors.New("httpcache: the handler called runtime.Goexit")
 
-// start calls the handler in a goroutine. Both the load and the client hold the
-// exchange, unless there is no client.
-func (h *Handler) start(ctx context.Context, q *query, prev *record, client bool) *exchange {
+// start calls the handler in a goroutine, with q.prepare done. holds is the number of
+// interests, each of which is to be released: of the load, and of the client.
+func (h *Handler) start(ctx context.Context, q *query, prev *record, client *job, holds int32) *exchange {
 	x := &exchange{
-		h: h, q: q, prev: prev,
+		h: h, q: q, prev: prev, client: client,
 		decided: make(chan struct{}), attach: make(chan http.ResponseWriter, 1), done: make(chan struct{}),
 	}
 	x.ctx, x.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	x.rec = recorder{x: x, header: http.Header{}, declared: -1}
-	x.hold.Store(1)
-	if client {
-		x.hold.Store(2)
-	}
+	x.hold.Store(holds)
 	h.loadCalls.Add(1)
 	h.crew.enter(true)
 	guard.Go(handler, func() error { x.serve(); return nil }, func(err error) {
@@ -108,12 +107,12 @@ func (x *exchange) end(err error) {
 // handler names the handler in errors.
 var handler = guard.Named("the handler")
 
-// serve calls the handler; twice if it says "not modified" of another response
-// than the one that we have.
+// serve calls the handler; twice if that says "not modified" of another response
+// than the one that is stored.
 func (x *exchange) serve() {
-	req := x.q.load.Clone(x.ctx)
+	req := x.q.request(x.ctx)
 	if x.prev != nil {
-		etag, modified := x.prev.validators()
+		etag, modified := validators(x.prev.Header, time.Now())
 		if etag != "" {
 			req.Header.Set("If-None-Match", etag)
 		}
@@ -124,10 +123,10 @@ func (x *exchange) serve() {
 	}
 	x.h.next.ServeHTTP(&x.rec, req)
 	x.rec.finish()
-	if x.rec.conditional && x.rec.status == http.StatusNotModified && !x.prev.sameVariant(x.rec.sent) {
+	if x.rec.confirms() && !x.prev.sameVariant(x.rec.sent) {
 		x.rec = recorder{x: x, header: http.Header{}, declared: -1}
 		x.h.loadCalls.Add(1)
-		x.h.next.ServeHTTP(&x.rec, x.q.load.Clone(x.ctx))
+		x.h.next.ServeHTTP(&x.rec, x.q.request(x.ctx))
 		x.rec.finish()
 	}
 	x.conclude()
@@ -140,24 +139,33 @@ func (x *exchange) conclude() {
 		return // it is decided
 	}
 	now := time.Now()
-	status, header, body := r.status, r.sent, r.body
-	if r.conditional && status == http.StatusNotModified {
-		status, header, body = x.prev.Status, x.prev.freshen(header), x.prev.Body
-		r.status, r.sent, r.body = status, header, body // for its client, should it not be shared
+	said, confirmed := r.status, r.confirms()
+	if confirmed { // this is what its client gets, should it not be stored any more
+		r.status, r.sent, r.body = x.confirmed(r.sent)
 	}
-	t, why := x.h.judge(x.q, status, header, now)
+	t, why := x.h.judge(x.q, r.status, r.sent, now)
 	switch {
 	case x.ctx.Err() != nil:
-		x.decide(outcome{kind: broken, why: "canceled", status: status})
-	case r.faulty || r.declared >= 0 && bodyAllowed(r.status) && !r.conditional && r.declared != int64(len(body)):
-		x.decide(outcome{kind: broken, why: "incomplete", status: status}) // RFC 9111, section 3.3
+		x.decide(outcome{kind: broken, why: "canceled", status: said})
+	case r.faulty || r.declared >= 0 && bodyAllowed(r.status) && !confirmed && r.declared != int64(len(r.body)):
+		x.decide(outcome{kind: broken, why: "incomplete", status: said}) // RFC 9111, section 3.3
 	case r.trailers():
-		x.decide(outcome{kind: private, why: "trailers", status: status})
+		x.decide(outcome{kind: private, why: "trailers", status: said})
 	case why != "":
-		x.decide(outcome{kind: private, why: why, status: status, vary: t.vary})
+		x.decide(outcome{kind: private, why: why, status: said, vary: t.vary})
 	default:
-		x.decide(outcome{kind: shared, status: status, vary: t.vary, record: newRecord(status, header.Clone(), body, t, now)})
+		x.decide(outcome{kind: shared, status: said, vary: t.vary, record: newRecord(r.status, r.sent.Clone(), r.body, t, now)})
 	}
+}
+
+// confirmed returns the stored response, updated by the header of a 304. If that is
+// about another response, which serve sees to unless the handler already has the
+// connection, there is nothing to give to the client but an error.
+func (x *exchange) confirmed(update http.Header) (status int, header http.Header, body []byte) {
+	if !x.prev.sameVariant(update) {
+		return http.StatusBadGateway, http.Header{}, nil
+	}
+	return x.prev.Status, x.prev.freshen(update), x.prev.Body
 }
 
 // decide tells the load and the client what becomes of the response. Once that is
@@ -171,6 +179,16 @@ func (x *exchange) decide(out outcome) {
 	}
 }
 
+// answered returns the status that the handler has answered, 0 for none yet.
+func (x *exchange) answered() int {
+	select {
+	case <-x.decided:
+		return x.out.status
+	default:
+		return 0
+	}
+}
+
 // answer gives the response to the client whose request this is, and returns when
 // the handler has. Where that panicked, so does answer: package http does with it
 // what it always does. It ends the client's interest.
@@ -181,6 +199,8 @@ func (x *exchange) answer(ctx context.Context, w http.ResponseWriter) {
 	x.attach <- w
 	<-x.done
 	switch {
+	case ended(w, x.fault):
+		return
 	case x.fault == errGoexit:
 		panic(http.ErrAbortHandler)
 	case x.fault != nil:

@@ -1,6 +1,7 @@
 package httpcache
 
 import (
+	"maps"
 	"net/http"
 	"net/textproto"
 	"slices"
@@ -26,19 +27,40 @@ var hopByHop = []string{
 	"Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
 }
 
-// ours are the fields of a request that are the cache's to answer.
-var ours = []string{"Cache-Control", "Pragma", "If-None-Match", "If-Modified-Since"}
+// ours are the request fields that the cache answers itself. A shared load shows
+// the handler none of them. A cache may ignore If-Match and If-Unmodified-Since
+// (RFC 9110, sections 13.1.1 and 13.1.4); see conditions.
+var ours = []string{
+	"Cache-Control", "Pragma", "If-None-Match", "If-Modified-Since",
+	"If-Match", "If-Unmodified-Since", "If-Range", "Range",
+}
 
-// overrides are the fields by which some handlers take a GET for another method.
-var overrides = []string{"X-Http-Method-Override", "X-Http-Method", "X-Method-Override"}
+// fieldSets returns the request fields that no shared load shows to the handler, and
+// those that are not in every key, which include the former. connection is apart.
+func fieldSets(o Options) (hides, skip map[string]bool) {
+	hides = canonical(hopByHop, ours, o.Hidden, []string{"Content-Length"})
+	delete(hides, "Proxy-Authorization") // a handler may read it, so it is in the key
+	skip = canonical(negotiation, o.Unkeyed, []string{"Authorization", "Cookie"})
+	maps.Copy(skip, hides)
+	return hides, skip
+}
 
 // canonical returns the set of names in canonical form.
 func canonical(names ...[]string) map[string]bool {
 	set := map[string]bool{}
-	for _, name := range slices.Concat(names...) {
-		set[textproto.CanonicalMIMEHeaderKey(name)] = true
+	for _, name := range canonicalList(slices.Concat(names...)) {
+		set[name] = true
 	}
 	return set
+}
+
+// canonicalList returns the names in canonical form.
+func canonicalList(names []string) []string {
+	list := make([]string, len(names))
+	for i, name := range names {
+		list[i] = textproto.CanonicalMIMEHeaderKey(name)
+	}
+	return list
 }
 
 // elements returns the elements of a field that is a list of what has no commas.
@@ -90,3 +112,7 @@ func varyNames(h http.Header) (names []string, ok bool) {
 	names = slices.Compact(names)
 	return names, len(names) <= maxVary
 }
+
+// selectedFields are the fields of a stored response that a 304 has (RFC 9110, section
+// 15.4.5).
+var selectedFields = []string{"Cache-Control", "Content-Location", "Date", "Etag", "Expires", "Vary", "Last-Modified", "Cache-Status"}

@@ -36,11 +36,15 @@ func (g *gate) before(o origin) origin {
 
 // crowd sends the same GET n times at once, and returns how to wait for the replies.
 func (s *site) crowd(t *testing.T, n int, fields ...string) func() []reply {
+	return s.crowdOf(t, http.MethodGet, n, fields...)
+}
+
+func (s *site) crowdOf(t *testing.T, method string, n int, fields ...string) func() []reply {
 	replies := make([]reply, n)
 	errs := make([]error, n)
 	var all sync.WaitGroup
 	for i := range n {
-		all.Go(func() { replies[i], errs[i] = s.try(t.Context(), http.MethodGet, "/p", fields...) })
+		all.Go(func() { replies[i], errs[i] = s.try(t.Context(), method, "/p", fields...) })
 	}
 	return func() []reply {
 		all.Wait()

@@ -7,117 +7,14 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"regexp"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/codec"
 )
-
-// Options describe a Handler. They are a value: New copies them.
-//
-// Durations are whole milliseconds.
-type Options struct {
-	// Name is what the keys in Redis begin with, and what Cache-Status calls this
-	// cache: a letter, and then letters, digits, "-", "_" and ".". Handlers that
-	// share a Redis and a Name share what is stored, so they must serve the same.
-	// Required.
-	Name string
-
-	// MaxBody is how many bytes of body are stored, and held in memory for one load.
-	// A longer response goes to its own client as it comes. Defaults to 1 MiB.
-	MaxBody int64
-
-	// DefaultTTL is how long a response is fresh that does not say, by Cache-Control
-	// or Expires, how long it is (RFC 9111, section 4.2.2). Defaults to 0: it is not
-	// stored.
-	DefaultTTL time.Duration
-
-	// MaxTTL bounds how long a response is fresh, whatever it says. Defaults to 24 h.
-	MaxTTL time.Duration
-
-	// MaxStale is how long responses are kept once they are not fresh: to be
-	// validated, and to be served stale for as long as they themselves allow, by
-	// stale-while-revalidate and stale-if-error, or the client by max-stale. It
-	// bounds these. Defaults to an hour.
-	MaxStale time.Duration
-
-	// PassTTL is how long it is remembered that the response to a request could not
-	// be shared, so that such requests are handled side by side and do not wait for
-	// each other. Defaults to a minute.
-	PassTTL time.Duration
-
-	// LoadTimeout is how long others wait for the handler. It then goes on for the
-	// client that it was called for, and the others call it for themselves. Defaults
-	// to a minute.
-	LoadTimeout time.Duration
-
-	// Partition returns what else the responses depend on, such as a tenant or a
-	// language taken from a cookie. It becomes part of the key. Without ok, the
-	// request is not for the cache. It must be safe for concurrent use. What it looks
-	// at, the handler sees too, cookies included, and whatever the handler takes from
-	// a cookie must be in what Partition returns. Defaults to nil: a request with a
-	// Cookie is not for the cache.
-	Partition func(*http.Request) (part string, ok bool)
-
-	// Unkeyed are the names of more request fields that the handler sees and that
-	// are not in the key, unless its response says Vary. Every field that is neither
-	// here, nor hidden, nor one of those that browsers send by themselves, is in the
-	// key: two requests that differ in it share nothing. Defaults to none.
-	Unkeyed []string
-
-	// Hidden are the names of request fields that the handler has no use for where
-	// its response is shared, X-Forwarded-For for instance: they are not in the key,
-	// and it does not see them when it is called for the cache. With Cookie among
-	// them, requests with cookies are like those without. Defaults to none.
-	Hidden []string
-}
-
-var nameForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]*$`)
-
-// withDefaults returns the Options with every field set that has a default.
-func (o Options) withDefaults() Options {
-	o.MaxBody = cmp.Or(o.MaxBody, 1<<20)
-	o.MaxTTL = cmp.Or(o.MaxTTL, 24*time.Hour)
-	o.MaxStale = cmp.Or(o.MaxStale, time.Hour)
-	o.PassTTL = cmp.Or(o.PassTTL, time.Minute)
-	o.LoadTimeout = cmp.Or(o.LoadTimeout, time.Minute)
-	return o
-}
-
-// validate returns an error for the first field that is wrong, by its name.
-func (o Options) validate() error {
-	if o.Name == "" {
-		return errors.New(`Options.Name is required, for instance "pages"`)
-	}
-	if !nameForm.MatchString(o.Name) {
-		return fmt.Errorf("Options.Name is %q, must be a letter, and then letters, digits, '-', '_' and '.'", o.Name)
-	}
-	if o.MaxBody < 0 {
-		return fmt.Errorf("Options.MaxBody is %d, must not be negative", o.MaxBody)
-	}
-	for _, d := range []struct {
-		name string
-		d    time.Duration
-	}{
-		{"DefaultTTL", o.DefaultTTL}, {"MaxTTL", o.MaxTTL}, {"MaxStale", o.MaxStale},
-		{"PassTTL", o.PassTTL}, {"LoadTimeout", o.LoadTimeout},
-	} {
-		switch {
-		case d.d < 0:
-			return fmt.Errorf("Options.%s is %v, must not be negative", d.name, d.d)
-		case d.d%time.Millisecond != 0:
-			return fmt.Errorf("Options.%s is %v, must be whole milliseconds", d.name, d.d)
-		case d.d > 10*365*24*time.Hour:
-			return fmt.Errorf("Options.%s is %v, must be at most ten years", d.name, d.d)
-		}
-	}
-	return nil
-}
 
 // A Handler answers requests from what another one has answered before, as a
 // shared cache does. It is safe for concurrent use.
@@ -126,7 +23,11 @@ type Handler struct {
 	o    Options // with defaults
 
 	skip   map[string]bool // request fields that are not in every key
+	hides  map[string]bool // request fields that no shared load shows
 	hidden map[string]bool // canonical Options.Hidden
+
+	overrides, targets []string        // canonical Options.MethodOverrides and .Targets
+	selected           map[string]bool // fields of a stored response that a 304 has
 
 	// Two caches of the same keys. reads returns what is stored for as long as it is
 	// kept, and judging it is for us. loads takes it for stale when it is, and then
@@ -153,8 +54,9 @@ func New(rdb redis.UniversalClient, next http.Handler, o Options) (*Handler, err
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("httpcache: %w", err)
 	}
-	h := &Handler{next: next, o: o, hidden: canonical(o.Hidden)}
-	h.skip = canonical(negotiation, hopByHop, ours, overrides, o.Unkeyed, o.Hidden, []string{"Authorization", "Cookie", "Content-Length"})
+	h := &Handler{next: next, o: o, hidden: canonical(o.Hidden), selected: canonical(selectedFields, o.Targets)}
+	h.overrides, h.targets = canonicalList(o.MethodOverrides), canonicalList(o.Targets)
+	h.hides, h.skip = fieldSets(o)
 	spec := cachex.Spec[key, record]{
 		Name:   o.Name,
 		Key:    o.Name + ":{uri}:{variant}",

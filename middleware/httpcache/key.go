@@ -7,7 +7,6 @@ import (
 	"hash"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 )
 
@@ -62,23 +61,23 @@ func schemeOf(r *http.Request) string {
 	return "http"
 }
 
-// variant returns the hash of all that a response of this URI may depend on, as
-// the handler sees it in a shared load.
+// variant returns the hash of everything that a response of this URI may depend on:
+// each field in the very form in which a shared load shows it to the handler.
 func (q *query) variant(gen string, vary []string) string {
 	d := digest{sha256.New()}
-	d.add(gen, q.scheme, q.part)
+	d.add(gen, q.scheme, q.part, string(q.body))
 	if d.add("anonymous"); q.auth {
 		d.add("authorized")
 	}
 	d.add(q.keyed...)
 	d.add(vary...)
 	for _, name := range vary {
-		values, there := q.load.Header[name]
+		value, there := q.shown(name)
 		if !there {
-			d.add() // which is not the same as a field without a value
+			d.add() // which differs from a field without a value
 			continue
 		}
-		d.add(normal(name, values))
+		d.add(value)
 	}
 	return base64.RawURLEncoding.EncodeToString(d.Sum(nil))
 }
@@ -98,32 +97,4 @@ func (d digest) number(n int) {
 	var b [8]byte
 	binary.BigEndian.PutUint64(b[:], uint64(n))
 	d.Write(b[:])
-}
-
-// normal returns a field's value in a form that is the same for values that mean
-// the same (RFC 9111, section 4.1): its lines joined, and, where we know that
-// neither case nor spaces matter, without these.
-func normal(name string, values []string) string {
-	switch v := strings.Join(values, ", "); name {
-	case "Accept", "Accept-Encoding", "Accept-Language":
-		return strings.ToLower(strings.Join(elements([]string{strings.ReplaceAll(v, " ", "")}), ","))
-	default:
-		return strings.Trim(v, " \t")
-	}
-}
-
-// keyedFields returns names and values of the fields that are in every key.
-func keyedFields(h http.Header, skip map[string]bool) []string {
-	var names []string
-	for name := range h {
-		if !skip[name] {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	var all []string
-	for _, name := range names {
-		all = append(all, name, normal(name, h[name]))
-	}
-	return all
 }

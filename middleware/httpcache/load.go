@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"maps"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -20,8 +22,38 @@ type job struct {
 	vary []string // what the URI is known to vary on
 
 	mu     sync.Mutex
-	x      *exchange // guarded by mu: begun for this client, and not taken yet
-	absent bool      // guarded by mu: the client does not wait, or not any more
+	w      http.ResponseWriter // guarded by mu: for 1xx, nil if the client wants none or is gone
+	x      *exchange           // guarded by mu: begun for this client, and not taken yet
+	absent bool                // guarded by mu: the client does not wait, or not any more
+}
+
+// inform passes an informational response on to the client, while it waits. j may be
+// nil. The fields of such a response are no fields of the final one.
+func (j *job) inform(status int, header http.Header) {
+	if j == nil {
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.w == nil {
+		return
+	}
+	to := j.w.Header()
+	above := to.Clone()
+	copyHeader(to, header.Clone())
+	j.w.WriteHeader(status)
+	clear(to)
+	maps.Copy(to, above)
+}
+
+// leave says that the client does not wait any more: nothing else writes to its
+// connection from now on. It returns the exchange that was begun for the client.
+func (j *job) leave() *exchange {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	x := j.x
+	j.x, j.w, j.absent = nil, nil, true
+	return x
 }
 
 type jobKey struct{}
@@ -35,16 +67,14 @@ var (
 // exchange that was begun, that comes with it, and has to be answered or released.
 // anew is for a load that begins after the call.
 func (h *Handler) load(ctx context.Context, k key, j *job, anew bool) (rec record, how cachex.Outcome, x *exchange, err error) {
+	j.q.prepare()
 	ctx = cachex.WithOutcome(context.WithValue(ctx, jobKey{}, j), &how)
 	if anew {
 		rec, err = h.loads.Refresh(ctx, k)
 	} else {
 		rec, err = h.loads.Get(ctx, k)
 	}
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	x, j.x, j.absent = j.x, nil, true
-	return rec, how, x, err
+	return rec, how, j.leave(), err
 }
 
 // up is the Spec.Up of the cache of records.
@@ -52,6 +82,9 @@ func (h *Handler) up(ctx context.Context, k key) (record, error) {
 	j, _ := ctx.Value(jobKey{}).(*job)
 	if j == nil {
 		return record{}, errNoJob
+	}
+	if j.q.noStore { // RFC 9111, section 5.2.1.5; clients who wait still share the response
+		cachex.NoStore(ctx)
 	}
 	var prev *record
 	if old, ok := cachex.Previous[record](ctx); ok && old.Kind == aResponse && old.Status == 200 {
@@ -83,26 +116,25 @@ func (h *Handler) up(ctx context.Context, k key) (record, error) {
 }
 
 // begin begins the exchange of a job. A load may be begun again for clients who
-// came too late for it, and then with the request of one who has gone; or who has an
-// exchange and is about to take it: he gets that one, for it was his request.
+// came too late for it, and then with the request of a client who has gone, or who
+// has an exchange and is about to take it. That client keeps its first exchange.
 func (h *Handler) begin(ctx context.Context, j *job, prev *record) *exchange {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	his := !j.absent && j.x == nil
-	x := h.start(ctx, j.q, prev, his)
-	if his {
-		j.x = x
+	if j.absent || j.x != nil {
+		return h.start(ctx, j.q, prev, nil, 1)
 	}
-	return x
+	j.x = h.start(ctx, j.q, prev, j, 2)
+	return j.x
 }
 
 // index makes the index of a URI that has none, and stores what was learnt with
-// it. It has a generation of its own, so nobody finds that before the index is
-// stored; and if the URI is invalidated meanwhile, nobody ever does.
+// it. The index has a generation of its own, so that record is not found before the
+// index is stored; and never, if the URI is invalidated meanwhile.
 func (h *Handler) index(ctx context.Context, q *query, vary []string, rec record) record {
 	gen := rand.Text()
 	variant := q.variant(gen, vary)
-	if h.loads.Stats().Breaker == cachex.BreakerClosed {
+	if !q.noStore && h.loads.Stats().Breaker == cachex.BreakerClosed {
 		// An error is counted there. The next client loads again.
 		_ = h.loads.Set(ctx, q.key(variant), rec)
 	}
@@ -117,6 +149,9 @@ func (h *Handler) widen(ctx context.Context, k key, j *job, vary []string) recor
 	slices.Sort(all)
 	all = slices.Compact(all)
 	cachex.NoStore(ctx)
+	if j.q.noStore {
+		return record{Kind: aMoved}
+	}
 	if len(all) > maxVary {
 		return record{Kind: aPass, At: time.Now().UnixMilli(), Life: h.o.PassTTL.Milliseconds()}
 	}
@@ -136,6 +171,7 @@ func (h *Handler) renew(ctx context.Context, k key, vary []string, q *query) {
 		return
 	}
 	ctx = context.WithoutCancel(ctx)
+	q.prepare()
 	// An error leaves what is there, and the next try to Options of the cache.
 	guard.Go(handler, func() error {
 		_, _, _, err := h.load(ctx, k, &job{q: q, vary: vary, absent: true}, false)

@@ -29,6 +29,13 @@ func TestOptionsThatAreWrongAreNamed(t *testing.T) {
 		"httpcache: Options.MaxStale is 2540400h0m0s, must be at most ten years":                         {Name: "a", MaxStale: 290 * 365 * 24 * time.Hour},
 		"httpcache: Options.PassTTL is 1.5µs, must be whole milliseconds":                                {Name: "a", PassTTL: 1500},
 		"httpcache: Options.LoadTimeout is -1s, must not be negative":                                    {Name: "a", LoadTimeout: -time.Second},
+		`httpcache: Options.Cookies has "a=b", must be names without spaces, such as "X-Name"`:           {Name: "a", Cookies: []string{"a=b"}},
+		`httpcache: Options.Unkeyed has "", must be names without spaces, such as "X-Name"`:              {Name: "a", Unkeyed: []string{"X", ""}},
+		`httpcache: Options.Hidden has "X Y", must be names without spaces, such as "X-Name"`:            {Name: "a", Hidden: []string{"X Y"}},
+		`httpcache: Options.MethodOverrides has "X:", must be names without spaces, such as "X-Name"`:    {Name: "a", MethodOverrides: []string{"X:"}},
+		`httpcache: Options.Targets has "a, b", must be names without spaces, such as "X-Name"`:          {Name: "a", Targets: []string{"a, b"}},
+		"httpcache: Options.Statuses has 206, must be from 200 to 599, and neither 206 nor 304":          {Name: "a", Statuses: []int{503, 206}},
+		"httpcache: Options.Statuses has 600, must be from 200 to 599, and neither 206 nor 304":          {Name: "a", Statuses: []int{600}},
 	} {
 		_, err := New(rdb, nothing, o)
 		require.EqualError(t, err, want)

@@ -7,12 +7,12 @@ import (
 )
 
 // storable are the statuses that may be stored, with explicit freshness or by
-// Options.DefaultTTL. The others are understood just as well, but are errors of a
-// request rather than of a resource: one request that is refused must not keep a
+// Options.DefaultTTL; Options.Statuses adds others. Many of the others are errors of
+// one request and not of its resource: a request that is refused must not keep the
 // page from all.
 var storable = []int{
 	http.StatusOK, http.StatusNonAuthoritativeInfo, http.StatusNoContent,
-	http.StatusMultipleChoices, http.StatusMovedPermanently, http.StatusFound,
+	http.StatusMultipleChoices, http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
 	http.StatusTemporaryRedirect, http.StatusPermanentRedirect, http.StatusNotFound, http.StatusGone,
 }
 
@@ -36,25 +36,27 @@ type terms struct {
 	swr, sie  time.Duration // how long it may then be served stale (RFC 5861)
 	strict    bool          // it may never be served stale but for these two
 	immutable bool
+	noCache   bool // it is validated for each use
 	vary      []string
 }
 
 // judge returns the terms of a response that has come now, or why it may not be
 // stored by a shared cache (RFC 9111, section 3). h is not changed.
 func (h *Handler) judge(q *query, status int, header http.Header, now time.Time) (t terms, why string) {
-	cc := parseDirectives(header["Cache-Control"])
+	cc, targeted := h.policyOf(header)
 	vary, varies := varyNames(header)
+	understood := slices.Contains(storable, status)
 	switch {
-	case !slices.Contains(storable, status):
+	case !understood && (cc.has("must-understand") || !slices.Contains(h.o.Statuses, status)): // section 5.2.2.3
 		return t, "status"
 	case cc.malformed:
 		return t, "malformed"
-	case cc.has("no-store") && !cc.has("must-understand"): // section 5.2.2.3: we understand the status
+	case cc.has("no-store") && !cc.has("must-understand"): // section 5.2.2.3 again
 		return t, "no-store"
 	case cc.has("private"): // of single fields too: section 5.2.2.7 allows for that
 		return t, "private"
-	case cc.has("no-cache"): // there is nobody to whom it may be given without asking
-		return t, "no-cache"
+	case cc.has("no-cache") && (status != http.StatusOK || !validatable(header, now)):
+		return t, "no-cache" // it could never be used
 	case len(header["Set-Cookie"]) > 0, len(header["Set-Cookie2"]) > 0:
 		return t, "set-cookie"
 	case !varies:
@@ -73,9 +75,13 @@ func (h *Handler) judge(q *query, status int, header http.Header, now time.Time)
 	}
 	t.vary = vary
 	t.strict = cc.has("must-revalidate") || cc.has("proxy-revalidate") || cc.has("s-maxage")
-	t.immutable = cc.has("immutable")
 	t.age = initialAge(header, now)
-	if t.life, why = h.lifetime(status, &cc, header, now); why != "" {
+	if cc.has("no-cache") { // of single fields too: section 5.2.2.4 allows for that
+		t.noCache = true
+		return t, ""
+	}
+	t.immutable = cc.has("immutable")
+	if t.life, why = h.lifetime(status, &cc, targeted, header, now); why != "" {
 		return t, why
 	}
 	if !cc.has("must-revalidate") && !cc.has("proxy-revalidate") {
@@ -92,9 +98,15 @@ func (h *Handler) judge(q *query, status int, header http.Header, now time.Time)
 	return t, ""
 }
 
-// lifetime is how long a response is fresh (RFC 9111, section 4.2.1). Where it
-// contradicts itself, it is not.
-func (h *Handler) lifetime(status int, cc *directives, header http.Header, now time.Time) (time.Duration, string) {
+// validatable reports whether a response has a validator.
+func validatable(header http.Header, now time.Time) bool {
+	etag, modified := validators(header, now)
+	return etag != "" || modified != ""
+}
+
+// lifetime returns how long a response is fresh (RFC 9111, section 4.2.1), which is
+// 0 if it contradicts itself.
+func (h *Handler) lifetime(status int, cc *directives, targeted bool, header http.Header, now time.Time) (time.Duration, string) {
 	for _, name := range []string{"s-maxage", "max-age"} {
 		if d, there, ok := cc.seconds(name); there {
 			if !ok {
@@ -103,11 +115,11 @@ func (h *Handler) lifetime(status int, cc *directives, header http.Header, now t
 			return min(d, h.o.MaxTTL), ""
 		}
 	}
-	if lines, there := header["Expires"]; there {
+	if lines, there := header["Expires"]; there && !targeted {
 		if len(lines) != 1 {
 			return 0, ""
 		}
-		expires, ok := parseDate(lines[0], now)
+		expires, ok := parseDate(lines[0], now) // section 5.3: an invalid one is in the past
 		date, dated := parseDate(header.Get("Date"), now)
 		if !dated {
 			date = now

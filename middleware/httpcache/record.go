@@ -26,6 +26,7 @@ type record struct {
 	Life             int64
 	SWR, SIE         int64
 	Strict, Constant bool // terms.strict and .immutable
+	NoCache          bool // it is validated for each use
 
 	// What the load that made this index has also made, for those who wait for it in
 	// this process. It is not stored with the index.
@@ -59,7 +60,7 @@ func newRecord(status int, header http.Header, body []byte, t terms, now time.Ti
 	return record{
 		Kind: aResponse, At: now.UnixMilli(), Vary: t.vary, Status: status, Header: header, Body: body,
 		Age: t.age.Milliseconds(), Life: t.life.Milliseconds(), SWR: t.swr.Milliseconds(), SIE: t.sie.Milliseconds(),
-		Strict: t.strict, Constant: t.immutable,
+		Strict: t.strict, Constant: t.immutable, NoCache: t.noCache,
 	}
 }
 
@@ -97,11 +98,12 @@ func (h *Handler) ttl(_ key, rec record) time.Duration {
 type state uint8
 
 const (
-	useless    state = iota // load
-	fresh                   // serve
-	staleReuse              // serve, and see to a new one
-	staleAsked              // serve, since this client is content with it
-	passing                 // let the handler answer
+	useless     state = iota // load
+	fresh                    // serve
+	staleReuse               // serve, and see to a new one
+	staleAsked               // serve, since this client is content with it
+	passing                  // let the handler answer
+	unvalidated              // serve, if the handler confirms it for this request
 )
 
 // assess says what a record is good for to a query. validated says that it was
@@ -115,6 +117,9 @@ func (rec *record) assess(q *query, now time.Time, validated bool) state {
 	}
 	if rec.Kind != aResponse {
 		return useless
+	}
+	if rec.NoCache { // RFC 9111, section 5.2.2.4
+		return unvalidated
 	}
 	left, age := rec.left(now), rec.age(now)
 	if !validated {
@@ -144,14 +149,15 @@ func (rec *record) forErrors(now time.Time) bool {
 	return rec.Kind == aResponse && -rec.left(now) < time.Duration(rec.SIE)*time.Millisecond
 }
 
-// validators returns what to ask with whether a response is still right.
-func (rec *record) validators() (etag, modified string) {
-	etag = rec.Header.Get("Etag")
+// validators returns the valid ones of the validators of a response, by which the
+// handler can be asked whether it is still right.
+func validators(header http.Header, now time.Time) (etag, modified string) {
+	etag = header.Get("Etag")
 	if _, _, ok := parseETag(etag); !ok {
 		etag = ""
 	}
-	modified = rec.Header.Get("Last-Modified")
-	if _, ok := parseDate(modified, time.Now()); !ok {
+	modified = header.Get("Last-Modified")
+	if _, ok := parseDate(modified, now); !ok {
 		modified = ""
 	}
 	return etag, modified

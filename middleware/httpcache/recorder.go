@@ -9,15 +9,17 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
 // A recorder is the ResponseWriter of a handler in a shared load. It keeps the
 // response, or, once that is spilled, passes it to the client: see exchange.
 //
-// Whoever asks something of the connection (Flush, Hijack, deadlines) gets the
-// connection, and is not shared. An informational response (1xx) is for one client
-// and is dropped; they are hints.
+// A Flush is not needed for a response that is kept: package httputil's ReverseProxy
+// flushes each one whose length is not known. A handler that asks for more of the
+// connection (Hijack, deadlines, full duplex) gets the connection, and so does one
+// that flushes a stream.
 type recorder struct {
 	x           *exchange
 	header      http.Header // the handler's
@@ -44,28 +46,39 @@ func (r *recorder) WriteHeader(status int) {
 	if status < 100 || status > 999 {
 		panic(fmt.Sprintf("httpcache: invalid WriteHeader code %v", status)) // as package http
 	}
+	r.adopt()
 	switch informational := status < 200 && status != http.StatusSwitchingProtocols; {
-	case r.status != 0, informational && !r.spilled:
+	case r.status != 0:
 		return
-	case r.spilled: // for its connection, before the header was written
-		if !informational {
-			r.status, r.sent = status, r.header.Clone()
-		}
+	case informational && !r.spilled:
+		r.x.client.inform(status, r.header)
+		return
+	case r.spilled && informational: // for its connection, before the header was written
 		if r.w != nil {
 			r.head(r.w, status, r.header)
 		}
+		return
+	case r.spilled:
+		r.status, r.sent = status, r.header.Clone()
+		if r.confirms() {
+			r.status, r.sent, r.body = r.x.confirmed(r.sent)
+		}
+		if r.w != nil {
+			r.replay(r.w)
+		}
+		r.body = nil
 		return
 	}
 	r.status, r.sent = status, r.header.Clone()
 	if n, err := strconv.ParseInt(r.sent.Get("Content-Length"), 10, 64); err == nil && n >= 0 {
 		r.declared = n
 	}
-	if r.conditional && status == http.StatusNotModified {
+	if r.confirms() {
 		return
 	}
 	t, why := r.x.h.judge(r.x.q, status, r.sent, time.Now())
 	switch {
-	case slices.Contains(failures, status):
+	case why != "" && slices.Contains(failures, status):
 		r.spill(outcome{kind: failed, why: "status"})
 	case why != "":
 		r.spill(outcome{kind: private, why: why, vary: t.vary})
@@ -74,11 +87,15 @@ func (r *recorder) WriteHeader(status int) {
 	}
 }
 
+// confirms reports whether the response says that the stored one is still right.
+func (r *recorder) confirms() bool { return r.conditional && r.status == http.StatusNotModified }
+
 // Write implements http.ResponseWriter.
 func (r *recorder) Write(p []byte) (int, error) {
 	if r.status == 0 {
 		r.WriteHeader(http.StatusOK)
 	}
+	r.adopt()
 	switch {
 	case r.spilled && r.w == nil:
 		return 0, r.err
@@ -112,12 +129,33 @@ func (r *recorder) spill(out outcome) {
 	}
 	r.x.decide(out)
 	select {
-	case r.w = <-r.x.attach:
-		if r.status != 0 {
-			r.replay(r.w)
-		}
+	case w := <-r.x.attach:
+		r.give(w)
 	case <-r.x.ctx.Done():
 		r.err = context.Cause(r.x.ctx)
+		r.body = nil
+	}
+}
+
+// adopt spills the response if its client has attached, since it waited for the load
+// longer than Options.LoadTimeout: from now on the client gets it as it comes.
+func (r *recorder) adopt() {
+	if r.spilled || r.conditional && (r.status == 0 || r.confirms()) {
+		return // the client wants no 304
+	}
+	select {
+	case w := <-r.x.attach:
+		r.spilled = true
+		r.x.decide(outcome{kind: broken, why: "slow", status: r.status})
+		r.give(w)
+	default:
+	}
+}
+
+// give writes the recorded part to the client, whose the response is now.
+func (r *recorder) give(w http.ResponseWriter) {
+	if r.w = w; r.status != 0 {
+		r.replay(w)
 	}
 	r.body = nil
 }
@@ -141,6 +179,16 @@ func (r *recorder) head(w http.ResponseWriter, status int, header http.Header) {
 	maps.Copy(to, r.above)
 	copyHeader(to, header.Clone())
 	w.WriteHeader(status)
+}
+
+// streams reports whether a response is one that nobody should wait for the end of.
+func streams(header http.Header) bool {
+	if strings.EqualFold(header.Get("X-Accel-Buffering"), "no") { // as nginx understands it
+		return true
+	}
+	media, _, _ := strings.Cut(header.Get("Content-Type"), ";")
+	media = strings.ToLower(strings.TrimSpace(media))
+	return media == "text/event-stream" || media == "multipart/x-mixed-replace" || strings.HasPrefix(media, "application/grpc")
 }
 
 // listed are the fields to which a handler adds, where handlers above it have set
@@ -181,6 +229,9 @@ func (r *recorder) Flush() { _ = r.FlushError() }
 // FlushError is Flush for http.ResponseController.
 func (r *recorder) FlushError() error {
 	r.finish()
+	if r.adopt(); !r.spilled && (r.confirms() || !streams(r.sent)) {
+		return nil
+	}
 	c, err := r.connection()
 	if err != nil {
 		return err

@@ -1,82 +1,126 @@
 package httpcache
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 )
 
 // A query is a GET or HEAD that the cache may answer.
 type query struct {
+	h                 *Handler
 	scheme, host, uri string
-	header            http.Header // as it came; not to be changed
+	from              *http.Request // as it came
+	header            http.Header   // of from; never changed
+	body              []byte        // of a GET that has one
 	head              bool
-	auth              bool     // it has Authorization
+	upgrade           bool     // asks for another protocol
+	auth              bool     // has credentials
+	bare              bool     // the handler sees no Cookie
 	part              string   // of Options.Partition
+	connection        string   // the value of Connection that the handler sees, "" for none
 	keyed             []string // fields that are in every key
 
 	noCache      bool           // validate first
+	noStore      bool           // store no response to it
 	onlyIfCached bool           // or 504
 	maxAge       *time.Duration // nil: any
 	minFresh     time.Duration
 	maxStale     time.Duration // how stale it may be; 0: not at all
 
-	// load is the request that a shared load shows to the handler: the GET, with
-	// nothing in it that is neither in the key nor among the unkeyed fields, and
-	// nothing that is the cache's to answer.
-	load *http.Request
+	load *http.Request // set by prepare
 }
 
 func (q *query) key(variant string) key { return key{uriKey(q.host, q.uri), variant} }
 
 // examine returns what the cache is asked, or why it has no part in the request.
+// q.from is the request to pass on in either case.
+//
+// A client chooses every field that it sends. So a field takes no request past the
+// cache, but for cookies and a change of protocol: the field is in the key, or the
+// handler does not see it.
 func (h *Handler) examine(r *http.Request) (q *query, why string) {
-	q = &query{scheme: schemeOf(r), header: r.Header, head: r.Method == http.MethodHead}
+	q = &query{h: h, scheme: schemeOf(r), from: r, header: r.Header, head: r.Method == http.MethodHead}
 	q.host = hostOf(q.scheme, r.Host)
 	uri, ok := uriOf(r.URL)
-	q.uri = uri
-	if !ok {
-		return nil, "uri"
+	if q.uri = uri; !ok {
+		return q, "uri"
 	}
-	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
-		return nil, "body"
-	}
-	for _, name := range []string{"Range", "If-Range", "If-Match", "If-Unmodified-Since"} {
-		if _, there := r.Header[name]; there {
-			return nil, "precondition"
-		}
-	}
-	for _, name := range overrides {
-		if _, there := r.Header[name]; there {
-			return nil, "method-override"
-		}
-	}
-	for _, name := range connectionNames(r.Header) {
-		if name != "Keep-Alive" && name != "Close" && name != "Te" {
-			return nil, "connection" // an upgrade, or a field that somebody wants to be forgotten
-		}
-	}
-	if _, there := r.Header["Proxy-Authorization"]; there {
-		return nil, "credentials"
-	}
-	_, q.auth = r.Header["Authorization"]
+	q.connects()
+	q.auth = len(r.Header["Authorization"]) > 0 || len(r.Header["Proxy-Authorization"]) > 0
 	if why := h.partition(q, r); why != "" {
-		return nil, why
+		return q, why
 	}
-	if why := q.control(r.Header); why != "" {
-		return nil, why
+	if !q.readBody() {
+		return q, "body"
 	}
-	q.keyed = keyedFields(r.Header, h.skip)
-	q.load = h.shown(q, r)
+	q.control()
+	q.keyed = q.keyedFields()
 	return q, ""
 }
 
-// partition asks Options.Partition. Without it, a cookie may be anybody's.
-func (h *Handler) partition(q *query, r *http.Request) (why string) {
-	if h.o.Partition == nil {
-		if _, there := r.Header["Cookie"]; there && !h.hidden["Cookie"] {
-			return "cookie"
+// connects reads Connection. The fields that it names stay in the request: a client
+// could otherwise remove a field that a proxy before this server has added. A
+// handler that forwards the request removes them itself (RFC 9110, section 7.6.1),
+// so the handler sees Connection if it names such fields, and it is in the key.
+func (q *query) connects() {
+	var others []string
+	for _, name := range connectionNames(q.header) {
+		switch name {
+		case "Keep-Alive", "Close", "Te":
+		case "Upgrade":
+			q.upgrade = len(q.header["Upgrade"]) > 0
+		default:
+			others = append(others, name)
 		}
+	}
+	if len(others) > 0 {
+		slices.Sort(others)
+		q.connection = strings.Join(slices.Compact(others), ", ")
+	}
+}
+
+// maxRequestBody is the length of the longest request body that is part of a key.
+const maxRequestBody = 64 << 10
+
+// readBody reads the body of a request. A body of a GET means nothing (RFC 9110,
+// section 9.3.1), but some handlers read it, so it is part of the key. readBody
+// returns false if the body is too long for that, or cannot be read. q.from has the
+// whole body in either case.
+func (q *query) readBody() bool {
+	r := q.from
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 && len(r.TransferEncoding) == 0 {
+		return true
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxRequestBody+1))
+	q.from = r.WithContext(r.Context()) // a handler must not change its request
+	q.from.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(body), r.Body), r.Body}
+	if err != nil || len(body) > maxRequestBody {
+		return false
+	}
+	q.body = body
+	return true
+}
+
+// partition asks Options.Cookies and Options.Partition. Without these, a response
+// to a request with a cookie may be personal.
+func (h *Handler) partition(q *query, r *http.Request) (why string) {
+	if lines := r.Header["Cookie"]; len(lines) > 0 && !h.hidden["Cookie"] {
+		switch {
+		case h.o.Cookies == nil && h.o.Partition == nil, h.o.Cookies != nil && names(lines, h.o.Cookies):
+			return "cookie"
+		case h.o.Partition == nil:
+			q.bare = true
+		}
+	}
+	if h.o.Partition == nil {
 		return ""
 	}
 	part, ok := h.o.Partition(r)
@@ -86,25 +130,40 @@ func (h *Handler) partition(q *query, r *http.Request) (why string) {
 	return ""
 }
 
-// control reads the directives of the request (RFC 9111, section 5.2.1).
-func (q *query) control(h http.Header) (why string) {
-	lines, there := h["Cache-Control"]
-	cc := parseDirectives(lines)
-	switch {
-	case cc.malformed:
-		return "malformed"
-	case cc.has("no-store"):
-		return "no-store"
+// names reports whether the lines of a Cookie field have a cookie with one of the
+// names. A cookie that is not of the grammar has a name too: a handler may be less
+// strict than package http.
+func names(lines, cookies []string) bool {
+	for _, line := range lines {
+		for pair := range strings.FieldsFuncSeq(line, func(c rune) bool { return c == ';' || c == ',' }) {
+			name, _, _ := strings.Cut(pair, "=")
+			if slices.Contains(cookies, strings.TrimSpace(name)) {
+				return true
+			}
+		}
 	}
-	q.noCache = cc.has("no-cache")
+	return false
+}
+
+// control reads the directives of the request (RFC 9111, section 5.2.1). A directive
+// that is not of the grammar is ignored: the cache need not heed any, and a client
+// must not pass the cache by one.
+func (q *query) control() {
+	lines, there := q.header["Cache-Control"]
 	if !there { // section 5.4
-		pragma := parseDirectives(h["Pragma"])
-		q.noCache = pragma.has("no-cache")
+		if lines, there = q.header["Pragma"]; there {
+			pragma := parseDirectives(lines)
+			q.noCache = pragma.has("no-cache")
+		}
+		return
 	}
+	cc := parseDirectives(lines)
+	q.noCache = cc.has("no-cache")
+	q.noStore = cc.has("no-store")
 	q.onlyIfCached = cc.has("only-if-cached")
 	if d, there, ok := cc.seconds("max-age"); there {
 		if !ok {
-			d = 0 // which is the strictest that it can have meant
+			d = 0 // the strictest meaning that it can have
 		}
 		q.maxAge = &d
 	}
@@ -124,23 +183,35 @@ func (q *query) control(h http.Header) (why string) {
 			q.maxStale = n
 		}
 	}
-	return ""
 }
 
-// shown returns the request that a shared load shows to the handler.
-func (h *Handler) shown(q *query, r *http.Request) *http.Request {
-	c := r.Clone(context.WithoutCancel(r.Context()))
+// prepare makes q.load: the GET that a shared load shows to the handler, with
+// nothing in it that is neither in the key nor unkeyed. It must be called while the
+// request is served, and before another goroutine uses q.
+func (q *query) prepare() {
+	if q.load != nil {
+		return
+	}
+	plain := q.from.WithContext(context.WithoutCancel(q.from.Context()))
+	plain.Header, plain.Trailer = nil, nil // copied below, where they are shown
+	c := plain.Clone(plain.Context())
 	c.Method = http.MethodGet
+	c.Proto, c.ProtoMajor, c.ProtoMinor = "HTTP/1.1", 1, 1 // any client's, and in no key
 	c.Host, c.RequestURI = q.host, q.uri
 	c.URL.Scheme, c.URL.Host, c.URL.User, c.URL.Fragment, c.URL.RawFragment = "", "", nil, "", ""
-	c.Body, c.GetBody, c.ContentLength = http.NoBody, nil, 0
-	c.Close = false
-	dropHopByHop(c.Header)
-	for _, name := range ours {
-		delete(c.Header, name)
+	c.TransferEncoding, c.GetBody, c.Close = nil, nil, false
+	c.Body, c.ContentLength = nil, int64(len(q.body)) // each call of the handler gets a body
+	c.Header = make(http.Header, len(q.header))
+	q.show(c.Header)
+	q.load = c
+}
+
+// request returns a request for one call of the handler.
+func (q *query) request(ctx context.Context) *http.Request {
+	r := q.load.Clone(ctx)
+	r.Body = http.NoBody
+	if len(q.body) > 0 {
+		r.Body = io.NopCloser(bytes.NewReader(q.body))
 	}
-	for name := range h.hidden {
-		delete(c.Header, name)
-	}
-	return c
+	return r
 }

@@ -58,7 +58,16 @@ func fieldRules() []rule {
 				}
 				says("Cache-Control", fresh60)(w, r, n)
 			},
-			steps: []step{{method: "HEAD"}, {body: "2", says: "stored"}}, // with a GET, see TestAnIncompleteResponse
+			steps: []step{{method: "HEAD", says: "detail=incomplete"}, {body: "2", says: "stored"}}, // with a GET, see TestAnIncompleteResponse
+		},
+		{
+			section: "9111 3.3", name: "nor in place of a stale response", origin: func(w http.ResponseWriter, r *http.Request, n int) {
+				if n == 2 {
+					w.Header().Set("Content-Length", "10")
+				}
+				says("Cache-Control", fresh60, "Etag", `"a"`)(w, r, n)
+			},
+			steps: []step{{body: "1"}, {wait: 60e9, method: "HEAD", says: "detail=incomplete"}, {wait: 60e9, body: "3", says: "stored"}},
 		},
 	}
 }
@@ -122,8 +131,26 @@ func deceptionRules() []rule {
 			},
 		},
 		{
-			section: "9111 7.1", name: "a request that claims another method is passed", origin: echo(fresh60, "X-HTTP-Method-Override"),
-			steps: []step{{body: "1"}, {with: []string{"X-HTTP-Method-Override", "POST"}, body: "2", says: "fwd=bypass"}, {body: "3"}},
+			section: "9111 7.1", name: "a field that claims another method is in the key, and purges nothing", origin: echo(fresh60, "X-HTTP-Method-Override"),
+			steps: []step{
+				{body: "1"},
+				{with: []string{"X-HTTP-Method-Override", "POST"}, body: "2", fields: []string{"X-Saw", "example.com|POST"}},
+				{with: []string{"X-HTTP-Method-Override", "POST"}, body: "2", says: "hit"},
+				{body: "1", says: "hit"},
+			},
+		},
+		{
+			section: "9111 4.4", name: "unless MethodOverrides names it", origin: echo(fresh60, "X-Method"),
+			options: Options{MethodOverrides: []string{"x-method"}},
+			steps: []step{
+				{body: "1"},
+				{with: []string{"X-Method", "get"}, body: "2", says: "fwd=bypass; detail=method-override"},
+				{body: "1", says: "hit"},
+				{with: []string{"X-Method", "delete"}, body: "3", says: "fwd=bypass; detail=method-override"},
+				{body: "4"},
+				{with: []string{"X-Method", "get", "X-Method", "put"}, body: "5"},
+				{body: "6"},
+			},
 		},
 		{
 			section: "9111 7.3", name: "a request with a cookie is passed", origin: echo(fresh60, "Cookie"),
@@ -149,8 +176,13 @@ func deceptionRules() []rule {
 			},
 		},
 		{
-			section: "9110 7.6.1", name: "a field that Connection names is not forgotten", origin: echo(fresh60, "X-Role"),
-			steps: []step{{with: []string{"Connection", "X-Role", "X-Role", "admin"}, body: "1", says: "fwd=bypass; detail=connection"}, {body: "2"}},
+			section: "9110 7.6.1", name: "a field that Connection names stays, and is in the key as is Connection", origin: echo(fresh60, "X-Role", "Connection"),
+			steps: []step{
+				{with: []string{"Connection", "x-role", "X-Role", "admin"}, body: "1", fields: []string{"X-Saw", "example.com|admin|X-Role"}},
+				{with: []string{"Connection", "close, X-ROLE,,x-role", "X-Role", "admin"}, body: "1", says: "hit"},
+				{with: []string{"X-Role", "admin"}, body: "2", fields: []string{"X-Saw", "example.com|admin|"}},
+				{body: "3"},
+			},
 		},
 		{
 			section: "9111 4", name: "what the client asked of the cache is not shown", origin: echo(fresh60, "Cache-Control", "Pragma", "If-None-Match"),
@@ -172,6 +204,37 @@ func deceptionRules() []rule {
 			section: "9111 4.1", name: "an unkeyed field is shown, and does not matter", origin: echo(fresh60, "X-Request-Id"),
 			options: Options{Unkeyed: []string{"x-request-id"}},
 			steps:   []step{{with: []string{"X-Request-Id", "1"}, body: "1", fields: []string{"X-Saw", "example.com|1"}}, {with: []string{"X-Request-Id", "2"}, body: "1"}},
+		},
+		{
+			section: "9111 7.3", name: "Cookies says which cookies matter", origin: func(w http.ResponseWriter, r *http.Request, n int) {
+				w.Header().Set("Vary", "Cookie")
+				echo(fresh60, "Cookie")(w, r, n)
+			},
+			options: Options{Cookies: []string{"session"}},
+			steps: []step{
+				{with: []string{"Cookie", "seen=1"}, body: "1", fields: []string{"X-Saw", "example.com|"}},
+				{body: "1", says: "hit"},
+				{with: []string{"Cookie", "a=session; b=\"x\"; Session=1"}, body: "1", says: "hit"},
+				{with: []string{"Cookie", "a=1; session=7"}, body: "2", says: "fwd=bypass; detail=cookie", fields: []string{"X-Saw", "example.com|a=1; session=7"}},
+				{with: []string{"Cookie", "a=1", "Cookie", " session "}, body: "3", says: "detail=cookie"},
+				{with: []string{"Cookie", "a=1,session=2"}, body: "4", says: "detail=cookie"},
+				{body: "1"},
+			},
+		},
+		{
+			section: "9111 7.3", name: "with Cookies too, Partition is asked about the other cookies", origin: echo(fresh60, "Cookie"),
+			options: Options{Cookies: []string{"session"}, Partition: func(r *http.Request) (string, bool) {
+				c, err := r.Cookie("lang")
+				if err != nil {
+					return "", true
+				}
+				return c.Value, true
+			}},
+			steps: []step{
+				{with: []string{"Cookie", "lang=de"}, body: "1", fields: []string{"X-Saw", "example.com|lang=de"}},
+				{with: []string{"Cookie", "lang=de"}, body: "1"}, {body: "2"},
+				{with: []string{"Cookie", "lang=de; session=1"}, body: "3", says: "detail=cookie"},
+			},
 		},
 		{
 			section: "9111 7.3", name: "cookies that are hidden do not matter", origin: echo(fresh60, "Cookie"),

@@ -26,8 +26,27 @@ func requestRules() []rule {
 			},
 		},
 		{
-			section: "9111 5.2.1.5", name: "no-store is passed", origin: says("Cache-Control", fresh60),
-			steps: []step{{with: cc("no-store"), body: "1"}, {body: "2"}, {with: cc("no-store"), body: "3", says: "fwd=bypass"}, {body: "2"}},
+			section: "9111 5.2.1.5", name: "a response to no-store is not stored, and a stored one is an answer", origin: says("Cache-Control", fresh60),
+			steps: []step{
+				{with: cc("no-store"), body: "1", says: "fwd=uri-miss; fwd-status=200"},
+				{with: cc("no-store"), body: "2"}, {body: "3", says: "stored"},
+				{with: cc("no-store"), body: "3", says: "hit"},
+				{with: cc("no-store, no-cache"), body: "4"}, {body: "3", says: "hit"},
+				{with: []string{"X-Variant", "1", "Cache-Control", "no-store"}, body: "5"}, {with: []string{"X-Variant", "1"}, body: "6", says: "stored"},
+			},
+		},
+		{
+			section: "9111 5.2.1.5", name: "nor is what it shows of Vary", origin: func(w http.ResponseWriter, r *http.Request, n int) {
+				if n > 1 {
+					w.Header().Set("Vary", "Accept-Language")
+				}
+				says("Cache-Control", fresh60)(w, r, n)
+			},
+			steps: []step{{body: "1"}, {with: []string{"X-Variant", "1", "Cache-Control", "no-store"}, body: "2"}, {body: "1", says: "hit"}},
+		},
+		{
+			section: "5861 3", name: "a no-store request that is served a stale response has a new one stored", origin: says("Cache-Control", "max-age=60, stale-while-revalidate=60"),
+			steps: []step{{body: "1"}, {wait: 70 * time.Second, with: cc("no-store"), body: "1", says: "hit; ttl=-10"}, {wait: time.Second, body: "2", says: "hit"}},
 		},
 		{
 			section: "9111 5.2.1.1", name: "max-age bounds the age", origin: says("Cache-Control", fresh60),
@@ -92,8 +111,8 @@ func requestRules() []rule {
 			},
 		},
 		{
-			section: "9111 5.2.1", name: "directives that cannot be read are passed", origin: says("Cache-Control", fresh60),
-			steps: []step{{body: "1"}, {with: cc(`max-age="`), body: "2", says: "fwd=bypass; detail=malformed"}},
+			section: "9111 5.2.1", name: "directives that cannot be read are ignored", origin: says("Cache-Control", fresh60),
+			steps: []step{{body: "1"}, {with: cc(`max-age="`), body: "1", says: "hit"}, {with: cc(`x y, no-cache`), body: "2", says: "fwd=request"}},
 		},
 	}
 }
@@ -151,12 +170,21 @@ func staleRules() []rule {
 			section: "5861 4", name: "stale-if-error serves in place of a failure", origin: flaky(503, "max-age=60, stale-if-error=600"),
 			steps: []step{
 				{body: "1"},
-				{wait: 100 * time.Second, body: "1", says: "hit; ttl=-40; detail=stale-if-error"},
-				{body: "1"}, // during the back-off
+				{wait: 100 * time.Second, body: "1", says: "; fwd=stale; fwd-status=503; ttl=-40; detail=stale-if-error"},
+				{body: "1", says: "; hit; ttl=-40; detail=stale-if-error"}, // during the back-off: the handler is not asked
 				{with: cc("no-cache"), status: 503, body: "3"},
 				{with: cc("max-age=10"), status: 503, body: "4"},
 				{wait: 600 * time.Second, status: 503, body: "*"},
 			},
+		},
+		{
+			section: "9211 2.1", name: "a handler that panics has no status", origin: func(w http.ResponseWriter, r *http.Request, n int) {
+				if n > 1 {
+					panic(http.ErrAbortHandler)
+				}
+				says("Cache-Control", "max-age=60, stale-if-error=600")(w, r, n)
+			},
+			steps: []step{{body: "1"}, {wait: 100 * time.Second, body: "1", says: "; fwd=stale; ttl=-40; detail=stale-if-error"}},
 		},
 		{
 			section: "5861 4", name: "not of one that is the request's", origin: flaky(400, "max-age=60, stale-if-error=600"),

@@ -1,7 +1,10 @@
 package httpcache
 
 import (
+	"io"
 	"net/http"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -38,6 +41,7 @@ func storingRules() []rule {
 		twice("9111 5.2.2.7", "private and public is private", says("Cache-Control", "public, private, max-age=60"), "1", "2"),
 		twice("9111 5.2.2.4", "no-cache is not reused", says("Cache-Control", "no-cache, max-age=60"), "1", "2"),
 		twice("9111 5.2.2.4", "no-cache of a field is taken for no-cache", says("Cache-Control", `no-cache="X-A", max-age=60`), "1", "2"),
+		twice("9111 5.2.2.4", "also with a validator, by which the handler says that it is new", says("Cache-Control", "no-cache", "Etag", `"a"`), "1", "2"),
 		twice("9111 7.3", "a response that sets a cookie is not stored", says("Cache-Control", "public, max-age=60", "Set-Cookie", "a=b"), "1", "2"),
 		twice("9111 3.3", "what claims to be a part is not stored", says("Cache-Control", fresh60, "Content-Range", "bytes 0-0/2"), "1", "2"),
 		twice("9110 8.4", "a coded response that does not vary on the coding is not stored",
@@ -73,28 +77,39 @@ func storingRules() []rule {
 			steps: []step{{body: "1"}, {method: "HEAD", fields: []string{"Content-Length", "1"}, says: "hit"}},
 		},
 		{
-			section: "9111 3", name: "HEAD alone is not stored", origin: says("Cache-Control", fresh60),
-			steps: []step{{method: "HEAD"}, {body: "2"}, {method: "HEAD", says: "hit"}},
+			section: "9111 3", name: "HEAD alone loads the GET", origin: func(w http.ResponseWriter, r *http.Request, n int) {
+				says("Cache-Control", fresh60, "X-Method", r.Method)(w, r, n)
+			},
+			steps: []step{{method: "HEAD", says: "stored", fields: []string{"X-Method", "GET", "Content-Length", "1"}}, {body: "1", says: "hit"}},
 		},
 		{
-			section: "9111 3.3", name: "a request for a range is passed, and its 206 not stored",
-			origin: func(w http.ResponseWriter, r *http.Request, n int) {
-				w.Header().Set("Cache-Control", fresh60)
-				if r.Header.Get("Range") != "" {
-					w.WriteHeader(http.StatusPartialContent)
-				}
-				says()(w, r, n)
+			section: "9110 9.3.2", name: "a response that is not stored is passed to HEAD without its body", origin: func(w http.ResponseWriter, r *http.Request, n int) {
+				says("X-Method", r.Method)(w, r, n)
 			},
-			steps: []step{{with: []string{"Range", "bytes=0-0"}, status: 206, body: "1"}, {body: "2"}},
+			steps: []step{{method: "HEAD", fields: []string{"X-Method", "GET"}}, {method: "HEAD", says: "detail=pass", fields: []string{"X-Method", "HEAD"}}},
 		},
 		{
-			section: "9110 9.3.1", name: "a GET with a body is passed, and can read it",
+			section: "9110 9.3.1", name: "a GET with a body is stored for that body",
 			origin: func(w http.ResponseWriter, r *http.Request, n int) {
-				b := make([]byte, 9)
-				m, _ := r.Body.Read(b)
-				says("Cache-Control", fresh60, "X-Body", string(b[:m]))(w, r, n)
+				b, _ := io.ReadAll(r.Body)
+				says("Cache-Control", fresh60, "X-Body", string(b))(w, r, n)
 			},
-			steps: []step{{with: []string{"body", "hello"}, body: "1", fields: []string{"X-Body", "hello"}}, {body: "2"}},
+			steps: []step{
+				{with: []string{"body", "hello"}, body: "1", fields: []string{"X-Body", "hello"}},
+				{with: []string{"body", "hello"}, body: "1", says: "hit"}, {with: []string{"body", "world"}, body: "2"},
+				{body: "3", fields: []string{"X-Body", ""}}, {body: "3", says: "hit"},
+			},
+		},
+		{
+			section: "9110 9.3.1", name: "a GET with a long body is passed, and the handler can read it",
+			origin: func(w http.ResponseWriter, r *http.Request, n int) {
+				b, _ := io.ReadAll(r.Body)
+				says("Cache-Control", fresh60, "X-Body", strconv.Itoa(len(b)))(w, r, n)
+			},
+			steps: []step{
+				{with: []string{"body", strings.Repeat("x", maxRequestBody)}, body: "1", says: "stored", fields: []string{"X-Body", "65536"}},
+				{with: []string{"body", strings.Repeat("x", maxRequestBody+1)}, body: "2", says: "fwd=bypass; detail=body", fields: []string{"X-Body", "65537"}},
+			},
 		},
 		{
 			section: "9111 3.5", name: "with Authorization nothing is stored",
@@ -109,19 +124,32 @@ func storingRules() []rule {
 			steps:  []step{{with: []string{"Authorization", "a"}, body: "1"}, {with: []string{"Authorization", "b"}, body: "1"}, {body: "2"}},
 		})
 	}
-	for _, code := range []int{200, 203, 300, 301, 302, 307, 308, 404, 410} {
+	for _, code := range []int{200, 203, 300, 301, 302, 303, 307, 308, 404, 410} {
 		rules = append(rules, rule{
 			section: "9111 3", name: "reused: " + http.StatusText(code), origin: status(code, "Cache-Control", fresh60),
 			steps: []step{{status: code, body: "1"}, {status: code, body: "1"}},
 		})
 	}
-	for _, code := range []int{206, 303, 400, 401, 403, 405, 413, 429, 451, 500, 501, 503, 299, 599} {
+	for _, code := range []int{206, 400, 401, 403, 405, 413, 429, 451, 500, 501, 503, 299, 599} {
 		rules = append(rules, rule{
 			section: "9111 3", name: "not reused: " + http.StatusText(code), origin: status(code, "Cache-Control", fresh60),
 			steps: []step{{status: code, body: "1"}, {status: code, body: "2"}},
 		})
 	}
 	rules[len(rules)-2].name, rules[len(rules)-1].name = "not reused: 299", "not reused: 599"
+	for _, code := range []int{299, 400, 429, 503, 599} {
+		rules = append(rules, rule{
+			section: "9111 3", name: "reused, if Statuses has it: " + strconv.Itoa(code), origin: status(code, "Cache-Control", fresh60),
+			options: Options{Statuses: []int{code}},
+			steps:   []step{{status: code, body: "1"}, {status: code, body: "1", says: "hit"}, {wait: 60e9, status: code, body: "2"}},
+		}, rule{
+			section: "9111 5.2.2.3", name: "but not with must-understand: " + strconv.Itoa(code), origin: status(code, "Cache-Control", "max-age=60, must-understand"),
+			options: Options{Statuses: []int{code}}, steps: []step{{status: code, body: "1"}, {status: code, body: "2"}},
+		}, rule{
+			section: "9111 3", name: "nor without explicit freshness: " + strconv.Itoa(code), origin: status(code),
+			options: Options{Statuses: []int{code}, DefaultTTL: 60e9}, steps: []step{{status: code, body: "1"}, {status: code, body: "2"}},
+		})
+	}
 	return append(rules, rule{
 		section: "9111 3", name: "reused: No Content",
 		origin: func(w http.ResponseWriter, _ *http.Request, _ int) {

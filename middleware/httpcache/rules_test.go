@@ -90,7 +90,7 @@ func twice(section, name string, o origin, first, second string) rule {
 func allRules() (all []rule) {
 	for _, some := range [][]rule{
 		storingRules(), freshnessRules(), parsingRules(), requestRules(), staleRules(), varyRules(),
-		validationRules(), invalidationRules(), fieldRules(), deceptionRules(),
+		validationRules(), invalidationRules(), fieldRules(), deceptionRules(), rangeRules(), targetRules(),
 	} {
 		all = append(all, some...)
 	}

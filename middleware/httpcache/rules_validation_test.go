@@ -53,6 +53,16 @@ func validationRules() []rule {
 		answer("of a later one", strong, ims("Tuesday, 02-Jan-90 00:00:00 GMT"), 304),
 		answer("not of an earlier one", strong, ims("Sun, 31 Dec 1989 23:59:59 GMT"), 200),
 		answer("nor of none", strong, ims("yesterday"), 200),
+		answer("not of one that has two lines", strong, append(ims(longAgo), ims(longAgo)...), 200),
+		answer("If-Match that matches is no condition", strong, []string{"If-Match", `"b", "a"`}, 200),
+		answer("* matches all", strong, []string{"If-Match", "*"}, 200),
+		answer("one that does not match is 412", strong, []string{"If-Match", `"b"`}, 412),
+		answer("this comparison is strong", strong, []string{"If-Match", `W/"a"`}, 412),
+		answer("it takes precedence over a 304", strong, append(inm(`"a"`), "If-Match", `"b"`), 412),
+		answer("If-Unmodified-Since of the same time is no condition", strong, []string{"If-Unmodified-Since", longAgo}, 200),
+		answer("of an earlier one it is 412", strong, []string{"If-Unmodified-Since", "Sun, 31 Dec 1989 23:59:59 GMT"}, 412),
+		answer("of none it is ignored", strong, []string{"If-Unmodified-Since", "yesterday"}, 200),
+		answer("If-Match takes precedence", strong, []string{"If-Match", `"a"`, "If-Unmodified-Since", "Sun, 31 Dec 1989 23:59:59 GMT"}, 200),
 		answer("without Last-Modified it is compared with Date", dated(0, time.Minute), ims("Mon, 01 Jan 2035 00:00:00 GMT"), 304),
 		{
 			section: "9110 15.4.5", name: "a 304 has the fields that a cache needs, and no others", origin: strong,
@@ -68,7 +78,7 @@ func validationRules() []rule {
 			section: "9111 4.3.1", name: "a stale response is validated by its ETag", origin: tagged(`"a"`, "Cache-Control", fresh60, "Last-Modified", longAgo),
 			steps: []step{
 				{body: "1"},
-				{wait: time.Minute, body: "1", fields: []string{"X-Asked", `"a"`, "Age", ""}, says: "fwd=stale; fwd-status=200; ttl=60; stored"},
+				{wait: time.Minute, body: "1", fields: []string{"X-Asked", `"a"`, "Age", ""}, says: "fwd=stale; fwd-status=304; ttl=60; stored"},
 				{wait: 59 * time.Second, body: "1", says: "hit", fields: []string{"X-Asked", `"a"`}},
 			},
 		},
@@ -87,6 +97,43 @@ func validationRules() []rule {
 				says()(w, r, n)
 			},
 			steps: []step{{body: "1"}, {wait: time.Minute, body: "1", says: "stored"}, {body: "1", says: "hit"}},
+		},
+		{
+			section: "9111 5.2.2.4", name: "a response with no-cache is stored, and validated for each use", origin: tagged(`"a"`, "Cache-Control", "no-cache, max-age=60"),
+			steps: []step{
+				{body: "1", says: "fwd=uri-miss; fwd-status=200; ttl=0; stored"},
+				{body: "1", says: "fwd=stale; fwd-status=304", fields: []string{"X-Asked", `"a"`}},
+				{with: inm(`"a"`), status: 304, says: "fwd-status=304"},
+				{with: cc("max-stale"), body: "1", says: "fwd-status=304"},
+				{with: cc("only-if-cached, max-stale"), status: 504, body: "*"},
+				{with: []string{"Range", "bytes=0-0"}, status: 206, body: "1", says: "fwd-status=304"},
+			},
+		},
+		{
+			section: "9111 5.2.2.4", name: "and a newer one takes its place", origin: func(w http.ResponseWriter, r *http.Request, n int) {
+				tagged([]string{"", `"1"`, `"2"`, `"2"`, `"3"`, `"3"`}[n], "Cache-Control", []string{"", "no-cache", "no-cache", "no-cache", "private", "private"}[n])(w, r, n)
+			},
+			steps: []step{
+				{body: "1"},
+				{body: "2", says: "fwd=stale; fwd-status=200; ttl=0; stored", fields: []string{"X-Asked", `"1"`}},
+				{body: "2", says: "fwd=stale; fwd-status=304", fields: []string{"X-Asked", `"2"`}},
+				{body: "4", says: "detail=private", fields: []string{"X-Asked", `"2"`}},
+				{body: "5", says: "detail=private", fields: []string{"X-Asked", `"2"`}},
+			},
+		},
+		{
+			section: "9111 4.2.4", name: "and it is never served in place of an error", origin: func(w http.ResponseWriter, r *http.Request, n int) {
+				if n > 1 {
+					w.WriteHeader(http.StatusServiceUnavailable)
+					return
+				}
+				tagged(`"a"`, "Cache-Control", "no-cache, stale-if-error=60")(w, r, n)
+			},
+			steps: []step{{body: "1"}, {status: 503, says: "fwd=stale; fwd-status=503; detail=status"}},
+		},
+		{
+			section: "9111 5.2.2.4", name: "without a validator it is not stored", origin: says("Cache-Control", "no-cache"),
+			steps: []step{{body: "1", says: "detail=no-cache"}, {body: "2", says: "detail=pass"}},
 		},
 		{
 			section: "9111 5.2.1.4", name: "no-cache validates", origin: tagged(`"a"`, "Cache-Control", fresh60),

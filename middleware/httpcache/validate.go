@@ -6,6 +6,86 @@ import (
 	"time"
 )
 
+// conditions evaluates the conditional fields of a request against a stored response
+// (RFC 9110, section 13.2.2). It returns 304 or 412, or 0 if the response is the
+// answer. A condition counts only where the answer would be 200 without it.
+//
+// A cache may ignore If-Match and If-Unmodified-Since, but a client that resumes a
+// download by them must not get a part of another version.
+func (rec *record) conditions(header http.Header, now time.Time) int {
+	switch {
+	case rec.Status != http.StatusOK:
+		return 0
+	case !rec.unmodified(header, now):
+		return http.StatusPreconditionFailed
+	case rec.notModified(header, now):
+		return http.StatusNotModified
+	}
+	return 0
+}
+
+// unmodified reports whether If-Match, or else If-Unmodified-Since, holds.
+func (rec *record) unmodified(header http.Header, now time.Time) bool {
+	if lines := header["If-Match"]; len(lines) > 0 {
+		return matches(strings.Join(lines, ","), rec.Header.Get("Etag"), true)
+	}
+	lines := header["If-Unmodified-Since"]
+	if len(lines) != 1 {
+		return true
+	}
+	since, ok := parseDate(lines[0], now)
+	modified, known := parseDate(rec.Header.Get("Last-Modified"), now)
+	return !ok || !known || !modified.After(since)
+}
+
+// notModified reports whether the client has the response already (RFC 9111, section
+// 4.3.2). If-None-Match compares weakly, and If-Modified-Since counts only without it
+// (RFC 9110, section 13.1).
+func (rec *record) notModified(header http.Header, now time.Time) bool {
+	if lines, there := header["If-None-Match"]; there {
+		return matches(strings.Join(lines, ","), rec.Header.Get("Etag"), false)
+	}
+	lines := header["If-Modified-Since"]
+	if len(lines) != 1 {
+		return false
+	}
+	since, ok := parseDate(lines[0], now)
+	if !ok {
+		return false
+	}
+	modified, ok := parseDate(rec.Header.Get("Last-Modified"), now)
+	if !ok {
+		modified, ok = parseDate(rec.Header.Get("Date"), now)
+	}
+	return ok && !modified.After(since)
+}
+
+// matches reports whether etag is in a list of entity-tags. The list ends where it is
+// not of the grammar. In a strong comparison, a weak tag matches nothing.
+func matches(list, etag string, strong bool) bool {
+	if strings.Trim(list, " \t") == "*" {
+		return true
+	}
+	want, wantWeak, ok := parseETag(etag)
+	if !ok || strong && wantWeak {
+		return false
+	}
+	for {
+		list = strings.TrimLeft(list, " \t,")
+		tag, rest, weak, ok := cutETag(list)
+		if !ok {
+			return false
+		}
+		if tag == want && !(strong && weak) {
+			return true
+		}
+		if rest = strings.TrimLeft(rest, " \t"); rest != "" && rest[0] != ',' {
+			return false
+		}
+		list = rest
+	}
+}
+
 // parseETag reads an entity-tag (RFC 9110, section 8.8.3).
 func parseETag(s string) (opaque string, weak, ok bool) {
 	opaque, rest, weak, ok := cutETag(s)
@@ -24,58 +104,3 @@ func cutETag(s string) (opaque, rest string, weak, ok bool) {
 	}
 	return opaque, rest, weak, ok
 }
-
-// notModified reports whether a client that sent header has the response already
-// (RFC 9111, section 4.3.2). If-None-Match compares weakly, and If-Modified-Since
-// is heeded only without it (RFC 9110, section 13.1).
-func (rec *record) notModified(header http.Header) bool {
-	if rec.Status != http.StatusOK {
-		return false
-	}
-	if lines, there := header["If-None-Match"]; there {
-		return matches(strings.Join(lines, ","), rec.Header.Get("Etag"))
-	}
-	lines := header["If-Modified-Since"]
-	if len(lines) != 1 {
-		return false
-	}
-	now := time.Now()
-	since, ok := parseDate(lines[0], now)
-	if !ok {
-		return false
-	}
-	modified, ok := parseDate(rec.Header.Get("Last-Modified"), now)
-	if !ok {
-		modified, ok = parseDate(rec.Header.Get("Date"), now)
-	}
-	return ok && !modified.After(since)
-}
-
-// matches reports whether etag is in a list of entity-tags. What is not one ends
-// the list.
-func matches(list, etag string) bool {
-	if strings.Trim(list, " \t") == "*" {
-		return true
-	}
-	want, _, ok := parseETag(etag)
-	if !ok {
-		return false
-	}
-	for {
-		list = strings.TrimLeft(list, " \t,")
-		tag, rest, _, ok := cutETag(list)
-		if !ok {
-			return false
-		}
-		if tag == want {
-			return true
-		}
-		if rest = strings.TrimLeft(rest, " \t"); rest != "" && rest[0] != ',' {
-			return false
-		}
-		list = rest
-	}
-}
-
-// selected are the fields of a 304 (RFC 9110, section 15.4.5).
-var selected = []string{"Cache-Control", "Content-Location", "Date", "Etag", "Expires", "Vary", "Last-Modified", "Cache-Status"}
