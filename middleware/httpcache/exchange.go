@@ -30,7 +30,7 @@ import (
 type exchange struct {
 	h      *Handler
 	q      *query
-	client *job    // whose request this is, nil for nobody who waits
+	client *job    // of the client whose request this is, nil if no client waits
 	prev   *record // a response that the handler may confirm, nil for none
 	ctx    context.Context
 	cancel context.CancelCauseFunc

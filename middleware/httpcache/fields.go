@@ -35,8 +35,9 @@ var ours = []string{
 	"If-Match", "If-Unmodified-Since", "If-Range", "Range",
 }
 
-// fieldSets returns the request fields that no shared load shows to the handler, and
-// those that are not in every key, which include the former. connection is apart.
+// fieldSets returns two sets of request fields: hides has the fields that no shared
+// load shows to the handler, skip these and all others that are not in every key.
+// Connection is in both, and query.connection is its place.
 func fieldSets(o Options) (hides, skip map[string]bool) {
 	hides = canonical(hopByHop, ours, o.Hidden, []string{"Content-Length"})
 	delete(hides, "Proxy-Authorization") // a handler may read it, so it is in the key

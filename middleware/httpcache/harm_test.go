@@ -8,6 +8,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -92,6 +93,49 @@ func TestAPanicIsOnesOwn(t *testing.T) {
 			require.Equal(t, http.StatusOK, s.get(t, "/p").status)
 		})
 	}
+}
+
+// A handler that fails while it validates a response has failed its own client alone.
+func TestValidate_AHandlerThatPanicsOrExitsHangsNobody(t *testing.T) {
+	t.Parallel()
+	for name, fail := range map[string]func(){
+		"panic": func() { panic("boom") }, "abort": func() { panic(http.ErrAbortHandler) }, "exit": runtime.Goexit,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, _ := quiet(t, embedded(t), func(w http.ResponseWriter, r *http.Request, n int) {
+				if n == 2 {
+					w.WriteHeader(http.StatusEarlyHints)
+					fail()
+				}
+				tagged(`"a"`, "Cache-Control", "no-cache")(w, r, n)
+			}, Options{})
+			require.Equal(t, "1", s.get(t, "/p").body)
+			_, err := s.try(t.Context(), http.MethodGet, "/p")
+			require.Error(t, err)
+			require.Equal(t, "1", s.get(t, "/p").body)
+		})
+	}
+}
+
+func TestValidate_AClientThatLeavesCancelsItsCall(t *testing.T) {
+	t.Parallel()
+	came, ended := make(chan struct{}), make(chan struct{})
+	s := open(t, embedded(t), func(w http.ResponseWriter, r *http.Request, n int) {
+		if n == 2 {
+			close(came)
+			<-r.Context().Done()
+			close(ended)
+		}
+		tagged(`"a"`, "Cache-Control", "no-cache")(w, r, n)
+	}, Options{})
+	s.get(t, "/p")
+	ctx, leave := context.WithCancel(t.Context())
+	go func() { _, _ = s.try(ctx, http.MethodGet, "/p") }()
+	receive(t, came)
+	leave()
+	receive(t, ended)
+	require.Equal(t, "1", s.get(t, "/p").body)
 }
 
 func TestAPanicBesidesAbortHandlerIsNotLogged(t *testing.T) {

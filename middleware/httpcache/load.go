@@ -22,7 +22,7 @@ type job struct {
 	vary []string // what the URI is known to vary on
 
 	mu     sync.Mutex
-	w      http.ResponseWriter // guarded by mu: for 1xx, nil if the client wants none or is gone
+	w      http.ResponseWriter // guarded by mu: for 1xx, nil if the client wants none or has left
 	x      *exchange           // guarded by mu: begun for this client, and not taken yet
 	absent bool                // guarded by mu: the client does not wait, or not any more
 }
@@ -83,7 +83,7 @@ func (h *Handler) up(ctx context.Context, k key) (record, error) {
 	if j == nil {
 		return record{}, errNoJob
 	}
-	if j.q.noStore { // RFC 9111, section 5.2.1.5; clients who wait still share the response
+	if j.q.noStore { // RFC 9111, section 5.2.1.5; waiting clients share the response all the same
 		cachex.NoStore(ctx)
 	}
 	var prev *record
@@ -99,6 +99,9 @@ func (h *Handler) up(ctx context.Context, k key) (record, error) {
 	}
 	now := time.Now()
 	pass := record{Kind: aPass, At: now.UnixMilli(), Life: h.o.PassTTL.Milliseconds()}
+	if slices.Contains(refusals, x.out.status) {
+		pass.Life = min(pass.Life, refusedTTL.Milliseconds())
+	}
 	switch out := &x.out; {
 	case out.kind == failed, out.kind == broken:
 		return record{}, errFailed
@@ -116,7 +119,7 @@ func (h *Handler) up(ctx context.Context, k key) (record, error) {
 }
 
 // begin begins the exchange of a job. A load may be begun again for clients who
-// came too late for it, and then with the request of a client who has gone, or who
+// came too late for it, and then with the request of a client that has left, or that
 // has an exchange and is about to take it. That client keeps its first exchange.
 func (h *Handler) begin(ctx context.Context, j *job, prev *record) *exchange {
 	j.mu.Lock()

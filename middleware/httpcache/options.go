@@ -39,7 +39,8 @@ type Options struct {
 
 	// PassTTL is how long it is remembered that the response to a request could not
 	// be shared, so that such requests are handled side by side and do not wait for
-	// each other. Defaults to a minute.
+	// each other. A response that refuses its request, such as 400 or 406, is
+	// remembered for a second at most. Defaults to a minute.
 	PassTTL time.Duration
 
 	// LoadTimeout is how long others wait for the handler. It then goes on for the

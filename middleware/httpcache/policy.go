@@ -29,6 +29,20 @@ var failures = []int{
 	http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout,
 }
 
+// refusals are the statuses of a request that is refused for what it asks or how it
+// asks. The next request may be answered by a page.
+var refusals = []int{
+	http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusLengthRequired,
+	http.StatusPreconditionFailed, http.StatusRequestEntityTooLarge, http.StatusRequestURITooLong, http.StatusUnsupportedMediaType,
+	http.StatusRequestedRangeNotSatisfiable, http.StatusExpectationFailed, http.StatusMisdirectedRequest,
+	http.StatusUnprocessableEntity, http.StatusTooEarly, http.StatusUpgradeRequired, http.StatusPreconditionRequired,
+	http.StatusTooManyRequests, http.StatusRequestHeaderFieldsTooLarge,
+}
+
+// refusedTTL bounds how long a refusal has requests passed. A client could otherwise
+// keep a page out of the cache by one bad request for each Options.PassTTL.
+const refusedTTL = time.Second
+
 // terms are what a response says of its own reuse.
 type terms struct {
 	life      time.Duration // how long it is fresh, from when the origin made it

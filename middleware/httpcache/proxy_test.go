@@ -134,7 +134,7 @@ func TestReverseProxy_StreamsReachTheirClientAtOnce(t *testing.T) {
 					<-next
 				}
 			})
-			for range 2 { // the one for whom the cache found out, and the one who is passed
+			for range 2 { // a load, and a pass
 				res, err := s.client.Get(s.url + "/p")
 				require.NoError(t, err)
 				lines := bufio.NewReader(res.Body)
@@ -237,8 +237,8 @@ func TestInformational_ReachesTheClientWhoCausedTheCall(t *testing.T) {
 	}
 }
 
-// Those who wait for the call of another client get no hints, and a client that has
-// left gets nothing at all.
+// A client that waits for the call of another one gets no hints, and a client that
+// has left gets nothing at all.
 func TestInformational_ReachesNobodyElse(t *testing.T) {
 	t.Parallel()
 	open := make(chan struct{})

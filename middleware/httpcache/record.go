@@ -87,7 +87,7 @@ func (h *Handler) ttl(_ key, rec record) time.Duration {
 	case aIndex:
 		return h.o.MaxTTL
 	case aPass:
-		return h.o.PassTTL
+		return max(time.Duration(rec.Life)*time.Millisecond, time.Millisecond)
 	}
 	left := rec.left(time.Now())
 	left -= min(left/4, time.Second)

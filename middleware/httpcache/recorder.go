@@ -181,7 +181,7 @@ func (r *recorder) head(w http.ResponseWriter, status int, header http.Header) {
 	w.WriteHeader(status)
 }
 
-// streams reports whether a response is one that nobody should wait for the end of.
+// streams reports whether the client should not wait for the end of a response.
 func streams(header http.Header) bool {
 	if strings.EqualFold(header.Get("X-Accel-Buffering"), "no") { // as nginx understands it
 		return true

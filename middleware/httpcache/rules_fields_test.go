@@ -256,6 +256,21 @@ func deceptionRules() []rule {
 			},
 		},
 		{
+			section: "9110 15.5", name: "nor for longer than a second, by a field that is in no key", origin: func(w http.ResponseWriter, r *http.Request, n int) {
+				if r.Header.Get("Accept") == "no/such" {
+					status(406, "Cache-Control", fresh60)(w, r, n)
+					return
+				}
+				says("Cache-Control", fresh60)(w, r, n)
+			},
+			steps: []step{
+				{with: []string{"Accept", "no/such"}, status: 406, body: "1"},
+				{body: "2", says: "detail=pass"}, {wait: 1e9, body: "3", says: "stored"}, {body: "3", says: "hit"},
+				{wait: 60e9, with: []string{"Accept", "no/such"}, status: 406, body: "4"},
+				{body: "5", says: "detail=pass"}, {wait: 1e9, body: "6", says: "stored"},
+			},
+		},
+		{
 			section: "9110 15.5", name: "a request that is refused does not keep the page from others", origin: func(w http.ResponseWriter, r *http.Request, n int) {
 				if len(r.Header.Get("User-Agent")) > 1000 {
 					status(431, "Cache-Control", fresh60)(w, r, n)

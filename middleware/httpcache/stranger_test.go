@@ -76,8 +76,7 @@ func TestStranger_PurgesNothing(t *testing.T) {
 	}
 }
 
-// What a client who wants nothing to be stored has loaded is for those who wait as well, and
-// for nobody else.
+// A response to no-store is for the waiting clients too, and is not stored.
 func TestNoStore_IsSharedWithThoseWhoWait(t *testing.T) {
 	t.Parallel()
 	g := newGate()

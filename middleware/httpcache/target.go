@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// policyOf returns the directives that a response has for this cache: those of the
-// first of Options.Targets that has some (RFC 9213, section 2.2), or else
-// Cache-Control. targeted says that Cache-Control and Expires do not count.
+// policyOf returns the directives that a response has for this cache: from the first
+// of Options.Targets that is valid and not empty (RFC 9213, section 2.2), or else
+// from Cache-Control. targeted says that Cache-Control and Expires do not count.
 func (h *Handler) policyOf(header http.Header) (cc directives, targeted bool) {
 	for _, name := range h.targets {
 		if lines := header[name]; len(lines) > 0 {
