@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -160,7 +161,13 @@ func (c *Cache[K, V]) setBehindBy(ctx context.Context, keys []K, values []V) []e
 	for i, v := range values {
 		counts[i], _ = any(v).(int64)
 	}
-	return c.kind.SetMany(ctx, keys, counts)
+	errs := c.kind.SetMany(ctx, keys, counts)
+	for _, key := range keys {
+		if k, err := c.render(key); err == nil {
+			c.loader.Forget(k)
+		}
+	}
+	return errs
 }
 
 // whole returns the pattern and the test of the keys of c.
@@ -284,12 +291,16 @@ func (c *Cache[K, V]) persist(ctx context.Context, b ledger.Batch) (err error) {
 		keys[id] = key
 	}
 	if c.kind != nil {
-		deltas := make(map[K]int64, len(keys))
+		deltas, totals := make(map[K]int64, len(keys)), make(map[K]int64)
 		for id, key := range keys {
-			deltas[key] = b.Deltas[id]
+			if total, ok := b.Values[id]; ok {
+				totals[key], _ = strconv.ParseInt(string(total), 10, 64) // the engine has parsed it
+			} else {
+				deltas[key] = b.Deltas[id]
+			}
 		}
-		if len(deltas) > 0 {
-			err = c.kind.Persist(ctx, b, deltas)
+		if len(keys) > 0 {
+			err = c.kind.Persist(ctx, b, deltas, totals)
 		}
 	} else {
 		values := make(map[K]V, len(keys))

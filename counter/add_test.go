@@ -191,6 +191,9 @@ func TestDownPersistsWhatWasAdded(t *testing.T) {
 				for id, delta := range f.Deltas {
 					rows[id] += delta
 				}
+				for id, n := range f.Values {
+					rows[id] = n
+				}
 				return nil
 			},
 		}

@@ -31,7 +31,7 @@ import (
 // use.
 //
 // It embeds a Cache, of which Get and the like restore a count that is missing. Set
-// sets one: of a Counter with Down it has the difference persisted. Delete takes away
+// sets one; of a Counter with Down it needs Spec.DownValues. Delete takes away
 // the count in Redis, and nothing of what is still to be persisted: the next reader
 // restores it.
 type Counter[K comparable] struct {
@@ -92,6 +92,13 @@ type Spec[K comparable] struct {
 	// counts live in Redis alone.
 	Down func(ctx context.Context, f Flush[K]) error
 
+	// DownValues says that Down also writes the Values of a Flush, which are counts that
+	// were set. Set and SetMany of a Counter with Down need it: with the Deltas alone, Down
+	// could only add the difference to what the count was in Redis, and the database may
+	// have another count. Not without Down. Defaults to false: Set and SetMany return an
+	// error.
+	DownValues bool
+
 	// FlushEvery is how long what was added may wait for Down, about. In whole
 	// milliseconds, at least 10. Defaults to 1 s.
 	FlushEvery time.Duration
@@ -115,9 +122,10 @@ type Spec[K comparable] struct {
 	Observer  cachex.Observer
 }
 
-// A Flush is what one call of Down has to persist.
+// A Flush is what one call of Down has to persist. A key is in Deltas or in Values.
 type Flush[K comparable] struct {
 	Deltas map[K]int64  // what to add, by key; it may be 0 or negative
+	Values map[K]int64  // counts that were set, and what was added since; see Spec.DownValues
 	Batch  ledger.Batch // identifies the flush, for Ledger.Once; with the deltas by id
 }
 
@@ -161,8 +169,11 @@ func New[K comparable](rdb redis.UniversalClient, spec Spec[K]) (*Counter[K], er
 	c.kind.Drain, c.kind.SetMany = c.drain, c.setMany
 	if spec.Down != nil {
 		inner.WriteBehind = spec.FlushEvery
-		c.kind.Persist = func(ctx context.Context, b ledger.Batch, deltas map[K]int64) error {
-			return spec.Down(ctx, Flush[K]{deltas, b})
+		c.kind.Persist = func(ctx context.Context, b ledger.Batch, deltas, values map[K]int64) error {
+			if len(values) > 0 && !spec.DownValues {
+				return errNoValues // it waits for a process that can write them
+			}
+			return spec.Down(ctx, Flush[K]{Deltas: deltas, Values: values, Batch: b})
 		}
 	}
 	c.keep, c.adds = any(""), c.together()
@@ -186,6 +197,8 @@ func (s Spec[K]) validate() error {
 		return errors.New("Spec.UpCounts needs Spec.Up, which recounts")
 	case s.UpCounts && s.Down != nil:
 		return errors.New("Spec.UpCounts and Spec.Down are both set: either the source has the event before it is added, or Down persists it")
+	case s.DownValues && s.Down == nil:
+		return errors.New("Spec.DownValues needs Spec.Down, which writes them")
 	case s.Down != nil && s.KeyFunc != nil:
 		return errors.New("Spec.Down needs Spec.Key in place of Spec.KeyFunc: whoever persists has to tell the key from its text")
 	case s.Down != nil && strings.Contains(s.Key, "{{"):

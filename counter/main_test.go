@@ -34,6 +34,7 @@ func newCounter[K comparable](t testing.TB, rdb redis.UniversalClient, spec coun
 	if spec.TTL == 0 {
 		spec.TTL = time.Minute
 	}
+	spec.DownValues = spec.Down != nil // the tables of tests write them
 	c, err := counter.New(rdb, spec)
 	require.NoError(t, err)
 	t.Cleanup(func() {

@@ -2,16 +2,17 @@ package counter
 
 import (
 	"context"
+	"errors"
 
+	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/script"
+	"github.com/cachex-go/cachex/writebehind"
 )
 
-// A push is one of several counts to add to, or to set, in as few round trips as
-// possible.
+// A push is one of several counts to add to in as few round trips as possible.
 type push[K comparable] struct {
 	adding
 	key     K
-	total   bool   // delta is the count to be
 	missing string // what a count is that is not there
 	err     error
 }
@@ -31,9 +32,6 @@ func (c *Counter[K]) push(ctx context.Context, all []*push[K]) {
 		calls := make([]*script.Call, len(left))
 		for i, p := range left {
 			calls[i] = c.adding(p.adding, p.missing)
-			if p.total {
-				calls[i].Script = script.SetCount
-			}
 		}
 		c.kind.Send(ctx, calls...)
 		var gone []*push[K]
@@ -73,17 +71,37 @@ func (c *Counter[K]) restoreGone(ctx context.Context, gone []*push[K]) (back []*
 	return back
 }
 
-// setMany is Set and SetMany of the Cache, where counts are written behind.
+// setMany is Set and SetMany of the Cache, where counts are written behind. It returns an
+// error for each.
 func (c *Counter[K]) setMany(ctx context.Context, keys []K, values []int64) []error {
-	all := make([]*push[K], len(keys))
-	for i, key := range keys {
-		all[i] = c.pushing(key, values[i])
-		all[i].total, all[i].missing = true, "0"
-	}
-	c.push(ctx, all)
 	errs := make([]error, len(keys))
-	for i, p := range all {
-		errs[i] = p.err
+	if !c.spec.DownValues {
+		for i := range errs {
+			errs[i] = errNoValues
+		}
+		return errs
+	}
+	e := c.kind.Engine
+	e.Start()
+	var calls []*script.Call
+	var sent []int // the index of each call
+	for i, key := range keys {
+		k, err := c.keyOf(key)
+		if err != nil {
+			errs[i] = err
+			continue
+		}
+		id, token := untagged(k, true), entry.NewToken()
+		calls, sent = append(calls, &script.Call{
+			Script: script.SetCount, Once: true, Key: k, More: []string{e.Keys(e.Bucket(id)).Pending},
+			Args: []any{token[:], c.keep, decimal(values[i]), writebehind.Field(id)},
+		}), append(sent, i)
+	}
+	c.kind.Send(ctx, calls...)
+	for j, call := range calls {
+		errs[sent[j]] = writebehind.Outcome(call.Err)
 	}
 	return errs
 }
+
+var errNoValues = errors.New("Spec.Down persists differences only: have it write Flush.Values too, and set Spec.DownValues")

@@ -262,14 +262,19 @@ func (c *Counter[K]) unstored(ctx context.Context, lost []*restoring[K], last bo
 func (r *restoring[K]) pend() {
 	missing := []*string{r.seen.Pending}
 	if r.unsure {
-		missing = append(missing, r.seen.InFlight)
+		missing = []*string{r.seen.InFlight, r.seen.Pending}
 	}
 	for _, text := range missing {
 		if text == nil {
 			continue
 		}
-		delta, _ := strconv.ParseInt(*text, 10, 64)
-		total, ok := plus(r.n, delta)
+		digits, set := strings.CutPrefix(*text, "=")
+		n, _ := strconv.ParseInt(digits, 10, 64)
+		if set { // a total
+			r.n = n
+			continue
+		}
+		total, ok := plus(r.n, n)
 		if !ok {
 			r.err = ErrOverflow
 			return

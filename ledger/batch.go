@@ -18,7 +18,9 @@ type Batch struct {
 	// Deltas are what to add, by id, where counts are persisted; else nil.
 	Deltas map[string]int64
 
-	// Values are what to write, by id, where values are persisted; else nil.
+	// Values are what to write, by id, where values are persisted. Where counts are,
+	// they are the totals, in decimal, of counts that were set: an id has a delta or a
+	// total. Only a counter makes totals.
 	Values map[string][]byte
 }
 

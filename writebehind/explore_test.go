@@ -30,6 +30,7 @@ type scenario struct {
 	most    int // ids of a batch
 	atOnce  int // ids that one call takes; 0 as ever
 	seeds   int // ids beside x and y
+	setter  int // processes that set
 }
 
 var mishapsOfAll = []mishap{killBefore, killAfter, cutBefore, cutAfter, copied}
@@ -51,7 +52,10 @@ var scenarios = map[string]scenario{
 		all: true, flusher: 1, mishaps: 1, kinds: []mishap{killBefore, killAfter}, atOnce: 1,
 	},
 	"three flushers, three writers, and batches that are taken by parts": partly,
+	"counts that are set": setting,
 }
+
+var setting = scenario{sample: 300, flusher: 2, writer: 2, setter: 2, mishaps: 2, kinds: mishapsOfAll}
 
 var partly = scenario{
 	sample: 300, flusher: 3, writer: 3, mishaps: 3, kinds: mishapsOfAll, most: 5, atOnce: 1, seeds: 1,
@@ -110,6 +114,27 @@ func TestExplorer_FindsMutantsOfTakingByParts(t *testing.T) {
 	}
 }
 
+// The explorer finds what a mutant of adding to a total loses.
+func TestExplorer_FindsMutantsOfTotals(t *testing.T) {
+	t.Parallel()
+	for name, changes := range map[string][]string{
+		"a total becomes a delta":    {"redis.call('HSET', p, id, '=' .. redis.call('HGET', p, id))", "redis.call('HGET', p, id)"},
+		"a total is not added to":    {"redis.call('HSET', p, id, '=' .. redis.call('HGET', p, id))", "redis.call('HSET', p, id, v)"},
+		"what is added is the total": {"redis.call('HSET', p, id, string.sub(v, 2))", "redis.call('HSET', p, id, '0')"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, redistest.Shared(t).Client(nil))
+			l.mutate("add", changes...)
+			sc := setting
+			sc.sample = 100
+			l.explore(sc, sc.play)
+			require.Positive(t, l.bad)
+			t.Logf("%d bad orders", l.bad)
+		})
+	}
+}
+
 func (sc scenario) play(w *world) {
 	w.mishaps, w.kinds, w.atOnce = sc.mishaps, sc.kinds, sc.atOnce
 	o := Options{MaxBatch: sc.most}
@@ -123,6 +148,10 @@ func (sc scenario) play(w *world) {
 		add := delta
 		w.startEngine(fmt.Sprint("writer ", i+1), o, func(_ *proc, e *Engine) { _ = e.Add(context.Background(), "x", add) })
 		delta *= 10
+	}
+	for i := range sc.setter {
+		total := int64(7_000_000 * (i + 1))
+		w.startEngine(fmt.Sprint("setter ", i+1), o, func(_ *proc, e *Engine) { _ = e.write(context.Background(), "set", Sum, pendSet, "x", total) })
 	}
 	for i := range sc.flusher {
 		w.startEngine(fmt.Sprint("flusher ", i+1), o, func(p *proc, e *Engine) {
@@ -238,15 +267,24 @@ func (w *world) check() {
 		if flying["#n"] == flying["#a"] && flying[id] != "" {
 			w.complain("%s is acknowledged, and still there", id)
 		}
-		inFlight := number(flying[id])
-		if applied {
-			inFlight = 0
+		persisted := w.d.sum(id)
+		got := persisted
+		if !applied {
+			got = after(got, flying[id])
 		}
-		if persisted := w.d.sum(id); !w.forks && persisted+number(pending[id])+inFlight != n {
+		if got = after(got, pending[id]); !w.forks && got != n {
 			w.complain("%d were written to %s, but %d are persisted, %q pending, %q in flight, applied: %v",
 				n, id, persisted, pending[id], flying[id], applied)
 		}
 	}
+}
+
+// after returns a count after a delta or a total.
+func after(n int64, text string) int64 {
+	if total, set := strings.CutPrefix(text, "="); set {
+		return number(total)
+	}
+	return n + number(text)
 }
 
 func (w *world) hash(i int) map[string]string {

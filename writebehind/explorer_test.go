@@ -194,9 +194,15 @@ func (l *lab) client(i int) labClient {
 	return l.clients[i]
 }
 
+// pendSet sets a count, as the script of a counter does.
+var pendSet = script.New("pend set", script.Pend+`
+behind_put(KEYS[1], ARGV[1], '=' .. ARGV[2])
+return 1
+`)
+
 // steps names what the processes run.
 var steps = map[*script.Script]string{
-	script.PendAdd: "add", script.TakeBatch: "take", script.AckBatch: "ack", script.HoldBatch: "hold",
+	script.PendAdd: "add", pendSet: "set", script.TakeBatch: "take", script.AckBatch: "ack", script.HoldBatch: "hold",
 	script.ReadBatch: "read", script.RenumberBatch: "renumber", script.DropBatch: "drop", script.SubtractBatch: "subtract",
 }
 
@@ -229,7 +235,7 @@ func (s *stepping) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 			args[1] = mutant.SHA()
 		}
 		again := func() { _ = p.w.lab.rdb.Do(context.Background(), args...).Err() } // the reply is lost
-		if name == "add" {
+		if name == "add" || name == "set" {
 			again = nil // it is never sent twice
 		}
 		var result error
@@ -237,6 +243,8 @@ func (s *stepping) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 			if result = next(ctx, cmd); result == nil && name == "add" {
 				delta, _ := strconv.ParseInt(args[5].(string), 10, 64)
 				p.w.written[args[4].(string)] += delta
+			} else if result == nil && name == "set" {
+				p.w.written[args[4].(string)] = number(fmt.Sprint(args[5]))
 			}
 		}, again)
 		if err != nil {

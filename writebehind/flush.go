@@ -146,10 +146,8 @@ func (e *Engine) taken(t *take, b int, r *reply) {
 		r.err = fmt.Errorf("batch has number %q", t.n)
 	}
 	t.batch.N = n
-	if e.o.Merge == Sum {
+	if t.batch.Values = make(map[string][]byte); e.o.Merge == Sum {
 		t.batch.Deltas = make(map[string]int64)
-	} else {
-		t.batch.Values = make(map[string][]byte)
 	}
 }
 
@@ -185,7 +183,12 @@ func (e *Engine) fill(t *take, list []any) {
 			t.batch.Values[unfield(field)] = []byte(value)
 			continue
 		}
-		delta, err := strconv.ParseInt(value, 10, 64)
+		total, set := strings.CutPrefix(value, "=")
+		delta, err := strconv.ParseInt(total, 10, 64)
+		if err == nil && set {
+			t.batch.Values[unfield(field)] = []byte(total)
+			continue
+		}
 		if err != nil {
 			if !slices.Contains(t.garbage, field) { // HSCAN may return it twice
 				t.garbage = append(t.garbage, field)

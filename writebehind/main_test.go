@@ -104,6 +104,8 @@ func (d *database) commit(b ledger.Batch) (err error, other bool) {
 		switch {
 		case d.poison[id]:
 			row.Refused = append(row.Refused, id)
+		case b.Deltas != nil && b.Values[id] != nil:
+			d.sums[id] = number(string(b.Values[id]))
 		case b.Deltas != nil:
 			d.sums[id] += b.Deltas[id]
 		default:

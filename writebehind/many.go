@@ -13,7 +13,7 @@ import (
 type Seen struct {
 	Bucket            int
 	Incarnation, N    string
-	Pending, InFlight *string // its delta or value; nil if there is none
+	Pending, InFlight *string // its delta, '=' and total, or value; nil if there is none
 }
 
 // LookMany is Look for ids of any buckets, in one round trip, and in three more for each

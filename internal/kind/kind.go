@@ -22,9 +22,9 @@ type Kind[K comparable] struct {
 	// Cache without Up, of which Redis is the system of record.
 	Zero bool
 
-	// Persist is told of what was added up, if Spec.WriteBehind is set. Its keys are
-	// those of the batch.
-	Persist func(ctx context.Context, b ledger.Batch, deltas map[K]int64) error
+	// Persist is told of what was added up, and of totals that were set, if
+	// Spec.WriteBehind is set. The keys are those of the batch.
+	Persist func(ctx context.Context, b ledger.Batch, deltas, totals map[K]int64) error
 
 	// SetMany is what Set and SetMany do, if Spec.WriteBehind is set. It returns an error
 	// for each.

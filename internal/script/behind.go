@@ -3,7 +3,7 @@ package script
 // Write-behind keeps what is still to be persisted in buckets. The keys of one
 // bucket share a hash tag, so that a script may touch them all:
 //
-//	P  hash: what is pending. id → delta or value; '#t0' the time before which
+//	P  hash: what is pending. id → delta, '=' and total, or value; '#t0' the time before which
 //	   none of it came, in microseconds
 //	I  hash: the batch in flight, that is, taken and not acknowledged. id → the
 //	   same; and of the bucket, for good:
@@ -34,9 +34,10 @@ package script
 // Pend are Lua functions for scripts that write to P or read P and I, beside what
 // else they do to keys of the same tag.
 //
-//	behind_add(p, id, delta)   adds a delta, a decimal string. It fails where the sum
-//	                           leaves int64, or is none, and has then done nothing: so
-//	                           let it be the first write of a script
+//	behind_add(p, id, delta)   adds a delta, a decimal string: to the total, if one is
+//	                           pending. It fails where the sum leaves int64, or is
+//	                           none, and has then done nothing: so let it be the first
+//	                           write of a script
 //	behind_put(p, id, value)   replaces what is pending
 //	behind_pending(p, id)      what is pending of id, false if nothing
 //	behind_latest(p, i, id)    what is pending, else what is in flight, else false: the
@@ -60,7 +61,16 @@ local function behind_micros()
   return t[1] .. string.sub('00000' .. t[2], -6)
 end
 local function behind_add(p, id, delta)
-  redis.call('HINCRBY', p, id, delta)
+  if type(redis.pcall('HINCRBY', p, id, delta)) == 'table' then
+    local v = redis.call('HGET', p, id)
+    if not v or string.byte(v) ~= 61 then return redis.call('HINCRBY', p, id, delta) end
+    redis.call('HSET', p, id, string.sub(v, 2))
+    if type(redis.pcall('HINCRBY', p, id, delta)) == 'table' then
+      redis.call('HSET', p, id, v)
+      error('the total would overflow')
+    end
+    redis.call('HSET', p, id, '=' .. redis.call('HGET', p, id))
+  end
   redis.call('HSETNX', p, '#t0', behind_micros())
 end
 local function behind_put(p, id, value)

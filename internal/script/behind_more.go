@@ -148,9 +148,14 @@ var RetryRefused = New("retry refused", behind+`
 local v = redis.call('HGET', D, ARGV[2])
 if not v then return 0 end
 local newer = ARGV[1] == 'last' and (redis.call('HEXISTS', P, ARGV[3]) == 1 or redis.call('HEXISTS', I, ARGV[3]) == 1)
+local later = redis.call('HGET', P, ARGV[3])
+if string.byte(v) == 61 and ARGV[1] == 'sum' then newer = later and string.byte(later) == 61 end
 if newer then
 elseif ARGV[1] == 'last' then
   behind_put(P, ARGV[3], v)
+elseif string.byte(v) == 61 then
+  behind_put(P, ARGV[3], v)
+  if later then behind_add(P, ARGV[3], later) end
 else
   behind_add(P, ARGV[3], v)
 end

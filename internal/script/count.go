@@ -86,7 +86,8 @@ func AddCount(behind, once bool) *Script { return addCount[index(behind)+2*index
 //	ARGV[7]  with behind: the id, and in ARGV[8] and ARGV[9] inc and n of a LookBatch
 //	         before the load
 //	ARGV[10] '', StillInFlight or Whatever
-//	ARGV[11] with StillInFlight or Whatever: what is in flight, which is added too
+//	ARGV[11] with StillInFlight or Whatever: what is in flight, which is added too; '='
+//	         and a total takes the place of what was loaded, and so it does in P
 //
 //	returns  {'S', count}  stored; or it was before, and this is the count now
 //	         {'F'}         not stored: the lease is lost
@@ -106,30 +107,35 @@ const (
 	Whatever      = "1" // whatever has come since
 )
 
-// SetCount sets a count that is written behind: the difference is added to what is
-// pending.
+// SetCount sets a count that is written behind. The total itself is pending, and not
+// the difference to what the count was: nobody knows for certain what the database has.
 //
-//	KEYS, ARGV  as AddCount with behind, but for
-//	ARGV[1]     the count to be
+//	KEYS     the entry, P
+//	ARGV[1]  token of the new entry
+//	ARGV[2]  milliseconds that the count is kept, '' forever
+//	ARGV[3]  the count
+//	ARGV[4]  the id in P
 //
-//	returns  as AddCount
+//	returns  1
 //
-// Why it is safe: as AddCount. What somebody loads meanwhile is stored with what is
-// pending then, and so it is the same count. It must not be sent twice (RunOnce).
-var SetCount = New("set count", adding(true, false, `
-total = ARGV[1]
-delta = plus(ARGV[1], minus(value))
-if not delta then return {'O'} end
-`))
+// Why it is safe: the count and what is pending change together. The token of a load
+// under way is replaced, which fences it. It must not be sent twice (RunOnce), or a copy
+// would undo what came in between.
+var SetCount = New("set count", prelude+Pend+`
+behind_put(KEYS[2], ARGV[4], '=' .. ARGV[3])
+wake()
+local at, soft = now(), FOREVER
+if ARGV[2] ~= '' then soft = put48(at + ARGV[2]) end
+header('V', '\8', soft, ARGV[1], put48(at), '\0\0\0\0', '\0\0\0\0')
+put(ARGV[3], ARGV[2])
+return 1
+`)
 
 var addCount, landCount = func() (add [4]*Script, landing [2]*Script) {
 	for behind := range 2 {
 		landing[behind] = New("land count", land(behind == 1))
 		for once := range 2 {
-			add[behind+2*once] = New("add count", adding(behind == 1, once == 1, `
-total = plus(value, ARGV[1])
-if not total then return {'O'} end
-`))
+			add[behind+2*once] = New("add count", adding(behind == 1, once == 1))
 		}
 	}
 	return add, landing
@@ -142,14 +148,13 @@ func index(b bool) int {
 	return 0
 }
 
-// adding is the source of AddCount and SetCount: body makes total of value, and the
-// delta that is then pending if that is not ARGV[1].
-func adding(behind, once bool, body string) string {
+// adding is the source of AddCount.
+func adding(behind, once bool) string {
 	src := counting
 	note := ""
 	if behind {
 		src += Pend
-		note = "if delta ~= '0' then behind_add(KEYS[2], ARGV[5], delta) end\n"
+		note = "if ARGV[1] ~= '0' then behind_add(KEYS[2], ARGV[5], ARGV[1]) end\n"
 	}
 	operation, remember := "", ""
 	if once {
@@ -162,13 +167,14 @@ func adding(behind, once bool, body string) string {
 	}
 	return src + operation + `
 local e = redis.pcall('GETRANGE', key, 0, 64)
-local at, total, delta, flags, check, a, b, c, d, f, g = now(), nil, ARGV[1]
+local at, total, flags, check, a, b, c, d, f, g = now()
 if type(e) == 'string' and #e > 40 and #e <= 60 and string.sub(e, 1, 4) == '\193X\1V' then
   local value = string.match(e, '^%-?%d+$', 41)
   flags, check, a, b, c, d, f, g = string.byte(e, 5, 12)
   local soft = ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + f) * 256 + g
   if value and soft > at and math.floor(flags / 4) % 2 == 0 then
-` + body + `
+    total = plus(value, ARGV[1])
+    if not total then return {'O'} end
   end
 end
 
@@ -214,7 +220,12 @@ elseif ARGV[10] == '' and not behind_unchanged(KEYS[3], ARGV[8], ARGV[9], ARGV[7
   return {'C'}
 end
 `
-		rest = "total = plus(total, behind_pending(KEYS[2], ARGV[7]) or '0', ARGV[11])\n"
+		rest = `
+local pending, flying = behind_pending(KEYS[2], ARGV[7]) or '0', ARGV[11]
+if string.byte(flying) == 61 then total, flying = string.sub(flying, 2), '0' end
+if string.byte(pending) == 61 then total, pending, flying = string.sub(pending, 2), '0', '0' end
+total = plus(total, pending, flying)
+`
 	}
 	return src + `
 if not h or token ~= ARGV[1] or state == 'N' then return {'F'} end

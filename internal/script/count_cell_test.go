@@ -36,6 +36,15 @@ func (c *counting) run(s *script.Script, more []string, args ...any) []any {
 	return reply
 }
 
+// value is run of a script that returns a number.
+func (c *counting) value(s *script.Script, more []string, args ...any) int64 {
+	c.t.Helper()
+	call := &script.Call{Script: s, Key: c.key, More: more, Args: args}
+	require.NoError(c.t, call.Run(c.t.Context(), c.rdb))
+	n, _ := call.Reply.(int64)
+	return n
+}
+
 // add runs one of the four AddCount.
 func (c *counting) add(behind, once bool, delta string, keep time.Duration, missing string) []any {
 	c.t.Helper()
@@ -52,7 +61,7 @@ func (c *counting) more(behind, once bool) (keys []string) {
 	return keys
 }
 
-// adding returns the arguments of AddCount and SetCount.
+// adding returns the arguments of AddCount.
 func adding(delta string, keep time.Duration, missing string) []any {
 	return []any{delta, millis(keep), missing, own[:], "id", onceTTL.Milliseconds()}
 }

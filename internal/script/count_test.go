@@ -104,23 +104,43 @@ func TestACountIsKeptForeverIfItIsTold(t *testing.T) {
 	})
 }
 
-func TestSetCountSetsWhatIsFreshAndHasTheDifferencePending(t *testing.T) {
+// What is pending of a count that is set is the count itself, whatever was there.
+func TestSetCount_HasTheTotalPending(t *testing.T) {
 	t.Parallel()
 	eachCount(t, func(c *counting, name, before string, h entry.Header, was string) {
-		fresh := was != "" && usable(c, h)
-		reply := c.run(script.SetCount, []string{c.pending}, adding("-7", freshTTL, "0")...)
-		if !fresh {
-			require.Equal(c.t, []any{"M"}, reply, name)
-			c.requireUnchanged(before, name)
-			require.Zero(c.t, c.rdb.Exists(c.t.Context(), c.pending).Val(), name)
-			return
+		require.NoError(c.t, c.rdb.HSet(c.t.Context(), c.pending, "id", "5").Err())
+		pending := func() string { return c.rdb.HGet(c.t.Context(), c.pending, "id").Val() }
+		require.EqualValues(c.t, 1, c.value(script.SetCount, []string{c.pending}, own[:], millis(freshTTL), "-7", "id"), name)
+		got, payload, ok := entry.Parse(c.key, []byte(c.raw()))
+		require.True(c.t, ok, name)
+		require.Equal(c.t, "-7", string(payload), name)
+		require.Equal(c.t, own, got.Token, name)
+		require.Equal(c.t, "=-7", pending(), name)
+		require.Equal(c.t, []any{"A", "3"}, c.add(true, false, "10", keepTTL, "0"), name)
+		require.Equal(c.t, "=3", pending(), "what is added later is part of it")
+		require.NoError(c.t, c.rdb.Del(c.t.Context(), c.key).Err())
+		require.Equal(c.t, []any{"P"}, c.add(true, false, "-1", keepTTL, "p"), name)
+		require.Equal(c.t, "=2", pending(), name)
+	})
+}
+
+// A total that is pending, or in flight, takes the place of what was loaded.
+func TestLandCount_StoresATotalThatIsPendingOrInFlight(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, rdb *redis.Client) {
+		for i, tc := range []struct{ pending, flying, want string }{
+			{"=7", "0", "7"}, {"=7", "20", "7"}, {"3", "=20", "23"}, {"=7", "=20", "7"}, {"", "=20", "20"}, {"3", "20", "123"},
+		} {
+			c := newCounting(newCell(t, rdb))
+			h := entry.Header{State: entry.Lease, Token: own, Till: c.now() + hour}
+			c.seed(c.entry(h, ""), seedTTL)
+			if tc.pending != "" {
+				require.NoError(t, rdb.HSet(t.Context(), c.pending, "id", tc.pending).Err())
+			}
+			args := landing(keepTTL, "100", "", "", "0", script.Whatever)
+			args[len(args)-1] = tc.flying
+			require.Equal(t, []any{"S", tc.want}, c.run(script.LandCount(true), []string{c.pending, c.key + ":i"}, args...), i)
 		}
-		require.Equal(c.t, []any{"A", "-7"}, reply, name)
-		require.Equal(c.t, h.Token, c.header().Token, name)
-		require.Equal(c.t, h.Till, c.header().Till, name)
-		require.Equal(c.t, "-48", c.rdb.HGet(c.t.Context(), c.pending, "id").Val(), name)
-		require.Equal(c.t, []any{"A", "-7"}, c.run(script.SetCount, []string{c.pending}, adding("-7", freshTTL, "0")...), name)
-		require.Equal(c.t, "-48", c.rdb.HGet(c.t.Context(), c.pending, "id").Val(), "nothing is pending of nothing")
 	})
 }
 
