@@ -25,6 +25,7 @@ import (
 	"github.com/cachex-go/cachex/internal/client"
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/key"
+	"github.com/cachex-go/cachex/internal/saturate"
 	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/loader"
 )
@@ -192,7 +193,7 @@ func (g *Gate[K]) passed(op, k string, reply any) (ok bool, retryAfter time.Dura
 		case "P":
 			return true, 0, nil
 		case "C":
-			return false, time.Duration(ms) * time.Millisecond, nil
+			return false, saturate.Millis(ms), nil
 		case "F":
 			return false, 0, g.fail(op, k, ErrForeign)
 		}

@@ -27,6 +27,7 @@ import (
 	"github.com/cachex-go/cachex/internal/circuit"
 	"github.com/cachex-go/cachex/internal/gather"
 	"github.com/cachex-go/cachex/internal/guard"
+	"github.com/cachex-go/cachex/internal/saturate"
 )
 
 // Options describe a Loader.
@@ -147,7 +148,7 @@ func New[V any](rdb redis.UniversalClient, o Options[V]) (*Loader[V], error) {
 	l := &Loader[V]{
 		rdb: rdb, codec: codec.Bind(o.Codec), leases: *leases, deaf: make(chan struct{}),
 		swr: o.StaleWhileRevalidate.Milliseconds(), sie: o.StaleIfError.Milliseconds(),
-		longest:     2*max(o.LeaseTTL, o.Backoff, MaxBackoff).Milliseconds() + slack,
+		longest:     saturate.Mul(max(o.LeaseTTL, o.Backoff, MaxBackoff), 2).Milliseconds() + slack,
 		softTimeout: o.SoftTimeout, backoff: o.Backoff, early: o.EarlyRefresh,
 	}
 	l.gather, l.apart = gather.For(rdb), o.NoCombining

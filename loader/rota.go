@@ -11,6 +11,7 @@ import (
 	"github.com/cachex-go/cachex/internal/convoy"
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/guard"
+	"github.com/cachex-go/cachex/internal/saturate"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
@@ -205,7 +206,7 @@ func (r *rota) rest(trip trip) (more, failed bool) {
 		case left < 0 || s.back:
 			r.lookAgain(s)
 		default: // before the others, who look later than they are told
-			s.at = time.Now().Add(time.Duration(left) * time.Millisecond)
+			s.at = time.Now().Add(saturate.Millis(left))
 			heap.Push(&r.due, s)
 		}
 	}
@@ -321,7 +322,7 @@ func (t *trip) answer(n int) (kind string, left time.Duration) {
 	}
 	kind, _ = parts[0].(string)
 	ms, _ := parts[1].(int64)
-	return kind, time.Duration(ms) * time.Millisecond
+	return kind, saturate.Millis(ms)
 }
 
 // number returns what another script said to shift n, and whether it did.

@@ -9,6 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/saturate"
 )
 
 // wait waits until the lease of somebody else ends. It reports false if it has
@@ -57,7 +58,7 @@ func (r *run[V]) wait(h hold[V]) bool {
 			case l.leases.hint && h.Flags&entry.Awaited == 0:
 				return true // somebody else's lease, who does not know that we wait
 			case h.State == entry.Lease && (h.Till == 0 || !l.leases.packed): // still, or again
-				if p.suspect = time.Since(began) > 2*l.leases.ttl; p.suspect {
+				if p.suspect = time.Since(began) > saturate.Mul(l.leases.ttl, 2); p.suspect {
 					return true
 				}
 				continue
@@ -66,7 +67,7 @@ func (r *run[V]) wait(h hold[V]) bool {
 					till, seen = h.Till, time.Now()
 				}
 				if time.Since(seen) > l.leases.ttl { // no heartbeat for so long
-					p.suspect = time.Since(began) > 2*l.leases.ttl
+					p.suspect = time.Since(began) > saturate.Mul(l.leases.ttl, 2)
 					return true
 				}
 				continue

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/ledgernote"
+	"github.com/cachex-go/cachex/internal/saturate"
 	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/ledger"
 )
@@ -310,10 +311,7 @@ func (e *Engine) fail(ctx context.Context, b int, t *take, err error) error {
 	wait := time.Duration(0) // it was not the database that failed
 	if ctx.Err() == nil {
 		longest := max(maxBackoff, e.o.Every)
-		wait = longest
-		if t.fails < 20 {
-			wait = min(longest, e.o.Every<<t.fails)
-		}
+		wait = min(longest, saturate.Double(e.o.Every, t.fails))
 		wait -= mathrand.N(wait/5 + 1)
 	}
 	_, holdErr := e.call(context.WithoutCancel(ctx), script.HoldBatch, b, t.n, t.batch.Token, e.me, wait.Milliseconds(), "1")

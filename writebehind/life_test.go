@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/redistest"
+	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/ledger"
 )
 
@@ -313,5 +315,27 @@ func TestAPanicOfPersistIsAnErrorAndGoexitToo(t *testing.T) {
 		mode.Store(2)
 		require.NoError(t, e.Flush(ctx))
 		require.EqualValues(t, 5, d.sum("x"))
+	})
+}
+
+// The back-off of a long period ends at that period, and does not overflow.
+func TestFlush_BacksOffForAPeriodOfADay(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		d := newDatabase()
+		sick := errors.New("sick")
+		d.fail(func(ledger.Batch) error { return sick })
+		e := engine(t, rdb, options(t, d, Sum)) // Every is a day
+		ctx := bounded(t)
+		require.NoError(t, e.Add(ctx, "x", 1))
+		for _, fails := range []int64{0, 16, 17, 18, 19, 20, 63, 64, math.MaxInt64 - 10, -1} {
+			require.ErrorIs(t, e.Flush(ctx), sick, fails)
+			f := e.finding(0, read(e.call(ctx, script.SurveyBatch, 0, "")))
+			require.Greater(t, f.left, 18*time.Hour, fails)
+			require.LessOrEqual(t, f.left, 24*time.Hour, fails)
+			require.NoError(t, rdb.HSet(ctx, e.Keys(0).InFlight, "#f", fails).Err())
+		}
+		d.fail(nil)
+		require.NoError(t, e.Flush(ctx))
 	})
 }

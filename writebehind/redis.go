@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cachex-go/cachex/internal/guard"
+	"github.com/cachex-go/cachex/internal/saturate"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
@@ -174,7 +175,7 @@ func (r *reply) int() int64 {
 	return n
 }
 
-func (r *reply) duration() time.Duration { return time.Duration(r.int()) * time.Millisecond }
+func (r *reply) duration() time.Duration { return saturate.Millis(r.int()) }
 
 func (r *reply) list() []any {
 	v := r.next()

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/guard"
+	"github.com/cachex-go/cachex/internal/saturate"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
@@ -84,7 +85,7 @@ func (e *Engine) turn(ctx, work context.Context, asked *bool) time.Duration {
 	if ended < 0 { // lost, or not known
 		return e.o.Every + late
 	}
-	return max(time.Duration(ended)*time.Millisecond, time.Millisecond)
+	return max(saturate.Millis(ended), time.Millisecond)
 }
 
 // dispatch flushes a bucket in a goroutine, and reports whether it does: it does not if
