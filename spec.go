@@ -259,7 +259,7 @@ func (s Spec[K, V]) validate() error {
 	if s.Jitter != NoJitter && (s.Jitter < 0 || s.Jitter > 1 || math.IsNaN(s.Jitter)) {
 		return fmt.Errorf("Spec.Jitter is %v, must be from 0 to 1, or NoJitter", s.Jitter)
 	}
-	if err := codec.Check(s.Codec); err != nil {
+	if err := codec.Check(s.Codec); err != nil && !errors.Is(err, codec.ErrNote) {
 		return fmt.Errorf("Spec.Codec: %w", err)
 	}
 	switch {

@@ -84,8 +84,12 @@ func For[V any]() Codec[V] {
 // types and settings, not at values, and goes through wrappers. The error is an
 // [ErrConfig].
 //
-// Constructors that take a codec call it, since constructors of codecs return
-// no error in order to stand in a composite literal.
+// If c works, and yet does what its user may not expect, the error is an
+// [ErrNote] instead: a field with the tag json:"-" is stored by [MessagePack].
+//
+// Constructors that take a codec call Check and refuse a codec with any error
+// but an ErrNote. Constructors of codecs return no error, in order to stand in a
+// composite literal.
 //
 // A codec of another package takes part by having a method Check() error.
 func Check[V any](c Codec[V]) error {

@@ -30,6 +30,10 @@ var (
 
 	// ErrConfig says that the codec can never work as it was made. See [Check].
 	ErrConfig = errors.New("codec: misconfigured")
+
+	// ErrNote says that the codec works, and that its user may want to know
+	// something about it. See [Check].
+	ErrNote = errors.New("codec: note")
 )
 
 // failure is every error that this package makes: a message that never quotes
@@ -104,8 +108,8 @@ func describePanic(method string, r any) string {
 func catchAppend(method string, dst []byte, out *[]byte, err *error) {
 	switch r := recover().(type) {
 	case nil:
-	case tooLarge:
-		*err = errEncodedTooLarge
+	case *failure:
+		*err = r
 	default:
 		cause, _ := r.(error)
 		*err = cannotEncode(describePanic(method, r), cause)

@@ -1,24 +1,78 @@
 package codec
 
-import "unsafe"
+import (
+	"reflect"
+	"unsafe"
+)
 
-// ByLibrary returns MessagePack[V] without a program: msgpack does it all.
+// ByLibrary returns MessagePack[V] that leaves all to msgpack.
 func ByLibrary[V any]() Codec[V] {
-	c := MessagePack[V]()
-	if m, ok := c.(*msgpackCodec[V]); ok {
-		m.compile.Do(func() {})
+	c, ok := MessagePack[V]().(*msgpackCodec[V])
+	if !ok {
+		return MessagePack[V]()
 	}
-	return c
+	c.untyped.compiled().top.becomeLeaf()
+	return byLibrary[V]{c}
 }
 
-// Compiled tells whether there is a program for V.
+type byLibrary[V any] struct{ *msgpackCodec[V] }
+
+func (c byLibrary[V]) Decode(src []byte, v *V) (err error) {
+	defer catchDecode("a method of the value", v, &err)
+	*v = *new(V)
+	return c.untyped.decodeByLibrary(src, unsafe.Pointer(v), 0)
+}
+
+// Compiled reports whether the program for V does more than to leave all to
+// msgpack.
 func Compiled[V any]() bool {
 	c, ok := MessagePack[V]().(*msgpackCodec[V])
-	return ok && c.compiled() != nil
+	return ok && c.untyped.compiled().top.op != opLeaf
 }
 
-// ReadByProgram tells whether the program of c is sure of src, and what it reads.
+// ReadByProgram reports whether the program of c is sure of src, and what it
+// reads.
 func ReadByProgram[V any](c Codec[V], src []byte) (v V, ok bool) {
-	ok, _ = c.(*msgpackCodec[V]).compiled().read(src, unsafe.Pointer(&v))
+	ok, _ = c.(*msgpackCodec[V]).untyped.compiled().read(src, unsafe.Pointer(&v))
 	return v, ok
+}
+
+// Dynamic is MessagePack of a type that is known only when the program runs.
+type Dynamic struct{ untyped *untyped }
+
+// MessagePackOf returns the codec of t, or why t is refused.
+func MessagePackOf(t reflect.Type) (Dynamic, error) {
+	p, err := newPlan(t)
+	if err != nil {
+		return Dynamic{}, err
+	}
+	return Dynamic{&untyped{typ: t, plan: p}}, nil
+}
+
+// Leaf reports whether all is left to msgpack.
+func (d Dynamic) Leaf() bool { return d.untyped.compiled().top.op == opLeaf }
+
+// Append appends *p.
+func (d Dynamic) Append(p reflect.Value) (out []byte, err error) {
+	defer catchAppend("a method of the value", nil, &out, &err)
+	return d.untyped.append(nil, p.UnsafePointer())
+}
+
+// Decode decodes src as Codec.Decode does.
+func (d Dynamic) Decode(src []byte) (v reflect.Value, err error) {
+	p := reflect.New(d.untyped.typ)
+	return p.Elem(), d.untyped.decode(src, p.UnsafePointer())
+}
+
+// DecodeByProgram decodes src, if the program is sure of it.
+func (d Dynamic) DecodeByProgram(src []byte) (v reflect.Value, ok bool) {
+	p := reflect.New(d.untyped.typ)
+	ok, _ = d.untyped.compiled().read(src, p.UnsafePointer())
+	return p.Elem(), ok
+}
+
+// DecodeByLibrary decodes src as msgpack does.
+func (d Dynamic) DecodeByLibrary(src []byte) (v reflect.Value, err error) {
+	p := reflect.New(d.untyped.typ)
+	return p.Elem(), d.untyped.decodeByLibrary(src, p.UnsafePointer(), 0)
 }

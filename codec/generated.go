@@ -72,6 +72,11 @@ func (c *generatedCodec[V]) Append(dst []byte, v V) (out []byte, err error) {
 	if err := s.all(out[len(dst):]); err != nil {
 		return dst, unreadable(err)
 	}
+	again := c.slots.get(*new(V))
+	defer c.slots.put(again)
+	if err := c.Decode(out[len(dst):], again); err != nil {
+		return dst, unreadable(err)
+	}
 	return out, nil
 }
 

@@ -96,7 +96,7 @@ func TestMessagePackRefusesAnExtensionInPlaceOfAMap(t *testing.T) {
 		At  time.Time
 		Who map[string]any
 	}
-	want := event{time.Unix(5, 0xdf<<22), map[string]any{}} // its nanoseconds begin with 0xdf
+	want := event{time.Unix(5, 0xdf<<22).UTC(), map[string]any{}} // its nanoseconds begin with 0xdf
 	src, err := codec.For[event]().Append(nil, want)
 	require.NoError(t, err)
 	var got event

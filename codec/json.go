@@ -24,11 +24,12 @@ func JSON[V any]() Codec[V] {
 	if err := checkJSON(t, t.String(), map[reflect.Type]bool{}); err != nil {
 		return invalid[V]{err}
 	}
-	return &jsonCodec[V]{nullable: nilable(t) || hasOwnJSON(t)}
+	return &jsonCodec[V]{nullable: nilable(t) || hasOwnJSON(t), verify: holdsOwnJSON(t, map[reflect.Type]bool{})}
 }
 
 type jsonCodec[V any] struct {
 	nullable bool // null at the top is a V
+	verify   bool // a part encodes itself, and may not decode what it makes
 	encoders sync.Pool
 }
 
@@ -56,6 +57,11 @@ func (c *jsonCodec[V]) Append(dst []byte, v V) (out []byte, err error) {
 	out = e.buf.b[:len(e.buf.b)-1] // without the newline that Encode adds
 	e.buf.b, e.v = nil, *new(V)
 	c.encoders.Put(e)
+	if c.verify {
+		if err := c.Decode(out[len(dst):], new(V)); err != nil {
+			return dst, unreadable(err)
+		}
+	}
 	return out, nil
 }
 
@@ -88,11 +94,39 @@ func hasOwnJSON(t reflect.Type) bool {
 	return hasMethods(t, reflect.TypeFor[json.Unmarshaler]()) || hasMethods(t, textUnmarshalerType)
 }
 
+// holdsOwnJSON reports whether t or a part of it has methods of its own, but for
+// a time.
+func holdsOwnJSON(t reflect.Type, seen map[reflect.Type]bool) bool {
+	if seen[t] || t == timeType {
+		return false
+	}
+	seen[t] = true
+	if hasOwnJSON(t) {
+		return true
+	}
+	switch t.Kind() {
+	case reflect.Map:
+		return holdsOwnJSON(t.Key(), seen) || holdsOwnJSON(t.Elem(), seen)
+	case reflect.Pointer, reflect.Slice, reflect.Array:
+		return holdsOwnJSON(t.Elem(), seen)
+	case reflect.Struct:
+		for f := range t.Fields() {
+			if holdsOwnJSON(f.Type, seen) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // checkJSON finds a part of t, which stands at path, that encoding/json cannot
 // carry both ways. It does not look into types with methods of their own, nor
 // for names that collide, of which encoding/json has rules that Go programmers
 // know.
 func checkJSON(t reflect.Type, path string, seen map[reflect.Type]bool) *failure {
+	if promotes(t) && hasOwnJSON(t) {
+		return misconfigured("%s: %s has the methods of an embedded field, by which its other fields are not stored", path, t)
+	}
 	if seen[t] || hasOwnJSON(t) {
 		return nil
 	}

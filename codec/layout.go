@@ -20,15 +20,21 @@ func (b *shapes) layOut(s *shape, t reflect.Type, path string) *failure {
 
 	// Names count once, whether they are those of fields, of aliases or of
 	// embedded structs: msgpack keeps the last and logs that it dropped one.
-	s.byName = make(map[string]*shape, t.NumField())
+	s.byName = make(map[string]*field, t.NumField())
+	omitAll := false
 	for f := range t.Fields() {
 		at := path + "." + f.Name
 		// As in getFields, "-" goes first, and an embedded struct of an
 		// unexported type counts, for the sake of its exported fields.
 		tag, ok := parseTag(f.Tag.Get("msgpack"))
-		switch {
-		case !ok:
+		if !ok {
 			return misconfigured("%s: the msgpack tag has quotes or brackets, which are not supported", at)
+		}
+		if f.Name == "_msgpack" && tag.name != "-" { // its options are for the whole struct
+			s.array = tag.has("as_array") || tag.has("asArray")
+			omitAll = omitAll || tag.has("omitempty")
+		}
+		switch {
 		case tag.name == "-", !f.IsExported() && !f.Anonymous:
 			continue
 		}
@@ -58,11 +64,15 @@ func (b *shapes) layOut(s *shape, t reflect.Type, path string) *failure {
 			if s.byName[n] != nil {
 				return misconfigured("%s: another field is stored as %q too", at, n)
 			}
-			s.byName[n] = fs
+			part := field{name: n, index: f.Index, shape: fs, omit: omitAll || tag.has("omitempty")}
+			s.byName[n] = &part
 			if i == 0 {
-				s.fields = append(s.fields, field{n, f.Index, fs})
+				s.fields = append(s.fields, part)
 			}
 		}
+	}
+	if s.array && slices.ContainsFunc(s.fields, func(f field) bool { return f.cost > 0 }) {
+		return misconfigured("%s: %s is stored as an array, where an embedded pointer that is nil would come back as one that is not", path, t)
 	}
 	return nil
 }
@@ -98,10 +108,20 @@ func (b *shapes) inline(s *shape, f reflect.StructField, name, path string, alwa
 	if f.Type.Kind() == reflect.Pointer && !f.IsExported() {
 		return false, misconfigured("%s: an embedded pointer to an unexported type cannot be decoded", path)
 	}
+	cost := int64(0)
+	if f.Type.Kind() == reflect.Pointer {
+		cost = rounded(es.size)
+		// The first field tells a pointer to an empty struct from nil. It must
+		// not stand behind another pointer, which may be nil itself.
+		if !slices.ContainsFunc(es.fields, func(e field) bool { return e.cost == 0 }) {
+			return false, misconfigured("%s: an embedded pointer to %s, which has no field of its own to store, would come back as nil", path, t)
+		}
+	}
 	for _, e := range es.fields {
 		if !shadowed(e) {
-			s.byName[e.name] = e.shape
-			s.fields = append(s.fields, field{e.name, slices.Concat(f.Index, e.index), e.shape})
+			e.index, e.cost = slices.Concat(f.Index, e.index), e.cost+cost
+			s.byName[e.name] = &e
+			s.fields = append(s.fields, e)
 		}
 	}
 	// Under its own name the struct is decoded too, though never encoded. Who
@@ -113,7 +133,7 @@ func (b *shapes) inline(s *shape, f reflect.StructField, name, path string, alwa
 	for p := f.Type; p.Kind() == reflect.Pointer; p = p.Elem() {
 		es = &shape{kind: shapePointer, size: int64(p.Size()), elem: es}
 	}
-	s.byName[name] = es
+	s.byName[name] = &field{shape: es}
 	return true, nil
 }
 

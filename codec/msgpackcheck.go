@@ -58,6 +58,10 @@ func newPlan(t reflect.Type) (*plan, *failure) {
 		case shapeMap:
 			base = max(base, mapCost(s, 0))
 			slot = max(slot, mapCost(s, 1)-mapCost(s, 0))
+		case shapeStruct:
+			for _, f := range s.fields {
+				pointers += f.cost
+			}
 		}
 	}
 	p.costly = slot + base + pointers
@@ -209,9 +213,14 @@ func (c *comparison) value(s *shape, pos int) int {
 	case shapeStruct:
 		if n, next, ok := c.pairs(pos); ok {
 			// After an error positions stand still, and may not be of a name.
-			for i := 0; i < n && c.err == nil; i++ {
+			for i, embedded := 0, -1; i < n && c.err == nil; i++ {
 				name, after := c.text(next)
-				next = c.value(s.fieldNamed(name, i), after)
+				f := s.fieldNamed(name, i)
+				if f.cost > 0 && f.index[0] != embedded { // once for the fields of one pointer
+					embedded = f.index[0]
+					c.spend(f.cost)
+				}
+				next = c.value(f.shape, after)
 			}
 			return next
 		}
@@ -232,20 +241,19 @@ func (c *comparison) spend(n int64) {
 	}
 }
 
-// leaf is the shape of what nobody looks into, such as a field of another
-// release, which the decoder skips.
-var leaf = &shape{kind: shapeLeaf}
+// unknown is the field of another release, which the decoder skips.
+var unknown = &field{shape: &shape{kind: shapeLeaf}}
 
-// fieldNamed returns the shape of a field. The i-th pair is mostly the i-th
-// field, since structs are written in order; so few names are looked up.
-func (s *shape) fieldNamed(name []byte, i int) *shape {
+// fieldNamed returns a field. The i-th pair is mostly the i-th field, since
+// structs are written in order; so few names are looked up.
+func (s *shape) fieldNamed(name []byte, i int) *field {
 	if i < len(s.fields) && s.fields[i].name == string(name) {
-		return s.fields[i].shape
+		return &s.fields[i]
 	}
 	if f := s.byName[string(name)]; f != nil {
 		return f
 	}
-	return leaf
+	return unknown
 }
 
 // The functions below read bytes that were scanned, so what a code announces is

@@ -1,22 +1,25 @@
 package codec
 
 import (
+	"fmt"
 	"reflect"
-	"slices"
 	"sync"
-	"time"
+	"unsafe"
 )
 
 // A program is a plan compiled: it decodes and encodes values of one type by
 // what is known of the type, where msgpack asks reflect for each part of each
 // value. It takes a quarter of the time or less.
 //
-// It knows the types that most values are made of, and of bytes those that
-// encoders write. Of all else it is unsure, and then it leaves the work to
-// msgpack: the whole type, if compile meets a part that it does not know, or one
-// Decode, if read meets bytes that it does not expect. So it need not find words
-// for what is wrong with bytes, and what it accepts must be what msgpack accepts
-// behind check: the same value of it, to the bit.
+// It encodes in the format of msgpack, and where msgpack loses a part of a value
+// it does not: what omitempty leaves out is zero, an embedded pointer that is
+// nil is left out, and map keys are sorted. A part that encodes itself, or that
+// was registered with msgpack, is a leaf, which it leaves to msgpack.
+//
+// Of bytes it knows those that encoders write. Of all else it is unsure, and
+// then it leaves the whole Decode to msgpack. So it need not find words for what
+// is wrong with bytes, and what it accepts must be what msgpack accepts behind
+// check: the same value of it, to the bit.
 type program struct {
 	top      *step
 	nullable bool // as in plan
@@ -55,15 +58,40 @@ type step struct {
 
 	fields []stepField
 	byName map[string]int // of structs: index of the field, or unsure
-	omits  bool           // of structs: a field has omitempty
+	omits  bool           // of structs: a field may be left out
+	array  bool           // of structs: stored as an array
 	temps  sync.Pool      // of maps: *mapTemps
+
+	wide    bool // stands in an any, which is to tell int8 from int64
+	compact bool // of leaves: integers may lose their width
+	shape   *shape
+	strict  bool // of pointers: refuse one to nil, which would come back as nil
 }
 
 type stepField struct {
 	key    string // the name as it is encoded
+	hops   []hop  // the embedded pointers on the way to it
 	offset uintptr
 	step   *step
-	omit   bool // omitempty
+	omit   bool // left out if it is empty
+}
+
+// A hop is an embedded pointer.
+type hop struct {
+	offset uintptr
+	typ    reflect.Type // of what it points to
+	cost   int64
+}
+
+// at returns where the field of the struct at p is, or nil if a pointer on the
+// way is nil.
+func (f *stepField) at(p unsafe.Pointer) unsafe.Pointer {
+	for i := range f.hops {
+		if p = *(*unsafe.Pointer)(unsafe.Add(p, f.hops[i].offset)); p == nil {
+			return nil
+		}
+	}
+	return unsafe.Add(p, f.offset)
 }
 
 type op uint8
@@ -89,6 +117,11 @@ const (
 	opArray
 	opMap
 	opStruct
+	opLeaf    // left to msgpack
+	opAny     // an empty interface
+	opWide    // an integer that keeps its width
+	opKeyTime // a time as a map key
+	opKeyAny  // an any as a map key
 )
 
 // unsure is in byName for what only msgpack knows to decode: an alias, or an
@@ -97,81 +130,116 @@ const unsure = -1
 
 // maxCompiled is the size of the largest part that is compiled. The program is
 // tried out first, which ought not to take long.
-const maxCompiled = 64 << 10
+const maxCompiled = 1 << 20
 
-// compile returns the program of t, of which p is the plan, or nil if it is not
-// sure of t. It must not be called before the program's init functions have run,
-// since those may register types with msgpack.
-func compile(t reflect.Type, p *plan) *program {
-	c := compiler{steps: map[reflect.Type]*step{}}
-	prog := &program{top: c.step(t, p.top), nullable: p.nullable}
-	if c.unsure || !prog.proves(t) {
-		return nil
+// compile returns the program of t, of which p is the plan. It must not be
+// called before the program's init functions have run, since those may register
+// types with msgpack. If wide, values of t stand in an any.
+func compile(t reflect.Type, p *plan, wide bool) *program {
+	c := compiler{steps: map[stepKey]*step{}, wide: wide}
+	prog := &program{top: c.step(t, p.top, false), nullable: p.nullable}
+	prove(c.made)
+	for _, st := range c.made {
+		st.strict = st.op == opPointer && !wide && st.elem.encodesNil()
+		st.compact = p.compact && !wide
 	}
 	return prog
 }
 
 type compiler struct {
-	steps  map[reflect.Type]*step
-	unsure bool
+	steps map[stepKey]*step
+	made  []*step // parts first
+	wide  bool
+}
+
+// Map keys have steps of their own: they must come back as the key they were.
+type stepKey struct {
+	t   reflect.Type
+	key bool
 }
 
 // step returns the step of t, whose shape is s. The shape has been made, so t
 // is one that can be encoded, and s says if it encodes itself.
-func (c *compiler) step(t reflect.Type, s *shape) *step {
-	if st := c.steps[t]; st != nil {
+func (c *compiler) step(t reflect.Type, s *shape, key bool) *step {
+	if st := c.steps[stepKey{t, key}]; st != nil {
 		return st
 	}
-	st := &step{typ: t, size: t.Size()}
-	c.steps[t] = st
+	st := &step{typ: t, size: t.Size(), wide: c.wide, shape: s}
+	c.steps[stepKey{t, key}] = st
+	c.fill(st, s, key)
+	c.made = append(c.made, st)
+	return st
+}
+
+func (c *compiler) fill(st *step, s *shape, key bool) {
+	t := st.typ
 	switch {
+	case t == timeType && key:
+		st.op = opKeyTime
+		return
 	case t == timeType:
 		st.op = opTime
-		return st
-	case t == timePointerType:
-		// It has the methods by which other types encode themselves, as a time
-		// has, but msgpack looks first for what is registered.
-		st.op, st.base = opPointer, rounded(int64(timeType.Size()))
-		st.elem = c.step(timeType, nil)
-		return st
-	case s.kind == shapeOpaque, s.kind == shapeAny, t.Size() > maxCompiled:
-		c.unsure = true
-		return st
+		return
+	case s.kind == shapeOpaque, t.Size() > maxCompiled:
+		st.becomeLeaf()
+		return
 	}
 	switch t.Kind() {
 	case reflect.Bool:
 		st.op = opBool
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
 		st.op = map[int]op{8: opInt8, 16: opInt16, 32: opInt32, 64: opInt64}[t.Bits()]
+		if c.wide && t.Kind() != reflect.Int {
+			st.op = opWide
+		}
 	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
 		st.op = map[int]op{8: opUint8, 16: opUint16, 32: opUint32, 64: opUint64}[t.Bits()]
+		if c.wide && t.Kind() != reflect.Uint {
+			st.op = opWide
+		}
 	case reflect.Float32:
 		st.op = opFloat32
 	case reflect.Float64:
 		st.op = opFloat64
 	case reflect.String:
 		st.op = opString
+	case reflect.Interface:
+		st.op = opAny
+		if key && !c.wide {
+			st.op = opKeyAny
+		}
 	case reflect.Pointer:
 		st.op, st.base = opPointer, pointerCost(s)
-		st.elem = c.step(t.Elem(), s.elem)
+		st.elem = c.step(t.Elem(), s.elem, key)
 	case reflect.Slice, reflect.Array:
-		c.sequence(st, s)
+		c.sequence(st, s, key)
 	case reflect.Map:
 		st.op, st.base = opMap, mapCost(s, 0)
 		st.each = mapCost(s, 1) - st.base
-		st.key, st.elem = c.step(t.Key(), s.key), c.step(t.Elem(), s.elem)
-		if k := st.key.op; k != opString && (k < opInt8 || k > opUint64) {
-			c.unsure = true
-		}
+		st.key, st.elem = c.step(t.Key(), s.key, true), c.step(t.Elem(), s.elem, false)
 	case reflect.Struct:
-		c.structure(st, s)
+		c.structure(st, s, key)
 	default:
-		c.unsure = true
+		st.becomeLeaf()
 	}
-	return st
 }
 
-func (c *compiler) sequence(st *step, s *shape) {
+// becomeLeaf leaves s to msgpack.
+func (s *step) becomeLeaf() {
+	s.op, s.elem, s.key, s.fields = opLeaf, nil, nil, nil
+	s.compact = !s.wide
+}
+
+// encodesNil reports whether nil is how a value of s may be encoded.
+func (s *step) encodesNil() bool {
+	switch s.op {
+	case opPointer, opSlice, opBytes, opMap, opAny, opKeyAny, opLeaf:
+		return true
+	}
+	return false
+}
+
+func (c *compiler) sequence(st *step, s *shape, key bool) {
 	isArray := st.typ.Kind() == reflect.Array
 	if isArray {
 		st.n = st.typ.Len()
@@ -183,78 +251,60 @@ func (c *compiler) sequence(st *step, s *shape) {
 		st.op = opBytes
 	case isArray:
 		st.op = opArray
-		st.elem = c.step(st.typ.Elem(), s.elem)
+		st.elem = c.step(st.typ.Elem(), s.elem, key)
 	default:
 		st.op, st.each = opSlice, sliceCost(s, 1)
-		st.elem = c.step(st.typ.Elem(), s.elem)
+		st.elem = c.step(st.typ.Elem(), s.elem, key)
 	}
 }
 
-func (c *compiler) structure(st *step, s *shape) {
-	st.op = opStruct
+func (c *compiler) structure(st *step, s *shape, key bool) {
+	st.op, st.array = opStruct, s.array
 	st.byName = make(map[string]int, len(s.byName))
 	for name := range s.byName {
 		st.byName[name] = unsure
 	}
+	told := map[string]bool{} // embedded pointers whose first field has been met
 	for i, f := range s.fields {
-		sf := stepField{key: string(appendTextHead(nil, len(f.name))) + f.name}
+		sf := stepField{key: string(appendTextHead(nil, len(f.name))) + f.name, omit: f.omit}
 		t := st.typ
 		for _, index := range f.index {
-			// In an embedded pointer, which may be nil; or in a struct with an
-			// option for all of its fields.
-			if t.Kind() != reflect.Struct || hasOptions(t) {
-				c.unsure = true
-				return
+			if t.Kind() == reflect.Pointer {
+				t = t.Elem()
+				sf.hops = append(sf.hops, hop{sf.offset, t, rounded(int64(t.Size()))})
+				sf.offset = 0
 			}
 			part := t.Field(index)
-			tag, ok := parseTag(part.Tag.Get("msgpack"))
-			if !ok || slices.ContainsFunc(tag.options, unknownOption) {
-				c.unsure = true
-				return
-			}
 			t = part.Type
 			sf.offset += part.Offset
-			sf.omit = tag.has("omitempty")
 		}
-		// Of a type with IsZero msgpack asks that whether it is empty.
-		if sf.omit && t != timeType && t != timePointerType && t.Implements(zeroerType) {
-			c.unsure = true
-			return
+		if len(sf.hops) > 0 {
+			// The first field behind a pointer is always there, so that it tells
+			// the pointer from nil.
+			if at := fmt.Sprint(sf.hops); !told[at] {
+				told[at], sf.omit = true, false
+			}
+			st.omits = true
 		}
-		sf.step = c.step(t, f.shape)
+		sf.step = c.step(t, f.shape, key)
 		st.omits = st.omits || sf.omit
 		st.fields = append(st.fields, sf)
 		st.byName[f.name] = i
 	}
-	if hasOptions(st.typ) {
-		c.unsure = true
-	}
 }
 
-var (
-	timePointerType = reflect.TypeFor[*time.Time]()
-	zeroerType      = reflect.TypeFor[interface{ IsZero() bool }]()
-)
-
-// hasOptions tells whether t has the field whose tag is for the whole struct,
-// by the name of which msgpack knows it.
-func hasOptions(t reflect.Type) bool {
-	_, ok := t.FieldByName("_msgpack")
-	return ok
+// mapTemps hold a key and an element of a map on their way into it or out of it,
+// and the entries of what was encoded.
+type mapTemps struct {
+	key, elem reflect.Value
+	entries   entries
 }
-
-func unknownOption(option string) bool {
-	return option != "omitempty" && option != "inline" && option != "noinline" && option != ""
-}
-
-// mapTemps hold a key and an element of a map on their way into it or out of it.
-type mapTemps struct{ key, elem reflect.Value }
 
 func (s *step) getTemps() *mapTemps {
 	if t, ok := s.temps.Get().(*mapTemps); ok {
 		return t
 	}
-	return &mapTemps{reflect.New(s.key.typ).Elem(), reflect.New(s.elem.typ).Elem()}
+	return &mapTemps{key: reflect.New(s.key.typ).Elem(), elem: reflect.New(s.elem.typ).Elem()}
 }
 
 // putTemps takes back temps that are zero again.

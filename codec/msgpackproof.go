@@ -5,43 +5,89 @@ import (
 	"reflect"
 	"slices"
 	"time"
-
-	"github.com/vmihailenco/msgpack/v5"
 )
 
-// proves tells whether the program does as msgpack does with a few values of t.
-// It finds what cannot be asked for: a type that was registered with msgpack, of
-// which the functions may do anything.
-func (p *program) proves(t reflect.Type) (ok bool) {
+// prove makes leaves of steps that do not do as msgpack does. Those are of types
+// that were registered with msgpack, which nothing about them shows. made has
+// the steps of a program, parts first: so each is proved with those of its parts
+// that are leaves.
+func prove(made []*step) {
+	top := made[len(made)-1]
+	if !top.departs(map[*step]bool{}) && top.proves() {
+		return
+	}
+	for _, s := range made {
+		if !s.proves() {
+			s.becomeLeaf()
+		}
+	}
+}
+
+// departs reports whether s has a part that is left out where msgpack writes it,
+// or the other way round.
+func (s *step) departs(seen map[*step]bool) bool {
+	if s == nil || seen[s] {
+		return false
+	}
+	seen[s] = true
+	if s.omits || s.elem.departs(seen) || s.key.departs(seen) {
+		return true
+	}
+	return slices.ContainsFunc(s.fields, func(f stepField) bool { return f.step.departs(seen) })
+}
+
+// proves reports whether s does as msgpack does with a few values of its type:
+// whether it makes the same bytes, and the same of them. Of a type that departs
+// from msgpack in that, it only looks whether it was registered as an extension;
+// its parts are proved by themselves.
+func (s *step) proves() (ok bool) {
 	defer func() {
-		if recover() != nil {
-			ok = false // what is registered may panic
+		if r := recover(); r != nil { // what is registered may panic
+			_, ok = r.(*failure) // and what is refused is refused whoever encodes it
 		}
 	}()
+	shape, _, err := newShape(s.typ, false)
+	if s.op == opLeaf || err != nil {
+		return s.op == opLeaf
+	}
+	if s.departs(map[*step]bool{}) {
+		src, err := msgpackAppend(nil, reflect.New(s.typ).Elem(), !s.wide)
+		return err != nil || codes[src[0]].facts&sawExt == 0
+	}
 	for n := range 4 {
-		v, byLibrary, byProgram := reflect.New(t), reflect.New(t), reflect.New(t)
+		v := reflect.New(s.typ)
 		(&sample{n: n, left: 10_000}).fill(v.Elem())
-		var buf bytes.Buffer
-		enc := msgpack.NewEncoder(&buf)
-		enc.UseCompactInts(true)
-		if enc.Encode(v.Interface()) != nil || !bytes.Equal(buf.Bytes(), p.top.append(nil, v.UnsafePointer())) {
+		byLibrary, err := msgpackAppend(nil, v.Elem(), !s.wide)
+		if err != nil || decodeLeaf(byLibrary, reflect.New(s.typ).Elem()) != nil {
+			continue // a part that encodes itself does not take its zero value
+		}
+		bySelf := s.append(nil, v.UnsafePointer())
+		if !bytes.Equal(byLibrary, bySelf) {
 			return false
 		}
-		if msgpack.NewDecoder(bytes.NewReader(buf.Bytes())).Decode(byLibrary.Interface()) != nil {
-			return false
-		}
-		if ok, _ := p.read(buf.Bytes(), byProgram.UnsafePointer()); !ok {
-			return false
-		}
-		if !reflect.DeepEqual(byLibrary.Interface(), byProgram.Interface()) {
+		// What stood in an any is not decoded to its type.
+		if !s.wide && !s.readsAlike(byLibrary, shape) {
 			return false
 		}
 	}
 	return true
 }
 
+// readsAlike reports whether s and msgpack make the same of src.
+func (s *step) readsAlike(src []byte, shape *shape) bool {
+	byLibrary, bySelf := reflect.New(s.typ), reflect.New(s.typ)
+	if decodeLeaf(src, byLibrary.Elem()) != nil {
+		return false
+	}
+	toUTC(shape, byLibrary.Elem())
+	prog := program{top: s, nullable: true}
+	ok, _ := prog.read(src, bySelf.UnsafePointer())
+	return ok && reflect.DeepEqual(byLibrary.Interface(), bySelf.Interface())
+}
+
 // A sample fills a value: with n or what comes closest, in each part, one
-// element in each slice and map, and nothing at all if n is 0.
+// element in each slice and map, and nothing if n is 0. Embedded pointers are
+// never nil, which msgpack does not tell from a pointer to nothing.
 type sample struct {
 	n    int
 	left int // parts that may still be filled
@@ -49,11 +95,14 @@ type sample struct {
 }
 
 func (s *sample) fill(v reflect.Value) {
-	if s.left--; s.left < 0 || s.n == 0 || slices.Contains(s.path, v.Type()) {
+	if s.left--; s.left < 0 || s.n == 0 && v.Kind() != reflect.Struct || slices.Contains(s.path, v.Type()) {
 		return // a type within itself ends there
 	}
 	s.path = append(s.path, v.Type())
 	defer func() { s.path = s.path[:len(s.path)-1] }()
+	if own, _ := encodesItself(v.Type(), ""); own && v.Type() != timeType && v.Type() != timePointerType {
+		return // it may take few values
+	}
 	switch v.Kind() {
 	case reflect.Bool:
 		v.SetBool(s.n%2 == 1)
@@ -83,12 +132,19 @@ func (s *sample) fill(v reflect.Value) {
 		v.SetMapIndex(key, elem)
 	case reflect.Struct:
 		if v.Type() == timeType {
-			v.Set(reflect.ValueOf(time.Unix(int64(s.n), int64(s.n))))
+			if s.n > 0 {
+				v.Set(reflect.ValueOf(time.Unix(int64(s.n), int64(s.n)).UTC()))
+			}
 			return
 		}
 		for i := range v.NumField() {
+			part, f := v.Type().Field(i), v.Field(i)
+			switch {
+			case part.Anonymous && f.Kind() == reflect.Pointer && f.CanSet() && f.Type().Elem().Kind() == reflect.Struct:
+				f.Set(reflect.New(f.Type().Elem()))
+				s.fill(f.Elem())
 			// Of an embedded struct whose type is not exported, the fields that are.
-			if f := v.Field(i); f.CanSet() || v.Type().Field(i).Anonymous && f.Kind() == reflect.Struct {
+			case f.CanSet() || part.Anonymous && f.Kind() == reflect.Struct:
 				s.fill(f)
 			}
 		}

@@ -107,8 +107,11 @@ func (r *reader) value(s *step, p unsafe.Pointer, pos int) int {
 	}
 	c := r.src[pos]
 	if c == codeNil {
-		if s.op == opTime {
+		switch s.op {
+		case opTime, opKeyTime:
 			return lost // msgpack panics
+		case opLeaf:
+			return r.leaf(s, p, pos)
 		}
 		return pos + 1
 	}
@@ -190,8 +193,22 @@ func (r *reader) value(s *step, p unsafe.Pointer, pos int) int {
 		return r.array(s, p, pos)
 	case opMap:
 		return r.pairs(s, p, pos)
-	default:
+	case opStruct:
 		return r.fields(s, p, pos)
+	case opLeaf:
+		return r.leaf(s, p, pos)
+	case opAny:
+		return r.any((*any)(p), pos)
+	case opKeyTime:
+		return r.time((*time.Time)(p), pos)
+	case opKeyAny:
+		next := r.any((*any)(p), pos)
+		if next != lost && !canBeKey(*(*any)(p)) {
+			return lost
+		}
+		return next
+	default: // opWide: nothing is decoded into what stood in an any
+		return lost
 	}
 }
 
@@ -278,6 +295,11 @@ func (r *reader) pairs(s *step, p unsafe.Pointer, pos int) int {
 }
 
 func (r *reader) fields(s *step, p unsafe.Pointer, pos int) int {
+	if s.array {
+		if n, first := r.items(pos, 0x90, 0xdc, 1); first != lost {
+			return r.arrayFields(s, p, n, first)
+		}
+	}
 	n, pos := r.items(pos, 0x80, 0xde, 2)
 	if pos == lost || r.depth == maxDepth {
 		return lost
@@ -313,6 +335,45 @@ func (r *reader) fields(s *step, p unsafe.Pointer, pos int) int {
 		}
 		seen |= 1 << i
 		next = i + 1
+		f := &s.fields[i]
+		to := unsafe.Add(p, f.offset)
+		if f.hops != nil {
+			if to = r.reach(f, p); to == nil {
+				return lost
+			}
+		}
+		if pos = r.value(f.step, to, pos); pos == lost {
+			return lost
+		}
+	}
+	r.depth--
+	return pos
+}
+
+// reach returns where the field f of the struct at p is. It makes the embedded
+// structs on the way, and returns nil if they would cost too much.
+func (r *reader) reach(f *stepField, p unsafe.Pointer) unsafe.Pointer {
+	for i := range f.hops {
+		h := &f.hops[i]
+		at := (*unsafe.Pointer)(unsafe.Add(p, h.offset))
+		if *at == nil {
+			if !r.spend(h.cost) {
+				return nil
+			}
+			*at = reflect.New(h.typ).UnsafePointer()
+		}
+		p = *at
+	}
+	return unsafe.Add(p, f.offset)
+}
+
+// arrayFields reads a struct that is stored as an array of n.
+func (r *reader) arrayFields(s *step, p unsafe.Pointer, n, pos int) int {
+	if n != len(s.fields) || r.depth == maxDepth {
+		return lost
+	}
+	r.depth++
+	for i := range s.fields {
 		f := &s.fields[i]
 		if pos = r.value(f.step, unsafe.Add(p, f.offset), pos); pos == lost {
 			return lost

@@ -71,26 +71,23 @@ func quiet(bits uint32) uint32 {
 	return bits
 }
 
-// time reads a time in one of the three forms that are written.
+// time reads a time in one of the three forms that are written, in UTC.
 func (r *reader) time(to *time.Time, pos int) int {
 	b := r.src[pos:]
 	const id = 0xff // -1
 	switch {
 	case len(b) >= 6 && b[0] == 0xd6 && b[1] == id:
-		*to = time.Unix(int64(binary.BigEndian.Uint32(b[2:])), 0)
+		*to = time.Unix(int64(binary.BigEndian.Uint32(b[2:])), 0).UTC()
 		pos += 6
 	case len(b) >= 10 && b[0] == 0xd7 && b[1] == id:
 		n := binary.BigEndian.Uint64(b[2:])
-		*to = time.Unix(int64(n&(1<<34-1)), int64(n>>34))
+		*to = time.Unix(int64(n&(1<<34-1)), int64(n>>34)).UTC()
 		pos += 10
 	case len(b) >= 15 && b[0] == 0xc7 && b[1] == 12 && b[2] == id:
-		*to = time.Unix(int64(binary.BigEndian.Uint64(b[7:])), int64(binary.BigEndian.Uint32(b[3:])))
+		*to = time.Unix(int64(binary.BigEndian.Uint64(b[7:])), int64(binary.BigEndian.Uint32(b[3:]))).UTC()
 		pos += 15
 	default:
 		return lost
-	}
-	if to.IsZero() {
-		*to = to.UTC()
 	}
 	return pos
 }

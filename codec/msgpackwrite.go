@@ -8,8 +8,8 @@ import (
 	"unsafe"
 )
 
-// append appends the variable at from, as msgpack encodes it with compact
-// integers.
+// append appends the variable at from in the format of msgpack, with compact
+// integers outside of any.
 func (p *program) append(dst []byte, from unsafe.Pointer) ([]byte, error) {
 	b := p.top.append(dst, from)
 	if len(b) > maxEncoded {
@@ -18,16 +18,15 @@ func (p *program) append(dst []byte, from unsafe.Pointer) ([]byte, error) {
 	return b, nil
 }
 
-// tooLarge is what append panics with, once it knows that the value will not
-// fit: a return value for that would be carried through every step of all that
-// fit. catchAppend makes it errEncodedTooLarge.
-type tooLarge struct{}
+// The steps panic with a *failure once they know that the value cannot be
+// encoded: a return value for that would be carried through every step of all
+// that can. catchAppend makes it the error of Append.
 
 // fit panics if b cannot grow by n. It is asked wherever much may come: before a
 // string, and before a container, of which a value may have the same many times.
 func fit(b []byte, n int) {
 	if n > maxEncoded-len(b) {
-		panic(tooLarge{})
+		panic(errEncodedTooLarge)
 	}
 }
 
@@ -80,17 +79,39 @@ func (s *step) append(b []byte, p unsafe.Pointer) []byte {
 		if to == nil {
 			return append(b, codeNil)
 		}
-		return s.elem.append(b, to)
+		begin := len(b)
+		if b = s.elem.append(b, to); s.strict && b[begin] == codeNil {
+			panic(errPointerToNil)
+		}
+		return b
 	case opSlice:
 		return s.appendSlice(b, p)
 	case opArray:
 		return s.appendElements(b, p, s.n)
 	case opMap:
 		return s.appendMap(b, p)
-	default:
+	case opStruct:
 		return s.appendStruct(b, p)
+	case opLeaf:
+		return s.appendLeaf(b, p)
+	case opAny:
+		return appendAny(b, *(*any)(p))
+	case opWide:
+		return appendWide(b, reflect.NewAt(s.typ, p).Elem())
+	case opKeyTime:
+		return appendKeyTime(b, *(*time.Time)(p))
+	default:
+		return appendKeyAny(b, *(*any)(p))
 	}
 }
+
+var (
+	errPointerToNil = cannotEncode("a pointer to nil would come back as nil", nil)
+	errKeyTime      = cannotEncode("a time that is a map key would come back as another key: it must be in UTC and without a monotonic reading", nil)
+	errKeyAny       = cannotEncode("a map key in an any would come back as another type", nil)
+	errKeysAlike    = cannotEncode("two keys of a map are encoded alike", nil)
+	errKeyUnfit     = cannotEncode("a map in an any has keys that would come back as slices, maps or bytes", nil)
+)
 
 func (s *step) appendSlice(b []byte, p unsafe.Pointer) []byte {
 	// Of any slice the header is the same, and nothing but the header is read as
@@ -111,6 +132,8 @@ func (s *step) appendElements(b []byte, first unsafe.Pointer, n int) []byte {
 	return b
 }
 
+// appendMap appends the entries in the order of their encoded keys: then equal
+// maps have equal bytes.
 func (s *step) appendMap(b []byte, p unsafe.Pointer) []byte {
 	m := reflect.NewAt(s.typ, p).Elem()
 	if m.IsNil() {
@@ -119,12 +142,20 @@ func (s *step) appendMap(b []byte, p unsafe.Pointer) []byte {
 	fit(b, m.Len())
 	b = appendHead(b, m.Len(), 0x80, 0xde)
 	t := s.getTemps()
+	begin := len(b)
 	for iter := m.MapRange(); iter.Next(); {
+		from := len(b)
 		t.key.SetIterKey(iter)
 		t.elem.SetIterValue(iter)
 		b = s.key.append(b, t.key.Addr().UnsafePointer())
+		if s.wide {
+			b = keyInAny(b, from, s.key.op == opAny)
+		}
+		keyEnd := len(b)
 		b = s.elem.append(b, t.elem.Addr().UnsafePointer())
+		t.entries.add(from, keyEnd, len(b))
 	}
+	b = t.entries.sort(b, begin)
 	t.key.SetZero()
 	t.elem.SetZero()
 	s.putTemps(t)
@@ -134,6 +165,14 @@ func (s *step) appendMap(b []byte, p unsafe.Pointer) []byte {
 func (s *step) appendStruct(b []byte, p unsafe.Pointer) []byte {
 	fit(b, 1)
 	n := len(s.fields)
+	if s.array {
+		b = appendHead(b, n, 0x90, 0xdc)
+		for i := range s.fields {
+			f := &s.fields[i]
+			b = f.step.append(b, unsafe.Add(p, f.offset))
+		}
+		return b
+	}
 	if s.omits {
 		for i := range s.fields {
 			if s.fields[i].omitted(p) {
@@ -144,21 +183,24 @@ func (s *step) appendStruct(b []byte, p unsafe.Pointer) []byte {
 	b = appendHead(b, n, 0x80, 0xde)
 	for i := range s.fields {
 		f := &s.fields[i]
-		if f.omit && f.omitted(p) {
+		if s.omits && f.omitted(p) {
 			continue
 		}
 		b = append(b, f.key...)
-		b = f.step.append(b, unsafe.Add(p, f.offset))
+		b = f.step.append(b, f.at(p))
 	}
 	return b
 }
 
-// omitted tells whether the field is left out of the struct at p.
+// omitted reports whether the field is left out of the struct at p.
 func (f *stepField) omitted(p unsafe.Pointer) bool {
-	return f.omit && f.step.empty(unsafe.Add(p, f.offset))
+	at := f.at(p)
+	return at == nil || f.omit && f.step.empty(at)
 }
 
-// empty tells whether omitempty leaves out the variable at p.
+// empty reports whether omitempty leaves out the variable at p: whether it is
+// zero. What is empty and not zero, such as an empty slice, -0 or an any with a
+// 0, would not come back.
 func (s *step) empty(p unsafe.Pointer) bool {
 	switch s.op {
 	case opBool:
@@ -167,27 +209,28 @@ func (s *step) empty(p unsafe.Pointer) bool {
 		return *(*uint8)(p) == 0
 	case opInt16, opUint16:
 		return *(*uint16)(p) == 0
-	case opInt32, opUint32:
+	case opInt32, opUint32, opFloat32:
 		return *(*uint32)(p) == 0
-	case opInt64, opUint64:
+	case opInt64, opUint64, opFloat64:
 		return *(*uint64)(p) == 0
-	case opFloat32:
-		return *(*float32)(p) == 0
-	case opFloat64:
-		return *(*float64)(p) == 0
 	case opString:
 		return *(*string)(p) == ""
 	case opBytes, opSlice:
-		return len(*(*[]byte)(p)) == 0
+		return *(*[]byte)(p) == nil
 	case opByteArray, opArray:
 		return s.n == 0
-	case opMap:
-		return reflect.NewAt(s.typ, p).Elem().Len() == 0
-	case opTime:
+	case opMap, opPointer:
+		return *(*unsafe.Pointer)(p) == nil
+	case opTime, opKeyTime:
 		return (*time.Time)(p).IsZero()
-	case opPointer: // a *time.Time has the methods of the time
-		to := *(*unsafe.Pointer)(p)
-		return to == nil || s.typ == timePointerType && (*time.Time)(to).IsZero()
+	case opAny, opKeyAny:
+		return *(*any)(p) == nil
+	case opLeaf, opWide:
+		v := reflect.NewAt(s.typ, p).Elem()
+		if v.Kind() == reflect.Array { // as msgpack has it
+			return v.Len() == 0
+		}
+		return v.IsZero()
 	default: // a struct is empty if it leaves out all, and so must say of all
 		for i := range s.fields {
 			if !s.fields[i].omitted(p) {

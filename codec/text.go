@@ -8,7 +8,7 @@ import (
 // Text returns a codec that stores a V as the text its methods make of it:
 // AppendText of [encoding.TextAppender] if there is one, else MarshalText, and
 // UnmarshalText. V may be the type with these methods or a pointer to it; a nil
-// pointer is an [ErrEncode].
+// pointer is an [ErrEncode], and so is a text that UnmarshalText does not take.
 func Text[V any]() Codec[V] {
 	t := reflect.TypeFor[V]()
 	appender := reflect.TypeFor[encoding.TextAppender]()
@@ -62,6 +62,9 @@ func (c *textCodec[V]) Append(dst []byte, v V) (out []byte, err error) {
 	}
 	if err != nil {
 		return dst, cannotEncode("text: "+describe(err), err)
+	}
+	if err := c.Decode(out[len(dst):], new(V)); err != nil {
+		return dst, unreadable(err)
 	}
 	return out, nil
 }

@@ -1,13 +1,8 @@
 package codec
 
 import (
-	"bytes"
-	"encoding"
+	"iter"
 	"reflect"
-	"slices"
-	"time"
-
-	"github.com/vmihailenco/msgpack/v5"
 )
 
 // A shape is what this package knows of a Go type: how MessagePack lays it out,
@@ -21,8 +16,10 @@ type shape struct {
 	elem   *shape            // of pointers, slices, arrays and maps
 	key    *shape            // of maps
 	fields []field           // of structs, in the order of the array form
-	byName map[string]*shape // of structs: fields, their aliases, embedded structs
+	byName map[string]*field // of structs: fields, their aliases, embedded structs
+	array  bool              // of structs: stored as an array
 	nests  bool              // a value can hold others of its type, or an any
+	times  bool              // a value can hold a time.Time, if only in an any
 	open   bool              // while it is being made
 }
 
@@ -30,12 +27,15 @@ type field struct {
 	name  string
 	index []int
 	shape *shape
+	omit  bool  // omitempty
+	cost  int64 // bytes of the embedded structs behind pointers on the way to it
 }
 
 type shapeKind uint8
 
 const (
-	shapeLeaf   shapeKind = iota // nothing to look at: strings, bytes, bools, times
+	shapeLeaf   shapeKind = iota // nothing to look at: strings, bytes, bools
+	shapeTime                    // time.Time
 	shapeOpaque                  // encodes itself
 	shapeAny                     // interface{}
 	shapeInt
@@ -57,26 +57,39 @@ type shapes struct {
 	embedding []reflect.Type // structs of which an embedded struct is being laid out
 }
 
-// newShape returns the shape of t and all shapes that are in it, or why there
-// can be none. What holds something that nests, nests too: that is known when all
-// shapes are, and is spread from each to its holders until nothing changes.
+// newShape returns the shape of t and all shapes in it, or why t cannot be
+// encoded. A shape nests if a part of it nests, and has times if a part has:
+// both are spread from parts to holders until nothing changes.
 func newShape(t reflect.Type, generated bool) (*shape, map[reflect.Type]*shape, *failure) {
 	b := shapes{generated: generated, known: map[reflect.Type]*shape{}}
 	s, err := b.of(t, t.String())
 	for changed := err == nil; changed; {
 		changed = false
 		for _, s := range b.known {
-			if !s.nests && s.holdsNesting() {
-				s.nests, changed = true, true
+			for part := range s.parts() {
+				if part.nests && !s.nests || part.times && !s.times {
+					s.nests, s.times, changed = s.nests || part.nests, s.times || part.times, true
+				}
 			}
 		}
 	}
 	return s, b.known, err
 }
 
-func (s *shape) holdsNesting() bool {
-	return s.elem != nil && s.elem.nests || s.key != nil && s.key.nests ||
-		slices.ContainsFunc(s.fields, func(f field) bool { return f.shape.nests })
+// parts yields the shapes of the parts of s.
+func (s *shape) parts() iter.Seq[*shape] {
+	return func(yield func(*shape) bool) {
+		for _, part := range []*shape{s.elem, s.key} {
+			if part != nil && !yield(part) {
+				return
+			}
+		}
+		for _, f := range s.fields {
+			if !yield(f.shape) {
+				return
+			}
+		}
+	}
 }
 
 // of returns the shape of t, which stands at path in the type of the codec.
@@ -99,9 +112,11 @@ func (b *shapes) of(t reflect.Type, path string) (*shape, *failure) {
 // is registered, as it registers time.Time itself, then methods, then the kind.
 func (b *shapes) fill(s *shape, t reflect.Type, path string) (err *failure) {
 	if t == timeType {
-		return nil // an extension, of which msgpack checks the length
+		s.kind, s.times = shapeTime, true // an extension, of which msgpack checks the length
+		return nil
 	}
-	if !b.generated && t.Kind() != reflect.Interface {
+	// A *time.Time has methods too, but msgpack looks first for what is registered.
+	if !b.generated && t.Kind() != reflect.Interface && t != timePointerType {
 		if own, err := encodesItself(t, path); own || err != nil {
 			s.kind = shapeOpaque
 			return err
@@ -121,7 +136,7 @@ func (b *shapes) fill(s *shape, t reflect.Type, path string) (err *failure) {
 		if t.NumMethod() > 0 && !b.generated {
 			return unsupported(path, t)
 		}
-		s.kind, s.nests = shapeAny, true
+		s.kind, s.nests, s.times = shapeAny, true, true
 	case reflect.Pointer:
 		if pointsToItself(t) {
 			return unsupported(path, t)
@@ -139,7 +154,10 @@ func (b *shapes) fill(s *shape, t reflect.Type, path string) (err *failure) {
 		s.elem, err = b.of(t.Elem(), path+"[]")
 	case reflect.Map:
 		s.kind = shapeMap
-		if s.key, err = b.of(t.Key(), path+" key"); err == nil {
+		if s.key, err = b.of(t.Key(), path+" key"); err == nil && !b.generated {
+			err = b.checkMapKey(t.Key(), path+" key")
+		}
+		if err == nil {
 			s.elem, err = b.of(t.Elem(), path+"[]")
 		}
 	case reflect.Struct:
@@ -177,7 +195,31 @@ func (b *shapes) generatedFields(s *shape, t reflect.Type, path string) *failure
 		if err != nil {
 			return err
 		}
-		s.fields = append(s.fields, field{f.Name, f.Index, fs})
+		s.fields = append(s.fields, field{name: f.Name, index: f.Index, shape: fs})
+	}
+	return nil
+}
+
+// checkMapKey refuses a type of map keys that would not be found again under
+// what they come back as: pointers, and structs of which a part is not stored.
+func (b *shapes) checkMapKey(t reflect.Type, path string) *failure {
+	if s := b.known[t]; t == timeType || s != nil && s.kind == shapeOpaque && t.Kind() != reflect.Pointer {
+		return nil
+	}
+	switch t.Kind() {
+	case reflect.Pointer:
+		return misconfigured("%s: a pointer as a map key comes back as another pointer", path)
+	case reflect.Array:
+		return b.checkMapKey(t.Elem(), path+"[]")
+	case reflect.Struct:
+		for f := range t.Fields() {
+			if f.Tag.Get("msgpack") == "-" || !f.IsExported() && !f.Anonymous {
+				return misconfigured("%s.%s: a map key would come back without this field, which is not stored", path, f.Name)
+			}
+			if err := b.checkMapKey(f.Type, path+"."+f.Name); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -203,62 +245,4 @@ func pointsToItself(t reflect.Type) bool {
 		}
 	}
 	return false
-}
-
-var (
-	timeType            = reflect.TypeFor[time.Time]()
-	textUnmarshalerType = reflect.TypeFor[encoding.TextUnmarshaler]()
-
-	// ownEncoders and ownDecoders are the methods by which a type encodes and
-	// decodes itself with msgpack, in the order in which it looks for them.
-	ownEncoders = []reflect.Type{
-		reflect.TypeFor[msgpack.CustomEncoder](), reflect.TypeFor[msgpack.Marshaler](),
-		reflect.TypeFor[encoding.BinaryMarshaler](), reflect.TypeFor[encoding.TextMarshaler](),
-	}
-	ownDecoders = []reflect.Type{
-		reflect.TypeFor[msgpack.CustomDecoder](), reflect.TypeFor[msgpack.Unmarshaler](),
-		reflect.TypeFor[encoding.BinaryUnmarshaler](), textUnmarshalerType,
-	}
-)
-
-// encodesItself tells whether msgpack leaves t to methods of t. It is an error
-// if they do not fit together, as when only MarshalText is there, for logs.
-func encodesItself(t reflect.Type, path string) (bool, *failure) {
-	const binary = 2 // from here on the methods' bytes are wrapped as a string
-	find := func(methods []reflect.Type) int {
-		n := slices.IndexFunc(methods, func(m reflect.Type) bool { return hasMethods(t, m) })
-		if n < 0 {
-			return len(methods)
-		}
-		return n
-	}
-	// A type with EncodeMsgpack alone may well write what it is decoded from
-	// without methods. Text and binary come wrapped as a string, which only a
-	// type that is a string takes.
-	enc, dec := find(ownEncoders), find(ownDecoders)
-	isString := t.Kind() == reflect.String || t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Uint8
-	if enc >= binary && dec >= binary && enc != dec && !isString {
-		has, hasNot := ownEncoders, ownDecoders
-		if enc > dec {
-			has, hasNot = ownDecoders, ownEncoders
-		}
-		n := min(enc, dec)
-		return false, misconfigured("%s: %s is an %s and not an %s", path, t, has[n], hasNot[n])
-	}
-	return enc < len(ownEncoders) || dec < len(ownDecoders), nil
-}
-
-// hasMethods tells whether a variable of type t has the methods of iface.
-func hasMethods(t, iface reflect.Type) bool {
-	return t.Implements(iface) || t.Kind() != reflect.Pointer && reflect.PointerTo(t).Implements(iface)
-}
-
-// registered tells whether t, which msgpack does not encode by itself, was
-// registered with it. It does not say so, so we let it encode a zero value.
-func registered(t reflect.Type) (ok bool) {
-	defer func() { _ = recover() }()
-	var buf bytes.Buffer
-	err := msgpack.NewEncoder(&buf).EncodeValue(reflect.New(t).Elem())
-	const emptyMap, emptyArray = 0x80, 0x90 // a struct that has no fields to show
-	return err == nil && buf.Len() > 0 && buf.Bytes()[0] != emptyMap && buf.Bytes()[0] != emptyArray
 }

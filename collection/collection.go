@@ -87,7 +87,7 @@ func checkCommon[E any](rdb redis.UniversalClient, ttl, upTimeout, leaseTTL time
 	if err := loader.CheckLife(ttl); err != nil {
 		return fmt.Errorf("Spec.TTL: %w", err)
 	}
-	if err := codec.Check(c); err != nil {
+	if err := codec.Check(c); err != nil && !errors.Is(err, codec.ErrNote) {
 		return fmt.Errorf("Spec.Codec: %w", err)
 	}
 	switch {
