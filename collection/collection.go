@@ -103,6 +103,15 @@ func checkCommon[E any](rdb redis.UniversalClient, ttl, upTimeout, leaseTTL time
 	return nil
 }
 
+// checkCompared returns an error if c cannot serve a collection that compares
+// members by their bytes: a member would not be found again.
+func checkCompared[E any](c codec.Codec[E]) error {
+	if err := codec.Deterministic(c); err != nil {
+		return fmt.Errorf("Spec.Codec: members are compared by their bytes: %w", err)
+	}
+	return nil
+}
+
 // millis returns a TTL as the scripts take it.
 func millis(ttl time.Duration) any {
 	if ttl == cachex.Forever {

@@ -107,6 +107,9 @@ func NewFeed[K comparable, E any](rdb redis.UniversalClient, spec FeedSpec[K, E]
 	if err == nil {
 		err = checkCommon(rdb, spec.TTL, spec.UpTimeout, spec.LeaseTTL, spec.MaxLoads, spec.Codec)
 	}
+	if err == nil {
+		err = checkCompared(spec.Codec)
+	}
 	switch {
 	case err != nil:
 	case spec.Len < 1 || spec.Len > maxLen:

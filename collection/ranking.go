@@ -107,6 +107,9 @@ func NewRanking[K comparable, M any](rdb redis.UniversalClient, spec RankingSpec
 	if err == nil {
 		err = checkCommon(rdb, spec.TTL, spec.UpTimeout, spec.LeaseTTL, spec.MaxLoads, spec.Codec)
 	}
+	if err == nil {
+		err = checkCompared(spec.Codec)
+	}
 	switch {
 	case err != nil:
 	case spec.Top < 1 || spec.Top > maxLen:

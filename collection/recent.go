@@ -97,6 +97,9 @@ func NewRecent[K comparable, E any](rdb redis.UniversalClient, spec RecentSpec[K
 	if err == nil {
 		err = checkCommon(rdb, spec.TTL, spec.UpTimeout, spec.LeaseTTL, spec.MaxLoads, spec.Codec)
 	}
+	if err == nil && spec.Unique {
+		err = checkCompared(spec.Codec)
+	}
 	if err == nil && (spec.Len < 1 || spec.Len > maxLen) {
 		err = fmt.Errorf("Spec.Len is %d, must be from 1 to %d: how many elements a list has at most", spec.Len, maxLen)
 	}
@@ -179,10 +182,15 @@ func lastOnes(all []any) []any {
 // them: nothing of it is stored.
 //
 // The error is a *cachex.Error, as that of Push; it is safe to remove them again.
+// If the codec is not deterministic, as codec.Encrypt, no element can be found
+// by its bytes, and the error is a codec.ErrConfig.
 func (r *Recent[K, E]) Remove(ctx context.Context, key K, elems ...E) error {
 	k, err := r.enter(ctx, "remove", key)
 	if err != nil || len(elems) == 0 {
 		return err
+	}
+	if err := checkCompared[E](r.members.codec); err != nil {
+		return r.fail("remove", k, err)
 	}
 	args, err := r.members.encode([]any{r.up != nil, millis(r.ttl)}, k, elems)
 	if err == nil {

@@ -84,6 +84,9 @@ func NewSet[K comparable, M comparable](rdb redis.UniversalClient, spec SetSpec[
 	if err == nil {
 		err = checkCommon(rdb, spec.TTL, spec.UpTimeout, spec.LeaseTTL, spec.MaxLoads, spec.Codec)
 	}
+	if err == nil {
+		err = checkCompared(spec.Codec)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cachex: set: %w", err)
 	}

@@ -107,6 +107,9 @@ func NewTrending[K comparable, M any](rdb redis.UniversalClient, spec TrendingSp
 	default:
 		err = checkCommon(rdb, spec.Bucket, defaultUpTimeout, defaultLeaseTTL, 0, spec.Codec)
 	}
+	if err == nil {
+		err = checkCompared(spec.Codec)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cachex: trending: %w", err)
 	}
