@@ -186,9 +186,11 @@ func (c *Cache[K, V]) downMany(ctx context.Context, keys []K, values map[K]V) []
 // Expire makes the values of keys stale, and keeps them: the next reader has one
 // process reload, and is served the stale value meanwhile if
 // Spec.StaleWhileRevalidate, counted from now, allows that. What a load under way
-// is going to store is stale too. A key without a value is no error; that Redis
-// knows that there is none is forgotten. A value of a cache that serves no stale
-// values is as good as deleted.
+// is going to store is stale too, and is for callers who came before: without
+// Spec.StaleWhileRevalidate, those who come after Expire has returned wait for a
+// load that began later, in the process that was loading too. A key without a
+// value is no error; that Redis knows that there is none is forgotten. A value of
+// a cache that serves no stale values is as good as deleted.
 //
 // The error is as that of Delete.
 func (c *Cache[K, V]) Expire(ctx context.Context, keys ...K) error {

@@ -123,6 +123,12 @@ var manyScenarios = map[string]scenario{
 		w.call("P", "A", w.pair("P", l))
 		w.change("W", nothingMore, func() { w.check("P", "B", r) })
 	}},
+	"a process in which one reads two keys, and one of them after it expires elsewhere": {0, func(w *world) {
+		w.replies = true
+		l, r := w.share()
+		w.call("P", "A", w.pair("P", l))
+		w.expireThen("W", func() { w.check("P", "B", r) })
+	}},
 	"a process in which one reads a key, and two after a deletion elsewhere": {150, func(w *world) {
 		w.replies = true
 		l, _ := w.share("A")

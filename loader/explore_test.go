@@ -81,6 +81,24 @@ var scenarios = map[string]scenario{
 		w.read("A", "B")
 		w.expire("W")
 	}},
+	"a reader, one who expires, and a reader afterwards": {0, func(w *world) {
+		w.most = 1
+		w.read("A")
+		late := w.reader("B", w.loader("B"))
+		w.expireThen("W", func() { w.check("B", "B", late) })
+	}},
+	"two who share a process, the last one after the key expires elsewhere": {0, func(w *world) {
+		w.replies = true
+		_, r := w.share("A")
+		w.expireThen("W", func() { w.check("P", "B", r) })
+	}},
+	"two who share a process that reloads a stale value, the last one after it expires, and heartbeats": {100, func(w *world) {
+		w.stale, w.replies = true, true
+		_, r := w.share("A")
+		w.expireThen("W", func() { w.check("P", "B", r) })
+		w.heartbeat()
+		w.heartbeat()
+	}},
 	"two readers, a writer, and one who expires": {100, func(w *world) {
 		w.read("A", "B")
 		w.change("W", nothingMore, nothingMore)

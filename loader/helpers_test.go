@@ -32,6 +32,11 @@ const patience = 30 * time.Second
 // hour is the life of values that a test does not expect to end.
 var hour = Life{Fresh: time.Hour, Keep: time.Hour}
 
+// kept is that of values whose end is by the clock of the server, which may be
+// another one than that of a bubble. What ends with its TTL is SET, and has its end
+// by the clock of its writer.
+var kept = Life{Fresh: time.Hour, Keep: 2 * time.Hour}
+
 var errBroken = errors.New("the source is broken")
 
 // A lab has clients of one server, and closes what a test makes with it when the
@@ -188,7 +193,7 @@ func (l *lab) holds(value string) entry.Header {
 func (l *lab) stale(value string) {
 	l.Helper()
 	leases := l.leases()
-	require.NoError(l, leases.Write(l.Context(), l.key, []byte(value), hour))
+	require.NoError(l, leases.Write(l.Context(), l.key, []byte(value), kept))
 	found, err := leases.Expire(l.Context(), l.key)
 	require.NoError(l, err)
 	require.True(l, found)

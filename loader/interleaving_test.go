@@ -55,7 +55,7 @@ func (p proc) release(token Token, want bool) {
 // write stores value whatever is there.
 func (p proc) write(value string) {
 	p.Helper()
-	require.NoError(p, p.leases.Write(p.Context(), p.key, []byte(value), hour))
+	require.NoError(p, p.leases.Write(p.Context(), p.key, []byte(value), kept))
 }
 
 // expire makes the value stale.

@@ -59,12 +59,13 @@ func (r *run[V]) lead() {
 			})
 		case calls := <-beat:
 			for i, p := range extended {
-				n, err := number(calls[i], 1)
+				n, err := number(calls[i], 2)
 				switch {
 				case err != nil:
 					l.stats.redisFailures.Add(1)
 				case n == 1:
 					p.proven = p.joined
+				case n == 2: // expired by hand: the load may have read what was there before
 				default: // lost: who comes now would not be answered by this load
 					p.f.lose()
 				}
@@ -178,7 +179,7 @@ func (r *run[V]) land(all []Loaded[V], took time.Duration) {
 	var orphans []*pursuit[V]
 	for i, p := range sent {
 		n, err := number(calls[i], int64(StoredStale))
-		stores := calls[i].Script != script.Release
+		stores := calls[i].Script != script.Release && calls[i].Script != script.Release.Packed()
 		switch {
 		case err != nil:
 			l.stats.redisFailures.Add(1)
@@ -186,6 +187,9 @@ func (r *run[V]) land(all []Loaded[V], took time.Duration) {
 				l.stats.storeFailures.Add(1)
 				orphans = append(orphans, p)
 			}
+		case stores && Verdict(n) == StoredStale && (l.swr == 0 || results[i].err != nil), !stores && n == 2:
+			// It was expired by hand since it was proven the last time: who joined after
+			// that may have called after Expire has returned, and loads again.
 		case n > 0:
 			p.proven = p.joined
 		case stores:
@@ -265,7 +269,7 @@ func (r *run[V]) failing(p *pursuit[V], res *result[V]) *script.Call {
 		}
 	}
 	pause := time.Duration(float64(p.aim.pause) * (0.8 + 0.4*rand.Float64()))
-	return r.l.leases.releasing(p.key, p.token, max(pause.Milliseconds(), 1), p.aim.most*6/5)
+	return r.l.leases.releasing(p.key, p.token, max(pause.Milliseconds(), 1), longest(p.aim.most))
 }
 
 // release gives leases back, whatever ended the flights.

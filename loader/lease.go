@@ -30,6 +30,8 @@ type Leases struct {
 	rdb   redis.UniversalClient
 	ttl   time.Duration
 	stale any  // milliseconds that a value is of use after it is stale; "" forever
+	pause any  // milliseconds, half of what a pause after one failed load may last
+	most  any  // milliseconds that any pause may last
 	hint  bool // ask for a message when a lease ends that we wait for
 
 	timed  bool // readers look at how long a value is fresh yet: see Leases.plain
@@ -48,7 +50,7 @@ func NewLeases(rdb redis.UniversalClient, ttl time.Duration) (*Leases, error) {
 	case ttl%time.Millisecond != 0:
 		return nil, fmt.Errorf("LeaseTTL is %v, must be whole milliseconds", ttl)
 	}
-	return &Leases{rdb: rdb, ttl: ttl, stale: ""}, nil
+	return &Leases{rdb: rdb, ttl: ttl, stale: "", pause: entry.Forever, most: entry.Forever}, nil
 }
 
 // A Token names one attempt to load a key. It is never used for another.
@@ -75,6 +77,8 @@ type Acquisition struct {
 	Entry []byte        // unless Granted or Held: the entry, as it is in Redis
 	Began time.Time     // if Held: when the lease was granted, by the server's clock
 	Cost  time.Duration // if Held: what its holder expects the load to take; 0 if it cannot know
+
+	holder Token // if Held: of the lease that is held
 }
 
 // Acquire returns the value of key, or the lease on it. A caller who found an
@@ -114,7 +118,7 @@ func (l *Leases) acquiring(key string, c claim) *script.Call {
 		seen = c.seen[:]
 	}
 	call := l.call(script.Acquire, key,
-		c.token[:], l.ttl.Milliseconds(), entry.AppendCost(nil, c.expect), seen, l.hint, c.suspect, l.stale, c.want)
+		c.token[:], l.ttl.Milliseconds(), entry.AppendCost(nil, c.expect), seen, l.hint, c.suspect, l.stale, c.want, l.pause, l.most)
 	call.Once = true
 	return call
 }
@@ -136,12 +140,13 @@ func acquired(token Token, call *script.Call) (Acquisition, error) {
 	case Refresh, Found, Stale, None:
 		a.Entry = []byte(data)
 	case Held:
-		if len(data) != 10 {
+		if len(data) != 18 {
 			return a, fmt.Errorf("script acquire: %w", errReply)
 		}
 		b := append([]byte{0, 0}, data...)
 		a.Began = time.UnixMilli(int64(binary.BigEndian.Uint64(b)))
 		a.Cost = time.Duration(binary.BigEndian.Uint32(b[8:])) * time.Millisecond
+		a.holder = Token(b[12:])
 	default:
 		return a, fmt.Errorf("script acquire: %w", errReply)
 	}
@@ -288,8 +293,8 @@ func (l *Leases) expiring(key string) *script.Call {
 
 func (l *Leases) held(ctx context.Context, call *script.Call) (bool, error) {
 	_ = call.Run(ctx, l.rdb) // the error is in call
-	n, err := number(call, 1)
-	return n == 1, err
+	n, err := number(call, 2)
+	return n > 0, err
 }
 
 // number returns the number that a script has replied, from 0 to most. Anything else is an

@@ -89,6 +89,9 @@ type Options[V any] struct {
 	NoCombining bool
 }
 
+// longest returns the longest pause that a back-off of d makes at random.
+func longest(d time.Duration) time.Duration { return d / 5 * 6 }
+
 // MaxBackoff is the longest time without a load after loads that failed, but for
 // the random part, unless Options.Backoff is longer.
 const MaxBackoff = time.Minute
@@ -153,6 +156,7 @@ func New[V any](rdb redis.UniversalClient, o Options[V]) (*Loader[V], error) {
 	}
 	l.gather, l.apart = gather.For(rdb), o.NoCombining
 	l.leases.stale, l.leases.timed, l.leases.packed = l.swr+l.sie, o.EarlyRefresh > 0, o.Packed
+	l.leases.pause, l.leases.most = longest(o.Backoff).Milliseconds()/2+1, longest(max(o.Backoff, MaxBackoff)).Milliseconds()+1
 	l.cold.Store(true)
 	l.flights.Timeout = o.Timeout
 	l.reads.init()

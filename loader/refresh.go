@@ -39,7 +39,7 @@ func (l *Loader[V]) Refresh(ctx context.Context, key string, load Func[V]) (V, O
 // Options.Backoff, if that is shorter; the value that was there stays, and the
 // error is returned.
 func (l *Loader[V]) Reload(ctx context.Context, key string, every time.Duration, load Func[V]) error {
-	a := aim{want: script.Due, pause: min(l.backoff, every), most: every}
+	a := l.rounds(every)
 	m, err := l.flights.boardAside(ctx, key, l.flown(key, 0, sight{}, a, one(load)))
 	if err != nil {
 		return err
@@ -48,11 +48,17 @@ func (l *Loader[V]) Reload(ctx context.Context, key string, every time.Duration,
 	return res.err
 }
 
+// rounds returns the aim of a refresher that comes round every so often. No pause
+// is longer than those of readers: a longer one would pass for a clock's fault.
+func (l *Loader[V]) rounds(every time.Duration) aim {
+	return aim{want: script.Due, pause: min(l.backoff, every), most: min(every, max(l.backoff, MaxBackoff))}
+}
+
 // ReloadMany is Reload for several keys, which must differ, by one call of load. It
 // returns an error for each, nil where all is well.
 func (l *Loader[V]) ReloadMany(ctx context.Context, keys []string, every time.Duration, load ManyFunc[V]) []error {
 	r := &Reading[V]{l: l, ctx: ctx, keys: keys, load: load, sights: make([]sight, len(keys))}
-	r.aim = aim{want: script.Due, pause: min(l.backoff, every), most: every}
+	r.aim = l.rounds(every)
 	is := make([]int, len(keys))
 	for i := range is {
 		is[i] = i

@@ -222,7 +222,10 @@ func (r *run[V]) acquire(ps []*pursuit[V], held []hold[V]) ([]*pursuit[V], []hol
 				l.misfit(p, a.Entry)
 				again = append(again, p)
 			}
-		case !l.settle(p, a): // Held, Stale
+		case l.settle(p, a): // Held, Stale
+		case l.spoilt(p, a): // nobody else sees to a new one
+			again = append(again, p)
+		default:
 			held = append(held, hold[V]{p, a})
 		}
 	}
@@ -251,6 +254,21 @@ func (l *Loader[V]) settle(p *pursuit[V], a Acquisition) bool {
 		p.f.finish(res, p.proven)
 	}
 	return ok
+}
+
+// spoilt reports whether the value after a load that failed cannot be decoded. It
+// is none then, and its pause is for nobody. If so, it is noted as misfit.
+func (l *Loader[V]) spoilt(p *pursuit[V], a Acquisition) bool {
+	if a.Grant != Stale {
+		return false
+	}
+	h, payload, ok := l.leases.parse(p.key, a.Entry)
+	var v V
+	if !h.Paused() || ok && l.decode(p.key, payload, &v) {
+		return false
+	}
+	l.misfit(p, a.Entry)
+	return true
 }
 
 // claim is what a pursuit has to say to Acquire.

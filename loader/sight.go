@@ -136,9 +136,9 @@ func (l *Loader[V]) judge(h *entry.Header, doubt bool, now time.Time) kind {
 			return due
 		}
 		return fresh
-	case l.swr+l.sie == 0 && h.Till == 0 && h.Token != Token{} && (!doubt || left >= -slack) && !l.leases.packed:
-		// It is gone when it is stale, and Redis knows better when that is; unless a
-		// lease has prolonged its life. Of a packed entry Redis does not know.
+	case l.swr+l.sie == 0 && h.Till == 0 && h.Token != Token{} && (left >= -slack || !doubt && left >= -overdue) && !l.leases.packed:
+		// Redis ends it when it is stale, by a better clock, unless a lease prolongs
+		// its life or a PERSIST took its TTL away. Redis does not end packed entries.
 		return fresh
 	}
 	switch age := -left; {
@@ -157,6 +157,11 @@ func (l *Loader[V]) judge(h *entry.Header, doubt bool, now time.Time) kind {
 // slack is by how many milliseconds the clock of a machine may be wrong before
 // anybody notices.
 const slack = 10_000
+
+// overdue is by how many milliseconds a value may outlive its end, by our clock,
+// for a caller who does not ask a script. It bounds the life of a value that lost
+// its TTL, and is more than clocks of machines are wrong.
+const overdue = 3_600_000
 
 // busy reports whether somebody is loading a new value, or too early for that. A
 // lease or pause that ends later than any does is a clock's fault; then a script

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
@@ -20,6 +21,8 @@ import (
 // the lease. If it stores before another one deletes, the value is deleted, and if
 // after, it is fenced; either way the next reader loads what the source has. That
 // leaves a gap only where a process dies between down and its deletion.
+//
+// The leases are renewed while down runs, so it may take longer than they hold.
 //
 // If down fails, nobody knows whether it has persisted anything. What was there is
 // expired, for the next reader to load.
@@ -47,6 +50,8 @@ func (l *Loader[V]) WriteThrough(ctx context.Context, ws []Writing, down func(co
 		return l, ok
 	}}
 	detached := context.WithoutCancel(ctx)
+	stop := l.renew(ctx, calls, keys, tokens)
+	defer stop()
 	returned := false
 	defer func() {
 		if !returned { // down has panicked, or called runtime.Goexit
@@ -55,6 +60,7 @@ func (l *Loader[V]) WriteThrough(ctx context.Context, ws []Writing, down func(co
 	}()
 	copy(errs, down(context.WithValue(ctx, attemptKey{}, at)))
 	returned = true
+	stop()
 	var failed, lost, is []int
 	var stores []*script.Call
 	for i, w := range ws {
@@ -80,6 +86,44 @@ func (l *Loader[V]) WriteThrough(ctx context.Context, ws []Writing, down func(co
 		errs[i] = err
 	}
 	return errs
+}
+
+// renew renews the leases that acquired has granted every third of what they
+// hold, until stop is called or ctx ends. A lease that is lost is found to be when
+// the value is stored.
+func (l *Loader[V]) renew(ctx context.Context, acquired []*script.Call, keys []string, tokens []Token) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var held []int
+	for i, c := range acquired {
+		if c.Err == nil {
+			held = append(held, i)
+		}
+	}
+	if len(held) == 0 {
+		return cancel
+	}
+	ended := make(chan struct{})
+	// Ends with stop, which WriteThrough calls and waits for.
+	guard.Go(guard.Client, func() error {
+		tick := time.NewTicker(l.leases.ttl / 3)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return nil
+			}
+			calls := make([]*script.Call, len(held))
+			for j, i := range held {
+				calls[j] = l.leases.extending(keys[i], tokens[i])
+			}
+			l.send(ctx, calls)
+		}
+	}, func(error) { close(ended) })
+	return func() {
+		cancel()
+		<-ended
+	}
 }
 
 // unsettle expires keys of which nobody knows what the source has, and gives their

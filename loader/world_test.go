@@ -29,6 +29,7 @@ type world struct {
 	swr     time.Duration
 	orphans bool // a lease may stay that nobody has
 	copies  bool // Store and Release may be delivered again at any later time
+	hides   bool // processes do not hear that a key was expired under their lease
 	seized  bool // somebody may take the lease from whoever has it
 	most    int  // how often a waiter may poll while others could go on
 	two     bool // there is a key beside, which is read and never changed
@@ -51,7 +52,9 @@ type world struct {
 	lease bool  // somebody has the lease
 }
 
-var errOver = errors.New("the process is no more")
+// errOver ends what is under way when a schedule is over. It must be no evidence that
+// Redis is away, or the schedules that come after it would go without Redis.
+var errOver = fmt.Errorf("the process is no more: %w", redis.ErrClosed)
 
 // step waits until the step is chosen. It returns an error if it never is.
 func (w *world) step(s step) error {
@@ -430,17 +433,27 @@ func (w *world) heartbeat() {
 }
 
 // expire commits a new version and makes the value stale.
-func (w *world) expire(proc string) {
+func (w *world) expire(proc string) { w.expireThen(proc, nothingMore) }
+
+// expireThen is expire for one who then calls after. Where no stale value is
+// served, what was read before is not what callers get who begin then.
+func (w *world) expireThen(proc string, after func()) {
 	leases := w.x.t.leasesOf(w.x.client(proc))
 	leases.stale = (w.swr + 1000*time.Hour).Milliseconds()
 	w.opens(proc, 1)
 	w.spawn(func() {
 		defer w.opens(proc, -1)
-		_, err := w.commit(proc)
+		version, err := w.commit(proc)
 		if err == nil {
 			_, err = leases.Expire(context.WithValue(w.ctx, callerKey{}, proc), w.x.t.key)
 		}
-		if err != nil && !errors.Is(err, errOver) {
+		switch {
+		case err == nil && w.swr == 0:
+			w.mu.Lock()
+			w.floor = max(w.floor, version)
+			w.mu.Unlock()
+			after()
+		case err != nil && !errors.Is(err, errOver):
 			w.complain("%v", err)
 		}
 	})
@@ -510,6 +523,9 @@ func (h wire) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		err := w.step(s)
 		if err == nil {
 			err = next(ctx, cmd)
+			if w.hides {
+				hide(name, cmd)
+			}
 			if !beside {
 				w.executed(name, cmd)
 			}

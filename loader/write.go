@@ -179,8 +179,8 @@ const mostPlain = 1 << 10
 
 // plain reports whether a value can be written by a SET, which is done in a tenth of the
 // time of a script. The clock of the server is the one that counts, and a SET cannot put
-// its time into an entry. It need not where a value is gone when it is stale: it is fresh
-// for as long as it exists, and Redis sees to its end.
+// its time into an entry. It need not where Redis ends a value when it is stale: then the
+// end that the entry states, by the writer's clock, matters only if the TTL is lost.
 func (l *Leases) plain(w Writing) bool {
 	return !l.packed && !l.timed && w.Life.Keep == w.Life.Fresh && w.Life.Keep >= time.Millisecond && len(w.Payload) <= mostPlain
 }
@@ -188,8 +188,10 @@ func (l *Leases) plain(w Writing) bool {
 // set queues on c, or sends, the SET of a value that is plain. Its reply is what was there.
 func (l *Leases) set(ctx context.Context, c redis.Cmdable, w Writing) *redis.StatusCmd {
 	h := entry.Header{State: entry.Value, Soft: entry.Forever, Token: entry.NewToken(), Sum: entry.Sum(w.Key, w.Payload)}
-	// By our own clock: that two values have two is all that matters.
-	h.Born = time.Now().UnixMilli()
+	h.Born = time.Now().UnixMilli() // by our own clock, as Soft is
+	if w.Life.Fresh != Forever {
+		h.Soft = h.Born + w.Life.Fresh.Milliseconds()
+	}
 	b := w.entry
 	if b == nil {
 		b = append(make([]byte, entry.Size), w.Payload...)

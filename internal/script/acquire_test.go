@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -46,7 +47,7 @@ var none = reading("N")
 // held wants to hear who loads, and no change.
 func held(c *cell, before string, reply any, msg string) {
 	c.t.Helper()
-	unchanged([]any{"W", before[26:36]})(c, before, reply, msg)
+	unchanged([]any{"W", before[26:36] + before[12:20]})(c, before, reply, msg)
 	born := append([]byte{0, 0}, before[26:32]...)
 	require.LessOrEqual(c.t, int64(binary.BigEndian.Uint64(born)), c.t1, msg)
 }
@@ -57,7 +58,7 @@ func mark(h *entry.Header, _ int64) { h.Flags |= entry.Awaited }
 // heldAndAwaited is held, but the entry then says that somebody waits.
 func heldAndAwaited(c *cell, before string, reply any, msg string) {
 	c.t.Helper()
-	edited([]any{"W", before[26:36]}, mark)(c, before, reply, msg)
+	edited([]any{"W", before[26:36] + before[12:20]}, mark)(c, before, reply, msg)
 }
 
 // readingAndAwaited is reading of a value that is not fresh, which then says that
@@ -120,12 +121,56 @@ func TestAcquireTakesAValueThatIsTooOldForNone(t *testing.T) {
 	acquire(t, ask{use: 1, want: script.Due}, // a nanosecond: no whole millisecond
 		row{noEntry + ownLeases + absents + "absentOld", granted},
 		row{otherLeases + heldValues, held},
-		row{"fresh forever stored freshLeased", refreshing},
+		row{"fresh forever stored freshLeased " + untilGone, refreshing},
 		row{"freshOtherLeased pausedFresh", reading("S")},
 		// The clock was set back: they are stale, and for no time at all.
-		row{"staleByHand staleByHandForever staleByHandLeased", refreshing},
-		row{without(staleValues+ownValues, "staleByHand staleByHandForever staleByHandLeased") + pausedStale, granted},
+		row{stalePast, refreshing},
+		row{without(staleValues+ownValues, stalePast+untilGone) + pausedStale, granted},
 	)
+}
+
+// Values whose own end has passed, by the clock of a writer perhaps, and that still
+// have a TTL and no lease; and values that were expired by hand.
+const (
+	untilGone = "stale storedStale tooOld "
+	stalePast = "staleByHand staleByHandForever staleByHandLeased "
+)
+
+func TestAcquireBelievesTheTTLOfAValueThatIsNeverServedStale(t *testing.T) {
+	t.Parallel()
+	acquire(t, ask{use: 1}, // a nanosecond: no whole millisecond
+		row{noEntry + ownLeases + "absentOld", granted},
+		row{otherLeases + heldValues, held},
+		row{absents, none},
+		row{freshValues + untilGone, reading("V")},
+		row{stalePast, refreshing},
+		row{without(staleValues+ownValues, stalePast+untilGone) + pausedStale, granted}, // staleKept has lost its TTL
+	)
+}
+
+func TestAcquireEndsAPauseThatIsLongerThanAny(t *testing.T) {
+	t.Parallel()
+	// All are for an hour yet, after 2 failures, or after 1.
+	for _, a := range []ask{{pause: 30 * time.Minute, most: 2 * time.Hour}, {pause: time.Hour, most: time.Hour}} {
+		acquire(t, a,
+			row{noEntry + ownLeases + "absentOld", granted},
+			row{otherLeases, held},
+			row{absents, none},
+			row{freshValues, reading("V")},
+			row{staleValues + ownValues, refreshing},
+			row{heldValues + pausedStale, reading("S")},
+		)
+	}
+	for _, a := range []ask{{pause: 29 * time.Minute, most: 2 * time.Hour}, {pause: time.Hour, most: 59 * time.Minute}} {
+		acquire(t, a,
+			row{noEntry + ownLeases + "absentOld", granted},
+			row{otherLeases, held},
+			row{absents, none},
+			row{freshValues, reading("V")},
+			row{staleValues + ownValues + pausedStale, refreshing},
+			row{heldValues, reading("S")},
+		)
+	}
 }
 
 func TestAcquireReplacesTheVeryEntryThatIsUnfit(t *testing.T) {
@@ -232,7 +277,7 @@ func TestAcquireCutsASuspectLeaseToItsLength(t *testing.T) {
 	acquire(t, ask{suspect: true},
 		row{noEntry + ownLeases + "absentOld", granted},
 		row{otherLeases, func(c *cell, before string, reply any, msg string) {
-			require.Equal(c.t, []any{"W", before[26:36]}, reply, msg)
+			require.Equal(c.t, []any{"W", before[26:36] + before[12:20]}, reply, msg)
 			require.Equal(c.t, before, c.raw(), msg)
 			c.requireTTL(leaseTTL, c.t0, msg)
 		}},

@@ -59,12 +59,19 @@ end
 `
 
 // leasing returns a script of the lease protocol, which is there for packed entries
-// too. The source that goes over the wire is not indented.
+// too.
 func leasing(name, body string) *Script {
-	flush := regexp.MustCompile(`\n +`)
-	s := New(name, flush.ReplaceAllString(prelude+plainLife+body, "\n"))
-	s.packed = New(name, flush.ReplaceAllString(beforePlace+packedPlace+afterPlace+body, "\n"))
+	s := New(name, dense(prelude+plainLife+body))
+	s.packed = New(name, dense(beforePlace+packedPlace+afterPlace+body))
 	return s
+}
+
+// dense returns Lua as it goes over the wire, without indentation and without
+// spaces around operators: a server that has lost a script is sent its source. No
+// string of the scripts has an operator in it.
+func dense(lua string) string {
+	lua = regexp.MustCompile(`\n +`).ReplaceAllString(lua, "\n")
+	return regexp.MustCompile(` ?([=~<>]=|[=<>,+*]|\.\.) ?`).ReplaceAllString(lua, "$1")
 }
 
 // What the caller of Acquire wants, ARGV[8].
@@ -86,6 +93,8 @@ const (
 //	ARGV[6]  '1': the caller has waited for so long that the lease is suspect
 //	ARGV[7]  milliseconds that a value is of use after it is stale, '' forever
 //	ARGV[8]  what the caller wants: see above
+//	ARGV[9]  half of the milliseconds that a pause after one failed load may last
+//	ARGV[10] milliseconds that any pause may last
 //
 //	returns  {'G'}                lease granted; there is no value
 //	         {'R', entry}         lease granted; the value is there
@@ -93,8 +102,9 @@ const (
 //	         {'N', entry}         there is none, and that is known
 //	         {'S', entry}         the value; somebody has the lease, or the last
 //	                              load failed and it is too early for another
-//	         {'W', born .. cost}  no value; somebody has the lease. Where there is a
-//	                              value, of no use any more, these are its own
+//	         {'W', born .. cost .. token}  no value; the lease of this token is held.
+//	                              Where there is a value of no use any more, born and
+//	                              cost are its own
 //
 // Why it is safe: a lease is granted only where the key is absent, holds no
 // entry, holds the very entry that the caller could not use, knows of no value,
@@ -114,10 +124,15 @@ const (
 // A lease that ends later than any does would be waited for although its holder is
 // dead: one that has lost its TTL, by a PERSIST or a RESTORE, or outlives a step
 // back of the server's clock. If the caller has waited for longer than a lease
-// lasts, it gets its due length from now. A holder that lives prolongs it.
+// lasts, it gets its due length from now. A holder that lives prolongs it. A
+// pause that ends later than any does is over.
+//
+// A cache that serves no stale values has values end with their TTL, and one that
+// was SET says when it ends by the clock of its writer. So without stale windows
+// the TTL decides, as long as there is one; soft decides once a PERSIST took it.
 var Acquire = leasing("acquire", `
 local want, lease = ARGV[8], tonumber(ARGV[2])
-local unfit, ours = want == 'unfit' and token == ARGV[4], want == 'now' or token == ARGV[1]
+local there, ours = h and not (want == 'unfit' and token == ARGV[4]), want == 'now' or token == ARGV[1]
 local function await()
   if ARGV[5] == '1' and awaited == 0 then
     awaited = 1
@@ -125,19 +140,23 @@ local function await()
     write(5, 6)
   end
 end
-local function busy() return {'W', sub(h, 27, 36)} end
-if h and state == 'L' and not ours and not unfit then
+local function busy()
+  await()
+  return {'W', sub(h, 27, 36) .. token}
+end
+if there and state == 'L' and not ours then
   if ARGV[6] == '1' then
     local left = left()
     if left < 0 or left > lease then last(ARGV[2]) end
   end
-  await()
   return busy()
 end
-if h and state ~= 'L' and not unfit then
+if there and state ~= 'L' then
   local at, soft, till = now(), get48(sub(h, 7, 12)), get48(sub(h, 21, 26))
   local due = want == 'now' or (want == 'due' and (ARGV[4] == '' or ARGV[4] == token))
-  local fresh = soft > at and stale == 0
+  local fresh = stale == 0 and (soft > at
+    or (ARGV[7] == '0' and state == 'V' and till == 0 and token ~= NOBODY and left() >= 0))
+  if not leased and till > at + math.min(ARGV[9] * 2 ^ fails, ARGV[10] + 0) then till = 0 end
   if fresh and not due then
     return {state, whole()}
   end
@@ -148,8 +167,8 @@ if h and state ~= 'L' and not unfit then
         edit(21, put48(at + lease))
         write(6, 26)
       end
-      if leased then await() end
       if not useful then return busy() end
+      if leased then await() end
       return {'S', whole()}
     end
     if useful then
@@ -305,6 +324,7 @@ var Wake = New("wake", `return redis.pcall('PUBLISH', '`+WakeChannel+`', KEYS[1]
 //	ARGV[2]  milliseconds that the lease holds from now
 //
 //	returns  1  prolonged
+//	         2  prolonged; the key was expired by hand since the lease was granted
 //	         0  the lease is lost: nothing will be stored
 //
 // Why it is safe: only the lease of this token is prolonged, and with it the
@@ -317,7 +337,7 @@ if state == 'V' then
 end
 local left = left()
 if left >= 0 and left < tonumber(ARGV[2]) then last(ARGV[2]) end
-return 1
+return 1 + expired
 `)
 
 // Release gives a lease back without a value.
@@ -330,6 +350,7 @@ return 1
 //	ARGV[3]  milliseconds that it is at most, however many have failed
 //
 //	returns  1  given back: the key is absent, or its value has no lease
+//	         2  likewise; the key was expired by hand since the lease was granted
 //	         0  the lease is lost, or a value is stored
 //
 // Why it is safe: what does not have the token is not touched, so a release that
@@ -341,10 +362,11 @@ return 1
 // hand while it was loaded: whoever did that knows of something new.
 var Release = leasing("release", `
 if not h or token ~= ARGV[1] or not leased then return 0 end
+local outcome = 1 + expired
 wake()
 if state == 'L' or ARGV[2] == 'drop' then
   drop()
-  return 1
+  return outcome
 end
 local till = NONE
 if ARGV[2] ~= '' and expired == 0 then
@@ -355,7 +377,7 @@ expired, awaited = 0, 0
 mark()
 edit(13, NOBODY .. till)
 write(5, 26)
-return 1
+return outcome
 `)
 
 // Expire makes a value stale without taking it away, and whatever a load under

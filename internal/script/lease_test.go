@@ -118,12 +118,14 @@ func TestExtendProlongsItsOwnLeaseOnly(t *testing.T) {
 	tabulate(t, script.Extend,
 		func(string) []any { return extending(own) },
 		row{others + storedOwn, unchanged(int64(0))},
-		row{ownLeases, unchanged(int64(1))}, // whose TTL is longer already
-		row{leasedOwn + leasedExpired, edited(int64(1), func(h *entry.Header, at int64) {
-			h.Till = at + leaseTTL.Milliseconds()
-		})},
+		row{without(ownLeases, expiredLeases), unchanged(int64(1))}, // whose TTL is longer already
+		row{expiredLeases, unchanged(int64(2))},
+		row{leasedOwn, edited(int64(1), prolonged)},
+		row{leasedExpired, edited(int64(2), prolonged)},
 	)
 }
+
+func prolonged(h *entry.Header, at int64) { h.Till = at + leaseTTL.Milliseconds() }
 
 // freed is a value without a lease.
 func freed(h *entry.Header) { h.Flags, h.Token, h.Till = h.Flags&entry.Stale, entry.Token{}, 0 }
@@ -133,8 +135,10 @@ func TestReleaseGivesBackItsOwnLeaseOnly(t *testing.T) {
 	tabulate(t, script.Release,
 		func(string) []any { return releasing(own) },
 		row{others + storedOwn, unchanged(int64(0))},
-		row{ownLeases, gone(int64(1))},
-		row{leasedOwn + leasedExpired, edited(int64(1), func(h *entry.Header, _ int64) { freed(h) })},
+		row{without(ownLeases, expiredLeases), gone(int64(1))},
+		row{expiredLeases, gone(int64(2))},
+		row{leasedOwn, edited(int64(1), func(h *entry.Header, _ int64) { freed(h) })},
+		row{leasedExpired, edited(int64(2), func(h *entry.Header, _ int64) { freed(h) })},
 	)
 }
 
@@ -143,7 +147,8 @@ func TestReleaseDropsTheValueIfItIsTold(t *testing.T) {
 	tabulate(t, script.Release,
 		func(string) []any { return dropping(own) },
 		row{others + storedOwn, unchanged(int64(0))},
-		row{ownLeases + leasedOwn + leasedExpired, gone(int64(1))},
+		row{without(ownLeases, expiredLeases) + leasedOwn, gone(int64(1))},
+		row{expiredLeases + leasedExpired, gone(int64(2))},
 	)
 }
 
@@ -157,7 +162,8 @@ func TestReleaseMayLeaveAPause(t *testing.T) {
 		tabulate(t, script.Release,
 			func(string) []any { return pausing(own, pause, most) },
 			row{others + storedOwn, unchanged(int64(0))},
-			row{ownLeases, gone(int64(1))},
+			row{without(ownLeases, expiredLeases), gone(int64(1))},
+			row{expiredLeases, gone(int64(2))},
 			row{without(leasedOwn, "leasedFailed"), edited(int64(1), func(h *entry.Header, at int64) {
 				freed(h)
 				h.Till, h.Fails = at+pause.Milliseconds(), 1
@@ -166,7 +172,7 @@ func TestReleaseMayLeaveAPause(t *testing.T) {
 				freed(h)
 				h.Till, h.Fails = at+capped.Milliseconds(), entry.MaxFails
 			})},
-			row{leasedExpired, edited(int64(1), func(h *entry.Header, _ int64) { freed(h) })},
+			row{leasedExpired, edited(int64(2), func(h *entry.Header, _ int64) { freed(h) })},
 		)
 	}
 }
@@ -207,7 +213,7 @@ func TestExpireDuringALoadLeavesItStale(t *testing.T) {
 		}
 		require.Equal(t, []any{"G"}, c.do(script.Acquire, acquiring(own, ask{})...))
 		require.Equal(t, int64(1), c.do(script.Expire))
-		require.Equal(t, int64(1), c.do(script.Extend, extending(own)...))
+		require.Equal(t, int64(2), c.do(script.Extend, extending(own)...))
 		require.Equal(t, int64(3), c.do(script.Store, storing(c.key, own, keepTTL, freshTTL)...))
 		requireStale()
 		require.Equal(t, int64(2), c.do(script.Store, storing(c.key, own, keepTTL, freshTTL)...))

@@ -193,12 +193,17 @@ type ask struct {
 	seen          []byte // token of the entry that was read
 	hint, suspect bool
 	use           time.Duration // that a value is of, after it is stale; 0 forever
+	pause, most   time.Duration // after one failed load, and after any; 0 forever
 }
 
 // acquiring returns the arguments of Acquire.
 func acquiring(token entry.Token, a ask) []any {
+	if a.most == 0 {
+		a.pause, a.most = maxPause, maxPause
+	}
 	return []any{
 		token[:], leaseTTL.Milliseconds(), entry.AppendCost(nil, expected), a.seen, a.hint, a.suspect, millis(a.use), a.want,
+		a.pause.Milliseconds() / 2, a.most.Milliseconds(),
 	}
 }
 

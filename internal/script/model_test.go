@@ -84,6 +84,7 @@ type plea struct {
 	seen          *entry.Token
 	hint, suspect bool
 	lease, use    int64 // use -1 is forever
+	pause, most   int64 // half of that after one failure, and of any
 }
 
 func (r *register) acquire(m moment, p plea) any {
@@ -92,9 +93,17 @@ func (r *register) acquire(m moment, p plea) any {
 	there := r.held == "entry" && !(p.want == script.Unfit && fits)
 	mine := h.Token == p.token || p.want == script.Now // or as good as that
 	due := p.want == script.Now || p.want == script.Due && (p.seen == nil || fits)
-	fresh := h.Soft > m.at && h.Flags&entry.Stale == 0
+	untilGone := p.use == 0 && r.hi != 0 && h.State == entry.Value && h.Till == 0 && h.Token != entry.Token{}
+	fresh := (h.Soft > m.at || untilGone) && h.Flags&entry.Stale == 0
 	useful := fresh || p.use < 0 || h.Soft+p.use > m.at
 	held := h.Till > m.at && !mine
+	if !r.leased() { // no pause is longer
+		longest := p.pause
+		for range h.Fails {
+			longest = min(2*longest, p.most)
+		}
+		held = held && h.Till <= m.at+min(longest, p.most)
+	}
 	wait := func() {
 		if p.hint {
 			h.Flags |= entry.Awaited
@@ -110,7 +119,7 @@ func (r *register) acquire(m moment, p plea) any {
 			r.lo = min(r.lo, m.t0+p.lease)
 		}
 		wait()
-		return []any{"W", string(h.Append(nil))[26:36]}
+		return r.busy()
 	case !there, h.State == entry.Lease:
 	case fresh && !due && h.State == entry.Absent:
 		return []any{"N", r.bytes()}
@@ -124,7 +133,7 @@ func (r *register) acquire(m moment, p plea) any {
 		if wait(); useful {
 			return []any{"S", r.bytes()}
 		}
-		return []any{"W", string(h.Append(nil))[26:36]}
+		return r.busy()
 	case held && useful: // a pause
 		return []any{"S", r.bytes()}
 	case useful:
@@ -139,6 +148,12 @@ func (r *register) acquire(m moment, p plea) any {
 	*r = register{packed: r.packed, held: "entry", header: entry.Header{State: entry.Lease, Token: p.token, Born: m.at, Cost: expected}}
 	r.keep(m, p.lease)
 	return []any{"G"}
+}
+
+// busy is the answer to a caller who has to wait.
+func (r *register) busy() any {
+	b := string(r.header.Append(nil))
+	return []any{"W", b[26:36] + b[12:20]}
 }
 
 // A life is how long something is kept, 0 forever, and how long it is fresh, -1
@@ -203,18 +218,26 @@ func (r *register) extend(m moment, token entry.Token, lease int64) any {
 		r.header.Till = m.at + lease
 	}
 	r.prolong(m, lease)
-	return int64(1)
+	return r.grip()
+}
+
+// grip is 1 for a lease, 2 if the key was expired under it.
+func (r *register) grip() int64 {
+	if r.header.Flags&entry.Expired != 0 {
+		return 2
+	}
+	return 1
 }
 
 // release is Release with a pause in milliseconds, at most most; -1 is none.
 func (r *register) release(m moment, token entry.Token, drop bool, pause, most int64) any {
-	h := &r.header
+	h, reply := &r.header, r.grip()
 	switch {
 	case !r.leased() || h.Token != token:
 		return int64(0)
 	case h.State == entry.Lease, drop:
 		*r = register{packed: r.packed}
-		return int64(1)
+		return reply
 	}
 	h.Till = 0
 	if pause >= 0 && h.Flags&entry.Expired == 0 {
@@ -224,7 +247,7 @@ func (r *register) release(m moment, token entry.Token, drop bool, pause, most i
 		h.Till, h.Fails = m.at+min(pause, most), min(h.Fails+1, entry.MaxFails)
 	}
 	h.Flags, h.Token = h.Flags&entry.Stale, entry.Token{}
-	return int64(1)
+	return reply
 }
 
 func (r *register) expire(m moment) any {

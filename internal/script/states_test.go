@@ -202,6 +202,9 @@ func tabulate(t *testing.T, s *script.Script, args func(key string) []any, rows 
 	})
 }
 
+// expiredLeases are those of the token own that were expired while they were held.
+const expiredLeases = "leaseExpired leaseBoth "
+
 // unchanged wants a reply, and the key as it was.
 func unchanged(want any) func(*cell, string, any, string) {
 	return func(c *cell, before string, reply any, msg string) {

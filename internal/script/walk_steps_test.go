@@ -114,7 +114,7 @@ func (w *walk) acquire() {
 	p := plea{
 		token: w.fresh(), hint: w.rnd.IntN(2) == 0, suspect: w.rnd.IntN(3) == 0,
 		want:  []string{script.Missing, script.Missing, script.Missing, script.Unfit, script.Due, script.Due, script.Now}[w.rnd.IntN(7)],
-		lease: w.pick("lease"), use: w.pick("use"),
+		lease: w.pick("lease"), use: w.pick("use"), pause: max(w.pick("pause"), 0), most: w.pick("most"),
 	}
 	if w.rnd.IntN(8) == 0 {
 		p.token = w.known() // a copy that is late
@@ -122,7 +122,7 @@ func (w *walk) acquire() {
 	seen, arg := w.some()
 	p.seen = seen
 	args := acquiring(p.token, ask{want: p.want, seen: arg, hint: p.hint, suspect: p.suspect})
-	args[1], args[6] = p.lease, millisOr(p.use, -1)
+	args[1], args[6], args[8], args[9] = p.lease, millisOr(p.use, -1), p.pause, p.most
 	w.step("acquire", args, func(r *register, m moment) any { return r.acquire(m, p) })
 }
 
