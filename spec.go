@@ -150,7 +150,8 @@ type Spec[K comparable, V any] struct {
 	WriteBehind time.Duration
 
 	// UpTimeout bounds one load: the wait for one of MaxLoads and for the lease,
-	// and Up. Defaults to a minute.
+	// and Up. That of a key which GetMany has queued, for want of UpMany, begins with
+	// its turn. Defaults to a minute.
 	UpTimeout time.Duration
 
 	// LeaseTTL is how long the fleet waits for a process that died in Up. The lease
@@ -160,7 +161,8 @@ type Spec[K comparable, V any] struct {
 
 	// MaxLoads is how many calls of Up run at once in this process. The others
 	// wait, and hold no lease meanwhile. A call that Up itself makes to this cache
-	// is not counted, since Up waits for it. Defaults to 0: no limit.
+	// is not counted, since Up waits for it; nor is one that queues when an Up comes
+	// to wait for it, through this or another cache. Defaults to 0: no limit.
 	MaxLoads int
 
 	// AllowStaleReads accepts a client that reads from replicas (ReadOnly,

@@ -7,13 +7,13 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/internal/circuit"
 	"github.com/cachex-go/cachex/internal/gather"
 	"github.com/cachex-go/cachex/internal/key"
 	"github.com/cachex-go/cachex/internal/script"
+	"github.com/cachex-go/cachex/internal/waitfor"
 	"github.com/cachex-go/cachex/loader"
 )
 
@@ -50,9 +50,9 @@ type home[K comparable, T any] struct {
 	idle    <-chan struct{} // set by closing, which releases gather: closed when its reads have ended
 
 	flights loader.Flights[loaded[T]]
-	slots   *semaphore.Weighted // nil: no limit
-	away    *circuit.Circuits   // whether Redis is worth asking
-	ticks   atomic.Int64        // tells what came before what, which a clock may be too coarse for
+	slots   *waitfor.Pool     // nil: no limit
+	away    *circuit.Circuits // whether Redis is worth asking
+	ticks   atomic.Int64      // tells what came before what, which a clock may be too coarse for
 	stats   counters
 }
 
@@ -77,9 +77,7 @@ func (h *home[K, T]) settle(rdb redis.UniversalClient, s commonSpec[K]) error {
 		h.name = template.Name()
 	}
 	h.flights.Timeout, h.away = s.upTimeout, circuit.For(rdb)
-	if s.maxLoads > 0 {
-		h.slots = semaphore.NewWeighted(int64(s.maxLoads))
-	}
+	h.slots = waitfor.NewPool(s.maxLoads)
 	h.read = func(ctx context.Context, key string) (T, sight, error) { return h.open(key, h.ask(ctx, h.rdb, key)) }
 	return nil
 }

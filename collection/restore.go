@@ -8,6 +8,7 @@ import (
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
+	"github.com/cachex-go/cachex/internal/waitfor"
 )
 
 // loaded is what a flight returns.
@@ -39,12 +40,7 @@ func (h *home[K, T]) restore(ctx context.Context, k string, key K, s sight, away
 	}
 	waits := false
 	for wait := firstWait; ; wait = min(wait*8/5, lastWait) {
-		free, err := h.takeSlot(ctx, with)
-		if err != nil {
-			return loaded[T]{}, err
-		}
-		got, held, err := h.attempt(ctx, k, key, unfit, away, with)
-		free()
+		got, held, err := h.placed(ctx, k, key, unfit, away, with)
 		if !held {
 			return got, err
 		}
@@ -61,6 +57,16 @@ func (h *home[K, T]) restore(ctx context.Context, k string, key K, s sight, away
 			return loaded[T]{}, context.Cause(ctx)
 		}
 	}
+}
+
+// placed is attempt with one of MaxLoads, which is given back whatever Up does.
+func (h *home[K, T]) placed(ctx context.Context, k string, key K, unfit []byte, away bool, with *party) (got loaded[T], held bool, err error) {
+	free, err := h.takeSlot(ctx, with)
+	if err != nil {
+		return got, false, err
+	}
+	defer free()
+	return h.attempt(ctx, k, key, unfit, away, with)
 }
 
 // attempt is restore, but that it does not wait: held says that somebody else has the
@@ -96,22 +102,25 @@ func (h *home[K, T]) attempt(ctx context.Context, k string, key K, unfit []byte,
 
 // takeSlot waits for one of MaxLoads, and returns what gives it back. A load that a
 // load of ours has asked for goes without: the one that waits for it has a slot, and
-// might have the last.
+// might have the last. So does one that such a load waits for by now.
 func (h *home[K, T]) takeSlot(ctx context.Context, with *party) (free func(), err error) {
-	if h.slots == nil || ctx.Value(inside{h}) != nil {
+	self := waitfor.From(ctx)
+	if h.slots == nil || self.Nested() {
 		return func() {}, nil
 	}
-	if !h.slots.TryAcquire(1) {
+	in := h.slots.TryEnter(self)
+	if !in {
 		with.leave() // the others shall not wait with us
-		if h.slots.Acquire(ctx, 1) != nil {
-			return nil, context.Cause(ctx)
+		if in, err = h.slots.Enter(ctx, self); err != nil {
+			return nil, err
 		}
 	}
-	return func() { h.slots.Release(1) }, nil
+	return func() {
+		if in {
+			h.slots.Leave(self)
+		}
+	}, nil
 }
-
-// inside marks the ctx of a load of a home.
-type inside struct{ home any }
 
 // acquire asks for the lease. For how long somebody else has it, the script says
 // too, but a flight asks often enough to find out that the holder has died.
@@ -178,7 +187,7 @@ func (h *home[K, T]) call(ctx context.Context, k string, key K) (T, []any, error
 			h.stats.loadFailures.Add(1)
 		}
 	}()
-	v, err := h.up(context.WithValue(ctx, inside{h}, true), key)
+	v, err := h.up(ctx, key)
 	if failed = err != nil; failed {
 		var zero T
 		return zero, nil, err

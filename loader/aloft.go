@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/cachex-go/cachex/internal/guard"
+	"github.com/cachex-go/cachex/internal/waitfor"
 )
 
 // A flight is one load and those who wait for it.
@@ -22,7 +23,11 @@ type flight[V any] struct {
 	crew   *party                  // guarded by fs.mu: the flights in whose goroutine it is flown
 	ctx    context.Context         // of the flight, or of all that are flown together
 	cancel context.CancelCauseFunc // called under fs.mu
+	ended  error                   // guarded by fs.mu: why it is cancelled; nil if it is not
 	done   chan struct{}           // closed by finish
+	node   waitfor.Flight          // of the graph of waits
+	with   company                 // guarded by fs.mu until it is flown: of its run
+	queued bool                    // guarded by fs.mu: it waits for a place among many, for whoever has one to fly it
 
 	members []*member[V]    // guarded by fs.mu: in the order in which they joined
 	waking  []chan struct{} // guarded by fs.mu: closed by finish, for members who wait for these
@@ -66,13 +71,12 @@ func (fs *Flights[V]) register(values context.Context, key string, run func(*fli
 // fly calls run in a goroutine, for flights that share a ctx: it ends when the
 // last of them is cancelled. The caller holds fs.mu.
 func (fs *Flights[V]) fly(run func(), flights ...*flight[V]) {
-	values := flights[0].values
-	above, _ := values.Value(frameKey{}).(*frame)
-	inside := &frame{flights: fs, above: above}
-	for _, f := range flights {
-		inside.legs = append(inside.legs, leg{f.key, f.done})
+	legs := make([]waitfor.Leg, len(flights))
+	for i, f := range flights {
+		legs[i] = waitfor.Leg{Key: f.key, Done: f.done}
 	}
-	ctx, end := context.WithCancelCause(context.WithValue(values, frameKey{}, inside))
+	load := waitfor.New(flights[0].values, fs, legs...)
+	ctx, end := context.WithCancelCause(waitfor.With(flights[0].values, load))
 	together := &party{left: len(flights), end: end}
 	if fs.Timeout > 0 {
 		late := fmt.Errorf("load took longer than %v: %w", fs.Timeout, context.DeadlineExceeded)
@@ -80,9 +84,10 @@ func (fs *Flights[V]) fly(run func(), flights ...*flight[V]) {
 	}
 	for _, f := range flights {
 		over := false
+		f.node.By(load)
 		f.ctx, f.cancel = ctx, func(cause error) {
 			if !over {
-				over = true
+				over, f.ended = true, cause
 				together.leave(cause)
 			}
 		}
@@ -119,14 +124,23 @@ func (p *party) leave(cause error) {
 	}
 }
 
-// part gives one of several flights a ctx of its own, and flies it by itself.
+// part gives one of several flights a ctx of its own, and flies it by itself. If it
+// was cancelled, it is so still.
 func (f *flight[V]) part(run func()) {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
-	together := f.cancel
+	f.secede(run)
+}
+
+// secede is part. The caller holds fs.mu.
+func (f *flight[V]) secede(run func()) {
+	together, ended := f.cancel, f.ended
 	f.fs.fly(run, f)
 	together(nil)
-	if f.waiting == 0 {
+	switch {
+	case ended != nil:
+		f.cancel(ended)
+	case f.waiting == 0:
 		f.cancel(errAbandoned)
 	}
 }
@@ -142,6 +156,24 @@ func (f *flight[V]) crash(crew *party, err error) {
 	if flown {
 		f.finish(result[V]{err: err}, n)
 	}
+}
+
+// claim flies a flight that is queued, by itself, and reports whether it was. The
+// caller holds fs.mu.
+func (f *flight[V]) claim(with company) bool {
+	if !f.queued {
+		return false
+	}
+	f.queued, f.with = false, with
+	f.secede(func() { f.run(f) })
+	return true
+}
+
+// claims is claim for a caller who does not hold fs.mu.
+func (f *flight[V]) claims(with company) bool {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	return f.claim(with)
 }
 
 // landed says that one of our goroutines has ended.
@@ -302,6 +334,9 @@ func (f *flight[V]) finish(r result[V], n int) {
 	f.r = r
 	if len(late) > 0 {
 		f.transfer(late)
+		for _, m := range late {
+			m.link.Move(&m.f.node)
+		}
 	}
 	close(f.done)
 	for _, ch := range f.waking {
@@ -320,6 +355,9 @@ func (f *flight[V]) transfer(late []*member[V]) {
 	next := fs.m[f.key]
 	if fs.closed {
 		next = &flight[V]{fs: fs, r: result[V]{err: ErrClosed}, done: f.done}
+	}
+	if next != nil {
+		next.claim(company{})
 	}
 	anew := next
 	for _, m := range late {

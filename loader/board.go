@@ -1,12 +1,17 @@
 package loader
 
-import "context"
+import (
+	"context"
+
+	"github.com/cachex-go/cachex/internal/waitfor"
+)
 
 // A member is one caller.
 type member[V any] struct {
-	f    *flight[V] // guarded by fs.mu: whom the member waits for
-	left bool       // guarded by fs.mu
-	anew bool       // it wants a load that begins after it came
+	f    *flight[V]    // guarded by fs.mu: whom the member waits for
+	left bool          // guarded by fs.mu
+	link *waitfor.Link // guarded by fs.mu: nil unless it is a load that waits
+	anew bool          // it wants a load that begins after it came
 
 	run func(*flight[V]) // of a member who is anew: flies a flight that loads
 }
@@ -17,6 +22,26 @@ type member[V any] struct {
 func (fs *Flights[V]) board(ctx context.Context, key string, run func(*flight[V])) (*member[V], error) {
 	m, _, err := fs.embark(ctx, key, false, run, nil)
 	return m, err
+}
+
+// boardOne joins the flight of one of many keys, as board does without run, but
+// leaves it in the queue. It returns the flight too if it is queued.
+func (fs *Flights[V]) boardOne(ctx context.Context, key string) (m *member[V], queued *flight[V], err error) {
+	if err := fs.admit(ctx, key); err != nil {
+		return nil, nil, err
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f := fs.m[key]
+	switch {
+	case fs.closed:
+		return nil, nil, ErrClosed
+	case f == nil || f.aside:
+		return nil, nil, nil
+	case f.queued:
+		queued = f
+	}
+	return f.board(), queued, nil
 }
 
 // boardAside joins a flight, or starts one that nobody joins who has not read the
@@ -46,6 +71,7 @@ func (fs *Flights[V]) embark(ctx context.Context, key string, aside bool, run, b
 		f, started = fs.launch(ctx, key, run), true
 		f.aside = aside
 	}
+	f.claim(company{}) // who asks for one key does not queue behind many
 	m = f.board()
 	if bring != nil && !f.aside {
 		bring(f)
@@ -89,23 +115,38 @@ func (fs *Flights[V]) leaveAside(ctx context.Context, key string, run func(*flig
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if !fs.closed && fs.m[key] == nil {
-		f := fs.launch(ctx, key, run)
+		f := fs.launch(unasked(ctx), key, run)
 		f.aside, f.steady = true, true
 		f.waiting++
 	}
 }
 
+// unasked returns ctx for a load that nobody waits for: it may ask for whatever is
+// being loaded.
+func unasked(ctx context.Context) context.Context {
+	if waitfor.From(ctx) == nil {
+		return ctx
+	}
+	return waitfor.With(ctx, nil)
+}
+
 // boardAll boards the flights of several keys. Those that it has to start are
 // flown together, by what crew returns for so many, before any of them starts; run
-// flies the i-th by itself, should that be needed. The error is one a key.
-func (fs *Flights[V]) boardAll(ctx context.Context, keys []string, who boarding, run func(i int) func(*flight[V]), crew func(n int) func(fs []*flight[V], is []int)) ([]*member[V], []error) {
-	members, errs := make([]*member[V], len(keys)), make([]error, len(keys))
+// flies the i-th by itself, should that be needed. If queue is set, they wait to be
+// claimed, by crew or by whoever boards one of them. queued are those that it has
+// found queued. The error is one a key.
+func (fs *Flights[V]) boardAll(ctx context.Context, keys []string, who boarding, queue bool, run func(i int) func(*flight[V]), crew func(n int, queued []*flight[V]) func(fs []*flight[V], is []int)) (members []*member[V], errs []error) {
+	members, errs = make([]*member[V], len(keys)), make([]error, len(keys))
 	if who != nobody {
 		for i, key := range keys {
 			errs[i] = fs.admit(ctx, key)
 		}
 	}
-	var started []*flight[V]
+	values := context.WithoutCancel(ctx)
+	if who == nobody {
+		values = unasked(values)
+	}
+	var started, queued []*flight[V]
 	var is []int
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -118,18 +159,21 @@ func (fs *Flights[V]) boardAll(ctx context.Context, keys []string, who boarding,
 			errs[i] = ErrClosed
 			continue
 		case f == nil:
-			f = fs.register(context.WithoutCancel(ctx), key, run(i))
+			f = fs.register(values, key, run(i))
+			f.queued = queue
 			started, is = append(started, f), append(is, i)
 			if f.aside, f.steady = who != readers, who == nobody; f.steady {
 				f.waiting++
 			}
+		case f.queued && who != nobody:
+			queued = append(queued, f)
 		}
 		if who != nobody {
 			members[i] = f.board()
 		}
 	}
+	fly := crew(len(started), queued)
 	if len(started) > 0 {
-		fly := crew(len(started))
 		fs.fly(func() { fly(started, is) }, started...)
 	}
 	return members, errs
@@ -140,12 +184,32 @@ func (fs *Flights[V]) admit(ctx context.Context, key string) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	for a, _ := ctx.Value(frameKey{}).(*frame); a != nil; a = a.above {
-		if a.flights == any(fs) && a.loads(key) {
-			return ErrReentrant
-		}
+	if load := waitfor.From(ctx); load != nil && load.Loads(fs, key) {
+		return ErrReentrant
 	}
 	return nil
+}
+
+// await says that m waits, with the ctx of its caller, if that is the one of a load.
+// The caller holds fs.mu.
+func (m *member[V]) await(ctx context.Context) {
+	if m.link == nil && !over(m.f.done) {
+		m.link = waitfor.Await(ctx, &m.f.node)
+	}
+}
+
+// awaits is await for several, nil or not, before any of them is waited for.
+func (fs *Flights[V]) awaits(ctx context.Context, members []*member[V]) {
+	if waitfor.From(ctx) == nil {
+		return
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for _, m := range members {
+		if m != nil {
+			m.await(ctx)
+		}
+	}
 }
 
 // wait returns what the flight of m finds, or that of a later one, which is not to be
@@ -158,20 +222,34 @@ func (fs *Flights[V]) wait(ctx context.Context, m *member[V], early <-chan struc
 	fs.mu.Lock()
 	f := m.f
 	ended := over(f.done)
+	if !ended {
+		m.await(ctx)
+	}
+	link := m.link
 	fs.mu.Unlock()
+	if link != nil {
+		defer fs.unlink(m)
+	}
 	if ended { // as for those whom a turn has brought: they need no select, nor the stack for it
 		return &f.r, true
 	}
 	for {
-		hurry := false
+		hurry, itself := false, false
 		select {
 		case <-f.done:
 		case <-ctx.Done():
 		case <-early:
 			hurry = true
+		case <-link.Broken():
+			itself = true
 		}
 		fs.mu.Lock()
 		switch {
+		case itself && !over(m.f.done):
+			m.left = true
+			m.f.leave()
+			fs.mu.Unlock()
+			return &result[V]{err: ErrReentrant}, true
 		case m.f != f:
 			f = m.f // it came too late for what that flight found
 		case over(f.done):
@@ -191,6 +269,14 @@ func (fs *Flights[V]) wait(ctx context.Context, m *member[V], early <-chan struc
 	}
 }
 
+// unlink says that m does not wait any more.
+func (fs *Flights[V]) unlink(m *member[V]) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	m.link.End()
+	m.link = nil
+}
+
 // linger is for a member who leaves without harm to the flight: it flies on,
 // though nobody may be waiting for it.
 func (fs *Flights[V]) linger(m *member[V]) {
@@ -206,37 +292,3 @@ func (fs *Flights[V]) linger(m *member[V]) {
 	}
 	f.steady = true // and so m's place is the one that keeps it flying
 }
-
-// nested reports whether a load of the same Flights has asked for this one.
-func (f *flight[V]) nested() bool {
-	for a, _ := f.values.Value(frameKey{}).(*frame); a != nil; a = a.above {
-		if a.flights == any(f.fs) {
-			return true
-		}
-	}
-	return false
-}
-
-// A frame marks the ctx of a load, for a load that asks for what it loads.
-type frame struct {
-	flights any
-	legs    []leg
-	above   *frame
-}
-
-// A leg is one key of a load.
-type leg struct {
-	key  string
-	done <-chan struct{} // closed when the flight has ended, and may be asked for again
-}
-
-func (a *frame) loads(key string) bool {
-	for _, g := range a.legs {
-		if g.key == key && !over(g.done) {
-			return true
-		}
-	}
-	return false
-}
-
-type frameKey struct{}

@@ -13,9 +13,10 @@ var (
 	// ErrClosed says that Close was called.
 	ErrClosed = errs.ErrClosed
 
-	// ErrReentrant says that a load asked for the very key that it loads, itself
-	// or through the loads that it caused: it would have waited for itself. It is
-	// found by the ctx, so a load must pass its ctx on.
+	// ErrReentrant says that a load would have waited for itself: it asked for the
+	// key that it loads, or for one whose load waits for it, through whatever
+	// caches of the process. It is found at once, by the ctx of the load, so a
+	// load must pass its ctx on.
 	ErrReentrant = errs.ErrReentrant
 
 	// ErrGoexit says that a load, or other code of a user, called runtime.Goexit, as

@@ -77,7 +77,7 @@ func (r *run[V]) lead() {
 
 // start starts the load, which takes our slot with it.
 func (r *run[V]) start(took *time.Duration) <-chan []Loaded[V] {
-	l, slot := r.l, r.slot
+	l, slot, self := r.l, r.slot, r.self
 	r.slot = false
 	is := make([]int, len(r.legs))
 	for i, p := range r.legs {
@@ -108,7 +108,7 @@ func (r *run[V]) start(took *time.Duration) <-chan []Loaded[V] {
 				l.learn(*took)
 			}
 			if slot {
-				l.slots.Release(1)
+				l.slots.Leave(self)
 			}
 		}()
 		res = r.load(ctx, slices.Clone(is))

@@ -21,13 +21,13 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/cachex-go/cachex/codec"
 	"github.com/cachex-go/cachex/internal/circuit"
 	"github.com/cachex-go/cachex/internal/gather"
 	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/saturate"
+	"github.com/cachex-go/cachex/internal/waitfor"
 )
 
 // Options describe a Loader.
@@ -47,7 +47,8 @@ type Options[V any] struct {
 
 	// MaxLoads is how many loads run at once in this process. The others wait,
 	// and hold no lease while they do. A load that another one asks for is not
-	// counted, since that one waits for it. Defaults to 0: no limit.
+	// counted, since that one waits for it; nor is one that queues when a load
+	// comes to wait for it that it would queue for. Defaults to 0: no limit.
 	MaxLoads int
 
 	// StaleWhileRevalidate is how long after its end a value is served all the
@@ -106,9 +107,9 @@ type Loader[V any] struct {
 	leases  Leases
 	flights Flights[V]
 	reads   reads[V]
-	slots   *semaphore.Weighted // nil: no limit
-	hear    *listener           // nil: poll only
-	away    *circuit.Circuits   // whether Redis is worth asking
+	slots   *waitfor.Pool     // nil: no limit
+	hear    *listener         // nil: poll only
+	away    *circuit.Circuits // whether Redis is worth asking
 
 	swr, sie    int64         // milliseconds
 	longest     int64         // milliseconds that a lease or a pause can last
@@ -160,9 +161,7 @@ func New[V any](rdb redis.UniversalClient, o Options[V]) (*Loader[V], error) {
 	l.cold.Store(true)
 	l.flights.Timeout = o.Timeout
 	l.reads.init()
-	if o.MaxLoads > 0 {
-		l.slots = semaphore.NewWeighted(int64(o.MaxLoads))
-	}
+	l.slots = waitfor.NewPool(o.MaxLoads)
 	l.hear, l.away = listenerFor(rdb), circuit.For(rdb)
 	l.leases.hint = l.hear != nil
 	return l, nil

@@ -2,9 +2,11 @@ package loader
 
 import (
 	"context"
-	"sync"
+	"slices"
 
 	"github.com/cachex-go/cachex/internal/convoy"
+	"github.com/cachex-go/cachex/internal/guard"
+	"github.com/cachex-go/cachex/internal/waitfor"
 )
 
 // A Loaded is what a load returns for one key: a value and how long it lives, or
@@ -59,7 +61,10 @@ func (l *Loader[V]) Reuse(answers []Answer[V]) {
 //
 // If limit is not 0, load is called with one key at a time, by at most so many
 // goroutines, and each key is answered by itself; those that are loaded at the same
-// time share their round trips.
+// time share their round trips. The other keys queue. A caller who asks for one of
+// them alone has it loaded at once, and another GetMany has so many goroutines of
+// its own. Options.Timeout of a key is counted from the end of its queueing. A key
+// that is leased elsewhere keeps no other key waiting. Close empties the queue.
 //
 // Every key has its own answer. If load panics or returns too little, the keys
 // concerned get an error.
@@ -95,17 +100,25 @@ func (r *Reading[V]) fly(is []int, who boarding) ([]*member[V], []error) {
 			sights[j] = r.sights[i]
 		}
 	}
-	again := func(j int) func(*flight[V]) { return l.flown(keys[j], is[j], sight{}, l.usual(), load) }
-	return l.flights.boardAll(r.ctx, keys, who, again, func(n int) func([]*flight[V], []int) {
-		if limit > 0 || n == 1 {
-			limit := max(limit, 1)
+	single := limit > 0 || len(is) == 1
+	again := func(j int) func(*flight[V]) {
+		if !single { // the first flight is flown with others
+			return l.flown(keys[j], is[j], sight{}, l.usual(), load)
+		}
+		return l.flown(keys[j], is[j], sights[j], a, load)
+	}
+	var others []*flight[V]
+	members, errs := l.flights.boardAll(r.ctx, keys, who, single, again, func(n int, queued []*flight[V]) func([]*flight[V], []int) {
+		others = append(r.queued, queued...)
+		if n > 0 && single {
+			limit, also := max(limit, 1), others
 			wave := min(limit, n)
 			join(c, wave)
-			return func(fs []*flight[V], js []int) {
-				apart(fs, js, limit, wave, c, func(j int, with company) func(*flight[V]) {
-					return l.flownBy(with, keys[j], is[j], sights[j], a, load)
-				})
-			}
+			others = nil
+			return func(fs []*flight[V], _ []int) { apart(slices.Concat(fs, also), limit, wave, c) }
+		}
+		if n == 0 {
+			return nil
 		}
 		join(c, 1)
 		return func(fs []*flight[V], js []int) {
@@ -113,10 +126,17 @@ func (r *Reading[V]) fly(is []int, who boarding) ([]*member[V], []error) {
 			for n, f := range fs {
 				ps[n] = l.pursue(f, keys[js[n]], is[js[n]], sights[js[n]], a)
 			}
-			run := &run[V]{l: l, ctx: fs[0].ctx, load: load, company: company{together: c}}
-			run.fly(ps...)
+			l.newRun(fs[0].ctx, load, company{together: c}).fly(ps...)
 		}
 	})
+	r.queued = nil
+	if len(others) > 0 {
+		l.flights.Spawn(guard.Load, func() error { // ends when all are flown, by us or by others
+			apart(others, max(limit, 1), 0, nil)
+			return nil
+		}, func(error) {})
+	}
+	return members, errs
 }
 
 // join takes n parties into c, if there is one.
@@ -131,7 +151,8 @@ func join(c *convoy.Convoy, n int) {
 // A company is what a run has in common with others. Its zero value is none.
 type company struct {
 	together *convoy.Convoy // nil: no others, or we have left them
-	place    func()         // gives back one of the places for loads; nil if we have none
+	places   *waitfor.Pool  // where the run needs a place for its load; nil: it needs none
+	placed   *waitfor.Load  // who has the place; nil if we have none
 }
 
 // loads says that the run begins to load.
@@ -160,27 +181,43 @@ func (c *company) leave() {
 
 // vacate gives our place back, if we have one.
 func (c *company) vacate() {
-	if c.place != nil {
-		c.place()
-		c.place = nil
+	if c.placed != nil {
+		c.places.Leave(c.placed)
+		c.placed = nil
 	}
 }
 
-// apart flies flights each by itself, at most limit at a time. For the first wave
-// of them parties have joined c.
-func apart[V any](fs []*flight[V], js []int, limit, wave int, c *convoy.Convoy, single func(j int, with company) func(*flight[V])) {
-	places := make(chan struct{}, limit)
-	var wg sync.WaitGroup
+// takePlace waits for a place, if we need one and have given it back. A load that
+// one with a place waits for goes without.
+func (r *run[V]) takePlace() error {
+	if r.places == nil || r.placed != nil {
+		return nil
+	}
+	in, err := r.places.Enter(r.ctx, r.self)
+	if in {
+		r.placed = r.self
+	}
+	return err
+}
+
+// apart flies flights that are queued each by itself, at most limit at a time. For
+// the first wave of them parties have joined c. One that was claimed meanwhile, by a
+// caller who asks for it alone or by another call for many, is passed over.
+func apart[V any](fs []*flight[V], limit, wave int, c *convoy.Convoy) {
+	places := waitfor.NewPool(limit)
 	for n, f := range fs {
-		places <- struct{}{}
-		wg.Add(1)
+		self := new(waitfor.Load)
+		if _, err := places.Enter(context.Background(), self); err != nil {
+			return // it does not come to that
+		}
 		if n >= wave {
 			join(c, 1)
 		}
-		f.part(func() {
-			defer wg.Done()
-			single(js[n], company{together: c, place: func() { <-places }})(f)
-		})
+		if !f.claims(company{together: c, places: places, placed: self}) {
+			places.Leave(self)
+			if c != nil {
+				c.Leave()
+			}
+		}
 	}
-	wg.Wait()
 }

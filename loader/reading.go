@@ -30,6 +30,7 @@ type Reading[V any] struct {
 	taken   bool
 	away    error // why Redis was not asked, or did not answer
 
+	queued   []*flight[V] // that others have queued, and that we have boarded
 	together *convoy.Convoy
 	answers  []Answer[V]
 	members  []*member[V]  // of those who wait for a flight; nil if nobody does
@@ -47,7 +48,10 @@ func (l *Loader[V]) Reading(ctx context.Context, keys []string, limit int, load 
 	for i, key := range keys {
 		var m *member[V]
 		if joins {
-			m, r.answers[i].Err = l.flights.board(ctx, key, nil)
+			var queued *flight[V]
+			if m, queued, r.answers[i].Err = l.flights.boardOne(ctx, key); queued != nil {
+				r.queued = append(r.queued, queued)
+			}
 			r.await(i, m)
 		}
 		if m == nil && r.answers[i].Err == nil {
@@ -176,7 +180,7 @@ func (r *Reading[V]) Load(c *convoy.Convoy) {
 	if len(r.aside) > 0 {
 		r.fly(r.aside, nobody)
 	}
-	if len(r.missing) > 0 {
+	if len(r.missing) > 0 || len(r.queued) > 0 {
 		members, errs := r.fly(r.missing, readers)
 		for j, i := range r.missing {
 			r.await(i, members[j])
@@ -200,6 +204,7 @@ func (r *Reading[V]) Wait() []Answer[V] {
 		defer r.timer.Stop()
 	}
 	l, hits := r.l, 0
+	l.flights.awaits(r.ctx, r.members)
 	var late []int
 	for i, m := range r.members {
 		if m == nil {

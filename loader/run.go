@@ -8,6 +8,7 @@ import (
 
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/script"
+	"github.com/cachex-go/cachex/internal/waitfor"
 )
 
 // A run is the course of a flight of a Loader, or of several that are flown
@@ -26,12 +27,18 @@ import (
 type run[V any] struct {
 	l    *Loader[V]
 	ctx  context.Context // of the flights, until they part
+	self *waitfor.Load   // that of ctx
 	load ManyFunc[V]
 	legs []*pursuit[V] // those to be loaded
 	slot bool          // we have one of MaxLoads
 
 	attempt *attempt // the load, once it is started
 	company
+}
+
+// newRun returns the run of flights that share a ctx.
+func (l *Loader[V]) newRun(ctx context.Context, load ManyFunc[V], with company) *run[V] {
+	return &run[V]{l: l, ctx: ctx, self: waitfor.From(ctx), load: load, company: with}
 }
 
 // A pursuit is the part that one key has in a run.
@@ -81,21 +88,20 @@ func one[V any](load Func[V]) ManyFunc[V] {
 	}
 }
 
-// flown returns what flies a flight of the i-th key of a load. A flight that
-// comes after it, for those who came too late, looks again.
+// flown returns what flies a flight of the i-th key of a load, in the company that
+// it has been given. A flight that comes after it, for those who came too late,
+// looks again.
 func (l *Loader[V]) flown(key string, i int, s sight, a aim, load ManyFunc[V]) func(*flight[V]) {
-	return l.flownBy(company{}, key, i, s, a, load)
-}
-
-// flownBy is flown for a first flight that has company.
-func (l *Loader[V]) flownBy(with company, key string, i int, s sight, a aim, load ManyFunc[V]) func(*flight[V]) {
 	return func(f *flight[V]) {
 		p := l.pursue(f, key, i, s, a)
 		if s = (sight{}); a.want != script.Now {
 			a = l.usual()
 		}
-		r := &run[V]{l: l, ctx: f.ctx, load: load, company: with}
-		with = company{}
+		r := l.newRun(f.ctx, load, f.with)
+		if r.placed != nil { // by whoever has had the flight flown
+			r.places.Pass(r.placed, r.self)
+			r.placed = r.self
+		}
 		r.fly(p)
 	}
 }
@@ -113,15 +119,22 @@ const maxUnfit = 3
 // fly finishes the flights of ps, but for those that part.
 func (r *run[V]) fly(ps ...*pursuit[V]) {
 	defer func() {
-		for _, p := range ps {
+		tokens := make([]Token, len(ps))
+		for i, p := range ps {
 			p.w.end()
+			tokens[i] = p.token
 		}
+		waitfor.Release(tokens...)
 	}()
 	defer r.freeSlot()
 	defer r.vacate()
 	defer r.leave()
 	for asking := ps; ; {
-		if err := r.takeSlot(ps[0]); err != nil {
+		if err := r.takePlace(); err != nil {
+			r.fail(err, asking)
+			return
+		}
+		if err := r.takeSlot(); err != nil {
 			r.fail(err, asking)
 			return
 		}
@@ -148,6 +161,7 @@ func (r *run[V]) fly(ps ...*pursuit[V]) {
 			return
 		}
 		r.freeSlot()
+		r.vacate()
 		r.leave()
 		if !r.wait(held[0]) {
 			return
@@ -166,7 +180,7 @@ type hold[V any] struct {
 func (r *run[V]) part(h hold[V]) {
 	p := *h.p // of which the others end the interest
 	p.w = r.l.hear.expect(p.key)
-	alone := &run[V]{l: r.l, ctx: p.f.ctx, load: r.load}
+	alone := r.l.newRun(p.f.ctx, r.load, company{})
 	h.p = &p
 	if !alone.wait(h) {
 		p.w.end()
@@ -208,6 +222,7 @@ func (r *run[V]) acquire(ps []*pursuit[V], held []hold[V]) ([]*pursuit[V], []hol
 			p.alone, p.orphan = true, !ok || e.Op != "dial"
 			r.legs = append(r.legs, p)
 		case a.Grant == Granted, a.Grant == Refresh:
+			r.self.Hold(p.token)
 			p.old = a.Entry
 			r.legs = append(r.legs, p)
 		case a.Grant == None && l.none(p.key, a.Entry):
@@ -307,25 +322,24 @@ func (r *run[V]) fail(err error, ps []*pursuit[V]) {
 }
 
 // takeSlot waits for one of MaxLoads. A load that a load of ours has asked for
-// goes without: the one that waits for it has a slot, and might have the last.
-func (r *run[V]) takeSlot(p *pursuit[V]) error {
-	if r.l.slots == nil || r.slot || p.f.nested() {
+// goes without: the one that waits for it has a slot, and might have the last. So
+// does one that has been asked for by others first, if a load with a slot waits
+// for it by now.
+func (r *run[V]) takeSlot() (err error) {
+	if r.l.slots == nil || r.slot || r.self.Nested() {
 		return nil
 	}
-	if r.slot = r.l.slots.TryAcquire(1); r.slot {
+	if r.slot = r.l.slots.TryEnter(r.self); r.slot {
 		return nil
 	}
 	r.leave() // the others shall not wait with us
-	if r.l.slots.Acquire(r.ctx, 1) != nil {
-		return context.Cause(r.ctx)
-	}
-	r.slot = true
-	return nil
+	r.slot, err = r.l.slots.Enter(r.ctx, r.self)
+	return err
 }
 
 func (r *run[V]) freeSlot() {
 	if r.slot {
-		r.l.slots.Release(1)
+		r.l.slots.Leave(r.self)
 		r.slot = false
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
+	"github.com/cachex-go/cachex/internal/waitfor"
 )
 
 // WriteThrough persists values by down, which returns an error for each or nil,
@@ -49,6 +50,9 @@ func (l *Loader[V]) WriteThrough(ctx context.Context, ws []Writing, down func(co
 		l, ok := leases[key]
 		return l, ok
 	}}
+	self := waitfor.New(ctx, nil)
+	self.Hold(tokens...)
+	defer waitfor.Release(tokens...)
 	detached := context.WithoutCancel(ctx)
 	stop := l.renew(ctx, calls, keys, tokens)
 	defer stop()
@@ -58,7 +62,7 @@ func (l *Loader[V]) WriteThrough(ctx context.Context, ws []Writing, down func(co
 			l.unsettle(detached, keys, tokens)
 		}
 	}()
-	copy(errs, down(context.WithValue(ctx, attemptKey{}, at)))
+	copy(errs, down(context.WithValue(waitfor.With(ctx, self), attemptKey{}, at)))
 	returned = true
 	stop()
 	var failed, lost, is []int

@@ -18,6 +18,8 @@ func (r *run[V]) wait(h hold[V]) bool {
 	l, p := r.l, h.p
 	l.stats.waits.Add(1)
 	p.waited = true
+	defer r.self.AwaitLease(Token{})
+	r.self.AwaitLease(h.holder(l))
 	began, poll := time.Now(), newPoll(h.a, l.expect(), l.leases.ttl)
 	var till int64     // of the lease on a stale value, when we looked last
 	var seen time.Time // when we first saw it
@@ -51,6 +53,7 @@ func (r *run[V]) wait(h hold[V]) bool {
 			return true
 		}
 		if h, _, ok := l.leases.parse(p.key, b); ok {
+			r.self.AwaitLease(holder(&h))
 			switch {
 			case h.State == entry.Absent, h.State == entry.Value && h.Till == 0:
 			case h.Paused(): // the load failed: the script says what now
@@ -92,6 +95,23 @@ func (r *run[V]) wait(h hold[V]) bool {
 		}
 		return true
 	}
+}
+
+// holder returns the token of the lease that is waited for.
+func (h *hold[V]) holder(l *Loader[V]) Token {
+	if h.a.Grant == Held {
+		return h.a.holder
+	}
+	e, _, _ := l.leases.parse(h.p.key, h.a.Entry)
+	return holder(&e)
+}
+
+// holder returns the token of the lease on an entry, the zero Token if there is none.
+func holder(h *entry.Header) Token {
+	if !h.Leased() {
+		return Token{}
+	}
+	return h.Token
 }
 
 // A poll says when to look at a lease again.

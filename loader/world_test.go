@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/waitfor"
 )
 
 // A world is one schedule of a scenario.
@@ -500,7 +501,7 @@ func (h wire) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		s := step{h.proc, name + " of " + caller(ctx), writesKey}
 		if name == "get" || name == "hget" || name == "hmget" {
 			s.touches = readsKey
-			if ctx.Value(frameKey{}) != nil {
+			if waitfor.From(ctx) != nil {
 				s.name = "poll of " + caller(ctx)
 			}
 		}

@@ -1,0 +1,82 @@
+package waitfor
+
+import "context"
+
+// A Pool has room for so many loads at once. A nil Pool has room for all. It is
+// safe for concurrent use.
+type Pool struct {
+	room chan struct{} // one for each load inside
+	in   map[*Load]int // guarded by mu: how often each is inside
+}
+
+// NewPool returns a Pool for n loads, nil if n is 0.
+func NewPool(n int) *Pool {
+	if n == 0 {
+		return nil
+	}
+	return &Pool{room: make(chan struct{}, n), in: make(map[*Load]int)}
+}
+
+// TryEnter lets l in if there is room, and reports whether there was. Who was let
+// in calls Leave.
+func (p *Pool) TryEnter(l *Load) bool {
+	select {
+	case p.room <- struct{}{}:
+		mu.Lock()
+		defer mu.Unlock()
+		p.in[l]++
+		return true
+	default:
+		return false
+	}
+}
+
+// Enter waits for room. It reports whether l was let in, and calls Leave then.
+// Otherwise the cause of the end of ctx is returned; or nil, and l goes on without
+// room: a load inside waits for it.
+func (p *Pool) Enter(ctx context.Context, l *Load) (in bool, err error) {
+	if p.TryEnter(l) {
+		return true, nil
+	}
+	mu.Lock()
+	spared := make(chan struct{})
+	l.pool, l.spared = p, spared
+	l.settle(nil)
+	mu.Unlock()
+	select {
+	case p.room <- struct{}{}:
+		in = true
+	case <-spared:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if l.pool = nil; in {
+		p.in[l]++
+	}
+	return in, err
+}
+
+// Pass gives the room of one load to another.
+func (p *Pool) Pass(from, to *Load) {
+	mu.Lock()
+	defer mu.Unlock()
+	p.in[to]++
+	p.leave(from)
+}
+
+// leave takes a load out. The caller holds mu.
+func (p *Pool) leave(l *Load) {
+	if p.in[l]--; p.in[l] == 0 {
+		delete(p.in, l)
+	}
+}
+
+// Leave makes room.
+func (p *Pool) Leave(l *Load) {
+	mu.Lock()
+	p.leave(l)
+	mu.Unlock()
+	<-p.room
+}
