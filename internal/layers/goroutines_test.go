@@ -31,7 +31,7 @@ var unguarded = map[string]struct {
 
 	"codec/errors.go":       {2, "the errors of a codec are ErrEncode or ErrFormat, and tell no stack"},
 	"codec/msgpackproof.go": {1, "it recovers what it throws"},
-	"codec/types.go":        {1, "it asks msgpack whether it panics"},
+	"codec/methods.go":      {1, "it asks msgpack whether it panics"},
 }
 
 // TestGoroutines_AreStartedByGuard holds the rule of package guard: whatever runs on a
