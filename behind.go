@@ -140,8 +140,7 @@ func (c *Cache[K, V]) setBehind(ctx context.Context, ws []loader.Writing) []erro
 		token, sum := entry.NewToken(), binary.BigEndian.AppendUint32(nil, entry.Sum(w.Key, w.Payload))
 		keep, fresh := w.Life.Args()
 		calls[i] = &script.Call{
-			Script: script.WriteBehind, Once: true,
-			Key: w.Key, More: []string{c.engine.Keys(c.engine.Bucket(id)).Pending},
+			Script: script.WriteBehind, Key: w.Key, More: []string{c.engine.Keys(c.engine.Bucket(id)).Pending},
 			Args: []any{token[:], keep, fresh, sum, w.Payload, writebehind.Field(id)},
 		}
 		ks[i] = w.Key

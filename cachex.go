@@ -3,6 +3,7 @@ package cachex
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -166,7 +167,7 @@ func (c *Cache[K, V]) Close(ctx context.Context) error {
 	if c.engine != nil {
 		persisted = c.engine.Close(ctx)
 	}
-	if err := cmp.Or(persisted, drained, c.loader.Close(ctx), late); err != nil {
+	if err := cmp.Or(errors.Join(persisted, drained), c.loader.Close(ctx), late); err != nil {
 		return c.fail("close", "", err)
 	}
 	return nil

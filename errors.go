@@ -19,6 +19,11 @@ var (
 	// ErrClosed is the error of every call after Close. It is loader.ErrClosed.
 	ErrClosed = loader.ErrClosed
 
+	// ErrOutcomeUnknown says that a write was sent and not answered: it may have been
+	// carried out, or may be yet, even after later calls. It was not sent again. Errors of
+	// Set, SetMany, and of the writes of counters, collections and gates wrap it.
+	ErrOutcomeUnknown = errs.ErrOutcomeUnknown
+
 	errNilContext = errors.New("ctx is nil")
 )
 

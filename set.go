@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cachex-go/cachex/internal/guard"
+	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/loader"
 )
 
@@ -267,8 +268,5 @@ func (c *Cache[K, V]) unlink(ctx context.Context, keys []string) (string, error)
 // redisFailed counts a failure of Redis and returns it.
 func (c *Cache[K, V]) redisFailed(ctx context.Context, op, key string, err error) error {
 	c.redisFailures.Add(1)
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	return c.fail(op, key, err)
+	return c.fail(op, key, script.Cause(ctx, err))
 }

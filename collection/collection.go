@@ -42,7 +42,6 @@
 package collection
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -52,14 +51,13 @@ import (
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/codec"
 	"github.com/cachex-go/cachex/internal/client"
-	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/loader"
 )
 
 var (
-	// ErrOutcomeUnknown says that the reply of Redis was lost: what was to be written
-	// may be there, or may still come. It is gate.ErrOutcomeUnknown.
-	ErrOutcomeUnknown = script.ErrOutcomeUnknown
+	// ErrOutcomeUnknown is cachex.ErrOutcomeUnknown: a write was sent and not
+	// answered. It may have been carried out, or may be yet.
+	ErrOutcomeUnknown = cachex.ErrOutcomeUnknown
 
 	// ErrForeign says that the key holds something else than the collection, which
 	// has no Up to restore it from. It was left as it is.
@@ -120,21 +118,8 @@ func millis(ttl time.Duration) any {
 	return ttl.Milliseconds()
 }
 
-// cause returns the error of a call to Redis that failed with err. once says that
-// it must not be sent twice, so that it matters whether it was carried out.
-func cause(ctx context.Context, err error, once bool) error {
-	unknown := once && script.Unknown(err)
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	if unknown {
-		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
-	}
-	return err
-}
-
-// garbled is the error of a write whose reply makes no sense: what Redis has done, nobody
-// knows. once is that of cause.
+// garbled is the error of a write whose reply makes no sense: Redis may have
+// carried it out or not. once says that the write is sent once.
 func garbled(once bool) error {
 	if once {
 		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, errReply)

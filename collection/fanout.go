@@ -172,7 +172,7 @@ func sendOut[K comparable, T any](ctx context.Context, h *home[K, T], f *fanning
 	for i, c := range f.calls {
 		if err := reached(c); err != nil {
 			if f.Err == nil {
-				f.first, f.Err = c.Key, cause(ctx, err, false)
+				f.first, f.Err = c.Key, script.Cause(ctx, err)
 			}
 			f.Failed = append(f.Failed, f.keys[i])
 		}

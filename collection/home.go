@@ -140,7 +140,7 @@ func (h *home[K, T]) remove(ctx context.Context, keys []K) error {
 		h.note(ctx, k, began, err)
 		h.flights.Forget(k) // who comes from now on begins anew
 		if err != nil {
-			return h.fail("delete", k, cause(ctx, err, false))
+			return h.fail("delete", k, script.Cause(ctx, err))
 		}
 	}
 	return nil
@@ -185,16 +185,15 @@ func over(ctx context.Context, idle <-chan struct{}) error {
 	}
 }
 
-// run runs a script that writes, and returns its integer. once says that it must
-// not be sent twice.
-func (h *home[K, T]) run(ctx context.Context, s *script.Script, once bool, k string, args []any) (int64, error) {
-	reply, err := h.write(ctx, s, once, k, args)
+// run runs a script that writes, and returns its integer.
+func (h *home[K, T]) run(ctx context.Context, s *script.Script, k string, args []any) (int64, error) {
+	reply, err := h.write(ctx, s, k, args)
 	n, ok := reply.(int64)
 	switch {
 	case err != nil:
 		return 0, err
 	case !ok:
-		return 0, garbled(once)
+		return 0, garbled(s.Late().Once)
 	case n < 0:
 		return 0, ErrForeign
 	}
@@ -202,16 +201,12 @@ func (h *home[K, T]) run(ctx context.Context, s *script.Script, once bool, k str
 }
 
 // write runs a script that writes, and returns its reply.
-func (h *home[K, T]) write(ctx context.Context, s *script.Script, once bool, k string, args []any) (any, error) {
-	run := s.Run
-	if once {
-		run = s.RunOnce
-	}
+func (h *home[K, T]) write(ctx context.Context, s *script.Script, k string, args []any) (any, error) {
 	began := time.Now()
-	reply, err := run(ctx, h.rdb, k, args...)
+	reply, err := s.Run(ctx, h.rdb, k, args...)
 	h.note(ctx, k, began, err)
 	if err != nil {
-		return nil, cause(ctx, err, once)
+		return nil, script.Cause(ctx, err)
 	}
 	return reply, nil
 }

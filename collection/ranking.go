@@ -175,15 +175,14 @@ func (r *Ranking[K, M]) score(ctx context.Context, op string, key K, member M, b
 	if err != nil {
 		return 0, r.fail(op, k, err)
 	}
-	once := op == "add"
-	reply, err := r.write(ctx, script.Score, once, k, []any{r.up != nil, r.most, millis(r.ttl), op, by, m})
+	reply, err := r.write(ctx, script.Score, k, []any{r.up != nil, r.most, millis(r.ttl), op, by, m})
 	if err != nil {
 		return 0, r.fail(op, k, err)
 	}
 	s, here, err := scored(reply)
 	switch {
 	case errors.Is(err, errReply):
-		return 0, r.fail(op, k, garbled(once))
+		return 0, r.fail(op, k, garbled(true))
 	case err != nil:
 		return 0, r.fail(op, k, err)
 	case here:
@@ -262,7 +261,7 @@ func (r *Ranking[K, M]) Remove(ctx context.Context, key K, members ...M) error {
 	}
 	args, err := r.members.encode([]any{r.up != nil, millis(r.ttl)}, k, members)
 	if err == nil {
-		_, err = r.run(ctx, script.Unrank, false, k, args)
+		_, err = r.run(ctx, script.Unrank, k, args)
 	}
 	r.flights.Forget(k)
 	if err != nil {

@@ -274,7 +274,7 @@ func TestAnAddWhoseReplyIsLostIsAnUnknownOutcomeAndNotMadeTwice(t *testing.T) {
 		require.ErrorIs(t, err, ErrOutcomeUnknown)
 		tops(t, r, 1, board{{"a", 1}})
 		proxy.LoseReplies(1)
-		require.NoError(t, r.Set(t.Context(), 1, "a", 5))
+		require.ErrorIs(t, r.Set(t.Context(), 1, "a", 5), ErrOutcomeUnknown)
 		tops(t, r, 1, board{{"a", 5}})
 	})
 }

@@ -98,7 +98,7 @@ func (r *reading[K, T]) Take(sent time.Time, err error) {
 		case script.NotKnown(l.err): // then it was not read
 			r.missing = append(r.missing, missing[T]{i: a.i, k: a.k})
 			continue
-		case l.err != nil && (errors.Is(l.err, circuit.ErrAway) || !convoy.Answered(l.err)):
+		case l.err != nil && (errors.Is(l.err, circuit.ErrAway) || !script.Answered(l.err)):
 			r.away = l.err
 		}
 		r.missing = append(r.missing, missing[T]{a.i, a.k, &l})

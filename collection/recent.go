@@ -139,7 +139,7 @@ func (r *Recent[K, E]) Push(ctx context.Context, key K, elems ...E) error {
 	}
 	args, err := r.pushing(k, elems)
 	if err == nil {
-		_, err = r.run(ctx, script.Push, !r.unique, k, args)
+		_, err = r.run(ctx, script.Push, k, args)
 	}
 	if err != nil {
 		return r.fail("push", k, err)
@@ -194,7 +194,7 @@ func (r *Recent[K, E]) Remove(ctx context.Context, key K, elems ...E) error {
 	}
 	args, err := r.members.encode([]any{r.up != nil, millis(r.ttl)}, k, elems)
 	if err == nil {
-		_, err = r.run(ctx, script.Pull, false, k, args)
+		_, err = r.run(ctx, script.Pull, k, args)
 	}
 	r.flights.Forget(k)
 	if err != nil {

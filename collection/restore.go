@@ -125,7 +125,7 @@ func (h *home[K, T]) takeSlot(ctx context.Context, with *party) (free func(), er
 // acquire asks for the lease. For how long somebody else has it, the script says
 // too, but a flight asks often enough to find out that the holder has died.
 func (h *home[K, T]) acquire(ctx context.Context, k string, token entry.Token, unfit []byte, with *party) (granted string, err error) {
-	call := &script.Call{Script: h.scripts.Acquire, Key: k, Args: []any{token[:], h.lease.Milliseconds(), unfit}, Once: true}
+	call := &script.Call{Script: h.scripts.Acquire, Key: k, Args: []any{token[:], h.lease.Milliseconds(), unfit}}
 	h.send(ctx, call, with, false, longestWait)
 	if call.Err != nil {
 		return "", call.Err
@@ -205,7 +205,7 @@ func (h *home[K, T]) heartbeat(ctx context.Context, k string, token entry.Token)
 		case <-ctx.Done():
 			return
 		}
-		if held, err := h.write(ctx, h.scripts.Extend, false, k, []any{token[:], h.lease.Milliseconds()}); err == nil && held == int64(0) {
+		if held, err := h.write(ctx, h.scripts.Extend, k, []any{token[:], h.lease.Milliseconds()}); err == nil && held == int64(0) {
 			return
 		}
 	}
@@ -215,7 +215,7 @@ func (h *home[K, T]) heartbeat(ctx context.Context, k string, token entry.Token)
 func (h *home[K, T]) release(ctx context.Context, k string, token entry.Token) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.lease)
 	defer cancel()
-	_, _ = h.write(ctx, h.scripts.Release, false, k, []any{token[:]}) // else it runs out
+	_, _ = h.write(ctx, h.scripts.Release, k, []any{token[:]}) // else it runs out
 }
 
 // page is how many arguments go out in one script, an even number: a longer one
@@ -233,7 +233,7 @@ func (h *home[K, T]) store(ctx context.Context, k string, token entry.Token, arg
 		args = args[len(part):]
 		last := len(args) == 0
 		all := append([]any{token[:], last, h.lease.Milliseconds(), millis(h.ttl), h.most, h.unique}, part...)
-		call := &script.Call{Script: h.scripts.Store, Key: k, Args: all, Once: true}
+		call := &script.Call{Script: h.scripts.Store, Key: k, Args: all}
 		h.send(ctx, call, with, true, min(max(took, shortestWait), longestWait))
 		switch {
 		case call.Err != nil:

@@ -128,7 +128,7 @@ func (s *Set[K, M]) Add(ctx context.Context, key K, members ...M) (added int64, 
 
 func (s *Set[K, M]) add(ctx context.Context, k string, key K, args []any) (int64, error) {
 	for range rounds {
-		reply, err := s.write(ctx, script.Enter, true, k, args)
+		reply, err := s.write(ctx, script.Enter, k, args)
 		if err != nil {
 			return 0, err
 		}
@@ -230,7 +230,7 @@ func (s *Set[K, M]) Remove(ctx context.Context, key K, members ...M) error {
 	}
 	args, err := s.members.encode([]any{s.up != nil, millis(s.ttl)}, k, members)
 	if err == nil {
-		_, err = s.run(ctx, script.Leave, false, k, args)
+		_, err = s.run(ctx, script.Leave, k, args)
 	}
 	s.flights.Forget(k)
 	if err != nil {

@@ -117,7 +117,7 @@ func NewTrending[K comparable, M any](rdb redis.UniversalClient, spec TrendingSp
 		return script.Trends.Queue(ctx, p, k, t.args(t.top)...)
 	}
 	t.open = func(k string, cmd redis.Cmder) ([]Scored[M], sight, error) {
-		reply, err := script.Trends.Reply(cmd.(*redis.Cmd))
+		reply, err := script.Trends.Reply(cmd)
 		return t.trends(k, reply, err)
 	}
 	t.read = func(ctx context.Context, k string) ([]Scored[M], sight, error) {
@@ -145,7 +145,7 @@ func (t *Trending[K, M]) Add(ctx context.Context, key K, member M, by float64) (
 	if err != nil {
 		return 0, t.fail("add", k, err)
 	}
-	reply, err := t.write(ctx, script.Trend, true, k, t.args(t.keep, by, m))
+	reply, err := t.write(ctx, script.Trend, k, t.args(t.keep, by, m))
 	if err != nil {
 		return 0, t.fail("add", k, err)
 	}
@@ -188,7 +188,7 @@ func (t *Trending[K, M]) Remove(ctx context.Context, key K, members ...M) error 
 	}
 	args, err := t.members.encode(t.args(), k, members)
 	if err == nil {
-		_, err = t.run(ctx, script.Untrend, false, k, args)
+		_, err = t.run(ctx, script.Untrend, k, args)
 	}
 	if err != nil {
 		return t.fail("remove", k, err)
@@ -206,7 +206,7 @@ func (t *Trending[K, M]) Delete(ctx context.Context, keys ...K) error {
 		if err != nil {
 			return err
 		}
-		if _, err := t.run(ctx, script.Untrend, false, k, t.args()); err != nil {
+		if _, err := t.run(ctx, script.Untrend, k, t.args()); err != nil {
 			return t.fail("delete", k, err)
 		}
 	}

@@ -134,7 +134,7 @@ func (c *Counter[K]) adding(a adding, missing string) *script.Call {
 	call := &script.Call{
 		Script: script.AddCount(behind, once), Key: a.key,
 		Args: append(make([]any, 0, 6), a.delta, c.keep, missing, "", ""),
-		Once: !once, // a copy of an operation finds that it is done
+		Once: once && c.spec.UpCounts, // a count that is missing has not the operation
 	}
 	if missing == "1" {
 		token := entry.NewToken()
@@ -167,16 +167,19 @@ func added(call *script.Call) (n int64, kind string, err error) {
 	switch kind = text(0); kind {
 	case "A", "D", "S":
 		if n, err = strconv.ParseInt(text(1), 10, 64); err != nil {
-			return 0, "", writebehind.Outcome(errReply)
+			return 0, "", unknown(errReply)
 		}
 	case "M", "P", "F", "C":
 	case "O":
 		return 0, "", ErrOverflow
 	default: // of a broken proxy, say: what Redis has done, nobody knows
-		return 0, "", writebehind.Outcome(errReply)
+		return 0, "", unknown(errReply)
 	}
 	return n, kind, nil
 }
+
+// unknown returns err as that of an Add that may have been carried out, or may be yet.
+func unknown(err error) error { return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err) }
 
 func decimal(n int64) string { return strconv.FormatInt(n, 10) }
 

@@ -36,8 +36,12 @@ type Buffer[K comparable] struct {
 	size    atomic.Int64  // sums in all shards
 	armed   atomic.Bool   // a flush will come
 	closed  atomic.Bool   // written with all shards locked
-	flushes chan struct{} // has an element while somebody flushes
-	stats   struct{ flushes, failures, unknown atomic.Int64 }
+	flushes chan struct{} // has an element while a flush is under way
+	kept    []sumOf[K]    // guarded by flushes: sums that were not taken
+
+	overflows atomic.Int64 // keys in over
+	over      sync.Map     // from K to the int64 that is kept, as its count would leave int64
+	stats     struct{ flushes, failures, unknown atomic.Int64 }
 }
 
 // BufferOptions are the bounds of a Buffer.
@@ -65,8 +69,8 @@ type shard[K comparable] struct {
 type BufferStats struct {
 	Sums     int   // that wait to be sent
 	Flushes  int64 // that have sent something
-	Failures int64 // sums that were not taken, and sent again later
-	Unknown  int64 // sums of which nobody knows whether they were taken: see ErrOutcomeUnknown
+	Failures int64 // sums that were not taken, kept, and sent again later
+	Unknown  int64 // sums that were sent and not answered, and not sent again: see ErrOutcomeUnknown
 }
 
 // NewBuffer returns a buffer of c, or an error that names the option that is wrong. It
@@ -76,6 +80,8 @@ func NewBuffer[K comparable](c *Counter[K], o BufferOptions) (*Buffer[K], error)
 	switch {
 	case c == nil:
 		return nil, errors.New("cachex: new buffer: the Counter is nil")
+	case c.spec.UpCounts:
+		return nil, errors.New("cachex: new buffer: the Counter has Spec.UpCounts: Up counts an event that is still in the buffer, and the buffer adds it again")
 	case o.Every < time.Millisecond:
 		return nil, fmt.Errorf("cachex: new buffer: Options.Every is %v, must be at least 1ms", o.Every)
 	case o.MaxKeys < 1:
@@ -101,9 +107,14 @@ func NewBuffer[K comparable](c *Counter[K], o BufferOptions) (*Buffer[K], error)
 func (b *Buffer[K]) Inc(key K) error { return b.Add(key, 1) }
 
 // Add adds delta to the count of key, some time later. It waits for nothing. The error
-// is ErrFull, ErrOverflow if the sum leaves int64, or cachex.ErrClosed, and nothing was
-// added.
+// is ErrFull, cachex.ErrClosed, or ErrOverflow if the sum leaves int64, or if a sum of
+// the same sign is kept with which the count would; and nothing was added.
 func (b *Buffer[K]) Add(key K, delta int64) error {
+	if b.overflows.Load() > 0 {
+		if sum, ok := b.over.Load(key); ok && (sum.(int64) > 0) == (delta > 0) {
+			return ErrOverflow
+		}
+	}
 	// A Pool has a place of its own for each core, so that two cores seldom use one shard:
 	// with shards taken at random their memory goes from one core to another all the time,
 	// which costs five times as much as the rest.
@@ -162,27 +173,39 @@ func (b *Buffer[K]) later() {
 
 const flushTimeout = 30 * time.Second
 
-// Flush sends what was added before the call. The error is that of the first sum that
-// failed: it stays in the buffer and is sent again, unless it is ErrOverflow, or nobody
-// knows whether Redis has taken it.
+// Flush sends what was added before the call. The error says how many sums were kept,
+// to be sent again, and wraps that of the first sum that failed. It wraps
+// ErrOutcomeUnknown if a sum was sent and not answered: such a sum is not sent again.
+// Any other sum is kept, whatever the error.
 func (b *Buffer[K]) Flush(ctx context.Context) error {
 	select {
 	case b.flushes <- struct{}{}:
 	case <-ctx.Done():
-		return fmt.Errorf("cachex: flush buffer: %w", context.Cause(ctx))
+		return fmt.Errorf("cachex: flush buffer: %d sums are kept: %w", b.size.Load(), context.Cause(ctx))
 	}
 	defer func() { <-b.flushes }()
-	if err := b.send(ctx); err != nil {
-		return fmt.Errorf("cachex: flush buffer: %w", err)
-	}
-	return nil
+	return b.send(ctx)
 }
 
 // send sends all sums. Whoever calls it has put an element into flushes.
 func (b *Buffer[K]) send(ctx context.Context) error {
 	b.armed.Store(false) // before: what is added from now on has a flush of its own
+	defer func() {
+		if b.size.Load() > 0 && !b.closed.Load() {
+			b.arm(false) // whatever has failed
+		}
+	}()
 	sums := make(map[K]int64)
 	var all []*push[K]
+	for _, p := range b.kept {
+		if total, ok := plus(sums[p.key], p.sum); ok {
+			sums[p.key] = total
+		} else {
+			all = append(all, b.c.pushing(p.key, p.sum))
+		}
+	}
+	b.size.Add(-int64(len(b.kept)))
+	b.kept = b.kept[:0]
 	for i := range b.shards {
 		s := &b.shards[i]
 		s.mu.Lock()
@@ -204,6 +227,8 @@ func (b *Buffer[K]) send(ctx context.Context) error {
 	for key, delta := range sums {
 		if delta != 0 {
 			all = append(all, b.c.pushing(key, delta))
+		} else {
+			b.fits(key)
 		}
 	}
 	if len(all) == 0 {
@@ -212,32 +237,52 @@ func (b *Buffer[K]) send(ctx context.Context) error {
 	b.stats.flushes.Add(1)
 	b.c.push(ctx, all)
 	var failed error
+	unknown := 0
 	for _, p := range all {
-		if p.err == nil {
-			continue
-		}
 		failed = cmp.Or(failed, p.err)
 		switch {
+		case p.err == nil:
+			b.fits(p.key)
 		case errors.Is(p.err, ErrOutcomeUnknown):
-			b.stats.unknown.Add(1)
-		case !errors.Is(p.err, ErrOverflow) && p.adding.key != "":
-			b.stats.failures.Add(1)
-			b.back(p)
+			unknown++
+		default:
+			b.keep(p)
 		}
 	}
-	return failed
+	b.stats.unknown.Add(int64(unknown))
+	switch {
+	case failed == nil:
+		return nil
+	case unknown > 0 && !errors.Is(failed, ErrOutcomeUnknown):
+		failed = fmt.Errorf("%w: %w", ErrOutcomeUnknown, failed)
+	}
+	return fmt.Errorf("cachex: flush buffer: %d sums are kept, %d may have been added: %w", len(b.kept), unknown, failed)
 }
 
-// back puts a sum back that was not taken. MaxKeys does not hold for it.
-func (b *Buffer[K]) back(p *push[K]) {
-	delta, _ := strconv.ParseInt(p.delta, 10, 64)
-	s := &b.shards[0]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	sum, there := s.sums[p.key]
-	if total, ok := plus(sum, delta); ok {
-		if s.sums[p.key] = total; !there {
-			b.size.Add(1)
+// A sumOf is what is to be added to one count.
+type sumOf[K comparable] struct {
+	key K
+	sum int64
+}
+
+// keep keeps a sum that was not taken. MaxKeys does not hold for it.
+func (b *Buffer[K]) keep(p *push[K]) {
+	sum, _ := strconv.ParseInt(p.delta, 10, 64)
+	b.kept = append(b.kept, sumOf[K]{p.key, sum})
+	b.size.Add(1)
+	b.stats.failures.Add(1)
+	if errors.Is(p.err, ErrOverflow) {
+		if _, there := b.over.Swap(p.key, sum); !there {
+			b.overflows.Add(1)
+		}
+	}
+}
+
+// fits notes that the sum of a key was taken.
+func (b *Buffer[K]) fits(key K) {
+	if b.overflows.Load() > 0 {
+		if _, there := b.over.LoadAndDelete(key); there {
+			b.overflows.Add(-1)
 		}
 	}
 }

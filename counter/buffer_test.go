@@ -187,6 +187,10 @@ func TestABufferRefusesASumThatLeavesInt64(t *testing.T) {
 		}
 		require.ErrorIs(t, b.Flush(t.Context()), counter.ErrOverflow)
 		requireCount(t, c, 1, math.MaxInt64)
+		require.Equal(t, 1, b.Stats().Sums, "one of them is kept")
+		require.NoError(t, c.Delete(t.Context(), 1))
+		require.NoError(t, b.Flush(t.Context()))
+		requireCount(t, c, 1, math.MaxInt64)
 		require.Zero(t, b.Stats().Sums)
 	})
 }
@@ -239,4 +243,82 @@ func TestWhatIsAddedDuringALongFlushIsSent(t *testing.T) {
 		requireCount(t, c, 1, 1)
 		requireCount(t, c, 2, 1)
 	})
+}
+
+// A Flush whose ctx has ended sends nothing, or nothing more, and loses nothing.
+func TestBufferFlush_KeepsSumsThatWereNotSent(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		c := newCounter(t, rdb, counter.Spec[int]{})
+		b := newBuffer(t, c, counter.BufferOptions{Every: time.Hour})
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		for range 20 {
+			for id := range 100 {
+				require.NoError(t, b.Inc(id))
+			}
+			err := b.Flush(ended)
+			require.ErrorIs(t, err, context.Canceled)
+			require.NotErrorIs(t, err, counter.ErrOutcomeUnknown)
+		}
+		require.Zero(t, b.Stats().Unknown)
+		require.NoError(t, b.Flush(t.Context()))
+		for id := range 100 {
+			requireCount(t, c, id, 20)
+		}
+	})
+}
+
+// The only connection is taken by a command that blocks.
+func TestBufferClose_SaysThatItKeepsWhatItCouldNotSend(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	rdb := server.Client(func(o *redis.Options) { o.PoolSize, o.PoolTimeout = 1, 10*time.Millisecond })
+	spec := counter.Spec[int]{Key: redistest.Key(t) + ":{id}", TTL: time.Hour}
+	c := newCounter(t, rdb, spec)
+	b := newBuffer(t, c, counter.BufferOptions{Every: time.Hour})
+	for range 100 {
+		require.NoError(t, b.Inc(1))
+	}
+	busy := rdb.Conn()
+	require.NoError(t, busy.Ping(t.Context()).Err())
+	err := c.Close(t.Context())
+	require.ErrorIs(t, err, redis.ErrPoolTimeout)
+	require.ErrorContains(t, err, "1 sums are kept, 0 may have been added")
+	require.NotErrorIs(t, err, counter.ErrOutcomeUnknown)
+	require.NoError(t, busy.Close())
+	require.NoError(t, c.Close(t.Context()), "Close sends what the first one kept")
+	require.Zero(t, b.Stats().Sums)
+	requireCount(t, newCounter(t, rdb, spec), 1, 100)
+}
+
+func TestBuffer_KeepsAndReportsASumWithWhichTheCountLeavesInt64(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		c := newCounter(t, rdb, counter.Spec[int]{})
+		b := newBuffer(t, c, counter.BufferOptions{Every: time.Hour})
+		_, err := c.Add(t.Context(), 1, math.MaxInt64-1)
+		require.NoError(t, err)
+		require.NoError(t, b.Add(1, 5))
+		for range 2 {
+			require.ErrorIs(t, b.Flush(t.Context()), counter.ErrOverflow)
+			require.Equal(t, 1, b.Stats().Sums, "it is kept")
+		}
+		require.ErrorIs(t, b.Inc(1), counter.ErrOverflow)
+		require.NoError(t, b.Inc(2))
+		require.NoError(t, b.Add(1, -10))
+		require.NoError(t, b.Flush(t.Context()))
+		requireCount(t, c, 1, math.MaxInt64-6)
+		require.NoError(t, b.Inc(1))
+		require.NoError(t, b.Flush(t.Context()))
+		requireCount(t, c, 1, math.MaxInt64-5)
+	})
+}
+
+func TestNewBuffer_RefusesUpCounts(t *testing.T) {
+	t.Parallel()
+	tb := newTable(map[int]int64{})
+	c := newCounter(t, redistest.Shared(t).Client(nil), counter.Spec[int]{Up: tb.up, UpCounts: true})
+	_, err := counter.NewBuffer(c, counter.BufferOptions{})
+	require.ErrorContains(t, err, "Spec.UpCounts")
 }

@@ -2,13 +2,11 @@ package counter
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/cachex-go/cachex/internal/combine"
 	"github.com/cachex-go/cachex/internal/convoy"
 	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
-	"github.com/cachex-go/cachex/writebehind"
 )
 
 // An addition is one Add on its way.
@@ -23,13 +21,15 @@ type addition struct {
 // together makes what sends the additions of several goroutines: while two round trips
 // are under way, those who come wait for one of them to end, and leave together.
 func (c *Counter[K]) together() *combine.Combiner[*addition] {
-	return &combine.Combiner[*addition]{Send: c.sendAll, Fail: failAll, Most: convoy.Most, Go: c.kind.Spawn}
+	// Not c.kind.Spawn itself, which cachex.New sets later.
+	spawn := func(code guard.Code, fn func() error, done func(error)) { c.kind.Spawn(code, fn, done) }
+	return &combine.Combiner[*addition]{Send: c.sendAll, Fail: failAll, Most: convoy.Most, Go: spawn}
 }
 
 // failAll gives additions the error of a send that panicked or called runtime.Goexit.
 func failAll(all []*addition, err error) {
 	for _, a := range all {
-		a.err = fmt.Errorf("%w: %w", script.ErrOutcomeUnknown, err)
+		a.err = unknown(err)
 	}
 }
 
@@ -46,7 +46,7 @@ func (c *Counter[K]) send(ctx context.Context, a adding, by int64) (n int64, kin
 	case err == nil:
 		return own.n, own.kind, own.err
 	case sent:
-		return 0, "", writebehind.Outcome(err)
+		return 0, "", unknown(err)
 	default:
 		return 0, "", err
 	}

@@ -89,8 +89,8 @@ func New[K comparable](rdb redis.UniversalClient, spec Spec[K]) (*Gate[K], error
 // After one that is ErrForeign the key is as it was. After any other the gate is
 // as it was.
 //
-// One call is one round trip. If the connection breaks, Try asks once more with
-// the same token, so that whoever has passed learns of it.
+// One call is one round trip. It is sent once: a copy that comes late would close
+// a gate that has opened since.
 func (g *Gate[K]) Try(ctx context.Context, key K) (ok bool, retryAfter time.Duration, err error) {
 	k, err := g.enter(ctx, "try", key)
 	if err != nil {
@@ -153,9 +153,9 @@ func (g *Gate[K]) Reset(ctx context.Context, key K) error {
 	if err != nil {
 		return err
 	}
-	reply, err := script.ResetGate.RunOnce(ctx, g.rdb, k)
+	reply, err := script.ResetGate.Run(ctx, g.rdb, k)
 	if err != nil {
-		return g.fail("reset", k, cause(ctx, err, script.Unknown(err)))
+		return g.fail("reset", k, script.Cause(ctx, err))
 	}
 	if reply == int64(-1) {
 		return g.fail("reset", k, ErrForeign)
@@ -163,25 +163,12 @@ func (g *Gate[K]) Reset(ctx context.Context, key K) error {
 	return nil
 }
 
-// attempts is how often Try asks, if each time the reply is lost. The client's own
-// repetitions are turned off: they would hide that a reply was lost.
-const attempts = 2
-
 func (g *Gate[K]) try(ctx context.Context, op, k string, token entry.Token) (ok bool, retryAfter time.Duration, err error) {
-	maybe := false // whether an attempt that failed may have closed the gate
-	for range attempts {
-		var reply any
-		reply, err = script.PassGate.RunOnce(ctx, g.rdb, k, token[:], g.every.Milliseconds())
-		if err == nil {
-			return g.passed(op, k, reply)
-		}
-		lost := script.Unknown(err)
-		maybe = maybe || lost
-		if !lost || ctx.Err() != nil {
-			break
-		}
+	reply, err := script.PassGate.Run(ctx, g.rdb, k, token[:], g.every.Milliseconds())
+	if err != nil {
+		return false, 0, g.fail(op, k, script.Cause(ctx, err))
 	}
-	return false, 0, g.fail(op, k, cause(ctx, err, maybe))
+	return g.passed(op, k, reply)
 }
 
 // passed returns what the reply of PassGate says.

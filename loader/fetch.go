@@ -10,6 +10,7 @@ import (
 
 	"github.com/cachex-go/cachex/internal/convoy"
 	"github.com/cachex-go/cachex/internal/gather"
+	"github.com/cachex-go/cachex/internal/script"
 )
 
 // A fetch reads keys by commands in a pipeline: by one MGET for each Most of them
@@ -66,7 +67,7 @@ func (f *fetch) sort(err error) {
 // became of all commands.
 func (f *fetch) unfit(err error) bool {
 	if err != nil {
-		return f.many != nil && convoy.Broken(err)
+		return f.many != nil && script.Broken(err)
 	}
 	return slices.ContainsFunc(f.many, (*gather.MGet).Unfit)
 }
@@ -104,7 +105,7 @@ func (l *Loader[V]) again(ctx context.Context, f *fetch) (fetch, error) {
 	_, err := ask(l, ctx, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, convoy.Send(ctx, l.rdb, p)
 	})
-	refused := slices.ContainsFunc(f.many, func(m *gather.MGet) bool { return convoy.Answered(m.Err()) })
+	refused := slices.ContainsFunc(f.many, func(m *gather.MGet) bool { return script.Answered(m.Err()) })
 	if err == nil && refused && slices.ContainsFunc(each.gets, func(cmd *redis.StringCmd) bool {
 		return cmd.Err() == nil || errors.Is(cmd.Err(), redis.Nil)
 	}) {

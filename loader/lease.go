@@ -119,7 +119,6 @@ func (l *Leases) acquiring(key string, c claim) *script.Call {
 	}
 	call := l.call(script.Acquire, key,
 		c.token[:], l.ttl.Milliseconds(), entry.AppendCost(nil, c.expect), seen, l.hint, c.suspect, l.stale, c.want, l.pause, l.most)
-	call.Once = true
 	return call
 }
 

@@ -28,7 +28,7 @@ func (l *Leases) place(key string) (at, field string) {
 	return key[:i], key[i+1:]
 }
 
-// call returns the call of a script that is sent again if its reply is lost.
+// call returns the call of a script.
 func (l *Leases) call(s *script.Script, key string, args ...any) *script.Call {
 	if !l.packed {
 		return &script.Call{Script: s, Key: key, Args: args}
@@ -46,13 +46,13 @@ func (l *Leases) get(ctx context.Context, c redis.Cmdable, key string) *redis.St
 	return c.HGet(ctx, at, field)
 }
 
-// unlink queues on c, or sends, the command that takes an entry away.
-func (l *Leases) unlink(ctx context.Context, c redis.Cmdable, key string) *redis.IntCmd {
+// unlink returns the command that takes an entry away.
+func (l *Leases) unlink(ctx context.Context, key string) *redis.IntCmd {
 	if !l.packed {
-		return c.Unlink(ctx, key)
+		return redis.NewIntCmd(ctx, "unlink", key)
 	}
 	at, field := l.place(key)
-	return c.HDel(ctx, at, field)
+	return redis.NewIntCmd(ctx, "hdel", at, field)
 }
 
 // unlinked returns the error of unlink. What is no hash has no packed entry.

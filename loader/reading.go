@@ -10,6 +10,7 @@ import (
 
 	"github.com/cachex-go/cachex/internal/circuit"
 	"github.com/cachex-go/cachex/internal/convoy"
+	"github.com/cachex-go/cachex/internal/script"
 )
 
 // A Reading is GetMany, or LookupMany, in steps, for whoever has the readings of
@@ -132,7 +133,7 @@ func (r *Reading[V]) Take(sent time.Time, err error) {
 func (r *Reading[V]) see(i int, b []byte, err error, now time.Time) {
 	l, a := r.l, &r.answers[i]
 	s := l.see(r.keys[i], b, err, r.load != nil, now, &a.Value)
-	if s.away != nil && (errors.Is(s.away, circuit.ErrAway) || !convoy.Answered(s.away)) {
+	if s.away != nil && (errors.Is(s.away, circuit.ErrAway) || !script.Answered(s.away)) {
 		r.away = s.away
 	}
 	if r.load == nil {

@@ -263,7 +263,7 @@ func (r *rota) ask(ch chan<- trip, s *script.Script, shifts []*shift) {
 			run = script.EndTurn
 		}
 		t.calls[n] = &script.Call{
-			Script: run, Key: shift.key, Once: run == script.TakeTurn,
+			Script: run, Key: shift.key,
 			Args: []any{string(shift.token[:]), r.lease.Milliseconds(), r.every.Milliseconds()},
 		}
 	}

@@ -12,15 +12,15 @@ import (
 )
 
 // send runs calls, in one round trip for each 500, and leaves when ctx is done or
-// Redis has been silent for too long. The calls then have that as their error, and
-// nobody knows what became of them.
+// Redis has been silent for too long. The calls then have that as their error; see
+// script.Call.Left.
 func (l *Loader[V]) send(ctx context.Context, calls []*script.Call) {
 	l.sendBy(ctx, calls, func(ctx context.Context, sent []*script.Call) { convoy.Run(ctx, l.rdb, sent) })
 }
 
 // Send is for scripts beside those of the Loader: it runs them in one round trip for
-// each 500, and leaves when ctx is done or Redis has been silent for too long. The
-// calls then have that as their error, and nobody knows what became of them.
+// each 500, and leaves when ctx is done or Redis has been silent for too long, as
+// send does.
 func (l *Loader[V]) Send(ctx context.Context, calls ...*script.Call) { l.send(ctx, calls) }
 
 // sendBy is send by way of run.
@@ -29,20 +29,7 @@ func (l *Loader[V]) sendBy(ctx context.Context, calls []*script.Call, run func(c
 		return
 	}
 	began := time.Now()
-	sent := make([]*script.Call, len(calls)) // copies, which the client may write to after we have left
-	for i, c := range calls {
-		one := *c
-		sent[i] = &one
-	}
-	_, err := ask(l, ctx, func(ctx context.Context) (struct{}, error) {
-		run(ctx, sent)
-		return struct{}{}, nil
-	})
-	for i, c := range calls {
-		if c.Err = err; err == nil {
-			c.Reply, c.Err = sent[i].Reply, sent[i].Err
-		}
-	}
+	convoy.RunOrLeave(ctx, l.rdb, l.silence(), l.Spawn, calls, run)
 	l.away.Done(ctx, began, len(calls), func(i int) (string, error) { return calls[i].Key, calls[i].Err })
 }
 
@@ -100,8 +87,11 @@ func (l *Loader[V]) Note(ctx context.Context, key string, began time.Time, err e
 // ask runs fn, a call to Redis, and leaves when ctx is done or Redis has been
 // silent for too long. Whoever leaves does not know what fn did, or will do.
 func ask[V, T any](l *Loader[V], ctx context.Context, fn func(context.Context) (T, error)) (T, error) {
-	return convoy.Leave(ctx, max(l.leases.ttl, time.Second), l.Spawn, fn)
+	return convoy.Leave(ctx, l.silence(), l.Spawn, fn)
 }
+
+// silence is for how long Redis may be silent.
+func (l *Loader[V]) silence() time.Duration { return max(l.leases.ttl, time.Second) }
 
 // Spawn is Flights.Spawn.
 func (l *Loader[V]) Spawn(code guard.Code, fn func() error, done func(error)) {

@@ -3,13 +3,13 @@ package loader
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/internal/convoy"
 	"github.com/cachex-go/cachex/internal/entry"
-	"github.com/cachex-go/cachex/internal/gather"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
@@ -40,13 +40,12 @@ var errNotAppended = errors.New("codec: Append has not kept the bytes that it wa
 // under way. Of two writes at the same time one stays. It leaves together with what others
 // write, if a few are under way, and then returns when ctx ends.
 //
-// The error is that of Redis, or the cause of the end of ctx; nobody knows then whether it
-// was stored, or still will be.
+// The value is sent once. If Redis does not answer, or ctx ends after it was sent, the
+// error wraps ErrOutcomeUnknown: the value may be stored, or may be yet, even after a
+// later write. After any other error nothing was stored.
 func (l *Loader[V]) Write(ctx context.Context, w Writing) error {
-	cmd, err := l.alter(ctx, w.Key, len(w.Payload), func(ctx context.Context, c redis.Cmdable, _ string) redis.Cmder {
-		return l.leases.write(ctx, c, w)
-	})
-	if err != nil {
+	cmd := l.leases.write(ctx, w)
+	if err := l.alter(ctx, w.Key, len(w.Payload), cmd); err != nil {
 		return err
 	}
 	return l.leases.settle(ctx, w, cmd)
@@ -58,40 +57,44 @@ func (l *Loader[V]) Delete(ctx context.Context, keys []string) []error {
 	if len(keys) != 1 {
 		return l.leases.Delete(ctx, keys)
 	}
-	cmd, err := l.alter(ctx, keys[0], 0, func(ctx context.Context, c redis.Cmdable, _ string) redis.Cmder {
-		return l.leases.unlink(ctx, c, keys[0])
-	})
+	cmd := l.leases.unlink(ctx, keys[0])
+	err := l.alter(ctx, keys[0], 0, cmd)
 	if err == nil {
-		err = l.leases.unlinked(cmd.(*redis.IntCmd))
+		err = l.leases.unlinked(cmd)
 	}
 	return []error{err}
 }
 
-// alter returns the command by which ask changes the entry of key, when it was sent.
-func (l *Loader[V]) alter(ctx context.Context, key string, size int, ask gather.Ask) (redis.Cmder, error) {
-	at, _ := l.leases.place(key)
+// alter sends cmd, which changes the entry of key. If the error is not nil, cmd must not
+// be looked at.
+func (l *Loader[V]) alter(ctx context.Context, key string, size int, cmd redis.Cmder) error {
 	if l.apart {
-		return ask(ctx, l.rdb, at), nil
+		_ = script.Do(ctx, l.rdb, cmd) // the error is in cmd
+		return nil
 	}
-	return l.gather.Write(ctx, at, size, ask)
+	at, _ := l.leases.place(key)
+	return l.gather.Write(ctx, at, size, cmd)
 }
 
-// Write stores payload as the value of key whatever is there, and takes the
-// lease away from a load under way. Of two writes at the same time one stays.
+// Write is Loader.Write by itself.
 func (l *Leases) Write(ctx context.Context, key string, payload []byte, life Life) error {
 	w := Writing{Key: key, Payload: payload, Life: life}
-	return l.settle(ctx, w, l.write(ctx, l.rdb, w))
+	cmd := l.write(ctx, w)
+	_ = script.Do(ctx, l.rdb, cmd) // the error is in cmd
+	return l.settle(ctx, w, cmd)
 }
 
 // WriteMany is Write for several keys, in one round trip for each 500; and in another one
 // if some of them held something else than an entry. It returns an error for each, nil
 // where all is well.
 func (l *Leases) WriteMany(ctx context.Context, ws []Writing) []error {
-	errs, cmds, p := make([]error, len(ws)), make([]redis.Cmder, len(ws)), l.rdb.Pipeline()
+	errs, cmds := make([]error, len(ws)), make([]redis.Cmder, len(ws))
 	for i, w := range ws {
-		cmds[i] = l.write(ctx, p, w)
+		cmds[i] = l.write(ctx, w)
 	}
-	_ = convoy.Send(ctx, l.rdb, p) // each has its own error
+	for some := range slices.Chunk(cmds, convoy.Most) {
+		_ = script.Exec(ctx, l.rdb, some) // each has its own error
+	}
 	var calls []*script.Call
 	var is []int
 	for i, w := range ws {
@@ -107,14 +110,13 @@ func (l *Leases) WriteMany(ctx context.Context, ws []Writing) []error {
 	return errs
 }
 
-// write queues on c, or sends, the command that writes a value: a SET if it is plain, or
-// else a script. See rest.
-func (l *Leases) write(ctx context.Context, c redis.Cmdable, w Writing) redis.Cmder {
+// write returns the command that writes a value: a SET if it is plain, or else a script.
+// See rest.
+func (l *Leases) write(ctx context.Context, w Writing) redis.Cmder {
 	if l.plain(w) {
-		return l.set(ctx, c, w)
+		return l.set(ctx, w)
 	}
-	call := l.writing(w)
-	return call.Script.Queue(ctx, c, call.Key, call.Args...)
+	return l.writing(w).Command(ctx, false)
 }
 
 // settle does what is left to do after write, and returns the error.
@@ -134,8 +136,7 @@ func (l *Leases) settle(ctx context.Context, w Writing, cmd redis.Cmder) error {
 // answer to a SET either; and of a key that is no string it cannot be told. Then a script
 // writes.
 func (l *Leases) rest(w Writing, cmd redis.Cmder) (*script.Call, error) {
-	script.Failed(l.rdb, cmd.Err())
-	if cmd, ok := cmd.(*redis.Cmd); ok {
+	if cmd.Name() != "set" {
 		if script.NotKnown(cmd.Err()) {
 			return l.writing(w), nil
 		}
@@ -143,15 +144,16 @@ func (l *Leases) rest(w Writing, cmd redis.Cmder) (*script.Call, error) {
 		call.Reply, call.Err = script.Write.Reply(cmd)
 		return nil, written(call)
 	}
-	old, err := cmd.(*redis.StatusCmd).Bytes()
-	h, _, ok := entry.Parse(w.Key, old)
+	err := cmd.Err()
+	old, _ := script.Inner(cmd).Val().(string)
+	h, _, ok := entry.Parse(w.Key, []byte(old))
 	switch {
 	case errors.Is(err, redis.Nil):
 		return nil, nil
 	case wrongType(err), err == nil && !ok:
 		return l.writing(w), nil
 	case err != nil:
-		return nil, script.Unquoted(err)
+		return nil, script.With(cmd, script.Unquoted(err))
 	case h.Flags&entry.Awaited != 0 && h.Leased():
 		return &script.Call{Script: script.Wake, Key: w.Key}, nil
 	}
@@ -185,8 +187,8 @@ func (l *Leases) plain(w Writing) bool {
 	return !l.packed && !l.timed && w.Life.Keep == w.Life.Fresh && w.Life.Keep >= time.Millisecond && len(w.Payload) <= mostPlain
 }
 
-// set queues on c, or sends, the SET of a value that is plain. Its reply is what was there.
-func (l *Leases) set(ctx context.Context, c redis.Cmdable, w Writing) *redis.StatusCmd {
+// set returns the SET of a value that is plain. Its reply is what was there.
+func (l *Leases) set(ctx context.Context, w Writing) redis.Cmder {
 	h := entry.Header{State: entry.Value, Soft: entry.Forever, Token: entry.NewToken(), Sum: entry.Sum(w.Key, w.Payload)}
 	h.Born = time.Now().UnixMilli() // by our own clock, as Soft is
 	if w.Life.Fresh != Forever {
@@ -197,11 +199,11 @@ func (l *Leases) set(ctx context.Context, c redis.Cmdable, w Writing) *redis.Sta
 		b = append(make([]byte, entry.Size), w.Payload...)
 	}
 	h.Append(b[:0])
-	args := redis.SetArgs{Get: true}
-	if w.Life.Keep != Forever {
-		args.TTL = w.Life.Keep
+	ttl := w.Life.Keep
+	if ttl == Forever {
+		ttl = 0
 	}
-	return c.SetArgs(ctx, w.Key, b, args)
+	return script.NewSet(ctx, w.Key, b, ttl)
 }
 
 // ExpireMany is Expire for several keys, in one round trip for each 500. It
@@ -220,25 +222,19 @@ func (l *Leases) ExpireMany(ctx context.Context, keys []string) []error {
 func (l *Leases) Delete(ctx context.Context, keys []string) []error {
 	errs := make([]error, len(keys))
 	if len(keys) == 1 {
-		errs[0] = l.unlinked(l.unlink(ctx, l.rdb, keys[0]))
+		cmd := l.unlink(ctx, keys[0])
+		_ = script.Do(ctx, l.rdb, cmd) // the error is in cmd
+		errs[0] = l.unlinked(cmd)
 		return errs
 	}
-	cmds := make([]*redis.IntCmd, len(keys))
-	_, err := l.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for i, key := range keys {
-			cmds[i] = l.unlink(ctx, p, key)
-		}
-		return nil
-	})
-	refused := err != nil // by a hook, of all of them, and they have no error of their own
+	cmds, all := make([]*redis.IntCmd, len(keys)), make([]redis.Cmder, len(keys))
+	for i, key := range keys {
+		cmds[i] = l.unlink(ctx, key)
+		all[i] = cmds[i]
+	}
+	_ = script.Exec(ctx, l.rdb, all) // each has its own error
 	for i, cmd := range cmds {
 		errs[i] = l.unlinked(cmd)
-		refused = refused && cmd.Err() == nil
-	}
-	for i := range errs {
-		if refused {
-			errs[i] = err
-		}
 	}
 	return errs
 }

@@ -111,8 +111,8 @@ func (liar) DialHook(next redis.DialHook) redis.DialHook { return next }
 
 func (l liar) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		if set, ok := cmd.(*redis.StatusCmd); ok && cmd.Name() == "set" {
-			set.SetVal(l.reply)
+		if cmd.Name() == "set" {
+			script.Inner(cmd).SetVal(l.reply)
 			return nil
 		}
 		return next(ctx, cmd)
@@ -122,7 +122,11 @@ func (l liar) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 func (l liar) ProcessPipelineHook(redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(_ context.Context, cmds []redis.Cmder) error {
 		for _, cmd := range cmds {
-			cmd.(*redis.StatusCmd).SetVal(l.reply)
+			if set, ok := cmd.(*redis.StatusCmd); ok { // of a connection that opens
+				set.SetVal(l.reply)
+				continue
+			}
+			script.Inner(cmd).SetVal(l.reply)
 		}
 		return nil
 	}

@@ -43,7 +43,7 @@ func (e *Engine) turn(ctx, work context.Context, asked *bool) time.Duration {
 	every := e.o.Every.Milliseconds()
 	args := []any{string(token[:]), e.o.LeaseTTL.Milliseconds(), every}
 	late := time.Millisecond + rand.N(min(e.o.Every/10, 250*time.Millisecond))
-	r := read(e.single(ctx, script.TakeTurn, args, true))
+	r := read(e.single(ctx, script.TakeTurn, args))
 	kind, left := r.text(), r.duration()
 	switch {
 	case r.err != nil:
@@ -78,10 +78,10 @@ func (e *Engine) turn(ctx, work context.Context, asked *bool) time.Duration {
 	if stuck {
 		// A Persist of ours does not heed the end of its ctx. Whoever has the next turn can
 		// persist that batch, and we cannot.
-		_, _ = e.single(ctx, script.ReturnTurn, args, false)
+		_, _ = e.single(ctx, script.ReturnTurn, args)
 		return 2*e.o.Every + late
 	}
-	ended := read1(e.single(ctx, script.EndTurn, args, false))
+	ended := read1(e.single(ctx, script.EndTurn, args))
 	if ended < 0 { // lost, or not known
 		return e.o.Every + late
 	}
@@ -106,8 +106,8 @@ func (e *Engine) dispatch(work context.Context, b int) bool {
 }
 
 // single runs a script on the key of the turn.
-func (e *Engine) single(ctx context.Context, s *script.Script, args []any, once bool) (any, error) {
-	c := &script.Call{Script: s, Key: e.turnKey(), Args: args, Once: once}
+func (e *Engine) single(ctx context.Context, s *script.Script, args []any) (any, error) {
+	c := &script.Call{Script: s, Key: e.turnKey(), Args: args}
 	ctx, cancel := context.WithTimeoutCause(ctx, max(e.o.LeaseTTL, time.Second), errSilent)
 	defer cancel()
 	if err := e.ask(ctx, func(ctx context.Context) error { return c.Run(ctx, e.rdb) }); err != nil {

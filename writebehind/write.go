@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/cachex-go/cachex/internal/convoy"
+	"github.com/cachex-go/cachex/internal/errs"
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
@@ -20,7 +23,7 @@ var (
 	// ErrOutcomeUnknown says that a write was sent and not answered: it may have been
 	// carried out, or be carried out yet. It was not sent again, since it would then
 	// perhaps count twice.
-	ErrOutcomeUnknown = errors.New("outcome unknown")
+	ErrOutcomeUnknown = errs.ErrOutcomeUnknown
 
 	// ErrOverflow says that a count would leave int64 before it is persisted. Nothing
 	// was added.
@@ -44,27 +47,13 @@ func (e *Engine) Put(ctx context.Context, id string, value []byte) error {
 	return e.write(ctx, "put", Last, script.PendPut, id, value)
 }
 
-// Outcome turns the error of a script that writes to what is pending, and was not sent
-// twice, into what its caller should know. It wraps err, and ErrOutcomeUnknown or
-// ErrOverflow if it is so.
+// Outcome returns err, of a script that writes to what is pending. It wraps
+// ErrOutcomeUnknown if err does, and ErrOverflow if Redis says that.
 func Outcome(err error) error {
-	if err == nil {
-		return nil
+	if answer, ok := errors.AsType[redis.Error](err); ok && strings.Contains(answer.Error(), "would overflow") {
+		return fmt.Errorf("%w: %w", ErrOverflow, err)
 	}
-	if answer, ok := errors.AsType[redis.Error](err); ok {
-		switch text := answer.Error(); {
-		case strings.Contains(text, "would overflow"):
-			return fmt.Errorf("%w: %w", ErrOverflow, err)
-		case strings.HasPrefix(text, "ERR Connection ") && !strings.HasSuffix(text, "refused"):
-			// A proxy has lost its server, perhaps after it had sent the command.
-		default:
-			return err // Redis has said no
-		}
-	} else if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" ||
-		errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrPoolExhausted) || errors.Is(err, redis.ErrClosed) {
-		return err // it was not sent
-	}
-	return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+	return err
 }
 
 func (e *Engine) write(ctx context.Context, op string, m Merge, s *script.Script, id string, arg any) error {
@@ -74,14 +63,24 @@ func (e *Engine) write(ctx context.Context, op string, m Merge, s *script.Script
 		err = errors.New("Options.Merge is not for that")
 	case err == nil:
 		e.Start()
-		c := &script.Call{Script: s, Key: e.Keys(e.Bucket(id)).Pending, Args: []any{Field(id), arg}, Once: true}
-		err = Outcome(e.ask(ctx, func(ctx context.Context) error { return c.Run(ctx, e.rdb) }))
+		c := &script.Call{Script: s, Key: e.Keys(e.Bucket(id)).Pending, Args: []any{Field(id), arg}}
+		start := func(code guard.Code, fn func() error, done func(error)) {
+			if !e.spawn(code, fn, done) {
+				guard.Run(code, fn, done)
+			}
+		}
+		convoy.RunOrLeave(ctx, e.rdb, forever, start, []*script.Call{c}, func(ctx context.Context, sent []*script.Call) {
+			_ = sent[0].Run(ctx, e.rdb) // the error is in the call
+		})
+		err = Outcome(c.Err)
 	}
 	if err != nil {
 		return fmt.Errorf("cachex: %s %s: %w", op, printable(e.o.Name+":"+id), err)
 	}
 	return nil
 }
+
+const forever time.Duration = 1<<63 - 1
 
 // open returns an error if a call cannot go on.
 func (e *Engine) open(ctx context.Context) error {

@@ -148,7 +148,7 @@ func (c *Convoy) send(ctx context.Context, gathered []*parcel) {
 	var calls []*script.Call
 	last, bounded := time.Time{}, true
 	for _, p := range gathered {
-		calls = append(calls, p.calls...)
+		calls = append(calls, script.Shared(p.calls)...)
 		bounded = bounded && !p.deadline.IsZero()
 		if p.deadline.After(last) {
 			last = p.deadline

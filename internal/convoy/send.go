@@ -5,15 +5,13 @@ package convoy
 import (
 	"context"
 	"errors"
-	"io"
 	"iter"
-	"net"
-	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/internal/guard"
+	"github.com/cachex-go/cachex/internal/script"
 )
 
 // Most is how many commands go out in one pipeline, and how many keys in one MGET,
@@ -21,39 +19,24 @@ import (
 // off.
 const Most = 500
 
-// Send sends the commands that are queued on all, in one round trip for each Most,
-// and has the client spread them over the nodes of a Cluster. Every command has its
+// Send sends the commands that are queued on all, in one round trip for each Most, or
+// two, and has the client spread them over the nodes of a Cluster. Every command has its
 // own reply or error. Send returns an error only if none of them was answered.
 func Send(ctx context.Context, rdb redis.UniversalClient, all redis.Pipeliner) error {
+	cmds := all.Cmds()
+	all.Discard()
 	var failed error
 	answered := false
-	cmds := all.Cmds()
 	for some := range loads(cmds) {
-		p := all
-		if len(some) < len(cmds) {
-			p = rdb.Pipeline()
-			_ = p.BatchProcess(ctx, some...) // it only queues
-		}
-		_, err := p.Exec(ctx)
-		if err == nil {
+		if script.Exec(ctx, rdb, some) == nil {
 			answered = true
 			continue
 		}
-		if Broken(err) {
-			repeat(ctx, rdb, some)
-		}
-		// The error is that of the first command that failed, and says nothing of the
-		// others; unless a hook refused them all, and left them without an answer and
-		// without an error.
-		refused := !slices.ContainsFunc(some, func(c redis.Cmder) bool { return c.Err() != nil })
 		for _, c := range some {
-			if refused {
-				c.SetErr(err)
-			}
-			if Answered(c.Err()) {
+			if err := c.Err(); script.Answered(err) {
 				answered = true
 			} else {
-				failed = c.Err()
+				failed = err
 			}
 		}
 	}
@@ -83,45 +66,6 @@ func loads(cmds []redis.Cmder) iter.Seq[[]redis.Cmder] {
 			yield(cmds[from:])
 		}
 	}
-}
-
-// repeat sends those commands again that the client would have sent again but for
-// others in the pipeline, with which it must not.
-func repeat(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder) {
-	var again []redis.Cmder
-	for _, c := range cmds {
-		if !c.NoRetry() && !Answered(c.Err()) {
-			again = append(again, c)
-		}
-	}
-	if len(again) == 0 || !slices.ContainsFunc(cmds, redis.Cmder.NoRetry) {
-		return // the client did, or there is nothing
-	}
-	p := rdb.Pipeline()
-	for _, c := range again {
-		c.SetErr(nil)
-		_ = p.Process(ctx, c) // it only queues
-	}
-	_, _ = p.Exec(ctx) // every command has its own error
-}
-
-// Broken reports whether err says that there was no connection, or that it broke: the
-// client has not waited in vain, so to ask again does no harm.
-func Broken(err error) bool {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return true
-	}
-	failed, ok := errors.AsType[*net.OpError](err)
-	return ok && !failed.Timeout()
-}
-
-// Answered reports whether err, of a command, is nil or an answer of Redis.
-func Answered(err error) bool {
-	if err == nil {
-		return true
-	}
-	_, ok := errors.AsType[redis.Error](err)
-	return ok
 }
 
 // Leave runs fn, which calls Redis, by start, in a goroutine that start sees to, and
@@ -157,6 +101,31 @@ func Leave[T any](ctx context.Context, d time.Duration, start guard.Spawn, fn fu
 		return a.v, a.err
 	case <-ctx.Done():
 		return v, context.Cause(ctx)
+	}
+}
+
+// RunOrLeave runs calls by run, as Leave does, and sets their replies and errors: run
+// gets copies, which the client may write to after the caller has left. Of calls that
+// are sent once, the error then says what Redis may have done, or may do.
+func RunOrLeave(ctx context.Context, rdb redis.UniversalClient, d time.Duration, start guard.Spawn, calls []*script.Call, run func(context.Context, []*script.Call)) {
+	sent := make([]*script.Call, len(calls))
+	for i, c := range calls {
+		one := *c
+		sent[i] = &one
+	}
+	if ctx.Done() != nil {
+		script.Leaving(rdb, sent, Most)
+	}
+	_, err := Leave(ctx, d, start, func(ctx context.Context) (struct{}, error) {
+		run(ctx, sent)
+		return struct{}{}, nil
+	})
+	for i, c := range calls {
+		if err != nil {
+			c.Reply, c.Err = nil, sent[i].Left(err)
+		} else {
+			c.Reply, c.Err = sent[i].Reply, sent[i].Err
+		}
 	}
 }
 

@@ -17,16 +17,6 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-func TestACommandIsAnsweredIfItHasNoErrorOrOneOfRedis(t *testing.T) {
-	t.Parallel()
-	require.True(t, Answered(nil))
-	require.True(t, Answered(redis.Nil))
-	require.True(t, Answered(fmt.Errorf("wrapped: %w", redis.Nil)))
-	require.False(t, Answered(io.EOF))
-	require.False(t, Answered(context.DeadlineExceeded))
-	require.False(t, Answered(ErrSilent))
-}
-
 func TestSendReportsAnErrorOnlyIfNothingWasAnswered(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {

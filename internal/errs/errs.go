@@ -14,6 +14,9 @@ var (
 	// ErrClosed is loader.ErrClosed.
 	ErrClosed = errors.New("closed")
 
+	// ErrOutcomeUnknown is cachex.ErrOutcomeUnknown.
+	ErrOutcomeUnknown = errors.New("outcome unknown")
+
 	// ErrReentrant is loader.ErrReentrant.
 	ErrReentrant = errors.New("load asks for the key that it loads")
 )

@@ -8,9 +8,10 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/internal/guard"
+	"github.com/cachex-go/cachex/internal/script"
 )
 
-// An Ask sends the command that reads or writes a key, or queues it if c is a pipeline.
+// An Ask sends the command that reads a key, or queues it if c is a pipeline.
 type Ask func(ctx context.Context, c redis.Cmdable, key string) redis.Cmder
 
 // Do returns the command by which ask reads a key, when it has its answer; or the error of
@@ -60,64 +61,74 @@ func (c *Client) itself(ctx context.Context, key string, about *Size, ask Ask) (
 	return cmd, nil
 }
 
-// Write returns the command by which ask writes key, and which has so many bytes, when it
-// has its answer or its error; or the error of what kept it from being sent or waited for,
-// and then no command. The client may send it twice. If it is a script, the server may not
-// know it.
+// Write sends cmd, which writes key, and has so many bytes. The error is that of what
+// kept cmd from being sent or waited for, and then it must not be looked at: others may
+// still write to it. Else cmd has its answer or its error.
 //
 // It leaves as with Do, together with what others write.
-func (c *Client) Write(ctx context.Context, key string, size int, ask Ask) (redis.Cmder, error) {
+func (c *Client) Write(ctx context.Context, key string, size int, cmd redis.Cmder) error {
 	at := c.lanes(ctx, key)
 	if at == nil {
-		return c.wrote(ctx, key, size, ask)
+		return c.wrote(ctx, key, size, cmd)
 	}
 	l := &at.writes
 	if idle, ok := l.Alone(); ok {
 		began := time.Now()
 		defer func() { l.Over(idle, time.Since(began)) }()
-		return c.wrote(ctx, key, size, ask)
+		return c.wrote(ctx, key, size, cmd)
 	}
 	if size >= huge {
-		return c.wrote(ctx, key, size, ask)
+		return c.wrote(ctx, key, size, cmd)
 	}
-	own := &command{ask: ask, writes: true}
+	own := &command{cmd: cmd}
 	own.read = read{key: key, size: size, by: own}
-	if _, err := l.Join(ctx, &own.read); err != nil {
-		return nil, err // and others may still write to own
+	switch sent, err := l.Join(ctx, &own.read); {
+	case err != nil && sent:
+		return script.Left(cmd, err)
+	case err != nil:
+		return err
+	case own.err != nil && cmd.Err() == nil:
+		return script.With(cmd, own.err)
 	}
-	if own.cmd == nil || own.err != nil && own.cmd.Err() == nil {
-		return nil, own.err
-	}
-	return own.cmd, nil
+	return nil
 }
 
 // wrote sends a command that writes by itself.
-func (c *Client) wrote(ctx context.Context, key string, size int, ask Ask) (cmd redis.Cmder, err error) {
+func (c *Client) wrote(ctx context.Context, key string, size int, cmd redis.Cmder) (err error) {
 	defer guard.Catch(guard.Client, &err)
-	cmd = ask(ctx, c.rdb, key)
-	if cmd.Err() == nil {
+	if script.Do(ctx, c.rdb, cmd) == nil {
 		c.large.note(key, "", size)
 	}
-	return cmd, nil
+	return nil
 }
 
 // A command is a read otherwise than by GET or HGET, or a write.
 type command struct {
 	read
-	ask    Ask
-	writes bool
-	cmd    redis.Cmder // as it was last sent
-	got    int         // about how many bytes the reply has
+	ask Ask         // nil: it writes
+	cmd redis.Cmder // as it was last sent, or is to be sent
+	got int         // about how many bytes the reply has
 }
 
 // queue queues the command on p, or sends it if that is no pipeline.
-func (own *command) queue(ctx context.Context, p redis.Cmdable) { own.cmd = own.ask(ctx, p, own.key) }
+func (own *command) queue(ctx context.Context, p redis.Cmdable) {
+	if own.ask != nil {
+		own.cmd = own.ask(ctx, p, own.key)
+		return
+	}
+	switch p := p.(type) {
+	case redis.Pipeliner:
+		_ = p.Process(ctx, own.cmd) // it only queues
+	case redis.UniversalClient:
+		_ = script.Do(ctx, p, own.cmd) // the error is in it
+	}
+}
 
 // note notes how large the reply is.
 func (own *command) note(l *large) {
 	switch {
 	case own.err != nil:
-	case own.writes:
+	case own.ask == nil:
 		l.note(own.key, "", own.size)
 	default:
 		own.got = replySize(own.cmd)

@@ -6,7 +6,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/cachex-go/cachex/internal/convoy"
+	"github.com/cachex-go/cachex/internal/script"
 )
 
 // An MGet reads several keys of one server by one command, which costs a fraction of as
@@ -34,7 +34,7 @@ func NewMGet(ctx context.Context, n int, keys func(int) string) *MGet {
 // does a GET, when the connection breaks.
 func (m *MGet) Unfit() bool {
 	if err := m.Err(); err != nil {
-		return convoy.Answered(err) || convoy.Broken(err)
+		return script.Answered(err) || script.Broken(err)
 	}
 	return !m.reply.isArray()
 }

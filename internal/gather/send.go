@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/internal/convoy"
+	"github.com/cachex-go/cachex/internal/script"
 )
 
 // A read is that of one caller.
@@ -154,7 +155,7 @@ func (c *Client) take(ctx context.Context, m *MGet, reads []*read) {
 	p := c.rdb.Pipeline()
 	gets := queue(ctx, p, reads)
 	deal(reads, gets, convoy.Send(ctx, c.rdb, p))
-	if convoy.Answered(m.Err()) && slices.ContainsFunc(reads, func(r *read) bool { return r.err == nil || errors.Is(r.err, redis.Nil) }) {
+	if script.Answered(m.Err()) && slices.ContainsFunc(reads, func(r *read) bool { return r.err == nil || errors.Is(r.err, redis.Nil) }) {
 		c.Apart(time.Now().Add(ApartFor))
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cachex-go/cachex/internal/redistest"
+	"github.com/cachex-go/cachex/internal/script"
 )
 
 // set has a goroutine each write to keys, one after the other, and returns what they were
@@ -22,12 +23,11 @@ func (r *river) set(ctx context.Context, value string, keys ...string) []<-chan 
 		ch := make(chan answer, 1)
 		all = append(all, ch)
 		go func() {
-			cmd, err := r.c.Write(ctx, key, len(value), func(ctx context.Context, c redis.Cmdable, key string) redis.Cmder {
-				return c.SetArgs(ctx, key, value, redis.SetArgs{Get: true})
-			})
+			cmd := redis.NewCmd(ctx, "set", key, value, "get")
+			err := r.c.Write(ctx, key, len(value), script.NewOnce(cmd, 3))
 			a := answer{"", err, time.Since(r.began)}
 			if err == nil {
-				a.value, a.err = cmd.(*redis.StatusCmd).Result()
+				a.value, a.err = cmd.Text()
 			}
 			ch <- a
 		}()
@@ -71,7 +71,10 @@ func TestWhoWritesLeavesOnItsOwnCtx(t *testing.T) {
 		require.Equal(t, answer{"", early, 0}, <-gone)
 		time.Sleep(trip + trip/2)
 		leaveThen(late)
-		require.Equal(t, answer{"", late, trip + trip/2}, <-goneThen)
+		left := <-goneThen
+		require.ErrorIs(t, left.err, late)
+		require.ErrorIs(t, left.err, script.ErrOutcomeUnknown, "it is under way")
+		require.Equal(t, trip+trip/2, left.after)
 		require.Equal(t, answer{"value of e", nil, 2 * trip}, <-stays)
 		require.Equal(t, "[set d new get, set e new get]", r.sent()[2], "who left before is not sent")
 		require.Equal(t, "value of c", r.rdb.Get(t.Context(), "c").Val())

@@ -135,7 +135,7 @@ var addCount, landCount = func() (add [4]*Script, landing [2]*Script) {
 	for behind := range 2 {
 		landing[behind] = New("land count", land(behind == 1))
 		for once := range 2 {
-			add[behind+2*once] = New("add count", adding(behind == 1, once == 1))
+			add[behind+2*once] = New([2]string{"add count", "add count once"}[once], adding(behind == 1, once == 1))
 		}
 	}
 	return add, landing

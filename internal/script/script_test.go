@@ -17,7 +17,7 @@ import (
 
 // unheardOf returns a script that no server has seen before.
 func unheardOf(t *testing.T, src string) *script.Script {
-	return script.New("unheard", src+"\n-- "+redistest.Key(t))
+	return script.NewHarmless("unheard", src+"\n-- "+redistest.Key(t))
 }
 
 // counted returns a client of the same server, and what counts its commands.
@@ -76,7 +76,7 @@ func TestAServerThatForgetsItsScriptsIsToldThemAgain(t *testing.T) {
 	t.Parallel()
 	forgetful(t, func(t *testing.T, rdb *redis.Client) {
 		rdb, count := counted(t, rdb)
-		s := script.New("add", "return redis.call('INCR', KEYS[1])")
+		s := script.NewHarmless("add", "return redis.call('INCR', KEYS[1])")
 		for i := range 3 {
 			require.NoError(t, rdb.ScriptFlush(t.Context()).Err())
 			count.Reset()
@@ -231,7 +231,7 @@ func TestEveryKindOfClientRunsScriptsThatAreNotKnown(t *testing.T) {
 // sent again, and runs twice; RunOnce is not.
 func TestOnlyRunIsSentAgainWhenTheConnectionBreaks(t *testing.T) {
 	t.Parallel()
-	s := script.New("add", "return redis.call('INCR', KEYS[1])")
+	s := script.NewHarmless("add", "return redis.call('INCR', KEYS[1])")
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ctx := t.Context()
 		_, err := s.Run(ctx, rdb, redistest.Key(t)) // so that it is known

@@ -1,0 +1,192 @@
+package script
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/cachex-go/cachex/internal/client"
+)
+
+// A Call is one script that is to be run.
+type Call struct {
+	Script *Script
+	Key    string   // KEYS[1], by which it is routed
+	More   []string // KEYS[2] and so on, of the same hash tag
+	Args   []any
+	Once   bool // it is sent once, though the row of the script does not say so
+
+	// Reply and Err are what came back. Run sets them. A Reply that is nil is no
+	// error.
+	Reply any
+	Err   error
+
+	gate *gate // nil: the caller waits for as long as it takes
+}
+
+// SentOnce reports whether the call is sent once.
+func (c *Call) SentOnce() bool { return c.Once || c.Script.late.Once }
+
+// Command returns the command of the call. If source is set it is EVAL, else
+// EVALSHA. A call that is sent once has a [Once].
+func (c *Call) Command(ctx context.Context, source bool) redis.Cmder {
+	all := make([]any, 0, 4+len(c.More)+len(c.Args))
+	if source {
+		all = append(all, "eval", c.Script.src, 1+len(c.More), c.Key)
+	} else {
+		all = append(all, "evalsha", c.Script.sha, 1+len(c.More), c.Key)
+	}
+	for _, key := range c.More {
+		all = append(all, key)
+	}
+	cmd := redis.NewCmd(ctx, append(all, c.Args...)...)
+	cmd.SetFirstKeyPos(3)
+	if !c.SentOnce() {
+		return cmd
+	}
+	o := NewOnce(cmd, stamped(cmd.Args(), len(all)))
+	o.stamp.gate = c.gate
+	return o
+}
+
+// stamped returns the place of the argument of a script that the stamp replaces: the
+// last number or bool, of the arguments from a place on, or else the number of keys.
+func stamped(args []any, from int) int {
+	for i := len(args) - 1; i >= from; i-- {
+		switch args[i].(type) {
+		case int, int64, bool:
+			return i
+		}
+	}
+	return 2
+}
+
+// take sets what cmd was answered, and reports whether it is to be sent again
+// with the source.
+func (c *Call) take(cmd redis.Cmder) (unknown bool) {
+	c.Reply, c.Err = c.Script.Reply(cmd)
+	return NotKnown(c.Err)
+}
+
+// Run runs one call by itself and returns its error. A server that does not know
+// the script is sent its source by EVAL; SCRIPT LOAD is never sent, since a proxy
+// closes the connection on it and a Cluster would need it on every node.
+//
+// If the call is sent once, the error wraps ErrOutcomeUnknown unless Redis has
+// answered or no byte has left. Else the client may send it again when the
+// connection breaks.
+func (c *Call) Run(ctx context.Context, rdb redis.UniversalClient) error {
+	for _, source := range []bool{false, true} {
+		if c.gate.left() {
+			c.Reply, c.Err = nil, c.Script.fail(errAbandoned)
+			return c.Err
+		}
+		cmd := c.Command(ctx, source)
+		_ = Do(ctx, rdb, cmd) // the error is in cmd
+		if !c.take(cmd) {
+			return c.Err
+		}
+	}
+	c.Reply, c.Err = nil, fmt.Errorf("script %s: %w", c.Script.name, redis.ErrNoScript)
+	return c.Err
+}
+
+// Pipeline runs the calls in one round trip, or in two where a server did not
+// know one of the scripts: the calls that were refused for that, and only
+// these, are sent again by EVAL. Every call has its own Reply and Err; Pipeline
+// returns an error only when a round trip failed, and then calls that were
+// answered by another node still have their replies.
+//
+// The client does not send calls again that have several keys and may go to a
+// Cluster. There a move of their slot may be in the way, TRYAGAIN: for that go-redis
+// sends the pipeline again, and those of its commands that were told MOVED twice at
+// once, which is a race for their replies.
+func Pipeline(ctx context.Context, rdb redis.UniversalClient, calls []*Call) error {
+	var failed error
+	several := sync.OnceValue(func() bool { return client.TopologyOf(rdb) != client.OneServer })
+	for _, source := range []bool{false, true} {
+		calls = slices.DeleteFunc(slices.Clone(calls), func(c *Call) bool {
+			if c.gate.left() {
+				c.Reply, c.Err = nil, c.Script.fail(errAbandoned)
+			}
+			return c.gate.left()
+		})
+		if len(calls) == 0 {
+			break
+		}
+		cmds := make([]redis.Cmder, len(calls))
+		for i, c := range calls {
+			cmds[i] = c.Command(ctx, source)
+			if len(c.More) > 0 && !c.SentOnce() && several() {
+				cmds[i] = noRetry{Inner(cmds[i])}
+			}
+		}
+		_ = Exec(ctx, rdb, cmds) // every command has its own error
+		var again []*Call
+		for i, c := range calls {
+			if c.take(cmds[i]) && !source {
+				again = append(again, c)
+			}
+			if !Answered(c.Err) {
+				failed = fmt.Errorf("pipeline of %d scripts: %w", len(calls), c.Err)
+			}
+		}
+		if calls = again; len(calls) == 0 {
+			break
+		}
+	}
+	return failed
+}
+
+// noRetry is a command that go-redis does not send again.
+type noRetry struct{ *redis.Cmd }
+
+// NoRetry implements redis.Cmder.
+func (noRetry) NoRetry() bool { return true }
+
+// Inner returns the command of go-redis that has the reply to cmd, nil if cmd is
+// not of a script and no [Once].
+func Inner(cmd redis.Cmder) *redis.Cmd {
+	switch cmd := cmd.(type) {
+	case *redis.Cmd:
+		return cmd
+	case *Once:
+		return cmd.Cmd
+	case noRetry:
+		return cmd.Cmd
+	}
+	return nil
+}
+
+// Leaving makes of calls, which one caller sends by rdb, such that Abandon knows
+// what it says. Those of one pipeline have the same size of it.
+func Leaving(rdb redis.UniversalClient, calls []*Call, size int) {
+	if !direct(rdb) {
+		return // the pipeline is not ours, and all in it would fail
+	}
+	for some := range slices.Chunk(calls, size) {
+		g := new(gate)
+		for _, c := range some {
+			c.gate = g
+		}
+	}
+}
+
+// Shared says that calls leave in a pipeline with those of other callers, who
+// would lose theirs by Abandon. It drops calls that were abandoned.
+func Shared(calls []*Call) []*Call {
+	return slices.DeleteFunc(calls, func(c *Call) bool { return !c.gate.enter() })
+}
+
+// Left returns the error of a call whose caller leaves, because of cause, while
+// it may still be under way. If no byte of the call has left, none ever does;
+// else the error of a call that is sent once wraps ErrOutcomeUnknown.
+func (c *Call) Left(cause error) error {
+	if c.gate.abandon() || !c.SentOnce() {
+		return cause
+	}
+	return unknown(cause)
+}

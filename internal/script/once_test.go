@@ -1,0 +1,234 @@
+package script_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/convoy"
+	"github.com/cachex-go/cachex/internal/guard"
+	"github.com/cachex-go/cachex/internal/redistest"
+	"github.com/cachex-go/cachex/internal/script"
+)
+
+// set returns a SET that is sent once, and that a proxy can tell by its value.
+func set(ctx context.Context, key, value string) *script.Once {
+	return script.NewOnce(redis.NewCmd(ctx, "set", key, value, "get"), 3)
+}
+
+// carries returns a match of the requests that carry a value.
+func carries(value string) func([]byte) bool {
+	return func(request []byte) bool { return bytes.Contains(request, []byte(value)) }
+}
+
+// brief makes a client give up a reply soon, and try again.
+func brief(o *redis.Options) {
+	o.ReadTimeout, o.MaxRetries, o.PoolSize = 200*time.Millisecond, 3, 2
+}
+
+func TestOnce_ThatIsNotAnsweredIsNotSentAgain(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	for name, send := range map[string]func(redis.UniversalClient, *script.Once) error{
+		"alone": func(rdb redis.UniversalClient, o *script.Once) error { return script.Do(t.Context(), rdb, o) },
+		"in a pipeline": func(rdb redis.UniversalClient, o *script.Once) error {
+			_ = script.Exec(t.Context(), rdb, []redis.Cmder{redis.NewIntCmd(t.Context(), "unlink", "none"), o})
+			return script.Err(o)
+		},
+	} {
+		proxy, key := redistest.NewProxy(t, server.Addr()), redistest.Key(t)
+		opts := &redis.Options{Addr: proxy.Addr()}
+		brief(opts)
+		rdb := redis.NewClient(opts)
+		t.Cleanup(func() { _ = rdb.Close() })
+		proxy.HoldNext(1, carries("first value"))
+		err := send(rdb, set(t.Context(), key, "first value"))
+		require.ErrorIs(t, err, script.ErrOutcomeUnknown, name)
+		require.Equal(t, 1, proxy.Caught(), name)
+		require.ErrorIs(t, rdb.Get(t.Context(), key).Err(), redis.Nil, "%s: there was a second copy", name)
+	}
+}
+
+// A dial that failed, and one that is refused, are tried again, as those of any command.
+func TestOnce_IsSentAgainUntilItIsWritten(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	var dials, failures atomic.Int32
+	options := func(o *redis.Options) {
+		o.DialerRetries, o.MaxRetries, o.PoolSize = 1, 3, 10
+		o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if dials.Add(1) <= failures.Load() {
+				return nil, &net.OpError{Op: "dial", Net: network, Err: errors.New("connection refused")}
+			}
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		}
+	}
+	for _, pipelined := range []bool{false, true} {
+		for _, failed := range []int32{0, 1, 2, 1 << 30} {
+			dials.Store(0)
+			failures.Store(failed)
+			rdb, key := server.Client(options), redistest.Key(t)
+			o := set(t.Context(), key, "v")
+			var err error
+			if pipelined {
+				_ = script.Exec(t.Context(), rdb, []redis.Cmder{o, redis.NewIntCmd(t.Context(), "unlink", "none")})
+				err = script.Err(o)
+			} else {
+				err = script.Do(t.Context(), rdb, o)
+			}
+			require.NotErrorIs(t, err, script.ErrOutcomeUnknown)
+			if failed > 2 {
+				require.ErrorContains(t, err, "connection refused")
+				continue
+			}
+			require.ErrorIs(t, err, redis.Nil, "it was there before, after %d failures", failed)
+		}
+	}
+}
+
+// The face of an AutoPipeline asks for the bytes of a command before it sends it.
+func TestOnce_IsKnownToBeUnsentByAnAutoPipeline(t *testing.T) {
+	t.Parallel()
+	away := &redis.Options{
+		DialerRetries: 1, MaxRetries: 1,
+		Dialer: func(context.Context, string, string) (net.Conn, error) {
+			return nil, &net.OpError{Op: "dial", Err: errors.New("nobody there")}
+		},
+	}
+	for _, duplex := range []bool{false, true} {
+		base := redis.NewClient(away)
+		auto, err := base.AutoPipelineWithOptions(&redis.AutoPipelineOptions{FullDuplex: duplex})
+		require.NoError(t, err)
+		t.Cleanup(func() { _, _ = auto.Close(), base.Close() })
+		err = script.Do(t.Context(), auto, set(t.Context(), "k", "v"))
+		require.ErrorContains(t, err, "nobody there", "full duplex: %t", duplex)
+		require.NotErrorIs(t, err, script.ErrOutcomeUnknown, "full duplex: %t", duplex)
+	}
+}
+
+func TestOnce_WaitsForThePoolInVainAndIsKnownToBeUnsent(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	rdb := server.Client(func(o *redis.Options) { o.PoolSize, o.PoolTimeout, o.MaxRetries = 1, 10*time.Millisecond, 1 })
+	busy := rdb.Conn() // which takes the only connection
+	require.NoError(t, busy.Ping(t.Context()).Err())
+	t.Cleanup(func() { _ = busy.Close() })
+	err := script.Do(t.Context(), rdb, set(t.Context(), redistest.Key(t), "v"))
+	require.ErrorIs(t, err, redis.ErrPoolTimeout)
+	require.NotErrorIs(t, err, script.ErrOutcomeUnknown)
+}
+
+// Redis refuses it, and has not run it; so it is tried again, by us.
+func TestOnce_IsSentAgainAfterARefusal(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	rdb, other := server.Client(nil), server.Client(nil)
+	require.NoError(t, other.Do(t.Context(), "replicaof", "127.0.0.1", "1").Err())
+	refusals := 0
+	rdb.AddHook(after(func(err error) {
+		if redis.IsReadOnlyError(err) {
+			if refusals++; refusals == 2 {
+				_ = other.Do(t.Context(), "replicaof", "no", "one").Err()
+			}
+		}
+	}))
+	require.ErrorIs(t, script.Do(t.Context(), rdb, set(t.Context(), "k", "v")), redis.Nil)
+	require.Equal(t, 2, refusals)
+	require.Equal(t, "v", other.Get(t.Context(), "k").Val())
+
+	require.NoError(t, other.Do(t.Context(), "replicaof", "127.0.0.1", "1").Err())
+	refusals = 3 // for ever
+	err := script.Do(t.Context(), rdb, set(t.Context(), "k", "w"))
+	require.True(t, redis.IsReadOnlyError(err), err)
+	require.NotErrorIs(t, err, script.ErrOutcomeUnknown)
+	require.Equal(t, 3+1+3, refusals, "as often as the client sends any command")
+}
+
+// after is a hook that sees the error of each command.
+type after func(error)
+
+func (after) DialHook(next redis.DialHook) redis.DialHook                               { return next }
+func (after) ProcessPipelineHook(n redis.ProcessPipelineHook) redis.ProcessPipelineHook { return n }
+func (f after) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		f(err)
+		return err
+	}
+}
+
+// A caller who leaves before a byte was written takes the command along.
+func TestRunOrLeave_NeverSendsWhatItsCallerHasLeft(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	for name, n := range map[string]int{"alone": 1, "in a pipeline": 3} {
+		dialing, dial := make(chan struct{}, 1), make(chan struct{})
+		rdb := server.Client(func(o *redis.Options) {
+			o.MaxRetries, o.PoolSize = -1, 1
+			o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				select {
+				case dialing <- struct{}{}:
+				default:
+				}
+				<-dial // heeds nothing
+				return new(net.Dialer).DialContext(context.WithoutCancel(ctx), network, addr)
+			}
+		})
+		add := unheardOf(t, addition)
+		calls := make([]*script.Call, n)
+		for i := range calls {
+			calls[i] = &script.Call{Script: add, Key: redistest.Key(t), Args: []any{1}, Once: true}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { // ends with dial
+			<-dialing
+			cancel()
+		}()
+		ended := make(chan struct{})
+		convoy.RunOrLeave(ctx, rdb, time.Hour, func(code guard.Code, fn func() error, done func(error)) {
+			guard.Go(code, fn, func(err error) { done(err); close(ended) })
+		}, calls,
+			func(_ context.Context, sent []*script.Call) { convoy.Run(context.Background(), rdb, sent) })
+		for _, c := range calls {
+			require.ErrorIs(t, c.Err, context.Canceled, name)
+			require.NotErrorIs(t, c.Err, script.ErrOutcomeUnknown, name)
+		}
+		close(dial)
+		<-ended
+		require.NoError(t, rdb.Ping(t.Context()).Err(), "the connection was not left with a half of a command")
+		for _, c := range calls {
+			require.ErrorIs(t, rdb.Get(t.Context(), c.Key).Err(), redis.Nil, name)
+		}
+	}
+}
+
+func TestRunOrLeave_SaysThatWhatWasWrittenMayBeCarriedOut(t *testing.T) {
+	t.Parallel()
+	proxy := redistest.NewProxy(t, redistest.Shared(t).Addr())
+	rdb := redis.NewClient(&redis.Options{Addr: proxy.Addr(), MaxRetries: -1})
+	t.Cleanup(func() { _ = rdb.Close() })
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	proxy.HoldNext(1, func(request []byte) bool {
+		is := carries("a telling argument")(request)
+		if is {
+			cancel()
+		}
+		return is
+	})
+	call := &script.Call{
+		Script: unheardOf(t, addition), Key: redistest.Key(t), Args: []any{1, "a telling argument"}, Once: true,
+	}
+	convoy.RunOrLeave(ctx, rdb, time.Hour, guard.Go, []*script.Call{call},
+		func(ctx context.Context, sent []*script.Call) { convoy.Run(ctx, rdb, sent) })
+	require.ErrorIs(t, call.Err, context.Canceled)
+	require.ErrorIs(t, call.Err, script.ErrOutcomeUnknown)
+	proxy.Release()
+}

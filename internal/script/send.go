@@ -1,0 +1,151 @@
+package script
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Do sends a command by itself, and returns its error, as [Err] does.
+//
+// go-redis retries a command that is no [Once] as its options say, and a Once
+// until it is written. Do retries a Once that was written and is known not to have
+// run, since Redis refused it for now or the connection broke within it; unless
+// go-redis has done so, as it does on a Cluster or a Ring.
+func Do(ctx context.Context, rdb redis.UniversalClient, cmd redis.Cmder) error {
+	o, _ := cmd.(*Once)
+	if o != nil {
+		o.stamp.direct = direct(rdb)
+		o.stamp.alone = o.stamp.direct
+	}
+	for attempt := 0; ; attempt++ {
+		// Not the error of Process: an AutoPipeline may return from it before the
+		// reply is there, and cmd waits for that.
+		_ = rdb.Process(ctx, cmd)
+		err := cmd.Err()
+		if err == nil || o == nil || !o.again(err) || attempt >= retries(rdb) || !pause(ctx, attempt) {
+			Failed(rdb, err)
+			return Err(cmd)
+		}
+		o.stamp.copies.Store(0)
+	}
+}
+
+// again reports whether the one copy that was sent is known not to have run, and
+// another one may.
+func (o *Once) again(err error) bool {
+	s := &o.stamp
+	return s.copies.Load() == 1 && s.state.Load() == unsent && !NotKnown(err) && (refused(err) || unfinished(err))
+}
+
+// retries returns how often the client sends a command again, at most.
+func retries(rdb redis.UniversalClient) int {
+	if c, ok := rdb.(*redis.Client); ok {
+		return c.Options().MaxRetries
+	}
+	return 3 // the default of go-redis
+}
+
+// pause waits before another attempt, about as long as go-redis does by default,
+// and reports whether ctx has not ended.
+func pause(ctx context.Context, attempt int) bool {
+	const least, most = 8 * time.Millisecond, 512 * time.Millisecond
+	d := min(least<<min(attempt, 6), most)
+	timer := time.NewTimer(d/2 + rand.N(d/2))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// Exec sends commands in one round trip, or in two. Every command has its own
+// reply or error, of which [Err] tells what may have been carried out. Exec
+// returns an error only if a command was not answered.
+//
+// go-redis sends none of a pipeline again that has a [Once] which was written, or
+// a command that is never retried. So Exec sends those again that may be.
+func Exec(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder) error {
+	straight := direct(rdb)
+	for _, c := range cmds {
+		if o, ok := c.(*Once); ok {
+			o.stamp.direct, o.stamp.alone = straight, false
+		}
+	}
+	failed := exec(ctx, rdb, cmds)
+	if failed == nil || ctx.Err() != nil || !slices.ContainsFunc(cmds, redis.Cmder.NoRetry) {
+		return failed // go-redis did what could be done
+	}
+	_, once := first[*Once](cmds)
+	var again []redis.Cmder
+	for _, c := range cmds {
+		if err := c.Err(); resend(c, err, once) {
+			c.SetErr(nil)
+			again = append(again, c)
+		}
+	}
+	if len(again) == 0 {
+		return failed
+	}
+	_ = exec(ctx, rdb, again)
+	for _, c := range cmds {
+		if err := c.Err(); !Answered(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// exec sends commands, and returns the error of one that was not answered.
+func exec(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder) (failed error) {
+	p := rdb.Pipeline()
+	_ = p.BatchProcess(ctx, cmds...) // it only queues
+	_, err := p.Exec(ctx)
+	if err == nil {
+		return nil
+	}
+	// The error is that of the first command that failed, and says nothing of the
+	// others; unless a hook refused them all, and left them without an answer and
+	// without an error.
+	refused := !slices.ContainsFunc(cmds, func(c redis.Cmder) bool { return c.Err() != nil })
+	for _, c := range cmds {
+		if refused {
+			c.SetErr(err)
+		}
+		if err := c.Err(); !Answered(err) {
+			Failed(rdb, err)
+			failed = err
+		}
+	}
+	return failed
+}
+
+// resend reports whether a command that failed may be sent again, which go-redis
+// did not because of others in the pipeline. If once is set, one of these is a
+// Once: else it was a read that is not to be repeated when it was slow.
+func resend(cmd redis.Cmder, err error, once bool) bool {
+	switch o, ok := cmd.(*Once); {
+	case err == nil || NotKnown(err):
+		return false
+	case ok:
+		return o.stamp.state.Load() == unsent && (refused(err) || !Answered(err))
+	case cmd.NoRetry():
+		return false
+	}
+	return !Answered(err) && (once || Broken(err))
+}
+
+func first[T redis.Cmder](cmds []redis.Cmder) (T, bool) {
+	for _, c := range cmds {
+		if t, ok := c.(T); ok {
+			return t, true
+		}
+	}
+	var zero T
+	return zero, false
+}
