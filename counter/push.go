@@ -93,7 +93,7 @@ func (c *Counter[K]) setMany(ctx context.Context, keys []K, values []int64) []er
 		}
 		id, token := untagged(k, true), entry.NewToken()
 		calls, sent = append(calls, &script.Call{
-			Script: script.SetCount, Once: true, Key: k, More: []string{e.Keys(e.Bucket(id)).Pending},
+			Script: script.SetCount, Key: k, More: []string{e.Keys(e.Bucket(id)).Pending},
 			Args: []any{token[:], c.keep, decimal(values[i]), writebehind.Field(id)},
 		}), append(sent, i)
 	}

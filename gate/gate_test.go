@@ -81,7 +81,8 @@ func TestOfFiftyCallersOnEachOfFourClientsOneIsLetThrough(t *testing.T) {
 		prefix := redistest.Key(t)
 		var gates []*gate.Gate[int]
 		for range 4 {
-			gates = append(gates, gateOf(t, again(t, rdb, nil), prefix, time.Hour))
+			patient := again(t, rdb, func(o *redis.Options) { o.ReadTimeout = patience })
+			gates = append(gates, gateOf(t, patient, prefix, time.Hour))
 		}
 		for round := range 10 {
 			var passed, closed atomic.Int64

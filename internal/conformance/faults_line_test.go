@@ -27,7 +27,7 @@ var faultsOfTheLine = []fault{{
 	shows: spoilt,
 	hurt:  func(t *testing.T, p *patient) { p.again(t, p.proxy.Cut) },
 }, {
-	name: "replies that are lost, with their connections", sees: "reads load at worst. Writes are sent again, counts are not: `ErrOutcomeUnknown`", stored: "once, what was carried out",
+	name: "replies that are lost, with their connections", sees: "reads load at worst. Writes and counts are not sent again: `ErrOutcomeUnknown`", stored: "once, what was carried out",
 	shows: spoilt,
 	hurt: func(t *testing.T, p *patient) {
 		p.again(t, func() { p.proxy.LoseReplies(3) })
