@@ -1,6 +1,8 @@
 package conformance
 
 import (
+	"bytes"
+	"slices"
 	"testing"
 	"time"
 )
@@ -83,6 +85,23 @@ var faultsOfTheLine = []fault{{
 		p.proxy.Hold()
 		p.does(t, 150)
 		p.proxy.Resume()
+	},
+}, {
+	name: "commands that arrive late, one connection at a time, after commands that were sent after them", sees: "reads load after the timeout of the client. Writes return `ErrOutcomeUnknown`",
+	stored: "once, what was sent; perhaps late if the outcome is unknown",
+	shows:  spoilt,
+	hurt: func(t *testing.T, p *patient) {
+		for _, command := range []string{"\r\nset\r\n", "\r\nset\r\n", "\r\nevalsha\r\n", "\r\nunlink\r\n"} {
+			const some = 2
+			p.proxy.HoldNext(some, func(request []byte) bool { return bytes.Contains(request, []byte(command)) })
+			eventually(t, "nobody sends it", func() bool { return p.proxy.Caught() == some })
+			p.turns(t, slices.Concat(p.done, p.visitors.did)) // who has sent it has given up, or has sent it again
+			p.does(t, 50)
+			p.proxy.Release()
+			p.does(t, 50)
+		}
+		p.proxy.HoldNext(0, nil)
+		p.proxy.Release()
 	},
 }, {
 	name: "nobody listens", sees: loads + ", at once", stored: nothing,
