@@ -313,24 +313,46 @@ type textKey2 string
 func (k textKey2) MarshalText() ([]byte, error)  { return textKey(k).MarshalText() }
 func (k *textKey2) UnmarshalText(b []byte) error { *k = textKey2(b); return nil }
 
+// Such a value is not stored: it could not be read back.
+func TestSet_OfAValueWhoseDecodingPanicsIsRefused(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		c := newCache(t, rdb, Spec[int, oneWay]{Codec: codec.JSON[oneWay](), Up: func(context.Context, int) (oneWay, error) {
+			return oneWay{"up"}, nil
+		}})
+		require.ErrorIs(t, c.Set(t.Context(), 1, oneWay{"set"}), codec.ErrEncode)
+		for i := range 3 {
+			v, err := c.Get(t.Context(), 1)
+			require.NoError(t, err)
+			require.Equal(t, oneWay{"up"}, v)
+			require.EqualValues(t, i+1, c.Stats().Loads)
+			require.EqualValues(t, i+1, c.Stats().StoreFailures)
+		}
+	})
+}
+
+// Another program may have stored it.
 func TestAMethodThatPanicsOnDecodingIsAMiss(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		key := redistest.Key(t) + ":{id}"
 		loads := 0
-		c := newCache(t, rdb, Spec[int, oneWay]{Codec: codec.JSON[oneWay](), Up: func(context.Context, int) (oneWay, error) {
+		c := newCache(t, rdb, Spec[int, oneWay]{Key: key, Codec: codec.JSON[oneWay](), Up: func(context.Context, int) (oneWay, error) {
 			loads++
 			return oneWay{"up"}, nil
 		}})
-		require.NoError(t, c.Set(t.Context(), 1, oneWay{"set"}))
-		for i := range 3 { // each stores again what cannot be read
+		theirs := newCache(t, rdb, Spec[int, map[string]string]{Key: key, Codec: codec.JSON[map[string]string]()})
+		for i := range 3 {
+			require.NoError(t, theirs.Set(t.Context(), 1, map[string]string{"Name": "theirs"}))
+			_, ok, err := c.Lookup(t.Context(), 1)
+			require.NoError(t, err)
+			require.False(t, ok)
 			v, err := c.Get(t.Context(), 1)
 			require.NoError(t, err)
 			require.Equal(t, oneWay{"up"}, v)
 			require.Equal(t, i+1, loads)
 		}
-		_, ok, err := c.Lookup(t.Context(), 1)
-		require.NoError(t, err)
-		require.False(t, ok)
+		require.EqualValues(t, 6, c.Stats().DecodeFailures)
 	})
 }
 

@@ -25,7 +25,7 @@ type User struct {
 // it is: of the local zone, without a monotonic clock.
 var ann = User{
 	ID: 42, Name: "Ann", Email: "ann@example.com", Admin: true,
-	Tags: []string{"a", "b"}, Seen: time.Unix(1_700_000_000, 123_000_000),
+	Tags: []string{"a", "b"}, Seen: time.Unix(1_700_000_000, 123_000_000).UTC(),
 }
 
 // patience bounds every wait of these tests. It is far beyond what a busy machine

@@ -74,11 +74,12 @@ func sample() {
 		ids     []int64
 		pool    *sql.DB
 		applied *ledger.Ledger
+		views   *counter.Counter[int64]
 
 		addViews func(context.Context, *sql.Tx, ledger.Batch, []string) error
 	)
 	_, _, _, _ = ctx, db, rdb, users
-	_, _, _ = pool, applied, addViews
+	_, _, _, _ = pool, applied, addViews, views
 	_, _, _, _ = secret, retired, ids, sessions
 	{
 %s
