@@ -1,0 +1,40 @@
+package counter
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/redistest"
+)
+
+// A flush in the background has failed, and a Flush takes the sums before that looks
+// whether there are any. So there is no timer when the Flush fails as well.
+func TestBufferFlush_ThatFailsLeavesATimer(t *testing.T) {
+	t.Parallel()
+	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
+		c, err := New(rdb, Spec[int]{Key: redistest.Key(t) + ":{id}", TTL: time.Hour})
+		require.NoError(t, err)
+		defer func() { require.NoError(t, c.Close(t.Context())) }()
+		b, err := NewBuffer(c, BufferOptions{Every: 100 * time.Millisecond})
+		require.NoError(t, err)
+		faults := new(redistest.Faults)
+		rdb.AddHook(faults)
+		faults.Add(redistest.Fault{Times: redistest.Always, Err: redis.ErrPoolTimeout})
+
+		b.armed.Store(true) // Inc leaves the sum to a timer, which is not there any more
+		require.NoError(t, b.Inc(1))
+		require.ErrorIs(t, b.Flush(t.Context()), redis.ErrPoolTimeout)
+		require.Equal(t, 1, b.Stats().Sums)
+		faults.Clear()
+		time.Sleep(100 * time.Millisecond)
+		synctest.Wait()
+		require.Zero(t, b.Stats().Sums, "nobody has sent the sum")
+		n, err := c.Get(t.Context(), 1)
+		require.NoError(t, err)
+		require.EqualValues(t, 1, n)
+	})
+}
