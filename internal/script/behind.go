@@ -110,8 +110,8 @@ end
 //
 //	returns  1
 //
-// PendAdd must not be sent twice (RunOnce), or it adds twice; nor PendPut, whose copy
-// would undo what somebody has put in between.
+// Both are sent once. PendAdd would add again, and a copy of PendPut that is late
+// would undo what was put since.
 var (
 	PendAdd = New("pend add", Pend+`
 behind_add(KEYS[1], ARGV[1], ARGV[2])

@@ -33,8 +33,8 @@ type Home struct {
 	//
 	// Why it is safe: a lease is granted only where nothing is there that was
 	// restored and can be used, and nobody loads. What it replaces is foreign, has no
-	// source, or cannot be used, and is to be had from the source. It must not be sent
-	// twice (RunOnce): a copy that runs after the first one's lease was deleted would
+	// source, or cannot be used, and is to be had from the source. It is sent
+	// once: a copy that runs after the first one's lease was deleted would
 	// grant again what the deletion took away.
 	Acquire *Script
 
@@ -84,8 +84,8 @@ type Home struct {
 	// Why it is safe: parts are stored only where the token still is, and nobody
 	// reads them before the last one. Whatever took the token away came after the
 	// load began, and what was loaded may be older than that. What was written since
-	// the lease was granted stays, and wins. A part must not be sent twice (RunOnce),
-	// or a list would have it twice.
+	// the lease was granted stays, and wins. A part is sent once, or a list
+	// would have it twice.
 	Store *Script
 }
 

@@ -64,8 +64,8 @@ end
 // lease that somebody has on the count stays, with its token: whoever loads meanwhile
 // stores with LandCount, which adds what has come since. Where there is only a lease,
 // nothing is added, or it would be unclear whether the source knows of it; but where
-// nothing is ever loaded, the lease is fenced. It must not be sent twice (RunOnce),
-// except with once: a copy then finds the operation.
+// nothing is ever loaded, the lease is fenced. It is sent once, except
+// with an operation: a copy then finds that.
 //
 // It does without the prelude, since it is what counters do all day. The check of the
 // header is carried along by what changes, not made anew: so one that was wrong stays
@@ -119,8 +119,8 @@ const (
 //	returns  1
 //
 // Why it is safe: the count and what is pending change together. The token of a load
-// under way is replaced, which fences it. It must not be sent twice (RunOnce), or a copy
-// would undo what came in between.
+// under way is replaced, which fences it. It is sent once: a copy that is
+// late would undo what came in between.
 var SetCount = New("set count", prelude+Pend+`
 behind_put(KEYS[2], ARGV[4], '=' .. ARGV[3])
 wake()

@@ -30,9 +30,9 @@ end
 //	         {'F', 0}   the key holds something that is not a gate
 //
 // Why it is safe: it is one step, so of all who find the gate open one passes.
-// It may be sent twice: a copy that finds the token of its own caller says again
-// that he has passed, and closes nothing for longer. A copy that comes when the
-// gate has opened again passes for the same caller, who is told so once.
+// It is sent once: a copy that is late closes a gate that has opened since, and
+// lets no caller through. A copy that finds the token of its own caller says again
+// that this has passed, and closes nothing for longer.
 //
 // A gate that has lost its TTL, by a PERSIST or a RESTORE, or has a longer one
 // than anybody asks for, as after a step back of the server's clock, would be
@@ -80,8 +80,8 @@ return 1
 //	         0   it was open
 //	         -1  the key holds something that is not a gate
 //
-// Why it is safe: nothing but a gate is deleted. It must not be sent twice
-// (RunOnce): a copy that is late would open what was closed since.
+// Why it is safe: nothing but a gate is deleted. It is sent once: a
+// copy that is late would open what was closed since.
 var ResetGate = New("reset gate", gatePrelude+`
 if not held then return 0 end
 if not token then return -1 end

@@ -110,7 +110,7 @@ const (
 // entry, holds the very entry that the caller could not use, knows of no value,
 // or holds a value without a lease that is still held; or where the caller wants
 // it now, and then whoever had it is fenced. What it replaces is lost to nobody,
-// and a token that it replaces is fenced. It must not be sent twice (RunOnce):
+// and a token that it replaces is fenced. It is sent once:
 // a copy that runs after the first one's lease was deleted would grant again
 // what the deletion took away. A copy that runs while the lease holds finds its
 // own token and grants the same again, or gives the value if that is fresh, but
@@ -272,8 +272,8 @@ return 1 + expired * 2
 //	returns  1
 //
 // Why it is safe: the token of a load under way is replaced, which fences it.
-// Of two writes, the last one stays. It may be sent twice: the copies write the
-// same, and a write of somebody else between them was made at the same time.
+// Of two writes, the last one stays. It is sent once: a copy that is late would
+// take the place of what was written or deleted since.
 //
 // The same is done by a SET of an entry that is fresh for as long as it exists, with GET,
 // and then Wake if what was there is a lease that somebody awaits. It takes Redis a tenth

@@ -54,9 +54,9 @@ end
 //
 // Why it is safe: change, trim and TTL are one step. A list that has a source and
 // is absent, or foreign, stays so: one that has the new members alone would pass
-// for the whole. The lease of one that is being restored keeps its time. It must
-// not be sent twice (RunOnce), or a list would have the members twice, unless it
-// is one without repetitions.
+// for the whole. The lease of one that is being restored keeps its time. It is
+// sent once: a copy that is late adds again what was removed since, and without
+// Unique what is there.
 //
 // The head is never popped: a list without elements is deleted, with its TTL.
 var Push = New("push", listPrelude+`
@@ -90,6 +90,6 @@ return 1
 //	         -1  the key holds something else, and there is no source
 //
 // Why it is safe: a load under way may have read what is taken out here, so its
-// lease is taken away: nothing of it is stored. It may be sent twice; a copy finds
-// nothing more to take out, and says so.
+// lease is taken away: nothing of it is stored. It is sent once: a copy
+// that is late takes out what was added since.
 var Pull = newRemoval("pull", listPrelude, "redis.call('LREM', key, 0, ARGV[i])")

@@ -62,7 +62,7 @@ end
 //	         {0, ''}     the set is absent, and its source has the change
 //	         {-1, ''}    the key holds something else, and there is no source
 //
-// Why it is safe: as Push. To add must not be sent twice (RunOnce).
+// Why it is safe: as Push. It is sent once.
 var Score = New("score", rankingPrelude+`
 if ARGV[1] == '1' then
   if state ~= 'V' and state ~= 'L' then return {0, ''} end

@@ -32,7 +32,7 @@ end
 //	         -2  the set is not there, and has to be restored
 //
 // Why it is safe: that a member is new, and its entry, are one step. What is new
-// can be said of the whole set only. It must not be sent twice (RunOnce): a copy
+// can be said of the whole set only. It is sent once: a copy
 // would say to the one who put a member there that it is not new.
 var Enter = New("enter", setPrelude+`
 if ARGV[1] == '1' then

@@ -39,7 +39,7 @@ end
 //	         {-1, {}}       a bucket is something else
 //
 // Why it is safe: change, trim and TTL are one step. A bucket lives until no window
-// has it any more. To add must not be sent twice (RunOnce).
+// has it any more. It is sent once, or it adds again.
 var Trend = New("trend", trendingPrelude+`
 local key, member, scores = bucket(current), ARGV[5], {}
 local added = redis.pcall('ZINCRBY', key, ARGV[4], member)
@@ -87,7 +87,7 @@ return {1, top}
 //	returns  how many were taken away
 //	         -1  a bucket is something else
 //
-// Why it is safe: it may be sent twice; a copy finds nothing more to take away.
+// Why it is safe: it is sent once: a copy that is late takes away what was added since.
 var Untrend = New("untrend", trendingPrelude+`
 local n = 0
 for _, key in ipairs(window()) do

@@ -47,7 +47,7 @@ end
 // Why it is safe: a turn is taken where there is no record, where that of the
 // period before is done, and where whoever had it has given it back or let it run
 // out. So each period has one, unless its holder dies or the record is lost. It
-// must not be sent twice (RunOnce): a copy that runs after the turn was given back
+// is sent once: a copy that runs after the turn was given back
 // takes it for nobody, and the fleet waits until that has run out. A copy that
 // runs while the turn is held finds its own token, and changes nothing that
 // matters.

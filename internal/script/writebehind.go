@@ -9,8 +9,8 @@ package script
 //	returns  1
 //
 // Why it is safe: the value and the note that it is to be persisted come together, and
-// take the place of older ones. It must not be sent twice (RunOnce), or a copy would undo
-// what somebody has written in between, for good.
+// take the place of older ones. It is sent once: a copy that is late would undo what
+// was written since, for good.
 var WriteBehind = New("write behind", prelude+Pend+`
 behind_put(KEYS[2], ARGV[6], ARGV[5])
 wake()
