@@ -45,7 +45,7 @@ var faultsOfTheLine = []fault{{
 		p.proxy.CutShort(0)
 	},
 }, {
-	name: "a line that is dead in one direction: commands arrive, replies do not", sees: stopped + "; counts `ErrOutcomeUnknown`", stored: "once, what was sent",
+	name: "a line that is dead in one direction: commands arrive, replies do not", sees: stopped + "; writes and counts `ErrOutcomeUnknown`", stored: "once, what was sent",
 	shows: all(spoilt, silence),
 	hurt: func(t *testing.T, p *patient) {
 		p.proxy.Mute(true)
