@@ -110,6 +110,9 @@ func (c *Cache[K, V]) turns(keys []K) (n turnNames[K], err error) {
 	seen := make(map[string]bool, len(keys))
 	for _, id := range keys {
 		k, err := c.render(id)
+		if err == nil && c.spec.UpMany != nil {
+			err = c.key.Hashable(id) // UpMany returns a map
+		}
 		if err != nil {
 			return n, err
 		}

@@ -20,6 +20,9 @@ func (c *Cache[K, V]) renderAll(op string, keys []K) (ks []string, distinct []K,
 	distinct = make([]K, 0, len(keys))
 	for _, key := range keys {
 		b, err := c.appendKey(r.b, key)
+		if err == nil {
+			err = c.key.Hashable(key) // what is returned is a map
+		}
 		if err != nil {
 			if bad == nil {
 				bad, before = c.fail(op, "", err), len(distinct)

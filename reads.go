@@ -31,6 +31,9 @@ func (c *Cache[K, V]) BatchRead(ctx context.Context, keys []K, got func(i int, v
 	ks, able := make([]string, 0, len(keys)), keys
 	for i, key := range keys {
 		k, err := c.render(key)
+		if err == nil {
+			err = c.key.Hashable(key)
+		}
 		switch {
 		case err != nil:
 			if r.at == nil {

@@ -72,11 +72,14 @@ func (c *Cache[K, V]) lives(ctx context.Context, key K, v V, err error) loader.L
 
 // upOne is Up by UpMany.
 func (c *Cache[K, V]) upOne(ctx context.Context, key K) (V, error) {
+	var zero V
+	if err := c.key.Hashable(key); err != nil {
+		return zero, err // UpMany returns a map
+	}
 	values, err := c.spec.UpMany(ctx, []K{key})
 	if v, ok := values[key]; ok {
 		return v, nil
 	}
-	var zero V
 	if err == nil {
 		err = ErrNotFound
 	}

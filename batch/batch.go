@@ -21,6 +21,7 @@ import (
 	"sync/atomic"
 
 	"github.com/cachex-go/cachex/internal/errs"
+	keys "github.com/cachex-go/cachex/internal/key"
 )
 
 // A Batch is a list of what is to be read. Its zero value is ready. It is for one
@@ -114,6 +115,7 @@ type asked[K comparable, V any] struct {
 	src     Source[K, V]
 	keys    []K
 	seen    map[K]int // where in keys; nil as long as these are few
+	hides   bool      // see key.Hides
 	answers []answer[V]
 	lots    []*lot[K, V]
 }
@@ -144,7 +146,7 @@ func sourced[K comparable, V any](b *Batch, src Source[K, V]) (*asked[K, V], err
 			return s, nil
 		}
 	}
-	s := &asked[K, V]{src: src}
+	s := &asked[K, V]{src: src, hides: keys.Hides[K]()}
 	b.parts = append(b.parts, s)
 	return s, nil
 }
@@ -168,13 +170,27 @@ func (s *asked[K, V]) expect(n int) {
 	if n += len(s.keys); n > few && s.seen == nil {
 		s.seen = make(map[K]int, n)
 		for at, key := range s.keys {
-			s.seen[key] = at
+			if s.hashable(key) == nil {
+				s.seen[key] = at
+			}
 		}
 	}
 }
 
+// hashable returns nil if key can be the key of a map.
+func (s *asked[K, V]) hashable(key K) error {
+	if s.hides {
+		return keys.Hashable(key)
+	}
+	return nil
+}
+
 // add returns where key is in keys.
 func (s *asked[K, V]) add(key K) int {
+	if s.hashable(key) != nil { // it is the key of no map, and cannot even be compared
+		s.keys = append(s.keys, key)
+		return len(s.keys) - 1
+	}
 	if s.seen == nil {
 		if at := slices.Index(s.keys, key); at >= 0 {
 			return at
@@ -230,8 +246,10 @@ func (s *asked[K, V]) finish() {
 		all := answer[map[K]V]{v: make(map[K]V, len(l.at))}
 		for _, at := range l.at {
 			switch a := &s.answers[at]; {
-			case a.err == nil:
+			case a.err == nil && s.hashable(s.keys[at]) == nil:
 				all.v[s.keys[at]] = a.v
+			case a.err == nil:
+				all.err = cmp.Or(all.err, inBatch(keys.ErrUnhashable))
 			case all.err == nil && !errors.Is(a.err, errs.ErrNotFound):
 				all.err = a.err
 			}

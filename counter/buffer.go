@@ -13,6 +13,7 @@ import (
 
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/internal/guard"
+	keys "github.com/cachex-go/cachex/internal/key"
 )
 
 // ErrFull says that a Buffer has MaxKeys sums that Redis has not taken yet. Nothing was
@@ -32,6 +33,7 @@ type Buffer[K comparable] struct {
 	c       *Counter[K]
 	o       BufferOptions
 	shards  []shard[K]
+	hides   bool          // see key.Hides
 	near    sync.Pool     // of *shard[K]: the one that this core has used last
 	size    atomic.Int64  // sums in all shards
 	armed   atomic.Bool   // a flush will come
@@ -91,7 +93,7 @@ func NewBuffer[K comparable](c *Counter[K], o BufferOptions) (*Buffer[K], error)
 	for n < 4*runtime.GOMAXPROCS(0) {
 		n *= 2
 	}
-	b := &Buffer[K]{c: c, o: o, shards: make([]shard[K], n), flushes: make(chan struct{}, 1)}
+	b := &Buffer[K]{c: c, o: o, shards: make([]shard[K], n), hides: keys.Hides[K](), flushes: make(chan struct{}, 1)}
 	for i := range b.shards {
 		b.shards[i].sums, b.shards[i].spare = make(map[K]int64), make(map[K]int64)
 	}
@@ -110,6 +112,11 @@ func (b *Buffer[K]) Inc(key K) error { return b.Add(key, 1) }
 // is ErrFull, cachex.ErrClosed, or ErrOverflow if the sum leaves int64, or if a sum of
 // the same sign is kept with which the count would; and nothing was added.
 func (b *Buffer[K]) Add(key K, delta int64) error {
+	if b.hides {
+		if err := hashable(key); err != nil {
+			return fmt.Errorf("cachex: add: %w", err)
+		}
+	}
 	if b.overflows.Load() > 0 {
 		if sum, ok := b.over.Load(key); ok && (sum.(int64) > 0) == (delta > 0) {
 			return ErrOverflow

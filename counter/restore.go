@@ -12,6 +12,7 @@ import (
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/guard"
+	keys "github.com/cachex-go/cachex/internal/key"
 	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/loader"
 	"github.com/cachex-go/cachex/writebehind"
@@ -24,11 +25,22 @@ func (c *Counter[K]) restore(ctx context.Context, key K) (int64, error) {
 		own.Store(true)
 		ctx = context.WithValue(ctx, ownKey{}, nil)
 	}
+	if err := hashable(key); err != nil {
+		return 0, err
+	}
 	counts, err := c.restoreAll(ctx, []K{key}, func(ctx context.Context, keys []K) (map[K]int64, error) {
 		n, err := c.up(ctx, keys[0])
 		return map[K]int64{keys[0]: n}, err
 	})
 	return counts[key], err
+}
+
+// hashable returns nil if key can be the key of a map.
+func hashable[K comparable](key K) error {
+	if keys.Hides[K]() {
+		return keys.Hashable(key)
+	}
+	return nil
 }
 
 // restoreMany is UpMany of the Cache.

@@ -72,8 +72,9 @@ type Template[K comparable] struct {
 	parts []part
 	tail  string // the literal after the last part
 	text  bool   // some part calls a method of the value
+	hides bool   // see Hides
 
-	f func(K) string // if not nil, all else is zero
+	f func(K) string // if not nil, all else but hides is zero
 }
 
 // part is a literal and the value after it.
@@ -98,7 +99,7 @@ func Compile[K comparable](template string) (*Template[K], error) {
 	if err := separate(parts); err != nil {
 		return nil, err
 	}
-	t := &Template[K]{parts: parts, tail: tail}
+	t := &Template[K]{parts: parts, tail: tail, hides: Hides[K]()}
 	for i := range parts {
 		t.text = t.text || parts[i].value.class.isText()
 	}
@@ -132,7 +133,7 @@ func FromFunc[K comparable](f func(K) string) (*Template[K], error) {
 	if f == nil {
 		return nil, errors.New("Spec.KeyFunc is nil")
 	}
-	return &Template[K]{f: f}, nil
+	return &Template[K]{f: f, hides: Hides[K]()}, nil
 }
 
 // Name returns the template up to its first placeholder, without colons at the end: "users" for "users:{user_id}". It is

@@ -1,0 +1,46 @@
+package key
+
+import (
+	"errors"
+	"reflect"
+)
+
+// ErrUnhashable says that a key holds a value that Go cannot compare, a slice say, in
+// a field or element of an interface type. It cannot be the key of a map.
+var ErrUnhashable = errors.New("the key holds a value that cannot be the key of a map")
+
+// Hides reports whether a K can hold a value that cannot be compared.
+func Hides[K comparable]() bool { return hides(reflect.TypeFor[K]()) }
+
+func hides(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Interface:
+		return true
+	case reflect.Array:
+		return hides(t.Elem())
+	case reflect.Struct:
+		for i := range t.NumField() {
+			if hides(t.Field(i).Type) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Hashable returns nil if k can be the key of a map, else ErrUnhashable.
+func (t *Template[K]) Hashable(k K) error {
+	if t.hides {
+		return Hashable(k)
+	}
+	return nil
+}
+
+// Hashable returns nil if k can be the key of a map, else ErrUnhashable. A caller who
+// asks often asks Hides first.
+func Hashable[K comparable](k K) error {
+	if reflect.ValueOf(&k).Elem().Comparable() {
+		return nil
+	}
+	return ErrUnhashable
+}
