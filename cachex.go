@@ -41,6 +41,8 @@ type Cache[K comparable, V any] struct {
 	closing       context.Context // ends with Close, for calls that would go on
 	end           context.CancelFunc
 	redisFailures atomic.Int64 // of Set and Delete
+
+	observerFailures atomic.Int64
 }
 
 // New returns the cache that spec describes, or an error that names the field

@@ -2,8 +2,10 @@ package cachex
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/loader"
 )
 
@@ -46,11 +48,16 @@ func tell(ctx context.Context, how Outcome) {
 
 // An Observer is told of the calls on a cache and of its loads. It is a seam for
 // traces, metrics and logs, which live in modules of their own. Its methods are
-// called by whoever makes the call or runs the load, must return soon, and must be
-// safe for concurrent use.
+// called in the goroutine of the call, or while a load waits for them, must return
+// soon, and must be safe for concurrent use.
+//
+// An Observer changes no result. If a method of it panics, the call goes on as if
+// there were no Observer, and Stats.ObserverFailures counts it; and so if it calls
+// runtime.Goexit, unless it does so in the goroutine of a caller, which then exits.
 type Observer interface {
 	// Begin is told that something begins, and returns the ctx with which it goes
-	// on: ctx, or one made of it. Up sees what Begin of its load has put in it.
+	// on: ctx, or one made of it. nil stands for ctx. Up sees what Begin of its load has
+	// put in it. If Begin does not return, End is not called.
 	Begin(ctx context.Context, e Event) context.Context
 
 	// End is told that it has ended. ctx is the one that Begin returned.
@@ -75,8 +82,33 @@ type Result struct {
 // A watch is one Event under way. Its zero value is one that nobody observes.
 type watch struct {
 	observer Observer
+	failures *atomic.Int64 // of the observer
+	ours     bool          // it is not told in the goroutine of a caller
 	event    Event
 	began    time.Time
+}
+
+// observer names Spec.Observer in errors.
+var observer = guard.Named("Spec.Observer")
+
+// tell calls fn, of the observer, and reports whether it returned.
+//
+// In a goroutine of ours that is done in yet another one, for a runtime.Goexit would
+// take along the load, and what it returns.
+func (w *watch) tell(fn func()) bool {
+	var err error
+	told := func() error { fn(); return nil }
+	if w.ours {
+		ended := make(chan error, 1)
+		guard.Go(observer, told, func(err error) { ended <- err })
+		err = <-ended
+	} else {
+		err = guard.Call(observer, told)
+	}
+	if err != nil {
+		w.failures.Add(1)
+	}
+	return err == nil
 }
 
 // begin tells the observer, if there is one, of a call.
@@ -84,15 +116,27 @@ func (c *Cache[K, V]) begin(ctx context.Context, op, key string, keys int) (cont
 	if c.observer == nil {
 		return ctx, watch{}
 	}
-	w := watch{observer: c.observer, event: Event{Op: op, Cache: c.name, Key: key, Keys: keys}, began: time.Now()}
-	return c.observer.Begin(ctx, w.event), w
+	w := watch{
+		observer: c.observer, failures: &c.observerFailures, ours: op == "load" || op == "persist",
+		event: Event{Op: op, Cache: c.name, Key: key, Keys: keys}, began: time.Now(),
+	}
+	inside := ctx
+	if !w.tell(func() { inside = w.observer.Begin(ctx, w.event) }) {
+		return ctx, watch{}
+	}
+	if inside == nil {
+		inside = ctx
+	}
+	return inside, w
 }
 
 // end tells the observer that it has ended. ctx is the one that begin returned.
 func (w *watch) end(ctx context.Context, how Outcome, err error) {
-	if w.observer != nil {
-		w.observer.End(ctx, w.event, Result{Outcome: how, Took: time.Since(w.began), Err: err})
+	if w.observer == nil {
+		return
 	}
+	r := Result{Outcome: how, Took: time.Since(w.began), Err: err}
+	w.tell(func() { w.observer.End(ctx, w.event, r) })
 }
 
 // loads is begin for a load, whose ctx does not show whose outcome is asked for.

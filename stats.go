@@ -35,7 +35,12 @@ type Stats struct {
 	DecodeFailures int64         // reads of bytes that could not be used; and of a key that is no string, but not by MGET
 	RedisFailures  int64         // calls to Redis that failed
 	Bypasses       int64         // reads that did not ask Redis, since it had not answered lately
-	Breaker        BreakerState  // whether reads ask Redis now; of a Cluster, the worst state of any part
+
+	// ObserverFailures counts calls of Spec.Observer that panicked, or that called
+	// runtime.Goexit in a load.
+	ObserverFailures int64
+
+	Breaker BreakerState // whether reads ask Redis now; of a Cluster, the worst state of any part
 
 	WriteBehind writebehind.Stats // of Spec.WriteBehind; zero without
 }
@@ -59,6 +64,8 @@ func (c *Cache[K, V]) Stats() Stats {
 		RedisFailures:  l.RedisFailures + c.redisFailures.Load(),
 		Bypasses:       l.Bypasses,
 		Breaker:        l.Breaker,
+
+		ObserverFailures: c.observerFailures.Load(),
 	}
 	if c.engine != nil {
 		s.WriteBehind = c.engine.Stats()
