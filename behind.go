@@ -149,7 +149,7 @@ func (c *Cache[K, V]) setBehind(ctx context.Context, ws []loader.Writing) []erro
 	c.loader.Forget(ks...)
 	errs := make([]error, len(ws))
 	for i, call := range calls {
-		errs[i] = writebehind.Outcome(call.Err)
+		errs[i] = writebehind.Written(call)
 	}
 	return errs
 }

@@ -58,7 +58,7 @@ func (c *Cache[K, V]) Clear(ctx context.Context) (int64, error) {
 	// After the removal, for the reason that Delete has.
 	defer c.loader.ForgetAll()
 	ctx, w := c.begin(ctx, "clear", "", 0)
-	err = walk(ctx)
+	err = guard.Call(guard.Client, func() error { return walk(ctx) })
 	w.end(ctx, 0, err)
 	removed, panicked := s.end()
 	switch {

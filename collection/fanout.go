@@ -3,6 +3,7 @@ package collection
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -188,15 +189,18 @@ func reached(c *script.Call) error {
 	if c.Err != nil {
 		return c.Err
 	}
-	reply := c.Reply
-	if parts, ok := reply.([]any); ok && len(parts) > 0 { // of script.Score
-		reply = parts[0]
+	if c.Script == script.Score {
+		switch _, _, err := scored(c.Reply); {
+		case errors.Is(err, errReply), errors.Is(err, ErrForeign):
+			return err
+		}
+		return nil
 	}
-	switch n, ok := reply.(int64); {
-	case !ok:
-		return errReply
-	case n < 0:
+	switch c.Reply { // what script.Unrank says of one member
+	case int64(0), int64(1):
+		return nil
+	case int64(-1):
 		return ErrForeign
 	}
-	return nil
+	return errReply
 }

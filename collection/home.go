@@ -11,6 +11,7 @@ import (
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/internal/circuit"
 	"github.com/cachex-go/cachex/internal/gather"
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/key"
 	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/internal/waitfor"
@@ -78,7 +79,10 @@ func (h *home[K, T]) settle(rdb redis.UniversalClient, s commonSpec[K]) error {
 	}
 	h.flights.Timeout, h.away = s.upTimeout, circuit.For(rdb)
 	h.slots = waitfor.NewPool(s.maxLoads)
-	h.read = func(ctx context.Context, key string) (T, sight, error) { return h.open(key, h.ask(ctx, h.rdb, key)) }
+	h.read = func(ctx context.Context, key string) (v T, s sight, err error) {
+		defer guard.Catch(guard.Client, &err)
+		return h.open(key, h.ask(ctx, h.rdb, key))
+	}
 	return nil
 }
 
@@ -136,7 +140,7 @@ func (h *home[K, T]) remove(ctx context.Context, keys []K) error {
 			return err
 		}
 		began := time.Now()
-		err = h.rdb.Unlink(ctx, k).Err()
+		err = h.unlink(ctx, k)
 		h.note(ctx, k, began, err)
 		h.flights.Forget(k) // who comes from now on begins anew
 		if err != nil {
@@ -144,6 +148,15 @@ func (h *home[K, T]) remove(ctx context.Context, keys []K) error {
 		}
 	}
 	return nil
+}
+
+func (h *home[K, T]) unlink(ctx context.Context, k string) (err error) {
+	defer guard.Catch(guard.Client, &err)
+	n, err := h.rdb.Unlink(ctx, k).Result()
+	if err == nil && (n < 0 || n > 1) {
+		return errReply
+	}
+	return err
 }
 
 // close waits for loads, and for reads that their callers have left.
@@ -192,9 +205,9 @@ func (h *home[K, T]) run(ctx context.Context, s *script.Script, k string, args [
 	switch {
 	case err != nil:
 		return 0, err
-	case !ok:
+	case !ok, n < -1:
 		return 0, garbled(s.Late().Once)
-	case n < 0:
+	case n == -1:
 		return 0, ErrForeign
 	}
 	return n, nil

@@ -227,8 +227,11 @@ func (f *Feed[K, E]) opened(k string, reply any) ([]placed[E], sight, error) {
 	case int64(-1):
 		return nil, sight{foreign: true}, nil
 	}
-	all, _ := parts[1].([]any)
+	all, ok := parts[1].([]any)
 	token, _ := parts[2].(string)
+	if parts[0] != int64(1) || !ok {
+		return nil, sight{}, errReply
+	}
 	return f.members.placed(k, all, token)
 }
 

@@ -139,7 +139,10 @@ func (r *Recent[K, E]) Push(ctx context.Context, key K, elems ...E) error {
 	}
 	args, err := r.pushing(k, elems)
 	if err == nil {
-		_, err = r.run(ctx, script.Push, k, args)
+		var state int64
+		if state, err = r.run(ctx, script.Push, k, args); err == nil && state > 2 {
+			err = garbled(script.Push.Late().Once)
+		}
 	}
 	if err != nil {
 		return r.fail("push", k, err)

@@ -134,8 +134,14 @@ func (h *home[K, T]) acquire(ctx context.Context, k string, token entry.Token, u
 	if len(parts) != 2 {
 		return "", errReply
 	}
-	granted, _ = parts[0].(string)
-	return granted, nil
+	_, ok := parts[1].(int64)
+	switch granted, _ = parts[0].(string); granted {
+	case "G", "V", "W":
+		if ok {
+			return granted, nil
+		}
+	}
+	return "", errReply
 }
 
 // alone loads without a lease.
@@ -235,15 +241,16 @@ func (h *home[K, T]) store(ctx context.Context, k string, token entry.Token, arg
 		all := append([]any{token[:], last, h.lease.Milliseconds(), millis(h.ttl), h.most, h.unique}, part...)
 		call := &script.Call{Script: h.scripts.Store, Key: k, Args: all}
 		h.send(ctx, call, with, true, min(max(took, shortestWait), longestWait))
+		n, ok := call.Reply.(int64)
 		switch {
-		case call.Err != nil:
+		case call.Err != nil, !ok, n < 0, n > 3:
 			h.stats.redisFailures.Add(1)
 			return false, false
-		case call.Reply == int64(0):
+		case n == 0:
 			h.stats.fenced.Add(1)
 			return false, false
 		case last:
-			return true, call.Reply == int64(3)
+			return true, n == 3
 		}
 	}
 }

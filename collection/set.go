@@ -133,7 +133,7 @@ func (s *Set[K, M]) add(ctx context.Context, k string, key K, args []any) (int64
 			return 0, err
 		}
 		switch n, ok := reply.(int64); {
-		case !ok:
+		case !ok, n < -2, n > int64(len(args)-2): // the first two are no members
 			return 0, garbled(true)
 		case n == -1:
 			return 0, ErrForeign
@@ -265,8 +265,12 @@ func (s *Set[K, M]) count(ctx context.Context, k string, key K, m string) (count
 			if len(parts) != 3 {
 				return counted{}, sight{}, errReply
 			}
-			n, _ := parts[1].(int64)
-			return counted{n, parts[2] == int64(1)}, sight{whole: parts[0] == int64(1), foreign: parts[0] == int64(-1)}, nil
+			state, ok := parts[0].(int64)
+			n, counts := parts[1].(int64)
+			if !ok || !counts || state < -1 || state > 1 || n < 0 {
+				return counted{}, sight{}, errReply
+			}
+			return counted{n, parts[2] == int64(1)}, sight{whole: state == 1, foreign: state == -1}, nil
 		},
 		from: func(all []M) (counted, error) {
 			c := counted{members: int64(len(all))}

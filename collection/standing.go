@@ -55,8 +55,12 @@ func (r *Ranking[K, M]) stood(k string, reply any) (st standing[M], s sight, err
 	case int64(-1):
 		return st, sight{foreign: true}, nil
 	}
-	st.first, _ = parts[1].(int64)
-	all, _ := parts[2].([]any)
+	first, ok := parts[1].(int64)
+	all, lists := parts[2].([]any)
+	if parts[0] != int64(1) || !ok || !lists {
+		return st, sight{}, errReply
+	}
+	st.first = first
 	token, _ := parts[3].(string)
 	members, s, err := r.members.placed(k, all, token)
 	for _, p := range members {

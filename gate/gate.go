@@ -157,11 +157,16 @@ func (g *Gate[K]) Reset(ctx context.Context, key K) error {
 	if err != nil {
 		return g.fail("reset", k, script.Cause(ctx, err))
 	}
-	if reply == int64(-1) {
+	switch reply {
+	case int64(0), int64(1):
+		return nil
+	case int64(-1):
 		return g.fail("reset", k, ErrForeign)
 	}
-	return nil
+	return g.fail("reset", k, fmt.Errorf("%w: %w", ErrOutcomeUnknown, errReply))
 }
+
+var errReply = errors.New("unexpected reply of a script")
 
 func (g *Gate[K]) try(ctx context.Context, op, k string, token entry.Token) (ok bool, retryAfter time.Duration, err error) {
 	reply, err := script.PassGate.Run(ctx, g.rdb, k, token[:], g.every.Milliseconds())
@@ -175,17 +180,21 @@ func (g *Gate[K]) try(ctx context.Context, op, k string, token entry.Token) (ok 
 func (g *Gate[K]) passed(op, k string, reply any) (ok bool, retryAfter time.Duration, err error) {
 	parts, _ := reply.([]any)
 	if len(parts) == 2 {
-		ms, _ := parts[1].(int64)
+		ms, ok := parts[1].(int64)
 		switch parts[0] {
 		case "P":
-			return true, 0, nil
+			if ok && ms == 0 {
+				return true, 0, nil
+			}
 		case "C":
-			return false, saturate.Millis(ms), nil
+			if ms > 0 && ms <= g.every.Milliseconds() {
+				return false, saturate.Millis(ms), nil
+			}
 		case "F":
 			return false, 0, g.fail(op, k, ErrForeign)
 		}
 	}
-	return false, 0, g.fail(op, k, errors.New("script pass gate: unexpected reply"))
+	return false, 0, g.fail(op, k, fmt.Errorf("%w: %w", ErrOutcomeUnknown, errReply))
 }
 
 // reopenTimeout bounds the reopening of a gate whose caller may have left, as far
@@ -196,7 +205,11 @@ const reopenTimeout = 5 * time.Second
 func (g *Gate[K]) reopen(ctx context.Context, k string, token entry.Token) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reopenTimeout)
 	defer cancel()
-	if _, err := script.ReopenGate.Run(ctx, g.rdb, k, token[:]); err != nil {
+	reply, err := script.ReopenGate.Run(ctx, g.rdb, k, token[:])
+	if err == nil && reply != int64(0) && reply != int64(1) {
+		err = errReply
+	}
+	if err != nil {
 		return g.fail("reopen", k, fmt.Errorf("the gate may stay closed for up to %v: %w", g.every, err))
 	}
 	return nil

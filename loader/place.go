@@ -8,6 +8,7 @@ import (
 
 	"github.com/cachex-go/cachex/internal/convoy"
 	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
@@ -44,6 +45,12 @@ func (l *Leases) get(ctx context.Context, c redis.Cmdable, key string) *redis.St
 	}
 	at, field := l.place(key)
 	return c.HGet(ctx, at, field)
+}
+
+// read sends get by itself.
+func (l *Leases) read(ctx context.Context, key string) (b []byte, err error) {
+	defer guard.Catch(guard.Client, &err)
+	return l.get(ctx, l.rdb, key).Bytes()
 }
 
 // unlink returns the command that takes an entry away.

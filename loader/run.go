@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/internal/waitfor"
 )
@@ -129,6 +130,24 @@ func (r *run[V]) fly(ps ...*pursuit[V]) {
 	defer r.freeSlot()
 	defer r.vacate()
 	defer r.leave()
+	returned := false
+	defer func() {
+		if !returned {
+			r.abandon(ps)
+		}
+	}()
+	r.course(ps)
+	returned = true
+}
+
+// abandon gives leases back in the background. A codec or a hook of the client has not
+// returned in the goroutine of the run, whose flights crash.
+func (r *run[V]) abandon(ps []*pursuit[V]) {
+	r.l.flights.spawn(guard.Client, func() error { r.release(ps); return nil }, func(error) {})
+}
+
+// course is fly, but for what is to be given back at its end.
+func (r *run[V]) course(ps []*pursuit[V]) {
 	for asking := ps; ; {
 		if err := r.takePlace(); err != nil {
 			r.fail(err, asking)

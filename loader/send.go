@@ -39,7 +39,10 @@ func (l *Loader[V]) refusal(key string) error {
 	c := l.circuit(key)
 	err := c.Allow()
 	if err != nil {
-		c.Probe(l.flights.Spawn, func(ctx context.Context) error { return l.leases.get(ctx, l.rdb, key).Err() })
+		c.Probe(l.flights.Spawn, func(ctx context.Context) error {
+			_, err := l.leases.read(ctx, key)
+			return err
+		})
 	}
 	return err
 }
@@ -50,7 +53,7 @@ func (l *Loader[V]) get(ctx context.Context, key string) (v gather.Value, err er
 	began := time.Now()
 	at, field := l.leases.place(key)
 	if l.apart {
-		v.B, err = l.leases.get(ctx, l.rdb, key).Bytes()
+		v.B, err = l.leases.read(ctx, key)
 	} else {
 		v, err = l.gather.Get(ctx, at, field, l.size.About())
 	}
@@ -67,7 +70,7 @@ func (l *Loader[V]) poll(ctx context.Context, key string) ([]byte, error) {
 		return nil, err
 	}
 	began := time.Now()
-	b, err := ask(l, ctx, func(ctx context.Context) ([]byte, error) { return l.leases.get(ctx, l.rdb, key).Bytes() })
+	b, err := ask(l, ctx, func(ctx context.Context) ([]byte, error) { return l.leases.read(ctx, key) })
 	l.circuit(key).Done(ctx, began, err)
 	return b, err
 }

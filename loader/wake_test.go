@@ -3,6 +3,7 @@ package loader
 import (
 	"context"
 	"net"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -445,5 +446,40 @@ func TestClientsThatHaveNoUseForMessagesPoll(t *testing.T) {
 		require.Nil(t, l.hear)
 		require.False(t, l.leases.hint, "it asks for no message")
 		require.NoError(t, l.Close(t.Context()))
+	}
+}
+
+// deaf is a client of one server that does not subscribe.
+type deaf struct {
+	redis.UniversalClient
+	subscribe func()
+}
+
+func (d *deaf) Subscribe(context.Context, ...string) *redis.PubSub {
+	d.subscribe()
+	return nil
+}
+
+func TestListener_TakesAClientThatDoesNotSubscribeForOneThatRefuses(t *testing.T) {
+	t.Parallel()
+	for name, subscribe := range map[string]func(){
+		"panics": func() { panic("boom") }, "exits": runtime.Goexit, "returns nil": func() {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
+				l := listenerFor(&deaf{rdb, subscribe})
+				w := l.expect("k")
+				require.False(t, w.begin())
+				synctest.Wait()
+				require.Nil(t, l.ear)
+				require.True(t, l.retryAt.After(time.Now()))
+				<-w.look // as after a connection that broke
+				require.False(t, w.begin())
+				require.Nil(t, l.ear, "it is not tried again so soon")
+				w.end()
+				require.Nil(t, l.release())
+			})
+		})
 	}
 }

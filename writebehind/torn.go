@@ -3,6 +3,7 @@ package writebehind
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -67,5 +68,15 @@ func (e *Engine) values(ctx context.Context, key string, fields []string) (value
 	}); err != nil {
 		return nil, err
 	}
-	return <-answer, nil
+	values = <-answer
+	if len(values) != len(fields) || slices.ContainsFunc(values, nonsense) {
+		return nil, fmt.Errorf("HMGET of %d fields has an unexpected reply", len(fields))
+	}
+	return values, nil
+}
+
+// nonsense reports whether v is no value of a field: those are texts, or nil.
+func nonsense(v any) bool {
+	_, text := v.(string)
+	return !text && v != nil
 }

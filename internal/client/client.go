@@ -153,6 +153,12 @@ func Master(ctx context.Context, rdb redis.UniversalClient, key string) (node *r
 	return node
 }
 
+// Plain reports whether rdb is go-redis' own client of one server, and no wrapper.
+func Plain(rdb redis.UniversalClient) bool {
+	_, ok := rdb.(*redis.Client)
+	return ok
+}
+
 // Nil reports whether rdb is nil, or an interface around a nil pointer.
 func Nil(rdb redis.UniversalClient) bool {
 	if rdb == nil {

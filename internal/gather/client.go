@@ -72,7 +72,7 @@ func For(rdb redis.UniversalClient) *Client {
 
 func newClient(rdb redis.UniversalClient) *Client {
 	c := &Client{rdb: rdb}
-	if _, c.oneNode = rdb.(*redis.Client); c.oneNode {
+	if c.oneNode = client.Plain(rdb); c.oneNode {
 		c.alone = c.newLanes()
 	}
 	return c

@@ -28,6 +28,10 @@ type reply struct {
 const (
 	largeValue = 1 << 12
 	largeReply = 1 << 18
+
+	// largestStep is how many bytes are made room for at once: a length that makes no
+	// sense must not ask for all the memory there is.
+	largestStep = 1 << 20
 )
 
 var replies = sync.Pool{New: func() any { return new(reply) }}
@@ -62,13 +66,13 @@ func (r *reply) ReadFrom(from io.Reader) (n int64, err error) {
 	limited, known := from.(*io.LimitedReader)
 	if known {
 		if rest = limited.N; rest >= largeValue {
-			r.more = append(r.more, make([]byte, 0, rest))
+			r.more = append(r.more, make([]byte, 0, min(rest, largestStep)))
 			defer func() { r.more = append(r.more, nil) }() // for what follows
 		}
 	}
 	last := r.last()
 	for err == nil && rest > 0 {
-		*last = slices.Grow(*last, int(rest))
+		*last = slices.Grow(*last, int(min(rest, largestStep)))
 		var some int
 		some, err = from.Read((*last)[len(*last):cap(*last)])
 		*last = (*last)[:len(*last)+some]
@@ -92,7 +96,7 @@ func (r *reply) value() ([]byte, error) {
 		return nil, redis.Nil
 	}
 	r.turn()
-	if kind != '$' || n+2 > len(r.rest) {
+	if kind != '$' || n > len(r.rest)-2 { // n may be any number
 		r.rest = nil
 		return nil, errReply
 	}

@@ -103,6 +103,9 @@ func (o *Once) SetErr(err error) {
 // unknown reports whether a copy may have been carried out, or may be yet.
 func (o *Once) unknown() bool { return o.stamp.state.Load() == written }
 
+// answered reports whether Redis has answered, and may have carried it out.
+func (o *Once) answered() bool { return o.stamp.state.Load() == answered }
+
 // MarshalBinary implements encoding.BinaryMarshaler. go-redis calls it to write
 // the command to the buffer of a connection.
 func (s *stamp) MarshalBinary() ([]byte, error) {

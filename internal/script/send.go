@@ -2,11 +2,14 @@ package script
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 // Do sends a command by itself, and returns its error, as [Err] does.
@@ -24,7 +27,10 @@ func Do(ctx context.Context, rdb redis.UniversalClient, cmd redis.Cmder) error {
 	for attempt := 0; ; attempt++ {
 		// Not the error of Process: an AutoPipeline may return from it before the
 		// reply is there, and cmd waits for that.
-		_ = rdb.Process(ctx, cmd)
+		crash := guard.Call(guard.Client, func() error { _ = rdb.Process(ctx, cmd); return nil })
+		if crash != nil && !(o != nil && o.answered()) {
+			cmd.SetErr(crash)
+		}
 		err := cmd.Err()
 		if err == nil || o == nil || !o.again(err) || attempt >= retries(rdb) || !pause(ctx, attempt) {
 			Failed(rdb, err)
@@ -103,16 +109,28 @@ func Exec(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder) er
 
 // exec sends commands, and returns the error of one that was not answered.
 func exec(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder) (failed error) {
-	p := rdb.Pipeline()
-	_ = p.BatchProcess(ctx, cmds...) // it only queues
-	_, err := p.Exec(ctx)
-	if err == nil {
+	var err error
+	if crash := guard.Call(guard.Client, func() error {
+		p := rdb.Pipeline()
+		_ = p.BatchProcess(ctx, cmds...) // it only queues
+		_, err = p.Exec(ctx)
+		return nil
+	}); crash != nil {
+		// Of a command without an error it is not known whether it was answered, but
+		// for a Once.
+		for _, c := range cmds {
+			if o, ok := c.(*Once); c.Err() == nil && !(ok && o.answered()) {
+				c.SetErr(crash)
+			}
+		}
+		err = crash
+	} else if err == nil {
 		return nil
 	}
 	// The error is that of the first command that failed, and says nothing of the
 	// others; unless a hook refused them all, and left them without an answer and
 	// without an error.
-	refused := !slices.ContainsFunc(cmds, func(c redis.Cmder) bool { return c.Err() != nil })
+	refused := !panicked(err) && !slices.ContainsFunc(cmds, func(c redis.Cmder) bool { return c.Err() != nil })
 	for _, c := range cmds {
 		if refused {
 			c.SetErr(err)
@@ -130,7 +148,7 @@ func exec(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder) (f
 // Once: else it was a read that is not to be repeated when it was slow.
 func resend(cmd redis.Cmder, err error, once bool) bool {
 	switch o, ok := cmd.(*Once); {
-	case err == nil || NotKnown(err):
+	case err == nil || NotKnown(err) || panicked(err):
 		return false
 	case ok:
 		return o.stamp.state.Load() == unsent && (refused(err) || !Answered(err))
@@ -138,6 +156,13 @@ func resend(cmd redis.Cmder, err error, once bool) bool {
 		return false
 	}
 	return !Answered(err) && (once || Broken(err))
+}
+
+// panicked reports whether err is a panic of the client: a hook, or the parser of a
+// reply that makes no sense.
+func panicked(err error) bool {
+	_, ok := errors.AsType[*guard.PanicError](err)
+	return ok
 }
 
 func first[T redis.Cmder](cmds []redis.Cmder) (T, bool) {
