@@ -210,8 +210,12 @@ func TestPipeline_SendsAgainOnlyCallsThatAreHarmlessWhenLate(t *testing.T) {
 			require.Contains(t, []string{"", "2"}, rdb.Get(t.Context(), calls[1].Key).Val(), "a %s sent it again", kind)
 			for i, n := range map[int]int{0: 1, 2: 3} {
 				require.NoError(t, calls[i].Err, kind)
-				require.Equal(t, fmt.Sprint(calls[i].Reply), rdb.Get(t.Context(), calls[i].Key).Val(), kind)
-				require.Contains(t, []string{fmt.Sprint(n), fmt.Sprint(2 * n)}, fmt.Sprint(calls[i].Reply), kind)
+				require.Contains(t, []any{int64(n), int64(2 * n)}, calls[i].Reply, kind)
+				// The server may read the rest of the copy that was cut after the other one.
+				there, err := rdb.Get(t.Context(), calls[i].Key).Int64()
+				require.NoError(t, err)
+				require.Contains(t, []int64{int64(n), int64(2 * n)}, there, kind)
+				require.GreaterOrEqual(t, there, calls[i].Reply, kind)
 			}
 			require.Equal(t, "2", rdb.Get(t.Context(), calls[0].Key).Val(), "its reply was lost, and it was sent again by a %s", kind)
 
