@@ -171,6 +171,9 @@ func (m mortal) QueryContext(ctx context.Context, q string, args []driver.NamedV
 		rows, err = m.Conn.(driver.QueryerContext).QueryContext(ctx, q, args)
 		return err
 	})
+	if errors.Is(err, errDead) && rows != nil {
+		_ = rows.Close() // else SQLite keeps a connection that is closed, and its locks
+	}
 	return rows, m.end(err)
 }
 
