@@ -128,6 +128,8 @@ func (s *sweep) over(rdb redis.UniversalClient) (func(context.Context) error, er
 	}, nil
 }
 
+var errSameCursor = errors.New("SCAN returned the cursor that it was given")
+
 // walk scans node, and removes by rdb what is ours there.
 func (s *sweep) walk(ctx context.Context, node, rdb redis.Cmdable) error {
 	left, sized := int64(math.MaxInt64), false // to be scanned, as far as is known
@@ -157,9 +159,13 @@ func (s *sweep) walk(ctx context.Context, node, rdb redis.Cmdable) error {
 		if err := cmp.Or(err, s.add(scanned, removed)); err != nil {
 			return err
 		}
-		if cursor = next; cursor == 0 {
+		switch {
+		case next == 0:
 			return nil
+		case next == cursor:
+			return errSameCursor // which no Redis says: it would go on for ever
 		}
+		cursor = next
 	}
 }
 

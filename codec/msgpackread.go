@@ -336,11 +336,11 @@ func (r *reader) fields(s *step, p unsafe.Pointer, pos int) int {
 		seen |= 1 << i
 		next = i + 1
 		f := &s.fields[i]
-		to := unsafe.Add(p, f.offset)
-		if f.hops != nil {
-			if to = r.reach(f, p); to == nil {
-				return lost
-			}
+		var to unsafe.Pointer
+		if f.hops == nil {
+			to = unsafe.Add(p, f.offset)
+		} else if to = r.reach(f, p); to == nil {
+			return lost
 		}
 		if pos = r.value(f.step, to, pos); pos == lost {
 			return lost
