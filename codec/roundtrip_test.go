@@ -427,6 +427,11 @@ func unlike(want, got any) error { return fmt.Errorf("want %T %+v, got %T %+v", 
 
 // comesBack tells how got, which was decoded, differs from want.
 func comesBack(want, got reflect.Value) error {
+	if !got.CanAddr() { // what an any holds
+		copied := reflect.New(got.Type()).Elem()
+		copied.Set(got)
+		got = copied
+	}
 	if want.CanAddr() {
 		w, g := want.Addr().Interface(), got.Addr().Interface()
 		switch w := w.(type) {
