@@ -114,7 +114,7 @@ func (e *Engine) resolve(ctx context.Context, b int, t *take, conflict *ledger.C
 	default:
 		fork.Fork, choice = ForkRolledBack, e.o.RolledBack
 	}
-	if r, ok := ctx.Value(reconcilingKey{}).(*reconciling); ok && fork.Fork != ForkReplayed {
+	if r, ok := ctx.Value(reconcilingKey{}).(*reconciling); ok {
 		choice = r.choose(*fork)
 	}
 	if choice != Apply && choice != PutAside {

@@ -5,7 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"strings"
+	"maps"
 	"sync"
 
 	"github.com/cachex-go/cachex/internal/guard"
@@ -17,21 +17,21 @@ import (
 // returns the forks that it has found. choose nil holds all of them, which shows them
 // and changes nothing.
 //
-// Where choose says Apply or PutAside to a ForkBehind, buckets that have nothing to
-// persist begin a new incarnation too, so that what is written to them later does not
-// fork. So one call is enough after a backup of the database was restored, after the
-// ledger was lost, and where an engine is given a ledger that had none.
+// Where a batch has forked and is not held, every bucket that has nothing to persist
+// begins a new incarnation. What is written to it later is then new, and does not fork.
+// So one call is enough after a backup of the database or of Redis was restored, after
+// the ledger was lost, and where an engine is given a ledger that had none.
 //
 // The error is as that of Flush: it says that some of it is not persisted, and is a
 // *ForkError where that is held. Reconcile may be called again, and from any process.
 func (e *Engine) Reconcile(ctx context.Context, choose func(ForkError) Choice) ([]ForkError, error) {
 	err := e.open(ctx)
-	r := &reconciling{ask: choose}
+	r := &reconciling{ask: choose, settled: map[int]bool{}}
 	if err == nil {
 		e.Start()
 		err = e.flushAll(context.WithValue(ctx, reconcilingKey{}, r))
-		if r.behind() {
-			err = errors.Join(err, e.renew(ctx))
+		if settled := r.buckets(); len(settled) > 0 {
+			err = errors.Join(err, e.renew(ctx, settled))
 		}
 	}
 	r.mu.Lock()
@@ -50,37 +50,43 @@ type reconciling struct {
 	ask func(ForkError) Choice
 
 	mu       sync.Mutex
-	found    []ForkError // guarded by mu
-	applied  bool        // guarded by mu; a ForkBehind was not held
-	panicked error       // guarded by mu; the panic of ask
+	found    []ForkError  // guarded by mu
+	settled  map[int]bool // guarded by mu; buckets whose fork is not held
+	panicked error        // guarded by mu; the panic of ask
 }
 
 var chooser = guard.Named("choose of Reconcile")
 
-// choose asks what becomes of a fork. A panic holds it.
+// choose asks what becomes of a fork. A panic holds it. A ForkReplayed is exact, and
+// leaves no choice.
 func (r *reconciling) choose(f ForkError) (choice Choice) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if f.Fork == ForkReplayed {
+		r.settled[f.Batch.Bucket] = true
+		return Apply
+	}
 	r.found = append(r.found, f)
 	if r.ask != nil {
 		if err := guard.Call(chooser, func() error { choice = r.ask(f); return nil }); err != nil {
 			choice, r.panicked = Hold, err
 		}
 	}
-	if f.Fork == ForkBehind && (choice == Apply || choice == PutAside) {
-		r.applied = true
+	if choice == Apply || choice == PutAside {
+		r.settled[f.Batch.Bucket] = true
 	}
 	return choice
 }
 
-func (r *reconciling) behind() bool {
+func (r *reconciling) buckets() map[int]bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.applied
+	return maps.Clone(r.settled)
 }
 
-// renew gives a new incarnation to buckets of which nothing is in flight or pending.
-func (e *Engine) renew(ctx context.Context) error {
+// renew gives a new incarnation to buckets of which nothing is in flight or pending, but
+// for those whose fork is settled.
+func (e *Engine) renew(ctx context.Context, settled map[int]bool) error {
 	looks := make([]*script.Call, len(e.buckets))
 	for b := range looks {
 		looks[b] = e.on(script.LookBatch, b)
@@ -91,11 +97,11 @@ func (e *Engine) renew(ctx context.Context) error {
 	var calls []*script.Call
 	for b, look := range looks {
 		r := read(look.Reply, look.Err)
-		inc, n, acked := r.text(), r.text(), r.text()
+		_, n, acked := r.text(), r.text(), r.text()
 		if r.err != nil {
 			return r.err
 		}
-		if n == acked && n != "0" && !strings.HasPrefix(inc, renewed) {
+		if n == acked && n != "0" && !settled[b] {
 			calls = append(calls, e.on(script.RenumberBatch, b, n, "", "0", "1", "", renewed+rand.Text(), 0))
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -156,6 +157,58 @@ func TestReconcile_ChoosesWhatBecomesOfARedisThatWentBack(t *testing.T) {
 		require.Len(t, refused, 1)
 		require.Equal(t, "101", refused[0].Value)
 	})
+}
+
+// One call puts the buckets right that are at rest, too: what is added to them later is
+// new, and must not be taken for what the database has. It does so after each time that
+// Redis went back.
+func TestReconcile_GoesOnInBucketsAtRestAfterRedisWentBack(t *testing.T) {
+	t.Parallel()
+	for batches, kind := range map[int]Fork{1: ForkReplayed, 2: ForkRolledBack} {
+		for _, choice := range []Choice{Apply, PutAside} {
+			t.Run(fmt.Sprint(kind, ", choice ", choice), func(t *testing.T) {
+				t.Parallel()
+				redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+					h := newHistory(t, rdb, func(o *Options) { o.Buckets, o.RolledBack = 8, Hold })
+					ids := spread(h.e)
+					want, sums := map[string]int64{}, map[string]int64{}
+					add := func(n int64) {
+						for _, id := range ids {
+							h.add(id, n)
+							want[id] += n
+						}
+						h.flush()
+					}
+					for range 2 {
+						add(1)
+						h.add(ids[0], 10) // pending in the backup; the others are at rest
+						var keys []string
+						for b := range ids {
+							keys = append(keys, h.e.Keys(b).Pending, h.e.Keys(b).InFlight)
+						}
+						backup := snapshot(t, rdb, keys...)
+						h.flush()
+						want[ids[0]] += 10
+						for range batches {
+							add(100)
+						}
+						backup.restore(t, rdb)
+						forks, err := h.e.Reconcile(h.ctx, func(ForkError) Choice { return choice })
+						require.NoError(t, err)
+						require.LessOrEqual(t, len(forks), 1)
+						h.d.lock(func() { sums = maps.Clone(h.d.sums) })
+						for _, id := range ids[1:] {
+							require.Equal(t, want[id], sums[id])
+						}
+						want[ids[0]] = sums[ids[0]]
+						add(1000)
+						h.d.lock(func() { sums = maps.Clone(h.d.sums) })
+						require.Equal(t, want, sums)
+					}
+				})
+			})
+		}
+	}
 }
 
 // All that is pending is put aside with the batch, by scripts that do a part each.
