@@ -7,7 +7,6 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"os/user"
@@ -59,7 +58,7 @@ func StartPostgres(t testing.TB, settings ...string) *Postgres {
 	for _, s := range settings {
 		args = append(args, "-c", s)
 	}
-	p.port = port()
+	p.port = redistest.Port(t)
 	p.start(append(args, "-p", strconv.Itoa(p.port)))
 	return p
 }
@@ -136,10 +135,6 @@ func binaries(t testing.TB) string {
 	}
 	return filepath.Dir(path)
 }
-
-// port returns a port below those that systems give to outgoing connections. If
-// somebody else takes it meanwhile, the server says so and the test fails.
-func port() int { return 22000 + rand.IntN(8000) }
 
 // nobody returns the user and group id of the user nobody.
 func nobody(t testing.TB) (uid, gid int) {

@@ -1,12 +1,15 @@
 package redistest
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // Port returns a port of the loopback interface that nobody listens on, and that no
@@ -35,9 +38,10 @@ func freePort(t testing.TB) (int, error) {
 		if token, err = reserve(port); err != nil {
 			continue
 		}
-		var l net.Listener
-		if l, err = net.Listen("tcp", loopback(port)); err != nil {
-			_ = token.Close()
+		// To listen instead would leave the port in use for a moment: see listen.
+		if conn, failed := net.DialTimeout("tcp", loopback(port), 100*time.Millisecond); failed == nil {
+			_, _ = conn.Close(), token.Close()
+			err = fmt.Errorf("port %d is in use", port)
 			continue
 		}
 		if t != nil {
@@ -47,7 +51,7 @@ func freePort(t testing.TB) (int, error) {
 			kept.tokens = append(kept.tokens, token)
 			kept.mu.Unlock()
 		}
-		return port, l.Close()
+		return port, nil
 	}
 	return 0, fmt.Errorf("no free port between %d and %d: %w", low, high, err)
 }
@@ -55,6 +59,18 @@ func freePort(t testing.TB) (int, error) {
 // reserve returns what says to all processes that a port is taken, until it is closed
 // or the process ends: the UDP port of that number, which no server of tests has.
 func reserve(port int) (net.PacketConn, error) { return net.ListenPacket("udp", loopback(port)) }
+
+// listen listens on a port that is reserved. A process that is being started has all
+// files of this one until it runs its own program, a listener that was just closed among
+// them. So a port may be in use for a moment, and listen tries it again.
+func listen(addr string) (net.Listener, error) {
+	for until := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		l, err := net.Listen("tcp", addr)
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(until) {
+			return l, err
+		}
+	}
+}
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 

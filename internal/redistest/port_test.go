@@ -2,6 +2,9 @@ package redistest
 
 import (
 	"net"
+	"os/exec"
+	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -21,6 +24,34 @@ func TestThePortOfAServerThatIsKilledIsItsOwnUntilItsTestEnds(t *testing.T) {
 	token, err := reserve(port)
 	if err == nil { // else another test has it by now
 		require.NoError(t, token.Close())
+	}
+}
+
+// Processes are started all the time, and each of them has the listener for a moment.
+func TestPort_IsFreeWhileProcessesAreStarted(t *testing.T) {
+	t.Parallel()
+	none := filepath.Join(t.TempDir(), "none") // it is started all the same, and fails
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+					_ = exec.Command(none).Start()
+				}
+			}
+		})
+	}
+	defer wg.Wait()
+	defer close(done)
+	for range 500 {
+		port := Port(t)
+		l, err := listen(loopback(port))
+		require.NoError(t, err)
+		require.NoError(t, l.Close())
 	}
 }
 

@@ -185,7 +185,7 @@ func (p *Proxy) Accept() {
 	if p.listener != nil {
 		return
 	}
-	listener, err := net.Listen("tcp", p.addr)
+	listener, err := listen(p.addr)
 	if err != nil {
 		p.t.Fatalf("redistest: %v", err)
 	}
