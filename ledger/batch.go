@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/cachex-go/cachex/internal/errs"
 )
 
 // A Batch is what one flush persists, and what identifies it. For ever, all that have
@@ -22,6 +24,12 @@ type Batch struct {
 	// they are the totals, in decimal, of counts that were set: an id has a delta or a
 	// total. Only a counter makes totals.
 	Values map[string][]byte
+
+	// Unread are the ids of the batch that this process cannot read, in ascending
+	// order: of a template or a codec of another release. They are in neither map.
+	// Once records that they are not applied, for the same batch may be applied whole
+	// by a process that can read them. A ledger of your own must record it too.
+	Unread []string
 }
 
 // IDs returns the ids of the batch in ascending order. Whoever writes rows in this
@@ -43,12 +51,37 @@ func (b Batch) String() string {
 	return fmt.Sprintf("batch %d of %s:%d", b.N, b.Namespace, b.Bucket)
 }
 
+// Refused returns the ids of the batch that err refuses for good, and reports whether
+// all others are persisted. It collects every RefusedError in the tree of err, as
+// errors.Join makes one. It returns false if the tree has another error beside them, if
+// they name no id, or one that is not in the batch: then the batch as a whole must be
+// persisted again.
+func (b Batch) Refused(err error) (ids []string, ok bool) {
+	found, beside := errs.Find[*RefusedError](err)
+	if beside {
+		return nil, false
+	}
+	for _, refused := range found {
+		for _, id := range refused.IDs {
+			_, isDelta := b.Deltas[id]
+			_, isValue := b.Values[id]
+			if !isDelta && !isValue {
+				return nil, false
+			}
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), len(ids) > 0
+}
+
 // GoString is String, lest %#v shows what is in the batch.
 func (b Batch) GoString() string { return b.String() }
 
 // A RefusedError says that all of a batch is persisted but these ids, which the
-// database refuses for good. Whoever persists batches returns it, perhaps wrapped, to
-// have them put aside, so that the others need not wait for them.
+// database refuses for good. A function that persists batches returns it to have them
+// put aside, so that the others need not wait for them. It may be wrapped, and joined
+// with others of its type; see [Batch.Refused] for what else the error may have in it.
 type RefusedError struct {
 	IDs []string
 	Err error // why, if it is known
@@ -68,6 +101,18 @@ func (e *RefusedError) Error() string {
 
 // Unwrap returns Err.
 func (e *RefusedError) Unwrap() error { return e.Err }
+
+// An AppliedError says that a batch was applied before, by a process that could read
+// other ids of it. Like a RefusedError, it says that the batch is done with.
+type AppliedError struct {
+	Refused []string // ids that the database refused for good
+	Unread  []string // ids that were not applied
+}
+
+// Error tells how many ids were not applied.
+func (e *AppliedError) Error() string {
+	return fmt.Sprintf("applied before, but for %d ids that were refused and %d that were not read", len(e.Refused), len(e.Unread))
+}
 
 // A ConflictError says that a batch was not applied, since it is not the one that comes
 // next according to the ledger. Either its process is late, and another one has applied
@@ -90,6 +135,7 @@ type Row struct {
 	Token   string
 	Deltas  map[string]int64 // of the batch, if it had any
 	Refused []string         // ids of the batch that were refused, and not applied
+	Unread  []string         // ids of the batch that were not applied; see Batch.Unread
 }
 
 // String tells the number.

@@ -7,8 +7,9 @@ func NewContext(ctx context.Context, b Batch) context.Context {
 	return context.WithValue(ctx, batchKey{}, b)
 }
 
-// FromContext returns the batch that a function persists whose ctx this is, and whether
-// it does. A cachex.Spec.DownMany that is called behind gets one, for Ledger.Once.
+// FromContext returns the batch that is being persisted under ctx, for Ledger.Once, and
+// reports whether there is one. With cachex.Spec.WriteBehind, DownMany is given a batch
+// of just its values, and Down one of just its value.
 func FromContext(ctx context.Context) (Batch, bool) {
 	b, ok := ctx.Value(batchKey{}).(Batch)
 	return b, ok

@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -112,7 +113,7 @@ func New(db *sql.DB, o Options) (*Ledger, error) {
 
 // Schema returns the statement that makes the table, if it is not there. It may run
 // twice. Column content is JSON: what was added by the last batch of the bucket, which
-// is needed if Redis goes back in time, and which ids of it were refused.
+// is needed if Redis goes back in time, and which ids of it were refused or not read.
 func (l *Ledger) Schema() string { return l.schema }
 
 // Create makes the table, if it is not there.
@@ -126,9 +127,10 @@ func (l *Ledger) Create(ctx context.Context) error {
 // Once calls apply in a transaction that also records b, and commits it, unless b was
 // recorded before. It returns nil if b is applied, now or before.
 //
-// If apply returns a *RefusedError, perhaps wrapped, then what it has done is committed
-// and the ids are recorded: Once returns that error now, and for the same batch ever
-// after. See Split. With any other error of apply, of a statement, or of COMMIT, nobody
+// If apply refuses some ids for good, and says nothing else (see [Batch.Refused]), then
+// what it has done is committed and the ids are recorded: Once returns that error now,
+// and a *RefusedError for the same batch ever after. See Split. An *AppliedError says
+// that b was applied before, with other ids unread. With any other error of apply, of a statement, or of COMMIT, nobody
 // needs to know whether b was applied: call Once again with the same batch, at any time
 // and from anywhere. A *ConflictError says that b is not the batch that follows; then
 // nothing was done.
@@ -161,12 +163,12 @@ func (l *Ledger) once(ctx context.Context, b Batch, apply func(*sql.Tx) error) e
 		return l.judge(ctx, tx, b)
 	}
 	err = apply(tx)
-	refused, some := errors.AsType[*RefusedError](err)
+	refused, some := b.Refused(err)
 	if err != nil && !some {
 		return err
 	}
 	if some {
-		text, jsonErr := encode(b.Deltas, refused.IDs)
+		text, jsonErr := encode(b, refused)
 		if jsonErr != nil {
 			return jsonErr
 		}
@@ -192,7 +194,7 @@ const maxIncarnations = 16
 // one, and reports whether it did; and whether the bucket had other incarnations before
 // this one.
 func (l *Ledger) record(ctx context.Context, tx *sql.Tx, b Batch) (first, others bool, err error) {
-	text, err := encode(b.Deltas, nil)
+	text, err := encode(b, nil)
 	if err != nil {
 		return false, false, err
 	}
@@ -222,12 +224,14 @@ func (l *Ledger) judge(ctx context.Context, tx *sql.Tx, b Batch) error {
 	if err != nil {
 		return err
 	}
-	row.Deltas, row.Refused, err = decode(text)
+	err = row.decode(text)
 	switch {
 	case err != nil:
 		return fmt.Errorf("column content: %w", err)
 	case row.N != b.N || row.Token != b.Token:
 		return &ConflictError{Batch: b, Row: row}
+	case !slices.Equal(row.Unread, b.Unread):
+		return &AppliedError{Refused: row.Refused, Unread: row.Unread}
 	case len(row.Refused) > 0:
 		return &RefusedError{IDs: row.Refused}
 	}
@@ -246,39 +250,52 @@ func affected(result sql.Result, err error) (int64, error) {
 type content struct {
 	Deltas  map[string]int64 `json:"deltas,omitempty"`
 	Refused []string         `json:"refused,omitempty"`
+	Unread  []string         `json:"unread,omitempty"`
 }
 
-func encode(deltas map[string]int64, refused []string) (string, error) {
-	c := content{Deltas: make(map[string]int64, len(deltas))}
-	for id, delta := range deltas {
+func encode(b Batch, refused []string) (string, error) {
+	c := content{Deltas: make(map[string]int64, len(b.Deltas)), Refused: escape(refused), Unread: escape(b.Unread)}
+	for id, delta := range b.Deltas {
 		c.Deltas[url.PathEscape(id)] = delta
-	}
-	for _, id := range refused {
-		c.Refused = append(c.Refused, url.PathEscape(id))
 	}
 	text, err := json.Marshal(c)
 	return string(text), err
 }
 
-func decode(text string) (deltas map[string]int64, refused []string, err error) {
-	var c content
-	if err := json.Unmarshal([]byte(text), &c); err != nil {
-		return nil, nil, err
+func escape(ids []string) (escaped []string) {
+	for _, id := range ids {
+		escaped = append(escaped, url.PathEscape(id))
 	}
-	deltas = make(map[string]int64, len(c.Deltas))
+	return escaped
+}
+
+func unescape(escaped []string) (ids []string, err error) {
+	for _, id := range escaped {
+		if id, err = url.PathUnescape(id); err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+// decode fills in what text says of the batch of the row.
+func (r *Row) decode(text string) (err error) {
+	var c content
+	if err = json.Unmarshal([]byte(text), &c); err != nil {
+		return err
+	}
+	r.Deltas = make(map[string]int64, len(c.Deltas))
 	for id, delta := range c.Deltas {
 		if id, err = url.PathUnescape(id); err != nil {
-			return nil, nil, err
+			return err
 		}
-		deltas[id] = delta
+		r.Deltas[id] = delta
 	}
-	for _, id := range c.Refused {
-		if id, err = url.PathUnescape(id); err != nil {
-			return nil, nil, err
-		}
-		refused = append(refused, id)
+	if r.Refused, err = unescape(c.Refused); err == nil {
+		r.Unread, err = unescape(c.Unread)
 	}
-	return deltas, refused, nil
+	return err
 }
 
 func identifier(s string) bool {

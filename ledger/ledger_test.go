@@ -66,16 +66,14 @@ func TestErrorsTellWhichIDsAndWhy(t *testing.T) {
 func TestWhatIsRecordedHoldsAnyIDAndAnyDelta(t *testing.T) {
 	t.Parallel()
 	deltas := map[string]int64{"": 1, "ä%/\x00\xff\"": math.MinInt64, "b": math.MaxInt64, "c d": 1<<53 + 1}
-	text, err := encode(deltas, []string{"\xff", "x"})
+	text, err := encode(Batch{Deltas: deltas, Unread: []string{"\xfe"}}, []string{"\xff", "x"})
 	require.NoError(t, err)
 	require.NotContains(t, text, "\x00")
-	got, refused, err := decode(text)
-	require.NoError(t, err)
-	require.Equal(t, deltas, got)
-	require.Equal(t, []string{"\xff", "x"}, refused)
-	for _, bad := range []string{"", "{", `{"deltas":{"%":1}}`, `{"refused":["%"]}`, `{"deltas":{"a":1.5}}`} {
-		_, _, err := decode(bad)
-		require.Error(t, err, bad)
+	var got Row
+	require.NoError(t, got.decode(text))
+	require.Equal(t, Row{Deltas: deltas, Refused: []string{"\xff", "x"}, Unread: []string{"\xfe"}}, got)
+	for _, bad := range []string{"", "{", `{"deltas":{"%":1}}`, `{"refused":["%"]}`, `{"unread":["%"]}`, `{"deltas":{"a":1.5}}`} {
+		require.Error(t, new(Row).decode(bad), bad)
 	}
 }
 
@@ -102,5 +100,29 @@ func TestOnlyWhatIsTheFaultOfARowIsPermanent(t *testing.T) {
 		codeError(13): false, stateError("23514"): false, errors.New("x"): false,
 	} {
 		require.Equal(t, want, permanent(SQLite)(fmt.Errorf("wrapped: %w", err)), err)
+	}
+}
+
+func TestBatchRefused_CollectsAllAndTellsWhenSomethingElseFailed(t *testing.T) {
+	t.Parallel()
+	b := Batch{Deltas: map[string]int64{"a": 1, "b": 2, "c": 3}}
+	refuse := func(ids ...string) error { return fmt.Errorf("row: %w", &RefusedError{IDs: ids, Err: io.EOF}) }
+	for name, tc := range map[string]struct {
+		err  error
+		want []string
+	}{
+		"nothing":          {nil, nil},
+		"one":              {refuse("b"), []string{"b"}},
+		"several":          {errors.Join(refuse("c"), refuse("a", "c")), []string{"a", "c"}},
+		"a failure beside": {errors.Join(refuse("c"), io.ErrUnexpectedEOF), nil},
+		"only a failure":   {io.ErrUnexpectedEOF, nil},
+		"no id":            {refuse(), nil},
+		"another id":       {refuse("a", "7"), nil},
+	} {
+		got, ok := b.Refused(tc.err)
+		require.Equal(t, tc.want != nil, ok, name)
+		if ok {
+			require.Equal(t, tc.want, got, name)
+		}
 	}
 }
