@@ -6,12 +6,16 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/cachex-go/cachex/codec"
 	"github.com/cachex-go/cachex/internal/entry"
+	"github.com/cachex-go/cachex/internal/errs"
 	"github.com/cachex-go/cachex/internal/kind"
 	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/ledger"
@@ -21,7 +25,9 @@ import (
 
 // Flush persists what is written behind: what was set, by whatever process, before the
 // call of Flush. It does nothing without Spec.WriteBehind. The error is an *Error; what
-// is then not persisted is still pending, and is tried again.
+// is then not persisted is still pending, and is tried again. A *writebehind.AsideError
+// in its chain tells how many values the database refused for good meanwhile, and how
+// many this process cannot read.
 func (c *Cache[K, V]) Flush(ctx context.Context) error {
 	if err := c.admit(ctx, "flush"); err != nil {
 		return err
@@ -100,12 +106,13 @@ func namespace(template string) string {
 
 // behind makes the engine of Spec.WriteBehind.
 func (c *Cache[K, V]) behind() (err error) {
-	c.engine, err = writebehind.New(c.rdb, writebehind.Options{
-		Name:    namespace(c.spec.Key),
-		Merge:   c.merge(),
-		Persist: c.persist,
-		Every:   c.spec.WriteBehind,
-	})
+	o := c.spec.WriteBehindOptions
+	o.Name, o.Merge, o.Every = namespace(c.spec.Key), c.merge(), c.spec.WriteBehind
+	o.Persist, o.Check = c.persist, c.check
+	if c.kind == nil && c.spec.DownMany == nil {
+		o.MaxBatch = 1 // Ledger.Once of Down then records just its value
+	}
+	c.engine, err = writebehind.New(c.rdb, o)
 	if err != nil {
 		return fmt.Errorf("Spec.WriteBehind: %w", err)
 	}
@@ -273,76 +280,59 @@ func (c *Cache[K, V]) decode(k string, payload []byte, v *V) error {
 	return codec.Bind(c.spec.Codec).DecodeKeyed(payload, k, v)
 }
 
-// persist has Down, or the kind, persist a batch.
+// check returns an error if this release cannot read an id, or its value: those of a
+// template, a codec, or a key that is not its own. Another one persists them.
+func (c *Cache[K, V]) check(id string, value []byte) error {
+	if _, err := c.key.Parse(id); err != nil {
+		return err
+	}
+	if c.kind != nil {
+		return c.kind.Check(value)
+	}
+	var v V
+	return c.decode(c.engine.Tag(id)+id, value, &v)
+}
+
+// persist has Down, or the kind, persist a batch of what check can read.
 func (c *Cache[K, V]) persist(ctx context.Context, b ledger.Batch) (err error) {
 	ids := b.IDs()
 	ctx, w := c.begin(ctx, "persist", ids[0], len(ids))
 	defer func() { w.end(ctx, 0, err) }()
 	ctx = ledger.NewContext(ctx, b)
-	refused := &ledger.RefusedError{}
-	keys := make(map[string]K, len(ids))
+	deltas, totals := make(map[K]int64, len(b.Deltas)), make(map[K]int64)
+	values := make(map[K]V, len(b.Values))
 	for _, id := range ids {
 		key, err := c.key.Parse(id)
-		if err != nil { // of a template that is no more
-			refused.IDs, refused.Err = append(refused.IDs, id), err
-			continue
+		if err != nil {
+			return err
 		}
-		keys[id] = key
-	}
-	if c.kind != nil {
-		deltas, totals := make(map[K]int64, len(keys)), make(map[K]int64)
-		for id, key := range keys {
+		if c.kind != nil {
 			if total, ok := b.Values[id]; ok {
 				totals[key], _ = strconv.ParseInt(string(total), 10, 64) // the engine has parsed it
 			} else {
 				deltas[key] = b.Deltas[id]
 			}
+			continue
 		}
-		if len(keys) > 0 {
-			err = c.kind.Persist(ctx, b, deltas, totals)
+		var v V
+		if err := c.decode(c.engine.Tag(id)+id, b.Values[id], &v); err != nil {
+			return err
 		}
-	} else {
-		values := make(map[K]V, len(keys))
-		for id, key := range keys {
-			var v V
-			if err := c.decode(c.engine.Tag(id)+id, b.Values[id], &v); err != nil {
-				refused.IDs, refused.Err = append(refused.IDs, id), err
-				continue
-			}
-			values[key] = v
+		values[key] = v
+	}
+	if c.kind != nil {
+		return c.kind.Persist(ctx, b, deltas, totals)
+	}
+	if c.spec.DownMany != nil {
+		return c.downMany(ctx, slices.Collect(maps.Keys(values)), values)[0]
+	}
+	for key, v := range values { // one: see MaxBatch
+		err = c.down(ctx, key, v)
+		if refused, beside := errs.Find[*ledger.RefusedError](err); len(refused) > 0 && !beside {
+			return &ledger.RefusedError{IDs: ids, Err: err} // by whatever name Down knows it
 		}
-		err = c.persistValues(ctx, values)
 	}
-	return also(err, refused)
-}
-
-// also returns err, and that more ids are refused.
-func also(err error, refused *ledger.RefusedError) error {
-	if len(refused.IDs) == 0 {
-		return err
-	}
-	if err == nil {
-		return refused
-	}
-	if more, ok := errors.AsType[*ledger.RefusedError](err); ok {
-		return &ledger.RefusedError{IDs: append(more.IDs, refused.IDs...), Err: err}
-	}
-	return err // all of it again; and then those that cannot be read are refused
-}
-
-func (c *Cache[K, V]) persistValues(ctx context.Context, values map[K]V) error {
-	if len(values) == 0 {
-		return nil
-	}
-	keys := make([]K, 0, len(values))
-	for key := range values {
-		keys = append(keys, key)
-	}
-	var failed error
-	for _, err := range c.downMany(ctx, keys, values) {
-		failed = cmp.Or(failed, err)
-	}
-	return failed
+	return err
 }
 
 // carry gives the kind that a codec carries what it needs of c.
@@ -377,9 +367,16 @@ func (c *Cache[K, V]) carry(k *kind.Kind[K]) {
 
 // validateBehind is validate of Spec.WriteBehind.
 func (s Spec[K, V]) validateBehind(parses func() error, counts bool) error {
+	o := s.WriteBehindOptions
 	switch {
+	case s.WriteBehind == 0 && !reflect.ValueOf(o).IsZero():
+		return errors.New("Spec.WriteBehindOptions needs Spec.WriteBehind")
 	case s.WriteBehind == 0:
 		return nil
+	case o.Name != "" || o.Merge != 0 || o.Every != 0 || o.Persist != nil || o.Check != nil:
+		return errors.New("Spec.WriteBehindOptions: Name, Merge, Every, Persist and Check must not be set: the cache has its own")
+	case o.MaxBatch > 1 && s.DownMany == nil && !counts:
+		return errors.New("Spec.WriteBehindOptions.MaxBatch needs Spec.DownMany: Down is given one value")
 	case s.WriteBehind < minBehind || s.WriteBehind%time.Millisecond != 0:
 		return fmt.Errorf("Spec.WriteBehind is %v, must be whole milliseconds, at least %v", s.WriteBehind, minBehind)
 	case s.KeyFunc != nil:

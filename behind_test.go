@@ -15,6 +15,7 @@ import (
 	"github.com/cachex-go/cachex/codec"
 	"github.com/cachex-go/cachex/internal/redistest"
 	"github.com/cachex-go/cachex/ledger"
+	"github.com/cachex-go/cachex/writebehind"
 )
 
 // rows are a table that values are written behind to.
@@ -76,6 +77,14 @@ func newBehind(t *testing.T, rdb *redis.Client, change func(s *Spec[int, string]
 		change(&spec)
 	}
 	return newCache(t, rdb, spec), newCache(t, again(t, rdb), spec), table
+}
+
+// requireAside fails unless err says that so many ids are refused, and so many unread.
+func requireAside(t *testing.T, err error, refused, unread int64) {
+	t.Helper()
+	aside, ok := errors.AsType[*writebehind.AsideError](err)
+	require.True(t, ok, "%v", err)
+	require.Equal(t, writebehind.AsideError{Refused: refused, Unread: unread}, *aside)
 }
 
 func requireValue(t *testing.T, c *Cache[int, string], id int, want string) {
@@ -165,8 +174,8 @@ func TestWhatIsPendingIsBoundToItsKey(t *testing.T) {
 }
 
 // What is pending and cannot be decoded keeps no other key from being read or persisted,
-// and is put aside.
-func TestWhatIsPendingAndNoValueIsRefused(t *testing.T) {
+// and waits for a process that can.
+func TestWhatIsPendingAndNoValueWaits(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		a, b, table := newBehind(t, rdb, func(s *Spec[int, string]) {
@@ -185,12 +194,13 @@ func TestWhatIsPendingAndNoValueIsRefused(t *testing.T) {
 		delete(want, 1)
 		many, _ := b.GetMany(t.Context(), ids)
 		require.Equal(t, want, many)
-		require.NoError(t, b.Flush(t.Context()))
+		requireAside(t, b.Flush(t.Context()), 0, 1)
 		require.Equal(t, want, table.values)
-		refused, err := b.engine.Refused(t.Context())
+		refused, err := b.Refused(t.Context())
 		require.NoError(t, err)
-		require.Len(t, refused, 1)
-		require.Equal(t, id, refused[0].ID)
+		require.Empty(t, refused)
+		require.NoError(t, a.Set(t.Context(), 1, "a newer value"))
+		require.NoError(t, b.Flush(t.Context()))
 	})
 }
 
@@ -211,7 +221,7 @@ func TestWhatDownRefusesIsPutAsideAndWhatFailsIsTriedAgain(t *testing.T) {
 
 		require.NoError(t, a.Set(t.Context(), 2, "poison"))
 		table.fail(fmt.Errorf("a row: %w", &ledger.RefusedError{IDs: []string{untagged(a.Key(2))}}))
-		require.NoError(t, a.Flush(t.Context()))
+		requireAside(t, a.Flush(t.Context()), 1, 0)
 		require.Equal(t, int64(1), a.Stats().WriteBehind.Refused)
 		for _, b := range table.batches {
 			require.NotEmpty(t, b.Token)
@@ -262,6 +272,9 @@ func TestWriteBehindRefusesWhatItCannotKeep(t *testing.T) {
 		"Spec.WriteBehind needs Spec.Down or Spec.DownMany, which persists": {Key: "k:{id}"},
 		"Spec.WriteBehind is 1ms":                                           {Key: "k:{id}", Down: down, WriteBehind: time.Millisecond},
 		"Spec.WriteBehind is 10.5ms":                                        {Key: "k:{id}", Down: down, WriteBehind: 10500 * time.Microsecond},
+		"Spec.WriteBehindOptions: Name, Merge, Every":                       {Key: "k:{id}", Down: down, WriteBehindOptions: writebehind.Options{Name: "n"}},
+		"Spec.WriteBehindOptions.MaxBatch needs Spec.DownMany":              {Key: "k:{id}", Down: down, WriteBehindOptions: writebehind.Options{MaxBatch: 7}},
+		"Spec.WriteBehind: cachex: new write-behind: Options.Timeout":       {Key: "k:{id}", Down: down, WriteBehindOptions: writebehind.Options{Timeout: -1}},
 	} {
 		spec.TTL = time.Minute
 		if spec.WriteBehind == 0 {
@@ -270,6 +283,10 @@ func TestWriteBehindRefusesWhatItCannotKeep(t *testing.T) {
 		_, err := New(closedClient(t), spec)
 		require.ErrorContains(t, err, want)
 	}
+	_, err := New(closedClient(t), Spec[int, string]{
+		Key: "k:{id}", TTL: time.Minute, Down: down, WriteBehindOptions: writebehind.Options{MaxBatch: 1},
+	})
+	require.ErrorContains(t, err, "Spec.WriteBehindOptions needs Spec.WriteBehind")
 }
 
 // No two templates that render different keys have the same buckets.

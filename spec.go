@@ -13,6 +13,7 @@ import (
 	"github.com/cachex-go/cachex/internal/kind"
 	"github.com/cachex-go/cachex/loader"
 	"github.com/cachex-go/cachex/near"
+	"github.com/cachex-go/cachex/writebehind"
 )
 
 // A Spec describes a cache. It is a value: New copies it and changes nothing.
@@ -137,17 +138,28 @@ type Spec[K comparable, V any] struct {
 
 	// WriteBehind is how long a value may wait for Down, about: Set stores it, and
 	// notes in Redis, in the same step, that it is to be persisted; of several values
-	// of a key the last one is. Any process that has such a cache calls DownMany, or
-	// Down for each, with what has gathered; ledger.FromContext of its ctx tells which
-	// batch it is, for a ledger.Ledger to apply it once. Without that it may be called
-	// again with the same, and after a pause of its process with values that are out
-	// of date. A process that is killed loses nothing.
+	// of a key the last one is. Any process that has such a cache calls DownMany with
+	// a batch of what has gathered, or Down with a batch of one value.
+	// ledger.FromContext of its ctx returns the batch, for a ledger.Ledger to apply it
+	// once. Without that it may be called again with the same, and after a pause of its
+	// process with values that are out of date. A process that is killed loses nothing.
+	//
+	// A *ledger.RefusedError from Down, or one from DownMany that names its ids, puts
+	// values aside for good: see Refused and Retry. If Down fails otherwise, it is
+	// called again, and the values of about 1/64 of the keys wait for that. A value that
+	// this release cannot read, since its Key, K or Codec is another one, is left to
+	// processes that can: see Stats.WriteBehind.
 	//
 	// Until it is persisted, a value is read from what is pending, whatever else
 	// expires or is deleted, and Delete takes nothing of that back. Keys in Redis begin
 	// with a hash tag that is made of Key. Whole milliseconds, at least 10. Defaults to
 	// 0: Set calls Down before it stores.
 	WriteBehind time.Duration
+
+	// WriteBehindOptions tune WriteBehind: Notify, MaxBatch, Timeout and so on. Name,
+	// Merge, Every, Persist and Check must not be set, and MaxBatch needs DownMany.
+	// Defaults to the defaults of writebehind.Options; MaxBatch without DownMany is 1.
+	WriteBehindOptions writebehind.Options
 
 	// UpTimeout bounds one load: the wait for one of MaxLoads and for the lease,
 	// and Up. That of a key which GetMany has queued, for want of UpMany, begins with

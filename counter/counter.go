@@ -11,9 +11,11 @@
 package counter
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"time"
 
@@ -86,22 +88,30 @@ type Spec[K comparable] struct {
 	// written in the same step as the count, and any process that has such a Counter
 	// calls Down with it, so a process that is killed, at whatever step, loses nothing.
 	// With a ledger.Ledger, nothing is added twice either; without one, what a killed
-	// process was persisting may be. An error in whose chain is a *ledger.RefusedError
-	// says that all is persisted but some keys; any other, that nothing is, and that
-	// it is to be tried again. It must be safe for concurrent use. Defaults to nil:
+	// process was persisting may be. An error that refuses some ids for good, and says
+	// nothing else, says that all others are persisted: see ledger.Batch.Refused. Any
+	// other says that nothing is, and that it is to be tried again. A key that this
+	// release cannot read, of a Spec with another Key or K, is left to processes that
+	// can. It must be safe for concurrent use. Defaults to nil:
 	// counts live in Redis alone.
 	Down func(ctx context.Context, f Flush[K]) error
 
 	// DownValues says that Down also writes the Values of a Flush, which are counts that
 	// were set. Set and SetMany of a Counter with Down need it: with the Deltas alone, Down
 	// could only add the difference to what the count was in Redis, and the database may
-	// have another count. Not without Down. Defaults to false: Set and SetMany return an
-	// error.
+	// have another count. If another process has set a count, this one leaves it to
+	// processes that have DownValues. Not without Down. Defaults to false: Set and SetMany
+	// return an error.
 	DownValues bool
 
 	// FlushEvery is how long what was added may wait for Down, about. In whole
 	// milliseconds, at least 10. Defaults to 1 s.
 	FlushEvery time.Duration
+
+	// WriteBehindOptions tune how Down is called, as cachex.Spec.WriteBehindOptions:
+	// Notify, MaxBatch, Timeout and so on. Every is FlushEvery. Defaults to its
+	// defaults.
+	WriteBehindOptions writebehind.Options
 
 	// OnceTTL is how long the opID of an AddOnce is remembered. In whole milliseconds.
 	// Defaults to a day.
@@ -168,11 +178,14 @@ func New[K comparable](rdb redis.UniversalClient, spec Spec[K]) (*Counter[K], er
 	}
 	c.kind.Drain, c.kind.SetMany = c.drain, c.setMany
 	if spec.Down != nil {
-		inner.WriteBehind = spec.FlushEvery
-		c.kind.Persist = func(ctx context.Context, b ledger.Batch, deltas, values map[K]int64) error {
-			if len(values) > 0 && !spec.DownValues {
-				return errNoValues // it waits for a process that can write them
+		inner.WriteBehind, inner.WriteBehindOptions = spec.FlushEvery, spec.WriteBehindOptions
+		c.kind.Check = func(value []byte) error {
+			if !spec.DownValues && bytes.HasPrefix(value, []byte("=")) {
+				return errNoValues
 			}
+			return nil
+		}
+		c.kind.Persist = func(ctx context.Context, b ledger.Batch, deltas, values map[K]int64) error {
 			return spec.Down(ctx, Flush[K]{Deltas: deltas, Values: values, Batch: b})
 		}
 	}
@@ -205,6 +218,8 @@ func (s Spec[K]) validate() error {
 		return errors.New("Spec.Down gives keys a hash tag of its own: write Spec.Key without {{…}}")
 	case s.Down != nil && (s.FlushEvery < 10*time.Millisecond || s.FlushEvery%time.Millisecond != 0):
 		return fmt.Errorf("Spec.FlushEvery is %v, must be whole milliseconds, at least 10ms", s.FlushEvery)
+	case s.Down == nil && !reflect.ValueOf(s.WriteBehindOptions).IsZero():
+		return errors.New("Spec.WriteBehindOptions needs Spec.Down")
 	case s.OnceTTL < time.Millisecond || s.OnceTTL%time.Millisecond != 0:
 		return fmt.Errorf("Spec.OnceTTL is %v, must be whole milliseconds, at least 1ms", s.OnceTTL)
 	}

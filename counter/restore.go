@@ -261,7 +261,7 @@ func (c *Counter[K]) unstored(ctx context.Context, lost []*restoring[K], last bo
 	}
 	failed := c.see(ctx, lost) != nil
 	for i, r := range lost {
-		if b := before[i]; failed || last || b.Incarnation == r.seen.Incarnation && b.N == r.seen.N && (b.InFlight == nil) == (r.seen.InFlight == nil) {
+		if b := before[i]; failed || last || b.Incarnation == r.seen.Incarnation && b.Moment == r.seen.Moment && (b.InFlight == nil) == (r.seen.InFlight == nil) {
 			r.pend()
 		} else {
 			again = append(again, r)
@@ -310,11 +310,11 @@ func (c *Counter[K]) landing(r *restoring[K], took time.Duration, last bool) *sc
 	}
 	call := &script.Call{Script: script.LandCount(c.kind.Engine != nil), Key: r.k, Args: []any{
 		r.lease.Token[:], c.keep, time.Since(r.lease.Sent).Milliseconds(), entry.AppendCost(nil, took),
-		strconv.FormatInt(r.n, 10), was, writebehind.Field(r.id), r.seen.Incarnation, r.seen.N, trust, flying,
+		strconv.FormatInt(r.n, 10), was, writebehind.Field(r.id), r.seen.Incarnation, r.seen.Moment, trust, flying,
 	}}
 	if c.kind.Engine != nil {
 		keys := c.kind.Engine.Keys(r.seen.Bucket)
-		call.More = []string{keys.Pending, keys.InFlight}
+		call.More = []string{keys.Pending, keys.InFlight, keys.Unread, keys.Parked}
 	}
 	return call
 }

@@ -57,11 +57,20 @@ type Options struct {
 	//
 	// It is called by one goroutine at a time for a bucket, in one process of the
 	// fleet as long as nobody is paused, and by Workers goroutines at once. Its ctx
-	// ends after Timeout. nil means that all of the batch is persisted; an error in
-	// whose chain is a *ledger.RefusedError, that all but some ids are; any other
-	// error, or a panic, that the batch must be persisted again. It must return some
-	// time after its ctx has ended: until then, its bucket waits.
+	// ends after Timeout. nil means that all of the batch is persisted; an error that
+	// refuses some ids for good, and says nothing else, that all others are: see
+	// [ledger.Batch.Refused]. Any other error, or a panic, means that the batch must
+	// be persisted again. It must return some time after its ctx has ended: until
+	// then, its bucket waits.
 	Persist func(ctx context.Context, b ledger.Batch) error
+
+	// Check returns an error if this process cannot read an id, or its value, decimal
+	// delta, or '=' and decimal total, which a process of another release may have written. Persist
+	// does not get such ids: they stay in Redis for processes that can read them, and
+	// other ids do not wait for them. See Backlog.Unread. It is called for each id of
+	// each batch, must be safe for concurrent use, and must not keep value. A panic is
+	// an error. Defaults to nil: this process can read all.
+	Check func(id string, value []byte) error
 
 	// Every is how long a write waits, about, before it is persisted. In whole
 	// milliseconds. Defaults to a second.
@@ -74,7 +83,8 @@ type Options struct {
 	// change it. Defaults to 64.
 	Buckets int
 
-	// MaxBatch is how many ids a batch has at most. Defaults to 1000.
+	// MaxBatch is how many ids a batch has at most. With 1, Persist is always given
+	// one id. Defaults to 1000.
 	MaxBatch int
 
 	// MaxBytes is how many bytes of values and ids a batch has at most, unless it
@@ -115,6 +125,7 @@ type Engine struct {
 	counters counters      // of Stats
 	closing  chan struct{} // has an element while a Close drains
 	begun    atomic.Bool   // Start was called
+	yielded  time.Time     // the sweeper's alone; when it last left its turn to others
 
 	mu     sync.Mutex
 	closed bool               // guarded by mu; no more calls
@@ -135,8 +146,12 @@ type bucket struct {
 	// put an element into busy may use it.
 	done struct {
 		n, token string
-		refused  []string // fields
+		outcome
 	}
+
+	seen   string    // guarded by mu of the Engine; what this process found it cannot read
+	seenAt time.Time // guarded by mu of the Engine
+	waits  [3]wait   // guarded by mu of the Engine; see age
 }
 
 // New returns an engine. It makes no call to Redis and starts no goroutine: the first

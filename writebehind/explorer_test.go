@@ -125,6 +125,9 @@ func (w *world) startEngine(name string, o Options, run func(p *proc, e *Engine)
 	var p *proc
 	o.Name, o.Merge, o.Buckets, o.Every, o.LeaseTTL = w.name, Sum, 1, maxPeriod, maxPeriod
 	o.Persist = func(ctx context.Context, b ledger.Batch) error {
+		if len(b.Deltas)+len(b.Values) == 0 {
+			w.complain("Persist is given nothing")
+		}
 		return w.d.apply(ctx, b, func(name string, do func()) error { return p.do(name, do, nil) })
 	}
 	e, err := New(rdb, o)
@@ -151,7 +154,9 @@ type lab struct {
 	mutants map[string]*script.Script // nil, or what runs in place of the script of a step
 
 	naive    bool // the database has no ledger
+	amnesia  bool // the ledger does not record what was not read
 	tolerant bool // bad orders are counted, and do not fail the test
+	enough   bool // one bad order ends the search
 	bad      int
 }
 
@@ -204,6 +209,7 @@ return 1
 var steps = map[*script.Script]string{
 	script.PendAdd: "add", pendSet: "set", script.TakeBatch: "take", script.AckBatch: "ack", script.HoldBatch: "hold",
 	script.ReadBatch: "read", script.RenumberBatch: "renumber", script.DropBatch: "drop", script.SubtractBatch: "subtract",
+	script.ParkBatch: "park", script.UnparkBatch: "unpark", script.SettleBatch: "settle", script.ListUnread: "list", script.RescueUnread: "rescue",
 }
 
 var stepNames = func() map[string]string {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cachex-go/cachex/internal/errs"
 	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/ledgernote"
 	"github.com/cachex-go/cachex/internal/saturate"
@@ -71,7 +72,8 @@ func (e *Engine) step(ctx context.Context, b int, must bool) (again bool, wait t
 	}
 	switch t.state {
 	case clean:
-		return false, 0, nil
+		again, err := e.rescueNew(ctx, b, t)
+		return again, 0, err
 	case taken, resumed:
 		return e.work(ctx, b, t)
 	}
@@ -96,7 +98,12 @@ type take struct {
 	more    int64    // ids that are still pending
 	fails   int64    // of persisting it
 	garbage []string // fields of a Sum that are no numbers
+	unread  string   // version of what processes could not read; "" if there is nothing
+	parked  []string // tokens of the batches that no process could read
 }
+
+// An outcome says what of a batch is not persisted. Both are fields.
+type outcome struct{ refused, unread []string }
 
 // take takes the batch in flight or the next one, by as many calls as it needs,
 // each of which holds up the server for a millisecond or so.
@@ -114,6 +121,7 @@ func (e *Engine) take(ctx context.Context, b int, must bool) (*take, error) {
 		t := &take{state: r.text()}
 		switch t.state {
 		case clean:
+			t.readUnread(r)
 		case busy:
 			t.wait = max(r.duration(), time.Millisecond)
 		case unfinished:
@@ -125,6 +133,7 @@ func (e *Engine) take(ctx context.Context, b int, must bool) (*take, error) {
 			e.taken(t, b, r)
 			_ = r.int() // ids of the batch
 			list := r.list()
+			t.readUnread(r)
 			if r.err == nil && len(list) == 0 {
 				return e.readBatch(ctx, b, t)
 			}
@@ -174,9 +183,7 @@ func (e *Engine) readBatch(ctx context.Context, b int, t *take) (*take, error) {
 
 // fill adds fields and values of I to the batch.
 func (e *Engine) fill(t *take, list []any) {
-	for k := 0; k+1 < len(list); k += 2 {
-		field, _ := list[k].(string)
-		value, _ := list[k+1].(string)
+	for field, value := range pairs(list) {
 		if strings.HasPrefix(field, "#") {
 			continue
 		}
@@ -207,28 +214,27 @@ func (e *Engine) work(ctx context.Context, b int, t *take) (again bool, wait tim
 	}
 	done := &e.buckets[b].done
 	if done.n != t.n || done.token != t.batch.Token {
-		err := e.persist(ctx, b, t)
-		refused, some := errors.AsType[*ledger.RefusedError](err)
+		if unread := e.check(t); e.mustPark(t) {
+			return e.park(ctx, b, t, unread)
+		}
+		out, err := e.persisted(t, e.persist(ctx, b, t))
 		if conflict, ok := errors.AsType[*ledger.ConflictError](err); ok {
-			again, err := e.resolve(ctx, b, t, conflict)
+			again, err := e.settleParked(ctx, b, t, conflict)
+			if !again && err == nil {
+				again, err = e.resolve(ctx, b, t, conflict)
+			}
 			if err == nil || again {
 				return true, 0, err
 			}
 			return false, 0, e.fail(ctx, b, t, err)
 		}
-		if err != nil && !some {
+		if err != nil {
 			return false, 0, e.fail(ctx, b, t, err)
 		}
-		done.n, done.token, done.refused = t.n, t.batch.Token, t.garbage
-		if some {
-			e.notify(fmt.Errorf("cachex: persist %v: %w", t.batch, err))
-			for _, id := range refused.IDs {
-				done.refused = append(done.refused, Field(id))
-			}
-		}
+		done.n, done.token, done.outcome = t.n, t.batch.Token, out
 	}
-	args := []any{t.n, t.batch.Token, e.o.Merge.arg()}
-	for _, field := range done.refused {
+	args := []any{t.n, t.batch.Token, e.o.Merge.arg(), len(done.refused)}
+	for _, field := range slices.Concat(done.refused, done.unread) {
 		args = append(args, field)
 	}
 	acked, err := e.call(context.WithoutCancel(ctx), script.AckBatch, b, args...)
@@ -237,15 +243,46 @@ func (e *Engine) work(ctx context.Context, b int, t *take) (again bool, wait tim
 		return false, 0, err
 	}
 	if acked == int64(1) {
-		size := int64(len(t.batch.Deltas) + len(t.batch.Values) + len(t.garbage))
+		size := int64(t.live() + len(t.batch.Unread) + len(t.garbage))
 		e.counters.batches.Add(1)
-		e.counters.persisted.Add(size - int64(len(done.refused)))
+		e.counters.persisted.Add(size - int64(len(done.refused)+len(done.unread)))
 		e.counters.refused.Add(int64(len(done.refused)))
+		e.counters.unread.Add(int64(len(done.unread)))
 	} else {
 		e.counters.stale.Add(1) // somebody else has persisted it, and gone on
 		return true, 0, nil
 	}
-	return t.more > 0, 0, nil
+	// What was put into Unread just now is looked at once more, and then known.
+	return t.more > 0 || len(done.unread) > 0 || e.unseen(b, t.unread), 0, nil
+}
+
+// persisted returns what of a batch is not persisted although it is done with, or the
+// error that says that it is not.
+func (e *Engine) persisted(t *take, err error) (outcome, error) {
+	out := outcome{refused: t.garbage, unread: fields(t.batch.Unread)}
+	if err == nil {
+		return out, nil
+	}
+	if applied, beside := errs.Find[*ledger.AppliedError](err); len(applied) > 0 && !beside {
+		out.refused = slices.Concat(t.garbage, fields(applied[0].Refused))
+		out.unread = fields(applied[0].Unread)
+		return out, nil
+	}
+	refused, ok := t.batch.Refused(err)
+	if !ok {
+		return out, err
+	}
+	e.notify(fmt.Errorf("cachex: persist %v: %w", t.batch, err))
+	out.refused = slices.Concat(t.garbage, fields(refused))
+	return out, nil
+}
+
+func fields(ids []string) []string {
+	all := make([]string, len(ids))
+	for i, id := range ids {
+		all[i] = Field(id)
+	}
+	return all
 }
 
 // persist calls Persist, and keeps the batch meanwhile.

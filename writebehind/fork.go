@@ -187,7 +187,7 @@ func subtract(row ledger.Row) []any {
 	for _, id := range slices.Sorted(maps.Keys(row.Deltas)) {
 		delta := row.Deltas[id]
 		switch {
-		case delta == 0 || slices.Contains(row.Refused, id):
+		case delta == 0 || slices.Contains(row.Refused, id) || slices.Contains(row.Unread, id):
 		case delta == math.MinInt64: // has no opposite
 			args = append(args, Field(id), strconv.FormatInt(math.MaxInt64, 10), Field(id), "1")
 		default:

@@ -305,14 +305,16 @@ func TestWhatIsOlderThanTheLastBatchIsPersistedAgainOrPutAside(t *testing.T) {
 				h.add("x", 10)
 				h.flush()
 				before.restore(t, rdb)
-				h.flush()
+				flushed := h.e.Flush(h.ctx)
 				refused, err := h.e.Refused(h.ctx)
 				require.NoError(t, err)
 				if drop {
+					requireAside(t, flushed, 2, 0)
 					require.EqualValues(t, 11, h.d.sum("x"))
 					require.EqualValues(t, 1, h.d.sum("y"))
 					require.Len(t, refused, 2)
 				} else {
+					require.NoError(t, flushed)
 					require.EqualValues(t, 12, h.d.sum("x"))
 					require.EqualValues(t, 2, h.d.sum("y"))
 					require.Empty(t, refused)

@@ -12,6 +12,8 @@ type Keys struct {
 	Pending  string // id → what is to be persisted. Let it be KEYS[1] of a script
 	InFlight string // id → what is being persisted, and what is known of the bucket
 	Refused  string // id → what the database refused for good
+	Unread   string // id → what a process could not read, and the database has not
+	Parked   string // batches that no process could read, and the database may have
 }
 
 // Bucket returns the number of the bucket of an id: its 64-bit FNV-1a hash, modulo
@@ -31,7 +33,10 @@ func (e *Engine) Tag(id string) string { return e.tag(e.Bucket(id)) }
 // Keys returns the keys of a bucket.
 func (e *Engine) Keys(bucket int) Keys {
 	tag := e.tag(bucket)
-	return Keys{Pending: tag + "%pending", InFlight: tag + "%inflight", Refused: tag + "%refused"}
+	return Keys{
+		Pending: tag + "%pending", InFlight: tag + "%inflight", Refused: tag + "%refused",
+		Unread: tag + "%unread", Parked: tag + "%parked",
+	}
 }
 
 // Field returns the field of the hashes that stands for an id: the id itself, or '='

@@ -9,6 +9,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/cachex-go/cachex/internal/errs"
 	"github.com/cachex-go/cachex/internal/guard"
 )
 
@@ -54,7 +55,9 @@ func (e *Engine) sweeping(ctx, work context.Context) {
 // It tries what has failed before without waiting for its time.
 //
 // With an error, some of it may be persisted; all that is not is still in Redis, and
-// will be. The error is that of one of the buckets that failed.
+// will be. The error is that of one of the buckets that failed. An *AsideError says that
+// the database refused something for good meanwhile, or that this process cannot read
+// something.
 func (e *Engine) Flush(ctx context.Context) error {
 	err := e.open(ctx)
 	if err == nil {
@@ -137,12 +140,15 @@ func (e *Engine) drain(ctx context.Context) error {
 // ofRedis reports whether err says that Redis has failed, and may not fail again.
 func ofRedis(err error) bool {
 	_, ofPersist := errors.AsType[*persistError](err)
+	if aside, beside := errs.Find[*AsideError](err); len(aside) > 0 && !beside {
+		return false
+	}
 	return !ofPersist && !errors.Is(err, guard.ErrGoexit) && !errors.Is(err, redis.ErrClosed)
 }
 
 // A LeftError says that Close could not persist everything.
 type LeftError struct {
-	IDs   int64 // how many are still pending or in flight
+	IDs   int64 // how many are still pending or in flight, or wait for a process that can read them
 	Known bool  // whether Redis could tell
 	Err   error // why
 }
@@ -169,7 +175,7 @@ func (e *Engine) left(ctx context.Context) (int64, bool) {
 		return 0, false
 	}
 	b := total(all)
-	return b.IDs + b.InFlight, b.failed == nil
+	return b.IDs + b.InFlight + b.Unread, b.failed == nil
 }
 
 func (e *Engine) over() bool {
@@ -197,13 +203,13 @@ func (e *Engine) flushAll(ctx context.Context) error {
 			first = err
 		}
 	}
-	waiting := 0
+	waiting, refused := 0, e.counters.refused.Load()
 	ended := make(chan struct{}, len(all))
 	for b, f := range all {
 		switch {
 		case f.err != nil:
 			note(f.err)
-		case f.pending > 0 || f.inFlight > 0:
+		case f.pending > 0 || f.inFlight > 0 || f.unread > 0:
 			waiting++
 			// Ends with the flush, which ctx ends.
 			if !e.spawn(guard.Persist, func() error { return e.flush(ctx, b, true) }, func(err error) {
@@ -223,10 +229,22 @@ func (e *Engine) flushAll(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
+	after := all
+	if waiting > 0 {
+		if after, err = e.survey(ctx, false); err != nil {
+			return err
+		}
+	}
+	aside := newAsideError(all, after, e.counters.refused.Load()-refused)
 	mu.Lock()
 	defer mu.Unlock()
-	if failed > 0 {
+	switch {
+	case failed > 0 && aside != nil:
+		return fmt.Errorf("%d of %d buckets: %w; %w", failed, len(all), first, aside)
+	case failed > 0:
 		return fmt.Errorf("%d of %d buckets: %w", failed, len(all), first)
+	case aside != nil:
+		return aside
 	}
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -13,12 +15,13 @@ import (
 
 // A Look is what the database may lack of some ids, at one moment.
 type Look struct {
-	// Incarnation and N tell the moment. A script finds out by them, and by
+	// Incarnation and Moment tell the moment. A script finds out by them, and by
 	// behind_unchanged, whether the database may have got something of an id since.
-	Incarnation, N string
+	Incarnation, Moment string
 
 	// Pending and InFlight have an element for each id that was asked for: its delta
-	// or value, nil if there is none.
+	// or value, nil if there is none. The database lacks what is pending, and may lack
+	// what is in flight.
 	Pending, InFlight []*string
 }
 
@@ -96,7 +99,8 @@ func (e *Engine) settled(ctx context.Context, bucket int, ids []string) (settled
 	if f.err != nil {
 		return false, false, f.err
 	}
-	return len(ids) == 0 && f.inFlight == 0, f.inFlight > 0 && f.due(e.me), nil
+	// An id may be in a batch that is parked, too.
+	return len(ids) == 0 && f.inFlight == 0, f.inFlight > 0 && f.due(e.me) || f.inFlight == 0 && f.unread > 0, nil
 }
 
 func (e *Engine) inRange(bucket int) error {
@@ -122,11 +126,62 @@ func (e *Engine) look(ctx context.Context, bucket int, ids []string) (Look, erro
 		v, err = e.lookApart(ctx, bucket, args)
 	}
 	r := read(v, err)
-	l := Look{Incarnation: r.text(), N: r.text()}
-	_ = r.text() // the last batch that was acknowledged
-	l.Pending, l.InFlight = optional(r.list(), len(ids)), optional(r.list(), len(ids))
+	l := Look{Incarnation: r.text(), Moment: r.text()}
+	_, _ = r.text(), r.text() // the last batch that was taken, and that was acknowledged
+	l.Pending, l.InFlight = e.merged(r, len(ids))
 	return l, r.err
 }
+
+// merged reads what the database lacks of n ids, and what it may lack: the rest of a
+// reply of LookBatch.
+func (e *Engine) merged(r *reply, n int) (pending, inFlight []*string) {
+	pending, inFlight = optional(r.list(), n), optional(r.list(), n)
+	unread := optional(r.list(), n)
+	var parked [][]*string // the oldest first
+	for r.err == nil && len(r.rest) > 0 {
+		parked = append(parked, optional(r.list(), n))
+	}
+	for i := range n {
+		for _, batch := range slices.Backward(parked) {
+			inFlight[i] = e.mergeOne(r, inFlight[i], batch[i])
+		}
+		if e.o.Merge == Sum || inFlight[i] == nil {
+			if inFlight[i] != nil && unread[i] != nil && isTotal(*unread[i]) {
+				unread[i] = e.mergeOne(r, inFlight[i], unread[i]) // which counts on it, persisted or not
+			}
+			pending[i] = e.mergeOne(r, pending[i], unread[i])
+		}
+	}
+	return pending, inFlight
+}
+
+// mergeOne merges a value with an older one.
+func (e *Engine) mergeOne(r *reply, v, older *string) *string {
+	if older == nil || v != nil && e.o.Merge == Last {
+		return v
+	}
+	if v == nil {
+		return older
+	}
+	if isTotal(*v) {
+		return v
+	}
+	digits, set := strings.CutPrefix(*older, "=")
+	one, _ := strconv.ParseInt(*v, 10, 64) // what is no number is put aside when it is taken
+	two, _ := strconv.ParseInt(digits, 10, 64)
+	sum := one + two
+	if (sum > one) != (two > 0) && two != 0 && r.err == nil {
+		r.err = ErrOverflow
+	}
+	text := strconv.FormatInt(sum, 10)
+	if set {
+		text = "=" + text
+	}
+	return &text
+}
+
+// isTotal reports whether a text of a Sum is a count that was set, not a delta.
+func isTotal(text string) bool { return strings.HasPrefix(text, "=") }
 
 // optional returns n texts, nil where list has none.
 func optional(list []any, n int) []*string {

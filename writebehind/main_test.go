@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -36,6 +37,7 @@ type database struct {
 	failing func(ledger.Batch) error // guarded by mu; nil, or what is wrong
 	commits int                      // guarded by mu
 	naive   bool                     // without the ledger
+	amnesia bool                     // the ledger does not record what was not read
 	step    func(do func()) error    // nil, or what may kill
 }
 
@@ -89,6 +91,8 @@ func (d *database) commit(b ledger.Batch) (err error, other bool) {
 	row := d.rows[at]
 	switch {
 	case d.naive:
+	case row.N == b.N && row.Token == b.Token && !slices.Equal(row.Unread, b.Unread):
+		return &ledger.AppliedError{Refused: row.Refused, Unread: row.Unread}, false
 	case row.N == b.N && row.Token == b.Token:
 		if len(row.Refused) > 0 {
 			return &ledger.RefusedError{IDs: row.Refused}, false
@@ -99,7 +103,10 @@ func (d *database) commit(b ledger.Batch) (err error, other bool) {
 	}
 	other = b.N == 1 && d.last[b.Bucket] != ""
 	d.commits++
-	row = ledger.Row{N: b.N, Token: b.Token, Deltas: maps.Clone(b.Deltas)}
+	if d.amnesia {
+		b.Unread = nil
+	}
+	row = ledger.Row{N: b.N, Token: b.Token, Deltas: maps.Clone(b.Deltas), Unread: b.Unread}
 	for _, id := range b.IDs() {
 		switch {
 		case d.poison[id]:
@@ -161,6 +168,14 @@ func (d *database) value(id string) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.values[id]
+}
+
+// requireAside fails unless err says that so many ids are refused, and so many unread.
+func requireAside(t *testing.T, err error, refused, unread int64) {
+	t.Helper()
+	aside, ok := errors.AsType[*AsideError](err)
+	require.True(t, ok, "%v", err)
+	require.Equal(t, AsideError{Refused: refused, Unread: unread}, *aside)
 }
 
 // options are those of a test: what is pending waits until it is flushed, for the

@@ -11,9 +11,9 @@ import (
 
 // A Seen is what the database may lack of one id, at one moment: see Look.
 type Seen struct {
-	Bucket            int
-	Incarnation, N    string
-	Pending, InFlight *string // its delta, '=' and total, or value; nil if there is none
+	Bucket              int
+	Incarnation, Moment string
+	Pending, InFlight   *string // its delta, '=' and total, or value; nil if there is none
 }
 
 // LookMany is Look for ids of any buckets, in one round trip, and in three more for each
@@ -59,15 +59,15 @@ func (e *Engine) lookMany(ctx context.Context, ids []string, seen []Seen) error 
 			v, err = e.lookApart(ctx, seen[asked[c][0]].Bucket, call.Args)
 		}
 		r := read(v, err)
-		inc, n := r.text(), r.text()
-		_ = r.text() // the last batch that was acknowledged
-		pending, inFlight := optional(r.list(), len(asked[c])), optional(r.list(), len(asked[c]))
+		inc, moment := r.text(), r.text()
+		_, _ = r.text(), r.text() // the last batch that was taken, and that was acknowledged
+		pending, inFlight := e.merged(r, len(asked[c]))
 		if r.err != nil {
 			return r.err
 		}
 		for j, i := range asked[c] {
 			s := &seen[i]
-			s.Incarnation, s.N, s.Pending, s.InFlight = inc, n, pending[j], inFlight[j]
+			s.Incarnation, s.Moment, s.Pending, s.InFlight = inc, moment, pending[j], inFlight[j]
 		}
 	}
 	return nil

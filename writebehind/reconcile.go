@@ -8,6 +8,7 @@ import (
 	"maps"
 	"sync"
 
+	"github.com/cachex-go/cachex/internal/errs"
 	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 )
@@ -30,6 +31,9 @@ func (e *Engine) Reconcile(ctx context.Context, choose func(ForkError) Choice) (
 	if err == nil {
 		e.Start()
 		err = e.flushAll(context.WithValue(ctx, reconcilingKey{}, r))
+		if aside, beside := errs.Find[*AsideError](err); len(aside) > 0 && aside[0].Unread == 0 && !beside {
+			err = nil // put aside: by choose, or refused, which Engine.Refused tells
+		}
 		if settled := r.buckets(); len(settled) > 0 {
 			err = errors.Join(err, e.renew(ctx, settled))
 		}
@@ -97,7 +101,7 @@ func (e *Engine) renew(ctx context.Context, settled map[int]bool) error {
 	var calls []*script.Call
 	for b, look := range looks {
 		r := read(look.Reply, look.Err)
-		_, n, acked := r.text(), r.text(), r.text()
+		_, _, n, acked := r.text(), r.text(), r.text(), r.text()
 		if r.err != nil {
 			return r.err
 		}

@@ -226,7 +226,7 @@ func TestPutAside_TakesAllThatIsPendingByParts(t *testing.T) {
 		for i := range 95 {
 			h.add(fmt.Sprint("id", i), 1)
 		}
-		h.flush()
+		requireAside(t, h.e.Flush(h.ctx), 95, 0)
 		refused, err := h.e.Refused(h.ctx)
 		require.NoError(t, err)
 		require.Len(t, refused, 95)

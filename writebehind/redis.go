@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strconv"
 	"time"
@@ -34,7 +35,7 @@ func (e *Engine) call(ctx context.Context, s *script.Script, b int, args ...any)
 // on returns the call of a script on the keys of a bucket.
 func (e *Engine) on(s *script.Script, b int, args ...any) *script.Call {
 	keys := e.Keys(b)
-	more := []string{keys.InFlight, keys.Refused}
+	more := []string{keys.InFlight, keys.Refused, keys.Unread, keys.Parked}
 	if s == script.DropBatch {
 		more = append(more, e.asideKey(b))
 	}
@@ -184,4 +185,17 @@ func (r *reply) list() []any {
 		r.err = fmt.Errorf("reply has a %T where a list should be", v)
 	}
 	return list
+}
+
+// pairs yields a list of fields and values by turns.
+func pairs(list []any) iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		for k := 0; k+1 < len(list); k += 2 {
+			field, _ := list[k].(string)
+			value, _ := list[k+1].(string)
+			if !yield(field, value) {
+				return
+			}
+		}
+	}
 }

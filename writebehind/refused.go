@@ -49,6 +49,36 @@ func (e *Engine) Retry(ctx context.Context, ids ...string) (int, error) {
 	return n, nil
 }
 
+// An AsideError says that a Flush or a Close has persisted all but some ids, which are
+// not lost.
+type AsideError struct {
+	// Refused is how many ids the database has refused for good meanwhile.
+	// [Engine.Refused] returns them, and [Engine.Retry] tries them again.
+	Refused int64
+
+	// Unread is how many ids wait for a process that can read them. This one cannot.
+	Unread int64
+}
+
+// newAsideError returns nil if there is nothing to tell of. refused is how much this
+// process has put aside meanwhile: what was there before may be in it again.
+func newAsideError(before, after []findings, refused int64) error {
+	e, put := AsideError{}, int64(0)
+	for b, f := range after {
+		put += max(f.refused-before[b].refused, 0)
+		e.Unread += f.unread
+	}
+	if e.Refused = max(put, refused); e == (AsideError{}) {
+		return nil
+	}
+	return &e
+}
+
+// Error tells both numbers.
+func (e *AsideError) Error() string {
+	return fmt.Sprintf("%d ids were refused by the database and put aside, %d ids wait for a process that can read them", e.Refused, e.Unread)
+}
+
 func (e *Engine) refused(ctx context.Context) ([]Refused, error) {
 	calls := make([]*script.Call, len(e.buckets))
 	for b := range calls {
@@ -65,9 +95,7 @@ func (e *Engine) refused(ctx context.Context) ([]Refused, error) {
 			continue
 		}
 		list, _ := c.Reply.([]any)
-		for k := 0; k+1 < len(list); k += 2 {
-			field, _ := list[k].(string)
-			value, _ := list[k+1].(string)
+		for field, value := range pairs(list) {
 			id := field
 			if strings.HasPrefix(field, "#") { // token:field
 				_, id, _ = strings.Cut(field, ":")

@@ -34,7 +34,7 @@ func TestAFullRedisCanBeFlushed(t *testing.T) {
 	err := e.Add(ctx, "x", 1)
 	require.ErrorContains(t, err, "OOM")
 	require.NotErrorIs(t, err, ErrOutcomeUnknown)
-	require.NoError(t, e.Flush(ctx))
+	requireAside(t, e.Flush(ctx), 1, 0)
 	require.Len(t, d.sums, 499)
 	require.NoError(t, rdb.ConfigSet(ctx, "maxmemory", "0").Err())
 	require.NoError(t, e.Add(ctx, "x", 1))
@@ -152,7 +152,7 @@ func TestBucketsSpreadOverACluster(t *testing.T) {
 	require.Len(t, nodes, 3)
 	d.lock(func() { d.poison["id299"] = true })
 	require.NoError(t, e.Add(ctx, "id299", 1))
-	require.NoError(t, e.Flush(ctx))
+	requireAside(t, e.Flush(ctx), 1, 0)
 	for i := range 299 {
 		require.EqualValues(t, i, d.sum(fmt.Sprint("id", i)))
 	}
@@ -197,7 +197,7 @@ func TestAProxyRunsEveryScriptOnTheServerOfItsBucket(t *testing.T) {
 	}
 	d.lock(func() { d.poison["id99"] = true })
 	require.NoError(t, e.Add(ctx, "id99", 1))
-	require.NoError(t, e.Flush(ctx))
+	requireAside(t, e.Flush(ctx), 1, 0)
 	for i := range 99 {
 		require.EqualValues(t, i, d.sum(fmt.Sprint("id", i)))
 	}

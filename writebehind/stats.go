@@ -13,6 +13,7 @@ type Stats struct {
 	Batches       int64 // that were persisted and acknowledged
 	Persisted     int64 // ids in them
 	Refused       int64 // ids that the database refused for good
+	Unread        int64 // ids that this process could not read, and left to others
 	Failures      int64 // of Persist, whatever the cause
 	Replays       int64 // batches that were taken before, by somebody else or before a failure
 	Stale         int64 // batches that somebody else had persisted meanwhile
@@ -43,6 +44,12 @@ type Backlog struct {
 	Refused  int64         // put aside. See [Engine.Refused]
 	At       time.Time     // when this was so, by the clock of this process
 
+	// Unread is how many ids wait for a process that can read them, since one that
+	// took them could not. They are in none of the other counts. Options.Check says
+	// what a process can read.
+	Unread       int64
+	OldestUnread time.Duration // for how long the oldest of these has waited
+
 	failed error
 }
 
@@ -50,7 +57,7 @@ type Backlog struct {
 func (e *Engine) Stats() Stats {
 	c := &e.counters
 	s := Stats{
-		Batches: c.batches.Load(), Persisted: c.persisted.Load(), Refused: c.refused.Load(),
+		Batches: c.batches.Load(), Persisted: c.persisted.Load(), Refused: c.refused.Load(), Unread: c.unread.Load(),
 		Failures: c.failures.Load(), Replays: c.replays.Load(), Stale: c.stale.Load(),
 		Forks: Forks{
 			Lost: c.forks[ForkLost].Load(), Replayed: c.forks[ForkReplayed].Load(),
@@ -92,6 +99,8 @@ func total(all []findings) Backlog {
 		b.InFlight += f.inFlight
 		b.Refused += f.refused
 		b.Oldest = max(b.Oldest, f.pendingAge, f.flightAge)
+		b.Unread += f.unread
+		b.OldestUnread = max(b.OldestUnread, f.unreadAge)
 		if f.pending > 0 || f.inFlight > 0 {
 			b.Buckets++
 		}
@@ -101,9 +110,10 @@ func total(all []findings) Backlog {
 
 // counters are Stats that are being counted.
 type counters struct {
-	batches, persisted, refused, failures, replays, stale, redisFailures atomic.Int64
-	forks                                                                [ForkBehind + 1]atomic.Int64
-	policy                                                               string // guarded by mu of the Engine
+	batches, persisted, refused, unread, failures, replays, stale, redisFailures atomic.Int64
+
+	forks  [ForkBehind + 1]atomic.Int64
+	policy string // guarded by mu of the Engine
 }
 
 func (c *counters) fork(f Fork) { c.forks[f].Add(1) }

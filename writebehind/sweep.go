@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"time"
 
@@ -70,14 +71,14 @@ func (e *Engine) turn(ctx, work context.Context, asked *bool) time.Duration {
 	e.mu.Unlock()
 	stuck := false
 	for b, f := range all {
-		if f.due(e.me) && !e.dispatch(work, b) && f.inFlight > 0 && f.left <= 0 {
+		if (f.due(e.me) || e.unseen(b, f.version)) && !e.dispatch(work, b) && f.inFlight > 0 && f.left <= 0 {
 			stuck = true
 		}
 	}
 	e.warn(all)
-	if stuck {
-		// A Persist of ours does not heed the end of its ctx. Whoever has the next turn can
-		// persist that batch, and we cannot.
+	if stuck || e.yields(all) {
+		// A Persist of ours does not heed the end of its ctx, or this process cannot read
+		// something. The process that has the next turn may persist that.
 		_, _ = e.single(ctx, script.ReturnTurn, args)
 		return 2*e.o.Every + late
 	}
@@ -130,6 +131,9 @@ type findings struct {
 	err                   error
 	pending, inFlight     int64 // ids
 	pendingAge, flightAge time.Duration
+	unread                int64 // ids that wait for a process that can read them
+	unreadAge             time.Duration
+	version               string // of these
 	by                    string // whose the batch in flight is
 	left                  time.Duration
 	refused               int64
@@ -168,14 +172,66 @@ func (e *Engine) survey(ctx context.Context, policy bool) ([]findings, error) {
 }
 
 func (e *Engine) finding(b int, r *reply) findings {
-	f := findings{pending: r.int(), pendingAge: r.duration(), inFlight: r.int(), flightAge: r.duration()}
+	var since [3]string // of what is pending, in flight, and unread
+	f := findings{}
+	f.pending, since[0] = r.int(), r.text()
+	f.inFlight, since[1] = r.int(), r.text()
 	_ = r.int() // how often it has failed
 	f.by, f.left, f.refused, f.policy = r.text(), r.duration(), r.int(), r.text()
+	f.unread, since[2] = r.int(), r.text()
+	f.version = unreadVersion(r.text(), r.text())
+	now := r.int()
 	if r.err != nil {
 		return findings{err: fmt.Errorf("survey %s: %w", e.tag(b), r.err)}
 	}
+	f.pendingAge, f.flightAge, f.unreadAge = e.age(b, 0, since[0], now), e.age(b, 1, since[1], now), e.age(b, 2, since[2], now)
 	return f
 }
+
+// A wait is what this process knows of the oldest of what waits in a bucket.
+type wait struct {
+	since string    // by the clock of the server
+	first time.Time // when this process first found it, by its own clock
+	age   time.Duration
+}
+
+// age returns for how long something has waited, in which the clock of the server may
+// have been set back: at least as long as this process knows of it.
+func (e *Engine) age(b, which int, since string, now int64) time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	w := &e.buckets[b].waits[which]
+	if since == "" {
+		*w = wait{}
+		return 0
+	}
+	began, _ := strconv.ParseInt(since, 10, 64)
+	age := (time.Duration(now-began)*time.Microsecond + time.Millisecond - 1).Truncate(time.Millisecond)
+	if w.since != since {
+		*w = wait{since, time.Now(), max(age, time.Millisecond)}
+	}
+	return max(age, w.age+time.Since(w.first))
+}
+
+// yields reports whether to leave the turn to another process, since there is something
+// that this one has found it cannot read. It does so now and then only: each process
+// that takes the turn meanwhile surveys all buckets.
+func (e *Engine) yields(all []findings) bool {
+	for b, f := range all {
+		if f.unread > 0 && !e.unseen(b, f.version) {
+			if time.Since(e.yielded) < yieldPeriods*e.o.Every {
+				return false
+			}
+			e.yielded = time.Now()
+			return true
+		}
+	}
+	return false
+}
+
+// yieldPeriods is how many periods there are at least between two turns that a process
+// leaves to others.
+const yieldPeriods = 5
 
 // warn tells of buckets that could not be surveyed, and of a Redis that may evict what
 // is pending.

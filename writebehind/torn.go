@@ -1,10 +1,12 @@
 package writebehind
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -16,41 +18,75 @@ var errTorn = errors.New("the slot moves, and batches came and went, time after 
 
 // lookApart returns what LookBatch would, while the slot of the bucket moves from one
 // node of a Cluster to another one: Redis then refuses scripts of several keys unless one
-// node has them all (TRYAGAIN). It looks at what is in flight, at what is pending, and
-// again at what is in flight. If that is still the same, nothing has left what is pending
-// meanwhile, and all is of one moment.
+// node has them all (TRYAGAIN). It looks at what is in flight and what was not read, at
+// what is pending, and again at the former. If that is still the same, nothing has left
+// what is pending or come to it meanwhile but by a write, and all is of one moment.
 func (e *Engine) lookApart(ctx context.Context, bucket int, fields []any) (any, error) {
 	ids := make([]string, len(fields))
 	for i, field := range fields {
 		ids[i] = field.(string) // of Field
 	}
-	keys, flying := e.Keys(bucket), append([]string{"#inc", "#n", "#a"}, ids...)
 	for range maxGlances {
-		before, err := e.values(ctx, keys.InFlight, flying)
+		before, err := e.glimpse(ctx, bucket, ids)
 		if err != nil {
 			return nil, err
 		}
-		pending, err := e.values(ctx, keys.Pending, ids)
+		pending, err := e.values(ctx, e.Keys(bucket).Pending, ids)
 		if err != nil {
 			return nil, err
 		}
-		after, err := e.values(ctx, keys.InFlight, flying)
+		after, err := e.glimpse(ctx, bucket, ids)
 		if err != nil {
 			return nil, err
 		}
-		if !slices.Equal(before, after) {
+		if !slices.EqualFunc(before, after, slices.Equal) {
 			continue
 		}
-		reply := make([]any, 0, 5)
-		for i, none := range []string{"", "0", "0"} {
-			if after[i] == nil {
-				after[i] = none
-			}
-			reply = append(reply, after[i])
+		flying, unread := after[0], after[1]
+		inc, _ := flying[0].(string)
+		n, _ := flying[1].(string)
+		token, _ := flying[3].(string)
+		acked, _ := flying[2].(string)
+		n, acked = cmp.Or(n, "0"), cmp.Or(acked, "0")
+		reply := []any{inc, n + ":" + token, n, acked, pending, flying[4:], unread[1:]}
+		for _, parked := range after[3:] {
+			reply = append(reply, parked)
 		}
-		return append(reply, pending, after[3:]), nil
+		return reply, nil
 	}
 	return nil, errTorn
+}
+
+// glimpse returns what is in flight, what was not read, the tokens of what is parked,
+// and each of these batches: some fields and those of ids.
+func (e *Engine) glimpse(ctx context.Context, bucket int, ids []string) ([][]any, error) {
+	keys := e.Keys(bucket)
+	flying, err := e.values(ctx, keys.InFlight, append([]string{"#inc", "#n", "#a", "#tok"}, ids...))
+	if err != nil {
+		return nil, err
+	}
+	unread, err := e.values(ctx, keys.Unread, append([]string{"#v"}, ids...))
+	if err != nil {
+		return nil, err
+	}
+	tokens, err := e.values(ctx, keys.Parked, []string{"#p"})
+	if err != nil {
+		return nil, err
+	}
+	all := [][]any{flying, unread, tokens}
+	text, _ := tokens[0].(string)
+	for _, token := range strings.Fields(text) {
+		fields := make([]string, len(ids))
+		for i, id := range ids {
+			fields[i] = token + ":" + id
+		}
+		parked, err := e.values(ctx, keys.Parked, fields)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, parked)
+	}
+	return all, nil
 }
 
 // values returns fields of a hash: texts, and nil for what is not there.

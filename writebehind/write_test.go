@@ -87,7 +87,7 @@ func TestKeysOfABucketShareItsTag(t *testing.T) {
 	// This is how things lie in Redis: it must not change.
 	require.Equal(t, 3, e.Bucket("jobs:42"))
 	require.Equal(t, "{views:3}", e.Tag("jobs:42"))
-	require.Equal(t, Keys{"{views:3}%pending", "{views:3}%inflight", "{views:3}%refused"}, e.Keys(3))
+	require.Equal(t, Keys{"{views:3}%pending", "{views:3}%inflight", "{views:3}%refused", "{views:3}%unread", "{views:3}%parked"}, e.Keys(3))
 	used := map[int]int{}
 	for i := range 6400 {
 		used[e.Bucket(fmt.Sprint("jobs:", i))]++
@@ -107,9 +107,10 @@ func TestWhatIsRefusedIsPutAsideAndCanBeRetried(t *testing.T) {
 		h.add("good", 1)
 		h.add("bad", 5)
 		h.add("#worse", 7)
-		h.flush()
+		requireAside(t, h.e.Flush(h.ctx), 2, 0)
 		h.add("bad", 10)
-		h.flush()
+		requireAside(t, h.e.Flush(h.ctx), 1, 0)
+		h.flush() // nothing was refused meanwhile
 		require.Equal(t, map[string]int64{"good": 1}, h.d.sums)
 		refused, err := h.e.Refused(h.ctx)
 		require.NoError(t, err)
@@ -148,7 +149,7 @@ func TestGarbageAmongCountsIsPutAside(t *testing.T) {
 		h := newHistory(t, rdb, nil)
 		h.add("good", 1)
 		require.NoError(t, rdb.HSet(h.ctx, h.e.Keys(0).Pending, "bad", "many").Err())
-		h.flush()
+		requireAside(t, h.e.Flush(h.ctx), 1, 0)
 		require.EqualValues(t, 1, h.d.sum("good"))
 		refused, err := h.e.Refused(h.ctx)
 		require.NoError(t, err)
@@ -167,7 +168,7 @@ func TestAnOlderValueThatWasRefusedDoesNotReplaceANewerOne(t *testing.T) {
 		refuse := func(id, value string) {
 			d.poison[id] = true
 			require.NoError(t, e.Put(ctx, id, []byte(value)))
-			require.NoError(t, e.Flush(ctx))
+			requireAside(t, e.Flush(ctx), 1, 0)
 			delete(d.poison, id)
 		}
 		refuse("a", "old")
@@ -189,8 +190,8 @@ func TestAnOlderValueThatWasRefusedDoesNotReplaceANewerOne(t *testing.T) {
 
 func TestALookTellsWhetherTheDatabaseMayHaveChanged(t *testing.T) {
 	t.Parallel()
-	unchanged := script.New("unchanged", script.Pend+`
-if behind_unchanged(KEYS[2], ARGV[1], ARGV[2], ARGV[3]) then return behind_pending(KEYS[1], ARGV[3]) or '0' end
+	unchanged := script.New("unchanged", script.PendLook+`
+if behind_unchanged(KEYS[2], KEYS[5], ARGV[1], ARGV[2], ARGV[3]) then return behind_pending(KEYS[1], ARGV[3]) or '0' end
 return 'changed'
 `)
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -201,12 +202,12 @@ return 'changed'
 			return l
 		}
 		still := func(l Look) string {
-			v, err := h.e.call(h.ctx, unchanged, 0, l.Incarnation, l.N, "x")
+			v, err := h.e.call(h.ctx, unchanged, 0, l.Incarnation, l.Moment, "x")
 			require.NoError(t, err)
 			return v.(string)
 		}
 		first := look()
-		require.Equal(t, Look{"", "0", []*string{nil, nil}, []*string{nil, nil}}, first)
+		require.Equal(t, Look{"", "0:", []*string{nil, nil}, []*string{nil, nil}}, first)
 		require.Equal(t, "0", still(first))
 		h.add("x", 5)
 		require.Equal(t, "5", still(first))

@@ -26,6 +26,9 @@ type Kind[K comparable] struct {
 	// Spec.WriteBehind is set. The keys are those of the batch.
 	Persist func(ctx context.Context, b ledger.Batch, deltas, totals map[K]int64) error
 
+	// Check returns an error if Persist cannot be told of a delta, or of '=' and a total.
+	Check func(value []byte) error
+
 	// SetMany is what Set and SetMany do, if Spec.WriteBehind is set. It returns an error
 	// for each.
 	SetMany func(ctx context.Context, keys []K, values []int64) []error

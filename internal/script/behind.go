@@ -16,8 +16,16 @@ package script
 //	   '#scan'  cursor of HSCAN in P, and '#since' the time when its cycle began
 //	   and of a batch in flight: '#t0'; '#by' who persists it, until '#till'; '#f'
 //	   how often that has failed; '#size' its ids and bytes; '#open' while it is
-//	   being taken. With '#by' of '' it waits until '#till' to be tried again
+//	   being taken. With '#by' of '' it waits until '#till' to be tried again.
+//	   '#till' was '#for' milliseconds away when it was written. '#r' exists if the
+//	   batch was given to more callers than the one that took it
 //	D  hash: what the database refused for good. id → delta or value
+//	U  hash: what a process could not read and the database has not. id → delta or
+//	   value; '#t0' as in I; '#v' changes with every change
+//	L  hash: batches that no process could read any of, and that may be persisted.
+//	   token:id → delta or value; '#p' their tokens, oldest first, each followed by
+//	   a space. The number of each of them is that of the next batch to be taken,
+//	   or of the one in flight: the database has at most one of these
 //
 // An id never begins with '#'. None of the keys has a TTL. P is always KEYS[1]: a
 // proxy routes by it, and what these scripts alone touch is then in one place even
@@ -31,26 +39,31 @@ package script
 // P may be refused: what takes from it must go on, or a full Redis would stay full. So
 // those scripts begin with the HDEL of a field that nobody has.
 
-// Pend are Lua functions for scripts that write to P or read P and I, beside what
-// else they do to keys of the same tag.
+// Pend are Lua functions for scripts that write to P or read the keys of a bucket,
+// beside what else they do to keys of the same tag.
 //
 //	behind_add(p, id, delta)   adds a delta, a decimal string: to the total, if one is
 //	                           pending. It fails where the sum leaves int64, or is
 //	                           none, and has then done nothing: so let it be the first
 //	                           write of a script
+//	behind_plus(p, id, v)      merges v with what is older, and returns false where
+//	                           there is no sum, and has then done nothing
 //	behind_put(p, id, value)   replaces what is pending
-//	behind_pending(p, id)      what is pending of id, false if nothing
-//	behind_latest(p, i, id)    what is pending, else what is in flight, else false: the
-//	                           newest value that was put and that the database may lack
-//	behind_unchanged(i, inc, n, id)
-//	                           whether what the database holds of id, read after a Look
-//	                           that returned inc and n, lacks what is pending now and
-//	                           nothing else
 //
-// Why the last one is right: since the Look no batch was taken, or n would differ, and
-// no bucket lost, or inc would. So the database had, all this time, the batches up to n
-// but for one in flight, and if that one has nothing of id, it had all of id that was
-// ever taken. The rest is in P.
+// and of PendLook:
+//
+//	behind_pending(p, id)      what is pending of id, false if nothing; so it is with U
+//	behind_moment(i)           inc and a moment: any batch that is taken or renumbered
+//	                           changes it. Then whether a batch is in flight
+//	behind_unchanged(i, l, inc, moment, id)
+//	                           whether what the database holds of id, read after a Look
+//	                           that returned inc and moment, lacks what is in P and U
+//	                           now and nothing else
+//
+// Why the last one is right: since the Look no batch was taken, or moment would
+// differ, and no bucket lost, or inc would. So the database had, all this time, the
+// batches up to n but for those of I and L, and if these have nothing of id, it had all
+// of id that was ever taken and not moved to U. The rest is in P and U.
 const Pend = `
 local function behind_now()
   local t = redis.call('TIME')
@@ -60,16 +73,22 @@ local function behind_micros()
   local t = redis.call('TIME')
   return t[1] .. string.sub('00000' .. t[2], -6)
 end
+local function behind_plus(p, id, v)
+  if string.byte(v) == 61 then return redis.call('HSET', p, id, v) end
+  if type(redis.pcall('HINCRBY', p, id, v)) ~= 'table' then return true end
+  local w = redis.call('HGET', p, id)
+  if not w or string.byte(w) ~= 61 then return false end
+  redis.call('HSET', p, id, string.sub(w, 2))
+  local done = type(redis.pcall('HINCRBY', p, id, v)) ~= 'table'
+  if done then w = '=' .. redis.call('HGET', p, id) end
+  redis.call('HSET', p, id, w)
+  return done
+end
 local function behind_add(p, id, delta)
-  if type(redis.pcall('HINCRBY', p, id, delta)) == 'table' then
+  if not behind_plus(p, id, delta) then
     local v = redis.call('HGET', p, id)
-    if not v or string.byte(v) ~= 61 then return redis.call('HINCRBY', p, id, delta) end
-    redis.call('HSET', p, id, string.sub(v, 2))
-    if type(redis.pcall('HINCRBY', p, id, delta)) == 'table' then
-      redis.call('HSET', p, id, v)
-      error('the total would overflow')
-    end
-    redis.call('HSET', p, id, '=' .. redis.call('HGET', p, id))
+    if not v or string.byte(v) ~= 61 then redis.call('HINCRBY', p, id, delta) end
+    error('the total would overflow')
   end
   redis.call('HSETNX', p, '#t0', behind_micros())
 end
@@ -77,28 +96,123 @@ local function behind_put(p, id, value)
   redis.call('HSET', p, id, value)
   redis.call('HSETNX', p, '#t0', behind_micros())
 end
+`
+
+// PendLook are those for scripts that compare what a Look returned with what is so now.
+const PendLook = `
 local function behind_pending(p, id)
   return redis.call('HGET', p, id)
 end
-local function behind_latest(p, i, id)
-  return redis.call('HGET', p, id) or redis.call('HGET', i, id)
+local function behind_moment(i)
+  local m = redis.call('HMGET', i, '#inc', '#n', '#a', '#tok')
+  return m[1] or '', (m[2] or '0') .. ':' .. (m[4] or ''), m[2] ~= m[3]
 end
-local function behind_unchanged(i, inc, n, id)
-  local m = redis.call('HMGET', i, '#inc', '#n', '#a')
-  return (m[1] or '') == inc and (m[2] or '0') == n and (m[2] == m[3] or redis.call('HEXISTS', i, id) == 0)
+local function behind_unchanged(i, l, inc, moment, id)
+  local c, m, flying = behind_moment(i)
+  if c ~= inc or m ~= moment or flying and redis.call('HEXISTS', i, id) == 1 then return false end
+  for token in string.gmatch(redis.call('HGET', l, '#p') or '', '%S+') do
+    if redis.call('HEXISTS', l, token .. ':' .. id) == 1 then return false end
+  end
+  return true
 end
 `
 
-// behind is the beginning of the scripts that move batches.
+// behind is the beginning of the scripts that move batches. A total is the sum of all
+// that is older, so it takes the place of that: in P of what is in any other key.
+//
+//	total(v)                   reports whether v is '=' and a total
+//	aside(merge, id, v, token) puts aside what is not persisted: in D, or in U if there
+//	                           is a total that it counts on
 const behind = Pend + `
-local P, I, D = KEYS[1], KEYS[2], KEYS[3]
+local P, I, D, U, L = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local function mine(m) return m[1] == ARGV[1] and m[3] == ARGV[2] and m[1] ~= m[2] end
+local function total(v) return v and string.byte(v) == 61 end
 local function aside(merge, id, v, token)
-  if merge == 'last' then
-    redis.call('HSET', D, id, v)
-  elseif type(redis.pcall('HINCRBY', D, id, v)) == 'table' then
-    redis.call('HSET', D, '#' .. token .. ':' .. id, v)
+  local key = D
+  if merge == 'last' or total(v) then redis.call('HDEL', U, id) end
+  if merge == 'last' then return redis.call('HSET', D, id, v) end
+  if total(redis.call('HGET', P, id)) then return end
+  if total(redis.call('HGET', U, id)) then key = U end
+  if not behind_plus(key, id, v) then redis.call('HSET', D, '#' .. token .. ':' .. id, v) end
+end
+`
+
+// again is what scripts have too that make pending again what is older than what is
+// parked, in flight and pending.
+//
+//	again(merge, id, v)  returns 1 if v is pending, 2 if it is dropped since what is
+//	                     newer takes its place, 0 if there is no sum and nothing is done
+const again = `
+local function again(merge, id, v)
+  local p, newer = redis.call('HGET', P, id), {}
+  for token in string.gmatch(redis.call('HGET', L, '#p') or '', '%S+') do
+    newer[#newer + 1] = redis.call('HGET', L, token .. ':' .. id)
   end
+  newer[#newer + 1] = redis.call('HGET', I, id)
+  newer[#newer + 1] = p
+  for _, w in ipairs(newer) do
+    if w and (merge == 'last' or total(w)) then return 2 end
+  end
+  if merge == 'last' then
+    redis.call('HSET', P, id, v)
+  elseif not behind_plus(P, id, v) then
+    return 0
+  elseif total(v) then
+    for _, w in ipairs(newer) do
+      if w and not behind_plus(P, id, w) then
+        if p then redis.call('HSET', P, id, p) else redis.call('HDEL', P, id) end
+        return 0
+      end
+    end
+  end
+  return 1
+end
+`
+
+// unread is what scripts that write to U have too.
+//
+//	unread(merge, id, v, token, t0)  moves what is not persisted to U, or to D where
+//	                                 there is no sum
+//	forget(id)                       takes an older value away from D and U
+//	tidy()                           deletes U if nothing is left in it
+//	parked(each)                     calls each(id, v, token) for what is in L, the
+//	                                 oldest batch first, and empties it
+//	persisted(merge, id, v)          has D and U keep nothing that must not be tried
+//	                                 again after v: a delta counts on a total there
+const unread = `
+local function isid(field) return string.byte(field) ~= 35 end
+local function unread(merge, id, v, token, t0)
+  if merge == 'last' or total(v) then redis.call('HDEL', D, id) end
+  if merge == 'last' then
+    redis.call('HSET', U, id, v)
+  elseif total(redis.call('HGET', P, id)) then
+    return
+  elseif not behind_plus(U, id, v) then
+    return aside(merge, id, v, token)
+  end
+  redis.call('HSETNX', U, '#t0', t0 or behind_micros())
+  redis.call('HSET', U, '#v', token)
+end
+local function forget(id)
+  redis.call('HDEL', D, id)
+  redis.call('HDEL', U, id)
+end
+local function persisted(merge, id, v)
+  if merge == 'last' or total(v) then return forget(id) end
+  if total(redis.call('HGET', D, id)) then behind_plus(D, id, v) end
+  if total(redis.call('HGET', U, id)) then behind_plus(U, id, v) end
+end
+local function tidy()
+  if redis.call('HLEN', U) <= 2 then redis.call('DEL', U) end
+end
+local function parked(each)
+  local all = redis.call('HGETALL', L)
+  for token in string.gmatch(redis.call('HGET', L, '#p') or '', '%S+') do
+    for k = 1, #all, 2 do
+      if string.sub(all[k], 1, #token + 1) == token .. ':' then each(string.sub(all[k], #token + 2), all[k + 1], token) end
+    end
+  end
+  redis.call('DEL', L)
 end
 `
 
@@ -126,7 +240,7 @@ return 1
 // TakeBatch returns the batch in flight, or takes one from what is pending. One
 // call does a bounded part of the work; {'F'} asks for another call.
 //
-//	KEYS     P, I
+//	KEYS     P, I, D, U, L
 //	ARGV[1]  start of the token, fresh for every call
 //	ARGV[2]  the caller, not ''
 //	ARGV[3]  milliseconds during which the batch is then the caller's
@@ -135,11 +249,12 @@ return 1
 //	ARGV[6]  '1': also a batch that waits to be tried again
 //	ARGV[7]  most ids that this call moves
 //
-//	returns  {'C'}      clean: nothing is pending, and nothing in flight
+//	returns  {'C', v, p}  clean: nothing is pending, and nothing in flight
+//	                    v: '#v' of U, p: '#p' of L; '' where there is none
 //	         {'B', ms}  in flight, and another caller's for so long, or to be
 //	                    tried again then
 //	         {'F'}      not finished: call again
-//	         {'T', n, token, inc, more, fails, size, batch}  taken
+//	         {'T', n, token, inc, more, fails, size, batch, v, p}  taken
 //	         {'R', …}   the same: it was in flight before
 //	                    more: ids that are still pending
 //	                    fails: how often persisting it has failed
@@ -167,31 +282,39 @@ return 1
 // ends has moved all that was pending when it began, and '#t0' can be that moment.
 // A batch ends with the cycle.
 //
-// A clock that was set back must not keep a batch from being resumed: a caller has
-// it for at most ten times ARGV[3], or ten minutes.
+// A clock that was set back must not keep a batch from being resumed. If '#till' is
+// further away than it was when it was written, the period begins anew: a process
+// that lives holds the batch by its next heartbeat.
 var TakeBatch = New("take batch", behind+`
 local at, micros = behind_now(), behind_micros()
-local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#by', '#till', '#f', '#open', '#size', '#scan', '#since')
+local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#by', '#till', '#f', '#open', '#size', '#scan', '#since', '#for')
 local n, inc, open, cursor, since = m[1], m[4], m[8], m[10] or '0', m[11] or micros
 if cursor == '0' then since = micros end
 local got, size = string.match(m[9] or '0 0', '(%d+) (%d+)')
 got, size = tonumber(got), tonumber(size)
+local v, p = redis.call('HGET', U, '#v') or '', redis.call('HGET', L, '#p') or ''
 redis.call('HDEL', P, '#')
 local function left() return redis.call('HLEN', P) - redis.call('HEXISTS', P, '#t0') end
 local function reply(kind, token, fails)
   local all = {}
+  if kind == 'R' then redis.call('HSET', I, '#r', '1') end
   if got <= 500 and size <= 262144 then all = redis.call('HGETALL', I) end
-  return {kind, n, token, inc, left(), fails, got, all}
+  return {kind, n, token, inc, left(), fails, got, all, v, p}
 end
 if n and n ~= m[2] then
   local wait = tonumber(m[6] or '0') - at
   local free = m[5] == ARGV[2] or (m[5] == '' and ARGV[6] == '1')
-  if not free and wait > 0 and wait <= math.max(10 * ARGV[3], 600000) then return {'B', wait} end
-  redis.call('HSET', I, '#by', ARGV[2], '#till', at + ARGV[3])
+  local held = tonumber(m[12] or '0')
+  if wait > held then
+    wait = held
+    redis.call('HSET', I, '#till', at + held)
+  end
+  if not free and wait > 0 then return {'B', wait} end
+  redis.call('HSET', I, '#by', ARGV[2], '#till', at + ARGV[3], '#for', ARGV[3])
   if not open then return reply('R', m[3], m[7] or '0') end
 else
   got, size, open = 0, 0, false
-  if left() <= 0 then return {'C'} end
+  if left() <= 0 then return {'C', v, p} end
 end
 local put, del = {}, {}
 local function move()
@@ -203,7 +326,7 @@ local function move()
       redis.call('HINCRBY', P, '#t0', 1)
     end
     redis.call('HINCRBY', I, '#n', 1)
-    redis.call('HSET', I, '#a', n, '#open', '1', '#by', ARGV[2], '#till', at + ARGV[3],
+    redis.call('HSET', I, '#a', n, '#open', '1', '#by', ARGV[2], '#till', at + ARGV[3], '#for', ARGV[3],
       '#t0', redis.call('HGET', P, '#t0') or micros)
     n, open = redis.call('HGET', I, '#n'), '1'
   end
@@ -297,7 +420,7 @@ var HoldBatch = New("hold batch", behind+`
 local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#by')
 if not mine(m) or m[4] ~= ARGV[3] then return 0 end
 redis.call('HDEL', P, '#')
-redis.call('HSET', I, '#till', behind_now() + ARGV[4])
+redis.call('HSET', I, '#till', behind_now() + ARGV[4], '#for', ARGV[4])
 if ARGV[5] == '1' then
   redis.call('HSET', I, '#by', '')
   redis.call('HINCRBY', I, '#f', 1)
@@ -307,32 +430,49 @@ return 1
 
 // AckBatch forgets a batch that was persisted.
 //
-//	KEYS     P, I, D
+//	KEYS     P, I, D, U, L
 //	ARGV[1]  number of the batch
 //	ARGV[2]  token of the batch
 //	ARGV[3]  'sum' or 'last'
-//	ARGV[4]… ids that were refused for good
+//	ARGV[4]  how many ids were refused for good
+//	ARGV[5]… these ids; then those that were not persisted, for a process could not
+//	         read them
 //
-//	returns  1  forgotten; what was refused is in D
+//	returns  1  forgotten; what was refused is in D, and what was not read in U
 //	         0  the batch is not in flight any more
 //
 // Why it is safe: only the batch of this number and token is forgotten, which whoever
-// sends this knows to be persisted. It may be sent twice: the copy finds nothing.
+// sends this knows to be persisted. So none of the batches of L is, as they have the
+// same number: what they have moves to U. It may be sent twice: the copy finds
+// nothing.
 //
-// A value that was persisted takes the place of an older one of the id in D, which must
-// not be tried again after it.
-var AckBatch = New("ack batch", behind+`
-local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#scan', '#since')
+// A value or total takes the place of what is older of the id in D and in U, which must
+// not be tried again after it. A delta that was persisted counts on a total there.
+var AckBatch = New("ack batch", behind+unread+`
+local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#scan', '#since', '#t0')
 if not mine(m) then return 0 end
-local refused = redis.call('HLEN', D)
 redis.call('HDEL', P, '#')
-if ARGV[3] == 'last' and refused > 0 then
-  for _, id in ipairs(redis.call('HKEYS', I)) do redis.call('HDEL', D, id) end
+parked(function(id, v, token)
+  if ARGV[3] ~= 'last' or redis.call('HEXISTS', I, id) == 0 then unread(ARGV[3], id, v, token, m[7]) end
+end)
+local is = {}
+for k = 5, #ARGV do is[ARGV[k]] = k < 5 + ARGV[4] and 'refused' or 'unread' end
+if redis.call('EXISTS', D, U) > 0 then
+  for _, id in ipairs(redis.call('HKEYS', I)) do
+    local v = isid(id) and (ARGV[3] == 'last' or redis.call('HGET', I, id))
+    if v and (not is[id] or ARGV[3] == 'last' or total(v)) then persisted(ARGV[3], id, v) end
+  end
 end
-for k = 4, #ARGV do
+for k = 5, #ARGV do
   local v = redis.call('HGET', I, ARGV[k])
-  if v then aside(ARGV[3], ARGV[k], v, m[3]) end
+  if not v then
+  elseif k < 5 + ARGV[4] then
+    aside(ARGV[3], ARGV[k], v, m[3])
+  else
+    unread(ARGV[3], ARGV[k], v, m[3], m[7])
+  end
 end
+tidy()
 redis.call('UNLINK', I)
 redis.call('HSET', I, '#n', m[1], '#a', m[1], '#tok', m[3], '#inc', m[4], '#scan', m[5] or '0', '#since', m[6] or behind_micros())
 return 1

@@ -77,7 +77,7 @@ return 1
 // DropBatch puts a batch aside, to what was refused, and with it what is pending if the
 // batch was not all there was. One call does a part.
 //
-//	KEYS     P, I, D, and a key for what is pending while it is put aside
+//	KEYS     P, I, D, U, L, and a key for what is pending while it is put aside
 //	ARGV[1]  number of the batch
 //	ARGV[2]  token of the batch
 //	ARGV[3]  'sum' or 'last'
@@ -90,16 +90,20 @@ return 1
 //	         2  call again
 //	         0  the batch is not in flight any more
 //
-// Why it is safe: as RenumberBatch. Each id leaves one key and enters D in one step,
-// and any process goes on with it, as the batch is in flight until all is done. It may
-// be sent twice.
-var DropBatch = New("drop batch", behind+`
+// The batches of L go the same way. The oldest goes first: L, I, P. Why it is safe: as
+// RenumberBatch. Each id leaves one key and enters D in one step, and any process goes on
+// with it, as the batch is in flight until all is done. It may be sent twice. '#drop' is
+// a cursor in I; with '+', in what was pending.
+var DropBatch = New("drop batch", behind+unread+`
 local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#scan', '#since', '#drop')
 if not mine(m) then return 0 end
 redis.call('HDEL', P, '#')
-if not m[7] and ARGV[5] == '1' and redis.call('EXISTS', P) == 1 then redis.call('RENAME', P, KEYS[4]) end
+if not m[7] then
+  if ARGV[5] == '1' and redis.call('EXISTS', P) == 1 then redis.call('RENAME', P, KEYS[6]) end
+  parked(function(id, v, token) aside(ARGV[3], id, v, token) end)
+end
 local key, token, cursor, left, scans = I, m[3], m[7] or '0', tonumber(ARGV[7]), 0
-if redis.call('EXISTS', KEYS[4]) == 1 then key, token = KEYS[4], m[3] .. '+' end
+if string.byte(cursor) == 43 then key, token, cursor = KEYS[6], m[3] .. '+', string.sub(cursor, 2) end
 repeat
   local page = redis.call('HSCAN', key, cursor, 'COUNT', 100)
   cursor, scans = tostring(page[1]), scans + 1
@@ -112,13 +116,12 @@ repeat
     end
   end
 until cursor == '0' or left <= 0 or scans == 16
+if key ~= I then cursor = '+' .. cursor end
+if cursor == '0' and redis.call('EXISTS', KEYS[6]) == 1 then cursor = '+0' elseif cursor == '+0' then cursor = '0' end
 redis.call('HSET', I, '#drop', cursor)
 if cursor ~= '0' then return 2 end
-redis.call('UNLINK', key)
-if key ~= I then
-  redis.call('HSET', I, '#drop', '0')
-  return 2
-end
+redis.call('UNLINK', KEYS[6])
+redis.call('UNLINK', I)
 local inc = m[4]
 if ARGV[6] ~= '' then inc = ARGV[6] end
 redis.call('HSET', I, '#n', ARGV[4], '#a', ARGV[4], '#tok', m[3], '#inc', inc, '#scan', '0', '#since', m[6] or behind_micros())
@@ -144,63 +147,59 @@ var ListRefused = New("list refused", `return redis.call('HGETALL', KEYS[3])`)
 //
 // Why it is safe: it leaves D as it gets to P. It may be sent twice: the copy finds
 // none.
-var RetryRefused = New("retry refused", behind+`
+var RetryRefused = New("retry refused", behind+again+`
 local v = redis.call('HGET', D, ARGV[2])
 if not v then return 0 end
-local newer = ARGV[1] == 'last' and (redis.call('HEXISTS', P, ARGV[3]) == 1 or redis.call('HEXISTS', I, ARGV[3]) == 1)
-local later = redis.call('HGET', P, ARGV[3])
-if string.byte(v) == 61 and ARGV[1] == 'sum' then newer = later and string.byte(later) == 61 end
-if newer then
-elseif ARGV[1] == 'last' then
-  behind_put(P, ARGV[3], v)
-elseif string.byte(v) == 61 then
-  behind_put(P, ARGV[3], v)
-  if later then behind_add(P, ARGV[3], later) end
-else
-  behind_add(P, ARGV[3], v)
-end
+redis.call('HDEL', P, '#')
+local done = again(ARGV[1], ARGV[3], v)
+if done == 0 then behind_add(P, ARGV[3], v) end
+if done == 1 then redis.call('HSETNX', P, '#t0', behind_micros()) end
 redis.call('HDEL', D, ARGV[2])
-if newer then return 2 end
-return 1
+return done
 `)
 
 // LookBatch tells what the database may lack of some ids.
 //
-//	KEYS     P, I
+//	KEYS     P, I, D, U, L
 //	ARGV     ids
 //
-//	returns  {inc, n, a, pending, inFlight}
-//	         inc '', n and a '0' where the bucket has never been taken from; pending and
-//	         inFlight have one element for each id, nil for none
+//	returns  {inc, moment, n, a, pending, inFlight, unread, parked…}
+//	         see behind_moment; n and a '0' where the bucket has never been taken from. Each of the others has one element for each id, nil for
+//	         none: P, I, U, and each batch of L, the oldest first. unread is empty
+//	         where there is no U
 //
 // It changes nothing.
-var LookBatch = New("look batch", `
-local m = redis.call('HMGET', KEYS[2], '#inc', '#n', '#a')
-local pending, flying = {}, {}
-if #ARGV > 0 then
-  pending, flying = redis.call('HMGET', KEYS[1], unpack(ARGV)), redis.call('HMGET', KEYS[2], unpack(ARGV))
+var LookBatch = New("look batch", PendLook+`
+local inc, moment = behind_moment(KEYS[2])
+local m = redis.call('HMGET', KEYS[2], '#n', '#a')
+local reply = {inc, moment, m[1] or '0', m[2] or '0', {}, {}, {}}
+if #ARGV == 0 then return reply end
+reply[5], reply[6] = redis.call('HMGET', KEYS[1], unpack(ARGV)), redis.call('HMGET', KEYS[2], unpack(ARGV))
+if redis.call('EXISTS', KEYS[4]) == 1 then reply[7] = redis.call('HMGET', KEYS[4], unpack(ARGV)) end
+for token in string.gmatch(redis.call('HGET', KEYS[5], '#p') or '', '%S+') do
+  local fields = {}
+  for k, id in ipairs(ARGV) do fields[k] = token .. ':' .. id end
+  reply[#reply + 1] = redis.call('HMGET', KEYS[5], unpack(fields))
 end
-return {m[1] or '', m[2] or '0', m[3] or '0', pending, flying}
+return reply
 `)
 
 // SurveyBatch tells how much a bucket has to do.
 //
-//	KEYS     P, I, D
+//	KEYS     P, I, D, U, L
 //	ARGV[1]  '1': find out which keys this Redis evicts when it is full
 //
-//	returns  {pending, age, inFlight, age, fails, by, ms, refused, policy}
-//	         numbers of ids, and for how many milliseconds the oldest of them waits; how
-//	         often the batch in flight has failed, whose it is and for how long; the
-//	         maxmemory-policy, '' if it was not asked for or may not be
+//	returns  {pending, t0, inFlight, t0, fails, by, ms, refused, policy,
+//	         unread, t0, v, p, now}
+//	         numbers of ids, and when the oldest of them was written, '' where there is
+//	         none, in microseconds; how often the batch in flight has failed, whose it is and for how
+//	         long; the maxmemory-policy, '' if it was not asked for or may not be;
+//	         unread counts U and L; v and p as TakeBatch
 //
 // It changes nothing. INFO is called by the script, for by itself it may not be sent
 // through a proxy, and would not tell of the server of this key in a Cluster.
 var SurveyBatch = New("survey batch", behind+`
 local at = behind_now()
-local function age(t0)
-  local ms = string.sub(t0 or '', 1, -4) -- of microseconds
-  return math.max(at - (tonumber(ms) or at), 0)
-end
 local policy = ''
 if ARGV[1] == '1' then
   local info = redis.pcall('INFO', 'memory')
@@ -208,10 +207,16 @@ if ARGV[1] == '1' then
 end
 local p, t0 = redis.call('HLEN', P), redis.call('HGET', P, '#t0')
 if t0 then p = p - 1 end
-local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#by', '#till', '#f', '#t0', '#size')
-local i, iage = 0, 0
+local m = redis.call('HMGET', I, '#n', '#a', '#by', '#till', '#for', '#f', '#t0', '#size')
+local i, left, since = 0, 0, ''
 if m[1] and m[1] ~= m[2] then
-  i, iage = tonumber(string.match(m[9] or '0', '%d+')), age(m[8])
+  i, since = tonumber(string.match(m[8] or '0', '%d+')), m[7] or ''
+  left = tonumber(m[4] or at) - at
+  if left > tonumber(m[5] or '0') then left = 0 end
 end
-return {p, age(t0), i, iage, tonumber(m[7] or '0'), m[5] or '', tonumber(m[6] or at) - at, redis.call('HLEN', D), policy}
+local u, l, v = redis.call('HLEN', U), redis.call('HLEN', L), redis.call('HMGET', U, '#t0', '#v')
+if u > 0 then u = u - 2 end
+if l > 0 then u = u + l - 1 end
+return {p, t0 or '', i, since, tonumber(m[6] or '0'), m[3] or '', left, redis.call('HLEN', D), policy,
+  u, v[1] or '', v[2] or '', redis.call('HGET', L, '#p') or '', behind_micros()}
 `)

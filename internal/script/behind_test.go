@@ -14,7 +14,8 @@ import (
 var behindScripts = map[string]*script.Script{
 	"add": script.PendAdd, "put": script.PendPut, "take": script.TakeBatch, "hold": script.HoldBatch, "ack": script.AckBatch,
 	"read": script.ReadBatch, "subtract": script.SubtractBatch, "renumber": script.RenumberBatch, "drop": script.DropBatch, "retry": script.RetryRefused, "list": script.ListRefused,
-	"look": script.LookBatch, "survey": script.SurveyBatch,
+	"look": script.LookBatch, "survey": script.SurveyBatch, "park": script.ParkBatch, "unpark": script.UnparkBatch,
+	"settle": script.SettleBatch, "list unread": script.ListUnread, "rescue": script.RescueUnread,
 }
 
 // The scripts of write-behind touch the keys of one bucket, by commands that a proxy and
@@ -26,14 +27,14 @@ func TestScriptsOfWriteBehindTouchOneBucketAndCountInRedis(t *testing.T) {
 		"TIME", "INFO", "HGET", "HMGET", "HSET", "HSETNX", "HDEL", "HLEN", "HKEYS", "HGETALL", "HEXISTS", "HINCRBY", "HSCAN",
 		"DEL", "UNLINK", "EXISTS", "RENAME",
 	}
-	anyCall := regexp.MustCompile(`redis\.p?call\('([A-Z]+)'(?:, ([A-Za-z]+)(\[[1234]\])?)?`)
-	keys := []string{"P", "I", "D", "KEYS", "p", "i", "key"}
+	anyCall := regexp.MustCompile(`redis\.p?call\('([A-Z]+)'(?:, ([A-Za-z]+)(\[[1-6]\])?)?`)
+	keys := []string{"P", "I", "D", "U", "L", "KEYS", "p", "i", "l", "key"}
 	allowed := map[string][]string{
-		"string": {"byte", "match", "sub"}, "math": {"floor", "max", "min"}, "redis": {"call", "pcall"},
+		"string": {"byte", "match", "gmatch", "sub"}, "math": {"floor", "max", "min"}, "redis": {"call", "pcall"},
 	}
 	quoted := regexp.MustCompile(`'[^']*'`)
 	// What tonumber is for: moments, how much to take, and counts of ids and failures.
-	fine := []string{"m[6] or '0'", "ARGV[4]", "ARGV[5]", "ARGV[7]", "got", "size", "ms", "string.match(m[9] or '0', '%d+'", "m[7] or '0'", "m[6] or at"}
+	fine := []string{"m[6] or '0'", "ARGV[4]", "ARGV[5]", "ARGV[7]", "got", "size", "string.match(m[8] or '0', '%d+'", "m[6] or '0'", "m[4] or at", "m[5] or '0'", "m[12] or '0'"}
 	for name, s := range behindScripts {
 		src := s.Source()
 		calls := anyCall.FindAllStringSubmatch(src, -1)
@@ -60,7 +61,7 @@ func TestScriptsOfWriteBehindTouchOneBucketAndCountInRedis(t *testing.T) {
 func TestScriptsThatMakeRoomBeginWithAWriteThatAFullRedisAllows(t *testing.T) {
 	t.Parallel()
 	writes := regexp.MustCompile(`redis\.call\('(H?SET|HSETNX|HINCRBY|HDEL|DEL|UNLINK)'`)
-	for _, name := range []string{"take", "hold", "ack", "subtract", "renumber", "drop"} {
+	for _, name := range []string{"take", "hold", "ack", "subtract", "renumber", "drop", "park", "unpark", "settle", "rescue"} {
 		src := behindScripts[name].Source()
 		_, body, ok := strings.Cut(src, "local function aside(")
 		require.True(t, ok)

@@ -76,18 +76,19 @@ func AddCount(behind, once bool) *Script { return addCount[index(behind)+2*index
 // the source does not know of: what was added to the count since the lease was
 // granted; or with behind, what is pending.
 //
-//	KEYS     the entry; with behind P and I
+//	KEYS     the entry; with behind P, I, U and L
 //	ARGV[1]  token of the lease
 //	ARGV[2]  milliseconds that the count is kept, '' forever
 //	ARGV[3]  milliseconds since the load began
 //	ARGV[4]  cost: 4 bytes of the header
 //	ARGV[5]  the count that was loaded
 //	ARGV[6]  the count on which the lease was granted, '' if there was none
-//	ARGV[7]  with behind: the id, and in ARGV[8] and ARGV[9] inc and n of a LookBatch
-//	         before the load
+//	ARGV[7]  with behind: the id, and in ARGV[8] and ARGV[9] inc and moment of a
+//	         LookBatch before the load
 //	ARGV[10] '', StillInFlight or Whatever
 //	ARGV[11] with StillInFlight or Whatever: what is in flight, which is added too; '='
-//	         and a total takes the place of what was loaded, and so it does in P
+//	         and a total takes the place of all that is older: of what was loaded, and U
+//	         is older than what is in flight, and that than P
 //
 //	returns  {'S', count}  stored; or it was before, and this is the count now
 //	         {'F'}         not stored: the lease is lost
@@ -212,19 +213,20 @@ func land(behind bool) string {
 	src := prelude + strings.TrimPrefix(counting, basics)
 	unsure, rest := "", "if state == 'V' and ARGV[6] ~= '' then total = plus(total, was, minus(ARGV[6])) end\n"
 	if behind {
-		src += Pend
+		src += PendLook
 		unsure = `if ARGV[10] == 'f' then
-  local m = redis.call('HMGET', KEYS[3], '#inc', '#n', '#a')
-  if m[1] ~= ARGV[8] or m[2] ~= ARGV[9] or m[2] == m[3] then return {'C'} end
-elseif ARGV[10] == '' and not behind_unchanged(KEYS[3], ARGV[8], ARGV[9], ARGV[7]) then
+  local inc, moment, flying = behind_moment(KEYS[3])
+  if inc ~= ARGV[8] or moment ~= ARGV[9] or not flying then return {'C'} end
+elseif ARGV[10] == '' and not behind_unchanged(KEYS[3], KEYS[5], ARGV[8], ARGV[9], ARGV[7]) then
   return {'C'}
 end
 `
 		rest = `
-local pending, flying = behind_pending(KEYS[2], ARGV[7]) or '0', ARGV[11]
-if string.byte(flying) == 61 then total, flying = string.sub(flying, 2), '0' end
-if string.byte(pending) == 61 then total, pending, flying = string.sub(pending, 2), '0', '0' end
-total = plus(total, pending, flying)
+local more = {'0'}
+for _, v in ipairs({behind_pending(KEYS[4], ARGV[7]) or '0', ARGV[11], behind_pending(KEYS[2], ARGV[7]) or '0'}) do
+  if string.byte(v) == 61 then total, more = string.sub(v, 2), {'0'} else more[#more + 1] = v end
+end
+total = plus(total, unpack(more))
 `
 	}
 	return src + `

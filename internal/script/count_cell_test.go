@@ -18,10 +18,12 @@ import (
 type counting struct {
 	*cell
 	pending, inFlight, op string
+
+	unread, parked string
 }
 
 func newCounting(c *cell) *counting {
-	return &counting{c, c.key + ":p", c.key + ":i", c.key + ":op"}
+	return &counting{c, c.key + ":p", c.key + ":i", c.key + ":op", c.key + ":u", c.key + ":l"}
 }
 
 // run runs a script, and returns its reply.
@@ -65,6 +67,9 @@ func (c *counting) more(behind, once bool) (keys []string) {
 func adding(delta string, keep time.Duration, missing string) []any {
 	return []any{delta, millis(keep), missing, own[:], "id", onceTTL.Milliseconds()}
 }
+
+// bucket returns the keys of LandCount beside the count.
+func (c *counting) bucket() []string { return []string{c.pending, c.inFlight, c.unread, c.parked} }
 
 // landing returns the arguments of LandCount.
 func landing(keep time.Duration, n, was, inc, number, trust string) []any {

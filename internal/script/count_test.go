@@ -128,8 +128,9 @@ func TestSetCount_HasTheTotalPending(t *testing.T) {
 func TestLandCount_StoresATotalThatIsPendingOrInFlight(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, rdb *redis.Client) {
-		for i, tc := range []struct{ pending, flying, want string }{
-			{"=7", "0", "7"}, {"=7", "20", "7"}, {"3", "=20", "23"}, {"=7", "=20", "7"}, {"", "=20", "20"}, {"3", "20", "123"},
+		for i, tc := range []struct{ unread, flying, pending, want string }{
+			{"", "0", "=7", "7"}, {"", "20", "=7", "7"}, {"", "=20", "3", "23"}, {"", "=20", "=7", "7"}, {"", "=20", "", "20"},
+			{"", "20", "3", "123"}, {"4", "20", "3", "127"}, {"=4", "20", "3", "27"}, {"4", "=20", "3", "23"}, {"=4", "0", "=7", "7"},
 		} {
 			c := newCounting(newCell(t, rdb))
 			h := entry.Header{State: entry.Lease, Token: own, Till: c.now() + hour}
@@ -137,9 +138,12 @@ func TestLandCount_StoresATotalThatIsPendingOrInFlight(t *testing.T) {
 			if tc.pending != "" {
 				require.NoError(t, rdb.HSet(t.Context(), c.pending, "id", tc.pending).Err())
 			}
+			if tc.unread != "" {
+				require.NoError(t, rdb.HSet(t.Context(), c.unread, "id", tc.unread).Err())
+			}
 			args := landing(keepTTL, "100", "", "", "0", script.Whatever)
 			args[len(args)-1] = tc.flying
-			require.Equal(t, []any{"S", tc.want}, c.run(script.LandCount(true), []string{c.pending, c.key + ":i"}, args...), i)
+			require.Equal(t, []any{"S", tc.want}, c.run(script.LandCount(true), c.bucket(), args...), i)
 		}
 	})
 }
@@ -154,12 +158,12 @@ func TestLandCountStoresUnderItsLeaseAndAddsWhatHasComeSince(t *testing.T) {
 					var more []string
 					want := "1000"
 					if behind {
-						more, want = []string{c.pending, c.inFlight}, "1007"
+						more, want = c.bucket(), "1007"
 						c.rdb.HSet(c.t.Context(), c.pending, "id", "7")
 					} else if was != "" && granted != "" {
 						want = "1001"
 					}
-					reply := c.run(script.LandCount(behind), more, landing(freshTTL, "1000", granted, "", "0", "")...)
+					reply := c.run(script.LandCount(behind), more, landing(freshTTL, "1000", granted, "", "0:", "")...)
 					held := h.State == entry.Lease || h.State == entry.Value && h.Till != 0
 					switch {
 					case h.Token != own || h.State == entry.Absent || h.State == entry.Value && was == "":
@@ -182,7 +186,7 @@ func TestLandCountStoresUnderItsLeaseAndAddsWhatHasComeSince(t *testing.T) {
 						}, want, name)
 						c.requireTTL(freshTTL, c.t0, name)
 						after := c.raw()
-						require.Equal(c.t, []any{"S", want}, c.run(script.LandCount(behind), more, landing(freshTTL, "1000", granted, "", "0", "")...), name+" sent twice")
+						require.Equal(c.t, []any{"S", want}, c.run(script.LandCount(behind), more, landing(freshTTL, "1000", granted, "", "0:", "")...), name+" sent twice")
 						require.Equal(c.t, after, c.raw(), name+" sent twice")
 					}
 				})
@@ -200,19 +204,20 @@ func TestLandCountStoresNothingThatIsFromBeforeOrAfterABatch(t *testing.T) {
 			trust    string
 			want     []any
 		}{
-			"never taken from":        {nil, "", "0", "", []any{"S", "1007"}},
-			"as it was":               {map[string]string{"#inc": "x", "#n": "3", "#a": "3"}, "x", "3", "", []any{"S", "1007"}},
-			"another id in flight":    {map[string]string{"#inc": "x", "#n": "3", "#a": "2", "other": "1"}, "x", "3", "", []any{"S", "1007"}},
-			"itself in flight":        {map[string]string{"#inc": "x", "#n": "3", "#a": "2", "id": "1"}, "x", "3", "", []any{"C"}},
-			"a batch came":            {map[string]string{"#inc": "x", "#n": "4", "#a": "4"}, "x", "3", "", []any{"C"}},
-			"Redis forgot":            {map[string]string{"#inc": "y", "#n": "3", "#a": "3"}, "x", "3", "", []any{"C"}},
-			"the bucket is gone":      {nil, "x", "3", "", []any{"C"}},
-			"a batch came, who cares": {map[string]string{"#inc": "x", "#n": "4", "#a": "4"}, "x", "3", "1", []any{"S", "1027"}},
-			"still in flight":         {map[string]string{"#inc": "x", "#n": "3", "#a": "2", "id": "20"}, "x", "3", "f", []any{"S", "1027"}},
-			"in flight no more":       {map[string]string{"#inc": "x", "#n": "3", "#a": "3"}, "x", "3", "f", []any{"C"}},
-			"another one in flight":   {map[string]string{"#inc": "x", "#n": "4", "#a": "3", "id": "20"}, "x", "3", "f", []any{"C"}},
-			"in flight and forgotten": {map[string]string{"#inc": "y", "#n": "3", "#a": "2", "id": "20"}, "x", "3", "f", []any{"C"}},
-			"nothing in flight":       {nil, "x", "3", "f", []any{"C"}},
+			"never taken from":        {nil, "", "0:", "", []any{"S", "1007"}},
+			"as it was":               {map[string]string{"#inc": "x", "#tok": "t", "#n": "3", "#a": "3"}, "x", "3:t", "", []any{"S", "1007"}},
+			"another id in flight":    {map[string]string{"#inc": "x", "#tok": "t", "#n": "3", "#a": "2", "other": "1"}, "x", "3:t", "", []any{"S", "1007"}},
+			"itself in flight":        {map[string]string{"#inc": "x", "#tok": "t", "#n": "3", "#a": "2", "id": "1"}, "x", "3:t", "", []any{"C"}},
+			"a batch came":            {map[string]string{"#inc": "x", "#tok": "t", "#n": "4", "#a": "4"}, "x", "3:t", "", []any{"C"}},
+			"Redis forgot":            {map[string]string{"#inc": "y", "#tok": "t", "#n": "3", "#a": "3"}, "x", "3:t", "", []any{"C"}},
+			"the bucket is gone":      {nil, "x", "3:t", "", []any{"C"}},
+			"a batch came, who cares": {map[string]string{"#inc": "x", "#tok": "t", "#n": "4", "#a": "4"}, "x", "3:t", "1", []any{"S", "1027"}},
+			"still in flight":         {map[string]string{"#inc": "x", "#tok": "t", "#n": "3", "#a": "2", "id": "20"}, "x", "3:t", "f", []any{"S", "1027"}},
+			"in flight no more":       {map[string]string{"#inc": "x", "#tok": "t", "#n": "3", "#a": "3"}, "x", "3:t", "f", []any{"C"}},
+			"another one in flight":   {map[string]string{"#inc": "x", "#tok": "t", "#n": "4", "#a": "3", "id": "20"}, "x", "3:t", "f", []any{"C"}},
+			"in flight and forgotten": {map[string]string{"#inc": "y", "#tok": "t", "#n": "3", "#a": "2", "id": "20"}, "x", "3:t", "f", []any{"C"}},
+			"another of the number":   {map[string]string{"#inc": "x", "#tok": "u", "#n": "3", "#a": "3"}, "x", "3:t", "", []any{"C"}},
+			"nothing in flight":       {nil, "x", "3:t", "f", []any{"C"}},
 		} {
 			c := newCounting(newCell(t, rdb))
 			c.seed(c.entry(entry.Header{State: entry.Lease, Token: own}, ""), seedTTL)
@@ -221,11 +226,25 @@ func TestLandCountStoresNothingThatIsFromBeforeOrAfterABatch(t *testing.T) {
 			if tc.inFlight != nil {
 				require.NoError(t, rdb.HSet(t.Context(), c.inFlight, tc.inFlight).Err())
 			}
-			more := []string{c.pending, c.inFlight}
-			require.Equal(t, tc.want, c.run(script.LandCount(true), more, landing(keepTTL, "1000", "", tc.inc, tc.n, tc.trust)...), name)
+			require.Equal(t, tc.want, c.run(script.LandCount(true), c.bucket(), landing(keepTTL, "1000", "", tc.inc, tc.n, tc.trust)...), name)
 			if tc.want[0] == "C" {
 				c.requireUnchanged(before, name)
 			}
+		}
+	})
+}
+
+// What a process could not read is not in the database. What is parked may be.
+func TestLandCount_AddsWhatWasNotReadAndNotWhatIsParked(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, rdb *redis.Client) {
+		for parked, want := range map[string][]any{"token:other": {"S", "1016"}, "token:id": {"C"}} {
+			c := newCounting(newCell(t, rdb))
+			c.seed(c.entry(entry.Header{State: entry.Lease, Token: own}, ""), seedTTL)
+			require.NoError(t, rdb.HSet(t.Context(), c.pending, "id", "7").Err())
+			require.NoError(t, rdb.HSet(t.Context(), c.unread, "id", "9", "#v", "x", "#t0", "1").Err())
+			require.NoError(t, rdb.HSet(t.Context(), c.parked, parked, "5", "#p", "token ").Err())
+			require.Equal(t, want, c.run(script.LandCount(true), c.bucket(), landing(keepTTL, "1000", "", "", "0:", "")...), parked)
 		}
 	})
 }

@@ -58,6 +58,11 @@ var lates = map[string]Late{
 	"drop batch":     ofBatch,
 	"list refused":   reads,
 	"retry refused":  harmless("makes pending again what was refused since, which is then tried once more"),
+	"park batch":     harmless("parks again, with its token, what was unparked since"),
+	"unpark batch":   harmless("takes again, with its token, what was parked since; another process resumes it"),
+	"settle batch":   ofBatch,
+	"list unread":    reads,
+	"rescue unread":  harmless("makes pending again what was not read since, which is then tried once more"),
 	"look batch":     reads,
 	"survey batch":   reads,
 

@@ -1,0 +1,50 @@
+package cachex
+
+import (
+	"context"
+	"errors"
+
+	"github.com/cachex-go/cachex/writebehind"
+)
+
+var errNotBehind = errors.New("Spec.WriteBehind is not set")
+
+// Refused returns what Down has refused for good with a *ledger.RefusedError, and what
+// was put aside since Redis had gone back in time, in no order. An ID is the key as
+// Spec.Key renders it, and a Value is what the codec made of it. It needs
+// Spec.WriteBehind. The error is an *Error; the list then lacks some.
+func (c *Cache[K, V]) Refused(ctx context.Context) ([]writebehind.Refused, error) {
+	if err := c.admitBehind(ctx, "refused"); err != nil {
+		return nil, err
+	}
+	defer c.calls.leave()
+	all, err := c.engine.Refused(ctx)
+	if err != nil {
+		err = c.fail("refused", "", err)
+	}
+	return all, err
+}
+
+// Retry has Down persist again what was refused of ids, as Refused returns them, or all
+// of it if there are none. It returns how much that is. A value that is older than one
+// that is pending is dropped. It needs Spec.WriteBehind. The error is an *Error, and
+// Retry may be called again.
+func (c *Cache[K, V]) Retry(ctx context.Context, ids ...string) (int, error) {
+	if err := c.admitBehind(ctx, "retry"); err != nil {
+		return 0, err
+	}
+	defer c.calls.leave()
+	n, err := c.engine.Retry(ctx, ids...)
+	if err != nil {
+		err = c.fail("retry", "", err)
+	}
+	return n, err
+}
+
+// admitBehind is admit for calls that need an engine.
+func (c *Cache[K, V]) admitBehind(ctx context.Context, op string) error {
+	if c.engine == nil {
+		return c.fail(op, "", errNotBehind)
+	}
+	return c.admit(ctx, op)
+}

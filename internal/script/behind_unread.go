@@ -1,0 +1,175 @@
+package script
+
+// ParkBatch takes a batch out of the way of the others that its process can read
+// nothing of.
+//
+//	KEYS     P, I, D, U, L
+//	ARGV[1]  number of the batch
+//	ARGV[2]  token of the batch
+//	ARGV[3]  'sum' or 'last'
+//	ARGV[4]  who has it
+//
+//	returns  1  done: its number is that of the next batch
+//	         0  the batch is not in flight, or not whose ARGV[4] says
+//
+// Why it is safe: a batch that was given to nobody else cannot be persisted, for the
+// caller has not persisted it; so what it has moves to U, unless L has what is older. Else it may be, and moves to L
+// as it is, with its token. The next batch has the same number and another token, and
+// the database takes one of them: AckBatch of that one, or SettleBatch, tells which.
+// '#tok' changes, or a late AckBatch of the parked batch would forget the next one
+// while that is open. It may be sent twice: the copy finds nothing, or parks again what was taken from L, and
+// SettleBatch puts that right.
+var ParkBatch = New("park batch", behind+unread+`
+local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#by', '#r', '#t0', '#scan', '#since')
+if not mine(m) or m[5] ~= ARGV[4] then return 0 end
+redis.call('HDEL', P, '#')
+local all, later = redis.call('HGETALL', I), m[6] or redis.call('EXISTS', L) == 1
+for k = 1, #all, 2 do
+  if not isid(all[k]) then
+  elseif later then
+    redis.call('HSET', L, m[3] .. ':' .. all[k], all[k + 1])
+  else
+    unread(ARGV[3], all[k], all[k + 1], m[3], m[7])
+  end
+end
+if later then redis.call('HSET', L, '#p', (redis.call('HGET', L, '#p') or '') .. m[3] .. ' ') end
+redis.call('UNLINK', I)
+redis.call('HSET', I, '#n', m[2], '#a', m[2], '#tok', m[3] .. '/', '#inc', m[4], '#scan', m[8] or '0', '#since', m[9] or behind_micros())
+return 1
+`)
+
+// UnparkBatch takes a batch of L in hand.
+//
+//	KEYS     P, I, D, U, L
+//	ARGV[1]  token of the batch
+//	ARGV[2]  who takes it
+//	ARGV[3]  milliseconds that it is then nobody else's
+//
+//	returns  1  the batch is in flight
+//	         0  L has none of this token, or a newer batch has an id of it; or another
+//	            batch is in flight
+//
+// Why it is safe: the batch has the number and the token that it had, and is what it
+// was. It may be sent twice: a copy may take the batch for its sender once more, and
+// another process resumes it when its time is up.
+var UnparkBatch = New("unpark batch", behind+`
+local m, tokens = redis.call('HMGET', I, '#n', '#a'), ''
+if not m[1] or m[1] ~= m[2] then return 0 end
+local all, got, size = redis.call('HGETALL', L), 0, 0
+redis.call('HDEL', P, '#')
+local newer = false
+for token in string.gmatch(redis.call('HGET', L, '#p') or '', '%S+') do
+  for k = 1, #all, 2 do
+    if newer and string.sub(all[k], 1, #ARGV[1] + 1) == ARGV[1] .. ':' and
+      redis.call('HEXISTS', L, token .. string.sub(all[k], #ARGV[1] + 1)) == 1 then return 0 end
+  end
+  newer = newer or token == ARGV[1]
+end
+for k = 1, #all, 2 do
+  if all[k] == '#p' then
+    tokens = all[k + 1]
+  elseif string.sub(all[k], 1, #ARGV[1] + 1) == ARGV[1] .. ':' then
+    redis.call('HSET', I, string.sub(all[k], #ARGV[1] + 2), all[k + 1])
+    redis.call('HDEL', L, all[k])
+    got, size = got + 1, size + #all[k] + #all[k + 1]
+  end
+end
+if got == 0 then return 0 end
+local left = ''
+for token in string.gmatch(tokens, '%S+') do
+  if token ~= ARGV[1] then left = left .. token .. ' ' end
+end
+if left == '' then redis.call('DEL', L) else redis.call('HSET', L, '#p', left) end
+local at = behind_now()
+redis.call('HINCRBY', I, '#n', 1)
+redis.call('HSET', I, '#a', m[2], '#tok', ARGV[1], '#by', ARGV[2], '#till', at + ARGV[3], '#for', ARGV[3], '#r', '1',
+  '#t0', behind_micros(), '#size', got .. ' ' .. size)
+return 1
+`)
+
+// SettleBatch is for a batch that the database has not, for it has one of L, which has
+// the same number.
+//
+//	KEYS     P, I, D, U, L
+//	ARGV[1]  number of the batch
+//	ARGV[2]  token of the batch
+//	ARGV[3]  'sum' or 'last'
+//	ARGV[4]  token of the batch of L that the database has
+//	ARGV[5]  number of that batch in the database
+//	ARGV[6]  number of the one after it, which the batch gets
+//	ARGV[7]  token that the batch gets, fresh for every call
+//	ARGV[8]  how many ids of the batch of L were refused for good
+//	ARGV[9]… these ids; then those of it that were not persisted, for a process could
+//	         not read them
+//
+//	returns  1  done
+//	         0  the batch is not in flight any more
+//
+// Why it is safe: the batch of L is forgotten, which the database has, and the others
+// of L move to U, which it cannot have. The batch in flight gets a new number and a new
+// token in the same step, as RenumberBatch says. It may be sent twice: the copy finds
+// another token.
+var SettleBatch = New("settle batch", behind+unread+`
+if not mine(redis.call('HMGET', I, '#n', '#a', '#tok')) then return 0 end
+redis.call('HDEL', P, '#')
+local is = {}
+for k = 9, #ARGV do
+  if k < 9 + ARGV[8] then is[ARGV[k]] = 'refused' else is[ARGV[k]] = 'unread' end
+end
+parked(function(id, v, token)
+  if token ~= ARGV[4] or is[id] == 'unread' then
+    unread(ARGV[3], id, v, token)
+  else
+    if ARGV[3] == 'last' or not is[id] or total(v) then persisted(ARGV[3], id, v) end
+    if is[id] then aside(ARGV[3], id, v, token) end
+  end
+end)
+tidy()
+redis.call('HSET', I, '#n', ARGV[6], '#a', ARGV[5], '#tok', ARGV[7])
+return 1
+`)
+
+// ListUnread returns a page of U, and all of L.
+//
+//	KEYS     P, I, D, U, L
+//	ARGV[1]  cursor, '0' at first
+//
+//	returns  {cursor, page, L}
+//	         fields and values by turns; a cursor of '0' ends. L comes with the first
+//	         page alone
+var ListUnread = New("list unread", `
+local page = redis.call('HSCAN', KEYS[4], ARGV[1], 'COUNT', 256)
+local parked = {}
+if ARGV[1] == '0' then parked = redis.call('HGETALL', KEYS[5]) end
+return {tostring(page[1]), page[2], parked}
+`)
+
+// RescueUnread makes pending again what was not read.
+//
+//	KEYS     P, I, D, U, L
+//	ARGV[1]  'sum' or 'last'
+//	ARGV[2]  '#v' of U from now on, fresh for every call
+//	ARGV[3]… ids
+//
+//	returns  how many of them are pending; what has a newer value pending or in flight
+//	         is dropped, and counts too
+//
+// Why it is safe: it leaves U as it gets to P. It may be sent twice: the copy finds
+// nothing, or what has come to U since, and whoever takes that finds out whether it can
+// be read.
+var RescueUnread = New("rescue unread", behind+unread+again+`
+local n = 0
+local t0 = redis.call('HGET', U, '#t0') or behind_micros()
+redis.call('HDEL', P, '#')
+for k = 3, #ARGV do
+  local v = redis.call('HGET', U, ARGV[k])
+  local done = v and again(ARGV[1], ARGV[k], v) or 0
+  if done == 1 then redis.call('HSETNX', P, '#t0', t0) end
+  if done > 0 then n = n + redis.call('HDEL', U, ARGV[k]) end
+end
+if n > 0 then
+  redis.call('HSET', U, '#v', ARGV[2])
+  tidy()
+end
+return n
+`)

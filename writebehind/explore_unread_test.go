@@ -1,0 +1,101 @@
+package writebehind
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/redistest"
+)
+
+// unreadable are scenarios in which processes cannot read what others write.
+var unreadable = map[string]scenario{
+	"one cannot read an id":    {sample: 150, flusher: 1, cannot: []string{"y"}},
+	"one cannot read anything": {sample: 150, flusher: 1, cannot: []string{"*"}},
+	"one cannot read an id, one is killed": {
+		sample: 150, flusher: 1, mishaps: 1, kinds: []mishap{killBefore, killAfter}, cannot: []string{"y"},
+	},
+	"one cannot read anything, one is killed": {
+		sample: 150, flusher: 1, writer: 1, mishaps: 1, kinds: []mishap{killBefore, killAfter}, cannot: []string{"*"},
+	},
+	"each can read another id":                {sample: 100, writer: 1, cannot: []string{"x", "y"}},
+	"each can read another id, three mishaps": {sample: 200, writer: 2, mishaps: 3, kinds: mishapsOfAll, cannot: []string{"x", "y", "*"}},
+	"five of all kinds, small batches": {
+		sample: 150, flusher: 2, writer: 2, mishaps: 3, kinds: mishapsOfAll, most: 1, cannot: []string{"x", "y", "*"},
+	},
+	"five of all kinds, batches that are taken by parts": {
+		sample: 150, flusher: 2, writer: 2, mishaps: 4, kinds: mishapsOfAll, atOnce: 1, cannot: []string{"x", "y", "*"},
+	},
+	"counts that are set, and one cannot read totals": {
+		sample: 200, flusher: 1, writer: 2, setter: 2, mishaps: 2, kinds: mishapsOfAll, cannot: []string{"="},
+	},
+	"counts that are set, and five of all kinds": {
+		sample: 300, flusher: 1, writer: 2, setter: 2, mishaps: 3, kinds: mishapsOfAll, cannot: []string{"=", "x", "y", "*"},
+	},
+	"counts that are set, and batches that are taken by parts": {
+		sample: 200, flusher: 1, writer: 2, setter: 1, mishaps: 3, kinds: mishapsOfAll, atOnce: 1, cannot: []string{"=", "=", "*"},
+	},
+	"five of all kinds, and as many mishaps": {
+		sample: 200, flusher: 2, writer: 3, mishaps: 5, kinds: mishapsOfAll, cannot: []string{"x", "y", "*"},
+	},
+}
+
+// cannotRead is an Options.Check of a process that cannot read an id, or totals, or
+// anything.
+func cannotRead(what string) func(string, []byte) error {
+	return func(id string, value []byte) error {
+		if id == what || what == "*" || what == "=" && value[0] == '=' {
+			return errors.New("of another release")
+		}
+		return nil
+	}
+}
+
+// At every point of every order, what was written is in the database or will be, once,
+// where processes of several releases flush, and some cannot read what others write.
+func TestUnread_NothingIsLostOrAppliedTwice(t *testing.T) {
+	t.Parallel()
+	for name, sc := range unreadable {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+				if strings.HasSuffix(t.Name(), "embedded") { // which is slow at scripts
+					sc.sample = 15
+				}
+				newLab(t, rdb).explore(sc, sc.play)
+			})
+		})
+	}
+}
+
+// Each of the rules by which that holds is needed: without it there are bad orders.
+func TestUnread_EachRuleIsNeeded(t *testing.T) {
+	t.Parallel()
+	mutate := func(step, old, with string) func(*lab) {
+		return func(l *lab) { l.mutate(step, old, with) }
+	}
+	for rule, breaks := range map[string]func(*lab){
+		"the ledger records what was not read":            func(l *lab) { l.amnesia, l.tolerant = true, true },
+		"a batch that another process has got is parked":  mutate("park", "elseif later then", "elseif false then"),
+		"what is parked is not applied by the next batch": mutate("ack", "parked(function(id, v, token)", "redis.call('DEL', L) parked(function(id, v, token)"),
+		"what the database has of a parked batch is gone": mutate("settle", "token ~= ARGV[4] or", "true or"),
+		"what was not read is acknowledged as that":       mutate("ack", "elseif k < 5 + ARGV[4] then", "elseif true then"),
+		"a parked batch comes back with its token":        mutate("unpark", "'#tok', ARGV[1]", "'#tok', ARGV[1] .. '+'"),
+	} {
+		t.Run(rule, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, redistest.Shared(t).Client(nil))
+			l.enough = true
+			breaks(l)
+			for n := 0; l.bad == 0; n++ {
+				require.Less(t, n, 10, "no order is bad")
+				for _, sc := range unreadable {
+					l.explore(sc, sc.play)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,229 @@
+package writebehind
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cachex-go/cachex/internal/guard"
+	"github.com/cachex-go/cachex/internal/script"
+	"github.com/cachex-go/cachex/ledger"
+)
+
+// Two releases of a program may write to one namespace, and neither need be able to
+// read what the other one writes. A process that takes a batch persists what it can
+// read of it. The ledger records the rest as not applied, in the same transaction, and
+// the acknowledgement moves it to Keys.Unread. Every process looks there for what it
+// can read, and makes that pending again.
+//
+// A batch of which a process can read nothing has nothing to be recorded with. If no
+// other process was given it, it cannot be persisted, and moves to Keys.Unread at once.
+// Else it may be persisted already, or yet be by a process that is paused. It moves to
+// Keys.Parked with its number and token, and the next batch gets the same number:
+//
+//   - The next batch is persisted. Then the ledger has passed the number, so the parked
+//     one was not persisted and never will be: it moves to Keys.Unread.
+//   - The ledger has the parked one. Then that is done with, and the next batch gets the
+//     next number.
+//   - A process that can read the parked one takes it in hand again, as it was.
+//
+// To leave such a batch in flight is tempting and wrong: if the release that can read
+// it is gone, its bucket waits for ever.
+
+// readUnread reads what TakeBatch tells of Keys.Unread and Keys.Parked.
+func (t *take) readUnread(r *reply) {
+	version, parked := r.text(), r.text()
+	t.unread = unreadVersion(version, parked)
+	t.parked = strings.Fields(parked)
+}
+
+// unreadVersion returns a version of both, "" if there is nothing in them.
+func unreadVersion(unread, parked string) string {
+	if unread == "" && parked == "" {
+		return ""
+	}
+	return unread + "/" + parked
+}
+
+// live returns how many ids Persist is given.
+func (t *take) live() int { return len(t.batch.Deltas) + len(t.batch.Values) }
+
+// check takes from the batch what this process cannot read, and returns why for one of
+// them.
+func (e *Engine) check(t *take) (unread error) {
+	if e.o.Check == nil {
+		return nil
+	}
+	for _, id := range t.batch.IDs() {
+		value, isValue := t.batch.Values[id]
+		switch {
+		case !isValue:
+			value = strconv.AppendInt(nil, t.batch.Deltas[id], 10)
+		case e.o.Merge == Sum:
+			value = append([]byte("="), value...)
+		}
+		if err := e.checkOne(id, value); err != nil {
+			unread = fmt.Errorf("id %s: %w", printable(id), err)
+			t.batch.Unread = append(t.batch.Unread, id)
+			delete(t.batch.Values, id)
+			delete(t.batch.Deltas, id)
+		}
+	}
+	return unread
+}
+
+func (e *Engine) checkOne(id string, value []byte) (err error) {
+	defer guard.Catch(guard.Named("Options.Check"), &err)
+	return e.o.Check(id, value)
+}
+
+// mustPark reports whether Persist cannot be given the batch: this process can read
+// nothing of it, or it was taken by one with a larger MaxBatch where Persist can do with
+// one id alone.
+func (e *Engine) mustPark(t *take) bool {
+	return t.live() == 0 || e.o.MaxBatch == 1 && t.live()+len(t.batch.Unread) > 1
+}
+
+// park takes a batch out of the way.
+func (e *Engine) park(ctx context.Context, b int, t *take, unread error) (again bool, wait time.Duration, err error) {
+	parked, err := e.call(context.WithoutCancel(ctx), script.ParkBatch, b, t.n, t.batch.Token, e.o.Merge.arg(), e.me)
+	if err != nil {
+		e.redisFailed(b, err)
+		return false, 0, err
+	}
+	if parked == int64(1) {
+		size := t.live() + len(t.batch.Unread) + len(t.garbage)
+		e.counters.unread.Add(int64(size))
+		if unread == nil {
+			unread = errors.New("taken by a process with another MaxBatch")
+		}
+		e.notify(fmt.Errorf("cachex: flush %s: %d ids left to other processes: %w", printable(e.tag(b)), size, unread))
+	} else {
+		e.counters.stale.Add(1)
+	}
+	return true, 0, nil
+}
+
+// settleParked answers a conflict with a parked batch, which the database has in place
+// of this one. It reports whether that was it.
+func (e *Engine) settleParked(ctx context.Context, b int, t *take, conflict *ledger.ConflictError) (settled bool, err error) {
+	row := conflict.Row
+	if !slices.Contains(t.parked, row.Token) {
+		return false, nil
+	}
+	args := []any{
+		t.n, t.batch.Token, e.o.Merge.arg(), row.Token, strconv.FormatInt(row.N, 10), strconv.FormatInt(row.N+1, 10), rand.Text(),
+		len(row.Refused),
+	}
+	for _, id := range slices.Concat(row.Refused, row.Unread) {
+		args = append(args, Field(id))
+	}
+	done, err := e.call(ctx, script.SettleBatch, b, args...)
+	if err != nil {
+		e.redisFailed(b, err)
+	} else if done != int64(1) {
+		e.counters.stale.Add(1)
+	}
+	return true, err
+}
+
+// unseen reports whether there may be something in a version of Keys.Unread that this
+// process can read: it has not looked at that version, or not for some time, in which
+// it may have come by a key.
+func (e *Engine) unseen(b int, version string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	k := &e.buckets[b]
+	return version != "" && (version != k.seen || time.Since(k.seenAt) > maxBackoff)
+}
+
+func (e *Engine) see(b int, version string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.buckets[b].seen, e.buckets[b].seenAt = version, time.Now()
+}
+
+// rescueNew makes pending again what this process can read, unless it has looked
+// before. It reports whether there was something.
+func (e *Engine) rescueNew(ctx context.Context, b int, t *take) (found bool, err error) {
+	if !e.unseen(b, t.unread) {
+		return false, nil
+	}
+	found, err = e.rescue(ctx, b)
+	if err != nil {
+		e.redisFailed(b, err)
+		return false, err
+	}
+	if !found {
+		e.see(b, t.unread)
+	}
+	return found, nil
+}
+
+// rescue looks through Keys.Unread and Keys.Parked.
+func (e *Engine) rescue(ctx context.Context, b int) (found bool, err error) {
+	for cursor := "0"; ; {
+		r := read(e.call(ctx, script.ListUnread, b, cursor))
+		next, page, parked := r.text(), r.list(), r.list()
+		if r.err != nil {
+			return found, r.err
+		}
+		args := []any{e.o.Merge.arg(), rand.Text()}
+		for field, value := range pairs(page) {
+			if !strings.HasPrefix(field, "#") && e.readable(field, value) {
+				args = append(args, field)
+			}
+		}
+		if len(args) > 2 {
+			n, err := e.call(ctx, script.RescueUnread, b, args...)
+			if err != nil {
+				return found, err
+			}
+			found = found || n != int64(0)
+		}
+		if token := e.parkedFor(parked); token != "" {
+			n, err := e.call(ctx, script.UnparkBatch, b, token, e.me, e.o.LeaseTTL.Milliseconds())
+			return found || n == int64(1), err
+		}
+		if cursor = next; cursor == "0" {
+			return found, nil
+		}
+	}
+}
+
+// readable is check for a field.
+func (e *Engine) readable(field, value string) bool {
+	if e.o.Merge == Sum {
+		if _, err := strconv.ParseInt(strings.TrimPrefix(value, "="), 10, 64); err != nil {
+			return false
+		}
+	}
+	return e.o.Check == nil || e.checkOne(unfield(field), []byte(value)) == nil
+}
+
+// parkedFor returns the token of a parked batch that this process can persist something
+// of, "" if there is none.
+func (e *Engine) parkedFor(list []any) string {
+	size, some := map[string]int{}, map[string]bool{}
+	var tokens []string
+	for field, value := range pairs(list) {
+		token, id, ok := strings.Cut(field, ":")
+		if !ok {
+			tokens = strings.Fields(value)
+			continue
+		}
+		size[token]++
+		some[token] = some[token] || e.readable(id, value)
+	}
+	for _, token := range slices.Backward(tokens) { // the newest, which waits for no other
+		if some[token] && (e.o.MaxBatch > 1 || size[token] == 1) {
+			return token
+		}
+	}
+	return ""
+}
