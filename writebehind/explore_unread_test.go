@@ -99,3 +99,51 @@ func TestUnread_EachRuleIsNeeded(t *testing.T) {
 		})
 	}
 }
+
+// A parked batch comes back after others that were taken later, of which it must not
+// undo anything.
+func TestUnread_AParkedValueGivesWayToANewerOne(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		release := func(prefix string, d *database, o Options) *Engine {
+			o.Check = func(_ string, value []byte) error {
+				if !strings.HasPrefix(string(value), prefix) {
+					return errors.New("of another release")
+				}
+				return nil
+			}
+			return engine(t, rdb, o)
+		}
+		down := errors.New("the process has stopped")
+		for _, newest := range []string{"2:new", "3:new"} {
+			for range 8 { // parked batches come back in any order
+				d := newDatabase()
+				o := options(t, d, Last)
+				two, three := release("2:", d, o), release("3:", d, o)
+				reads := map[bool]*Engine{true: two, false: three}[newest == "2:new"]
+				other := map[*Engine]*Engine{two: three, three: two}[reads]
+
+				// One process has a batch in hand, and one of the other release parks it.
+				require.NoError(t, two.Put(t.Context(), "x", []byte("2:old")))
+				older, err := two.take(t.Context(), 0, true)
+				require.NoError(t, err)
+				require.Error(t, two.fail(t.Context(), 0, older, down))
+				requireAside(t, three.Flush(t.Context()), 0, 1)
+
+				// So it goes with a newer value, which is persisted and not acknowledged.
+				require.NoError(t, two.Put(t.Context(), "x", []byte(newest)))
+				newer, err := reads.take(t.Context(), 0, true)
+				require.NoError(t, err)
+				require.NoError(t, d.persist(t.Context(), newer.batch))
+				require.Error(t, reads.fail(t.Context(), 0, newer, down))
+				_ = other.Flush(t.Context())
+
+				for _, e := range []*Engine{release("2:", d, o), release("3:", d, o), release("2:", d, o)} {
+					_ = e.Flush(t.Context())
+				}
+				require.NoError(t, release("3:", d, o).Flush(t.Context()))
+				require.Equal(t, newest, d.value("x"))
+			}
+		}
+	})
+}

@@ -174,6 +174,8 @@ end
 //	unread(merge, id, v, token, t0)  moves what is not persisted to U, or to D where
 //	                                 there is no sum
 //	forget(id)                       takes an older value away from D and U
+//	supersede(merge, all)            takes what is older of the values and totals of a
+//	                                 batch away from U and L
 //	tidy()                           deletes U if nothing is left in it
 //	parked(each)                     calls each(id, v, token) for what is in L, the
 //	                                 oldest batch first, and empties it
@@ -201,6 +203,16 @@ local function persisted(merge, id, v)
   if merge == 'last' or total(v) then return forget(id) end
   if total(redis.call('HGET', D, id)) then behind_plus(D, id, v) end
   if total(redis.call('HGET', U, id)) then behind_plus(U, id, v) end
+end
+local function supersede(merge, all)
+  local tokens = redis.call('HGET', L, '#p') or ''
+  if tokens == '' and redis.call('EXISTS', U) == 0 then return end
+  for k = 1, #all, 2 do
+    if isid(all[k]) and (merge == 'last' or total(all[k + 1])) then
+      redis.call('HDEL', U, all[k])
+      for token in string.gmatch(tokens, '%S+') do redis.call('HDEL', L, token .. ':' .. all[k]) end
+    end
+  end
 end
 local function tidy()
   if redis.call('HLEN', U) <= 2 then redis.call('DEL', U) end

@@ -19,11 +19,16 @@ package script
 // '#tok' changes, or a late AckBatch of the parked batch would forget the next one
 // while that is open. It may be sent twice: the copy finds nothing, or parks again what was taken from L, and
 // SettleBatch puts that right.
+//
+// Of an id of 'last', U and L together have one value, the one that was taken last: an
+// older one leaves them when a newer one comes. Else one of L that comes back could be
+// persisted after a newer one, or AckBatch could drop the newer one for it.
 var ParkBatch = New("park batch", behind+unread+`
 local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#by', '#r', '#t0', '#scan', '#since')
 if not mine(m) or m[5] ~= ARGV[4] then return 0 end
 redis.call('HDEL', P, '#')
 local all, later = redis.call('HGETALL', I), m[6] or redis.call('EXISTS', L) == 1
+supersede(ARGV[3], all)
 for k = 1, #all, 2 do
   if not isid(all[k]) then
   elseif later then
