@@ -72,6 +72,7 @@ func soaked() {
 	var wg sync.WaitGroup
 	life, slot := env("LIFE"), os.Getenv("SLOT")
 	for i, work := range []func(*worker, int64){
+		func(w *worker, n int64) { w.value(eachCache, n) },
 		func(w *worker, n int64) { w.value(manyCache, n) },
 		(*worker).add,
 		(*worker).once,
@@ -91,9 +92,12 @@ func soaked() {
 	fmt.Println("closing")
 	w := &worker{site: s, j: j, name: fmt.Sprint(slot, ".", life, ".close"), release: release}
 	_ = w.notes(note{Op: opClose}, func(ctx context.Context) error {
-		for {
-			err := s.close(ctx) // which does not try again what Down has failed at
-			if err == nil || ctx.Err() != nil {
+		// It does not try again what Down has failed at. What only another release can
+		// read is left to that one.
+		const tries = 10
+		for n := 1; ; n++ {
+			err := s.close(ctx)
+			if err == nil || n == tries {
 				return err
 			}
 			pause(ctx)
