@@ -133,6 +133,18 @@ func TestTheCheckerKnowsRightFromWrong(t *testing.T) {
 			h.refused(h.begin("set", 1))
 			read(h, 2)
 		}, "refused"},
+		"a read by a release that cannot read what another one has set": {func(h *history) {
+			h.writtenBehind(1, 2, 3)
+			h.commit(1)
+			h.end(h.begin("set", 1))
+			read(h, 1)
+		}, ""},
+		"a read of what is written behind is old": {func(h *history) {
+			h.writtenBehind(1, 0)
+			h.commit(1)
+			h.end(h.begin("set", 1))
+			read(h, 1)
+		}, "replaced before the read began"},
 		"a value that is written behind stays while sets are refused": {func(h *history) {
 			h.bound = 0
 			h.writtenBehind(1)

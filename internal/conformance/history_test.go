@@ -15,7 +15,7 @@ type event struct {
 	key        int
 	version    int    // that was loaded or read; of a delete, that the database had before it began
 	start, end int64  // moments, which no two events share
-	release    uint32 // of the program, of a set and a read of what is written behind
+	release    uint32 // of the program, of a read of what is written behind
 	at         time.Duration
 }
 
@@ -57,6 +57,7 @@ type keyHistory struct {
 
 	// behind says that the database has a version some time after its set.
 	behind  bool
+	by      uint          // the releases that set it, as a set of bits
 	unknown map[int]event // sets whose outcome is unknown, by version
 	refused map[int]event // sets that have changed nothing, by version
 }
@@ -171,11 +172,15 @@ func (h *history) least(key, version int) string {
 	return ""
 }
 
-// writtenBehind says that key is written behind.
-func (h *history) writtenBehind(key int) {
+// writtenBehind says that key is written behind, by these releases.
+func (h *history) writtenBehind(key int, releases ...uint32) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.of(key).behind = true
+	k := h.of(key)
+	k.behind = true
+	for _, r := range releases {
+		k.by |= 1 << r
+	}
 }
 
 func (h *history) check(k *keyHistory, read event) {
@@ -188,8 +193,11 @@ func (h *history) check(k *keyHistory, read event) {
 	if _, ok := k.unknown[read.version]; ok {
 		return
 	}
+	if k.behind && k.by&^(1<<read.release) != 0 {
+		return // it cannot read what is pending, and gets what the database has
+	}
 	for _, d := range slices.Backward(k.deletes) {
-		if d.end < read.start && d.version > read.version && (!k.behind || d.release == read.release) {
+		if d.end < read.start && d.version > read.version {
 			h.blame("a value that was "+map[string]string{"delete": "deleted", "set": "replaced"}[d.op]+" before the read began", h.because(k, d, read))
 		}
 		if d.version <= read.version {
