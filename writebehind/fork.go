@@ -155,18 +155,19 @@ func (e *Engine) settleFork(ctx context.Context, b int, t *take, fork *ForkError
 	if choice == PutAside {
 		return e.drop(ctx, b, t, lastText, more, inc)
 	}
-	cut := 0
+	cut, has := 0, ""
 	if fork.Fork == ForkReplayed {
+		has = fork.Row.Token // it may have been parked since this one was taken
 		applied := subtract(fork.Row)
 		for some := range slices.Chunk(applied, 2*maxAtOnce) {
-			args := append([]any{t.n, t.batch.Token, cut, more}, some...)
+			args := append([]any{t.n, t.batch.Token, cut, more, has}, some...)
 			if v, err := e.call(ctx, script.SubtractBatch, b, args...); err != nil || v != int64(1) {
 				return false, err
 			}
 			cut += len(some) / 2
 		}
 	}
-	v, err := e.call(ctx, script.RenumberBatch, b, t.n, t.batch.Token, lastText, strconv.FormatInt(last+1, 10), rand.Text(), inc, cut)
+	v, err := e.call(ctx, script.RenumberBatch, b, t.n, t.batch.Token, lastText, strconv.FormatInt(last+1, 10), rand.Text(), inc, cut, has)
 	return v == int64(1), err
 }
 

@@ -422,7 +422,7 @@ func TestExplorer_FindsMutantsOfSubtracting(t *testing.T) {
 	for name, changes := range map[string][]string{
 		"nothing is subtracted":      {"redis.pcall('HINCRBY', key, id, by)", "redis.pcall('HINCRBY', key, id, 0)"},
 		"no further than 0":          {"redis.pcall('HINCRBY', key, id, by)", "redis.call('HSET', key, id, math.max(0, v + by))"},
-		"a copy subtracts once more": {"if (m[4] or '0') ~= ARGV[3] then return 1 end", "", "redis.call('HINCRBY', I, '#cut', math.floor((#ARGV - 4) / 2))", "redis.call('HSET', I, '#cut', ARGV[3] + math.floor((#ARGV - 4) / 2))"},
+		"a copy subtracts once more": {"if (m[4] or '0') ~= ARGV[3] then return 1 end", "", "redis.call('HINCRBY', I, '#cut', math.floor((#ARGV - 5) / 2))", "redis.call('HSET', I, '#cut', ARGV[3] + math.floor((#ARGV - 5) / 2))"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

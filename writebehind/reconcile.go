@@ -106,7 +106,7 @@ func (e *Engine) renew(ctx context.Context, settled map[int]bool) error {
 			return r.err
 		}
 		if n == acked && n != "0" && !settled[b] {
-			calls = append(calls, e.on(script.RenumberBatch, b, n, "", "0", "1", "", renewed+rand.Text(), 0))
+			calls = append(calls, e.on(script.RenumberBatch, b, n, "", "0", "1", "", renewed+rand.Text(), 0, ""))
 		}
 	}
 	if err := e.pipeline(ctx, calls); err != nil {

@@ -127,6 +127,12 @@ const behind = Pend + `
 local P, I, D, U, L = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local function mine(m) return m[1] == ARGV[1] and m[3] == ARGV[2] and m[1] ~= m[2] end
 local function total(v) return v and string.byte(v) == 61 end
+local function parks(token)
+  for one in string.gmatch(redis.call('HGET', L, '#p') or '', '%S+') do
+    if one == token then return true end
+  end
+  return false
+end
 local function aside(merge, id, v, token)
   local key = D
   if merge == 'last' or total(v) then redis.call('HDEL', U, id) end

@@ -3,15 +3,17 @@ package script
 // SubtractBatch takes from what is pending what the database has of it already, after
 // Redis has gone back to before the last batch. One call does a part.
 //
-//	KEYS     P, I, D
+//	KEYS     P, I, D, U, L
 //	ARGV[1]  number of the batch
 //	ARGV[2]  token of the batch
 //	ARGV[3]  how many ids earlier calls were given
 //	ARGV[4]  '1': subtract from what is pending too, of ids that the batch has not
-//	ARGV[5]… ids and what to add, by turns
+//	ARGV[5]  token of the batch that the database has
+//	ARGV[6]… ids and what to add, by turns
 //
 //	returns  1  done, now or before
-//	         0  the batch is not in flight any more
+//	         0  the batch is not in flight any more; or the database has one of L,
+//	            and Redis has not gone back
 //
 // An id of which neither has anything is passed, and so is one that was set: a total
 // has nothing of what was before. What leaves int64 is put aside.
@@ -22,10 +24,10 @@ package script
 // twice.
 var SubtractBatch = New("subtract batch", behind+`
 local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#cut')
-if not mine(m) then return 0 end
+if not mine(m) or parks(ARGV[5]) then return 0 end
 if (m[4] or '0') ~= ARGV[3] then return 1 end
 redis.call('HDEL', P, '#')
-for k = 5, #ARGV, 2 do
+for k = 6, #ARGV, 2 do
   local id, by = ARGV[k], ARGV[k + 1]
   local key = I
   local v = redis.call('HGET', I, id)
@@ -36,14 +38,14 @@ for k = 5, #ARGV, 2 do
     redis.call('HSET', D, '#' .. m[3] .. '.' .. k .. ':' .. id, by)
   end
 end
-redis.call('HINCRBY', I, '#cut', math.floor((#ARGV - 4) / 2))
+redis.call('HINCRBY', I, '#cut', math.floor((#ARGV - 5) / 2))
 return 1
 `)
 
 // RenumberBatch gives a batch the number that the database expects next, after Redis
 // or the database has lost some of its history.
 //
-//	KEYS     P, I
+//	KEYS     P, I, D, U, L
 //	ARGV[1]  number of the batch
 //	ARGV[2]  token of the batch, '' of a bucket of which nothing is in flight
 //	ARGV[3]  number of the last batch that the database has
@@ -51,9 +53,11 @@ return 1
 //	ARGV[5]  token, fresh for every call
 //	ARGV[6]  incarnation, fresh for every call, or '' to keep it
 //	ARGV[7]  how many ids SubtractBatch was given
+//	ARGV[8]  token of the batch that the database has, '' any
 //
 //	returns  1  done
-//	         0  the batch is not in flight any more; or there is one
+//	         0  the batch is not in flight any more; or there is one; or the database
+//	            has one of L, which SettleBatch is for
 //
 // Why it is safe: only the batch of this number and token is changed, and it gets
 // another token, so a process that has read it before cannot take it for what it is
@@ -67,7 +71,7 @@ if ARGV[2] == '' then
   redis.call('HSET', I, '#n', '0', '#a', '0', '#inc', ARGV[6])
   return 1
 end
-if not mine(m) or (m[4] or '0') ~= ARGV[7] then return 0 end
+if not mine(m) or (m[4] or '0') ~= ARGV[7] or parks(ARGV[8]) then return 0 end
 redis.call('HDEL', I, '#cut')
 redis.call('HSET', I, '#n', ARGV[4], '#a', ARGV[3], '#tok', ARGV[5])
 if ARGV[6] ~= '' then redis.call('HSET', I, '#inc', ARGV[6]) end
