@@ -93,6 +93,24 @@ func TestCheckRefusesFieldsThatWouldBeLost(t *testing.T) {
 	}
 }
 
+// The option inline has msgpack drop the fields whose names are taken.
+func TestCheck_RefusesInlinedFieldsThatWouldBeLost(t *testing.T) {
+	t.Parallel()
+	for name, err := range map[string]error{
+		".Exported: the field that is stored as \"X\"": codec.Check(codec.For[struct {
+			X        int
+			Exported `msgpack:",inline"`
+		}]()),
+		".Lazy: the field that is stored as \"L\"": codec.Check(codec.For[struct {
+			*Outer
+			Lazy `msgpack:",inline"`
+		}]()),
+	} {
+		require.ErrorIs(t, err, codec.ErrConfig)
+		require.ErrorContains(t, err, name)
+	}
+}
+
 func TestCheckAllowsWhatWorks(t *testing.T) {
 	t.Parallel()
 	type shadow struct {
@@ -106,11 +124,6 @@ func TestCheckAllowsWhatWorks(t *testing.T) {
 		Y        string
 	}
 	codectest.Run(t, codec.For[shadow](), shadow{1, Exported{2}})
-	type always struct {
-		X        int
-		Exported `msgpack:",inline"`
-	}
-	codectest.Run(t, codec.For[always](), always{X: 1})
 	type apart struct {
 		*Exported `msgpack:"e,noinline"`
 		T         time.Time

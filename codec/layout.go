@@ -79,8 +79,8 @@ func (b *shapes) layOut(s *shape, t reflect.Type, path string) *failure {
 
 // inline adds to s the fields of its embedded struct f, if msgpack would: if f is
 // a struct or a pointer to one, does not encode itself, and has no field of a name
-// that s has already. With the option inline (always) it does in any case, and
-// leaves out the fields that s has.
+// that s has already. With the option inline (always) msgpack does in any case,
+// and loses the fields that s has, which is refused.
 func (b *shapes) inline(s *shape, f reflect.StructField, name, path string, always bool) (bool, *failure) {
 	t := f.Type
 	for t.Kind() == reflect.Pointer && !always {
@@ -101,9 +101,13 @@ func (b *shapes) inline(s *shape, f reflect.StructField, name, path string, alwa
 	if err := b.layOut(es, t, path); err != nil {
 		return false, err
 	}
-	shadowed := func(e field) bool { return s.byName[e.name] != nil }
-	if !always && slices.ContainsFunc(es.fields, shadowed) {
-		return false, nil
+	for _, e := range es.fields {
+		if s.byName[e.name] != nil {
+			if always {
+				return false, misconfigured("%s: the field that is stored as %q would be lost, since another one is too", path, e.name)
+			}
+			return false, nil
+		}
 	}
 	if f.Type.Kind() == reflect.Pointer && !f.IsExported() {
 		return false, misconfigured("%s: an embedded pointer to an unexported type cannot be decoded", path)
@@ -118,11 +122,9 @@ func (b *shapes) inline(s *shape, f reflect.StructField, name, path string, alwa
 		}
 	}
 	for _, e := range es.fields {
-		if !shadowed(e) {
-			e.index, e.cost = slices.Concat(f.Index, e.index), e.cost+cost
-			s.byName[e.name] = &e
-			s.fields = append(s.fields, e)
-		}
+		e.index, e.cost = slices.Concat(f.Index, e.index), e.cost+cost
+		s.byName[e.name] = &e
+		s.fields = append(s.fields, e)
 	}
 	// Under its own name the struct is decoded too, though never encoded. Who
 	// forges bytes may use it, so the integers in there are compared as well;
