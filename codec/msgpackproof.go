@@ -2,26 +2,36 @@ package codec
 
 import (
 	"bytes"
+	"errors"
 	"reflect"
 	"slices"
 	"time"
 )
 
-// prove makes leaves of steps that do not do as msgpack does. Those are of types
+// prove makes leaves of the steps that differ from msgpack. These are of types
 // that were registered with msgpack, which nothing about them shows. made has
-// the steps of a program, parts first: so each is proved with those of its parts
-// that are leaves.
+// the steps of a program, parts first: so each is compared with those of its
+// parts that are leaves.
 func prove(made []*step) {
 	top := made[len(made)-1]
-	if !top.departs(map[*step]bool{}) && top.proves() {
+	if !top.departs(map[*step]bool{}) && top.likeMsgpack() == same {
 		return
 	}
 	for _, s := range made {
-		if !s.proves() {
+		if s.likeMsgpack() == different {
 			s.becomeLeaf()
 		}
 	}
 }
+
+// A likeness is the result of comparing a step with msgpack.
+type likeness uint8
+
+const (
+	same      likeness = iota
+	undecided          // a value of the type, or a part of it, could not be compared
+	different
+)
 
 // departs reports whether s has a part that is left out where msgpack writes it,
 // or the other way round.
@@ -36,41 +46,127 @@ func (s *step) departs(seen map[*step]bool) bool {
 	return slices.ContainsFunc(s.fields, func(f stepField) bool { return f.step.departs(seen) })
 }
 
-// proves reports whether s does as msgpack does with a few values of its type:
-// whether it makes the same bytes, and the same of them. Of a type that departs
-// from msgpack in that, it only looks whether it was registered as an extension;
-// its parts are proved by themselves.
-func (s *step) proves() (ok bool) {
-	defer func() {
-		if r := recover(); r != nil { // what is registered may panic
-			_, ok = r.(*failure) // and what is refused is refused whoever encodes it
-		}
-	}()
+// likeMsgpack compares s with msgpack by a few values of its type: whether both
+// encode a value to the same bytes, and decode these to the same value. A type
+// that departs from msgpack is compared with a type of the same parts that was
+// not registered.
+//
+// The result is undecided if one value could not be compared. msgpack encodes no
+// map with keys or elements whose methods have pointer receivers, for instance,
+// and such a map in a struct hides all other fields of that struct.
+func (s *step) likeMsgpack() likeness {
 	shape, _, err := newShape(s.typ, false)
 	if s.op == opLeaf || err != nil {
-		return s.op == opLeaf
+		return same
 	}
+	compare := func(v reflect.Value) likeness { return s.compare(v, shape) }
 	if s.departs(map[*step]bool{}) {
-		src, err := msgpackAppend(nil, reflect.New(s.typ).Elem(), !s.wide)
-		return err != nil || codes[src[0]].facts&sawExt == 0
+		twin := twinOf(s.typ)
+		compare = func(v reflect.Value) likeness { return s.compareTwin(v, twin) }
 	}
+	all := same
 	for n := range 4 {
 		v := reflect.New(s.typ)
-		(&sample{n: n, left: 10_000}).fill(v.Elem())
-		byLibrary, err := msgpackAppend(nil, v.Elem(), !s.wide)
-		if err != nil || decodeLeaf(byLibrary, reflect.New(s.typ).Elem()) != nil {
-			continue // a part that encodes itself does not take its zero value
-		}
-		bySelf := s.append(nil, v.UnsafePointer())
-		if !bytes.Equal(byLibrary, bySelf) {
-			return false
-		}
-		// What stood in an any is not decoded to its type.
-		if !s.wide && !s.readsAlike(byLibrary, shape) {
-			return false
+		sample := sample{n: n, left: 10_000}
+		sample.fill(v.Elem())
+		all = max(all, compare(v))
+		if sample.left < 0 {
+			all = max(all, undecided) // the rest was not filled
 		}
 	}
-	return true
+	return all
+}
+
+var errPanicked = errors.New("panicked")
+
+// recovered returns the error of f, or another if f panics: what is registered
+// may panic.
+func recovered(f func() error) (err error) {
+	defer func() {
+		if recover() != nil {
+			err = errPanicked
+		}
+	}()
+	return f()
+}
+
+// compare compares s with msgpack for *v.
+func (s *step) compare(v reflect.Value, shape *shape) (l likeness) {
+	defer func() {
+		if r := recover(); r != nil {
+			l = different // what is registered may panic
+			if _, refused := r.(*failure); refused {
+				l = undecided
+			}
+		}
+	}()
+	byLibrary, err := msgpackAppend(nil, v.Elem(), !s.wide)
+	if err != nil || decodeLeaf(byLibrary, reflect.New(s.typ).Elem()) != nil {
+		return undecided // a part that encodes itself does not take its zero value
+	}
+	bySelf := s.append(nil, v.UnsafePointer())
+	// What stood in an any is not decoded to its type.
+	if !bytes.Equal(byLibrary, bySelf) || !s.wide && !s.readsAlike(byLibrary, shape) {
+		return different
+	}
+	return same
+}
+
+// twinOf returns a type of the same parts as t and without a name, or t if
+// reflect cannot make it: an embedded field can be in the way.
+func twinOf(t reflect.Type) (twin reflect.Type) {
+	defer func() {
+		if recover() != nil {
+			twin = t
+		}
+	}()
+	switch t.Kind() {
+	case reflect.Slice:
+		return reflect.SliceOf(t.Elem())
+	case reflect.Map:
+		return reflect.MapOf(t.Key(), t.Elem())
+	case reflect.Array:
+		return reflect.ArrayOf(t.Len(), t.Elem())
+	case reflect.Struct:
+		return reflect.StructOf(slices.Collect(t.Fields()))
+	}
+	return t
+}
+
+// compareTwin compares what msgpack does with *v and with a value of twin that
+// is equal. If msgpack makes an extension of *v, that is registered in any case.
+func (s *step) compareTwin(v reflect.Value, twin reflect.Type) likeness {
+	var src, byTwin []byte
+	err := recovered(func() (err error) {
+		src, err = msgpackAppend(nil, v.Elem(), !s.wide)
+		return err
+	})
+	if err == nil && codes[src[0]].facts&sawExt != 0 {
+		return different
+	}
+	if twin == s.typ {
+		return undecided
+	}
+	w := reflect.New(twin)
+	w.Elem().Set(v.Elem().Convert(twin))
+	if recovered(func() (err error) {
+		byTwin, err = msgpackAppend(nil, w.Elem(), !s.wide)
+		return err
+	}) != nil {
+		return undecided
+	}
+	if err != nil || !bytes.Equal(src, byTwin) {
+		return different
+	}
+	v, w = reflect.New(s.typ), reflect.New(twin)
+	if s.wide || recovered(func() error { return decodeLeaf(src, w.Elem()) }) != nil {
+		return same
+	}
+	if recovered(func() error { return decodeLeaf(src, v.Elem()) }) != nil ||
+		!reflect.DeepEqual(v.Elem().Convert(twin).Interface(), w.Elem().Interface()) {
+		return different
+	}
+	return same
 }
 
 // readsAlike reports whether s and msgpack make the same of src.

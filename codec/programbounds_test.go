@@ -3,6 +3,8 @@ package codec_test
 import (
 	"bytes"
 	"errors"
+	"math/big"
+	"net/url"
 	"reflect"
 	"runtime"
 	"slices"
@@ -19,9 +21,13 @@ import (
 
 // Types that msgpack was told how to encode, which nothing about them shows.
 type (
-	cents   int64              // by a function that does as msgpack does with 0
-	point   struct{ X, Y int } // as an extension
-	grade   uint16             // decoded by a function
+	cents int64              // by a function that does as msgpack does with 0
+	point struct{ X, Y int } // as an extension
+	grade uint16             // decoded by a function
+	sums  struct {
+		N int8 `msgpack:",omitempty"`
+	}
+	bills   []sums
 	version int
 	moment  *time.Time
 )
@@ -35,6 +41,22 @@ func init() {
 			v.SetInt(n / 100)
 			return err
 		})
+	msgpack.Register(sums{}, func(e *msgpack.Encoder, v reflect.Value) error { return e.EncodeInt(v.Field(0).Int() * 100) },
+		func(d *msgpack.Decoder, v reflect.Value) error {
+			n, err := d.DecodeInt64()
+			v.Field(0).SetInt(n / 100)
+			return err
+		})
+	msgpack.Register(bills{}, func(e *msgpack.Encoder, v reflect.Value) error {
+		if v.IsNil() {
+			return e.EncodeNil()
+		}
+		return e.EncodeInt(v.Index(0).Field(0).Int() * 100)
+	}, func(d *msgpack.Decoder, v reflect.Value) error {
+		n, err := d.DecodeInt64()
+		v.Set(reflect.ValueOf(bills{{int8(n / 100)}}))
+		return err
+	})
 	msgpack.RegisterExtEncoder(43, point{}, func(_ *msgpack.Encoder, v reflect.Value) ([]byte, error) {
 		return []byte{byte(v.Field(0).Int()), byte(v.Field(1).Int())}, nil
 	})
@@ -79,6 +101,56 @@ func TestProgram_LeavesToMsgpackTypesRegisteredWithIt(t *testing.T) {
 	var v []grade
 	require.NoError(t, codec.For[[]grade]().Decode([]byte("\x91\x05"), &v))
 	require.Equal(t, []grade{10}, v)
+}
+
+// A type that msgpack encodes only in part hides registered types from a
+// comparison of the whole.
+func TestMessagePack_LeavesRegisteredTypesToMsgpackBesideWhatItCannotEncode(t *testing.T) {
+	t.Parallel()
+	page, sum := url.URL{Path: "/p"}, *big.NewInt(7)
+	for _, v := range []any{
+		map[url.URL]cents{page: 48}, // a key with methods of its pointer
+		[1][]map[url.URL][1]cents{{{page: {48}}}},
+		map[string]struct { // an element with methods of its pointer
+			N big.Int
+			C cents
+		}{"a": {sum, 48}},
+		struct {
+			M map[string]big.Int
+			C cents
+		}{map[string]big.Int{"a": sum}, 48},
+		struct {
+			G grading // does not take its zero value back
+			C cents
+		}{1, 48},
+		struct {
+			Long [10_001]int8 // more than is compared
+			C    cents
+		}{C: 48},
+		sums{48}, // a field that msgpack leaves out by another rule
+		map[string]*sums{"a": {48}},
+		bills{{48}},
+		struct {
+			M map[url.URL]int8
+			C cents
+			P *point
+		}{map[url.URL]int8{page: 1}, 48, &point{1, 2}},
+	} {
+		t.Run(reflect.TypeOf(v).String(), func(t *testing.T) {
+			t.Parallel()
+			p := reflect.New(reflect.TypeOf(v))
+			p.Elem().Set(reflect.ValueOf(v))
+			c, err := codec.MessagePackOf(p.Type().Elem())
+			require.NoError(t, err)
+			src, err := c.Append(p)
+			require.NoError(t, err)
+			require.Contains(t, string(src), "\xcd\x12\xc0", "4800 cents, as msgpack writes them")
+			got, err := c.Decode(src)
+			wantSame(t, "Decode", p.Elem(), got, src, err)
+			got, err = c.DecodeByLibrary(src)
+			wantSame(t, "msgpack", p.Elem(), got, src, err)
+		})
+	}
 }
 
 var someTime = time.Unix(1, 0)
