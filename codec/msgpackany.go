@@ -273,8 +273,13 @@ func isText(c byte) bool { return c&0xe0 == 0xa0 || c == 0xd9 || c == 0xda || c 
 
 func isBin(c byte) bool { return c == 0xc4 || c == 0xc5 || c == 0xc6 }
 
-// canBeKey reports whether k can be the key of a map[any]any.
-func canBeKey(k any) bool { return k == nil || reflect.ValueOf(k).Comparable() }
+// canBeKey reports whether k can be the key of a map[any]any. It looks k up in one:
+// reflect.Value.Comparable takes an array without elements for comparable.
+func canBeKey(k any) (ok bool) {
+	defer func() { ok = recover() == nil }()
+	_ = map[any]struct{}(nil)[k]
+	return true
+}
 
 var errNotAKey = errors.New("msgpack: a map with a slice or a map as a key")
 

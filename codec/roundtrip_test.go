@@ -274,9 +274,10 @@ func (s *source) fill(v reflect.Value) {
 			key, elem := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
 			s.fill(key)
 			s.fill(elem)
-			if key.Comparable() {
+			func() {
+				defer func() { _ = recover() }() // an any that cannot be a key
 				v.SetMapIndex(key, elem)
-			}
+			}()
 		}
 	case reflect.Struct:
 		for i := range v.NumField() {

@@ -38,9 +38,15 @@ func (t *Template[K]) Hashable(k K) error {
 
 // Hashable returns nil if k can be the key of a map, else ErrUnhashable. A caller who
 // asks often asks Hides first.
-func Hashable[K comparable](k K) error {
-	if reflect.ValueOf(&k).Elem().Comparable() {
-		return nil
-	}
-	return ErrUnhashable
+//
+// It looks k up in a map. reflect.Value.Comparable looks at the elements of an array
+// and takes one without elements for comparable.
+func Hashable[K comparable](k K) (err error) {
+	defer func() {
+		if recover() != nil {
+			err = ErrUnhashable
+		}
+	}()
+	_ = map[K]struct{}(nil)[k]
+	return nil
 }
