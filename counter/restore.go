@@ -72,7 +72,7 @@ type restoring[K comparable] struct {
 
 // maxLoads is how often a count is loaded anew since a batch was persisted meanwhile,
 // of which nobody knows whether Up has seen it. The last time it is stored as it is, and
-// may be wrong by that batch, until it is restored again.
+// may be wrong by that batch, until the next batch of its bucket is acknowledged.
 const maxLoads = 5
 
 // restoreAll loads counts by up and stores them, and returns what they are then.
@@ -189,7 +189,7 @@ func (c *Counter[K]) see(ctx context.Context, rs []*restoring[K]) error {
 
 // patience is how long a restore waits for batches that have the counts to be
 // persisted. If that takes longer it fails again and again, and so, most likely, the
-// source does not have them.
+// source does not have them. If it has, the count is wrong until the batch is acknowledged.
 const patience = 2 * time.Second
 
 // settle waits for the batches, all at once, and marks those of which it is unsure.

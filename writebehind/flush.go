@@ -237,7 +237,7 @@ func (e *Engine) work(ctx context.Context, b int, t *take) (again bool, wait tim
 	for _, field := range slices.Concat(done.refused, done.unread) {
 		args = append(args, field)
 	}
-	acked, err := e.call(context.WithoutCancel(ctx), script.AckBatch, b, args...)
+	acked, err := e.ack(context.WithoutCancel(ctx), b, args)
 	if err != nil {
 		e.redisFailed(b, err)
 		return false, 0, err

@@ -23,13 +23,18 @@ var errSilent = errors.New("Redis did not answer in time")
 // call runs a script on the keys of a bucket.
 func (e *Engine) call(ctx context.Context, s *script.Script, b int, args ...any) (any, error) {
 	c := e.on(s, b, args...)
-	ctx, cancel := context.WithTimeoutCause(ctx, max(e.o.LeaseTTL, time.Second), errSilent)
-	defer cancel()
-	// What c says is ours to read only if the client is done with it.
-	if err := e.ask(ctx, func(ctx context.Context) error { return c.Run(ctx, e.rdb) }); err != nil {
+	if err := e.run(ctx, c); err != nil {
 		return nil, err
 	}
 	return c.Reply, nil
+}
+
+// run carries out c. After an error, c is not the caller's to read: the client may not
+// be done with it.
+func (e *Engine) run(ctx context.Context, c *script.Call) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, max(e.o.LeaseTTL, time.Second), errSilent)
+	defer cancel()
+	return e.ask(ctx, func(ctx context.Context) error { return c.Run(ctx, e.rdb) })
 }
 
 // on returns the call of a script on the keys of a bucket.

@@ -18,7 +18,9 @@ package script
 //	   how often that has failed; '#size' its ids and bytes; '#open' while it is
 //	   being taken. With '#by' of '' it waits until '#till' to be tried again.
 //	   '#till' was '#for' milliseconds away when it was written. '#r' exists if the
-//	   batch was given to more callers than the one that took it
+//	   batch was given to more callers than the one that took it. '#unsure' has the
+//	   keys of counts to delete when the next batch is acknowledged, each as its
+//	   length, ':', and the key
 //	D  hash: what the database refused for good. id → delta or value
 //	U  hash: what a process could not read and the database has not. id → delta or
 //	   value; '#t0' as in I; '#v' changes with every change
@@ -448,7 +450,7 @@ return 1
 
 // AckBatch forgets a batch that was persisted.
 //
-//	KEYS     P, I, D, U, L
+//	KEYS     P, I, D, U, L; then the keys of '#unsure'
 //	ARGV[1]  number of the batch
 //	ARGV[2]  token of the batch
 //	ARGV[3]  'sum' or 'last'
@@ -458,6 +460,7 @@ return 1
 //
 //	returns  1  forgotten; what was refused is in D, and what was not read in U
 //	         0  the batch is not in flight any more
+//	         '#unsure', where KEYS has other ones: call again with these
 //
 // Why it is safe: only the batch of this number and token is forgotten, which whoever
 // sends this knows to be persisted. So none of the batches of L is, as they have the
@@ -466,9 +469,15 @@ return 1
 //
 // A value or total takes the place of what is older of the id in D and in U, which must
 // not be tried again after it. A delta that was persisted counts on a total there.
+//
+// A count of '#unsure' may have what the batch adds twice. The next reader restores it,
+// when nothing is in doubt any more.
 var AckBatch = New("ack batch", behind+unread+`
-local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#scan', '#since', '#t0')
+local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#scan', '#since', '#t0', '#unsure')
 if not mine(m) then return 0 end
+local unsure = ''
+for k = 6, #KEYS do unsure = unsure .. #KEYS[k] .. ':' .. KEYS[k] end
+if unsure ~= (m[8] or '') then return m[8] or '' end
 redis.call('HDEL', P, '#')
 parked(function(id, v, token)
   if ARGV[3] ~= 'last' or redis.call('HEXISTS', I, id) == 0 then unread(ARGV[3], id, v, token, m[7]) end
@@ -491,6 +500,7 @@ for k = 5, #ARGV do
   end
 end
 tidy()
+for k = 6, #KEYS do redis.call('UNLINK', KEYS[k]) end
 redis.call('UNLINK', I)
 redis.call('HSET', I, '#n', m[1], '#a', m[1], '#tok', m[3], '#inc', m[4], '#scan', m[5] or '0', '#since', m[6] or behind_micros())
 return 1

@@ -99,7 +99,7 @@ return 1
 // with it, as the batch is in flight until all is done. It may be sent twice. '#drop' is
 // a cursor in I; with '+', in what was pending.
 var DropBatch = New("drop batch", behind+unread+`
-local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#scan', '#since', '#drop')
+local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#scan', '#since', '#drop', '#unsure')
 if not mine(m) then return 0 end
 redis.call('HDEL', P, '#')
 if not m[7] then
@@ -129,6 +129,7 @@ redis.call('UNLINK', I)
 local inc = m[4]
 if ARGV[6] ~= '' then inc = ARGV[6] end
 redis.call('HSET', I, '#n', ARGV[4], '#a', ARGV[4], '#tok', m[3], '#inc', inc, '#scan', '0', '#since', m[6] or behind_micros())
+if m[8] then redis.call('HSET', I, '#unsure', m[8]) end
 return 1
 `)
 

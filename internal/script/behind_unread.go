@@ -24,7 +24,7 @@ package script
 // older one leaves them when a newer one comes. Else one of L that comes back could be
 // persisted after a newer one, or AckBatch could drop the newer one for it.
 var ParkBatch = New("park batch", behind+unread+`
-local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#by', '#r', '#t0', '#scan', '#since')
+local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#by', '#r', '#t0', '#scan', '#since', '#unsure')
 if not mine(m) or m[5] ~= ARGV[4] then return 0 end
 redis.call('HDEL', P, '#')
 local all, later = redis.call('HGETALL', I), m[6] or redis.call('EXISTS', L) == 1
@@ -40,6 +40,7 @@ end
 if later then redis.call('HSET', L, '#p', (redis.call('HGET', L, '#p') or '') .. m[3] .. ' ') end
 redis.call('UNLINK', I)
 redis.call('HSET', I, '#n', m[2], '#a', m[2], '#tok', m[3] .. '/', '#inc', m[4], '#scan', m[8] or '0', '#since', m[9] or behind_micros())
+if m[10] then redis.call('HSET', I, '#unsure', m[10]) end
 return 1
 `)
 

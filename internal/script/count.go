@@ -99,6 +99,9 @@ func AddCount(behind, once bool) *Script { return addCount[index(behind)+2*index
 // Why it is safe: as Store. Who adds under a lease leaves the token, and who sets the
 // count replaces it; so under one token the count grows by what was added alone. It
 // may be sent twice.
+//
+// With StillInFlight or Whatever the count may be wrong by a batch, so AckBatch deletes
+// it with the next one.
 func LandCount(behind bool) *Script { return landCount[index(behind)] }
 
 // What a load may trust, ARGV[10] of LandCount. Without either, no batch was taken or
@@ -211,7 +214,7 @@ if keep == '' then redis.call('SET', key, header .. total) else redis.call('SET'
 // land is the source of LandCount.
 func land(behind bool) string {
 	src := prelude + strings.TrimPrefix(counting, basics)
-	unsure, rest := "", "if state == 'V' and ARGV[6] ~= '' then total = plus(total, was, minus(ARGV[6])) end\n"
+	unsure, mark, rest := "", "", "if state == 'V' and ARGV[6] ~= '' then total = plus(total, was, minus(ARGV[6])) end\n"
 	if behind {
 		src += PendLook
 		unsure = `if ARGV[10] == 'f' then
@@ -219,6 +222,12 @@ func land(behind bool) string {
   if inc ~= ARGV[8] or moment ~= ARGV[9] or not flying then return {'C'} end
 elseif ARGV[10] == '' and not behind_unchanged(KEYS[3], KEYS[5], ARGV[8], ARGV[9], ARGV[7]) then
   return {'C'}
+end
+`
+		mark = `
+if ARGV[10] ~= '' then
+  local one, all = #key .. ':' .. key, redis.call('HGET', KEYS[3], '#unsure') or ''
+  if not string.find(all, one, 1, true) then redis.call('HSET', KEYS[3], '#unsure', all .. one) end
 end
 `
 		rest = `
@@ -241,6 +250,7 @@ if not leased then return {'S', was} end
 local total = ARGV[5]
 ` + rest + `
 if not total then return {'O'} end
+` + mark + `
 wake()
 local at, soft = now(), FOREVER
 if expired == 1 then soft = put48(at) elseif ARGV[2] ~= '' then soft = put48(at + ARGV[2]) end

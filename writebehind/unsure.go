@@ -1,0 +1,50 @@
+package writebehind
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/cachex-go/cachex/internal/script"
+)
+
+// ack calls AckBatch. It learns from the reply which counts are unsure.
+func (e *Engine) ack(ctx context.Context, b int, args []any) (reply any, err error) {
+	call := e.on(script.AckBatch, b, args...)
+	keys := call.More
+	for range maxGlances {
+		if err := e.run(ctx, call); err != nil {
+			return nil, err
+		}
+		unsure, ok := call.Reply.(string)
+		if !ok {
+			return call.Reply, nil
+		}
+		more, ok := netstrings(unsure)
+		if !ok {
+			return nil, fmt.Errorf("acknowledge: unexpected reply of %d bytes", len(unsure))
+		}
+		call = e.on(script.AckBatch, b, args...)
+		call.More = slices.Concat(keys, more)
+	}
+	return nil, errUnsure
+}
+
+// errUnsure makes the batch be taken once more.
+var errUnsure = errors.New("acknowledge: counts became unsure time after time")
+
+// netstrings returns the texts in s, each of which follows its length and a ':'.
+func netstrings(s string) (texts []string, ok bool) {
+	for s != "" {
+		digits, rest, ok := strings.Cut(s, ":")
+		n, err := strconv.Atoi(digits)
+		if !ok || err != nil || n < 0 || n > len(rest) {
+			return nil, false
+		}
+		texts, s = append(texts, rest[:n]), rest[n:]
+	}
+	return texts, true
+}
