@@ -130,10 +130,10 @@ func (l *Ledger) Create(ctx context.Context) error {
 // If apply refuses some ids for good, and says nothing else (see [Batch.Refused]), then
 // what it has done is committed and the ids are recorded: Once returns that error now,
 // and a *RefusedError for the same batch ever after. See Split. An *AppliedError says
-// that b was applied before, with other ids unread. With any other error of apply, of a statement, or of COMMIT, nobody
-// needs to know whether b was applied: call Once again with the same batch, at any time
-// and from anywhere. A *ConflictError says that b is not the batch that follows; then
-// nothing was done.
+// that b was applied before, with other ids unread. A *ConflictError says that b is not
+// the batch that follows; then nothing was done. With any other error of apply, of a
+// statement, or of COMMIT, b may be applied: call Once again with the same batch, at any
+// time and from any process.
 //
 // apply must do all its work by the tx, must not end it, and may be called again after
 // a failure. Who calls Once for a bucket while somebody else does waits, in the

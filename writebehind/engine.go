@@ -64,12 +64,13 @@ type Options struct {
 	// then, its bucket waits.
 	Persist func(ctx context.Context, b ledger.Batch) error
 
-	// Check returns an error if this process cannot read an id, or its value, decimal
-	// delta, or '=' and decimal total, which a process of another release may have written. Persist
-	// does not get such ids: they stay in Redis for processes that can read them, and
-	// other ids do not wait for them. See Backlog.Unread. It is called for each id of
-	// each batch, must be safe for concurrent use, and must not keep value. A panic is
-	// an error. Defaults to nil: this process can read all.
+	// Check returns an error if this process cannot read an id, or its value, which a
+	// process of another release may have written. value is the value, the decimal
+	// delta, or '=' and the decimal total. Persist does not get such ids: they stay in
+	// Redis for processes that can read them, and other ids do not wait for them. See
+	// Backlog.Unread. It is called for each id of each batch, must be safe for
+	// concurrent use, and must not keep value. A panic is an error. Defaults to nil:
+	// this process can read all.
 	Check func(id string, value []byte) error
 
 	// Every is how long a write waits, about, before it is persisted. In whole
@@ -83,8 +84,9 @@ type Options struct {
 	// change it. Defaults to 64.
 	Buckets int
 
-	// MaxBatch is how many ids a batch has at most. With 1, Persist is always given
-	// one id. Defaults to 1000.
+	// MaxBatch is how many ids a batch has at most. If it is 1 and Merge is Last, Persist
+	// is always given one id. If Merge is Sum, a batch that a process with a larger
+	// MaxBatch has taken is persisted as it is. Defaults to 1000.
 	MaxBatch int
 
 	// MaxBytes is how many bytes of values and ids a batch has at most, unless it

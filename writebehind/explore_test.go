@@ -28,12 +28,14 @@ type scenario struct {
 	writer  int  // processes that add
 	mishaps int
 	kinds   []mishap
-	most    int // ids of a batch
-	atOnce  int // ids that one call takes; 0 as ever
-	seeds   int // ids beside x and y
-	setter  int // processes that set
+	most    int  // ids of a batch
+	atOnce  int  // ids that one call takes; 0 as ever
+	seeds   int  // ids beside x and y
+	setter  int  // processes that set
+	last    bool // Merge is Last, and writers put what they would add
+	one     int  // more processes that flush, with a MaxBatch of one
 
-	cannot []string // for each of more processes that flush, what it cannot read; "*" for all, "=" for totals
+	cannot []string // for each of more processes that flush, what it cannot read: see cannotRead
 }
 
 var mishapsOfAll = []mishap{killBefore, killAfter, cutBefore, cutAfter, copied}
@@ -139,8 +141,11 @@ func TestExplorer_FindsMutantsOfTotals(t *testing.T) {
 }
 
 func (sc scenario) play(w *world) {
-	w.mishaps, w.kinds, w.atOnce = sc.mishaps, sc.kinds, sc.atOnce
+	w.mishaps, w.kinds, w.atOnce, w.merge = sc.mishaps, sc.kinds, sc.atOnce, Sum
 	o := Options{MaxBatch: sc.most}
+	if sc.last {
+		w.merge = Last
+	}
 	w.seed("x", 1)
 	w.seed("y", 1)
 	for i := range sc.seeds {
@@ -149,7 +154,13 @@ func (sc scenario) play(w *world) {
 	delta := int64(10)
 	for i := range sc.writer {
 		add := delta
-		w.startEngine(fmt.Sprint("writer ", i+1), o, func(_ *proc, e *Engine) { _ = e.Add(context.Background(), "x", add) })
+		w.startEngine(fmt.Sprint("writer ", i+1), o, func(_ *proc, e *Engine) {
+			if sc.last {
+				_ = e.Put(context.Background(), "x", []byte(fmt.Sprint(add)))
+				return
+			}
+			_ = e.Add(context.Background(), "x", add)
+		})
 		delta *= 10
 	}
 	for i := range sc.setter {
@@ -165,6 +176,11 @@ func (sc scenario) play(w *world) {
 	}
 	for i := range sc.flusher {
 		w.startEngine(fmt.Sprint("flusher ", i+1), o, flush)
+	}
+	for i := range sc.one {
+		one := o
+		one.MaxBatch = 1
+		w.startEngine(fmt.Sprint("flusher of one at a time ", i+1), one, flush)
 	}
 	for _, cannot := range sc.cannot {
 		o.Check = cannotRead(cannot)
@@ -229,7 +245,7 @@ func (l *lab) run(play func(*world), pick func(n int) int) {
 	})
 	w.play(func(int) int { return 0 })
 	for id, n := range w.written {
-		if got := w.d.sum(id); !w.forks && got != n {
+		if got := w.persisted(id); !w.forks && got != n {
 			w.complain("%d were written to %s, and %d persisted", n, id, got)
 		}
 	}
@@ -278,10 +294,12 @@ func (w *world) check() {
 			w.complain("%s is acknowledged, and still there", id)
 		}
 		// The oldest first. A delta counts on an older total even if the database has it.
-		got, set := w.d.sum(id), false
+		got, set := w.persisted(id), w.merge == Last
 		add := func(text string, applied bool) {
 			set = set || strings.HasPrefix(text, "=")
-			if text != "" && (set || !applied) {
+			if text != "" && w.merge == Last {
+				got = number(text)
+			} else if text != "" && (set || !applied) {
 				got = after(got, text)
 			}
 		}
@@ -292,9 +310,17 @@ func (w *world) check() {
 		add(flying[id], applied && !slices.Contains(row.Unread, id))
 		if add(pending[id], false); !w.forks && got != n {
 			w.complain("%d were written to %s, but %d are persisted, %q pending, %q in flight, applied: %v",
-				n, id, w.d.sum(id), pending[id], flying[id], applied)
+				n, id, w.persisted(id), pending[id], flying[id], applied)
 		}
 	}
+}
+
+// persisted returns what the database has.
+func (w *world) persisted(id string) int64 {
+	if w.merge == Last {
+		return number(w.d.value(id))
+	}
+	return w.d.sum(id)
 }
 
 // after returns a count after a delta or a total.

@@ -2,6 +2,7 @@ package writebehind
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -38,16 +39,25 @@ var unreadable = map[string]scenario{
 	"counts that are set, and batches that are taken by parts": {
 		sample: 200, flusher: 1, writer: 2, setter: 1, mishaps: 3, kinds: mishapsOfAll, atOnce: 1, cannot: []string{"=", "=", "*"},
 	},
+	"values, and each release can read others": {
+		sample: 300, flusher: 1, writer: 3, mishaps: 2, kinds: mishapsOfAll, last: true, cannot: []string{"2", "3"},
+	},
+	"values, and five of all kinds": {
+		sample: 300, flusher: 1, writer: 3, mishaps: 4, kinds: mishapsOfAll, last: true, cannot: []string{"1", "2", "4", "*", "y"},
+	},
+	"values, one at a time or by parts": {
+		sample: 300, flusher: 1, writer: 3, mishaps: 3, kinds: mishapsOfAll, last: true, atOnce: 1, one: 2, cannot: []string{"2", "3"},
+	},
 	"five of all kinds, and as many mishaps": {
 		sample: 200, flusher: 2, writer: 3, mishaps: 5, kinds: mishapsOfAll, cannot: []string{"x", "y", "*"},
 	},
 }
 
-// cannotRead is an Options.Check of a process that cannot read an id, or totals, or
-// anything.
+// cannotRead is an Options.Check of a process that cannot read an id; "=", totals;
+// digits, values of so many digits; "*", anything.
 func cannotRead(what string) func(string, []byte) error {
 	return func(id string, value []byte) error {
-		if id == what || what == "*" || what == "=" && value[0] == '=' {
+		if id == what || what == "*" || what == "=" && value[0] == '=' || what == fmt.Sprint(len(value)) {
 			return errors.New("of another release")
 		}
 		return nil
@@ -83,6 +93,8 @@ func TestUnread_EachRuleIsNeeded(t *testing.T) {
 		"what is parked is not applied by the next batch": mutate("ack", "parked(function(id, v, token)", "redis.call('DEL', L) parked(function(id, v, token)"),
 		"what the database has of a parked batch is gone": mutate("settle", "token ~= ARGV[4] or", "true or"),
 		"what was not read is acknowledged as that":       mutate("ack", "elseif k < 5 + ARGV[4] then", "elseif true then"),
+		"a newer value takes the place of a parked one":   mutate("park", "if newer then redis.call('HDEL', L, field)", "if false then redis.call('HDEL', L, field)"),
+		"a parked value leaves as it becomes pending":     mutate("rescue", "redis.call('HDEL', L, field)", ""),
 		"a parked batch comes back with its token":        mutate("unpark", "'#tok', ARGV[1]", "'#tok', ARGV[1] .. '+'"),
 	} {
 		t.Run(rule, func(t *testing.T) {

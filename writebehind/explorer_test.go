@@ -1,6 +1,7 @@
 package writebehind
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha1"
 	"encoding/hex"
@@ -41,7 +42,8 @@ type world struct {
 	taken   []string // the steps, for the message
 	wrong   string   // the first complaint
 
-	atOnce int // ids that one call of a script takes; 0 as ever
+	atOnce int   // ids that one call of a script takes; 0 as ever
+	merge  Merge // 0: Sum
 
 	forks bool         // Redis loses some of it
 	end   func(*world) // nil, or what to check in the end
@@ -118,15 +120,15 @@ func (w *world) start(name string, run func(p *proc)) {
 	}()
 }
 
-// startEngine begins a process that has an engine. All of them say that they are the same one, or
-// each would leave the batches of the others alone.
+// startEngine begins a process that has an engine. All of them say that they are the
+// same one, or each would leave the batches of the others alone.
 func (w *world) startEngine(name string, o Options, run func(p *proc, e *Engine)) {
 	rdb := w.lab.client(len(w.engines))
 	var p *proc
-	o.Name, o.Merge, o.Buckets, o.Every, o.LeaseTTL = w.name, Sum, 1, maxPeriod, maxPeriod
+	o.Name, o.Merge, o.Buckets, o.Every, o.LeaseTTL = w.name, cmp.Or(w.merge, Sum), 1, maxPeriod, maxPeriod
 	o.Persist = func(ctx context.Context, b ledger.Batch) error {
-		if len(b.Deltas)+len(b.Values) == 0 {
-			w.complain("Persist is given nothing")
+		if n := len(b.Deltas) + len(b.Values); n == 0 || n > 1 && o.MaxBatch == 1 && o.Merge == Last {
+			w.complain("Persist is given %d ids", n)
 		}
 		return w.d.apply(ctx, b, func(name string, do func()) error { return p.do(name, do, nil) })
 	}
@@ -207,7 +209,7 @@ return 1
 
 // steps names what the processes run.
 var steps = map[*script.Script]string{
-	script.PendAdd: "add", pendSet: "set", script.TakeBatch: "take", script.AckBatch: "ack", script.HoldBatch: "hold",
+	script.PendAdd: "add", pendSet: "set", script.PendPut: "put", script.TakeBatch: "take", script.AckBatch: "ack", script.HoldBatch: "hold",
 	script.ReadBatch: "read", script.RenumberBatch: "renumber", script.DropBatch: "drop", script.SubtractBatch: "subtract",
 	script.ParkBatch: "park", script.UnparkBatch: "unpark", script.SettleBatch: "settle", script.ListUnread: "list", script.RescueUnread: "rescue",
 }
@@ -241,7 +243,7 @@ func (s *stepping) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 			args[1] = mutant.SHA()
 		}
 		again := func() { _ = p.w.lab.rdb.Do(context.Background(), args...).Err() } // the reply is lost
-		if name == "add" || name == "set" {
+		if name == "add" || name == "set" || name == "put" {
 			again = nil // it is never sent twice
 		}
 		var result error
@@ -251,6 +253,8 @@ func (s *stepping) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 				p.w.written[args[4].(string)] += delta
 			} else if result == nil && name == "set" {
 				p.w.written[args[4].(string)] = number(fmt.Sprint(args[5]))
+			} else if result == nil && name == "put" {
+				p.w.written[args[4].(string)] = number(string(args[5].([]byte)))
 			}
 		}, again)
 		if err != nil {

@@ -73,9 +73,11 @@ func (e *Engine) Flush(ctx context.Context) error {
 // Close ends the engine: calls that come later fail with ErrClosed. It persists all
 // that is pending, as Flush does, unless this engine was never started; if Redis does not
 // answer, it tries that again for about a second. Then it waits for its goroutines. It
-// returns a *LeftError if ctx ends first, or something could not be persisted; what is left is not lost, and is persisted by whoever starts an
-// engine of this name. Close may be called again: to try once more, if it failed, or
-// for nothing. The client stays open.
+// returns a *LeftError if ctx ends first, or something could not be persisted; an
+// *AsideError in its chain says how much the database has refused, or this process
+// cannot read. What is left is not lost, and any engine of this name persists it. Close
+// may be called again: to try once more, if it failed, or for nothing. The client stays
+// open.
 func (e *Engine) Close(ctx context.Context) error {
 	if ctx == nil {
 		return fmt.Errorf("cachex: close %s: %w", e.o.Name, errNilContext)

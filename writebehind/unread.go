@@ -30,7 +30,8 @@ import (
 //     one was not persisted and never will be: it moves to Keys.Unread.
 //   - The ledger has the parked one. Then that is done with, and the next batch gets the
 //     next number.
-//   - A process that can read the parked one takes it in hand again, as it was.
+//   - A process that can read the parked one takes it in hand again, as it was. Of
+//     values it makes pending what it can read: to persist a value twice is harmless.
 //
 // To leave such a batch in flight is tempting and wrong: if the release that can read
 // it is gone, its bucket waits for ever.
@@ -84,9 +85,9 @@ func (e *Engine) checkOne(id string, value []byte) (err error) {
 
 // mustPark reports whether Persist cannot be given the batch: this process can read
 // nothing of it, or it was taken by one with a larger MaxBatch where Persist can do with
-// one id alone.
+// one value alone.
 func (e *Engine) mustPark(t *take) bool {
-	return t.live() == 0 || e.o.MaxBatch == 1 && t.live()+len(t.batch.Unread) > 1
+	return t.live() == 0 || e.o.Merge == Last && e.o.MaxBatch == 1 && t.live()+len(t.batch.Unread) > 1
 }
 
 // park takes a batch out of the way.
@@ -173,14 +174,22 @@ func (e *Engine) rescue(ctx context.Context, b int) (found bool, err error) {
 		if r.err != nil {
 			return found, r.err
 		}
-		args := []any{e.o.Merge.arg(), rand.Text()}
+		var readable []any
 		for field, value := range pairs(page) {
 			if !strings.HasPrefix(field, "#") && e.readable(field, value) {
-				args = append(args, field)
+				readable = append(readable, field)
 			}
 		}
-		if len(args) > 2 {
-			n, err := e.call(ctx, script.RescueUnread, b, args...)
+		if e.o.Merge == Last {
+			for field, value := range pairs(parked) {
+				if _, id, ok := strings.Cut(field, ":"); ok && e.readable(id, value) {
+					readable = append(readable, "#"+field)
+				}
+			}
+			parked = nil
+		}
+		for some := range slices.Chunk(readable, maxAtOnce) {
+			n, err := e.call(ctx, script.RescueUnread, b, append([]any{e.o.Merge.arg(), rand.Text()}, some...)...)
 			if err != nil {
 				return found, err
 			}
@@ -209,7 +218,7 @@ func (e *Engine) readable(field, value string) bool {
 // parkedFor returns the token of a parked batch that this process can persist something
 // of, "" if there is none.
 func (e *Engine) parkedFor(list []any) string {
-	size, some := map[string]int{}, map[string]bool{}
+	some := map[string]bool{}
 	var tokens []string
 	for field, value := range pairs(list) {
 		token, id, ok := strings.Cut(field, ":")
@@ -217,11 +226,10 @@ func (e *Engine) parkedFor(list []any) string {
 			tokens = strings.Fields(value)
 			continue
 		}
-		size[token]++
 		some[token] = some[token] || e.readable(id, value)
 	}
 	for _, token := range slices.Backward(tokens) { // the newest, which waits for no other
-		if some[token] && (e.o.MaxBatch > 1 || size[token] == 1) {
+		if some[token] {
 			return token
 		}
 	}

@@ -3,8 +3,8 @@ package script
 // Write-behind keeps what is still to be persisted in buckets. The keys of one
 // bucket share a hash tag, so that a script may touch them all:
 //
-//	P  hash: what is pending. id → delta, '=' and total, or value; '#t0' the time before which
-//	   none of it came, in microseconds
+//	P  hash: what is pending. id → delta, '=' and total, or value; '#t0' the time
+//	   before which none of it came, in microseconds
 //	I  hash: the batch in flight, that is, taken and not acknowledged. id → the
 //	   same; and of the bucket, for good:
 //	   '#n'     number of the last batch that was taken
@@ -182,8 +182,9 @@ end
 //	unread(merge, id, v, token, t0)  moves what is not persisted to U, or to D where
 //	                                 there is no sum
 //	forget(id)                       takes an older value away from D and U
-//	supersede(merge, all)            takes what is older of the values and totals of a
-//	                                 batch away from U and L
+//	supersede(merge, all)            takes away from L what is older than the values and
+//	                                 totals of a batch. It reports whether a delta of
+//	                                 the batch counts on a total of L
 //	tidy()                           deletes U if nothing is left in it
 //	parked(each)                     calls each(id, v, token) for what is in L, the
 //	                                 oldest batch first, and empties it
@@ -213,14 +214,18 @@ local function persisted(merge, id, v)
   if total(redis.call('HGET', U, id)) then behind_plus(U, id, v) end
 end
 local function supersede(merge, all)
-  local tokens = redis.call('HGET', L, '#p') or ''
-  if tokens == '' and redis.call('EXISTS', U) == 0 then return end
+  local tokens, counts = {}, false
+  for token in string.gmatch(redis.call('HGET', L, '#p') or '', '%S+') do tokens[#tokens + 1] = token end
+  if #tokens == 0 then return false end
   for k = 1, #all, 2 do
-    if isid(all[k]) and (merge == 'last' or total(all[k + 1])) then
-      redis.call('HDEL', U, all[k])
-      for token in string.gmatch(tokens, '%S+') do redis.call('HDEL', L, token .. ':' .. all[k]) end
+    local id = all[k]
+    local newer = isid(id) and (merge == 'last' or total(all[k + 1]))
+    for _, token in ipairs(tokens) do
+      local field = token .. ':' .. id
+      if newer then redis.call('HDEL', L, field) else counts = counts or total(redis.call('HGET', L, field)) end
     end
   end
+  return counts
 end
 local function tidy()
   if redis.call('HLEN', U) <= 2 then redis.call('DEL', U) end

@@ -62,12 +62,13 @@ return 1
 // Why it is safe: only the batch of this number and token is changed, and it gets
 // another token, so a process that has read it before cannot take it for what it is
 // now. It may be sent twice: the copy finds another token. Where nothing is in flight,
-// the next batch is the first of a new incarnation.
+// the next batch is the first of a new incarnation, unless L has a batch: the database
+// may have that, and tells so by the next number of this incarnation.
 var RenumberBatch = New("renumber batch", behind+`
 local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#cut')
 redis.call('HDEL', P, '#')
 if ARGV[2] == '' then
-  if m[1] ~= ARGV[1] or m[1] ~= m[2] then return 0 end
+  if m[1] ~= ARGV[1] or m[1] ~= m[2] or redis.call('EXISTS', L) == 1 then return 0 end
   redis.call('HSET', I, '#n', '0', '#a', '0', '#inc', ARGV[6])
   return 1
 end
@@ -169,9 +170,10 @@ return done
 //	ARGV     ids
 //
 //	returns  {inc, moment, n, a, pending, inFlight, unread, parked…}
-//	         see behind_moment; n and a '0' where the bucket has never been taken from. Each of the others has one element for each id, nil for
-//	         none: P, I, U, and each batch of L, the oldest first. unread is empty
-//	         where there is no U
+//	         see behind_moment; n and a '0' where the bucket has never been taken
+//	         from. Each of the others has one element for each id, nil for none: P,
+//	         I, U, and each batch of L, the oldest first. unread is empty where there
+//	         is no U
 //
 // It changes nothing.
 var LookBatch = New("look batch", PendLook+`
@@ -197,9 +199,9 @@ return reply
 //	returns  {pending, t0, inFlight, t0, fails, by, ms, refused, policy,
 //	         unread, t0, v, p, now}
 //	         numbers of ids, and when the oldest of them was written, '' where there is
-//	         none, in microseconds; how often the batch in flight has failed, whose it is and for how
-//	         long; the maxmemory-policy, '' if it was not asked for or may not be;
-//	         unread counts U and L; v and p as TakeBatch
+//	         none, in microseconds; how often the batch in flight has failed, whose it
+//	         is and for how long; the maxmemory-policy, '' if it was not asked for or
+//	         may not be; unread counts U and L; v and p as TakeBatch
 //
 // It changes nothing. INFO is called by the script, for by itself it may not be sent
 // through a proxy, and would not tell of the server of this key in a Cluster.

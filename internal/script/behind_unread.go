@@ -12,23 +12,25 @@ package script
 //	returns  1  done: its number is that of the next batch
 //	         0  the batch is not in flight, or not whose ARGV[4] says
 //
-// Why it is safe: a batch that was given to nobody else cannot be persisted, for the
-// caller has not persisted it; so what it has moves to U, unless L has what is older. Else it may be, and moves to L
-// as it is, with its token. The next batch has the same number and another token, and
-// the database takes one of them: AckBatch of that one, or SettleBatch, tells which.
-// '#tok' changes, or a late AckBatch of the parked batch would forget the next one
-// while that is open. It may be sent twice: the copy finds nothing, or parks again what was taken from L, and
+// Why it is safe: a batch that no other process was given cannot be persisted, for the
+// caller has not persisted it; so what it has moves to U. A batch that another process
+// was given may be persisted, and moves to L as it is, with its token. The next batch
+// has the same number and another token, and the database takes one of the two:
+// AckBatch of the next one, or SettleBatch, tells which. '#tok' changes, or a late
+// AckBatch of the parked batch would forget the next one while that is open. It may be
+// sent twice: the copy finds nothing, or parks again what was taken from L, and
 // SettleBatch puts that right.
 //
-// Of an id of 'last', U and L together have one value, the one that was taken last: an
-// older one leaves them when a newer one comes. Else one of L that comes back could be
-// persisted after a newer one, or AckBatch could drop the newer one for it.
+// A value or total takes what is older of its id away from L. Else the older one could
+// be persisted after it when that comes back, or AckBatch could drop the newer one. A
+// delta that counts on a total of L goes to L too, so that it is not the older of the
+// two when both move to U. All else may come back in any order.
 var ParkBatch = New("park batch", behind+unread+`
 local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#by', '#r', '#t0', '#scan', '#since', '#unsure')
 if not mine(m) or m[5] ~= ARGV[4] then return 0 end
 redis.call('HDEL', P, '#')
-local all, later = redis.call('HGETALL', I), m[6] or redis.call('EXISTS', L) == 1
-supersede(ARGV[3], all)
+local all = redis.call('HGETALL', I)
+local later = supersede(ARGV[3], all) or m[6]
 for k = 1, #all, 2 do
   if not isid(all[k]) then
   elseif later then
@@ -44,7 +46,7 @@ if m[10] then redis.call('HSET', I, '#unsure', m[10]) end
 return 1
 `)
 
-// UnparkBatch takes a batch of L in hand.
+// UnparkBatch takes a batch of L in hand, of 'sum'. RescueUnread is for values.
 //
 //	KEYS     P, I, D, U, L
 //	ARGV[1]  token of the batch
@@ -52,8 +54,8 @@ return 1
 //	ARGV[3]  milliseconds that it is then nobody else's
 //
 //	returns  1  the batch is in flight
-//	         0  L has none of this token, or a newer batch has an id of it; or another
-//	            batch is in flight
+//	         0  L has none of this token, or a newer batch counts on a total of it; or
+//	            another batch is in flight
 //
 // Why it is safe: the batch has the number and the token that it had, and is what it
 // was. It may be sent twice: a copy may take the batch for its sender once more, and
@@ -66,7 +68,7 @@ redis.call('HDEL', P, '#')
 local newer = false
 for token in string.gmatch(redis.call('HGET', L, '#p') or '', '%S+') do
   for k = 1, #all, 2 do
-    if newer and string.sub(all[k], 1, #ARGV[1] + 1) == ARGV[1] .. ':' and
+    if newer and string.sub(all[k], 1, #ARGV[1] + 1) == ARGV[1] .. ':' and total(all[k + 1]) and
       redis.call('HEXISTS', L, token .. string.sub(all[k], #ARGV[1] + 1)) == 1 then return 0 end
   end
   newer = newer or token == ARGV[1]
@@ -155,23 +157,33 @@ return {tostring(page[1]), page[2], parked}
 //	KEYS     P, I, D, U, L
 //	ARGV[1]  'sum' or 'last'
 //	ARGV[2]  '#v' of U from now on, fresh for every call
-//	ARGV[3]… ids
+//	ARGV[3]… ids of U; of 'last', '#' and fields of L too
 //
 //	returns  how many of them are pending; what has a newer value pending or in flight
 //	         is dropped, and counts too
 //
-// Why it is safe: it leaves U as it gets to P. It may be sent twice: the copy finds
-// nothing, or what has come to U since, and whoever takes that finds out whether it can
-// be read.
+// Why it is safe: it leaves U or L as it gets to P. A value of L may be persisted: then
+// it is persisted once more, unless a newer one is pending, which changes nothing. It
+// may be sent twice: the copy finds nothing, or what has come since, and the process
+// that takes that finds out whether it can read it.
 var RescueUnread = New("rescue unread", behind+unread+again+`
 local n = 0
 local t0 = redis.call('HGET', U, '#t0') or behind_micros()
 redis.call('HDEL', P, '#')
 for k = 3, #ARGV do
-  local v = redis.call('HGET', U, ARGV[k])
-  local done = v and again(ARGV[1], ARGV[k], v) or 0
+  local key, field, id = U, ARGV[k], ARGV[k]
+  if not isid(id) then
+    key, field = L, string.sub(id, 2)
+    id = string.match(field, ':(.*)')
+  end
+  local v = redis.call('HGET', key, field)
+  if v and key == L then redis.call('HDEL', L, field) end
+  local done = v and again(ARGV[1], id, v) or 0
   if done == 1 then redis.call('HSETNX', P, '#t0', t0) end
-  if done > 0 then n = n + redis.call('HDEL', U, ARGV[k]) end
+  if done > 0 then
+    n = n + 1
+    redis.call('HDEL', key, field)
+  end
 end
 if n > 0 then
   redis.call('HSET', U, '#v', ARGV[2])
