@@ -1,0 +1,144 @@
+package dbtest
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex"
+	"github.com/cachex-go/cachex/internal/redistest"
+	"github.com/cachex-go/cachex/ledger"
+	"github.com/cachex-go/cachex/writebehind"
+)
+
+func init() { redistest.Register("sets many", setsMany) }
+
+// setAtOnce is how many values each SetMany has.
+const setAtOnce = 1000
+
+// eachWrites is a table with a row for each value that Down has written: what is
+// written twice has two.
+const eachWrites = `CREATE TABLE writes (id BIGINT NOT NULL, value VARCHAR(255) NOT NULL)`
+
+// downEach returns a cache whose Down writes one value, as spec.go describes it.
+func (db *base) downEach(rdb redis.UniversalClient, name string, every time.Duration) (*cachex.Cache[int, string], error) {
+	return cachex.New(rdb, cachex.Spec[int, string]{
+		Key: name + ":{id}", TTL: time.Hour, WriteBehind: every,
+		WriteBehindOptions: writebehind.Options{LeaseTTL: 300 * time.Millisecond},
+		Down: func(ctx context.Context, id int, value string) error {
+			b, ok := ledger.FromContext(ctx)
+			if !ok {
+				return errNoBatch
+			}
+			return db.l.Once(ctx, b, func(tx *sql.Tx) error {
+				_, err := tx.ExecContext(ctx, `INSERT INTO writes (id, value) VALUES ($1, $2)`, id, value)
+				return err
+			})
+		},
+	})
+}
+
+// someValues returns the values of a process.
+func someValues(process int) map[int]string {
+	values := make(map[int]string, setAtOnce)
+	for i := range setAtOnce {
+		id := process*setAtOnce + i
+		values[id] = fmt.Sprint("value ", id)
+	}
+	return values
+}
+
+// requireWrites requires that each value was written, once.
+func (db *base) requireWrites(t *testing.T, processes int) {
+	t.Helper()
+	var rows, ids int
+	require.NoError(t, db.QueryRow(`SELECT COUNT(*), COUNT(DISTINCT id) FROM writes WHERE value = 'value ' || id`).Scan(&rows, &ids))
+	require.Equal(t, [2]int{processes * setAtOnce, processes * setAtOnce}, [2]int{rows, ids}, "rows, and ids that have one")
+}
+
+func TestDown_ForEachValueWithALedgerWritesEveryOne(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, db *base) {
+		_, err := db.ExecContext(t.Context(), eachWrites)
+		require.NoError(t, err)
+		rdb := redistest.Start(t).Client(nil)
+		c, err := db.downEach(rdb, redistest.Key(t), time.Second)
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		require.NoError(t, c.SetMany(ctx, someValues(0)))
+		require.NoError(t, c.Close(ctx))
+		require.EqualValues(t, setAtOnce, c.Stats().WriteBehind.Persisted)
+		db.requireWrites(t, 1)
+	})
+}
+
+// setsMany is a process that sets values, says so, and flushes until it is killed.
+func setsMany() {
+	redis.SetLogger(silent{})
+	number := func(name string) int {
+		n, err := strconv.Atoi(os.Getenv(name))
+		if err != nil {
+			panic(err)
+		}
+		return n
+	}
+	db, err := openChild(ledger.Dialect(number("DIALECT")), os.Getenv("DSN"), 0)
+	if err != nil {
+		panic(err)
+	}
+	rdb := redis.NewClient(&redis.Options{Addr: os.Getenv("REDIS")})
+	c, err := db.downEach(rdb, os.Getenv("NAME"), 20*time.Millisecond)
+	if err != nil {
+		panic(err)
+	}
+	ctx := context.Background()
+	if err := c.SetMany(ctx, someValues(number("PROCESS"))); err != nil {
+		panic(err)
+	}
+	fmt.Println("set")
+	for {
+		_ = c.Flush(ctx) // SQLite may be busy
+	}
+}
+
+// Processes that call Down for each value are killed while they do. Every value is
+// written once.
+func TestDown_ForEachValueWithALedgerThroughKills(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, db *base) {
+		_, err := db.ExecContext(t.Context(), eachWrites)
+		require.NoError(t, err)
+		server := redistest.Start(t)
+		name := redistest.Key(t)
+		const processes = 6
+		for i := range processes {
+			p := redistest.Child(t, "sets many", "REDIS="+server.Addr(), "DSN="+db.dsn, "DIALECT="+strconv.Itoa(int(db.dialect)),
+				"NAME="+name, "PROCESS="+strconv.Itoa(i))
+			p.WaitLine("set")
+			time.Sleep(rand.N(200 * time.Millisecond)) // into the middle of its work
+			p.Kill()
+		}
+		c, err := db.downEach(server.Client(nil), name, time.Second)
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		for err = c.Flush(ctx); err != nil && ctx.Err() == nil; err = c.Flush(ctx) {
+			pause(ctx) // SQLite is busy after a process was killed
+		}
+		require.NoError(t, err)
+		require.NoError(t, c.Close(ctx))
+		s := c.Stats().WriteBehind
+		require.Zero(t, s.Forks)
+		t.Logf("%d values were left, of them %d taken over", s.Persisted, s.Replays)
+		db.requireWrites(t, processes)
+	})
+}
