@@ -17,8 +17,9 @@ import (
 
 // Run reads what the Batch asks for: what is in Redis in one round trip for each
 // client, which go out side by side, and on a Cluster one for each node; for more
-// than 500 commands, one for each 500. What is missing is loaded, all sources side
-// by side, by one call of UpMany for each that has one. The leases on what is
+// than 500 commands, one for each 500. Of more keys of a cache than Spec.MaxKeys, those
+// that come after these have round trips of their own. What is missing is loaded, all
+// sources side by side, by one call of UpMany for each that has one. The leases on what is
 // missing cost a second round trip, and what was loaded is stored in a third. A load
 // that takes long is stored by itself, so as not to hold up the others; Run returns
 // when all are done.
@@ -259,14 +260,11 @@ func (g *group) ask(ctx context.Context) (time.Time, error) {
 	if p.Len() == 0 {
 		return sent, nil
 	}
-	_, err := convoy.Leave(ctx, patience, spawn, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, convoy.Send(ctx, g.rdb, p)
-	})
-	return sent, err
+	return sent, convoy.SendOrLeave(ctx, g.rdb, patience, spawn, p)
 }
 
-// patience is how long Run waits for a Redis that is silent: as long as a cache does
-// by default.
+// patience is how long Run waits for a Redis that does not answer a round trip: as long
+// as a cache does by default.
 const patience = 3 * time.Second
 
 // failure returns the error of Redis, or of ctx, if there are keys that have an

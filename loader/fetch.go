@@ -102,9 +102,7 @@ func (f *fetch) end() {
 func (l *Loader[V]) again(ctx context.Context, f *fetch) (fetch, error) {
 	p := l.rdb.Pipeline()
 	each := fetchEach(ctx, p, f.keys)
-	_, err := ask(l, ctx, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, convoy.Send(ctx, l.rdb, p)
-	})
+	err := l.sendAll(ctx, p)
 	refused := slices.ContainsFunc(f.many, func(m *gather.MGet) bool { return script.Answered(m.Err()) })
 	if err == nil && refused && slices.ContainsFunc(each.gets, func(cmd *redis.StringCmd) bool {
 		return cmd.Err() == nil || errors.Is(cmd.Err(), redis.Nil)

@@ -1,7 +1,6 @@
 package loader
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,67 +10,70 @@ import (
 	"time"
 
 	"github.com/cachex-go/cachex/internal/entry"
-	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// lead loads under the leases, and keeps them while the load lives. What has no
-// lease is loaded with them.
+// lead loads under the leases, which their heartbeats renew while the load lives. What
+// has no lease is loaded with them.
 func (r *run[V]) lead() {
-	l := r.l
 	r.loads()
-	l.flights.begin(r.legs)
-	var took time.Duration // written by the load before it sends on ch
-	ch := r.start(&took)
-	heartbeat := time.NewTicker(l.leases.ttl / 3)
-	defer heartbeat.Stop()
-	beat := make(chan []*script.Call, 1)
-	var extended []*pursuit[V]
-	for {
-		select {
-		case res := <-ch:
-			r.land(res, took)
-			return
-		case <-r.ctx.Done():
-			r.land(r.all(context.Cause(r.ctx)), 0) // the load is left behind
-			return
-		case <-heartbeat.C:
-			var calls []*script.Call
-			extended = extended[:0]
-			for _, p := range r.legs {
-				if !p.alone {
-					extended, calls = append(extended, p), append(calls, l.leases.extending(p.key, p.token))
-				}
-			}
-			if len(calls) == 0 {
-				continue
-			}
-			heartbeat.Stop() // until the answer is there
-			l.flights.marks(extended)
-			l.flights.spawn(guard.Client, func() error {
-				l.send(r.ctx, calls)
-				return nil
-			}, func(err error) {
-				for _, c := range calls {
-					c.Err = cmp.Or(err, c.Err)
-				}
-				beat <- calls
-			})
-		case calls := <-beat:
-			for i, p := range extended {
-				n, err := number(calls[i], 2)
-				switch {
-				case err != nil:
-					l.stats.redisFailures.Add(1)
-				case n == 1:
-					p.proven = p.joined
-				case n == 2: // expired by hand: the load may have read what was there before
-				default: // lost: who comes now would not be answered by this load
-					p.f.lose()
-				}
-			}
-			heartbeat.Reset(l.leases.ttl / 3)
+	r.l.flights.begin(r.legs)
+	var took time.Duration // written by the load before it sends on the channel
+	select {
+	case res := <-r.start(&took):
+		r.land(res, took)
+	case <-r.ctx.Done():
+		r.land(r.all(context.Cause(r.ctx)), 0) // the load is left behind
+	}
+}
+
+// A portion is legs of which the leases were granted in one round trip, and perhaps some
+// that have none.
+type portion[V any] struct {
+	from, to int // of the legs of the run
+	*heartbeat[V]
+}
+
+// keep starts the heartbeat of the leases of the legs from an index on.
+func (r *run[V]) keep(from int) {
+	l := r.l
+	var legs []*pursuit[V]
+	for _, p := range r.legs[from:] {
+		if !p.alone {
+			legs = append(legs, p)
 		}
+	}
+	if len(legs) == 0 {
+		return
+	}
+	var joined []int
+	r.portions = append(r.portions, portion[V]{from, len(r.legs), l.beating(r.ctx, func() []*script.Call {
+		joined = l.flights.marked(legs)
+		calls := make([]*script.Call, len(legs))
+		for i, p := range legs {
+			calls[i] = l.leases.extending(p.key, p.token)
+		}
+		return calls
+	}, func(calls []*script.Call) {
+		for i, call := range calls {
+			n, err := number(call, 2)
+			switch {
+			case err != nil:
+				l.stats.redisFailures.Add(1)
+			case n == 1:
+				legs[i].proven = joined[i]
+			case n == 2: // expired by hand: the load may have read what was there before
+			default: // lost: who comes now would not be answered by this load
+				legs[i].f.lose()
+			}
+		}
+	})})
+}
+
+// still ends the heartbeats.
+func (r *run[V]) still() {
+	for _, some := range r.portions {
+		some.stop()
 	}
 }
 
@@ -161,25 +163,45 @@ func unanswered[V any](res []Loaded[V]) bool {
 	return true
 }
 
-// land stores what was loaded, or gives the leases back, and ends the flights.
+// land stores what was loaded, or gives the leases back, and ends the flights: one
+// portion after the other, each in one round trip, while the leases of the others are
+// still renewed.
 func (r *run[V]) land(all []Loaded[V], took time.Duration) {
 	r.loaded()
-	l := r.l
-	results := make([]result[V], len(r.legs))
-	calls := make([]*script.Call, 0, len(r.legs))
-	sent := make([]*pursuit[V], 0, len(r.legs))
-	for i, p := range r.legs {
-		call := r.conclude(p, all[i], took, &results[i])
+	var orphans []*pursuit[V]
+	from := 0
+	for _, some := range r.portions {
+		orphans = append(orphans, r.landSome(from, some.from, all, took)...)
+		some.stop()
+		orphans = append(orphans, r.landSome(some.from, some.to, all, took)...)
+		from = some.to
+	}
+	orphans = append(orphans, r.landSome(from, len(r.legs), all, took)...)
+	r.release(orphans)
+}
+
+// landSome is land for the legs from an index to another, and returns those that may
+// still have a lease.
+func (r *run[V]) landSome(from, to int, all []Loaded[V], took time.Duration) (orphans []*pursuit[V]) {
+	if from == to {
+		return nil
+	}
+	l, legs := r.l, r.legs[from:to]
+	results := make([]result[V], len(legs))
+	calls := make([]*script.Call, 0, len(legs))
+	sent := make([]int, 0, len(legs)) // where in legs
+	for i, p := range legs {
+		call := r.conclude(p, all[from+i], took, &results[i])
 		if !p.alone {
-			sent, calls = append(sent, p), append(calls, call)
+			sent, calls = append(sent, i), append(calls, call)
 		}
 	}
-	l.flights.marks(sent)
+	l.flights.marks(legs)
 	r.send(context.WithoutCancel(r.ctx), calls, true, min(max(took, shortestWait), longestWait))
-	var orphans []*pursuit[V]
-	for i, p := range sent {
-		n, err := number(calls[i], int64(StoredStale))
-		stores := calls[i].Script != script.Release && calls[i].Script != script.Release.Packed()
+	for j, i := range sent {
+		p := legs[i]
+		n, err := number(calls[j], int64(StoredStale))
+		stores := calls[j].Script != script.Release && calls[j].Script != script.Release.Packed()
 		switch {
 		case err != nil:
 			l.stats.redisFailures.Add(1)
@@ -197,16 +219,16 @@ func (r *run[V]) land(all []Loaded[V], took time.Duration) {
 		}
 	}
 	joined := r.attempt.joined.Load()
-	for i, p := range r.legs {
+	for i, p := range legs {
 		if joined != nil { // the load has stored by itself, and later proofs are none of what it knows
-			p.proven = min(p.proven, (*joined)[i])
+			p.proven = min(p.proven, (*joined)[from+i])
 		}
 		p.f.finish(results[i], p.proven)
 		if p.orphan {
 			orphans = append(orphans, p)
 		}
 	}
-	r.release(orphans)
+	return orphans
 }
 
 // conclude says what the load of a key has come to, and returns the call that

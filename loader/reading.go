@@ -255,9 +255,7 @@ func (r *Reading[V]) read() {
 	sent := time.Now()
 	var err error
 	if p.Len() > 0 {
-		_, err = ask(r.l, r.ctx, func(ctx context.Context) (struct{}, error) {
-			return struct{}{}, convoy.Send(ctx, r.l.rdb, p)
-		})
+		err = r.l.sendAll(r.ctx, p)
 	}
 	r.Take(sent, err)
 }

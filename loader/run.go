@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"time"
 
+	"github.com/cachex-go/cachex/internal/convoy"
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
@@ -33,7 +35,8 @@ type run[V any] struct {
 	legs []*pursuit[V] // those to be loaded
 	slot bool          // we have one of MaxLoads
 
-	attempt *attempt // the load, once it is started
+	attempt  *attempt     // the load, once it is started
+	portions []portion[V] // of legs, in their order: those that have leases
 	company
 }
 
@@ -132,6 +135,7 @@ func (r *run[V]) fly(ps ...*pursuit[V]) {
 	defer r.leave()
 	returned := false
 	defer func() {
+		r.still()
 		if !returned {
 			r.abandon(ps)
 		}
@@ -166,6 +170,7 @@ func (r *run[V]) course(ps []*pursuit[V]) {
 				asking = append(asking, h.p)
 			}
 			asking = append(asking, r.legs...)
+			r.still()
 			r.fail(context.Cause(r.ctx), asking)
 			r.release(asking)
 			return
@@ -208,10 +213,26 @@ func (r *run[V]) part(h hold[V]) {
 	alone.fly(&p)
 }
 
-// acquire asks for the leases. It finishes the flights that need none, adds those
-// that are to be loaded to r.legs and those that have to wait to held, and
-// returns those that are to ask again.
+// acquire asks for the leases, in one round trip for each 500, and has them renewed from
+// the end of that round trip on. It finishes the flights that need none, adds those that
+// are to be loaded to r.legs and those that have to wait to held, and returns those that
+// are to ask again.
 func (r *run[V]) acquire(ps []*pursuit[V], held []hold[V]) ([]*pursuit[V], []hold[V]) {
+	var again []*pursuit[V]
+	for some := range slices.Chunk(ps, convoy.Most) {
+		if r.ctx.Err() != nil {
+			again = append(again, some...) // and there, all fail
+			continue
+		}
+		from := len(r.legs)
+		again, held = r.acquireSome(some, again, held)
+		r.keep(from)
+	}
+	return again, held
+}
+
+// acquireSome is acquire in one round trip.
+func (r *run[V]) acquireSome(ps, again []*pursuit[V], held []hold[V]) ([]*pursuit[V], []hold[V]) {
 	l := r.l
 	var asked []*pursuit[V]
 	var calls []*script.Call
@@ -228,7 +249,6 @@ func (r *run[V]) acquire(ps []*pursuit[V], held []hold[V]) ([]*pursuit[V], []hol
 	}
 	l.flights.marks(asked)
 	r.send(r.ctx, calls, false, longestWait)
-	var again []*pursuit[V]
 	for i, p := range asked {
 		p.proven = p.joined
 		a, err := acquired(p.token, calls[i])
@@ -378,7 +398,7 @@ func (r *run[V]) send(ctx context.Context, calls []*script.Call, loaded bool, pa
 		r.l.send(ctx, calls)
 		return
 	}
-	r.l.sendBy(ctx, calls, func(ctx context.Context, sent []*script.Call) { c.Send(ctx, sent, loaded, patience) })
+	r.l.sendBy(ctx, calls, func() { c.SendOrLeave(ctx, r.l.silence(), r.l.Spawn, calls, loaded, patience) })
 }
 
 var errPaused = errors.New("a load has failed, and it is too early for another")

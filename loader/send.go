@@ -2,7 +2,11 @@ package loader
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/internal/circuit"
 	"github.com/cachex-go/cachex/internal/convoy"
@@ -11,25 +15,35 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// send runs calls, in one round trip for each 500, and leaves when ctx is done or
-// Redis has been silent for too long. The calls then have that as their error; see
-// script.Call.Left.
+// send runs calls, in one round trip for each 500. It leaves when ctx is done, or when
+// Redis has not answered one of these round trips for too long. The calls that have no
+// answer then have that as their error; see script.Call.Left.
 func (l *Loader[V]) send(ctx context.Context, calls []*script.Call) {
-	l.sendBy(ctx, calls, func(ctx context.Context, sent []*script.Call) { convoy.Run(ctx, l.rdb, sent) })
+	silent := false
+	for some := range slices.Chunk(calls, convoy.Most) {
+		if silent { // and so it is not asked again
+			for _, c := range some {
+				c.Reply, c.Err = nil, convoy.ErrSilent
+			}
+			continue
+		}
+		l.sendBy(ctx, some, func() {
+			convoy.RunOrLeave(ctx, l.rdb, l.silence(), l.Spawn, some, func(ctx context.Context, sent []*script.Call) { convoy.Run(ctx, l.rdb, sent) })
+		})
+		silent = errors.Is(some[0].Err, convoy.ErrSilent)
+	}
 }
 
-// Send is for scripts beside those of the Loader: it runs them in one round trip for
-// each 500, and leaves when ctx is done or Redis has been silent for too long, as
-// send does.
+// Send is for scripts beside those of the Loader: it runs them as send does.
 func (l *Loader[V]) Send(ctx context.Context, calls ...*script.Call) { l.send(ctx, calls) }
 
-// sendBy is send by way of run.
-func (l *Loader[V]) sendBy(ctx context.Context, calls []*script.Call, run func(context.Context, []*script.Call)) {
+// sendBy runs calls by run, which leaves, and notes how they ended.
+func (l *Loader[V]) sendBy(ctx context.Context, calls []*script.Call, run func()) {
 	if len(calls) == 0 {
 		return
 	}
 	began := time.Now()
-	convoy.RunOrLeave(ctx, l.rdb, l.silence(), l.Spawn, calls, run)
+	run()
 	l.away.Done(ctx, began, len(calls), func(i int) (string, error) { return calls[i].Key, calls[i].Err })
 }
 
@@ -64,13 +78,20 @@ func (l *Loader[V]) get(ctx context.Context, key string) (v gather.Value, err er
 	return v, err
 }
 
-// poll is get for whoever leaves when ctx is done or Redis is silent for too long.
+// poll is get for a caller that leaves when ctx is done or Redis is silent for too long.
 func (l *Loader[V]) poll(ctx context.Context, key string) ([]byte, error) {
 	if err := l.refusal(key); err != nil {
 		return nil, err
 	}
 	began := time.Now()
-	b, err := ask(l, ctx, func(ctx context.Context) ([]byte, error) { return l.leases.read(ctx, key) })
+	b, err := ask(l, ctx, func(ctx context.Context) ([]byte, error) {
+		if l.apart {
+			return l.leases.read(ctx, key)
+		}
+		at, field := l.leases.place(key) // those who wait for the keys of one load look at the same time
+		v, err := l.gather.Get(ctx, at, field, l.size.About())
+		return v.Own(), err
+	})
 	l.circuit(key).Done(ctx, began, err)
 	return b, err
 }
@@ -93,7 +114,13 @@ func ask[V, T any](l *Loader[V], ctx context.Context, fn func(context.Context) (
 	return convoy.Leave(ctx, l.silence(), l.Spawn, fn)
 }
 
-// silence is for how long Redis may be silent.
+// sendAll sends the commands that are queued on p, as convoy.Send does. It leaves as
+// send does, and then they must not be looked at.
+func (l *Loader[V]) sendAll(ctx context.Context, p redis.Pipeliner) error {
+	return convoy.SendOrLeave(ctx, l.rdb, l.silence(), l.Spawn, p)
+}
+
+// silence is for how long Redis may take to answer one round trip.
 func (l *Loader[V]) silence() time.Duration { return max(l.leases.ttl, time.Second) }
 
 // Spawn is Flights.Spawn.

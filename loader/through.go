@@ -2,10 +2,11 @@ package loader
 
 import (
 	"context"
+	"slices"
 	"time"
 
+	"github.com/cachex-go/cachex/internal/convoy"
 	"github.com/cachex-go/cachex/internal/entry"
-	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/internal/waitfor"
 )
@@ -28,105 +29,129 @@ import (
 // If down fails, nobody knows whether it has persisted anything. What was there is
 // expired, for the next reader to load.
 func (l *Loader[V]) WriteThrough(ctx context.Context, ws []Writing, down func(context.Context) []error) []error {
-	keys, tokens := make([]string, len(ws)), make([]Token, len(ws))
-	calls := make([]*script.Call, len(ws))
-	began := time.Now()
+	t := &through[V]{l: l, ws: ws, keys: make([]string, len(ws)), tokens: make([]Token, len(ws)), granted: make([]bool, len(ws))}
 	for i, w := range ws {
-		keys[i], tokens[i] = w.Key, entry.NewToken()
-		calls[i] = l.leases.acquiring(w.Key, claim{token: tokens[i], want: script.Now})
+		t.keys[i], t.tokens[i] = w.Key, entry.NewToken()
 	}
-	defer l.Forget(keys...) // after all: who joins a load from now on must see it
-	l.send(ctx, calls)
-	granted := make([]bool, len(ws))
-	errs := make([]error, len(ws))
-	leases := make(map[string]Lease, len(ws))
-	for i, c := range calls {
-		a, err := acquired(tokens[i], c)
-		if granted[i] = err == nil; granted[i] {
-			leases[keys[i]] = Lease{Token: tokens[i], Entry: a.Entry, Sent: began}
-		}
-	}
+	defer l.Forget(t.keys...) // after all: who joins a load from now on must see it
+	began := time.Now()
+	defer t.still()
+	leases := t.acquire(ctx, began)
 	at := &attempt{lease: func(key string) (Lease, bool) {
 		l, ok := leases[key]
 		return l, ok
 	}}
 	self := waitfor.New(ctx, nil)
-	self.Hold(tokens...)
-	defer waitfor.Release(tokens...)
+	self.Hold(t.tokens...)
+	defer waitfor.Release(t.tokens...)
 	detached := context.WithoutCancel(ctx)
-	stop := l.renew(ctx, calls, keys, tokens)
-	defer stop()
 	returned := false
 	defer func() {
 		if !returned { // down has panicked, or called runtime.Goexit
-			l.unsettle(detached, keys, tokens)
+			t.still()
+			l.unsettle(detached, t.keys, t.tokens)
 		}
 	}()
+	errs := make([]error, len(ws))
 	copy(errs, down(context.WithValue(waitfor.With(ctx, self), attemptKey{}, at)))
 	returned = true
-	stop()
-	var failed, lost, is []int
-	var stores []*script.Call
-	for i, w := range ws {
+	var failed, lost []int
+	for i := range ws {
 		switch {
 		case errs[i] != nil:
 			failed = append(failed, i)
-		case granted[i]:
-			is, stores = append(is, i), append(stores, l.leases.storing(w.Key, entry.Value, tokens[i], w.Payload, w.Life, began, 0))
-		default:
+		case !t.granted[i]:
 			lost = append(lost, i)
 		}
 	}
 	if len(failed) > 0 {
-		l.unsettle(detached, pick(keys, failed), pick(tokens, failed))
+		l.unsettle(detached, pick(t.keys, failed), pick(t.tokens, failed))
 	}
-	l.send(detached, stores)
-	for j, i := range is {
-		if v, err := verdict(stores[j]); err != nil || v == Fenced {
-			lost = append(lost, i)
-		}
+	for n, beat := range t.beats { // one round trip each, and the leases of the others are still renewed
+		beat.stop()
+		lost = append(lost, t.store(detached, n, errs, began)...)
 	}
-	for i, err := range l.unlink(detached, keys, lost) {
+	for i, err := range l.unlink(detached, t.keys, lost) {
 		errs[i] = err
 	}
 	return errs
 }
 
-// renew renews the leases that acquired has granted every third of what they
-// hold, until stop is called or ctx ends. A lease that is lost is found to be when
-// the value is stored.
-func (l *Loader[V]) renew(ctx context.Context, acquired []*script.Call, keys []string, tokens []Token) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	var held []int
-	for i, c := range acquired {
-		if c.Err == nil {
-			held = append(held, i)
+// through is one WriteThrough.
+type through[V any] struct {
+	l       *Loader[V]
+	ws      []Writing
+	keys    []string
+	tokens  []Token
+	granted []bool          // whether there was a lease
+	beats   []*heartbeat[V] // of each 500 keys
+}
+
+// portion returns the indices of the n-th 500 keys that have leases.
+func (t *through[V]) portion(n int) (is []int) {
+	for i := n * convoy.Most; i < min((n+1)*convoy.Most, len(t.ws)); i++ {
+		if t.granted[i] {
+			is = append(is, i)
 		}
 	}
-	if len(held) == 0 {
-		return cancel
-	}
-	ended := make(chan struct{})
-	// Ends with stop, which WriteThrough calls and waits for.
-	guard.Go(guard.Client, func() error {
-		tick := time.NewTicker(l.leases.ttl / 3)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-				return nil
+	return is
+}
+
+// acquire takes the leases, in one round trip for each 500, and has them renewed from the
+// end of that round trip on. A lease that is lost is found to be when the value is stored.
+func (t *through[V]) acquire(ctx context.Context, began time.Time) map[string]Lease {
+	l := t.l
+	leases := make(map[string]Lease, len(t.ws))
+	for some := range slices.Chunk(t.keys, convoy.Most) {
+		n := len(t.beats)
+		calls := make([]*script.Call, len(some))
+		for j, key := range some {
+			calls[j] = l.leases.acquiring(key, claim{token: t.tokens[n*convoy.Most+j], want: script.Now})
+		}
+		l.send(ctx, calls)
+		for j, c := range calls {
+			i := n*convoy.Most + j
+			a, err := acquired(t.tokens[i], c)
+			if t.granted[i] = err == nil; t.granted[i] {
+				leases[t.keys[i]] = Lease{Token: t.tokens[i], Entry: a.Entry, Sent: began}
 			}
-			calls := make([]*script.Call, len(held))
+		}
+		held := t.portion(n)
+		t.beats = append(t.beats, l.beating(ctx, func() []*script.Call {
+			extends := make([]*script.Call, len(held))
 			for j, i := range held {
-				calls[j] = l.leases.extending(keys[i], tokens[i])
+				extends[j] = l.leases.extending(t.keys[i], t.tokens[i])
 			}
-			l.send(ctx, calls)
+			return extends
+		}, nil))
+	}
+	return leases
+}
+
+// store stores the values of the n-th 500 keys that went well, and returns the indices of
+// those that were not stored.
+func (t *through[V]) store(ctx context.Context, n int, errs []error, began time.Time) (lost []int) {
+	var is []int
+	var stores []*script.Call
+	for _, i := range t.portion(n) {
+		if errs[i] == nil {
+			w := t.ws[i]
+			is, stores = append(is, i), append(stores, t.l.leases.storing(w.Key, entry.Value, t.tokens[i], w.Payload, w.Life, began, 0))
 		}
-	}, func(error) { close(ended) })
-	return func() {
-		cancel()
-		<-ended
+	}
+	t.l.send(ctx, stores)
+	for j, i := range is {
+		if v, err := verdict(stores[j]); err != nil || v == Fenced {
+			lost = append(lost, i)
+		}
+	}
+	return lost
+}
+
+// still ends the heartbeats.
+func (t *through[V]) still() {
+	for _, beat := range t.beats {
+		beat.stop()
 	}
 }
 
@@ -150,14 +175,16 @@ func (l *Loader[V]) unlink(ctx context.Context, keys []string, is []int) map[int
 		return nil
 	}
 	errs := make(map[int]error)
-	failed, err := ask(l, ctx, func(ctx context.Context) ([]error, error) { return l.leases.Delete(ctx, pick(keys, is)), nil })
-	for j, i := range is {
-		one := err
-		if err == nil {
-			one = failed[j]
-		}
-		if one != nil {
-			errs[i] = one
+	for some := range slices.Chunk(is, convoy.Most) {
+		failed, err := ask(l, ctx, func(ctx context.Context) ([]error, error) { return l.leases.Delete(ctx, pick(keys, some)), nil })
+		for j, i := range some {
+			one := err
+			if err == nil {
+				one = failed[j]
+			}
+			if one != nil {
+				errs[i] = one
+			}
 		}
 	}
 	return errs

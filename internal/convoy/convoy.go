@@ -8,6 +8,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
@@ -37,6 +38,8 @@ type parcel struct {
 	calls    []*script.Call
 	loaded   bool          // it waits for those who load, too
 	deadline time.Time     // zero: none
+	limit    time.Duration // how long its party waits for one round trip; 0: as long as it takes
+	begins   func()        // tells its party that a round trip begins; nil if limit is 0
 	turn     chan struct{} // closed when the party is to send what has gathered
 	done     chan struct{} // closed when the calls have their replies
 }
@@ -98,7 +101,25 @@ func (c *Convoy) complete() bool {
 // has loaded itself. If ctx ends before the calls are sent, they are not: whoever
 // gives back a lease has to know that it is not asked for any more.
 func (c *Convoy) Send(ctx context.Context, calls []*script.Call, loaded bool, patience time.Duration) {
-	own := &parcel{calls: calls, loaded: loaded, turn: make(chan struct{}), done: make(chan struct{})}
+	c.sendParcel(ctx, &parcel{calls: calls, loaded: loaded}, patience)
+}
+
+// SendOrLeave is Send for a party that leaves as RunOrLeave does: when ctx is done, or d
+// after a round trip began that was not answered, or if none began. What the others
+// send may take any number of round trips.
+func (c *Convoy) SendOrLeave(ctx context.Context, d time.Duration, start guard.Spawn, calls []*script.Call, loaded bool, patience time.Duration) {
+	copies := copied(ctx, c.rdb, calls)
+	own := &parcel{calls: copies, loaded: loaded}
+	took(calls, copies, leave(ctx, d, start, func(ctx context.Context, begins func()) {
+		if begins != nil {
+			own.limit, own.begins = d, begins
+		}
+		c.sendParcel(ctx, own, patience)
+	}))
+}
+
+func (c *Convoy) sendParcel(ctx context.Context, own *parcel, patience time.Duration) {
+	own.turn, own.done = make(chan struct{}), make(chan struct{})
 	own.deadline, _ = ctx.Deadline()
 	c.mu.Lock()
 	c.waiting = append(c.waiting, own)
@@ -127,29 +148,37 @@ func (c *Convoy) Send(ctx context.Context, calls []*script.Call, loaded bool, pa
 		c.waiting = slices.Delete(gathered, at, at+1)
 		c.call() // it may have been for us to send
 		c.mu.Unlock()
-		for _, call := range calls {
+		for _, call := range own.calls {
 			call.Err = context.Cause(ctx)
 		}
 		return
 	}
 	c.waiting = nil
 	c.mu.Unlock()
-	c.send(ctx, gathered)
+	c.send(ctx, append(slices.Delete(gathered, at, at+1), own)) // ours are the last, since we go on when all are sent
 }
 
-// send sends what has gathered. That whoever sends may leave, on its own ctx, is no
-// matter to the others: the longest of their deadlines counts.
+// send sends what has gathered, and lets each party go on when its own calls have their
+// replies: it has leases to renew. That whoever sends may leave, on its own ctx, is no
+// matter to the others: the longest of their deadlines counts, and for each round trip
+// the longest of their limits.
 func (c *Convoy) send(ctx context.Context, gathered []*parcel) {
+	waiting := gathered
 	defer func() {
-		for _, p := range gathered {
+		for _, p := range waiting {
 			close(p.done)
 		}
 	}()
 	var calls []*script.Call
-	last, bounded := time.Time{}, true
-	for _, p := range gathered {
+	var last time.Time
+	var limit time.Duration
+	bounded, limited := true, true
+	ends := make([]int, len(gathered)) // where in calls those of each party end
+	for i, p := range gathered {
 		calls = append(calls, script.Shared(p.calls)...)
-		bounded = bounded && !p.deadline.IsZero()
+		ends[i] = len(calls)
+		bounded, limited = bounded && !p.deadline.IsZero(), limited && p.limit > 0
+		limit = max(limit, p.limit)
 		if p.deadline.After(last) {
 			last = p.deadline
 		}
@@ -163,7 +192,28 @@ func (c *Convoy) send(ctx context.Context, gathered []*parcel) {
 		ctx, cancel = context.WithDeadline(ctx, last)
 		defer cancel()
 	}
-	Run(ctx, c.rdb, calls)
+	sent := 0
+	for some := range slices.Chunk(calls, Most) {
+		for _, p := range waiting {
+			if p.begins != nil {
+				p.begins()
+			}
+		}
+		trip, cancel := ctx, context.CancelFunc(func() {})
+		if limited {
+			trip, cancel = context.WithTimeoutCause(ctx, limit, ErrSilent)
+		}
+		Run(trip, c.rdb, some)
+		silent := limited && trip.Err() != nil
+		cancel()
+		if silent {
+			return // all have left
+		}
+		for sent += len(some); len(waiting) > 0 && ends[len(gathered)-len(waiting)] <= sent; {
+			close(waiting[0].done)
+			waiting = waiting[1:]
+		}
+	}
 }
 
 // Run runs scripts, in one round trip for each Most. Every call has its own reply

@@ -23,27 +23,58 @@ const Most = 500
 // two, and has the client spread them over the nodes of a Cluster. Every command has its
 // own reply or error. Send returns an error only if none of them was answered.
 func Send(ctx context.Context, rdb redis.UniversalClient, all redis.Pipeliner) error {
+	return sendAll(all, func(cmds []redis.Cmder) (sent, error) { return send(ctx, rdb, cmds), nil })
+}
+
+// SendOrLeave is Send for a caller that leaves as Leave does: when ctx is done, or d
+// after a round trip began that was not answered. Then the commands may still be
+// under way, and must not be looked at.
+func SendOrLeave(ctx context.Context, rdb redis.UniversalClient, d time.Duration, start guard.Spawn, all redis.Pipeliner) error {
+	return sendAll(all, func(cmds []redis.Cmder) (sent, error) {
+		return Leave(ctx, d, start, func(ctx context.Context) (sent, error) { return send(ctx, rdb, cmds), nil })
+	})
+}
+
+// sendAll sends the commands of all by trip, which takes one round trip.
+func sendAll(all redis.Pipeliner, trip func([]redis.Cmder) (sent, error)) error {
 	cmds := all.Cmds()
 	all.Discard()
 	var failed error
 	answered := false
 	for some := range loads(cmds) {
-		if script.Exec(ctx, rdb, some) == nil {
-			answered = true
-			continue
+		one, err := trip(some)
+		if err != nil {
+			return err
 		}
-		for _, c := range some {
-			if err := c.Err(); script.Answered(err) {
-				answered = true
-			} else {
-				failed = err
-			}
+		if answered = answered || one.answered; one.failed != nil {
+			failed = one.failed
 		}
 	}
 	if answered {
 		return nil
 	}
 	return failed
+}
+
+// A sent is what became of the commands of one round trip.
+type sent struct {
+	answered bool  // at least one of them was
+	failed   error // of one that was not
+}
+
+// send sends commands in one round trip.
+func send(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder) (one sent) {
+	if script.Exec(ctx, rdb, cmds) == nil {
+		return sent{answered: true}
+	}
+	for _, c := range cmds {
+		if err := c.Err(); script.Answered(err) {
+			one.answered = true
+		} else {
+			one.failed = err
+		}
+	}
+	return one
 }
 
 // loads returns cmds in lots of as many as go out together.
@@ -104,27 +135,80 @@ func Leave[T any](ctx context.Context, d time.Duration, start guard.Spawn, fn fu
 	}
 }
 
-// RunOrLeave runs calls by run, as Leave does, and sets their replies and errors: run
-// gets copies, which the client may write to after the caller has left. Of calls that
-// are sent once, the error then says what Redis may have done, or may do.
+// leave is Leave for calls that take any number of round trips. fn calls begins when one
+// begins, and leave leaves d after the last of these, or if there was none. begins is nil
+// if the caller waits for as long as it takes.
+func leave(ctx context.Context, d time.Duration, start guard.Spawn, fn func(ctx context.Context, begins func())) (err error) {
+	if ctx.Done() == nil {
+		defer guard.Catch(guard.Client, &err)
+		fn(ctx, nil)
+		return nil
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silent := time.NewTimer(d)
+	defer silent.Stop()
+	trips, ch := make(chan struct{}, 1), make(chan error, 1)
+	begins := func() {
+		select {
+		case trips <- struct{}{}:
+		default: // it has not been heard of the one before
+		}
+	}
+	start(guard.Client, func() error { fn(ctx, begins); return nil }, func(err error) { ch <- err })
+	for {
+		select {
+		case err := <-ch:
+			return err
+		case <-trips:
+			silent.Reset(d)
+		case <-silent.C:
+			select {
+			case <-trips: // one began at this moment
+				silent.Reset(d)
+			default:
+				return ErrSilent
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// RunOrLeave runs calls by run, which takes one round trip, and leaves as Leave does.
+// It sets their replies and errors: run gets copies, which the client may write to
+// after the caller has left. Of calls that are sent once, the error then says what
+// Redis may have done, or may do.
 func RunOrLeave(ctx context.Context, rdb redis.UniversalClient, d time.Duration, start guard.Spawn, calls []*script.Call, run func(context.Context, []*script.Call)) {
-	sent := make([]*script.Call, len(calls))
-	for i, c := range calls {
-		one := *c
-		sent[i] = &one
-	}
-	if ctx.Done() != nil {
-		script.Leaving(rdb, sent, Most)
-	}
+	copies := copied(ctx, rdb, calls)
 	_, err := Leave(ctx, d, start, func(ctx context.Context) (struct{}, error) {
-		run(ctx, sent)
+		run(ctx, copies)
 		return struct{}{}, nil
 	})
+	took(calls, copies, err)
+}
+
+// copied returns calls for the client to write to.
+func copied(ctx context.Context, rdb redis.UniversalClient, calls []*script.Call) []*script.Call {
+	copies := make([]*script.Call, len(calls))
+	for i, c := range calls {
+		one := *c
+		copies[i] = &one
+	}
+	if ctx.Done() != nil {
+		script.Leaving(rdb, copies, Most)
+	}
+	return copies
+}
+
+// took gives calls what their copies were answered; or, if the caller has left because
+// of err, what that means for each.
+func took(calls, copies []*script.Call, err error) {
 	for i, c := range calls {
 		if err != nil {
-			c.Reply, c.Err = nil, sent[i].Left(err)
+			c.Reply, c.Err = nil, copies[i].Left(err)
 		} else {
-			c.Reply, c.Err = sent[i].Reply, sent[i].Err
+			c.Reply, c.Err = copies[i].Reply, copies[i].Err
 		}
 	}
 }

@@ -25,6 +25,7 @@ var unguarded = map[string]struct {
 	"every.go":                         {1, "it cancels a ctx"},
 	"internal/circuit/circuit.go":      {1, "a cleanup that deletes from a map"},
 	"internal/client/client.go":        {2, "go-redis calls the function, which calls guard.Run"},
+	"loader/heartbeat.go":              {1, "a timer that calls Loader.Spawn"},
 	"loader/reading.go":                {1, "a timer that closes a channel"},
 	"loader/refresh.go":                {1, "a timer that closes a channel"},
 	"middleware/httpcache/exchange.go": {1, "it cancels a ctx"},
