@@ -164,6 +164,8 @@ func TestNewRefusesAFieldThatIsWrong(t *testing.T) {
 		{"a negative timeout", with(func(s *userSpec) { s.UpTimeout = -time.Second }), "cachex: Spec.UpTimeout is -1s, must be at least 1ms"},
 		// Somebody wrote 30 and meant seconds.
 		{"a timeout of nanoseconds", with(func(s *userSpec) { s.UpTimeout = 30 }), "cachex: Spec.UpTimeout is 30ns, must be at least 1ms"},
+		{"a negative number of keys", with(func(s *userSpec) { s.MaxKeys = -1 }), "cachex: Spec.MaxKeys is -1, must be from 1 to 10000, or 0: the leases of one call of UpMany are renewed together"},
+		{"more keys than leases can be renewed for", with(func(s *userSpec) { s.MaxKeys = 10001 }), "cachex: Spec.MaxKeys is 10001, must be from 1 to 10000, or 0: the leases of one call of UpMany are renewed together"},
 		{"a negative number of loads", with(func(s *userSpec) { s.MaxLoads = -1 }), "cachex: Spec.MaxLoads is -1, must not be negative"},
 
 		{"stale for less than a millisecond", with(func(s *userSpec) { s.StaleWhileRevalidate = 1 }), "cachex: Spec.StaleWhileRevalidate: 1ns is too short, must be at least 1ms"},

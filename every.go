@@ -35,7 +35,8 @@ var errNoKeys = errors.New("no keys")
 // between the two.
 //
 // At most 16 calls of Up are under way in this process, or Spec.MaxLoads if that
-// is less; or of UpMany, if there is one, each with up to 100 keys. One that hangs
+// is less; or of UpMany, if there is one, each with up to 100 keys, or
+// Spec.MaxKeys if that is less. One that hangs
 // has one of these places until Spec.UpTimeout ends it; keys that are not in it are
 // reloaded on time meanwhile. An Up that fails has used up the
 // turn of its key: the value stays for the rest of its TTL, and the next try is in
@@ -79,7 +80,7 @@ func (c *Cache[K, V]) RefreshEvery(ctx context.Context, every time.Duration, key
 	turns := c.loader.Turns()
 	turns.Places = min(maxRefreshes, cmp.Or(c.spec.MaxLoads, maxRefreshes))
 	if c.spec.UpMany != nil {
-		turns.Chunk = maxChunk
+		turns.Chunk = min(maxChunk, c.spec.MaxKeys)
 	}
 	err := turns.Run(ctx, every, names.turns, func(ctx context.Context, due []int) error {
 		keys, entries := make([]K, len(due)), make([]string, len(due))

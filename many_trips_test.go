@@ -145,7 +145,7 @@ func TestMoreKeysThanGoIntoOnePipelineAreLoadedInOneCall(t *testing.T) {
 	const keys = 1200
 	rdb, commands := counted(t, redistest.Shared(t).Client(nil))
 	calls := 0
-	c := newCache(t, rdb, Spec[int, string]{UpMany: func(_ context.Context, ids []int) (map[int]string, error) {
+	c := newCache(t, rdb, Spec[int, string]{MaxKeys: keys, UpMany: func(_ context.Context, ids []int) (map[int]string, error) {
 		calls++
 		return goods("up", ids...), nil
 	}})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -28,8 +29,9 @@ func (c *Cache[K, V]) BatchRead(ctx context.Context, keys []K, got func(i int, v
 			c.calls.leave()
 		}
 	}()
-	ks, able := make([]string, 0, len(keys)), keys
-	for i, key := range keys {
+	first := keys[:min(len(keys), c.spec.MaxKeys)] // those after it are read by readRest
+	ks, able := make([]string, 0, len(first)), first
+	for i, key := range first {
 		k, err := c.render(key)
 		if err == nil {
 			err = c.key.Hashable(key)
@@ -47,12 +49,19 @@ func (c *Cache[K, V]) BatchRead(ctx context.Context, keys []K, got func(i int, v
 		}
 		ks = append(ks, k)
 	}
-	if r.ks = ks; len(ks) == 0 {
+	if r.ks = ks; len(ks) == 0 && len(first) == len(keys) {
 		return r
 	}
-	ctx, r.watch = c.begin(ctx, "get", ks[0], len(ks))
+	k, n := "", len(ks)+len(keys)-len(first)
+	if len(ks) > 0 {
+		k = ks[0]
+	}
+	ctx, r.watch = c.begin(ctx, "get", k, n)
 	r.ctx = ctx
-	limit, load := c.plan(able)
+	if r.atOnce = 1; len(first) < len(keys) {
+		r.atOnce = max(c.atOnce(1+chunks(len(keys)-len(first), c.spec.MaxKeys)), 2) // this one, and others
+	}
+	limit, load := c.plan(able, r.atOnce)
 	r.Reading, begun, r.inside = c.loader.Reading(ctx, ks, limit, load), true, true
 	return r
 }
@@ -68,6 +77,8 @@ type batchRead[K comparable, V any] struct {
 	bad                error // of every key
 	ctx                context.Context
 	watch              watch
+	atOnce             int               // how many chunks of keys are under way at once
+	rest               chan *found[K, V] // nil: the keys are one chunk
 	taken, loaded      bool
 	answered           bool
 	inside             bool // Close waits for us
@@ -92,11 +103,68 @@ func (r *batchRead[K, V]) Take(sent time.Time, err error) {
 	}
 }
 
-// Load begins to load what is not.
+// Load begins to load what is not, and to read the keys that come after Spec.MaxKeys.
 func (r *batchRead[K, V]) Load(c *convoy.Convoy) {
-	if r.loaded = true; r.Reading != nil {
-		r.Reading.Load(c)
+	if r.loaded = true; r.Reading == nil {
+		return
 	}
+	r.Reading.Load(c)
+	if len(r.keys) > r.c.spec.MaxKeys {
+		r.rest = make(chan *found[K, V], 1)
+		f := new(found[K, V])
+		r.c.loader.Spawn(guard.Client, func() error { r.readRest(f); return nil }, func(error) { r.rest <- f }) // ends with ctx
+	}
+}
+
+// readRest reads the keys that come after the first Spec.MaxKeys, in round trips of its
+// own, so many at a time.
+func (r *batchRead[K, V]) readRest(f *found[K, V]) {
+	c, size := r.c, r.c.spec.MaxKeys
+	keys := r.keys[size:]
+	var mu sync.Mutex // of f
+	chunked(r.ctx, chunks(len(keys), size), r.atOnce-1, func(n int) func() {
+		ks, at, some := make([]string, 0, size), make([]int, 0, size), make([]K, 0, size)
+		for i, key := range keys[n*size : min((n+1)*size, len(keys))] {
+			k, err := c.render(key)
+			if err == nil {
+				err = c.key.Hashable(key)
+			}
+			if err != nil {
+				var zero V
+				r.got(size+n*size+i, zero, c.fail("get", "", err))
+				continue
+			}
+			ks, at, some = append(ks, k), append(at, size+n*size+i), append(some, key)
+		}
+		return func() {
+			if len(ks) == 0 {
+				return
+			}
+			limit, load := c.plan(some, r.atOnce)
+			var answers []loader.Answer[V]
+			if load == nil {
+				answers = c.loader.LookupMany(r.ctx, ks)
+			} else {
+				answers = c.loader.GetMany(r.ctx, ks, limit, load)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			r.give(f, ks, answers, func(i int) int { return at[i] })
+		}
+	}, func(n int, err error) {
+		for i, key := range keys[n*size : min((n+1)*size, len(keys))] {
+			k, bad := c.render(key)
+			if bad != nil {
+				k, err = "", bad
+			}
+			var zero V
+			failed := c.fail("get", k, err)
+			mu.Lock()
+			f.fail(size+n*size+i, failed)
+			mu.Unlock()
+			r.got(size+n*size+i, zero, failed)
+		}
+	})
 }
 
 // Away returns why Redis was not asked, or did not answer.
@@ -122,7 +190,6 @@ func (r *batchRead[K, V]) Drop() {
 
 // Answer waits for the loads and answers all keys.
 func (r *batchRead[K, V]) Answer(_ context.Context, err error) {
-	c := r.c
 	if r.Reading == nil {
 		if r.bad != nil {
 			for i := range r.keys {
@@ -143,34 +210,48 @@ func (r *batchRead[K, V]) Answer(_ context.Context, err error) {
 	if !r.loaded {
 		r.Load(nil)
 	}
-	var how Outcome
-	var failed error
-	answers := r.Wait()
+	f := new(found[K, V])
+	r.give(f, r.ks, r.Wait(), func(i int) int {
+		if r.at != nil {
+			return r.at[i]
+		}
+		return i
+	})
+	if r.rest != nil {
+		more := <-r.rest
+		f.how = max(f.how, more.how)
+		f.fail(more.at, more.failed)
+	}
+	if f.failed != nil {
+		f.how = 0
+	}
+	r.watch.end(r.ctx, f.how, f.failed)
+}
+
+// give answers keys, and notes the outcome. at returns which of the keys of the Batch the
+// i-th is.
+func (r *batchRead[K, V]) give(f *found[K, V], ks []string, answers []loader.Answer[V], at func(i int) int) {
+	c := r.c
 	for i, a := range answers {
 		if a.Err == nil && (a.Outcome == 0 || a.Outcome == NotFound) {
 			a.Err = c.absent() // of a Cache that does not load
 		}
 		one := a.Err
 		if one != nil {
-			one = c.fail("get", r.ks[i], one)
+			one = c.fail("get", ks[i], one)
 		}
 		if one == nil || errors.Is(one, ErrNotFound) {
-			how = max(how, a.Outcome)
-		} else if failed == nil {
-			failed = one
+			f.how = max(f.how, a.Outcome)
+		} else {
+			f.fail(at(i), one)
 		}
-		at := i
-		if r.at != nil {
-			at = r.at[i]
-		}
-		r.got(at, a.Value, one)
+		r.got(at(i), a.Value, one)
 	}
 	c.loader.Reuse(answers)
-	if failed != nil {
-		how = 0
-	}
-	r.watch.end(r.ctx, how, failed)
 }
+
+// chunks returns how many chunks of a size n keys are.
+func chunks(n, size int) int { return (n + size - 1) / size }
 
 // upTo returns the numbers below n.
 func upTo(n int) []int {

@@ -70,21 +70,21 @@ func (c *Cache[K, V]) set(ctx context.Context, key K, k string, value V) error {
 
 // SetMany is Set for several values, in one round trip for each 500; with Down in
 // two, and one call of DownMany between them. Without DownMany, Down is called for
-// one after the other.
+// one after the other. More values than Spec.MaxKeys are persisted and stored in chunks
+// of so many, one after the other, and DownMany is called for each.
 //
 // The error is an *Error with the first key that failed, in no order. Other values
 // may then be set or not; it is safe to set them all again. If the codec or
 // Spec.TTLFor fails for one, nothing is set.
 func (c *Cache[K, V]) SetMany(ctx context.Context, values map[K]V) error {
+	if len(values) > c.spec.MaxKeys {
+		return c.setChunks(ctx, values)
+	}
 	ws, keys := make([]loader.Writing, 0, len(values)), make([]K, 0, len(values))
 	for key, value := range values {
-		k, err := c.render(key)
+		w, err := c.writingOf(key, value)
 		if err != nil {
-			return c.fail("setmany", "", err)
-		}
-		w, err := c.writing(key, k, value)
-		if err != nil {
-			return c.fail("setmany", k, err)
+			return err
 		}
 		ws, keys = append(ws, w), append(keys, key)
 	}
@@ -95,11 +95,31 @@ func (c *Cache[K, V]) SetMany(ctx context.Context, values map[K]V) error {
 		return err
 	}
 	defer c.calls.leave()
+	ctx, w := c.begin(ctx, "setmany", ws[0].Key, len(ws))
+	err := c.setSome(ctx, ws, keys, values)
+	w.end(ctx, 0, err)
+	return err
+}
+
+// writingOf returns what is to be written for a value of SetMany, or its error.
+func (c *Cache[K, V]) writingOf(key K, value V) (loader.Writing, error) {
+	k, err := c.render(key)
+	if err != nil {
+		return loader.Writing{}, c.fail("setmany", "", err)
+	}
+	w, err := c.writing(key, k, value)
+	if err != nil {
+		return w, c.fail("setmany", k, err)
+	}
+	return w, nil
+}
+
+// setSome sets the values of keys, and returns the first error.
+func (c *Cache[K, V]) setSome(ctx context.Context, ws []loader.Writing, keys []K, values map[K]V) error {
 	ks := make([]string, len(ws))
 	for i, w := range ws {
 		ks[i] = w.Key
 	}
-	ctx, w := c.begin(ctx, "setmany", ks[0], len(ks))
 	var errs []error
 	switch {
 	case c.engine != nil && c.kind != nil:
@@ -118,9 +138,7 @@ func (c *Cache[K, V]) SetMany(ctx context.Context, values map[K]V) error {
 	default:
 		errs = c.loader.WriteThrough(ctx, ws, func(ctx context.Context) []error { return c.downMany(ctx, keys, values) })
 	}
-	err := c.wrote(ctx, "setmany", ks, errs)
-	w.end(ctx, 0, err)
-	return err
+	return c.wrote(ctx, "setmany", ks, errs)
 }
 
 // writing returns what is to be written for a value.

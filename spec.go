@@ -110,13 +110,21 @@ type Spec[K comparable, V any] struct {
 	// ErrNotFound.
 	Up func(ctx context.Context, key K) (V, error)
 
-	// UpMany restores many values at once, for GetMany and batches. A key that is not
+	// UpMany restores many values at once, for GetMany and batches, of at most MaxKeys keys
+	// a call. GetMany has up to four calls under way. A key that is not
 	// in the map has no value, as if Up had returned ErrNotFound for it, and what was
 	// not asked for is ignored. If it returns an error, that is the error of the keys
 	// that are not in the map. What is said of Up is true of it, but for Previous and
 	// ErrNotModified. Defaults to nil: Up is called for each key, for at most
 	// MaxLoads at once, or 16 if that is 0.
 	UpMany func(ctx context.Context, keys []K) (map[K]V, error)
+
+	// MaxKeys is how many keys one call of UpMany is for at most, and how many values
+	// SetMany gives to one call of DownMany. GetMany, LookupMany, SetMany and batches that
+	// are for more work in chunks of so many, so their memory grows with MaxKeys. From 1 to 10000: the leases of one call are renewed together. Defaults to
+	// 1000, which every database takes in one statement: Oracle has no longer IN lists,
+	// and SQL Server no more than 2100 parameters.
+	MaxKeys int
 
 	// UpContext chooses which values of ctx Up and UpMany see. It is given the ctx of a
 	// load, which has all values of its first caller, and returns a ctx that has those
@@ -132,7 +140,8 @@ type Spec[K comparable, V any] struct {
 	// It must be safe for concurrent use. Defaults to nil: Set only stores.
 	Down func(ctx context.Context, key K, value V) error
 
-	// DownMany persists many values at once, for SetMany, all or none of them.
+	// DownMany persists many values at once, for SetMany, all or none of them, and at most
+	// MaxKeys a call.
 	// Defaults to nil: Down is called for each, one after the other.
 	DownMany func(ctx context.Context, values map[K]V) error
 
@@ -237,6 +246,7 @@ func (s Spec[K, V]) withDefaults() Spec[K, V] {
 	s.UpTimeout = cmp.Or(s.UpTimeout, time.Minute)
 	s.LeaseTTL = cmp.Or(s.LeaseTTL, 3*time.Second)
 	s.Backoff = cmp.Or(s.Backoff, time.Second)
+	s.MaxKeys = cmp.Or(s.MaxKeys, 1000)
 	return s
 }
 
@@ -285,12 +295,18 @@ func (s Spec[K, V]) validate() error {
 		return fmt.Errorf("Spec.LeaseTTL is %v, must be whole milliseconds", s.LeaseTTL)
 	case s.MaxLoads < 0:
 		return fmt.Errorf("Spec.MaxLoads is %d, must not be negative", s.MaxLoads)
+	case s.MaxKeys < 1 || s.MaxKeys > mostKeys:
+		return fmt.Errorf("Spec.MaxKeys is %d, must be from 1 to %d, or 0: the leases of one call of UpMany are renewed together", s.MaxKeys, mostKeys)
 	}
 	if err := s.validatePacked(); err != nil {
 		return err
 	}
 	return s.validateStale()
 }
+
+// mostKeys is the largest Spec.MaxKeys. Its leases take twenty round trips to renew, which
+// go out side by side.
+const mostKeys = 10_000
 
 // maxPacked is how many entries to a hash one may ask for. A field is found by looking
 // at those before it.

@@ -125,10 +125,11 @@ type Spec[K comparable] struct {
 	// Inc and Add are not affected. Defaults to false.
 	AllowStaleReads bool
 
-	// UpTimeout, LeaseTTL, MaxLoads and Observer are as those of cachex.Spec.
+	// UpTimeout, LeaseTTL, MaxLoads, MaxKeys and Observer are as those of cachex.Spec.
 	UpTimeout time.Duration
 	LeaseTTL  time.Duration
 	MaxLoads  int
+	MaxKeys   int
 	Observer  cachex.Observer
 }
 
@@ -167,7 +168,7 @@ func New[K comparable](rdb redis.UniversalClient, spec Spec[K]) (*Counter[K], er
 		Name: spec.Name, Key: spec.Key, KeyFunc: spec.KeyFunc,
 		TTL: spec.TTL, Jitter: cachex.NoJitter, // a TTL that slides needs none: no two counts are used alike
 		Codec:     counts[K]{codec.For[int64](), c.kind},
-		UpTimeout: spec.UpTimeout, LeaseTTL: spec.LeaseTTL, MaxLoads: spec.MaxLoads, Observer: spec.Observer,
+		UpTimeout: spec.UpTimeout, LeaseTTL: spec.LeaseTTL, MaxLoads: spec.MaxLoads, MaxKeys: spec.MaxKeys, Observer: spec.Observer,
 		NoCombining: spec.NoCombining, AllowStaleReads: spec.AllowStaleReads,
 	}
 	if c.kind.Zero = spec.Up == nil; spec.Up != nil {

@@ -1,0 +1,6 @@
+//go:build !race
+
+package sizes
+
+// raceEnabled says that the race detector is on, which needs memory too.
+const raceEnabled = false
