@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cachex-go/cachex/codec"
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/errs"
 	"github.com/cachex-go/cachex/internal/kind"
@@ -277,7 +276,7 @@ func (c *Cache[K, V]) pending(ctx context.Context, keys []K) (map[K]V, error) {
 }
 
 func (c *Cache[K, V]) decode(k string, payload []byte, v *V) error {
-	return codec.Bind(c.spec.Codec).DecodeKeyed(payload, k, v)
+	return c.loader.Decode(k, payload, v)
 }
 
 // check returns an error if this release cannot read an id, or its value: those of a

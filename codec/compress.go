@@ -61,10 +61,11 @@ func Compress[V any](c Codec[V], how Compression) Codec[V] {
 	case how.MaxSize < 0 || how.MaxSize > maxEncoded:
 		return invalid[V]{misconfigured("Compression.MaxSize %d is not in 0 to 512 MiB", how.MaxSize)}
 	}
-	return &compressed[V]{Bind(c), how}
+	return &compressed[V]{sealerOf(c), Bind(c), how}
 }
 
 type compressed[V any] struct {
+	sealer
 	inner Keyed[V]
 	how   Compression
 }

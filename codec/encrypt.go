@@ -25,9 +25,11 @@ func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
 // Encrypt returns a codec that encrypts the bytes of c with AES-GCM (NIST SP
 // 800-38D) under the first key, and decrypts with any of them. The bytes are
-// bound to the Redis key that holds them, so whoever can write to Redis can
-// neither read a value, nor change it, nor copy it to another key; but can
-// delete it, or put back an older one. Such bytes are an [ErrAuth].
+// bound to the Redis key that holds them, so a writer to Redis who does not have
+// the secret can neither read a value, nor change it, nor copy it to another key.
+// Such bytes are an [ErrAuth]. A cache also has it seal that a key has no value,
+// and when a value or its absence ends. Such a writer can still delete a value,
+// and put back an older one until that one ends: see SECURITY.md.
 //
 // Since it needs the Redis key it works as a [Keyed] only: Append and Decode
 // without a key are an [ErrConfig], also through wrappers. Compress inside, not
@@ -42,7 +44,7 @@ func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 //
 // At least one key is required, IDs must differ, and secrets must have one of
 // the three lengths; else [Check] says what is wrong. Secrets are not kept, so
-// the caller may wipe them. It adds 33 bytes.
+// the caller may wipe them. It adds 33 bytes, and a cache 6 more.
 func Encrypt[V any](c Codec[V], keys ...Key) Codec[V] {
 	e := &encrypted[V]{inner: Bind(c), open: make(map[uint32]cipher.AEAD, len(keys))}
 	if len(keys) == 0 {
@@ -76,6 +78,7 @@ type encrypted[V any] struct {
 
 const (
 	formatGCM     = 1
+	formatNone    = 2     // of no value
 	encryptHeader = 1 + 4 // format and ID
 )
 
@@ -124,21 +127,11 @@ func (c *encrypted[V]) DecodeKeyed(src []byte, key string, v *V) error {
 	if key == "" {
 		return badFormat(errNeedsKey.msg, ErrConfig)
 	}
-	if len(src) < encryptHeader || src[0] != formatGCM {
-		return errSealHeader
-	}
-	id := binary.BigEndian.Uint32(src[1:])
-	aead := c.open[id]
-	if aead == nil {
-		return &failure{fmt.Sprintf("Encrypt: no key has the ID %d", id), []error{ErrAuth}}
-	}
-	aad, plain := getScratch(), getScratch()
-	defer putScratch(aad)
-	*aad = append(append(*aad, src[:encryptHeader]...), key...)
-	opened, err := aead.Open(*plain, nil, src[encryptHeader:], *aad)
+	plain := getScratch()
+	opened, err := c.opened(*plain, src, formatGCM, key)
 	if err != nil {
 		putScratch(plain)
-		return errOpen
+		return err
 	}
 	*plain = opened
 	defer func() {
@@ -146,4 +139,24 @@ func (c *encrypted[V]) DecodeKeyed(src []byte, key string, v *V) error {
 		putScratch(plain)
 	}()
 	return c.inner.DecodeKeyed(*plain, key, v)
+}
+
+// opened appends to dst the plain bytes of src, which is of the given format.
+func (c *encrypted[V]) opened(dst, src []byte, format byte, key string) ([]byte, error) {
+	if len(src) < encryptHeader || src[0] != format {
+		return nil, errSealHeader
+	}
+	id := binary.BigEndian.Uint32(src[1:])
+	aead := c.open[id]
+	if aead == nil {
+		return nil, &failure{fmt.Sprintf("Encrypt: no key has the ID %d", id), []error{ErrAuth}}
+	}
+	aad := getScratch()
+	defer putScratch(aad)
+	*aad = append(append(*aad, src[:encryptHeader]...), key...)
+	opened, err := aead.Open(dst, nil, src[encryptHeader:], *aad)
+	if err != nil {
+		return nil, errOpen
+	}
+	return opened, nil
 }

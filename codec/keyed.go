@@ -8,6 +8,14 @@ package codec
 // of a hash the name of the hash and the field in some form that is distinct
 // for distinct pairs. It is never empty: an empty key means that there is none.
 // What Append does, AppendKeyed does with a key, and so with Decode.
+//
+// A codec that authenticates its bytes, as [Encrypt] does, may have three more
+// methods: Authenticates() bool, AppendNone(dst []byte, key string) ([]byte,
+// error) and DecodeNone(src []byte, key string) error. If Authenticates returns
+// true, a cache believes that a key has no value only if DecodeNone takes the
+// bytes that AppendNone made; and the key that it passes to all methods is the
+// name under which Redis holds the bytes, a zero byte, and 6 bytes that say when
+// the value or its absence ends.
 type Keyed[V any] interface {
 	Codec[V]
 	AppendKeyed(dst []byte, key string, v V) ([]byte, error)

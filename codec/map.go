@@ -17,10 +17,11 @@ func Map[V, S any](c Codec[S], to func(V) (S, error), from func(S) (V, error)) C
 	if to == nil || from == nil {
 		return invalid[V]{misconfigured("Map: to and from are required")}
 	}
-	return &mapped[V, S]{Bind(c), to, from}
+	return &mapped[V, S]{sealerOf(c), Bind(c), to, from}
 }
 
 type mapped[V, S any] struct {
+	sealer
 	inner Keyed[S]
 	to    func(V) (S, error)
 	from  func(S) (V, error)

@@ -17,10 +17,11 @@ import (
 //
 // The version takes one byte for n below 128. It adds no allocation.
 func Version[V any](c Codec[V], n uint32) Codec[V] {
-	return &versioned[V]{Bind(c), n, binary.AppendUvarint(nil, uint64(n))}
+	return &versioned[V]{sealerOf(c), Bind(c), n, binary.AppendUvarint(nil, uint64(n))}
 }
 
 type versioned[V any] struct {
+	sealer
 	inner  Keyed[V]
 	n      uint32
 	prefix []byte // n as a uvarint. No such prefix is a prefix of another

@@ -88,7 +88,7 @@ func (r *run[V]) start(took *time.Duration) <-chan []Loaded[V] {
 	at := &attempt{}
 	if len(r.legs) == 1 && r.legs[0].old != nil {
 		p := r.legs[0]
-		at.previous = func() (any, bool) { return l.value(p.key, p.old) }
+		at.previous = func() (any, bool) { return l.value(p.key, p.old, l.swr+l.sie) }
 	}
 	at.lease, r.attempt = r.leaseOf(), at
 	legs := r.legs
@@ -246,13 +246,15 @@ func (r *run[V]) conclude(p *pursuit[V], got Loaded[V], took time.Duration, res 
 		return l.leases.releasing(p.key, p.token, "", 0)
 	}
 	if errors.Is(res.err, ErrNotModified) {
-		v, ok := l.value(p.key, p.old)
+		v, ok := l.value(p.key, p.old, l.swr+l.sie)
 		switch {
 		case !ok:
 			res.err = errNothingBefore
 		case got.Life.check() != nil:
 			res.v, res.err = v, nil
 			return unstored()
+		case l.seal != nil: // the value is sealed with its end, and is sent again
+			res.v, res.err = v, nil
 		default:
 			res.v, res.err = v, nil
 			return l.leases.renewing(p.key, p.token, got.Life, p.sent, took)
@@ -264,13 +266,17 @@ func (r *run[V]) conclude(p *pursuit[V], got Loaded[V], took time.Duration, res 
 		if res.v = zero; got.Life.check() != nil {
 			return l.leases.releasing(p.key, p.token, drop, 0)
 		}
-		return l.leases.storing(p.key, entry.Absent, p.token, nil, got.Life, p.sent, took)
+		payload, err := l.encodeNone(p.key, got.Life.Fresh)
+		if err != nil {
+			return l.leases.releasing(p.key, p.token, drop, 0)
+		}
+		return l.leases.storing(p.key, entry.Absent, p.token, payload, got.Life, p.sent, took)
 	case res.err != nil:
 		return r.failing(p, res)
 	case p.alone || got.Life.check() != nil:
 		return unstored()
 	}
-	payload, err := l.Encode(p.key, res.v)
+	payload, err := l.encode(nil, p.key, res.v, got.Life.Fresh)
 	if err != nil {
 		return unstored()
 	}
@@ -286,7 +292,7 @@ func (r *run[V]) failing(p *pursuit[V], res *result[V]) *script.Call {
 		return r.l.leases.releasing(p.key, p.token, "", 0)
 	}
 	if r.l.sie > 0 {
-		if v, ok := r.l.value(p.key, p.old); ok {
+		if v, ok := r.l.value(p.key, p.old, r.l.swr+r.l.sie); ok {
 			res.v, res.kept = v, true
 		}
 	}

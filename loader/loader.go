@@ -104,6 +104,7 @@ type Loader[V any] struct {
 	gather  *gather.Client // of all who read on rdb
 	apart   bool           // Options.NoCombining
 	codec   codec.Keyed[V]
+	seal    sealer // nil: the codec does not authenticate
 	leases  Leases
 	flights Flights[V]
 	reads   reads[V]
@@ -155,6 +156,7 @@ func New[V any](rdb redis.UniversalClient, o Options[V]) (*Loader[V], error) {
 		longest:     saturate.Mul(max(o.LeaseTTL, o.Backoff, MaxBackoff), 2).Milliseconds() + slack,
 		softTimeout: o.SoftTimeout, backoff: o.Backoff, early: o.EarlyRefresh,
 	}
+	l.seal = sealerOf(l.codec)
 	l.gather, l.apart = gather.For(rdb), o.NoCombining
 	l.leases.stale, l.leases.timed, l.leases.packed = l.swr+l.sie, o.EarlyRefresh > 0, o.Packed
 	l.leases.pause, l.leases.most = longest(o.Backoff).Milliseconds()/2+1, longest(max(o.Backoff, MaxBackoff)).Milliseconds()+1
@@ -309,16 +311,6 @@ func (l *Loader[V]) looked(ctx context.Context, v V, s sight) (V, Outcome, error
 	}
 	l.stats.misses.Add(1)
 	return zero, 0, nil
-}
-
-// Encode returns the bytes of v under key. A panic of the codec is an error,
-// which names its type and not its value: that may be part of v.
-func (l *Loader[V]) Encode(key string, v V) (b []byte, err error) { return l.encode(nil, key, v) }
-
-// encode appends the bytes of v to dst.
-func (l *Loader[V]) encode(dst []byte, key string, v V) (b []byte, err error) {
-	defer guard.Catch(guard.Codec, &err)
-	return l.codec.AppendKeyed(dst, key, v)
 }
 
 // Forget makes callers who come after it begin anew, in place of joining a load

@@ -270,7 +270,7 @@ func (r *run[V]) acquireSome(ps, again []*pursuit[V], held []hold[V]) ([]*pursui
 			l.misfit(p, a.Entry)
 			again = append(again, p)
 		case a.Grant == Found:
-			if v, ok := l.value(p.key, a.Entry); ok {
+			if v, ok := l.value(p.key, a.Entry, 0); ok {
 				p.f.finish(result[V]{v: v, how: p.found()}, p.proven)
 			} else {
 				l.misfit(p, a.Entry)
@@ -299,7 +299,7 @@ func (l *Loader[V]) settle(p *pursuit[V], a Acquisition) bool {
 	if !ok || !h.Paused() && -h.Soft+time.Now().UnixMilli() >= l.swr {
 		return false
 	}
-	v, ok := l.value(p.key, a.Entry)
+	v, ok := l.value(p.key, a.Entry, l.swr+l.sie)
 	if ok {
 		res := result[V]{v: v, how: OutcomeStale}
 		if h.Paused() {
@@ -318,7 +318,7 @@ func (l *Loader[V]) spoilt(p *pursuit[V], a Acquisition) bool {
 	}
 	h, payload, ok := l.leases.parse(p.key, a.Entry)
 	var v V
-	if !h.Paused() || ok && l.decode(p.key, payload, &v) {
+	if !h.Paused() || ok && !l.over(payload, time.Now(), l.swr+l.sie) && l.decode(p.key, payload, &v) {
 		return false
 	}
 	l.misfit(p, a.Entry)

@@ -10,7 +10,6 @@ import (
 
 	"github.com/cachex-go/cachex/internal/circuit"
 	"github.com/cachex-go/cachex/internal/entry"
-	"github.com/cachex-go/cachex/internal/guard"
 )
 
 // A sight is what was seen of a key.
@@ -73,10 +72,11 @@ func (l *Loader[V]) parse(key string, b []byte, doubt bool, now time.Time, v *V)
 	h, payload, ok := l.leases.parse(key, b)
 	s.token = h.Token
 	if ok {
-		if s.kind = l.judge(&h, doubt, now); s.kind == missing || s.kind == none {
-			return s
-		}
-		if l.decode(key, payload, v) {
+		l.limit(&h, payload, now)
+		switch s.kind = l.judge(&h, doubt, now); {
+		case s.kind == missing,
+			s.kind == none && l.decodeNone(key, payload) == nil,
+			s.kind != none && l.decode(key, payload, v):
 			return s
 		}
 	}
@@ -90,10 +90,11 @@ func (l *Loader[V]) parse(key string, b []byte, doubt bool, now time.Time, v *V)
 }
 
 // value returns the value of an entry that a script has found fit to be served,
-// whatever our clock says.
-func (l *Loader[V]) value(key string, b []byte) (v V, ok bool) {
+// whatever our clock says; but of a sealed one only if it has not ended for longer
+// than windows, in milliseconds.
+func (l *Loader[V]) value(key string, b []byte, windows int64) (v V, ok bool) {
 	h, payload, ok := l.leases.parse(key, b)
-	if ok && h.State == entry.Value && l.decode(key, payload, &v) {
+	if ok && h.State == entry.Value && !l.over(payload, time.Now(), windows) && l.decode(key, payload, &v) {
 		return v, true
 	}
 	if len(b) > 0 {
@@ -105,8 +106,8 @@ func (l *Loader[V]) value(key string, b []byte) (v V, ok bool) {
 
 // none reports whether an entry says that key has no value.
 func (l *Loader[V]) none(key string, b []byte) bool {
-	h, _, ok := l.leases.parse(key, b)
-	if ok = ok && h.State == entry.Absent; !ok {
+	h, payload, ok := l.leases.parse(key, b)
+	if ok = ok && h.State == entry.Absent && !l.over(payload, time.Now(), 0) && l.decodeNone(key, payload) == nil; !ok {
 		l.stats.decodeFailures.Add(1)
 	}
 	return ok
@@ -123,7 +124,7 @@ func (l *Loader[V]) judge(h *entry.Header, doubt bool, now time.Time) kind {
 	left := h.Soft - now.UnixMilli() // milliseconds that it is fresh
 	switch {
 	case h.State == entry.Absent:
-		if doubt && left < -slack || l.leases.packed && left <= 0 {
+		if doubt && left < -slack || l.leases.packed && left <= 0 || h.Flags&entry.Stale != 0 {
 			return missing
 		}
 		return none
@@ -184,10 +185,5 @@ func (l *Loader[V]) soon(left int64, cost time.Duration) bool {
 
 // decode reports whether payload is a V. Decode may be the user's.
 func (l *Loader[V]) decode(key string, payload []byte, v *V) bool {
-	return l.decoded(key, payload, v) == nil
-}
-
-func (l *Loader[V]) decoded(key string, payload []byte, v *V) (err error) {
-	defer guard.Catch(guard.Codec, &err)
-	return l.codec.DecodeKeyed(payload, key, v)
+	return l.Decode(key, payload, v) == nil
 }

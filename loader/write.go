@@ -24,7 +24,7 @@ type Writing struct {
 
 // Writing returns v as a value to be written. The error is that of the codec.
 func (l *Loader[V]) Writing(key string, v V, life Life) (Writing, error) {
-	b, err := l.encode(make([]byte, entry.Size, entry.Size+max(l.size.About(), 64)), key, v)
+	b, err := l.encode(make([]byte, entry.Size, entry.Size+max(l.size.About(), 64)), key, v, life.Fresh)
 	switch {
 	case err != nil:
 		return Writing{}, err

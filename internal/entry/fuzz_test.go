@@ -72,8 +72,11 @@ func FuzzRoundTrip(f *testing.F) {
 			Soft: soft & limit, Till: till & limit, Born: born & limit, Cost: time.Duration(cost) * time.Millisecond,
 		}
 		copy(h.Token[:], token)
-		if s := entry.State(state); s == entry.Lease || s == entry.Absent {
+		switch s := entry.State(state); s {
+		case entry.Lease:
 			h.State, payload = s, ""
+		case entry.Absent:
+			h.State = s
 		}
 		if h.State == entry.Value && h.Flags&entry.Count != 0 {
 			payload = strconv.FormatInt(soft, 10)

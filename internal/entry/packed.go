@@ -58,7 +58,7 @@ func ParsePacked(key string, b []byte) (h Header, payload []byte, ok bool) {
 	case Value:
 		ok = sound && h.Flags&Count == 0
 	case Absent:
-		ok = sound && len(payload) == 0
+		ok = sound
 	default:
 		return Header{}, nil, false
 	}
@@ -81,7 +81,7 @@ func parseShort(key string, b []byte) (h Header, payload []byte, ok bool) {
 	}
 	h.Sum = (uint32(x&checkHigh)<<8 | uint32(b[6])) - shortSum(x)&checked
 	h.Sum &= checked
-	if (h.Sum^Sum(key, b[short:]))&checked != 0 || h.State == Absent && len(b) > short || h.Soft < y2000 {
+	if (h.Sum^Sum(key, b[short:]))&checked != 0 || h.Soft < y2000 {
 		return h, nil, false
 	}
 	return h, b[short:], true

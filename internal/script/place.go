@@ -21,10 +21,7 @@ local h = redis.pcall('GETRANGE', key, 0, 39)
 local function write(from, to)
   redis.call('SETRANGE', key, from - 1, sub(h, from, to))
 end
-local function whole()
-  if state == 'N' then return h end
-  return redis.call('GET', key)
-end
+local function whole() return redis.call('GET', key) end
 local function put(payload, ms)
   if ms == '' then redis.call('SET', key, h .. payload) else redis.call('SET', key, h .. payload, 'PX', ms) end
 end
