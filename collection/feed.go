@@ -127,6 +127,7 @@ func NewFeed[K comparable, E any](rdb redis.UniversalClient, spec FeedSpec[K, E]
 	f.open = func(key string, reply redis.Cmder) ([]E, sight, error) {
 		return f.members.open(key, reply, f.up != nil)
 	}
+	f.listen()
 	if !spec.NoCombining {
 		f.combine(f.most + 1)
 	}

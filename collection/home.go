@@ -15,6 +15,7 @@ import (
 	"github.com/cachex-go/cachex/internal/key"
 	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/internal/waitfor"
+	"github.com/cachex-go/cachex/internal/wake"
 	"github.com/cachex-go/cachex/loader"
 )
 
@@ -53,6 +54,7 @@ type home[K comparable, T any] struct {
 	flights loader.Flights[loaded[T]]
 	slots   *waitfor.Pool     // nil: no limit
 	away    *circuit.Circuits // whether Redis is worth asking
+	wakes   *wake.Listener    // of leases that other processes have; nil: poll only
 	ticks   atomic.Int64      // tells what came before what, which a clock may be too coarse for
 	stats   counters
 }
@@ -84,6 +86,14 @@ func (h *home[K, T]) settle(rdb redis.UniversalClient, s commonSpec[K]) error {
 		return h.open(key, h.ask(ctx, h.rdb, key))
 	}
 	return nil
+}
+
+// listen has flights be woken when a lease ends that they wait for, until close. It is
+// called when nothing can fail any more.
+func (h *home[K, T]) listen() {
+	if h.up != nil {
+		h.wakes = wake.For(h.rdb)
+	}
 }
 
 // combine has reads leave together with those of others on the client, until close. It
@@ -168,6 +178,14 @@ func (h *home[K, T]) close(ctx context.Context) error {
 	h.closing.Do(func() {
 		if h.gather != nil {
 			h.idle = h.gather.Release()
+		}
+		if wait := h.wakes.Release(); wait != nil {
+			reads, both := h.idle, make(chan struct{})
+			h.idle = both
+			guard.Go(guard.Client, func() error { // ends with the subscription, and with the reads
+				wait()
+				return over(context.Background(), reads)
+			}, func(error) { close(both) })
 		}
 	})
 	if err == nil {

@@ -128,6 +128,7 @@ func NewRanking[K comparable, M any](rdb redis.UniversalClient, spec RankingSpec
 	}
 	r.open = r.opened
 	r.first = func(all []Scored[M]) []Scored[M] { return slices.Clone(all[:min(len(all), r.top)]) }
+	r.listen()
 	if !spec.NoCombining {
 		r.combine(r.top + 1)
 	}

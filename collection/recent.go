@@ -118,6 +118,7 @@ func NewRecent[K comparable, E any](rdb redis.UniversalClient, spec RecentSpec[K
 	r.open = func(key string, reply redis.Cmder) ([]E, sight, error) {
 		return r.members.open(key, reply, r.up != nil)
 	}
+	r.listen()
 	if !spec.NoCombining {
 		r.combine(r.most + 1)
 	}

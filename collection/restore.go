@@ -2,13 +2,13 @@ package collection
 
 import (
 	"context"
-	"math/rand/v2"
 	"time"
 
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/internal/waitfor"
+	"github.com/cachex-go/cachex/internal/wake"
 )
 
 // loaded is what a flight returns.
@@ -21,13 +21,6 @@ type loaded[T any] struct {
 	whole  bool  // and nothing else had been written: v is what stood there then
 }
 
-// While somebody else loads, a flight asks again and again. Most loads take
-// milliseconds; of one that takes longer nobody minds a fourth of a second.
-const (
-	firstWait = 2 * time.Millisecond
-	lastWait  = 250 * time.Millisecond
-)
-
 // restore gets the lease on a collection and loads it, or waits for whoever has
 // the lease. It is one flight: callers of this process share it. Where Redis does
 // not answer, which the reader may know already, it loads all the same, and stores
@@ -38,66 +31,83 @@ func (h *home[K, T]) restore(ctx context.Context, k string, key K, s sight, away
 	if s.token != (entry.Token{}) {
 		unfit = s.token[:]
 	}
-	waits := false
-	for wait := firstWait; ; wait = min(wait*8/5, lastWait) {
-		got, held, err := h.placed(ctx, k, key, unfit, away, with)
-		if !held {
+	wait := h.wakes.Expect(k)
+	defer wait.End()
+	self := waitfor.From(ctx)
+	defer self.AwaitLease(entry.Token{})
+	poll := wake.NewPoll(time.Now(), h.expect(), h.lease)
+	for waits := false; ; waits = true {
+		got, holder, err := h.placed(ctx, k, key, unfit, away, with)
+		if holder == nil {
 			return got, err
 		}
 		with.leave() // the others shall not wait with us
 		if !waits {
-			waits = true
 			h.stats.waits.Add(1)
 		}
-		timer := time.NewTimer(wait - rand.N(wait/4+1))
+		self.AwaitLease(*holder)
+		timer := time.NewTimer(poll.Next(wait.Begin()))
 		select {
+		case <-wait.Look:
 		case <-timer.C:
 		case <-ctx.Done():
-			timer.Stop()
+		}
+		timer.Stop()
+		self.AwaitLease(entry.Token{})
+		if ctx.Err() != nil {
 			return loaded[T]{}, context.Cause(ctx)
 		}
 	}
 }
 
+// expect returns what a load is going to take, by those that have ended.
+func (h *home[K, T]) expect() time.Duration {
+	loads := h.stats.loads.Load()
+	if loads == 0 {
+		return 0
+	}
+	return time.Duration(h.stats.loadTime.Load() / loads)
+}
+
 // placed is attempt with one of MaxLoads, which is given back whatever Up does.
-func (h *home[K, T]) placed(ctx context.Context, k string, key K, unfit []byte, away bool, with *party) (got loaded[T], held bool, err error) {
+func (h *home[K, T]) placed(ctx context.Context, k string, key K, unfit []byte, away bool, with *party) (got loaded[T], holder *entry.Token, err error) {
 	free, err := h.takeSlot(ctx, with)
 	if err != nil {
-		return got, false, err
+		return got, nil, err
 	}
 	defer free()
 	return h.attempt(ctx, k, key, unfit, away, with)
 }
 
-// attempt is restore, but that it does not wait: held says that somebody else has the
-// lease.
-func (h *home[K, T]) attempt(ctx context.Context, k string, key K, unfit []byte, away bool, with *party) (got loaded[T], held bool, err error) {
+// attempt is restore, but that it does not wait: holder is the token of the lease, if
+// somebody else has it, which is zero if that is not known.
+func (h *home[K, T]) attempt(ctx context.Context, k string, key K, unfit []byte, away bool, with *party) (got loaded[T], holder *entry.Token, err error) {
 	if away || h.refusal(k) != nil {
 		got, err = h.alone(ctx, k, key)
-		return got, false, err
+		return got, nil, err
 	}
 	token := entry.NewToken()
-	granted, err := h.acquire(ctx, k, token, unfit, with)
+	granted, other, err := h.acquire(ctx, k, token, unfit, with)
 	switch {
 	case ctx.Err() != nil:
 		if granted == "G" || script.Unknown(err) {
 			h.release(ctx, k, token)
 		}
-		return got, false, context.Cause(ctx)
+		return got, nil, context.Cause(ctx)
 	case err != nil:
 		if script.Unknown(err) { // or the fleet would wait for a lease that nobody has
 			// Apart, since it may take as long again.
 			h.flights.Spawn(guard.Client, func() error { h.release(ctx, k, token); return nil }, func(error) {})
 		}
 		got, err = h.alone(ctx, k, key)
-		return got, false, err
+		return got, nil, err
 	case granted == "V":
-		return got, false, nil
+		return got, nil, nil
 	case granted == "G":
 		got, err = h.load(ctx, k, key, token, with)
-		return got, false, err
+		return got, nil, err
 	}
-	return got, true, nil
+	return got, &other, nil
 }
 
 // takeSlot waits for one of MaxLoads, and returns what gives it back. A load that a
@@ -122,26 +132,32 @@ func (h *home[K, T]) takeSlot(ctx context.Context, with *party) (free func(), er
 	}, nil
 }
 
-// acquire asks for the lease. For how long somebody else has it, the script says
-// too, but a flight asks often enough to find out that the holder has died.
-func (h *home[K, T]) acquire(ctx context.Context, k string, token entry.Token, unfit []byte, with *party) (granted string, err error) {
-	call := &script.Call{Script: h.scripts.Acquire, Key: k, Args: []any{token[:], h.lease.Milliseconds(), unfit}}
+// acquire asks for the lease. If another process has it, holder is its token, which is
+// zero of a set.
+func (h *home[K, T]) acquire(ctx context.Context, k string, token entry.Token, unfit []byte, with *party) (granted string, holder entry.Token, err error) {
+	hint := ""
+	if h.wakes != nil {
+		hint = "1"
+	}
+	call := &script.Call{Script: h.scripts.Acquire, Key: k, Args: []any{token[:], h.lease.Milliseconds(), unfit, hint}}
 	h.send(ctx, call, with, false, longestWait)
 	if call.Err != nil {
-		return "", call.Err
+		return "", holder, call.Err
 	}
 	parts, _ := call.Reply.([]any)
 	if len(parts) != 2 {
-		return "", errReply
+		return "", holder, errReply
 	}
-	_, ok := parts[1].(int64)
-	switch granted, _ = parts[0].(string); granted {
-	case "G", "V", "W":
-		if ok {
-			return granted, nil
-		}
+	text, ok := parts[1].(string)
+	granted, _ = parts[0].(string)
+	switch {
+	case granted == "W" && len(text) == len(holder):
+		copy(holder[:], text)
+		return granted, holder, nil
+	case ok && text == "" && (granted == "G" || granted == "V"):
+		return granted, holder, nil
 	}
-	return "", errReply
+	return "", holder, errReply
 }
 
 // alone loads without a lease.
@@ -165,6 +181,8 @@ func (h *home[K, T]) load(ctx context.Context, k string, key K, token entry.Toke
 			h.release(ctx, k, token)
 		}
 	}()
+	waitfor.From(ctx).Hold(token)
+	defer waitfor.Release(token)
 	with.load()
 	began, tick := time.Now(), h.ticks.Add(1)
 	v, args, err := h.call(ctx, k, key)

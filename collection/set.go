@@ -93,6 +93,7 @@ func NewSet[K comparable, M comparable](rdb redis.UniversalClient, spec SetSpec[
 	s.tidy, s.first = s.tidied, slices.Clone[[]M]
 	s.ask = func(ctx context.Context, c redis.Cmdable, key string) redis.Cmder { return c.SMembers(ctx, key) }
 	s.open = s.opened
+	s.listen()
 	if !spec.NoCombining {
 		s.combine(0)
 	}

@@ -28,6 +28,7 @@ import (
 	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/saturate"
 	"github.com/cachex-go/cachex/internal/waitfor"
+	"github.com/cachex-go/cachex/internal/wake"
 )
 
 // Options describe a Loader.
@@ -109,7 +110,7 @@ type Loader[V any] struct {
 	flights Flights[V]
 	reads   reads[V]
 	slots   *waitfor.Pool     // nil: no limit
-	hear    *listener         // nil: poll only
+	hear    *wake.Listener    // nil: poll only
 	away    *circuit.Circuits // whether Redis is worth asking
 
 	swr, sie    int64         // milliseconds
@@ -164,7 +165,7 @@ func New[V any](rdb redis.UniversalClient, o Options[V]) (*Loader[V], error) {
 	l.flights.Timeout = o.Timeout
 	l.reads.init()
 	l.slots = waitfor.NewPool(o.MaxLoads)
-	l.hear, l.away = listenerFor(rdb), circuit.For(rdb)
+	l.hear, l.away = wake.For(rdb), circuit.For(rdb)
 	l.leases.hint = l.hear != nil
 	return l, nil
 }
@@ -334,7 +335,7 @@ func (l *Loader[V]) Stats() Stats {
 func (l *Loader[V]) Close(ctx context.Context) error {
 	err := l.flights.Close(ctx)
 	l.closing.Do(func() {
-		wait, idle := l.hear.release(), l.gather.Release()
+		wait, idle := l.hear.Release(), l.gather.Release()
 		if wait == nil && over(idle) {
 			close(l.deaf)
 			return

@@ -12,6 +12,7 @@ import (
 	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/internal/waitfor"
+	"github.com/cachex-go/cachex/internal/wake"
 )
 
 // A run is the course of a flight of a Loader, or of several that are flown
@@ -50,7 +51,7 @@ type pursuit[V any] struct {
 	f   *flight[V]
 	key string
 	i   int // which of the keys that the load knows it is
-	w   *wait
+	w   *wake.Wait
 	aim aim
 
 	sight   sight
@@ -113,7 +114,7 @@ func (l *Loader[V]) flown(key string, i int, s sight, a aim, load ManyFunc[V]) f
 // pursue registers an interest in the key too, before the command is sent whose
 // answer may make it a wait.
 func (l *Loader[V]) pursue(f *flight[V], key string, i int, s sight, a aim) *pursuit[V] {
-	return &pursuit[V]{f: f, key: key, i: i, w: l.hear.expect(key), aim: a, sight: s}
+	return &pursuit[V]{f: f, key: key, i: i, w: l.hear.Expect(key), aim: a, sight: s}
 }
 
 // maxUnfit is how many values that cannot be used a run overwrites. One is what
@@ -125,7 +126,7 @@ func (r *run[V]) fly(ps ...*pursuit[V]) {
 	defer func() {
 		tokens := make([]Token, len(ps))
 		for i, p := range ps {
-			p.w.end()
+			p.w.End()
 			tokens[i] = p.token
 		}
 		waitfor.Release(tokens...)
@@ -203,11 +204,11 @@ type hold[V any] struct {
 // part goes on with one flight by itself.
 func (r *run[V]) part(h hold[V]) {
 	p := *h.p // of which the others end the interest
-	p.w = r.l.hear.expect(p.key)
+	p.w = r.l.hear.Expect(p.key)
 	alone := r.l.newRun(p.f.ctx, r.load, company{})
 	h.p = &p
 	if !alone.wait(h) {
-		p.w.end()
+		p.w.End()
 		return
 	}
 	alone.fly(&p)

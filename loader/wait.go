@@ -3,13 +3,13 @@ package loader
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/saturate"
+	"github.com/cachex-go/cachex/internal/wake"
 )
 
 // wait waits until the lease of somebody else ends. It reports false if it has
@@ -20,13 +20,13 @@ func (r *run[V]) wait(h hold[V]) bool {
 	p.waited = true
 	defer r.self.AwaitLease(Token{})
 	r.self.AwaitLease(h.holder(l))
-	began, poll := time.Now(), newPoll(h.a, l.expect(), l.leases.ttl)
+	began, poll := time.Now(), l.polling(h.a)
 	var till int64     // of the lease on a stale value, when we looked last
 	var seen time.Time // when we first saw it
 	for {
-		timer := time.NewTimer(poll.next(p.w.begin()))
+		timer := time.NewTimer(poll.Next(p.w.Begin()))
 		select {
-		case <-p.w.look:
+		case <-p.w.Look:
 		case <-timer.C:
 		case <-r.ctx.Done():
 		}
@@ -97,6 +97,18 @@ func (r *run[V]) wait(h hold[V]) bool {
 	}
 }
 
+// polling plans for a load that takes as long as its holder, or else we, expect.
+func (l *Loader[V]) polling(a Acquisition) wake.Poll {
+	expect := l.expect()
+	if a.Cost > 0 {
+		expect = a.Cost
+	}
+	if a.Grant != Held { // of a load that refreshes a stale value, nothing is known
+		expect = 0
+	}
+	return wake.NewPoll(a.Began, expect, l.leases.ttl)
+}
+
 // holder returns the token of the lease that is waited for.
 func (h *hold[V]) holder(l *Loader[V]) Token {
 	if h.a.Grant == Held {
@@ -112,46 +124,4 @@ func holder(h *entry.Header) Token {
 		return Token{}
 	}
 	return h.Token
-}
-
-// A poll says when to look at a lease again.
-type poll struct {
-	first time.Duration // when the load should be over
-	after time.Duration // between two looks from then on
-	most  time.Duration
-	began bool
-}
-
-// newPoll plans for a load that takes as long as its holder, or else we, expect.
-func newPoll(a Acquisition, expect, lease time.Duration) poll {
-	p := poll{first: 5 * time.Millisecond, after: 2 * time.Millisecond, most: min(250*time.Millisecond, lease/4)}
-	if a.Cost > 0 {
-		expect = a.Cost
-	}
-	if expect > 0 && a.Grant == Held {
-		// The clocks may differ by anything. That moves the first look between at
-		// once and expect from now, and decides nothing.
-		since := min(max(time.Since(a.Began), 0), expect)
-		p.first = max(2*time.Millisecond, expect-since+time.Millisecond)
-	}
-	p.first = min(p.first, lease) // its holder may be dead
-	return p
-}
-
-// next returns how long to wait before the next look. A live listener is given
-// time to be first.
-func (p *poll) next(live bool) time.Duration {
-	if !p.began {
-		p.began = true
-		if live {
-			return p.first + min(max(100*time.Millisecond, p.first/4), 250*time.Millisecond)
-		}
-		return p.first
-	}
-	d := p.after + rand.N(p.after/4+1)
-	p.after = min(p.after*8/5, p.most)
-	if live {
-		d = max(d, 100*time.Millisecond)
-	}
-	return min(d, p.most+p.most/4)
 }

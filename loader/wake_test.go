@@ -3,7 +3,6 @@ package loader
 import (
 	"context"
 	"net"
-	"runtime"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -15,11 +14,12 @@ import (
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/redistest"
 	"github.com/cachex-go/cachex/internal/script"
+	"github.com/cachex-go/cachex/internal/wake"
 )
 
 func TestAWaiterLooksFirstWhenTheLoadShouldBeOver(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	embedded(t, func(t *lab) {
 		now, lease := time.Now(), 3*time.Second
 		for name, test := range map[string]struct {
 			a      Acquisition
@@ -39,47 +39,24 @@ func TestAWaiterLooksFirstWhenTheLoadShouldBeOver(t *testing.T) {
 			"longer than a short lease":  {Acquisition{Grant: Held, Began: now}, time.Minute, MinLeaseTTL, MinLeaseTTL},
 			"a stale value says nothing": {Acquisition{Grant: Stale}, time.Second, lease, 5 * time.Millisecond},
 		} {
-			p := newPoll(test.a, test.expect, test.lease)
-			require.Equal(t, test.want, p.next(false), name)
+			l := newLoader(t, t.client(), Options[string]{LeaseTTL: test.lease})
+			l.cost.Store(int64(test.expect))
+			p := l.polling(test.a)
+			require.Equal(t, test.want, p.Next(false), name)
 
-			live := newPoll(test.a, test.expect, test.lease)
+			live := l.polling(test.a)
 			grace := min(max(100*time.Millisecond, test.want/4), 250*time.Millisecond)
-			require.Equal(t, test.want+grace, live.next(true), "%s, and a message may come", name)
+			require.Equal(t, test.want+grace, live.Next(true), "%s, and a message may come", name)
 		}
 	})
 }
 
-func TestAWaiterLooksLessAndLessOften(t *testing.T) {
-	t.Parallel()
-	for range 100 { // it draws lots
-		for _, lease := range []time.Duration{MinLeaseTTL, time.Second, time.Minute} {
-			most := min(250*time.Millisecond, lease/4)
-			p, live := newPoll(Acquisition{Grant: Held}, 0, lease), newPoll(Acquisition{Grant: Held}, 0, lease)
-			p.next(false)
-			live.next(true)
-			least := 2 * time.Millisecond
-			for range 20 {
-				d := p.next(false)
-				require.GreaterOrEqual(t, d, least)
-				require.LessOrEqual(t, d, least+least/4+1)
-				least = min(least*8/5, most)
-
-				d = live.next(true)
-				require.GreaterOrEqual(t, d, min(100*time.Millisecond, most))
-				require.LessOrEqual(t, d, most+most/4+1)
-			}
-			require.Equal(t, most, least)
-		}
-	}
-}
-
 // listens waits until the listener of rdb is live.
-func listens(t testing.TB, l *listener) {
+func listens(t testing.TB, l *wake.Listener) {
 	t.Helper()
 	require.Eventually(t, func() bool {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return l.live
+		live, _, _ := l.State()
+		return live
 	}, patience, time.Millisecond)
 }
 
@@ -214,9 +191,8 @@ func TestAWaiterPollsWhereSubscriptionsAreRefused(t *testing.T) {
 		b := get(t, q, never[string](t))
 		t.awaited()
 		require.Eventually(t, func() bool { // it was refused
-			q.hear.mu.Lock()
-			defer q.hear.mu.Unlock()
-			return q.hear.ear == nil && !q.hear.live && q.hear.retryAt.After(time.Now())
+			live, retryAt, _ := q.hear.State()
+			return !live && retryAt.After(time.Now())
 		}, patience, time.Millisecond)
 		source.value <- "v" // the script may not publish, and stores all the same
 		gets(t, "v", a, b)
@@ -238,14 +214,11 @@ func TestAWaiterWhoseSubscriptionBreaksLooksAtOnceAndSubscribesAgain(t *testing.
 		t.awaited()
 		for range 3 {
 			listens(t, q.hear)
-			q.hear.mu.Lock()
-			before := q.hear.ear
-			q.hear.mu.Unlock()
+			_, _, before := q.hear.State()
 			require.NoError(t, t.rdb.ClientKillByFilter(t.Context(), "TYPE", "pubsub").Err())
 			require.Eventually(t, func() bool {
-				q.hear.mu.Lock()
-				defer q.hear.mu.Unlock()
-				return q.hear.ear != nil && q.hear.ear != before
+				_, _, begun := q.hear.State()
+				return begun > before
 			}, patience, time.Millisecond)
 		}
 		listens(t, q.hear)
@@ -396,9 +369,9 @@ func TestOneClientHasOneSubscriptionUntilNobodyHasWaitedForLong(t *testing.T) {
 		require.EqualValues(t, 1, subscribers(t))
 		source.value <- "v"
 		gets(t, "v", a, b, c)
-		time.Sleep(listenIdle - 2*listenTick)
+		time.Sleep(wake.Idle - 2*wake.Tick)
 		require.EqualValues(t, 1, subscribers(t))
-		time.Sleep(4 * listenTick)
+		time.Sleep(4 * wake.Tick)
 		require.Zero(t, subscribers(t))
 	})
 }
@@ -420,9 +393,9 @@ func TestTheLastLoaderOfAClientEndsTheSubscription(t *testing.T) {
 		require.NoError(t, q.Close(t.Context()))
 		synctest.Wait()
 		require.Zero(t, subscribers(t))
-		listeners.mu.Lock()
-		defer listeners.mu.Unlock()
-		require.NotContains(t, listeners.m, redis.UniversalClient(rdb))
+		next := wake.For(rdb)
+		require.NotSame(t, q.hear, next, "it is kept no longer")
+		require.Nil(t, next.Release())
 	})
 }
 
@@ -446,40 +419,5 @@ func TestClientsThatHaveNoUseForMessagesPoll(t *testing.T) {
 		require.Nil(t, l.hear)
 		require.False(t, l.leases.hint, "it asks for no message")
 		require.NoError(t, l.Close(t.Context()))
-	}
-}
-
-// deaf is a client of one server that does not subscribe.
-type deaf struct {
-	redis.UniversalClient
-	subscribe func()
-}
-
-func (d *deaf) Subscribe(context.Context, ...string) *redis.PubSub {
-	d.subscribe()
-	return nil
-}
-
-func TestListener_TakesAClientThatDoesNotSubscribeForOneThatRefuses(t *testing.T) {
-	t.Parallel()
-	for name, subscribe := range map[string]func(){
-		"panics": func() { panic("boom") }, "exits": runtime.Goexit, "returns nil": func() {},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
-				l := listenerFor(&deaf{rdb, subscribe})
-				w := l.expect("k")
-				require.False(t, w.begin())
-				synctest.Wait()
-				require.Nil(t, l.ear)
-				require.True(t, l.retryAt.After(time.Now()))
-				<-w.look // as after a connection that broke
-				require.False(t, w.begin())
-				require.Nil(t, l.ear, "it is not tried again so soon")
-				w.end()
-				require.Nil(t, l.release())
-			})
-		})
 	}
 }

@@ -27,7 +27,7 @@ var rows = [][]string{
 	0: {"internal/breaker", "internal/errs", "internal/guard", "internal/ledgernote", "internal/redact", "internal/saturate", "twemproxy"},
 	1: {"codec", "internal/client", "internal/combine", "internal/entry", "internal/key", "internal/redistest", "ledger"},
 	2: {"internal/script"},
-	3: {"internal/circuit", "internal/convoy", "internal/waitfor"},
+	3: {"internal/circuit", "internal/convoy", "internal/waitfor", "internal/wake"},
 	4: {"internal/gather"},
 	5: {"batch", "loader", "middleware", "near", "writebehind", "codec/codectest"},
 	6: {"internal/kind"},

@@ -9,6 +9,8 @@ package script
 //	'N' token  a collection that has no source. token is zero
 //	'L' token  a lease: somebody loads the collection, and what stands there was
 //	           written meanwhile. token is that of the load
+//	'M' token  a lease that somebody waits for: when it ends, a message goes to
+//	           WakeChannel
 //
 // The head stands in the collection itself, and not in a key beside it. So every
 // script touches one key, and a DEL, an expiry, an eviction or a flush by anyone
@@ -26,10 +28,11 @@ type Home struct {
 	//	ARGV[1]  token: 8 bytes, fresh for every call
 	//	ARGV[2]  milliseconds that the lease holds
 	//	ARGV[3]  token of a restored collection that cannot be used, or ''
+	//	ARGV[4]  '1': publish to WakeChannel when the lease that I wait for ends
 	//
-	//	returns  {'G', 0}   lease granted
-	//	         {'V', 0}   the collection is there
-	//	         {'W', ms}  somebody has the lease, for so long unless it is extended
+	//	returns  {'G', ''}     lease granted
+	//	         {'V', ''}     the collection is there
+	//	         {'W', token}  the lease of this token is held; that of a set is zero
 	//
 	// Why it is safe: a lease is granted only where nothing is there that was
 	// restored and can be used, and nobody loads. What it replaces is foreign, has no
@@ -92,23 +95,22 @@ type Home struct {
 // newHome returns the scripts of a type. Its prelude sets there, whether the key
 // exists, and state, the letter of the head or nil; is(token) tells whether the
 // head has this token, and head(state, token) puts a head into a key that is
-// absent. bare is whether there is a head and nothing else.
+// absent. bare is whether there is a head and nothing else. awaited is whether
+// somebody waits for a lease, and await(token) says so in its head.
 func newHome(kind, prelude, bare, store string) Home {
 	return Home{
 		Acquire: New("acquire "+kind, prelude+`
-if state == 'V' and not (ARGV[3] ~= '' and is(ARGV[3])) then return {'V', 0} end
+if state == 'V' and not (ARGV[3] ~= '' and is(ARGV[3])) then return {'V', ''} end
 if state == 'L' and not is(ARGV[1]) then
-  local left, most = redis.call('PTTL', key), tonumber(ARGV[2])
-  if left < 0 or left > most then
-    redis.call('PEXPIRE', key, ARGV[2])
-    left = most
-  end
-  return {'W', left}
+  local left = redis.call('PTTL', key)
+  if left < 0 or left > tonumber(ARGV[2]) then redis.call('PEXPIRE', key, ARGV[2]) end
+  if ARGV[4] == '1' and not awaited then await() end
+  return {'W', holder()}
 end
 if there then redis.call('DEL', key) end
 head('L', ARGV[1])
 redis.call('PEXPIRE', key, ARGV[2])
-return {'G', 0}
+return {'G', ''}
 `),
 		Extend: New("extend "+kind, prelude+`
 if state ~= 'L' or not is(ARGV[1]) then return 0 end
@@ -117,6 +119,7 @@ return 1
 `),
 		Release: New("release "+kind, prelude+`
 if state ~= 'L' or not is(ARGV[1]) then return 0 end
+wake()
 redis.call('DEL', key)
 return 1
 `),
@@ -124,6 +127,7 @@ return 1
 if not state or not is(ARGV[1]) then return 0 end
 if state == 'V' then return 2 end
 if state ~= 'L' then return 0 end
+if ARGV[2] == '1' then wake() end
 local bare = `+bare+store+`
 if ARGV[2] == '1' then keep(ARGV[4]) else redis.call('PEXPIRE', key, ARGV[3]) end
 return bare and 3 or 1
@@ -136,6 +140,10 @@ return bare and 3 or 1
 const keeping = `
 local key = KEYS[1]
 local NOBODY = string.rep('\0', 8)
+local awaited = false
+local function wake()
+  if awaited then redis.pcall('PUBLISH', '` + WakeChannel + `', key) end
+end
 local function keep(ms)
   if ms == '=' then return end
   if ms == '' then redis.call('PERSIST', key) else redis.call('PEXPIRE', key, ms) end
@@ -151,6 +159,7 @@ if not state then
   return 0
 end
 if state == 'L' then
+  wake()
   redis.call('DEL', key)
   return 0
 end

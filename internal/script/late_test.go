@@ -98,7 +98,7 @@ func TestPlain_HasARowForEachCommandAndTheClientSendsNoneThatIsSentOnce(t *testi
 	})
 	note("loader/write.go", "set", true)
 	note("gather/mget.go", "mget", false)
-	note("loader/wake.go", "subscribe", false)
+	note("internal/wake/wake.go", "subscribe", false)
 	for name := range script.Plain {
 		require.True(t, used[name], "the row %q is of no command", name)
 	}

@@ -12,11 +12,18 @@ local first = redis.pcall('LINDEX', key, 0)
 local there, state = first ~= false, nil
 if type(first) == 'string' and #first == 12 and string.sub(first, 1, 3) == '\193H\1' then
   state = string.sub(first, 4, 4)
+  awaited = state == 'M'
+  if awaited then state = 'L' end
 end
+local function holder() return string.sub(first, 5) end
 local function is(token) return string.sub(first, 5) == token end
 local function head(state, token)
   first = '\193H\1' .. state .. token
   redis.call('LPUSH', key, first)
+end
+local function await()
+  first = '\193H\1M' .. holder()
+  redis.call('LSET', key, 0, first)
 end
 `
 

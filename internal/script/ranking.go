@@ -16,11 +16,19 @@ local there, state = first.err ~= nil or #first > 0, nil
 first = first[1]
 if type(first) == 'string' and #first == 12 and string.sub(first, 1, 3) == '\193H\1' then
   state = string.sub(first, 4, 4)
+  awaited = state == 'M'
+  if awaited then state = 'L' end
 end
+local function holder() return string.sub(first, 5) end
 local function is(token) return string.sub(first, 5) == token end
 local function head(state, token)
   first = '\193H\1' .. state .. token
   redis.call('ZADD', key, '+inf', first)
+end
+local function await()
+  local old = first
+  head('M', holder())
+  redis.call('ZREM', key, old)
 end
 local function trim(most)
   redis.call('ZREMRANGEBYRANK', key, 0, '-' .. (most + 2))

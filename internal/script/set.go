@@ -7,8 +7,14 @@ const setPrelude = keeping + `
 local function has(member) return redis.pcall('SISMEMBER', key, member) == 1 end
 local there, state = redis.call('EXISTS', key) == 1, nil
 if has('\193HV') then state = 'V' elseif has('\193HN') then state = 'N' elseif has('\193HL') then state = 'L' end
+if has('\193HM') then state, awaited = 'L', true end
 local function is(token) return has('\193T' .. token) end
 local function head(state, token) redis.call('SADD', key, '\193H' .. state, '\193T' .. token) end
+local function holder() return NOBODY end
+local function await()
+  redis.call('SADD', key, '\193HM')
+  redis.call('SREM', key, '\193HL')
+end
 `
 
 // Set restores sets. Nothing is written to one that is leased.
@@ -16,7 +22,7 @@ var Set = newHome("set", setPrelude, "redis.call('SCARD', key) == 2", `
 for i = 7, #ARGV do redis.call('SADD', key, ARGV[i]) end
 if ARGV[2] == '1' then
   redis.call('SADD', key, '\193HV')
-  redis.call('SREM', key, '\193HL')
+  redis.call('SREM', key, '\193HL', '\193HM')
 end
 `)
 

@@ -1,4 +1,7 @@
-package loader
+// Package wake tells flights that wait for the lease of another process when to look at
+// their key: when the load should be over, then again and again, and at once when a
+// message says that the lease has ended. Loaders and collections wait by it.
+package wake
 
 import (
 	"context"
@@ -14,9 +17,10 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// A listener hears, for one client, of leases that ended. There is one a client,
-// shared by all its loaders, and it listens only while it is of use: from the
-// first wait until nobody has waited for a while.
+// A Listener receives, for one client, a message when a lease ends for which a flight
+// waits. All caches of a client share it. It is subscribed only while it is of use: from
+// the first wait until no flight has waited for a while. A nil Listener is never live.
+// It is safe for concurrent use.
 //
 // What it hears is a hint. A message can be lost or late, a proxy may know no
 // subscriptions: whoever waits polls as well, only less often while the listener
@@ -28,16 +32,17 @@ import (
 // There is one channel, and not one a key, since to subscribe and unsubscribe
 // for every wait would cost more commands than the waits. The messages are few:
 // a script publishes only where the entry says that somebody waits.
-type listener struct {
+type Listener struct {
 	rdb redis.UniversalClient
 
 	mu      sync.Mutex
-	waits   map[string][]*wait // guarded by mu
+	waits   map[string][]*Wait // guarded by mu
 	ear     *ear               // guarded by mu: nil if not listening
 	live    bool               // guarded by mu: the server has confirmed the subscription
 	used    time.Time          // guarded by mu: when somebody last waited
 	retryAt time.Time          // guarded by mu: not before that, after a refusal
 	closed  bool               // guarded by mu
+	begun   int64              // guarded by mu: subscriptions
 	wg      sync.WaitGroup     // the goroutine of listen
 
 	users int // guarded by listeners.mu
@@ -46,25 +51,26 @@ type listener struct {
 // An ear is one subscription.
 type ear struct {
 	cancel context.CancelFunc // ends the dialling of sub
-	sub    *redis.PubSub      // guarded by listener.mu: nil until there is one
+	sub    *redis.PubSub      // guarded by Listener.mu: nil until there is one
 }
 
+// How long a subscription lasts.
 const (
-	listenIdle  = time.Minute // without a wait, then the subscription ends
-	listenRetry = time.Minute // after a subscription that was refused
-	listenTick  = 5 * time.Second
+	Idle  = time.Minute // without a wait, then the subscription ends
+	retry = time.Minute // after a subscription that was refused
+	Tick  = 5 * time.Second
 )
 
 // listeners has the listener of every client in use.
 var listeners = struct {
 	mu sync.Mutex
-	m  map[redis.UniversalClient]*listener // guarded by mu
-}{m: make(map[redis.UniversalClient]*listener)}
+	m  map[redis.UniversalClient]*Listener // guarded by mu
+}{m: make(map[redis.UniversalClient]*Listener)}
 
-// listenerFor returns the listener of rdb, which the caller releases later; or nil
+// For returns the Listener of rdb, which the caller releases later; or nil
 // for clients that have no use for it. The shards of a Ring do not know of each
 // other, and in a Cluster every PUBLISH goes to every node: there, waiters poll.
-func listenerFor(rdb redis.UniversalClient) *listener {
+func For(rdb redis.UniversalClient) *Listener {
 	if client.TopologyOf(rdb) != client.OneServer || !client.Comparable(rdb) {
 		return nil
 	}
@@ -72,16 +78,16 @@ func listenerFor(rdb redis.UniversalClient) *listener {
 	defer listeners.mu.Unlock()
 	l := listeners.m[rdb]
 	if l == nil {
-		l = &listener{rdb: rdb, waits: make(map[string][]*wait)}
+		l = &Listener{rdb: rdb, waits: make(map[string][]*Wait)}
 		listeners.m[rdb] = l
 	}
 	l.users++
 	return l
 }
 
-// release undoes one listenerFor. The last one stops the subscription; then it
+// Release undoes one For. The last one stops the subscription; then it
 // returns what has to be called to wait for its goroutine, else nil.
-func (l *listener) release() (wait func()) {
+func (l *Listener) Release() (wait func()) {
 	if l == nil {
 		return nil
 	}
@@ -111,18 +117,21 @@ func (l *listener) release() (wait func()) {
 	}
 }
 
-// A wait is one flight's interest in a key. Its channel gets a message when it
-// is worth looking at the key.
-type wait struct {
-	l    *listener
+// A Wait is one flight's interest in a key. It is for one goroutine.
+type Wait struct {
+	// Look has an element when it is worth looking at the key.
+	Look <-chan struct{}
+
+	l    *Listener
 	key  string
 	look chan struct{}
 }
 
-// expect registers an interest in key, before the command is sent whose answer
+// Expect registers an interest in key, before the command is sent whose answer
 // may make it a wait, so that no message falls in between.
-func (l *listener) expect(key string) *wait {
-	w := &wait{l: l, key: key, look: make(chan struct{}, 1)}
+func (l *Listener) Expect(key string) *Wait {
+	look := make(chan struct{}, 1)
+	w := &Wait{Look: look, l: l, key: key, look: look}
 	if l != nil {
 		l.mu.Lock()
 		l.waits[key] = append(l.waits[key], w)
@@ -131,8 +140,8 @@ func (l *listener) expect(key string) *wait {
 	return w
 }
 
-// end takes the interest back.
-func (w *wait) end() {
+// End takes the interest back.
+func (w *Wait) End() {
 	if w.l == nil {
 		return
 	}
@@ -150,9 +159,9 @@ func (w *wait) end() {
 	}
 }
 
-// begin says that w waits from now on. It starts the listener if need be, and
+// Begin says that w waits from now on. It starts the Listener if need be, and
 // reports whether a message can be counted on, more or less.
-func (w *wait) begin() (live bool) {
+func (w *Wait) Begin() (live bool) {
 	l := w.l
 	if l == nil {
 		return false
@@ -164,8 +173,9 @@ func (w *wait) begin() (live bool) {
 		ctx, cancel := context.WithCancel(context.Background())
 		e := &ear{cancel: cancel}
 		l.ear = e
+		l.begun++
 		l.wg.Add(1)
-		// Ends when nobody waits for long, or by release. A client that panics is as good
+		// Ends when nobody waits for long, or by Release. A client that panics is as good
 		// as one that refuses.
 		guard.Go(guard.Client, func() error { return l.listen(ctx, e) }, func(error) { l.deafen(e) })
 	}
@@ -175,8 +185,8 @@ func (w *wait) begin() (live bool) {
 var errNoSub = errors.New("Subscribe returned nil")
 
 // listen subscribes, and passes messages on until the connection breaks, nobody
-// has waited for a while, or release.
-func (l *listener) listen(ctx context.Context, e *ear) error {
+// has waited for a while, or Release.
+func (l *Listener) listen(ctx context.Context, e *ear) error {
 	sub := l.rdb.Subscribe(ctx) // connects when told a channel
 	if sub == nil {
 		return errNoSub
@@ -189,7 +199,7 @@ func (l *listener) listen(ctx context.Context, e *ear) error {
 		var msg any
 		// Not sub.Channel, which hides errors: after one of them messages may be
 		// missing, and those who wait must go back to polling.
-		msg, err = sub.ReceiveTimeout(ctx, listenTick)
+		msg, err = sub.ReceiveTimeout(ctx, Tick)
 		if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
 			err = nil
 		}
@@ -201,7 +211,7 @@ func (l *listener) listen(ctx context.Context, e *ear) error {
 }
 
 // has notes that e listens by sub, and reports whether it is still wanted.
-func (l *listener) has(e *ear, sub *redis.PubSub) bool {
+func (l *Listener) has(e *ear, sub *redis.PubSub) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e.sub = sub
@@ -209,12 +219,12 @@ func (l *listener) has(e *ear, sub *redis.PubSub) bool {
 }
 
 // deafen ends e, whose goroutine has ended.
-func (l *listener) deafen(e *ear) {
+func (l *Listener) deafen(e *ear) {
 	defer l.wg.Done()
 	l.mu.Lock()
 	if l.ear == e {
 		if !l.live { // refused: by a proxy, by an ACL
-			l.retryAt = time.Now().Add(listenRetry)
+			l.retryAt = time.Now().Add(retry)
 		}
 		l.hangUp()
 		l.all()
@@ -222,13 +232,13 @@ func (l *listener) deafen(e *ear) {
 	sub := e.sub
 	l.mu.Unlock()
 	if sub != nil {
-		_ = sub.Close() // not under mu: it waits while release closes it
+		_ = sub.Close() // not under mu: it waits while Release closes it
 	}
 }
 
 // hear acts on one message, nil if none came for a while, and reports whether to
 // go on.
-func (l *listener) hear(e *ear, msg any) bool {
+func (l *Listener) hear(e *ear, msg any) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch msg := msg.(type) {
@@ -241,15 +251,23 @@ func (l *listener) hear(e *ear, msg any) bool {
 			w.wake()
 		}
 	}
-	if l.ear == e && len(l.waits) == 0 && time.Since(l.used) > listenIdle {
+	if l.ear == e && len(l.waits) == 0 && time.Since(l.used) > Idle {
 		l.hangUp()
 	}
 	return l.ear == e
 }
 
-// hangUp gives up the subscription, and returns it, for release to close. The caller
+// State returns whether l is live, when it may subscribe again after a refusal, and how
+// many subscriptions it has begun.
+func (l *Listener) State() (live bool, retryAt time.Time, begun int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.live, l.retryAt, l.begun
+}
+
+// hangUp gives up the subscription, and returns it, for Release to close. The caller
 // holds mu.
-func (l *listener) hangUp() *ear {
+func (l *Listener) hangUp() *ear {
 	e := l.ear
 	if e != nil {
 		e.cancel()
@@ -259,7 +277,7 @@ func (l *listener) hangUp() *ear {
 }
 
 // all wakes everybody. The caller holds mu.
-func (l *listener) all() {
+func (l *Listener) all() {
 	for _, ws := range l.waits {
 		for _, w := range ws {
 			w.wake()
@@ -267,7 +285,7 @@ func (l *listener) all() {
 	}
 }
 
-func (w *wait) wake() {
+func (w *Wait) wake() {
 	select {
 	case w.look <- struct{}{}:
 	default: // it is going to look anyhow

@@ -1,0 +1,80 @@
+package wake
+
+import (
+	"context"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/cachex-go/cachex/internal/redistest"
+)
+
+func TestMain(m *testing.M) {
+	redistest.Main(m, func() error {
+		return goleak.Find(goleak.IgnoreAnyFunction(redistest.Lingers))
+	})
+}
+
+func TestPoll_LooksLessAndLessOften(t *testing.T) {
+	t.Parallel()
+	for range 100 { // it draws lots
+		for _, lease := range []time.Duration{30 * time.Millisecond, time.Second, time.Minute} {
+			most := min(250*time.Millisecond, lease/4)
+			p, live := NewPoll(time.Time{}, 0, lease), NewPoll(time.Time{}, 0, lease)
+			p.Next(false)
+			live.Next(true)
+			least := 2 * time.Millisecond
+			for range 20 {
+				d := p.Next(false)
+				require.GreaterOrEqual(t, d, least)
+				require.LessOrEqual(t, d, least+least/4+1)
+				least = min(least*8/5, most)
+
+				d = live.Next(true)
+				require.GreaterOrEqual(t, d, min(100*time.Millisecond, most))
+				require.LessOrEqual(t, d, most+most/4+1)
+			}
+			require.Equal(t, most, least)
+		}
+	}
+}
+
+// deaf is a client of one server that does not subscribe.
+type deaf struct {
+	redis.UniversalClient
+	subscribe func()
+}
+
+func (d *deaf) Subscribe(context.Context, ...string) *redis.PubSub {
+	d.subscribe()
+	return nil
+}
+
+func TestListener_TakesAClientThatDoesNotSubscribeForOneThatRefuses(t *testing.T) {
+	t.Parallel()
+	for name, subscribe := range map[string]func(){
+		"panics": func() { panic("boom") }, "exits": runtime.Goexit, "returns nil": func() {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
+				l := For(&deaf{rdb, subscribe})
+				w := l.Expect("k")
+				require.False(t, w.Begin())
+				synctest.Wait()
+				require.Nil(t, l.ear)
+				require.True(t, l.retryAt.After(time.Now()))
+				<-w.Look // as after a connection that broke
+				require.False(t, w.Begin())
+				require.Nil(t, l.ear, "it is not tried again so soon")
+				w.End()
+				require.Nil(t, l.Release())
+			})
+		})
+	}
+}
