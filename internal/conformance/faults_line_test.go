@@ -61,7 +61,7 @@ var faultsOfTheLine = []fault{{
 		p.proxy.Garble(0)
 	},
 }, {
-	name: "replies that are sent twice", sees: "reads load at worst, and writes may return the error: go-redis closes a connection on which more has come than was asked for", stored: "everything", loses: true,
+	name: "replies that are sent twice", sees: "reads load at worst. Writes and counts may return `ErrOutcomeUnknown`: go-redis closes a connection on which more has come than was asked for", stored: "everything", loses: true,
 	shows: all(spoilt, dialled),
 	hurt: func(t *testing.T, p *patient) {
 		p.again(t, func() { p.proxy.Repeat(10) })

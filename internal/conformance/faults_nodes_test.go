@@ -98,10 +98,10 @@ var faultsOfNodes = []fault{{
 	name: "Cluster: a master is added, slots move to it and back, and it is removed", where: "moving", sees: "as if slots moved between two that stay", stored: "everything, leases and counts too",
 	shows: all(struck, seen("MOVED "), seen("ASK ")), hurt: grown,
 }, {
-	name: "twemproxy: a server behind it is killed and restarts", where: "twemproxy", sees: "reads load; `ERR Connection refused`, or `ErrOutcomeUnknown` of counts", stored: nothing,
+	name: "twemproxy: a server behind it is killed and restarts", where: "twemproxy", sees: "reads load; `ERR Connection refused`, or `ErrOutcomeUnknown` of writes and counts", stored: nothing,
 	shows: seen("Connection refused"), hurt: killed,
 }, {
-	name: "twemproxy: a server behind it is stopped", where: "twemproxy", sees: "reads load after `timeout` of the proxy; `ErrOutcomeUnknown` of counts", stored: stopped,
+	name: "twemproxy: a server behind it is stopped", where: "twemproxy", sees: "reads load after `timeout` of the proxy; `ErrOutcomeUnknown` of writes and counts", stored: stopped,
 	shows: seen("Connection timed out"), hurt: halted,
 }}
 
