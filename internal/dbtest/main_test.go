@@ -44,7 +44,7 @@ func each(t *testing.T, f func(t *testing.T, db *base)) {
 }
 
 // newPostgres returns a schema of its own, on the server that all tests share.
-func newPostgres(t *testing.T) *base {
+func newPostgres(t testing.TB) *base {
 	t.Helper()
 	p := Shared(t)
 	schema := strings.ToLower(redistest.Key(t))
@@ -58,7 +58,7 @@ func newPostgres(t *testing.T) *base {
 	return newBase(t, db, ledger.PostgreSQL, dsn)
 }
 
-func newSQLite(t *testing.T) *base {
+func newSQLite(t testing.TB) *base {
 	t.Helper()
 	dsn := "file:" + filepath.Join(t.TempDir(), "db") + "?_pragma=busy_timeout(2000)&_pragma=journal_mode(wal)"
 	db, err := sql.Open("sqlite", dsn)
@@ -67,7 +67,7 @@ func newSQLite(t *testing.T) *base {
 	return newBase(t, db, ledger.SQLite, dsn)
 }
 
-func newBase(t *testing.T, db *sql.DB, d ledger.Dialect, dsn string) *base {
+func newBase(t testing.TB, db *sql.DB, d ledger.Dialect, dsn string) *base {
 	t.Helper()
 	l, err := ledger.New(db, ledger.Options{Dialect: d})
 	require.NoError(t, err)
