@@ -96,11 +96,14 @@ func (e *Engine) refused(ctx context.Context) ([]Refused, error) {
 		}
 		list, _ := c.Reply.([]any)
 		for field, value := range pairs(list) {
-			id := field
-			if strings.HasPrefix(field, "#") { // token:field
+			id, values := field, []string{value}
+			if strings.HasPrefix(field, "#") { // a list
 				_, id, _ = strings.Cut(field, ":")
+				values = strings.Split(value, " ")
 			}
-			all = append(all, Refused{ID: unfield(id), Value: value, field: field, at: b})
+			for _, v := range values {
+				all = append(all, Refused{ID: unfield(id), Value: v, field: field, at: b})
+			}
 		}
 	}
 	return all, failed

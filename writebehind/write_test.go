@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -140,6 +143,54 @@ func TestWhatIsRefusedIsPutAsideAndCanBeRetried(t *testing.T) {
 		h.flush()
 		require.EqualValues(t, 7, h.d.sum("#worse"))
 	})
+}
+
+// A count that is set takes the place of all that was refused before, also of what has
+// no sum in int64.
+func TestRefused_ATotalTakesThePlaceOfAllThatIsOlder(t *testing.T) {
+	t.Parallel()
+	h := newHistory(t, redistest.Shared(t).Client(nil), nil) // the embedded one adds beyond int64
+	refuse := func(delta int64) {
+		h.d.poison["x"] = true
+		h.add("x", delta)
+		requireAside(t, h.e.Flush(h.ctx), 1, 0)
+		delete(h.d.poison, "x")
+	}
+	refused := func() (values []string) {
+		all, err := h.e.Refused(h.ctx)
+		require.NoError(t, err)
+		for _, r := range all {
+			require.Equal(t, "x", r.ID)
+			values = append(values, r.Value)
+		}
+		slices.Sort(values)
+		return values
+	}
+	most := strconv.Itoa(math.MaxInt64)
+	for range 3 {
+		refuse(math.MaxInt64)
+	}
+	require.Equal(t, []string{most, most, most}, refused())
+	require.NoError(t, h.e.write(h.ctx, "set", Sum, pendSet, "x", 5))
+	h.flush()
+	require.Empty(t, refused())
+	n, err := h.e.Retry(h.ctx)
+	require.NoError(t, err)
+	require.Zero(t, n)
+	h.flush()
+	require.EqualValues(t, 5, h.d.sum("x"))
+
+	// Without one, each of them is tried again.
+	for _, delta := range []int64{math.MaxInt64, math.MaxInt64, -math.MaxInt64, 1 - math.MaxInt64} {
+		refuse(delta)
+	}
+	require.Equal(t, []string{"-" + strconv.Itoa(math.MaxInt64-1), most}, refused())
+	n, err = h.e.Retry(h.ctx)
+	require.NoError(t, err)
+	require.Equal(t, 2, n)
+	require.Empty(t, refused())
+	h.flush()
+	require.EqualValues(t, 6, h.d.sum("x"))
 }
 
 // What is no number was not written by us. It is put aside, and does not hold up the rest.

@@ -21,7 +21,8 @@ package script
 //	   batch was given to more callers than the one that took it. '#unsure' has the
 //	   keys of counts to delete when the next batch is acknowledged, each as its
 //	   length, ':', and the key
-//	D  hash: what the database refused for good. id → delta or value
+//	D  hash: what the database refused for good. id → delta or value; '#:' and id →
+//	   deltas that have no sum with that, with a space between two
 //	U  hash: what a process could not read and the database has not. id → delta or
 //	   value; '#t0' as in I; '#v' changes with every change
 //	L  hash: batches that no process could read any of, and that may be persisted.
@@ -122,9 +123,12 @@ end
 // behind is the beginning of the scripts that move batches. A total is the sum of all
 // that is older, so it takes the place of that: in P of what is in any other key.
 //
-//	total(v)                   reports whether v is '=' and a total
-//	aside(merge, id, v, token) puts aside what is not persisted: in D, or in U if there
-//	                           is a total that it counts on
+//	total(v)              reports whether v is '=' and a total
+//	parks(token)          reports whether L has the batch of a token
+//	gone(id)              takes away from D all that it has of id
+//	more(id, v)           puts in D a delta that has no sum with what is there
+//	aside(merge, id, v)   puts aside what is not persisted: in D, or in U if there is a
+//	                      total that it counts on
 const behind = Pend + `
 local P, I, D, U, L = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local function mine(m) return m[1] == ARGV[1] and m[3] == ARGV[2] and m[1] ~= m[2] end
@@ -135,13 +139,22 @@ local function parks(token)
   end
   return false
 end
-local function aside(merge, id, v, token)
+local function gone(id) redis.call('HDEL', D, id, '#:' .. id) end
+local function more(id, v)
+  local w = redis.call('HGET', D, '#:' .. id)
+  if w then v = w .. ' ' .. v end
+  redis.call('HSET', D, '#:' .. id, v)
+end
+local function aside(merge, id, v)
   local key = D
-  if merge == 'last' or total(v) then redis.call('HDEL', U, id) end
+  if merge == 'last' or total(v) then
+    redis.call('HDEL', U, id)
+    gone(id)
+  end
   if merge == 'last' then return redis.call('HSET', D, id, v) end
   if total(redis.call('HGET', P, id)) then return end
   if total(redis.call('HGET', U, id)) then key = U end
-  if not behind_plus(key, id, v) then redis.call('HSET', D, '#' .. token .. ':' .. id, v) end
+  if not behind_plus(key, id, v) then more(id, v) end
 end
 `
 
@@ -193,19 +206,19 @@ end
 const unread = `
 local function isid(field) return string.byte(field) ~= 35 end
 local function unread(merge, id, v, token, t0)
-  if merge == 'last' or total(v) then redis.call('HDEL', D, id) end
+  if merge == 'last' or total(v) then gone(id) end
   if merge == 'last' then
     redis.call('HSET', U, id, v)
   elseif total(redis.call('HGET', P, id)) then
     return
   elseif not behind_plus(U, id, v) then
-    return aside(merge, id, v, token)
+    return aside(merge, id, v)
   end
   redis.call('HSETNX', U, '#t0', t0 or behind_micros())
   redis.call('HSET', U, '#v', token)
 end
 local function forget(id)
-  redis.call('HDEL', D, id)
+  gone(id)
   redis.call('HDEL', U, id)
 end
 local function persisted(merge, id, v)
@@ -499,7 +512,7 @@ for k = 5, #ARGV do
   local v = redis.call('HGET', I, ARGV[k])
   if not v then
   elseif k < 5 + ARGV[4] then
-    aside(ARGV[3], ARGV[k], v, m[3])
+    aside(ARGV[3], ARGV[k], v)
   else
     unread(ARGV[3], ARGV[k], v, m[3], m[7])
   end

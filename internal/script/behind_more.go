@@ -35,7 +35,7 @@ for k = 6, #ARGV, 2 do
     key, v = P, redis.call('HGET', P, id)
   end
   if v and string.byte(v) ~= 61 and type(redis.pcall('HINCRBY', key, id, by)) == 'table' then
-    redis.call('HSET', D, '#' .. m[3] .. '.' .. k .. ':' .. id, by)
+    more(id, by)
   end
 end
 redis.call('HINCRBY', I, '#cut', math.floor((#ARGV - 5) / 2))
@@ -105,17 +105,17 @@ if not mine(m) then return 0 end
 redis.call('HDEL', P, '#')
 if not m[7] then
   if ARGV[5] == '1' and redis.call('EXISTS', P) == 1 then redis.call('RENAME', P, KEYS[6]) end
-  parked(function(id, v, token) aside(ARGV[3], id, v, token) end)
+  parked(function(id, v) aside(ARGV[3], id, v) end)
 end
-local key, token, cursor, left, scans = I, m[3], m[7] or '0', tonumber(ARGV[7]), 0
-if string.byte(cursor) == 43 then key, token, cursor = KEYS[6], m[3] .. '+', string.sub(cursor, 2) end
+local key, cursor, left, scans = I, m[7] or '0', tonumber(ARGV[7]), 0
+if string.byte(cursor) == 43 then key, cursor = KEYS[6], string.sub(cursor, 2) end
 repeat
   local page = redis.call('HSCAN', key, cursor, 'COUNT', 100)
   cursor, scans = tostring(page[1]), scans + 1
   for k = 1, #page[2], 2 do
     local id = page[2][k]
     if string.byte(id) ~= 35 then
-      aside(ARGV[3], id, page[2][k + 1], token)
+      aside(ARGV[3], id, page[2][k + 1])
       redis.call('HDEL', key, id)
       left = left - 1
     end
@@ -134,8 +134,8 @@ if m[8] then redis.call('HSET', I, '#unsure', m[8]) end
 return 1
 `)
 
-// ListRefused returns D, fields and values by turns. A field is an id, or '#token:id'
-// where the sum of what was refused would have left int64.
+// ListRefused returns D, fields and values by turns. A field is an id; or '#:' and an id,
+// and the value a list, where the sum of what was refused would have left int64.
 //
 //	KEYS     P, I, D
 var ListRefused = New("list refused", `return redis.call('HGETALL', KEYS[3])`)
@@ -147,20 +147,22 @@ var ListRefused = New("list refused", `return redis.call('HGETALL', KEYS[3])`)
 //	ARGV[2]  field of D
 //	ARGV[3]  id of that
 //
-//	returns  1  pending again
+//	returns  1  pending again; of a list, the first of it
 //	         2  dropped, as a newer value is pending or in flight
 //	         0  D has none
 //
 // Why it is safe: it leaves D as it gets to P. It may be sent twice: the copy finds
-// none.
+// none, or the next of a list.
 var RetryRefused = New("retry refused", behind+again+`
 local v = redis.call('HGET', D, ARGV[2])
 if not v then return 0 end
 redis.call('HDEL', P, '#')
+local rest = ''
+if string.byte(ARGV[2]) == 35 then v, rest = string.match(v, '^([^ ]*) ?(.*)$') end
 local done = again(ARGV[1], ARGV[3], v)
 if done == 0 then behind_add(P, ARGV[3], v) end
 if done == 1 then redis.call('HSETNX', P, '#t0', behind_micros()) end
-redis.call('HDEL', D, ARGV[2])
+if rest == '' then redis.call('HDEL', D, ARGV[2]) else redis.call('HSET', D, ARGV[2], rest) end
 return done
 `)
 

@@ -129,7 +129,7 @@ parked(function(id, v, token)
     unread(ARGV[3], id, v, token)
   else
     if ARGV[3] == 'last' or not is[id] or total(v) then persisted(ARGV[3], id, v) end
-    if is[id] then aside(ARGV[3], id, v, token) end
+    if is[id] then aside(ARGV[3], id, v) end
   end
 end)
 tidy()
