@@ -16,6 +16,8 @@ import (
 
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/internal/redistest"
+	"github.com/cachex-go/cachex/ledger"
+	"github.com/cachex-go/cachex/writebehind"
 )
 
 const hour = time.Hour
@@ -166,4 +168,43 @@ func TestTheLeaseOfWhoIsGoneEndsThoughTheClockWasSetBack(t *testing.T) {
 	v, err = b.Get(t.Context(), 1)
 	require.NoError(t, err)
 	require.Equal(t, "of who came after", v)
+}
+
+// A batch in hand of a process that died would be its own for an hour longer, by what is
+// stored. Another process persists it all the same.
+func TestWriteBehind_ABatchOfADeadProcessIsPersistedThoughTheClockWasSetBack(t *testing.T) {
+	t.Parallel()
+	c := newClock(t)
+	server := redistest.StartWith(t, c.env())
+	line := redistest.NewProxy(t, server.Addr())
+	gone := server.Client(func(o *redis.Options) { options(o); o.Addr = line.Addr() })
+	open := func(rdb *redis.Client, persist func(ledger.Batch)) *writebehind.Engine {
+		e, err := writebehind.New(rdb, writebehind.Options{
+			Name: "counts", Merge: writebehind.Sum, Buckets: 1, Every: 20 * time.Millisecond, LeaseTTL: 300 * time.Millisecond,
+			Persist: func(_ context.Context, b ledger.Batch) error { persist(b); return nil },
+		})
+		require.NoError(t, err)
+		return e
+	}
+	began, release := make(chan struct{}, 1), make(chan struct{})
+	a := open(gone, func(ledger.Batch) { began <- struct{}{}; <-release })
+	require.NoError(t, a.Add(t.Context(), "x", 1))
+	<-began
+	line.Refuse()
+	line.Cut()
+	c.set(t, -hour)
+	persisted := make(chan ledger.Batch, 1)
+	b := open(server.Client(nil), func(batch ledger.Batch) { persisted <- batch })
+	atEnd(t, b.Close)
+	b.Start()
+	select {
+	case batch := <-persisted:
+		require.Equal(t, map[string]int64{"x": 1}, batch.Deltas)
+	case <-time.After(patience):
+		require.Fail(t, "the batch waits for its process")
+	}
+	close(release)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	require.Error(t, a.Close(ctx), "its line is cut")
 }
