@@ -17,7 +17,6 @@ import (
 	"github.com/cachex-go/cachex/collection"
 	"github.com/cachex-go/cachex/counter"
 	"github.com/cachex-go/cachex/internal/redistest"
-	"github.com/cachex-go/cachex/twemproxy"
 )
 
 // A lateCase is a write of which a copy arrives late, and a later write.
@@ -120,70 +119,6 @@ func lookup(c *cachex.Cache[int, string]) func(context.Context) (string, error) 
 
 func count(c *counter.Counter[int]) func(context.Context) (string, error) {
 	return func(ctx context.Context) (string, error) { n, err := c.Get(ctx, 1); return fmt.Sprint(n), err }
-}
-
-// A lateLine is a topology with a proxy before each of its servers, which holds
-// what one client sends.
-type lateLine struct {
-	held   func(t *testing.T) redis.UniversalClient // makes one
-	free   redis.UniversalClient
-	proxy  func(key string) *redistest.Proxy  // on the way of held to a key
-	server func(key string) *redistest.Server // that has the key
-}
-
-// impatient makes a client give up a reply soon, and try again.
-const impatient = 300 * time.Millisecond
-
-var lateLines = map[string]func(t *testing.T, dial dialer) lateLine{
-	"standalone": func(t *testing.T, dial dialer) lateLine {
-		server := redistest.Start(t)
-		proxy := redistest.NewProxy(t, server.Addr())
-		return lateLine{
-			held: func(*testing.T) redis.UniversalClient {
-				return server.Client(func(o *redis.Options) {
-					o.Addr, o.Dialer, o.ReadTimeout, o.MaxRetries = proxy.Addr(), dial, impatient, 1
-				})
-			},
-			free:   server.Client(nil),
-			proxy:  func(string) *redistest.Proxy { return proxy },
-			server: func(string) *redistest.Server { return server },
-		}
-	},
-	"Cluster": func(t *testing.T, dial dialer) lateLine {
-		cluster := redistest.StartCluster(t, 3)
-		proxies := map[string]*redistest.Proxy{}
-		for _, node := range cluster.Nodes() {
-			proxies[node.Addr()] = redistest.NewProxy(t, node.Addr())
-		}
-		return lateLine{
-			held: func(*testing.T) redis.UniversalClient {
-				return cluster.Client(&redis.ClusterOptions{
-					ReadTimeout: impatient, MaxRetries: 1,
-					Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
-						return dial(ctx, network, proxies[addr].Addr())
-					},
-				})
-			},
-			free:   cluster.Client(nil),
-			proxy:  func(key string) *redistest.Proxy { return proxies[cluster.Owner(key).Addr()] },
-			server: cluster.Owner,
-		}
-	},
-	"twemproxy": func(t *testing.T, dial dialer) lateLine {
-		server := redistest.Start(t)
-		free := redistest.StartTwemproxy(t, 0, server.Addr())
-		proxy := redistest.NewProxy(t, free.Options().Addr)
-		return lateLine{
-			held: func(t *testing.T) redis.UniversalClient {
-				return closed(t, twemproxy.NewClient(&redis.Options{
-					Addr: proxy.Addr(), Dialer: dial, ReadTimeout: impatient, MaxRetries: 1,
-				}))
-			},
-			free:   free,
-			proxy:  func(string) *redistest.Proxy { return proxy },
-			server: func(string) *redistest.Server { return server },
-		}
-	},
 }
 
 type dialer func(ctx context.Context, network, addr string) (net.Conn, error)
