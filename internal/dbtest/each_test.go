@@ -21,8 +21,11 @@ import (
 
 func init() { redistest.Register("sets many", setsMany) }
 
-// setAtOnce is how many values each SetMany has.
-const setAtOnce = 1000
+// How many processes are killed, and how many values each of them sets.
+const (
+	setters   = 5
+	setAtOnce = 200
+)
 
 // eachWrites is a table with a row for each value that Down has written: what is
 // written twice has two.
@@ -46,22 +49,21 @@ func (db *base) downEach(rdb redis.UniversalClient, name string, every time.Dura
 	})
 }
 
-// someValues returns the values of a process.
-func someValues(process int) map[int]string {
-	values := make(map[int]string, setAtOnce)
-	for i := range setAtOnce {
-		id := process*setAtOnce + i
+// someValues returns n values, from an id on.
+func someValues(from, n int) map[int]string {
+	values := make(map[int]string, n)
+	for id := from; id < from+n; id++ {
 		values[id] = fmt.Sprint("value ", id)
 	}
 	return values
 }
 
-// requireWrites requires that each value was written, once.
-func (db *base) requireWrites(t *testing.T, processes int) {
+// requireWrites requires that each of n values was written, once.
+func (db *base) requireWrites(t *testing.T, n int) {
 	t.Helper()
 	var rows, ids int
 	require.NoError(t, db.QueryRow(`SELECT COUNT(*), COUNT(DISTINCT id) FROM writes WHERE value = 'value ' || id`).Scan(&rows, &ids))
-	require.Equal(t, [2]int{processes * setAtOnce, processes * setAtOnce}, [2]int{rows, ids}, "rows, and ids that have one")
+	require.Equal(t, [2]int{n, n}, [2]int{rows, ids}, "rows, and ids that have one")
 }
 
 func TestDown_ForEachValueWithALedgerWritesEveryOne(t *testing.T) {
@@ -74,10 +76,11 @@ func TestDown_ForEachValueWithALedgerWritesEveryOne(t *testing.T) {
 		require.NoError(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		require.NoError(t, c.SetMany(ctx, someValues(0)))
+		const n = 1000
+		require.NoError(t, c.SetMany(ctx, someValues(0, n)))
 		require.NoError(t, c.Close(ctx))
-		require.EqualValues(t, setAtOnce, c.Stats().WriteBehind.Persisted)
-		db.requireWrites(t, 1)
+		require.EqualValues(t, n, c.Stats().WriteBehind.Persisted)
+		db.requireWrites(t, n)
 	})
 }
 
@@ -101,7 +104,7 @@ func setsMany() {
 		panic(err)
 	}
 	ctx := context.Background()
-	if err := c.SetMany(ctx, someValues(number("PROCESS"))); err != nil {
+	if err := c.SetMany(ctx, someValues(number("FROM"), setAtOnce)); err != nil {
 		panic(err)
 	}
 	fmt.Println("set")
@@ -119,12 +122,11 @@ func TestDown_ForEachValueWithALedgerThroughKills(t *testing.T) {
 		require.NoError(t, err)
 		server := redistest.Start(t)
 		name := redistest.Key(t)
-		const processes = 6
-		for i := range processes {
+		for i := range setters {
 			p := redistest.Child(t, "sets many", "REDIS="+server.Addr(), "DSN="+db.dsn, "DIALECT="+strconv.Itoa(int(db.dialect)),
-				"NAME="+name, "PROCESS="+strconv.Itoa(i))
+				"NAME="+name, "FROM="+strconv.Itoa(i*setAtOnce))
 			p.WaitLine("set")
-			time.Sleep(rand.N(200 * time.Millisecond)) // into the middle of its work
+			time.Sleep(rand.N(100 * time.Millisecond)) // into the middle of its work
 			p.Kill()
 		}
 		c, err := db.downEach(server.Client(nil), name, time.Second)
@@ -139,6 +141,6 @@ func TestDown_ForEachValueWithALedgerThroughKills(t *testing.T) {
 		s := c.Stats().WriteBehind
 		require.Zero(t, s.Forks)
 		t.Logf("%d values were left, of them %d taken over", s.Persisted, s.Replays)
-		db.requireWrites(t, processes)
+		db.requireWrites(t, setters*setAtOnce)
 	})
 }
