@@ -37,7 +37,7 @@ type FeedSpec[K comparable, E any] struct {
 	// counts from the last post. Required.
 	TTL time.Duration
 
-	// Len is how many elements a timeline has at most, 1 to 100 000: those that come
+	// Len is how many elements a timeline has at most, 1 to 10 000: those that come
 	// first. Required.
 	Len int
 
@@ -113,7 +113,7 @@ func NewFeed[K comparable, E any](rdb redis.UniversalClient, spec FeedSpec[K, E]
 	switch {
 	case err != nil:
 	case spec.Len < 1 || spec.Len > maxLen:
-		err = fmt.Errorf("Spec.Len is %d, must be from 1 to %d: how many elements a timeline has at most", spec.Len, maxLen)
+		err = fmt.Errorf("Spec.Len is %d, must be from 1 to %d: how many elements a timeline has at most, since every read of it keeps the server from others", spec.Len, maxLen)
 	case spec.Score == nil:
 		err = errors.New("Spec.Score is required: when an element was posted, say")
 	}

@@ -204,8 +204,8 @@ func TestAFeedSpecThatIsWrongIsAnErrorThatNamesTheField(t *testing.T) {
 	for want, spoil := range map[string]func(s *FeedSpec[int, string]){
 		"Spec.Key is required":                        func(s *FeedSpec[int, string]) { s.Key = "" },
 		"Spec.TTL is required":                        func(s *FeedSpec[int, string]) { s.TTL = 0 },
-		"Spec.Len is 0, must be from 1 to 100000":     func(s *FeedSpec[int, string]) { s.Len = 0 },
-		"Spec.Len is 100001, must be from 1":          func(s *FeedSpec[int, string]) { s.Len = 100_001 },
+		"Spec.Len is 0, must be from 1 to 10000":      func(s *FeedSpec[int, string]) { s.Len = 0 },
+		"Spec.Len is 10001, must be from 1":           func(s *FeedSpec[int, string]) { s.Len = 10_001 },
 		"Spec.Score is required":                      func(s *FeedSpec[int, string]) { s.Score = nil },
 		"Spec.LeaseTTL is 1ms, must be at least 100m": func(s *FeedSpec[int, string]) { s.LeaseTTL = time.Millisecond },
 	} {

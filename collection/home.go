@@ -1,7 +1,9 @@
 package collection
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/internal/circuit"
+	"github.com/cachex-go/cachex/internal/convoy"
 	"github.com/cachex-go/cachex/internal/gather"
 	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/key"
@@ -142,17 +145,22 @@ func (h *home[K, T]) found(ctx context.Context, k string, key K, seen *look[T], 
 	return v, nil
 }
 
-// remove takes collections away.
+// remove takes collections away, in one round trip for each 500. The error is that of the
+// first that failed.
 func (h *home[K, T]) remove(ctx context.Context, keys []K) error {
-	for _, key := range keys {
+	ks := make([]string, len(keys))
+	for i, key := range keys {
 		k, err := h.enter(ctx, "delete", key)
 		if err != nil {
 			return err
 		}
+		ks[i] = k
+	}
+	for some := range slices.Chunk(ks, convoy.Most) {
 		began := time.Now()
-		err = h.unlink(ctx, k)
-		h.note(ctx, k, began, err)
-		h.flights.Forget(k) // who comes from now on begins anew
+		k, err := h.unlink(ctx, some)
+		h.note(ctx, cmp.Or(k, some[0]), began, err)
+		h.flights.Forget(some...) // who comes from now on begins anew
 		if err != nil {
 			return h.fail("delete", k, script.Cause(ctx, err))
 		}
@@ -160,13 +168,39 @@ func (h *home[K, T]) remove(ctx context.Context, keys []K) error {
 	return nil
 }
 
-func (h *home[K, T]) unlink(ctx context.Context, k string) (err error) {
-	defer guard.Catch(guard.Client, &err)
-	n, err := h.rdb.Unlink(ctx, k).Result()
-	if err == nil && (n < 0 || n > 1) {
-		return errReply
+// unlink returns the first key that failed, and its error.
+func (h *home[K, T]) unlink(ctx context.Context, ks []string) (string, error) {
+	cmds, all := make([]*redis.IntCmd, len(ks)), make([]redis.Cmder, len(ks))
+	for i, k := range ks {
+		cmds[i] = redis.NewIntCmd(ctx, "unlink", k)
+		all[i] = cmds[i]
 	}
-	return err
+	if len(all) == 1 {
+		_ = script.Do(ctx, h.rdb, all[0]) // the error is in it
+	} else {
+		_ = script.Exec(ctx, h.rdb, all) // each has its own error
+	}
+	for i, cmd := range cmds {
+		n, err := cmd.Result()
+		if err == nil && (n < 0 || n > 1) {
+			err = errReply
+		}
+		if err != nil {
+			return ks[i], err
+		}
+	}
+	return "", nil
+}
+
+// takeOut runs a script that takes members out, so many of them at a time: it keeps other
+// clients of the server waiting.
+func (h *home[K, T]) takeOut(ctx context.Context, s *script.Script, k string, head, members []any, size int) error {
+	for some := range slices.Chunk(members, size) {
+		if _, err := h.run(ctx, s, k, slices.Concat(head, some)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // close waits for loads, and for reads that their callers have left.
@@ -218,13 +252,21 @@ func over(ctx context.Context, idle <-chan struct{}) error {
 
 // run runs a script that writes, and returns its integer.
 func (h *home[K, T]) run(ctx context.Context, s *script.Script, k string, args []any) (int64, error) {
-	reply, err := h.write(ctx, s, k, args)
-	n, ok := reply.(int64)
+	call := &script.Call{Script: s, Key: k, Args: args}
+	began := time.Now()
+	_ = call.Run(ctx, h.rdb) // the error is in it
+	return h.ran(ctx, call, began)
+}
+
+// ran is run of a call that was sent at a time, and has come back.
+func (h *home[K, T]) ran(ctx context.Context, call *script.Call, began time.Time) (int64, error) {
+	h.note(ctx, call.Key, began, call.Err)
+	n, ok := call.Reply.(int64)
 	switch {
-	case err != nil:
-		return 0, err
+	case call.Err != nil:
+		return 0, script.Cause(ctx, call.Err)
 	case !ok, n < -1:
-		return 0, garbled(s.Late().Once)
+		return 0, garbled(call.Script.Late().Once)
 	case n == -1:
 		return 0, ErrForeign
 	}

@@ -35,7 +35,7 @@ type Timeline[E any] struct{ paged paged[E] }
 // Timeline returns the timeline of key. It does not call Redis.
 func (f *Feed[K, E]) Timeline(key K) Timeline[E] { return Timeline[E]{&paging[K, E]{f: f, key: key}} }
 
-// GetPage returns the first n elements, 1 to 100 000, of the timeline of key that
+// GetPage returns the first n elements, 1 to 10 000, of the timeline of key that
 // come after a place, and the place after these; "" if nothing comes after them yet.
 //
 // With others, it returns the page of all of these timelines as if they were one,

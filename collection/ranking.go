@@ -34,7 +34,7 @@ type RankingSpec[K comparable, M any] struct {
 	// whole milliseconds, or cachex.Forever. Required.
 	TTL time.Duration
 
-	// Top is how many members Get returns, 1 to 100 000: those with the highest
+	// Top is how many members Get returns, 1 to 10 000: those with the highest
 	// scores. Required.
 	Top int
 
@@ -81,6 +81,10 @@ type Scored[M any] struct {
 	Score  float64
 }
 
+// maxKeep is how many members a sorted set may have. No script of ours looks at all of
+// them but the one that ends a restoration.
+const maxKeep = 100_000
+
 // A Ranking keeps members of type M in the order of their scores, the highest
 // first, by keys of type K. Of members with the same score, the one whose bytes,
 // as the Codec makes them, are greater comes first. It is safe for concurrent use,
@@ -100,7 +104,7 @@ func NewRanking[K comparable, M any](rdb redis.UniversalClient, spec RankingSpec
 	}
 	spec.UpTimeout = cmp.Or(spec.UpTimeout, defaultUpTimeout)
 	spec.LeaseTTL = cmp.Or(spec.LeaseTTL, defaultLeaseTTL)
-	spec.Keep = cmp.Or(spec.Keep, min(max(10*spec.Top, 1000), maxLen))
+	spec.Keep = cmp.Or(spec.Keep, min(max(10*spec.Top, 1000), maxKeep))
 	r := &Ranking[K, M]{top: spec.Top, members: members[M]{codec.Bind(spec.Codec)}}
 	r.up, r.most, r.scripts = spec.Up, spec.Keep, &script.Ranking
 	err := r.settle(rdb, commonSpec[K]{spec.Name, spec.Key, spec.KeyFunc, spec.TTL, spec.UpTimeout, spec.LeaseTTL, spec.MaxLoads})
@@ -113,9 +117,9 @@ func NewRanking[K comparable, M any](rdb redis.UniversalClient, spec RankingSpec
 	switch {
 	case err != nil:
 	case spec.Top < 1 || spec.Top > maxLen:
-		err = fmt.Errorf("Spec.Top is %d, must be from 1 to %d: how many members Get returns", spec.Top, maxLen)
-	case spec.Keep < spec.Top || spec.Keep > maxLen:
-		err = fmt.Errorf("Spec.Keep is %d, must be from Top, %d, to %d", spec.Keep, spec.Top, maxLen)
+		err = fmt.Errorf("Spec.Top is %d, must be from 1 to %d: how many members Get returns, which keeps the server from others", spec.Top, maxLen)
+	case spec.Keep < spec.Top || spec.Keep > maxKeep:
+		err = fmt.Errorf("Spec.Keep is %d, must be from Top, %d, to %d", spec.Keep, spec.Top, maxKeep)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cachex: ranking: %w", err)
@@ -260,9 +264,9 @@ func (r *Ranking[K, M]) Remove(ctx context.Context, key K, members ...M) error {
 	if err != nil || len(members) == 0 {
 		return err
 	}
-	args, err := r.members.encode([]any{r.up != nil, millis(r.ttl)}, k, members)
+	args, err := r.members.encode(nil, k, members)
 	if err == nil {
-		_, err = r.run(ctx, script.Unrank, k, args)
+		err = r.takeOut(ctx, script.Unrank, k, []any{r.up != nil, millis(r.ttl)}, args, page)
 	}
 	r.flights.Forget(k)
 	if err != nil {

@@ -295,13 +295,13 @@ func TestAnAddToARankingThatCannotBeRestoredIsAnError(t *testing.T) {
 func TestARankingSpecThatIsWrongIsAnErrorThatNamesTheField(t *testing.T) {
 	t.Parallel()
 	for want, spoil := range map[string]func(s *RankingSpec[int, int]){
-		"Spec.Key is required":                                             func(s *RankingSpec[int, int]) { s.Key = "" },
-		"Spec.TTL is required: choose one, or cachex.Forever":              func(s *RankingSpec[int, int]) { s.TTL = 0 },
-		"Spec.Top is 0, must be from 1 to 100000: how many members Get re": func(s *RankingSpec[int, int]) { s.Top = 0 },
-		"Spec.Top is 100001, must be from 1 to 100000":                     func(s *RankingSpec[int, int]) { s.Top = 100_001 },
-		"Spec.Keep is 2, must be from Top, 3, to 100000":                   func(s *RankingSpec[int, int]) { s.Keep = 2 },
-		"Spec.Keep is 100001, must be from Top, 3, to 100000":              func(s *RankingSpec[int, int]) { s.Keep = 100_001 },
-		"Spec.LeaseTTL is 1ms, must be at least 100ms":                     func(s *RankingSpec[int, int]) { s.LeaseTTL = time.Millisecond },
+		"Spec.Key is required":                                            func(s *RankingSpec[int, int]) { s.Key = "" },
+		"Spec.TTL is required: choose one, or cachex.Forever":             func(s *RankingSpec[int, int]) { s.TTL = 0 },
+		"Spec.Top is 0, must be from 1 to 10000: how many members Get re": func(s *RankingSpec[int, int]) { s.Top = 0 },
+		"Spec.Top is 10001, must be from 1 to 10000":                      func(s *RankingSpec[int, int]) { s.Top = 10_001 },
+		"Spec.Keep is 2, must be from Top, 3, to 100000":                  func(s *RankingSpec[int, int]) { s.Keep = 2 },
+		"Spec.Keep is 100001, must be from Top, 3, to 100000":             func(s *RankingSpec[int, int]) { s.Keep = 100_001 },
+		"Spec.LeaseTTL is 1ms, must be at least 100ms":                    func(s *RankingSpec[int, int]) { s.LeaseTTL = time.Millisecond },
 	} {
 		spec := RankingSpec[int, int]{Key: "a:{id}", TTL: time.Minute, Top: 3}
 		spoil(&spec)

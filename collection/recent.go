@@ -32,7 +32,7 @@ type RecentSpec[K comparable, E any] struct {
 	// milliseconds, or cachex.Forever. Required.
 	TTL time.Duration
 
-	// Len is how many elements a list has at most, 1 to 100 000: the latest ones.
+	// Len is how many elements a list has at most, 1 to 10 000: the latest ones.
 	// Required.
 	Len int
 
@@ -72,8 +72,9 @@ type RecentSpec[K comparable, E any] struct {
 	NoCombining bool
 }
 
-// maxLen is how long a list may be: every read of it reads the whole.
-const maxLen = 100_000
+// maxLen is how many elements one read may return. To read them, or to look for one in a
+// list, keeps other clients of the server waiting.
+const maxLen = 10_000
 
 // A Recent keeps the latest elements of type E by keys of type K. It is safe for
 // concurrent use, and owns no goroutine while nothing is being loaded. Recents
@@ -101,7 +102,7 @@ func NewRecent[K comparable, E any](rdb redis.UniversalClient, spec RecentSpec[K
 		err = checkCompared(spec.Codec)
 	}
 	if err == nil && (spec.Len < 1 || spec.Len > maxLen) {
-		err = fmt.Errorf("Spec.Len is %d, must be from 1 to %d: how many elements a list has at most", spec.Len, maxLen)
+		err = fmt.Errorf("Spec.Len is %d, must be from 1 to %d: how many elements a list has at most, since every read of it keeps the server from others", spec.Len, maxLen)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cachex: recent: %w", err)
@@ -129,19 +130,29 @@ func NewRecent[K comparable, E any](rdb redis.UniversalClient, spec RecentSpec[K
 // all, and drops what is more than Spec.Len. With an Up it is to be called after
 // the source was written; a list that is absent then stays so.
 //
+// With Spec.Unique each of elems is looked for in the list, in one step for a few of
+// them: 40 of a Len of 1,000, 4 of one of 10,000. A reader may see the list between two
+// steps.
+//
 // The error is a *cachex.Error: of Redis, of the codec, or the cause of the end of
-// ctx. With one that is ErrOutcomeUnknown the elements may be there, all or none;
-// with Spec.Unique it is safe to push them again. After any other nothing has
-// changed.
+// ctx. With one that is ErrOutcomeUnknown the elements of a step may be there, all or
+// none; with Spec.Unique it is safe to push them again. After any other the step has
+// changed nothing. The steps before it have been made, and none after it.
 func (r *Recent[K, E]) Push(ctx context.Context, key K, elems ...E) error {
 	k, err := r.enter(ctx, "push", key)
 	if err != nil || len(elems) == 0 {
 		return err
 	}
 	args, err := r.pushing(k, elems)
-	if err == nil {
+	for size := r.step(); err == nil && len(args) > 0; {
+		some := args
+		if r.unique {
+			some = args[:min(len(args), size)]
+		}
+		args = args[len(some):]
 		var state int64
-		if state, err = r.run(ctx, script.Push, k, args); err == nil && state > 2 {
+		head := []any{r.up != nil, r.most, millis(r.ttl), r.unique}
+		if state, err = r.run(ctx, script.Push, k, append(head, some...)); err == nil && state > 2 {
 			err = garbled(script.Push.Late().Once)
 		}
 	}
@@ -151,7 +162,14 @@ func (r *Recent[K, E]) Push(ctx context.Context, key K, elems ...E) error {
 	return nil
 }
 
-// pushing returns the arguments of script.Push.
+// looks is how many elements of a list one script may look at, which takes the server one
+// to three milliseconds.
+const looks = 40_000
+
+// step returns how many elements a script looks for in a list.
+func (r *Recent[K, E]) step() int { return max(looks/r.most, 1) }
+
+// pushing returns the members that Push puts into the list of k.
 func (r *Recent[K, E]) pushing(k string, elems []E) ([]any, error) {
 	if !r.unique {
 		elems = elems[max(0, len(elems)-r.most):]
@@ -164,7 +182,7 @@ func (r *Recent[K, E]) pushing(k string, elems []E) ([]any, error) {
 		all = lastOnes(all)
 		all = all[max(0, len(all)-r.most):]
 	}
-	return append([]any{r.up != nil, r.most, millis(r.ttl), r.unique}, all...), nil
+	return all, nil
 }
 
 // lastOnes returns all in their order, of those that are the same the last one.
@@ -183,7 +201,8 @@ func lastOnes(all []any) []any {
 
 // Remove takes elements out of the list of key, wherever they are and however
 // often. What is not there is no error. A load that is under way may have read
-// them: nothing of it is stored.
+// them: nothing of it is stored. A few elements are taken out in one step, as many as Push
+// looks for.
 //
 // The error is a *cachex.Error, as that of Push; it is safe to remove them again.
 // If the codec is not deterministic, as codec.Encrypt, no element can be found
@@ -196,9 +215,9 @@ func (r *Recent[K, E]) Remove(ctx context.Context, key K, elems ...E) error {
 	if err := checkCompared[E](r.members.codec); err != nil {
 		return r.fail("remove", k, err)
 	}
-	args, err := r.members.encode([]any{r.up != nil, millis(r.ttl)}, k, elems)
+	args, err := r.members.encode(nil, k, elems)
 	if err == nil {
-		_, err = r.run(ctx, script.Pull, k, args)
+		err = r.takeOut(ctx, script.Pull, k, []any{r.up != nil, millis(r.ttl)}, lastOnes(args), r.step())
 	}
 	r.flights.Forget(k)
 	if err != nil {

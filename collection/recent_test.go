@@ -271,16 +271,16 @@ func TestARecentSpecThatIsWrongIsAnErrorThatNamesTheField(t *testing.T) {
 	rdb := closedClient(t)
 	good := RecentSpec[int, int]{Key: "a:{id}", TTL: time.Minute, Len: 3}
 	for want, spoil := range map[string]func(s *RecentSpec[int, int]){
-		`Spec.Key is required, for instance "users:{id}"`:                        func(s *RecentSpec[int, int]) { s.Key = "" },
-		"Spec.Key and Spec.KeyFunc are both set, and one is enough":              func(s *RecentSpec[int, int]) { s.KeyFunc = func(int) string { return "" } },
-		`Spec.Key "a": int is not in the template`:                               func(s *RecentSpec[int, int]) { s.Key = "a" },
-		"Spec.TTL is required: choose one, or cachex.Forever":                    func(s *RecentSpec[int, int]) { s.TTL = 0 },
-		"Spec.TTL: 1.5ms is not whole milliseconds":                              func(s *RecentSpec[int, int]) { s.TTL = 1500 * time.Microsecond },
-		"Spec.Len is 0, must be from 1 to 100000: how many elements a list has":  func(s *RecentSpec[int, int]) { s.Len = 0 },
-		"Spec.Len is 100001, must be from 1 to 100000: how many elements a list": func(s *RecentSpec[int, int]) { s.Len = 100_001 },
-		"Spec.UpTimeout is -1ns, must be at least 1ms":                           func(s *RecentSpec[int, int]) { s.UpTimeout = -1 },
-		"Spec.LeaseTTL is 99ms, must be at least 100ms":                          func(s *RecentSpec[int, int]) { s.LeaseTTL = 99 * time.Millisecond },
-		"Spec.LeaseTTL is 100.5ms, must be whole milliseconds":                   func(s *RecentSpec[int, int]) { s.LeaseTTL = 100500 * time.Microsecond },
+		`Spec.Key is required, for instance "users:{id}"`:                      func(s *RecentSpec[int, int]) { s.Key = "" },
+		"Spec.Key and Spec.KeyFunc are both set, and one is enough":            func(s *RecentSpec[int, int]) { s.KeyFunc = func(int) string { return "" } },
+		`Spec.Key "a": int is not in the template`:                             func(s *RecentSpec[int, int]) { s.Key = "a" },
+		"Spec.TTL is required: choose one, or cachex.Forever":                  func(s *RecentSpec[int, int]) { s.TTL = 0 },
+		"Spec.TTL: 1.5ms is not whole milliseconds":                            func(s *RecentSpec[int, int]) { s.TTL = 1500 * time.Microsecond },
+		"Spec.Len is 0, must be from 1 to 10000: how many elements a list has": func(s *RecentSpec[int, int]) { s.Len = 0 },
+		"Spec.Len is 10001, must be from 1 to 10000: how many elements a list": func(s *RecentSpec[int, int]) { s.Len = 10_001 },
+		"Spec.UpTimeout is -1ns, must be at least 1ms":                         func(s *RecentSpec[int, int]) { s.UpTimeout = -1 },
+		"Spec.LeaseTTL is 99ms, must be at least 100ms":                        func(s *RecentSpec[int, int]) { s.LeaseTTL = 99 * time.Millisecond },
+		"Spec.LeaseTTL is 100.5ms, must be whole milliseconds":                 func(s *RecentSpec[int, int]) { s.LeaseTTL = 100500 * time.Microsecond },
 		"Spec.Codec: ": func(s *RecentSpec[int, int]) {
 			s.Codec = codec.Map(codec.JSON[chan int](), func(int) (chan int, error) { return nil, nil }, func(chan int) (int, error) { return 0, nil })
 		},

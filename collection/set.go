@@ -110,16 +110,21 @@ func NewSet[K comparable, M comparable](rdb redis.UniversalClient, spec SetSpec[
 // caller may get 1: let the source have a unique index if that must not be.
 //
 // The error is a *cachex.Error: of Redis, of the codec, of Up, or the cause of the
-// end of ctx. With one that is ErrOutcomeUnknown the members may be there. After
-// any other nothing was added.
+// end of ctx. Members are added in steps of 1,000. After an error that is
+// ErrOutcomeUnknown those of one step may be there, and those of the steps before it
+// are; after any other only these.
 func (s *Set[K, M]) Add(ctx context.Context, key K, members ...M) (added int64, err error) {
 	k, err := s.enter(ctx, "add", key)
 	if err != nil || len(members) == 0 {
 		return 0, err
 	}
-	args, err := s.members.encode([]any{s.up != nil, millis(s.ttl)}, k, members)
-	if err == nil {
-		added, err = s.add(ctx, k, key, args)
+	args, err := s.members.encode(nil, k, members)
+	for err == nil && len(args) > 0 {
+		some := args[:min(len(args), page)]
+		args = args[len(some):]
+		var n int64
+		n, err = s.add(ctx, k, key, append([]any{s.up != nil, millis(s.ttl)}, some...))
+		added += n
 	}
 	if err != nil {
 		return 0, s.fail("add", k, err)
@@ -219,8 +224,8 @@ func (s *Set[K, M]) Intersect(ctx context.Context, a, b K) ([]M, error) {
 	return both, nil
 }
 
-// Remove takes members out of the set of key. What is not there is no error. A
-// load that is under way may have read them: nothing of it is stored.
+// Remove takes members out of the set of key, 1,000 in one step. What is not there is no
+// error. A load that is under way may have read them: nothing of it is stored.
 //
 // The error is a *cachex.Error: of Redis, of the codec, or the cause of the end of
 // ctx. It is safe to remove them again.
@@ -229,9 +234,9 @@ func (s *Set[K, M]) Remove(ctx context.Context, key K, members ...M) error {
 	if err != nil || len(members) == 0 {
 		return err
 	}
-	args, err := s.members.encode([]any{s.up != nil, millis(s.ttl)}, k, members)
+	args, err := s.members.encode(nil, k, members)
 	if err == nil {
-		_, err = s.run(ctx, script.Leave, k, args)
+		err = s.takeOut(ctx, script.Leave, k, []any{s.up != nil, millis(s.ttl)}, args, page)
 	}
 	s.flights.Forget(k)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/codec"
+	"github.com/cachex-go/cachex/internal/convoy"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
@@ -39,7 +40,7 @@ type TrendingSpec[K comparable, M any] struct {
 	// it has come, and the 23 before it. Required.
 	Buckets int
 
-	// Top is how many members Get returns, 1 to 100 000: those with the highest
+	// Top is how many members Get returns, 1 to 10 000: those with the highest
 	// scores. Required.
 	Top int
 
@@ -85,7 +86,7 @@ func NewTrending[K comparable, M any](rdb redis.UniversalClient, spec TrendingSp
 	if spec.Codec == nil {
 		spec.Codec = codec.For[M]()
 	}
-	spec.Keep = cmp.Or(spec.Keep, min(max(10*spec.Top, 1000), maxLen))
+	spec.Keep = cmp.Or(spec.Keep, min(max(10*spec.Top, 1000), maxKeep))
 	t := &Trending[K, M]{
 		members: members[M]{codec.Bind(spec.Codec)},
 		bucket:  spec.Bucket, buckets: spec.Buckets, top: spec.Top, keep: spec.Keep,
@@ -101,9 +102,9 @@ func NewTrending[K comparable, M any](rdb redis.UniversalClient, spec TrendingSp
 	case spec.Bucket > maxWindow/time.Duration(spec.Buckets):
 		err = fmt.Errorf("%d Spec.Buckets of %v are more than a hundred years", spec.Buckets, spec.Bucket)
 	case spec.Top < 1 || spec.Top > maxLen:
-		err = fmt.Errorf("Spec.Top is %d, must be from 1 to %d: how many members Get returns", spec.Top, maxLen)
-	case spec.Keep < spec.Top || spec.Keep > maxLen:
-		err = fmt.Errorf("Spec.Keep is %d, must be from Top, %d, to %d", spec.Keep, spec.Top, maxLen)
+		err = fmt.Errorf("Spec.Top is %d, must be from 1 to %d: how many members Get returns, which keeps the server from others", spec.Top, maxLen)
+	case spec.Keep < spec.Top || spec.Keep > maxKeep:
+		err = fmt.Errorf("Spec.Keep is %d, must be from Top, %d, to %d", spec.Keep, spec.Top, maxKeep)
 	default:
 		err = checkCommon(rdb, spec.Bucket, defaultUpTimeout, defaultLeaseTTL, 0, spec.Codec)
 	}
@@ -177,8 +178,9 @@ func (t *Trending[K, M]) Add(ctx context.Context, key K, member M, by float64) (
 // ctx.
 func (t *Trending[K, M]) Get(ctx context.Context, key K) ([]Scored[M], error) { return t.get(ctx, key) }
 
-// Remove takes members out of the window of key. What is not there is no error, and
-// what is added later counts again.
+// Remove takes members out of the window of key, so many in one step that it is 1,000 in
+// all buckets together. What is not there is no error, and what is added later counts
+// again.
 //
 // The error is a *cachex.Error, as that of Get. It is safe to remove them again.
 func (t *Trending[K, M]) Remove(ctx context.Context, key K, members ...M) error {
@@ -186,9 +188,9 @@ func (t *Trending[K, M]) Remove(ctx context.Context, key K, members ...M) error 
 	if err != nil || len(members) == 0 {
 		return err
 	}
-	args, err := t.members.encode(t.args(), k, members)
+	args, err := t.members.encode(nil, k, members)
 	if err == nil {
-		_, err = t.run(ctx, script.Untrend, k, args)
+		err = t.takeOut(ctx, script.Untrend, k, t.args(), args, max(page/t.buckets, 1))
 	}
 	if err != nil {
 		return t.fail("remove", k, err)
@@ -201,19 +203,26 @@ func (t *Trending[K, M]) Remove(ctx context.Context, key K, members ...M) error 
 // The error is a *cachex.Error with the first key that failed. It is safe to Delete
 // all again.
 func (t *Trending[K, M]) Delete(ctx context.Context, keys ...K) error {
-	for _, key := range keys {
+	calls := make([]*script.Call, len(keys))
+	for i, key := range keys {
 		k, err := t.enter(ctx, "delete", key)
 		if err != nil {
 			return err
 		}
-		if _, err := t.run(ctx, script.Untrend, k, t.args()); err != nil {
-			return t.fail("delete", k, err)
+		calls[i] = &script.Call{Script: script.Untrend, Key: k, Args: t.args()}
+	}
+	for some := range slices.Chunk(calls, max(page/t.buckets, 1)) { // which take so many UNLINKs
+		began := time.Now()
+		convoy.Run(ctx, t.rdb, some)
+		for _, call := range some {
+			if _, err := t.ran(ctx, call, began); err != nil {
+				return t.fail("delete", call.Key, err)
+			}
 		}
 	}
 	return nil
 }
 
-// args returns the arguments of a script of the window.
 func (t *Trending[K, M]) args(more ...any) []any {
 	return append([]any{t.bucket.Milliseconds(), t.buckets}, more...)
 }

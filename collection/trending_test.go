@@ -177,7 +177,7 @@ func TestATrendingSpecThatIsWrongIsAnErrorThatNamesTheField(t *testing.T) {
 		"Spec.Bucket is 1.0005s, must be a sec":       func(s *TrendingSpec[int, int]) { s.Bucket = time.Second + 500*time.Microsecond },
 		"2 Spec.Buckets of 438001h0m0s are more than": func(s *TrendingSpec[int, int]) { s.Bucket = maxWindow/2 + time.Hour },
 		"Spec.Buckets is 0, must be from 1 to 1000":   func(s *TrendingSpec[int, int]) { s.Buckets = 0 },
-		"Spec.Top is 0, must be from 1 to 100000":     func(s *TrendingSpec[int, int]) { s.Top = 0 },
+		"Spec.Top is 0, must be from 1 to 10000":      func(s *TrendingSpec[int, int]) { s.Top = 0 },
 		"Spec.Keep is 2, must be from Top, 3, to 10":  func(s *TrendingSpec[int, int]) { s.Keep = 2 },
 	} {
 		spec := TrendingSpec[int, int]{Key: "a:{id}", Bucket: time.Minute, Buckets: 2, Top: 3}

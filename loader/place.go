@@ -82,7 +82,11 @@ func (l *Leases) parse(key string, b []byte) (entry.Header, []byte, bool) {
 	return entry.Parse(key, b)
 }
 
-// hashes queues on p the commands that read keys, one for each hash. It
+// mostFields is how many fields one HMGET reads. Each of them is found by looking at those
+// before it, of which there may be a thousand.
+const mostFields = 128
+
+// hashes queues on p the commands that read keys, one for each 128 of a hash. It
 // returns the commands that there would be for each key. They have their answers when
 // answer was called, after p was sent.
 func (l *Leases) hashes(ctx context.Context, p redis.Pipeliner, keys []string) (cmds []*redis.StringCmd, answer func()) {
@@ -98,7 +102,7 @@ func (l *Leases) hashes(ctx context.Context, p redis.Pipeliner, keys []string) (
 	for i, key := range keys {
 		at, field := l.place(key)
 		h := index[at]
-		if h == nil {
+		if h == nil || len(h.fields) == mostFields {
 			h = &hash{at: at}
 			hashes, index[at] = append(hashes, h), h // in the order of keys
 		}

@@ -107,7 +107,7 @@ if state == 'L' and not is(ARGV[1]) then
   if ARGV[4] == '1' and not awaited then await() end
   return {'W', holder()}
 end
-if there then redis.call('DEL', key) end
+if there then redis.call('UNLINK', key) end
 head('L', ARGV[1])
 redis.call('PEXPIRE', key, ARGV[2])
 return {'G', ''}
@@ -120,7 +120,7 @@ return 1
 		Release: New("release "+kind, prelude+`
 if state ~= 'L' or not is(ARGV[1]) then return 0 end
 wake()
-redis.call('DEL', key)
+redis.call('UNLINK', key)
 return 1
 `),
 		Store: New("store "+kind, prelude+`
@@ -151,7 +151,8 @@ end
 `
 
 // newRemoval returns the script that takes members out of a collection of a type, by
-// a command that returns how many it has taken out.
+// a command that returns how many it has taken out. What goes as a whole goes by UNLINK:
+// another thread of the server frees it, which takes long if it is large.
 func newRemoval(name, prelude, command string) *Script {
 	return New(name, prelude+`
 if not state then
@@ -160,7 +161,7 @@ if not state then
 end
 if state == 'L' then
   wake()
-  redis.call('DEL', key)
+  redis.call('UNLINK', key)
   return 0
 end
 local n = 0

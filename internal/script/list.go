@@ -78,7 +78,7 @@ if ARGV[4] == '1' then
   for i = 5, #ARGV do redis.call('LREM', key, 0, ARGV[i]) end
 end
 redis.call('LSET', key, 0, ARGV[5])
-for i = 6, #ARGV do redis.call('LPUSH', key, ARGV[i]) end
+for i = 6, #ARGV, 1000 do redis.call('LPUSH', key, unpack(ARGV, i, math.min(i + 999, #ARGV))) end
 redis.call('LPUSH', key, first)
 redis.call('LTRIM', key, 0, ARGV[2])
 if state == 'L' then return 2 end

@@ -91,7 +91,7 @@ return {1, top}
 var Untrend = New("untrend", trendingPrelude+`
 local n = 0
 for _, key in ipairs(window()) do
-  if #ARGV == 2 then n = n + redis.call('DEL', key) end
+  if #ARGV == 2 then n = n + redis.call('UNLINK', key) end
   for i = 3, #ARGV do
     local removed = redis.pcall('ZREM', key, ARGV[i])
     if type(removed) == 'table' then return -1 end
