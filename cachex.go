@@ -53,7 +53,7 @@ func New[K comparable, V any](rdb redis.UniversalClient, spec Spec[K, V]) (*Cach
 	if err != nil {
 		return nil, err
 	}
-	if err := spec.checkClient(rdb); err != nil {
+	if err := client.CheckReads(rdb, spec.AllowStaleReads, "Spec.AllowStaleReads"); err != nil {
 		return nil, fmt.Errorf("cachex: %w", err)
 	}
 	var packed *key.Packed[K]
@@ -104,18 +104,6 @@ func New[K comparable, V any](rdb redis.UniversalClient, spec Spec[K, V]) (*Cach
 		c.name = template.Name()
 	}
 	return c, nil
-}
-
-// checkClient returns an error if rdb may answer a read with what was deleted.
-func (s Spec[K, V]) checkClient(rdb redis.UniversalClient) error {
-	if s.AllowStaleReads || client.Nil(rdb) {
-		return nil
-	}
-	if option := client.StaleReads(rdb); option != "" {
-		return fmt.Errorf("the client has the option %s, with which a read may return what was deleted: "+
-			"make it without, or set Spec.AllowStaleReads", option)
-	}
-	return nil
 }
 
 // Must returns v if err is nil and panics otherwise. It is for caches that are

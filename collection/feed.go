@@ -77,6 +77,10 @@ type FeedSpec[K comparable, E any] struct {
 	// each node of a Cluster or Ring. Each caller leaves on its own ctx and gets its own
 	// error, and large timelines go alone.
 	NoCombining bool
+
+	// AllowStaleReads accepts a client whose reads may be stale, as that of cachex.Spec.
+	// Defaults to false.
+	AllowStaleReads bool
 }
 
 // A Feed keeps timelines of elements of type E by keys of type K, which are those
@@ -103,7 +107,7 @@ func NewFeed[K comparable, E any](rdb redis.UniversalClient, spec FeedSpec[K, E]
 	spec.LeaseTTL = cmp.Or(spec.LeaseTTL, defaultLeaseTTL)
 	f := &Feed[K, E]{members: members[E]{codec.Bind(spec.Codec)}, score: spec.Score}
 	f.up, f.most, f.scripts = spec.Up, spec.Len, &script.Ranking
-	err := f.settle(rdb, commonSpec[K]{spec.Name, spec.Key, spec.KeyFunc, spec.TTL, spec.UpTimeout, spec.LeaseTTL, spec.MaxLoads})
+	err := f.settle(rdb, commonSpec[K]{spec.Name, spec.Key, spec.KeyFunc, spec.TTL, spec.UpTimeout, spec.LeaseTTL, spec.MaxLoads, spec.AllowStaleReads})
 	if err == nil {
 		err = checkCommon(rdb, spec.TTL, spec.UpTimeout, spec.LeaseTTL, spec.MaxLoads, spec.Codec)
 	}

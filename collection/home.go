@@ -12,6 +12,7 @@ import (
 
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/internal/circuit"
+	"github.com/cachex-go/cachex/internal/client"
 	"github.com/cachex-go/cachex/internal/convoy"
 	"github.com/cachex-go/cachex/internal/gather"
 	"github.com/cachex-go/cachex/internal/guard"
@@ -70,12 +71,16 @@ type commonSpec[K comparable] struct {
 	ttl                 time.Duration
 	upTimeout, leaseTTL time.Duration
 	maxLoads            int
+	allowStaleReads     bool
 }
 
 // settle makes h ready, or returns an error that names the field that is wrong.
 func (h *home[K, T]) settle(rdb redis.UniversalClient, s commonSpec[K]) error {
 	template, err := key.FromSpec(s.key, s.keyFunc)
 	if err != nil {
+		return err
+	}
+	if err := client.CheckReads(rdb, s.allowStaleReads, "Spec.AllowStaleReads"); err != nil {
 		return err
 	}
 	h.rdb, h.key, h.ttl, h.lease, h.name = rdb, template, s.ttl, s.leaseTTL, s.name

@@ -72,6 +72,10 @@ type RankingSpec[K comparable, M any] struct {
 	// each node of a Cluster or Ring. Each caller leaves on its own ctx and gets its own
 	// error, and large rankings go alone.
 	NoCombining bool
+
+	// AllowStaleReads accepts a client whose reads may be stale, as that of cachex.Spec.
+	// Defaults to false.
+	AllowStaleReads bool
 }
 
 // A Scored is a member of a ranking and its score. Scores are exact as far as a
@@ -107,7 +111,7 @@ func NewRanking[K comparable, M any](rdb redis.UniversalClient, spec RankingSpec
 	spec.Keep = cmp.Or(spec.Keep, min(max(10*spec.Top, 1000), maxKeep))
 	r := &Ranking[K, M]{top: spec.Top, members: members[M]{codec.Bind(spec.Codec)}}
 	r.up, r.most, r.scripts = spec.Up, spec.Keep, &script.Ranking
-	err := r.settle(rdb, commonSpec[K]{spec.Name, spec.Key, spec.KeyFunc, spec.TTL, spec.UpTimeout, spec.LeaseTTL, spec.MaxLoads})
+	err := r.settle(rdb, commonSpec[K]{spec.Name, spec.Key, spec.KeyFunc, spec.TTL, spec.UpTimeout, spec.LeaseTTL, spec.MaxLoads, spec.AllowStaleReads})
 	if err == nil {
 		err = checkCommon(rdb, spec.TTL, spec.UpTimeout, spec.LeaseTTL, spec.MaxLoads, spec.Codec)
 	}

@@ -70,6 +70,10 @@ type RecentSpec[K comparable, E any] struct {
 	// each node of a Cluster or Ring. Each caller leaves on its own ctx and gets its own
 	// error, and large lists go alone.
 	NoCombining bool
+
+	// AllowStaleReads accepts a client whose reads may be stale, as that of cachex.Spec.
+	// Defaults to false.
+	AllowStaleReads bool
 }
 
 // maxLen is how many elements one read may return. To read them, or to look for one in a
@@ -94,7 +98,7 @@ func NewRecent[K comparable, E any](rdb redis.UniversalClient, spec RecentSpec[K
 	spec.LeaseTTL = cmp.Or(spec.LeaseTTL, defaultLeaseTTL)
 	r := &Recent[K, E]{members: members[E]{codec.Bind(spec.Codec)}}
 	r.up, r.unique, r.most, r.scripts = spec.Up, spec.Unique, spec.Len, &script.List
-	err := r.settle(rdb, commonSpec[K]{spec.Name, spec.Key, spec.KeyFunc, spec.TTL, spec.UpTimeout, spec.LeaseTTL, spec.MaxLoads})
+	err := r.settle(rdb, commonSpec[K]{spec.Name, spec.Key, spec.KeyFunc, spec.TTL, spec.UpTimeout, spec.LeaseTTL, spec.MaxLoads, spec.AllowStaleReads})
 	if err == nil {
 		err = checkCommon(rdb, spec.TTL, spec.UpTimeout, spec.LeaseTTL, spec.MaxLoads, spec.Codec)
 	}

@@ -59,6 +59,10 @@ type SetSpec[K comparable, M comparable] struct {
 	// each node of a Cluster or Ring. Each caller leaves on its own ctx and gets its own
 	// error, and large sets go alone.
 	NoCombining bool
+
+	// AllowStaleReads accepts a client whose reads may be stale, as that of cachex.Spec.
+	// Defaults to false.
+	AllowStaleReads bool
 }
 
 // A Set keeps members of type M by keys of type K, each once. It is safe for
@@ -80,7 +84,7 @@ func NewSet[K comparable, M comparable](rdb redis.UniversalClient, spec SetSpec[
 	spec.LeaseTTL = cmp.Or(spec.LeaseTTL, defaultLeaseTTL)
 	s := &Set[K, M]{members: members[M]{codec.Bind(spec.Codec)}}
 	s.up, s.scripts = spec.Up, &script.Set
-	err := s.settle(rdb, commonSpec[K]{spec.Name, spec.Key, spec.KeyFunc, spec.TTL, spec.UpTimeout, spec.LeaseTTL, spec.MaxLoads})
+	err := s.settle(rdb, commonSpec[K]{spec.Name, spec.Key, spec.KeyFunc, spec.TTL, spec.UpTimeout, spec.LeaseTTL, spec.MaxLoads, spec.AllowStaleReads})
 	if err == nil {
 		err = checkCommon(rdb, spec.TTL, spec.UpTimeout, spec.LeaseTTL, spec.MaxLoads, spec.Codec)
 	}

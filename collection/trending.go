@@ -54,6 +54,10 @@ type TrendingSpec[K comparable, M any] struct {
 	// bytes of members that are the same, so not one that encrypts. Defaults to
 	// codec.For[M]().
 	Codec codec.Codec[M]
+
+	// AllowStaleReads accepts a client whose reads may be stale, as that of cachex.Spec.
+	// Defaults to false.
+	AllowStaleReads bool
 }
 
 // A Trending ranks members of type M by what was added to them within a window of
@@ -92,7 +96,7 @@ func NewTrending[K comparable, M any](rdb redis.UniversalClient, spec TrendingSp
 		bucket:  spec.Bucket, buckets: spec.Buckets, top: spec.Top, keep: spec.Keep,
 	}
 	t.beside = true
-	err := t.settle(rdb, commonSpec[K]{spec.Name, spec.Key, spec.KeyFunc, spec.Bucket, defaultUpTimeout, defaultLeaseTTL, 0})
+	err := t.settle(rdb, commonSpec[K]{spec.Name, spec.Key, spec.KeyFunc, spec.Bucket, defaultUpTimeout, defaultLeaseTTL, 0, spec.AllowStaleReads})
 	switch {
 	case err != nil:
 	case spec.Bucket < time.Second || spec.Bucket%time.Millisecond != 0:

@@ -1,6 +1,10 @@
 package client
 
-import "github.com/redis/go-redis/v9"
+import (
+	"fmt"
+
+	"github.com/redis/go-redis/v9"
+)
 
 // StaleReads returns the name of the option by which reads of rdb may be answered by
 // a replica or by a copy in the process: with a value that was deleted. It is "" if
@@ -31,4 +35,17 @@ func StaleReads(rdb redis.UniversalClient) string {
 		}
 	}
 	return ""
+}
+
+// CheckReads returns an error if rdb may answer a read with what was deleted, unless
+// that is allowed, by the option of the given name.
+func CheckReads(rdb redis.UniversalClient, allowed bool, name string) error {
+	if allowed || Nil(rdb) {
+		return nil
+	}
+	if option := StaleReads(rdb); option != "" {
+		return fmt.Errorf("the client has the option %s, with which a read may return what was deleted: "+
+			"make it without, or set %s", option, name)
+	}
+	return nil
 }

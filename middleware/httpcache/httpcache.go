@@ -14,6 +14,7 @@ import (
 
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/codec"
+	"github.com/cachex-go/cachex/internal/client"
 )
 
 // A Handler answers requests from what another one has answered before, as a
@@ -54,6 +55,9 @@ func New(rdb redis.UniversalClient, next http.Handler, o Options) (*Handler, err
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("httpcache: %w", err)
 	}
+	if err := client.CheckReads(rdb, o.AllowStaleReads, "Options.AllowStaleReads"); err != nil {
+		return nil, fmt.Errorf("httpcache: %w", err)
+	}
 	h := &Handler{next: next, o: o, hidden: canonical(o.Hidden), selected: canonical(selectedFields, o.Targets)}
 	h.overrides, h.targets = canonicalList(o.MethodOverrides), canonicalList(o.Targets)
 	h.hides, h.skip = fieldSets(o)
@@ -64,6 +68,8 @@ func New(rdb redis.UniversalClient, next http.Handler, o Options) (*Handler, err
 		TTLFor: h.ttl,
 		Jitter: cachex.NoJitter, // a response says for how long it is fresh
 		Codec:  codec.Version(codec.For[record](), 1),
+
+		AllowStaleReads: o.AllowStaleReads,
 	}
 	var err error
 	reads := spec

@@ -92,6 +92,11 @@ type Options struct {
 	// refuses keeps the page from every client for as long. A response that is stored
 	// is no reason to serve a stale one by stale-if-error. Defaults to none.
 	Statuses []int
+
+	// AllowStaleReads accepts a client whose reads may be stale, as that of cachex.Spec:
+	// what Invalidate and unsafe methods have made useless may then be served. Defaults to
+	// false.
+	AllowStaleReads bool
 }
 
 var nameForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]*$`)
