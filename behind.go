@@ -295,7 +295,7 @@ func (c *Cache[K, V]) check(id string, value []byte) error {
 // persist has Down, or the kind, persist a batch of what check can read.
 func (c *Cache[K, V]) persist(ctx context.Context, b ledger.Batch) (err error) {
 	ids := b.IDs()
-	ctx, w := c.begin(ctx, "persist", ids[0], len(ids))
+	ctx, w := c.begin(ctx, OpPersist, ids[0], len(ids))
 	defer func() { w.end(ctx, 0, err) }()
 	ctx = ledger.NewContext(ctx, b)
 	deltas, totals := make(map[K]int64, len(b.Deltas)), make(map[K]int64)

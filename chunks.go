@@ -201,7 +201,7 @@ func (c *Cache[K, V]) setChunks(ctx context.Context, values map[K]V) error {
 			return err
 		}
 	}
-	if err := c.admit(ctx, "setmany"); err != nil {
+	if err := c.admit(ctx, OpSetMany); err != nil {
 		return err
 	}
 	defer c.calls.leave()
@@ -212,7 +212,7 @@ func (c *Cache[K, V]) setChunks(ctx context.Context, values map[K]V) error {
 	flush := func() error {
 		if !begun {
 			begun = true
-			ctx, w = c.begin(ctx, "setmany", ws[0].Key, len(values))
+			ctx, w = c.begin(ctx, OpSetMany, ws[0].Key, len(values))
 		}
 		some := make(map[K]V, len(keys))
 		for _, key := range keys {

@@ -41,23 +41,23 @@ import (
 // then is counted and stays gone. Of several masters, those that do not fail are
 // cleared to the end. It is safe to Clear again, and for several to Clear at once.
 func (c *Cache[K, V]) Clear(ctx context.Context) (int64, error) {
-	if err := c.admit(ctx, "clear"); err != nil {
+	if err := c.admit(ctx, OpClear); err != nil {
 		return 0, err
 	}
 	defer c.calls.leave()
 	pattern, match, err := c.whole()
 	if err != nil {
-		return 0, c.fail("clear", "", err)
+		return 0, c.fail(OpClear, "", err)
 	}
 	s := &sweep{pattern: pattern, match: match, packed: c.packed != nil}
 	s.progress, _ = ctx.Value(progressKey{}).(func(Progress))
 	walk, err := s.over(c.rdb)
 	if err != nil {
-		return 0, c.fail("clear", "", err)
+		return 0, c.fail(OpClear, "", err)
 	}
 	// After the removal, for the reason that Delete has.
 	defer c.loader.ForgetAll()
-	ctx, w := c.begin(ctx, "clear", "", 0)
+	ctx, w := c.begin(ctx, OpClear, "", 0)
 	err = guard.Call(guard.Client, func() error { return walk(ctx) })
 	w.end(ctx, 0, err)
 	removed, panicked := s.end()
@@ -65,9 +65,9 @@ func (c *Cache[K, V]) Clear(ctx context.Context) (int64, error) {
 	case err == nil:
 		return removed, nil
 	case panicked != nil || ctx.Err() != nil:
-		return removed, c.fail("clear", "", cmp.Or(panicked, context.Cause(ctx)))
+		return removed, c.fail(OpClear, "", cmp.Or(panicked, context.Cause(ctx)))
 	}
-	return removed, c.redisFailed(ctx, "clear", "", err)
+	return removed, c.redisFailed(ctx, OpClear, "", err)
 }
 
 // Progress is how far a Clear has come.

@@ -34,7 +34,7 @@ var (
 // It names the key and never the value, unless Err, which may be the error of
 // Spec.Up, does.
 type Error struct {
-	Op    string // "get", "set", "delete" …
+	Op    string // OpGet, OpSet …
 	Cache string // the name of the cache, "" if it has none
 	Key   string // the key in Redis; "" if the call has none, or it could not be made
 	Err   error

@@ -44,13 +44,13 @@ func (c *Cache[K, V]) Wrap(up func(context.Context, K) (V, error)) func(context.
 }
 
 func (c *Cache[K, V]) get(ctx context.Context, key K, loads bool, load func(context.Context, K) (V, loader.Life, error)) (v V, err error) {
-	k, err := c.enter(ctx, "get", key)
+	k, err := c.enter(ctx, OpGet, key)
 	if err != nil {
 		tell(ctx, 0)
 		return v, err
 	}
 	defer c.calls.leave()
-	ctx, w := c.begin(ctx, "get", k, 1)
+	ctx, w := c.begin(ctx, OpGet, k, 1)
 	var how Outcome
 	if loads {
 		v, how, err = loader.GetWith(ctx, c.loader, k, key, load)
@@ -64,7 +64,7 @@ func (c *Cache[K, V]) get(ctx context.Context, key K, loads bool, load func(cont
 		if v = zero; !errors.Is(err, ErrNotFound) {
 			how = 0
 		}
-		err = c.fail("get", k, err)
+		err = c.fail(OpGet, k, err)
 	}
 	tell(ctx, how)
 	w.end(ctx, how, err)
@@ -87,17 +87,17 @@ func (c *Cache[K, V]) absent() error {
 // The error is an *Error, of Redis or of the end of ctx. Bytes in Redis that
 // cannot be used are no value, and stay.
 func (c *Cache[K, V]) Lookup(ctx context.Context, key K) (V, bool, error) {
-	k, err := c.enter(ctx, "lookup", key)
+	k, err := c.enter(ctx, OpLookup, key)
 	if err != nil {
 		tell(ctx, 0)
 		var zero V
 		return zero, false, err
 	}
 	defer c.calls.leave()
-	ctx, w := c.begin(ctx, "lookup", k, 1)
+	ctx, w := c.begin(ctx, OpLookup, k, 1)
 	v, how, err := c.loader.Find(ctx, k)
 	if err != nil {
-		err = c.fail("lookup", k, err)
+		err = c.fail(OpLookup, k, err)
 	}
 	tell(ctx, how)
 	w.end(ctx, how, err)

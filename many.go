@@ -32,7 +32,7 @@ const eachLimit = 16
 // The map is right all the same: it has every value that could be had.
 func (c *Cache[K, V]) GetMany(ctx context.Context, keys []K) (map[K]V, error) {
 	zero := c.up == nil && c.absent() == nil
-	return c.many(ctx, "getmany", keys, zero, func(ctx context.Context, ks []string, keys []K, share int) []loader.Answer[V] {
+	return c.many(ctx, OpGetMany, keys, zero, func(ctx context.Context, ks []string, keys []K, share int) []loader.Answer[V] {
 		if c.up == nil {
 			return c.loader.LookupMany(ctx, ks)
 		}
@@ -44,7 +44,7 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, keys []K) (map[K]V, error) {
 // LookupMany returns the values of keys that are in Redis, in one round trip for each
 // 500. It never loads, and does not wait for a load. The error is as that of GetMany.
 func (c *Cache[K, V]) LookupMany(ctx context.Context, keys []K) (map[K]V, error) {
-	return c.many(ctx, "lookupmany", keys, false, func(ctx context.Context, ks []string, _ []K, _ int) []loader.Answer[V] {
+	return c.many(ctx, OpLookupMany, keys, false, func(ctx context.Context, ks []string, _ []K, _ int) []loader.Answer[V] {
 		return c.loader.LookupMany(ctx, ks)
 	})
 }

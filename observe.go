@@ -66,11 +66,30 @@ type Observer interface {
 
 // An Event is one call on a cache, or one load.
 type Event struct {
-	Op    string // "get", "set" … as in Error; "load" is a call of Up or UpMany
+	Op    string // one of OpGet, OpSet …
 	Cache string // the name of the cache
 	Key   string // the key in Redis, the first one if there are several
 	Keys  int    // how many
 }
+
+// The operations of which an Observer is told. The Op of an [Error] is one of them too,
+// or the name of another method in lower case.
+const (
+	OpGet        = "get" // also of a function that Wrap returns, and of a cache in a batch
+	OpGetMany    = "getmany"
+	OpLookup     = "lookup"
+	OpLookupMany = "lookupmany"
+	OpRefresh    = "refresh"
+	OpSet        = "set"
+	OpSetMany    = "setmany"
+	OpDelete     = "delete"
+	OpExpire     = "expire"
+	OpClear      = "clear"
+	OpAdd        = "add"     // of a counter.Counter; also of Inc
+	OpAddOnce    = "addonce" // of a counter.Counter
+	OpLoad       = "load"    // one call of Up or UpMany
+	OpPersist    = "persist" // one batch that is written behind
+)
 
 // A Result is how an Event ended.
 type Result struct {
@@ -117,7 +136,7 @@ func (c *Cache[K, V]) begin(ctx context.Context, op, key string, keys int) (cont
 		return ctx, watch{}
 	}
 	w := watch{
-		observer: c.observer, failures: &c.observerFailures, ours: op == "load" || op == "persist",
+		observer: c.observer, failures: &c.observerFailures, ours: op == OpLoad || op == OpPersist,
 		event: Event{Op: op, Cache: c.name, Key: key, Keys: keys}, began: time.Now(),
 	}
 	inside := ctx
@@ -148,6 +167,6 @@ func (c *Cache[K, V]) loads(ctx context.Context, keys ...K) (context.Context, fu
 		return ctx, func(error) {}
 	}
 	k, _ := c.render(keys[0]) // it was rendered before, for the call
-	ctx, w := c.begin(ctx, "load", k, len(keys))
+	ctx, w := c.begin(ctx, OpLoad, k, len(keys))
 	return ctx, func(err error) { w.end(ctx, 0, err) }
 }

@@ -19,7 +19,7 @@ import (
 // with what Get would return for each key.
 func (c *Cache[K, V]) BatchRead(ctx context.Context, keys []K, got func(i int, v V, err error)) batch.Reading {
 	r := &batchRead[K, V]{c: c, keys: keys, got: got}
-	if err := c.admit(ctx, "get"); err != nil {
+	if err := c.admit(ctx, OpGet); err != nil {
 		r.bad = err
 		return r
 	}
@@ -42,7 +42,7 @@ func (c *Cache[K, V]) BatchRead(ctx context.Context, keys []K, got func(i int, v
 				able, r.at = slices.Clone(keys[:i]), upTo(i)
 			}
 			var zero V
-			got(i, zero, c.fail("get", "", err))
+			got(i, zero, c.fail(OpGet, "", err))
 			continue
 		case r.at != nil:
 			able, r.at = append(able, key), append(r.at, i)
@@ -56,7 +56,7 @@ func (c *Cache[K, V]) BatchRead(ctx context.Context, keys []K, got func(i int, v
 	if len(ks) > 0 {
 		k = ks[0]
 	}
-	ctx, r.watch = c.begin(ctx, "get", k, n)
+	ctx, r.watch = c.begin(ctx, OpGet, k, n)
 	r.ctx = ctx
 	if r.atOnce = 1; len(first) < len(keys) {
 		r.atOnce = max(c.atOnce(1+chunks(len(keys)-len(first), c.spec.MaxKeys)), 2) // this one, and others
@@ -131,7 +131,7 @@ func (r *batchRead[K, V]) readRest(f *found[K, V]) {
 			}
 			if err != nil {
 				var zero V
-				r.got(size+n*size+i, zero, c.fail("get", "", err))
+				r.got(size+n*size+i, zero, c.fail(OpGet, "", err))
 				continue
 			}
 			ks, at, some = append(ks, k), append(at, size+n*size+i), append(some, key)
@@ -158,7 +158,7 @@ func (r *batchRead[K, V]) readRest(f *found[K, V]) {
 				k, err = "", bad
 			}
 			var zero V
-			failed := c.fail("get", k, err)
+			failed := c.fail(OpGet, k, err)
 			mu.Lock()
 			f.fail(size+n*size+i, failed)
 			mu.Unlock()
@@ -238,7 +238,7 @@ func (r *batchRead[K, V]) give(f *found[K, V], ks []string, answers []loader.Ans
 		}
 		one := a.Err
 		if one != nil {
-			one = c.fail("get", ks[i], one)
+			one = c.fail(OpGet, ks[i], one)
 		}
 		if one == nil || errors.Is(one, ErrNotFound) {
 			f.how = max(f.how, a.Outcome)

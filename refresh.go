@@ -20,7 +20,7 @@ import (
 // called all the same, and nothing is stored; Stats count it.
 func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
 	var zero V
-	k, err := c.enter(ctx, "refresh", key)
+	k, err := c.enter(ctx, OpRefresh, key)
 	if err != nil {
 		tell(ctx, 0)
 		return zero, err
@@ -28,12 +28,12 @@ func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
 	defer c.calls.leave()
 	if c.up == nil {
 		tell(ctx, 0)
-		return zero, c.fail("refresh", k, errNoUp)
+		return zero, c.fail(OpRefresh, k, errNoUp)
 	}
-	ctx, w := c.begin(ctx, "refresh", k, 1)
+	ctx, w := c.begin(ctx, OpRefresh, k, 1)
 	v, how, err := c.loader.Refresh(ctx, k, c.loading(key))
 	if err != nil {
-		v, err = zero, c.fail("refresh", k, err)
+		v, err = zero, c.fail(OpRefresh, k, err)
 	}
 	tell(ctx, how)
 	w.end(ctx, how, err)

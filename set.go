@@ -30,12 +30,12 @@ import (
 //     stored then is deleted, which is no error; so an error says that what was in
 //     Redis before may still be there.
 func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
-	k, err := c.enter(ctx, "set", key)
+	k, err := c.enter(ctx, OpSet, key)
 	if err != nil {
 		return err
 	}
 	defer c.calls.leave()
-	ctx, w := c.begin(ctx, "set", k, 1)
+	ctx, w := c.begin(ctx, OpSet, k, 1)
 	err = c.set(ctx, key, k, value)
 	w.end(ctx, 0, err)
 	return err
@@ -44,26 +44,26 @@ func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 func (c *Cache[K, V]) set(ctx context.Context, key K, k string, value V) error {
 	writing, err := c.writing(key, k, value)
 	if err != nil {
-		return c.fail("set", k, err)
+		return c.fail(OpSet, k, err)
 	}
 	switch {
 	case c.engine != nil && c.kind != nil:
-		return c.wrote(ctx, "set", []string{k}, c.setBehindBy(ctx, []K{key}, []V{value}))
+		return c.wrote(ctx, OpSet, []string{k}, c.setBehindBy(ctx, []K{key}, []V{value}))
 	case c.engine != nil:
-		return c.wrote(ctx, "set", []string{k}, c.setBehind(ctx, []loader.Writing{writing}))
+		return c.wrote(ctx, OpSet, []string{k}, c.setBehind(ctx, []loader.Writing{writing}))
 	}
 	if c.spec.Down != nil {
 		errs := c.loader.WriteThrough(ctx, []loader.Writing{writing}, func(ctx context.Context) []error {
 			return []error{c.down(ctx, key, value)}
 		})
-		return c.wrote(ctx, "set", []string{k}, errs)
+		return c.wrote(ctx, OpSet, []string{k}, errs)
 	}
 	began := time.Now()
 	err = c.loader.Write(ctx, writing)
 	c.loader.Note(ctx, k, began, err)
 	c.loader.Forget(k) // after the write: who joins a load from now on must see it
 	if err != nil {
-		return c.redisFailed(ctx, "set", k, err)
+		return c.redisFailed(ctx, OpSet, k, err)
 	}
 	return nil
 }
@@ -88,14 +88,14 @@ func (c *Cache[K, V]) SetMany(ctx context.Context, values map[K]V) error {
 		}
 		ws, keys = append(ws, w), append(keys, key)
 	}
-	if err := c.admit(ctx, "setmany"); err != nil || len(ws) == 0 {
+	if err := c.admit(ctx, OpSetMany); err != nil || len(ws) == 0 {
 		if err == nil {
 			c.calls.leave()
 		}
 		return err
 	}
 	defer c.calls.leave()
-	ctx, w := c.begin(ctx, "setmany", ws[0].Key, len(ws))
+	ctx, w := c.begin(ctx, OpSetMany, ws[0].Key, len(ws))
 	err := c.setSome(ctx, ws, keys, values)
 	w.end(ctx, 0, err)
 	return err
@@ -105,11 +105,11 @@ func (c *Cache[K, V]) SetMany(ctx context.Context, values map[K]V) error {
 func (c *Cache[K, V]) writingOf(key K, value V) (loader.Writing, error) {
 	k, err := c.render(key)
 	if err != nil {
-		return loader.Writing{}, c.fail("setmany", "", err)
+		return loader.Writing{}, c.fail(OpSetMany, "", err)
 	}
 	w, err := c.writing(key, k, value)
 	if err != nil {
-		return w, c.fail("setmany", k, err)
+		return w, c.fail(OpSetMany, k, err)
 	}
 	return w, nil
 }
@@ -138,7 +138,7 @@ func (c *Cache[K, V]) setSome(ctx context.Context, ws []loader.Writing, keys []K
 	default:
 		errs = c.loader.WriteThrough(ctx, ws, func(ctx context.Context) []error { return c.downMany(ctx, keys, values) })
 	}
-	return c.wrote(ctx, "setmany", ks, errs)
+	return c.wrote(ctx, OpSetMany, ks, errs)
 }
 
 // writing returns what is to be written for a value.
@@ -213,7 +213,7 @@ func (c *Cache[K, V]) downMany(ctx context.Context, keys []K, values map[K]V) []
 //
 // The error is as that of Delete.
 func (c *Cache[K, V]) Expire(ctx context.Context, keys ...K) error {
-	return c.each(ctx, "expire", keys, func(ctx context.Context, ks []string) (string, error) {
+	return c.each(ctx, OpExpire, keys, func(ctx context.Context, ks []string) (string, error) {
 		for i, err := range c.loader.Leases().ExpireMany(ctx, ks) {
 			if err != nil {
 				return ks[i], err
@@ -234,7 +234,7 @@ const deleteChunk = 512
 // the cause of the end of ctx. Other keys may then be deleted or not; it is safe
 // to Delete them all again.
 func (c *Cache[K, V]) Delete(ctx context.Context, keys ...K) error {
-	return c.each(ctx, "delete", keys, c.unlink)
+	return c.each(ctx, OpDelete, keys, c.unlink)
 }
 
 // each does something to keys in Redis, some at a time. do returns the first key

@@ -28,7 +28,7 @@ func (c *Counter[K]) Inc(ctx context.Context, key K) (int64, error) { return c.A
 // have added it: Add is not sent twice. So it is with the end of ctx while Redis is
 // asked.
 func (c *Counter[K]) Add(ctx context.Context, key K, delta int64) (int64, error) {
-	return c.call(ctx, "add", key, delta, "")
+	return c.call(ctx, cachex.OpAdd, key, delta, "")
 }
 
 // AddOnce is Add for a caller who may try again: of the calls with the same key and
@@ -38,7 +38,7 @@ func (c *Counter[K]) Add(ctx context.Context, key K, delta int64) (int64, error)
 //
 // With UpCounts a count that is missing is not added to, and the opID not remembered.
 func (c *Counter[K]) AddOnce(ctx context.Context, key K, delta int64, opID string) (int64, error) {
-	return c.call(ctx, "addonce", key, delta, opID)
+	return c.call(ctx, cachex.OpAddOnce, key, delta, opID)
 }
 
 func (c *Counter[K]) call(ctx context.Context, op string, key K, delta int64, opID string) (n int64, err error) {
@@ -52,7 +52,7 @@ func (c *Counter[K]) call(ctx context.Context, op string, key K, delta int64, op
 		}
 	}()
 	a := adding{key: call.Key, id: call.ID, delta: decimal(delta)}
-	if op == "addonce" {
+	if op == cachex.OpAddOnce {
 		if a.op, err = operation(call.Key, opID); err != nil {
 			return 0, err
 		}

@@ -336,7 +336,7 @@ func (c *Counter[K]) keyOf(key K) (string, error) {
 	if k := c.Key(key); k != "" {
 		return k, nil
 	}
-	call, err := c.kind.Enter(context.Background(), "add", key)
+	call, err := c.kind.Enter(context.Background(), cachex.OpAdd, key)
 	if err == nil { // a method of the key has changed its mind
 		err = call.End(errBadKey)
 	}
