@@ -33,10 +33,12 @@ type Buffer[K comparable] struct {
 	c       *Counter[K]
 	o       BufferOptions
 	shards  []shard[K]
-	hides   bool          // see key.Hides
-	near    sync.Pool     // of *shard[K]: the one that this core has used last
-	size    atomic.Int64  // sums in all shards
-	armed   atomic.Bool   // a flush will come
+	hides   bool         // see key.Hides
+	near    sync.Pool    // of *shard[K]: the one that this core has used last
+	size    atomic.Int64 // sums in all shards
+	armed   atomic.Bool  // a flush will come
+	timing  sync.Mutex
+	timer   *time.Timer   // guarded by timing: of the flush that comes in time
 	closed  atomic.Bool   // written with all shards locked
 	flushes chan struct{} // has an element while a flush is under way
 	kept    []sumOf[K]    // guarded by flushes: sums that were not taken
@@ -157,7 +159,24 @@ func (b *Buffer[K]) arm(now bool) {
 		b.armed.Store(true)
 		b.later()
 	} else if b.armed.CompareAndSwap(false, true) {
-		time.AfterFunc(b.o.Every, b.later)
+		b.timing.Lock()
+		defer b.timing.Unlock()
+		switch {
+		case b.closed.Load(): // a timer would keep b for as long
+		case b.timer == nil:
+			b.timer = time.AfterFunc(b.o.Every, b.later)
+		default:
+			b.timer.Reset(b.o.Every)
+		}
+	}
+}
+
+// disarm has no flush come in time. There would be a timer for each flush else.
+func (b *Buffer[K]) disarm() {
+	b.timing.Lock()
+	defer b.timing.Unlock()
+	if b.timer != nil {
+		b.timer.Stop()
 	}
 }
 
@@ -196,6 +215,7 @@ func (b *Buffer[K]) Flush(ctx context.Context) error {
 
 // send sends all sums. Whoever calls it has put an element into flushes.
 func (b *Buffer[K]) send(ctx context.Context) error {
+	b.disarm()
 	b.armed.Store(false) // before: what is added from now on has a flush of its own
 	defer func() {
 		if b.size.Load() > 0 && !b.closed.Load() {
@@ -311,6 +331,7 @@ func (b *Buffer[K]) close() {
 	for i := range b.shards {
 		b.shards[i].mu.Unlock()
 	}
+	b.disarm()
 }
 
 // plus returns the sum of two numbers, and whether it is an int64.

@@ -1,9 +1,11 @@
 package counter
 
 import (
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -37,4 +39,22 @@ func TestBufferFlush_ThatFailsLeavesATimer(t *testing.T) {
 		require.NoError(t, err)
 		require.EqualValues(t, 1, n)
 	})
+}
+
+// Each Add after a Flush arms a timer. A closed Buffer must not live as long as those do.
+func TestBufferClose_LeavesNoTimer(t *testing.T) {
+	t.Parallel()
+	c, err := New(redistest.StartEmbedded(t).Client(nil), Spec[int]{Key: redistest.Key(t) + ":{id}", TTL: time.Hour})
+	require.NoError(t, err)
+	b, err := NewBuffer(c, BufferOptions{Every: time.Hour})
+	require.NoError(t, err)
+	for range 3 {
+		require.NoError(t, b.Inc(1))
+		require.NoError(t, b.Flush(t.Context()))
+	}
+	require.NoError(t, b.Inc(1))
+	require.NoError(t, c.Close(t.Context()))
+	still := weak.Make(b)
+	b, c = nil, nil
+	require.Eventually(t, func() bool { runtime.GC(); return still.Value() == nil }, 10*time.Second, time.Millisecond)
 }
