@@ -185,7 +185,7 @@ func (c *Cache[K, V]) manyChunks(ctx context.Context, op string, keys []K, zero 
 			f.fail(n*s.size, c.fail(op, k, err))
 		}
 	})
-	return c.finish(ctx, &w, &f)
+	return c.finish(ctx, w, &f)
 }
 
 // atOnce returns how many of n chunks are under way at once. Without UpMany the calls of Up
@@ -205,10 +205,11 @@ func (c *Cache[K, V]) setChunks(ctx context.Context, values map[K]V) error {
 		return err
 	}
 	defer c.calls.leave()
-	var w watch
+	var w *watch
 	var failed error
 	begun := false
-	ws, keys := make([]loader.Writing, 0, c.spec.MaxKeys), make([]K, 0, c.spec.MaxKeys)
+	most := min(len(values), c.spec.MaxKeys)
+	ws, keys := make([]loader.Writing, 0, most), make([]K, 0, most)
 	flush := func() error {
 		if !begun {
 			begun = true

@@ -94,7 +94,7 @@ func (c *Cache[K, V]) many(ctx context.Context, op string, keys []K, zero bool, 
 	}
 	ctx, w := c.begin(ctx, op, ks[0], len(ks))
 	f.take(c, op, 0, zero, ks, distinct, ask(ctx, ks, distinct, 1))
-	return c.finish(ctx, &w, &f)
+	return c.finish(ctx, w, &f)
 }
 
 // found is what a call for many keys has found so far.

@@ -98,7 +98,7 @@ type Result struct {
 	Err     error // what the call returns, or Up
 }
 
-// A watch is one Event under way. Its zero value is one that nobody observes.
+// A watch is one Event under way. A nil watch is one without an Observer.
 type watch struct {
 	observer Observer
 	failures *atomic.Int64 // of the observer
@@ -130,18 +130,19 @@ func (w *watch) tell(fn func()) bool {
 	return err == nil
 }
 
-// begin tells the observer, if there is one, of a call.
-func (c *Cache[K, V]) begin(ctx context.Context, op, key string, keys int) (context.Context, watch) {
+// begin tells the observer, if there is one, of a call. Without one, the watch is nil,
+// so that a call allocates none.
+func (c *Cache[K, V]) begin(ctx context.Context, op, key string, keys int) (context.Context, *watch) {
 	if c.observer == nil {
-		return ctx, watch{}
+		return ctx, nil
 	}
-	w := watch{
+	w := &watch{
 		observer: c.observer, failures: &c.observerFailures, ours: op == OpLoad || op == OpPersist,
 		event: Event{Op: op, Cache: c.name, Key: key, Keys: keys}, began: time.Now(),
 	}
 	inside := ctx
 	if !w.tell(func() { inside = w.observer.Begin(ctx, w.event) }) {
-		return ctx, watch{}
+		return ctx, nil
 	}
 	if inside == nil {
 		inside = ctx
@@ -151,7 +152,7 @@ func (c *Cache[K, V]) begin(ctx context.Context, op, key string, keys int) (cont
 
 // end tells the observer that it has ended. ctx is the one that begin returned.
 func (w *watch) end(ctx context.Context, how Outcome, err error) {
-	if w.observer == nil {
+	if w == nil {
 		return
 	}
 	r := Result{Outcome: how, Took: time.Since(w.began), Err: err}

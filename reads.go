@@ -76,7 +76,7 @@ type batchRead[K comparable, V any] struct {
 	got                func(int, V, error)
 	bad                error // of every key
 	ctx                context.Context
-	watch              watch
+	watch              *watch
 	atOnce             int               // how many chunks of keys are under way at once
 	rest               chan *found[K, V] // nil: the keys are one chunk
 	taken, loaded      bool

@@ -62,8 +62,8 @@ func NewOnce(cmd *redis.Cmd, at int) *Once {
 // NewSet returns a SET with GET of a value that lives for ttl, 0 forever. It makes
 // fewer allocations than NewOnce.
 func NewSet(ctx context.Context, key string, value []byte, ttl time.Duration) *Once {
-	o := new(Once)
-	args := append(make([]any, 0, 6), "set", key, value)
+	o := new(setOnce)
+	args := append(o.args[:0], "set", key, value)
 	switch {
 	case ttl == 0:
 		o.stamp.arg = "get"
@@ -76,7 +76,13 @@ func NewSet(ctx context.Context, key string, value []byte, ttl time.Duration) *O
 		args = append(args, "px", &o.stamp, "get")
 	}
 	o.Cmd = redis.NewCmd(ctx, args...)
-	return o
+	return &o.Once
+}
+
+// A setOnce is a Once with its arguments.
+type setOnce struct {
+	Once
+	args [6]any
 }
 
 // NoRetry implements redis.Cmder. A redirection needs no retry, and with one of
