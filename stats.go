@@ -3,6 +3,7 @@ package cachex
 import (
 	"time"
 
+	"github.com/cachex-go/cachex/internal/nonzero"
 	"github.com/cachex-go/cachex/loader"
 	"github.com/cachex-go/cachex/writebehind"
 )
@@ -44,6 +45,9 @@ type Stats struct {
 
 	WriteBehind writebehind.Stats // of Spec.WriteBehind; zero without
 }
+
+// String returns what is not zero, for %v and %+v.
+func (s Stats) String() string { return nonzero.Format(s) }
 
 // Stats returns a snapshot. The fields are read one after the other, so a call
 // under way may be counted in some of them and not yet in others.

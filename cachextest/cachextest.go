@@ -30,9 +30,11 @@ import (
 // other test sees it, and parallel tests do not meet. Client and server are
 // closed when the test ends; all that uses them must have stopped by then.
 //
-// TTLs run in real time, to the millisecond. The client is safe for concurrent
-// use. A server that cannot start fails the test.
+// TTLs run by the clock of the test, to the millisecond: in real time, and in a bubble
+// of testing/synctest by the bubble's, where an hour passes at once. The client has no
+// socket: another client of the same server is redis.NewClient with its Options. It is
+// safe for concurrent use. A server that cannot start fails the test.
 func Redis(t testing.TB) redis.UniversalClient {
 	t.Helper()
-	return redistest.StartEmbedded(t).Client(nil)
+	return redistest.InMemory(t)
 }

@@ -1,13 +1,16 @@
 package cachextest_test
 
 import (
+	"context"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/cachextest"
 )
 
@@ -47,4 +50,24 @@ func TestRedisIsClosedWithItsTest(t *testing.T) {
 		require.NoError(t, rdb.Ping(t.Context()).Err())
 	})
 	require.ErrorIs(t, rdb.Ping(t.Context()).Err(), redis.ErrClosed)
+}
+
+// An hour of TTLs, leases and stale windows takes no time in a bubble.
+func TestRedis_WorksInABubble(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, loads := t.Context(), 0
+		c, err := cachex.New(cachextest.Redis(t), cachex.Spec[int, int]{
+			Key: "n:{id}", TTL: time.Hour, Jitter: cachex.NoJitter,
+			Up: func(context.Context, int) (int, error) { loads++; return loads, nil },
+		})
+		require.NoError(t, err)
+		defer func() { require.NoError(t, c.Close(ctx)) }()
+		for _, want := range []int{1, 1, 2} {
+			n, err := c.Get(ctx, 1)
+			require.NoError(t, err)
+			require.Equal(t, want, n)
+			time.Sleep(31 * time.Minute)
+		}
+	})
 }

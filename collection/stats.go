@@ -7,6 +7,7 @@ import (
 
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/internal/circuit"
+	"github.com/cachex-go/cachex/internal/nonzero"
 )
 
 // Stats are what a collection has counted. Each is a total since New, of this value
@@ -27,6 +28,9 @@ type Stats struct {
 	// part. It is that of the client: its caches and collections share it.
 	Breaker cachex.BreakerState
 }
+
+// String returns what is not zero, for %v and %+v.
+func (s Stats) String() string { return nonzero.Format(s) }
 
 // Stats returns a snapshot. The fields are read one after the other, so a call under
 // way may be counted in some of them and not yet in others.

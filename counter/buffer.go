@@ -14,6 +14,7 @@ import (
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/internal/guard"
 	keys "github.com/cachex-go/cachex/internal/key"
+	"github.com/cachex-go/cachex/internal/nonzero"
 )
 
 // ErrFull says that a Buffer has MaxKeys sums that Redis has not taken yet. Nothing was
@@ -76,6 +77,9 @@ type BufferStats struct {
 	Failures int64 // sums that were not taken, kept, and sent again later
 	Unknown  int64 // sums that were sent and not answered, and not sent again: see ErrOutcomeUnknown
 }
+
+// String returns what is not zero, for %v and %+v.
+func (s BufferStats) String() string { return nonzero.Format(s) }
 
 // NewBuffer returns a buffer of c, or an error that names the option that is wrong. It
 // lives as long as c, so make one and keep it.

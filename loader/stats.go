@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/cachex-go/cachex/internal/breaker"
+	"github.com/cachex-go/cachex/internal/nonzero"
 )
 
 // Stats are what a Loader has counted. Each is a total since New.
@@ -24,6 +25,9 @@ type Stats struct {
 	Bypasses       int64         // keys that Redis was not asked for, since it had not answered lately
 	Breaker        BreakerState  // whether it is asked now; of a Cluster, the worst state of any part
 }
+
+// String returns what is not zero, for %v and %+v.
+func (s Stats) String() string { return nonzero.Format(s) }
 
 // A BreakerState says whether Redis is asked. What one Loader of a client finds
 // out is true for all of them.

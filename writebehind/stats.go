@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"github.com/cachex-go/cachex/internal/nonzero"
 )
 
 // Stats are what an Engine has counted in this process since New, and what it has found
@@ -29,6 +31,9 @@ type Stats struct {
 	// [Engine.Backlog].
 	Backlog Backlog
 }
+
+// String returns what is not zero, for %v and %+v.
+func (s Stats) String() string { return nonzero.Format(s) }
 
 // Forks count the times that histories have parted, by kind. See [Fork].
 type Forks struct {

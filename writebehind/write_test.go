@@ -166,7 +166,7 @@ func TestRefused_ATotalTakesThePlaceOfAllThatIsOlder(t *testing.T) {
 		slices.Sort(values)
 		return values
 	}
-	most := strconv.Itoa(math.MaxInt64)
+	most := strconv.FormatInt(math.MaxInt64, 10)
 	for range 3 {
 		refuse(math.MaxInt64)
 	}

@@ -110,8 +110,8 @@ var topologies = []topology{{
 }, {
 	name: "embedded", setup: "package `cachextest`",
 	start: func(t *testing.T) func(testing.TB) redis.UniversalClient {
-		server := redistest.StartEmbedded(t)
-		return func(testing.TB) redis.UniversalClient { return server.Client(nil) }
+		first := redistest.InMemory(t)
+		return func(t testing.TB) redis.UniversalClient { return closed(t, redis.NewClient(first.Options())) }
 	},
 }}
 

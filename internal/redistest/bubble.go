@@ -21,45 +21,52 @@ import (
 // clients must be closed when f and its cleanups are done; rdb is closed then.
 func Bubble(t *testing.T, f func(t *testing.T, rdb *redis.Client)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		server := miniredis.NewMiniRedis()
-		server.ClockTTL(true)
-		// This starts the server without a listener: a goroutine that waits in
-		// Accept would keep time from passing.
-		conn, err := server.Dial()
-		if err != nil {
-			t.Fatalf("redistest: %v", err)
-		}
-		_ = conn.Close()
+	synctest.Test(t, func(t *testing.T) { f(t, InMemory(t)) })
+}
 
-		var mu sync.Mutex
-		closed := false
-		rdb := redis.NewClient(&redis.Options{
-			Addr: "127.0.0.1:6379", // in name only
-			Dialer: func(context.Context, string, string) (net.Conn, error) {
-				mu.Lock()
-				defer mu.Unlock()
-				if closed {
-					return nil, net.ErrClosed
-				}
-				client, end := net.Pipe()
-				server.Server().ServeConn(newEager(end))
-				return client, nil
-			},
-			// These make go-redis look names up, in what all bubbles share, and
-			// keep two clients from being made of the same options.
-			MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-		})
-		// Not deferred: the cleanups of f come first, and may need the server.
-		t.Cleanup(func() {
-			_ = rdb.Close()
+// InMemory returns a client of an embedded server without a socket, which works in a
+// bubble of package synctest and outside. Keys and TIME go by the clock where it was
+// called. Another client of the same server is redis.NewClient(rdb.Options()). The client
+// and the server are closed when the test ends.
+func InMemory(t testing.TB) *redis.Client {
+	t.Helper()
+	server := miniredis.NewMiniRedis()
+	server.ClockTTL(true)
+	// This starts the server without a listener: a goroutine that waits in
+	// Accept would keep time from passing.
+	conn, err := server.Dial()
+	if err != nil {
+		t.Fatalf("redistest: %v", err)
+	}
+	_ = conn.Close()
+
+	var mu sync.Mutex
+	closed := false
+	rdb := redis.NewClient(&redis.Options{
+		Addr: "127.0.0.1:6379", // in name only
+		Dialer: func(context.Context, string, string) (net.Conn, error) {
 			mu.Lock()
-			closed = true
-			mu.Unlock()
-			server.Close()
-		})
-		f(t, rdb)
+			defer mu.Unlock()
+			if closed {
+				return nil, net.ErrClosed
+			}
+			client, end := net.Pipe()
+			server.Server().ServeConn(newEager(end))
+			return client, nil
+		},
+		// These make go-redis look names up, in what all bubbles share, and
+		// keep two clients from being made of the same options.
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	})
+	// The cleanups of the test come first, and may need the server.
+	t.Cleanup(func() {
+		_ = rdb.Close()
+		mu.Lock()
+		closed = true
+		mu.Unlock()
+		server.Close()
+	})
+	return rdb
 }
 
 // eager is a connection whose writes do not wait for a reader, as those to a

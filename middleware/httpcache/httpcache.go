@@ -15,6 +15,7 @@ import (
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/codec"
 	"github.com/cachex-go/cachex/internal/client"
+	"github.com/cachex-go/cachex/internal/nonzero"
 )
 
 // A Handler answers requests from what another one has answered before, as a
@@ -150,6 +151,9 @@ type Stats struct {
 
 	Redis cachex.Stats // of the cache that loads
 }
+
+// String returns what is not zero, for %v and %+v.
+func (s Stats) String() string { return nonzero.Format(s) }
 
 // Stats returns a snapshot. The fields are read one after the other.
 func (h *Handler) Stats() Stats {
