@@ -184,7 +184,7 @@ func TestRefused_ATotalTakesThePlaceOfAllThatIsOlder(t *testing.T) {
 	for _, delta := range []int64{math.MaxInt64, math.MaxInt64, -math.MaxInt64, 1 - math.MaxInt64} {
 		refuse(delta)
 	}
-	require.Equal(t, []string{"-" + strconv.Itoa(math.MaxInt64-1), most}, refused())
+	require.Equal(t, []string{"-" + strconv.FormatInt(math.MaxInt64-1, 10), most}, refused())
 	n, err = h.e.Retry(h.ctx)
 	require.NoError(t, err)
 	require.Equal(t, 2, n)
