@@ -30,8 +30,9 @@ import (
 //     one was not persisted and never will be: it moves to Keys.Unread.
 //   - The ledger has the parked one. Then that is done with, and the next batch gets the
 //     next number.
-//   - A process that can read the parked one takes it in hand again, as it was. Of
-//     values it makes pending what it can read: to persist a value twice is harmless.
+//   - A process that can read the parked one takes it in hand again, as it was. If it
+//     persists one value at a time and the batch has several, it makes pending what it
+//     can read instead: a value may then be persisted twice, and no older one after it.
 //
 // To leave such a batch in flight is tempting and wrong: if the release that can read
 // it is gone, its bucket waits for ever.
@@ -180,13 +181,16 @@ func (e *Engine) rescue(ctx context.Context, b int) (found bool, err error) {
 				readable = append(readable, field)
 			}
 		}
-		if e.o.Merge == Last {
+		if e.o.Merge == Last && e.o.MaxBatch == 1 {
+			several := severalOf(parked)
 			for field, value := range pairs(parked) {
-				if _, id, ok := strings.Cut(field, ":"); ok && e.readable(id, value) {
+				if token, id, ok := strings.Cut(field, ":"); ok && several[token] && e.readable(id, value) {
 					readable = append(readable, "#"+field)
 				}
 			}
-			parked = nil
+			if len(readable) > 0 {
+				parked = nil // it is another one by now
+			}
 		}
 		for some := range slices.Chunk(readable, maxAtOnce) {
 			n, err := e.call(ctx, script.RescueUnread, b, append([]any{e.o.Merge.arg(), rand.Text()}, some...)...)
@@ -205,6 +209,21 @@ func (e *Engine) rescue(ctx context.Context, b int) (found bool, err error) {
 	}
 }
 
+// severalOf returns the tokens of parked batches that have more than one id.
+func severalOf(parked []any) map[string]bool {
+	ids := map[string]int{}
+	for field := range pairs(parked) {
+		if token, _, ok := strings.Cut(field, ":"); ok {
+			ids[token]++
+		}
+	}
+	several := map[string]bool{}
+	for token, n := range ids {
+		several[token] = n > 1
+	}
+	return several
+}
+
 // readable is check for a field.
 func (e *Engine) readable(field, value string) bool {
 	if e.o.Merge == Sum {
@@ -220,11 +239,15 @@ func (e *Engine) readable(field, value string) bool {
 func (e *Engine) parkedFor(list []any) string {
 	some := map[string]bool{}
 	var tokens []string
+	several := severalOf(list)
 	for field, value := range pairs(list) {
 		token, id, ok := strings.Cut(field, ":")
 		if !ok {
 			tokens = strings.Fields(value)
 			continue
+		}
+		if e.o.Merge == Last && e.o.MaxBatch == 1 && several[token] {
+			continue // Persist cannot be given it
 		}
 		some[token] = some[token] || e.readable(id, value)
 	}

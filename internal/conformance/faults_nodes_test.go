@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +22,17 @@ var faultsOfNodes = []fault{{
 	shows: all(struck, silence),
 	hurt: func(t *testing.T, p *patient) {
 		old := p.fails(t, (*redistest.Server).Stop)
+		_, port, err := net.SplitHostPort(old.Addr())
+		require.NoError(t, err)
+		for _, rdb := range p.clients {
+			eventually(t, "a client still asks who was the master", func() bool {
+				info, err := rdb.Info(t.Context(), "server").Result()
+				return err == nil && !strings.Contains(info, "tcp_port:"+port+"\r")
+			})
+		}
+		// Who asked before has given up. Until the Sentinel has made it a replica, a master
+		// that was stopped goes on as one, and what it is told is lost.
+		p.turns(t, p.done)
 		old.Cont()
 	},
 }, {
