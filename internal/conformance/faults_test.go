@@ -53,7 +53,8 @@ type patient struct {
 	sentinel *redistest.Sentinel // in place of server, proxy and admin
 	cluster  *redistest.Cluster  // likewise
 
-	felt   func() bool // the sign of the fault that is inflicted
+	ill    string      // the name of the fault that is inflicted
+	felt   func() bool // its sign
 	struck int64       // what who inflicts them has seen them strike
 }
 
@@ -63,7 +64,7 @@ func (p *patient) inflict(t *testing.T, f fault) {
 	if p.visitors != nil {
 		p.visitors.hurt.Store(true)
 	}
-	p.felt = f.shows(t, p)
+	p.ill, p.felt = f.name, f.shows(t, p)
 	f.hurt(t, p)
 	p.feels(t)
 }
@@ -77,7 +78,7 @@ func (p *patient) suffers(t *testing.T, n int64) {
 
 func (p *patient) feels(t *testing.T) {
 	t.Helper()
-	eventually(t, "the fault does nothing", p.felt)
+	eventually(t, "the fault does nothing: "+p.ill, p.felt)
 }
 
 // do asks the server for something that must succeed.
