@@ -20,9 +20,14 @@ func sealerOf(c any) sealer {
 // noSealer is of a codec that authenticates nothing.
 type noSealer struct{}
 
-func (noSealer) Authenticates() bool                             { return false }
+// Authenticates returns false.
+func (noSealer) Authenticates() bool { return false }
+
+// AppendNone appends nothing.
 func (noSealer) AppendNone(dst []byte, _ string) ([]byte, error) { return dst, nil }
-func (noSealer) DecodeNone([]byte, string) error                 { return nil }
+
+// DecodeNone takes anything.
+func (noSealer) DecodeNone([]byte, string) error { return nil }
 
 // Authenticates returns true.
 func (c *encrypted[V]) Authenticates() bool { return true }
