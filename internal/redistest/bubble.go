@@ -47,10 +47,14 @@ func InMemory(t testing.TB) *redis.Client {
 		Dialer: func(context.Context, string, string) (net.Conn, error) {
 			mu.Lock()
 			defer mu.Unlock()
-			if closed {
-				return nil, net.ErrClosed
-			}
 			client, end := net.Pipe()
+			if closed {
+				// go-redis dials in a goroutine that Close does not wait for. After an
+				// error it sleeps and dials again, and in a bubble that has ended it
+				// never wakes; a closed connection makes it end at once.
+				_ = end.Close()
+				return client, nil
+			}
 			server.Server().ServeConn(newEager(end))
 			return client, nil
 		},

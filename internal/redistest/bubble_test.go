@@ -2,9 +2,11 @@ package redistest
 
 import (
 	"context"
+	"io"
 	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -77,6 +79,30 @@ func TestCleanupsInABubbleStillHaveTheServer(t *testing.T) {
 			require.NoError(t, rdb.Ping(context.Background()).Err())
 		})
 	})
-	_, err := options.Dialer(t.Context(), "tcp", "")
-	require.ErrorIs(t, err, net.ErrClosed, "afterwards there is no server, and who asks is told so")
+	conn, err := options.Dialer(t.Context(), "tcp", "")
+	require.NoError(t, err)
+	_, err = conn.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF, "the server is gone")
+	require.NoError(t, conn.Close())
+}
+
+// A command whose context ends leaves its dial behind, which may end after the client
+// and the server are closed.
+func TestBubble_EndsWhileAClientStillDials(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		closed := make(chan struct{})
+		t.Cleanup(func() { close(closed) }) // runs after the cleanups of InMemory
+		options := InMemory(t).Options()
+		dial := options.Dialer
+		options.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			<-closed
+			return dial(ctx, network, addr)
+		}
+		rdb := redis.NewClient(options)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.ErrorIs(t, rdb.Ping(ctx).Err(), context.DeadlineExceeded)
+		require.NoError(t, rdb.Close())
+	})
 }
