@@ -120,7 +120,7 @@ repeat
       left = left - 1
     end
   end
-until cursor == '0' or left <= 0 or scans == 16
+until cursor == '0' or left <= 0 or scans == 6
 if key ~= I then cursor = '+' .. cursor end
 if cursor == '0' and redis.call('EXISTS', KEYS[6]) == 1 then cursor = '+0' elseif cursor == '+0' then cursor = '0' end
 redis.call('HSET', I, '#drop', cursor)

@@ -100,7 +100,7 @@ end
 local most, bytes, most_now, resumed = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7]), open
 local moved, moved_bytes, scans, full, pause, cycle = 0, 0, 0, false, false, false
 while not full and not cycle and got < most and left() > 0 do
-  pause = pause or moved >= most_now or moved_bytes >= 524288 or scans == 16
+  pause = pause or moved >= most_now or moved_bytes >= 524288 or scans == 6
   if pause then break end
   local count = math.min(100, math.max(10, most - got))
   if bytes and got == 0 then count = 10 end
@@ -228,8 +228,15 @@ end)
 local is = {}
 for k = 5, #ARGV do is[ARGV[k]] = k < 5 + ARGV[4] and 'refused' or 'unread' end
 if redis.call('EXISTS', D, U) > 0 then
-  for _, id in ipairs(redis.call('HKEYS', I)) do
-    local v = isid(id) and (ARGV[3] == 'last' or redis.call('HGET', I, id))
+  local few, ids = redis.call('HLEN', D) + redis.call('HLEN', U) < redis.call('HLEN', I), {}
+  for _, key in ipairs(few and {D, U} or {I}) do
+    for _, field in ipairs(redis.call('HKEYS', key)) do
+      local id = string.match(field, '^#:(.*)') or field
+      if isid(id) then ids[id] = true end
+    end
+  end
+  for id in pairs(ids) do
+    local v = redis.call('HGET', I, id)
     if v and (not is[id] or ARGV[3] == 'last' or total(v)) then persisted(ARGV[3], id, v) end
   end
 end
