@@ -136,6 +136,11 @@ func (c *Cache[K, V]) Key(key K) string {
 // soon, but an Up that does not heed its ctx is then still running. Close may be
 // called more than once, from several goroutines, but an Up that calls it waits
 // for itself. The client stays open.
+//
+// Close frees the subscription and the goroutines that the cache shares with other
+// caches of its client, when the last of them is closed. A cache that is not closed
+// keeps neither itself nor its client in memory once the program holds neither, unless
+// it has Spec.WriteBehind or a call is under way.
 func (c *Cache[K, V]) Close(ctx context.Context) error {
 	if ctx == nil {
 		return c.fail("close", "", errNilContext)

@@ -5,11 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
-	"sync"
 	"sync/atomic"
 	"time"
-	"weak"
 
 	"github.com/redis/go-redis/v9"
 
@@ -39,36 +36,13 @@ type Circuits struct {
 // master, for who serves which slot changes, and we would learn it too late.
 const ofCluster = 64
 
-// clients has the circuits of every client, for as long as somebody has them.
-var clients = struct {
-	mu sync.Mutex
-	m  map[redis.UniversalClient]weak.Pointer[Circuits] // guarded by mu
-}{m: make(map[redis.UniversalClient]weak.Pointer[Circuits])}
+// clients has the circuits of every client in use.
+var clients client.Shared[Circuits]
 
 // For returns the circuits of rdb. Clients that cannot be told apart have some of
 // their own each time.
 func For(rdb redis.UniversalClient) *Circuits {
-	if !client.Comparable(rdb) {
-		return newCircuits(rdb)
-	}
-	clients.mu.Lock()
-	defer clients.mu.Unlock()
-	cs := clients.m[rdb].Value()
-	if cs == nil {
-		cs = newCircuits(rdb)
-		clients.m[rdb] = weak.Make(cs)
-		runtime.AddCleanup(cs, forget, rdb)
-	}
-	return cs
-}
-
-// forget lets a client go whose circuits nobody has any more, unless it has new ones.
-func forget(rdb redis.UniversalClient) {
-	clients.mu.Lock()
-	defer clients.mu.Unlock()
-	if clients.m[rdb].Value() == nil {
-		delete(clients.m, rdb)
-	}
+	return clients.For(rdb, func() *Circuits { return newCircuits(rdb) }, nil)
 }
 
 func newCircuits(rdb redis.UniversalClient) *Circuits {

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -217,19 +218,13 @@ func TestAClientIsLetGoWithTheLastWhoReadsThroughIt(t *testing.T) {
 	t.Parallel()
 	rdb := redis.NewClient(&redis.Options{})
 	defer func() { _ = rdb.Close() }()
-	kept := func() bool {
-		runtime.GC()
-		clients.mu.Lock()
-		defer clients.mu.Unlock()
-		_, ok := clients.m[rdb]
-		return ok
-	}
 	cs := For(rdb)
 	cs.Of("x").Done(t.Context(), time.Time{}, &net.OpError{Op: "dial"})
-	require.True(t, kept())
+	runtime.GC()
+	still := weak.Make(cs)
 	require.Error(t, For(rdb).Of("x").Allow(), "somebody has it still")
 	runtime.KeepAlive(cs)
-	require.Eventually(t, func() bool { return !kept() }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { runtime.GC(); return still.Value() == nil }, patience, time.Millisecond)
 	require.NoError(t, For(rdb).Of("x").Allow(), "who comes now begins anew")
 }
 

@@ -38,7 +38,7 @@ type Client struct {
 	running int           // guarded by mu: goroutines of ours
 	idle    chan struct{} // guarded by mu: closed when there are none; nil if nobody waits for that
 
-	users int // guarded by clients.mu; never above 0 if they are not in there
+	users int // changed within calls of clients alone
 }
 
 // Lanes are what goes to one node. Writes have one of their own: a server that pauses
@@ -48,26 +48,12 @@ type lanes struct{ reads, writes lane }
 type lane = combine.Combiner[*read]
 
 // clients has the Client of every client in use.
-var clients = struct {
-	mu sync.Mutex
-	m  map[redis.UniversalClient]*Client // guarded by mu
-}{m: make(map[redis.UniversalClient]*Client)}
+var clients client.Shared[Client]
 
 // For returns the Client of rdb, for whoever calls Release later. Clients that cannot be
 // told apart have one of their own each time.
 func For(rdb redis.UniversalClient) *Client {
-	if !client.Comparable(rdb) {
-		return newClient(rdb)
-	}
-	clients.mu.Lock()
-	defer clients.mu.Unlock()
-	c := clients.m[rdb]
-	if c == nil {
-		c = newClient(rdb)
-		clients.m[rdb] = c
-	}
-	c.users++
-	return c
+	return clients.For(rdb, func() *Client { return newClient(rdb) }, func(c *Client) { c.users++ })
 }
 
 func newClient(rdb redis.UniversalClient) *Client {
@@ -90,13 +76,10 @@ func (c *Client) newLanes() *lanes {
 // closed when nothing is under way any more, if nobody else uses the Client; at once,
 // if somebody does.
 func (c *Client) Release() <-chan struct{} {
-	clients.mu.Lock()
-	c.users--
-	last := c.users <= 0
-	if c.users == 0 {
-		delete(clients.m, c.rdb)
-	}
-	clients.mu.Unlock()
+	last := clients.Release(c.rdb, c, func() bool {
+		c.users--
+		return c.users <= 0
+	})
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if last && c.running > 0 {

@@ -23,7 +23,7 @@ var unguarded = map[string]struct {
 
 	"counter/buffer.go":                {1, "a timer that calls guard.Go"},
 	"every.go":                         {1, "it cancels a ctx"},
-	"internal/circuit/circuit.go":      {1, "a cleanup that deletes from a map"},
+	"internal/client/shared.go":        {1, "a cleanup that deletes from a map"},
 	"internal/client/client.go":        {2, "go-redis calls the function, which calls guard.Run"},
 	"loader/heartbeat.go":              {1, "a timer that calls Loader.Spawn"},
 	"loader/reading.go":                {1, "a timer that closes a channel"},

@@ -45,7 +45,7 @@ type Listener struct {
 	begun   int64              // guarded by mu: subscriptions
 	wg      sync.WaitGroup     // the goroutine of listen
 
-	users int // guarded by listeners.mu
+	users int // changed within calls of listeners alone
 }
 
 // An ear is one subscription.
@@ -62,10 +62,7 @@ const (
 )
 
 // listeners has the listener of every client in use.
-var listeners = struct {
-	mu sync.Mutex
-	m  map[redis.UniversalClient]*Listener // guarded by mu
-}{m: make(map[redis.UniversalClient]*Listener)}
+var listeners client.Shared[Listener]
 
 // For returns the Listener of rdb, which the caller releases later; or nil
 // for clients that have no use for it. The shards of a Ring do not know of each
@@ -74,15 +71,9 @@ func For(rdb redis.UniversalClient) *Listener {
 	if client.TopologyOf(rdb) != client.OneServer || !client.Comparable(rdb) {
 		return nil
 	}
-	listeners.mu.Lock()
-	defer listeners.mu.Unlock()
-	l := listeners.m[rdb]
-	if l == nil {
-		l = &Listener{rdb: rdb, waits: make(map[string][]*Wait)}
-		listeners.m[rdb] = l
-	}
-	l.users++
-	return l
+	return listeners.For(rdb, func() *Listener {
+		return &Listener{rdb: rdb, waits: make(map[string][]*Wait)}
+	}, func(l *Listener) { l.users++ })
 }
 
 // Release undoes one For. The last one stops the subscription; then it
@@ -91,13 +82,10 @@ func (l *Listener) Release() (wait func()) {
 	if l == nil {
 		return nil
 	}
-	listeners.mu.Lock()
-	l.users--
-	last := l.users == 0
-	if last {
-		delete(listeners.m, l.rdb)
-	}
-	listeners.mu.Unlock()
+	last := listeners.Release(l.rdb, l, func() bool {
+		l.users--
+		return l.users == 0
+	})
 	if !last {
 		return nil
 	}
