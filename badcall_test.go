@@ -341,7 +341,7 @@ func TestAMethodThatPanicsOnDecodingIsAMiss(t *testing.T) {
 			loads++
 			return oneWay{"up"}, nil
 		}})
-		theirs := newCache(t, rdb, Spec[int, map[string]string]{Key: key, Codec: codec.JSON[map[string]string]()})
+		theirs := newCache(t, process(t, rdb), Spec[int, map[string]string]{Key: key, Codec: codec.JSON[map[string]string]()})
 		for i := range 3 {
 			require.NoError(t, theirs.Set(t.Context(), 1, map[string]string{"Name": "theirs"}))
 			_, ok, err := c.Lookup(t.Context(), 1)

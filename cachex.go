@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync"
 	"sync/atomic"
 
@@ -38,6 +39,7 @@ type Cache[K comparable, V any] struct {
 	kind     *kind.Kind[K]       // nil: a Cache, and no more
 
 	calls         door
+	release       func()          // of the template
 	closing       context.Context // ends with Close, for calls that would go on
 	end           context.CancelFunc
 	redisFailures atomic.Int64 // of Set and Delete
@@ -48,11 +50,16 @@ type Cache[K comparable, V any] struct {
 // New returns the cache that spec describes, or an error that names the field
 // that is wrong. It makes no call to Redis. The client stays the caller's, and
 // Close does not close it.
-func New[K comparable, V any](rdb redis.UniversalClient, spec Spec[K, V]) (*Cache[K, V], error) {
+//
+// Caches of one template and one client share their entries, so New returns an error
+// where an open one has values of another type. It cannot tell that of caches with
+// KeyFunc.
+func New[K comparable, V any](rdb redis.UniversalClient, spec Spec[K, V]) (_ *Cache[K, V], err error) {
 	spec, template, err := spec.resolve()
 	if err != nil {
 		return nil, err
 	}
+	name := cmp.Or(spec.Name, template.Name())
 	if err := client.CheckReads(rdb, spec.AllowStaleReads, "Spec.AllowStaleReads"); err != nil {
 		return nil, fmt.Errorf("cachex: %w", err)
 	}
@@ -61,6 +68,22 @@ func New[K comparable, V any](rdb redis.UniversalClient, spec Spec[K, V]) (*Cach
 		if packed, err = template.Pack(spec.Packed, spec.Expected); err != nil {
 			return nil, fmt.Errorf("cachex: Spec.Packed %w", err)
 		}
+	}
+	carrier, carries := spec.Codec.(kind.Carrier[K])
+	release := func() {}
+	if spec.Key != "" {
+		of := "cache"
+		if carries {
+			of = "counter"
+		}
+		if release, err = client.TemplatesOf(rdb).Claim(spec.Key, spec.Packed, of, name, reflect.TypeFor[V]()); err != nil {
+			return nil, fmt.Errorf("cachex: %w", err)
+		}
+		defer func() {
+			if err != nil {
+				release()
+			}
+		}()
 	}
 	l, err := loader.New(rdb, loader.Options[V]{
 		Codec:                spec.Codec,
@@ -79,15 +102,16 @@ func New[K comparable, V any](rdb redis.UniversalClient, spec Spec[K, V]) (*Cach
 		return nil, fmt.Errorf("cachex: %w", err)
 	}
 	c := &Cache[K, V]{
-		name:     spec.Name,
+		name:     name,
 		spec:     spec,
 		rdb:      rdb,
 		key:      template,
 		packed:   packed,
 		loader:   l,
 		observer: spec.Observer,
+		release:  release,
 	}
-	if carrier, ok := spec.Codec.(kind.Carrier[K]); ok {
+	if carries {
 		c.carry(carrier.Kind())
 	}
 	if spec.WriteBehind != 0 {
@@ -100,9 +124,6 @@ func New[K comparable, V any](rdb redis.UniversalClient, spec Spec[K, V]) (*Cach
 	}
 	c.load = func(ctx context.Context, key K) (V, loader.Life, error) { return c.restore(ctx, key, c.up) }
 	c.closing, c.end = context.WithCancel(context.Background())
-	if c.name == "" {
-		c.name = template.Name()
-	}
 	return c, nil
 }
 
@@ -149,6 +170,7 @@ func (c *Cache[K, V]) Close(ctx context.Context) error {
 	var late error
 	idle := c.calls.shut()
 	c.end()
+	c.release()
 	select {
 	case <-idle:
 	default:

@@ -352,11 +352,11 @@ func TestAStructThatChangedBetweenReleasesIsLoadedAgain(t *testing.T) {
 		first := newCache(t, rdb, Spec[int, release1]{Key: key, Up: func(context.Context, int) (release1, error) {
 			return release1{"one", "Ann"}, nil
 		}})
-		second := newCache(t, rdb, Spec[int, release2]{Key: key, Up: func(context.Context, int) (release2, error) {
+		second := newCache(t, process(t, rdb), Spec[int, release2]{Key: key, Up: func(context.Context, int) (release2, error) {
 			return release2{1, []string{"Ann"}}, nil
 		}})
-		third := newCache(t, rdb, Spec[int, release3]{Key: key}) // no Up: it has what is there
-		for i := range 3 {                                       // side by side, each overwrites the other's
+		third := newCache(t, process(t, rdb), Spec[int, release3]{Key: key}) // no Up: it has what is there
+		for i := range 3 {                                                   // side by side, each overwrites the other's
 			v1, err := first.Get(ctx, 1)
 			require.NoError(t, err)
 			require.Equal(t, release1{"one", "Ann"}, v1)

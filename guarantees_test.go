@@ -65,8 +65,8 @@ func TestAValueOfAnotherTypeIsAMissAndNeverAZeroValue(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		key := redistest.Key(t) + ":{id}"
 		words := newCache(t, rdb, Spec[int, string]{Key: key})
-		users := newCache(t, rdb, Spec[int, User]{Key: key})
-		numbers := newCache(t, rdb, Spec[int, int]{Key: key, Up: func(context.Context, int) (int, error) { return 7, nil }})
+		users := newCache(t, process(t, rdb), Spec[int, User]{Key: key})
+		numbers := newCache(t, process(t, rdb), Spec[int, int]{Key: key, Up: func(context.Context, int) (int, error) { return 7, nil }})
 		require.NoError(t, words.Set(t.Context(), 1, "a word"))
 		_, err := users.Get(t.Context(), 1)
 		require.ErrorIs(t, err, ErrNotFound)

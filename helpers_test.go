@@ -32,6 +32,14 @@ var ann = User{
 // needs, so that reaching it means broken and never slow.
 const patience = 30 * time.Second
 
+// process returns a client of its own, as another process has, closed when the test ends.
+func process(t testing.TB, rdb *redis.Client) *redis.Client {
+	t.Helper()
+	other := redis.NewClient(rdb.Options())
+	t.Cleanup(func() { require.NoError(t, other.Close()) })
+	return other
+}
+
 // newCache returns a cache of rdb that is closed when the test ends. If spec has
 // no Key, it gets one that no other test has; if it has no TTL, a minute.
 func newCache[K comparable, V any](t testing.TB, rdb redis.UniversalClient, spec Spec[K, V]) *Cache[K, V] {
