@@ -142,11 +142,11 @@ func (c *cell) requireTTL(ttl time.Duration, since int64, msg ...any) {
 	// that TIME leaves out.
 	passed := time.Duration(c.now()-since+1) * time.Millisecond
 	// And its TTLs go by the monotonic clock, which is not set when that of the machine is.
-	began := c.seededAt
+	began, early := c.seededAt, max(c.seeded-since, 0) // since may be early, for a script that sets what PTTL returned
 	if since > c.seeded {
-		began = c.ranAt
+		began, early = c.ranAt, 0
 	}
-	passed = max(passed, time.Since(began)+time.Millisecond)
+	passed = max(passed, time.Since(began)+time.Duration(early+1)*time.Millisecond)
 	require.GreaterOrEqual(c.t, left, ttl-passed, msg...)
 }
 
