@@ -32,7 +32,7 @@ type Stats struct {
 	Backlog Backlog
 }
 
-// String returns what is not zero, for %v and %+v.
+// String returns the fields that are not zero, for %v and %+v.
 func (s Stats) String() string { return nonzero.Format(s) }
 
 // Forks count the times that histories have parted, by kind. See [Fork].

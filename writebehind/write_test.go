@@ -193,6 +193,29 @@ func TestRefused_ATotalTakesThePlaceOfAllThatIsOlder(t *testing.T) {
 	require.EqualValues(t, 6, h.d.sum("x"))
 }
 
+// A Retry that is killed leaves deltas that have no sum, without the first of them.
+func TestRefused_ATotalTakesThePlaceOfDeltasAlone(t *testing.T) {
+	t.Parallel()
+	h := newHistory(t, redistest.Shared(t).Client(nil), nil)
+	h.d.poison["x"] = true
+	for range 3 {
+		h.add("x", math.MaxInt64)
+		requireAside(t, h.e.Flush(h.ctx), 1, 0)
+	}
+	delete(h.d.poison, "x")
+	for b := range h.e.buckets {
+		require.NoError(t, h.e.rdb.HDel(h.ctx, h.e.Keys(b).Refused, "x").Err())
+	}
+	all, err := h.e.Refused(h.ctx)
+	require.NoError(t, err)
+	require.Len(t, all, 2)
+	require.NoError(t, h.e.write(h.ctx, "set", Sum, pendSet, "x", 5))
+	h.flush()
+	all, err = h.e.Refused(h.ctx)
+	require.NoError(t, err)
+	require.Empty(t, all)
+}
+
 // What is no number was not written by us. It is put aside, and does not hold up the rest.
 func TestGarbageAmongCountsIsPutAside(t *testing.T) {
 	t.Parallel()
