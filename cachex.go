@@ -52,7 +52,7 @@ type Cache[K comparable, V any] struct {
 // Close does not close it.
 //
 // Caches of one template and one client share their entries, so New returns an error
-// where an open one has values of another type. It cannot tell that of caches with
+// where an open one has values of another type. New does not compare caches with
 // KeyFunc.
 func New[K comparable, V any](rdb redis.UniversalClient, spec Spec[K, V]) (_ *Cache[K, V], err error) {
 	spec, template, err := spec.resolve()
@@ -152,16 +152,16 @@ func (c *Cache[K, V]) Key(key K) string {
 
 // Close makes every further call return ErrClosed, ends RefreshEvery, and waits
 // for the calls under way and for the loads that they left behind; what is written
-// behind is persisted. If ctx ends
-// first, Close cancels the loads and returns the cause of that end; calls return
-// soon, but an Up that does not heed its ctx is then still running. Close may be
-// called more than once, from several goroutines, but an Up that calls it waits
-// for itself. The client stays open.
+// behind is persisted. If ctx ends first, Close cancels the loads and returns the cause
+// of that end; calls return soon, but an Up that does not heed its ctx is then still
+// running. Close may be called more than once, from several goroutines, but an Up that
+// calls it waits for itself. The client stays open.
 //
-// Close frees the subscription and the goroutines that the cache shares with other
-// caches of its client, when the last of them is closed. A cache that is not closed
-// keeps neither itself nor its client in memory once the program holds neither, unless
-// it has Spec.WriteBehind or a call is under way.
+// Close releases the template of the cache for values of another type. When the last
+// cache of the client is closed, Close frees the subscription and the goroutines that
+// these caches share. A cache that is not closed keeps neither itself nor its client in
+// memory once the program holds neither, unless it has Spec.WriteBehind or a call is
+// under way.
 func (c *Cache[K, V]) Close(ctx context.Context) error {
 	if ctx == nil {
 		return c.fail("close", "", errNilContext)

@@ -39,7 +39,7 @@ func (c *Cache[K, V]) split(op string, keys []K) *split[K] {
 	for i, key := range keys {
 		var err error
 		if b, err = c.appendKey(b[:0], key); err == nil {
-			err = c.key.Hashable(key) // what is returned is a map
+			err = c.key.Hashable(key) // the result is a map
 		}
 		if err != nil && s.bad == nil {
 			s.bad, s.before = c.fail(op, "", err), s.n
@@ -193,8 +193,8 @@ func (c *Cache[K, V]) manyChunks(ctx context.Context, op string, keys []K, zero 
 func (c *Cache[K, V]) atOnce(n int) int { return max(min(n, chunksAtOnce, c.eachLimit()), 1) }
 
 // setChunks is SetMany for more values than are in one call of DownMany. Chunks are set
-// one after the other: DownMany writes to the system of record, where those of one call
-// at the same time might wait for each other.
+// one after the other: two calls of DownMany at once might wait for each other in the
+// system of record.
 func (c *Cache[K, V]) setChunks(ctx context.Context, values map[K]V) error {
 	for key, value := range values { // before anything is set
 		if _, err := c.writingOf(key, value); err != nil {

@@ -21,7 +21,7 @@ func (c *Cache[K, V]) renderAll(op string, keys []K) (ks []string, distinct []K,
 	for _, key := range keys {
 		b, err := c.appendKey(r.b, key)
 		if err == nil {
-			err = c.key.Hashable(key) // what is returned is a map
+			err = c.key.Hashable(key) // the result is a map
 		}
 		if err != nil {
 			if bad == nil {

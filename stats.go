@@ -46,7 +46,7 @@ type Stats struct {
 	WriteBehind writebehind.Stats // of Spec.WriteBehind; zero without
 }
 
-// String returns what is not zero, for %v and %+v.
+// String returns the fields that are not zero, for %v and %+v.
 func (s Stats) String() string { return nonzero.Format(s) }
 
 // Stats returns a snapshot. The fields are read one after the other, so a call

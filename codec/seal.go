@@ -2,8 +2,8 @@ package codec
 
 import "encoding/binary"
 
-// A sealer is what a [Keyed] may be besides, as its documentation says. Wrappers
-// embed that of the codec inside.
+// A sealer is an optional interface of a [Keyed], as its documentation says. A wrapper
+// embeds the sealer of its inner codec.
 type sealer interface {
 	Authenticates() bool
 	AppendNone(dst []byte, key string) ([]byte, error)

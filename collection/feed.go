@@ -78,7 +78,7 @@ type FeedSpec[K comparable, E any] struct {
 	// error, and large timelines go alone.
 	NoCombining bool
 
-	// AllowStaleReads accepts a client whose reads may be stale, as that of cachex.Spec.
+	// AllowStaleReads accepts a client whose reads may be stale, like the field of cachex.Spec.
 	// Defaults to false.
 	AllowStaleReads bool
 }

@@ -150,8 +150,8 @@ func (h *home[K, T]) found(ctx context.Context, k string, key K, seen *look[T], 
 	return v, nil
 }
 
-// remove takes collections away, in one round trip for each 500. The error is that of the
-// first that failed.
+// remove takes collections away, in one round trip for each 500. It returns the first
+// error.
 func (h *home[K, T]) remove(ctx context.Context, keys []K) error {
 	ks := make([]string, len(keys))
 	for i, key := range keys {

@@ -73,7 +73,7 @@ type RankingSpec[K comparable, M any] struct {
 	// error, and large rankings go alone.
 	NoCombining bool
 
-	// AllowStaleReads accepts a client whose reads may be stale, as that of cachex.Spec.
+	// AllowStaleReads accepts a client whose reads may be stale, like the field of cachex.Spec.
 	// Defaults to false.
 	AllowStaleReads bool
 }

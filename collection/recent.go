@@ -71,7 +71,7 @@ type RecentSpec[K comparable, E any] struct {
 	// error, and large lists go alone.
 	NoCombining bool
 
-	// AllowStaleReads accepts a client whose reads may be stale, as that of cachex.Spec.
+	// AllowStaleReads accepts a client whose reads may be stale, like the field of cachex.Spec.
 	// Defaults to false.
 	AllowStaleReads bool
 }

@@ -79,8 +79,8 @@ func (h *home[K, T]) placed(ctx context.Context, k string, key K, unfit []byte, 
 	return h.attempt(ctx, k, key, unfit, away, with)
 }
 
-// attempt is restore, but that it does not wait: holder is the token of the lease, if
-// somebody else has it, which is zero if that is not known.
+// attempt does what restore does, without waiting. If another process has the lease,
+// holder is its token, or zero if the token is not known.
 func (h *home[K, T]) attempt(ctx context.Context, k string, key K, unfit []byte, away bool, with *party) (got loaded[T], holder *entry.Token, err error) {
 	if away || h.refusal(k) != nil {
 		got, err = h.alone(ctx, k, key)

@@ -60,7 +60,7 @@ type SetSpec[K comparable, M comparable] struct {
 	// error, and large sets go alone.
 	NoCombining bool
 
-	// AllowStaleReads accepts a client whose reads may be stale, as that of cachex.Spec.
+	// AllowStaleReads accepts a client whose reads may be stale, like the field of cachex.Spec.
 	// Defaults to false.
 	AllowStaleReads bool
 }

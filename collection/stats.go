@@ -29,7 +29,7 @@ type Stats struct {
 	Breaker cachex.BreakerState
 }
 
-// String returns what is not zero, for %v and %+v.
+// String returns the fields that are not zero, for %v and %+v.
 func (s Stats) String() string { return nonzero.Format(s) }
 
 // Stats returns a snapshot. The fields are read one after the other, so a call under

@@ -55,7 +55,7 @@ type TrendingSpec[K comparable, M any] struct {
 	// codec.For[M]().
 	Codec codec.Codec[M]
 
-	// AllowStaleReads accepts a client whose reads may be stale, as that of cachex.Spec.
+	// AllowStaleReads accepts a client whose reads may be stale, like the field of cachex.Spec.
 	// Defaults to false.
 	AllowStaleReads bool
 }

@@ -78,7 +78,7 @@ type BufferStats struct {
 	Unknown  int64 // sums that were sent and not answered, and not sent again: see ErrOutcomeUnknown
 }
 
-// String returns what is not zero, for %v and %+v.
+// String returns the fields that are not zero, for %v and %+v.
 func (s BufferStats) String() string { return nonzero.Format(s) }
 
 // NewBuffer returns a buffer of c, or an error that names the option that is wrong. It

@@ -121,7 +121,7 @@ type Spec[K comparable] struct {
 	// that come while a few are under way leave together.
 	NoCombining bool
 
-	// AllowStaleReads accepts a client whose reads may be stale, as that of cachex.Spec.
+	// AllowStaleReads accepts a client whose reads may be stale, like the field of cachex.Spec.
 	// Inc and Add are not affected. Defaults to false.
 	AllowStaleReads bool
 

@@ -26,7 +26,7 @@ type Stats struct {
 	Breaker        BreakerState  // whether it is asked now; of a Cluster, the worst state of any part
 }
 
-// String returns what is not zero, for %v and %+v.
+// String returns the fields that are not zero, for %v and %+v.
 func (s Stats) String() string { return nonzero.Format(s) }
 
 // A BreakerState says whether Redis is asked. What one Loader of a client finds

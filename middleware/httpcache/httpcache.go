@@ -152,7 +152,7 @@ type Stats struct {
 	Redis cachex.Stats // of the cache that loads
 }
 
-// String returns what is not zero, for %v and %+v.
+// String returns the fields that are not zero, for %v and %+v.
 func (s Stats) String() string { return nonzero.Format(s) }
 
 // Stats returns a snapshot. The fields are read one after the other.
