@@ -5,12 +5,13 @@
 //
 //	closed ── Failure(true), or Trip times Failure(false) in a row ──> open
 //	   ^                                                              │    ^
-//	   │                                       Probe, once every Every│    │Failure
+//	   │                                       Probe, once an interval│    │Failure
 //	   │                                                              v    │
 //	   └──────────────── Success, whoever reports it ──────────────── half open
 package breaker
 
 import (
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +26,11 @@ type Options struct {
 	// Every is how long after it opened, and after a probe ended, the next probe
 	// is granted. Defaults to 200 ms.
 	Every time.Duration
+
+	// Most lets that grow to a quarter of the time for which the breaker has been
+	// open, up to Most. Each interval is then shortened by up to a half at random,
+	// so that the probes of a fleet spread. Defaults to 0: neither.
+	Most time.Duration
 
 	// Lost is how long after a probe was granted the next one is, if nobody has
 	// said how the first one ended. Defaults to 10 s.
@@ -52,8 +58,9 @@ type Breaker struct {
 	word   atomic.Uint64
 	opened atomic.Int64
 
-	mu   sync.Mutex
-	next time.Time // guarded by mu: not before that is a probe granted, unless closed
+	mu    sync.Mutex
+	since time.Time // guarded by mu: when it opened
+	next  time.Time // guarded by mu: not before that is a probe granted, unless closed
 }
 
 // A State is what a Breaker does with calls.
@@ -126,17 +133,31 @@ func (b *Breaker) Failure(sure bool) {
 			return
 		}
 		b.opened.Add(1)
+		b.since = time.Now()
 	case Open:
 		return
 	}
 	b.word.Store(uint64(Open))
-	b.next = time.Now().Add(positive(b.Every, 200*time.Millisecond))
+	now := time.Now()
+	b.next = now.Add(b.interval(now.Sub(b.since)))
+}
+
+// interval returns the time to the next probe of a breaker that has been open for
+// so long. A back-off that doubles would reach Most after 4 s, and make an outage
+// of 4 s one of 6 s; a quarter of the outage is never more than that.
+func (b *Breaker) interval(open time.Duration) time.Duration {
+	every := positive(b.Every, 200*time.Millisecond)
+	if b.Most <= 0 {
+		return every
+	}
+	d := max(every, min(open/4, b.Most))
+	return d - rand.N(d/2+1)
 }
 
 // Probe reports whether the caller is to find out if the peer is back: to call
-// it, and then to say Success or Failure. It is true for one caller every Every
-// while the breaker is open, and for nobody while one of them is at it, unless
-// that has taken Lost. While closed it is false.
+// it, and then to say Success or Failure. While the breaker is open it is true for
+// one caller in each interval, see Options. It is false while a probe is out, unless
+// that has taken Lost, and while closed.
 func (b *Breaker) Probe() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

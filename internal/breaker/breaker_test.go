@@ -322,3 +322,66 @@ func BenchmarkProbeWhileOpen(b *testing.B) {
 		}
 	})
 }
+
+// probed returns when the probes of a breaker are granted that is asked every ten
+// milliseconds of an outage, counted from its beginning.
+func probed(b *Breaker, outage time.Duration) (at []time.Duration) {
+	began := time.Now()
+	b.Failure(true)
+	for time.Since(began) < outage {
+		if b.Probe() {
+			at = append(at, time.Since(began))
+			b.Failure(false)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return at
+}
+
+func TestProbe_GrowsRareInALongOutage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const most = 2 * time.Second
+		b := Breaker{Options: Options{Most: most}}
+		at := probed(&b, 10*time.Minute)
+		require.Less(t, len(at), 10*60*2*3/4, "they stayed as frequent")
+		before := time.Duration(0)
+		for _, d := range at {
+			bound := max(every, min(before/4, most))
+			require.LessOrEqual(t, d-before, bound+10*time.Millisecond, "after %v", before)
+			require.GreaterOrEqual(t, d-before, bound/2, "after %v", before)
+			before = d
+		}
+
+		b.Success()
+		again := probed(&b, time.Second)
+		require.LessOrEqual(t, again[0], every+10*time.Millisecond, "an outage that is over counts no more")
+		require.EqualValues(t, 2, b.Opened())
+	})
+}
+
+func TestProbe_OfAFleetIsSpread(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const fleet = 100
+		moments := map[time.Duration]int{}
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for range fleet {
+			wg.Go(func() {
+				b := Breaker{Options: Options{Most: 2 * time.Second}}
+				for _, d := range probed(&b, 30*time.Second) {
+					mu.Lock()
+					moments[d/(100*time.Millisecond)]++
+					mu.Unlock()
+				}
+			})
+		}
+		wg.Wait()
+		for d, n := range moments {
+			if d >= 100 { // in the first seconds the intervals are short
+				require.Less(t, n, fleet/3, "in the tenth of a second %d", d)
+			}
+		}
+	})
+}

@@ -36,6 +36,11 @@ type Circuits struct {
 // master, for who serves which slot changes, and we would learn it too late.
 const ofCluster = 64
 
+// mostWait is the longest interval between two probes. It bounds how long after the
+// end of an outage readers go on without Redis, and how often a server that comes
+// back is dialled by a fleet of readers.
+const mostWait = 2 * time.Second
+
 // clients has the circuits of every client in use.
 var clients client.Shared[Circuits]
 
@@ -53,6 +58,7 @@ func newCircuits(rdb redis.UniversalClient) *Circuits {
 	cs := &Circuits{rdb: rdb, all: make([]Circuit, n)}
 	for i := range cs.all {
 		cs.all[i].rdb = rdb
+		cs.all[i].b.Most = mostWait
 	}
 	return cs
 }

@@ -176,7 +176,8 @@ func TestReadsDoNotWaitForARedisThatIsAwayAndReturnToIt(t *testing.T) {
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
-		require.LessOrEqual(t, time.Since(since), 2*time.Second)
+		// A second in which go-redis fails all calls, and an interval of ours.
+		require.LessOrEqual(t, time.Since(since), time.Second+mostWait)
 		require.EqualValues(t, 1, cs.opened())
 	})
 }
@@ -312,4 +313,37 @@ func TestCallersWithShortDeadlinesFindOutThatRedisIsSilent(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestCircuit_ProbesALongOutageEverySecondOrTwo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		rdb := redis.NewClient(&redis.Options{Dialer: func(context.Context, string, string) (net.Conn, error) { return nil, io.EOF }})
+		defer func() { _ = rdb.Close() }()
+		c := For(rdb).Of("k")
+		c.Done(t.Context(), time.Time{}, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED})
+		began, probes := time.Now(), 0
+		read := func(answer error) (left bool) {
+			if c.Allow() == nil {
+				return true
+			}
+			c.Probe(guard.Run, func(context.Context) error { probes++; return answer })
+			time.Sleep(10 * time.Millisecond)
+			return false
+		}
+		for time.Since(began) < time.Minute {
+			require.False(t, read(io.EOF))
+		}
+		probes = 0
+		for time.Since(began) < 2*time.Minute {
+			require.False(t, read(io.EOF))
+		}
+		require.LessOrEqual(t, probes, 60)
+		require.GreaterOrEqual(t, probes, 30)
+
+		began = time.Now()
+		for !read(nil) {
+		}
+		require.LessOrEqual(t, time.Since(began), mostWait+20*time.Millisecond, "reads return to it")
+	})
 }
