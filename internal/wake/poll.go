@@ -28,14 +28,16 @@ func NewPoll(began time.Time, expect, lease time.Duration) Poll {
 }
 
 // Next returns how long to wait before the next look. A live Listener is given
-// time to be first.
+// time to be first. All waiters of a load expect the same end of it, so the first
+// look has jitter too.
 func (p *Poll) Next(live bool) time.Duration {
 	if !p.began {
 		p.began = true
 		if live {
-			return p.first + min(max(100*time.Millisecond, p.first/4), 250*time.Millisecond)
+			grace := min(max(100*time.Millisecond, p.first/4), 250*time.Millisecond)
+			return p.first + grace + rand.N(grace/2)
 		}
-		return p.first
+		return p.first + rand.N(min(p.first/4, 50*time.Millisecond)+1)
 	}
 	d := p.after + rand.N(p.after/4+1)
 	p.after = min(p.after*8/5, p.most)
