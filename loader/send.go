@@ -96,8 +96,8 @@ func (l *Loader[V]) poll(ctx context.Context, key string) ([]byte, error) {
 	return b, err
 }
 
-// circuit returns the circuit of key.
-func (l *Loader[V]) circuit(key string) *circuit.Circuit {
+// circuit returns the route of key.
+func (l *Loader[V]) circuit(key string) circuit.Route {
 	at, _ := l.leases.place(key)
 	return l.away.Of(at)
 }

@@ -70,8 +70,12 @@ func left(ctx context.Context, err error) bool {
 // nearly always that it is there, and does not want this command. The exceptions
 // are those that every read would get, and after the client has tried it again
 // for a while. TRYAGAIN is none of them: only commands of several keys get it.
+// MOVED and ASK are answers of other nodes than the one that has the key.
 func weighReply(reply redis.Error) evidence {
 	text := strings.TrimPrefix(reply.Error(), "ERR ")
+	if strings.HasPrefix(text, "MOVED ") || strings.HasPrefix(text, "ASK ") {
+		return moot
+	}
 	for _, prefix := range []string{"LOADING ", "MASTERDOWN ", "CLUSTERDOWN ", "max number of clients reached"} {
 		if strings.HasPrefix(text, prefix) {
 			return failed

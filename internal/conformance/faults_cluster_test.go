@@ -25,13 +25,9 @@ func partly(t *testing.T, p *patient) {
 	dead := c.Owner(p.caches[0].Key(0))
 	var its, others []int
 	for id := 0; len(its) < 2 || len(others) < 8; id++ {
-		slot := c.Slot(probe.Key(id))
-		switch {
-		case c.Owner(probe.Key(id)) == dead:
+		if c.Owner(probe.Key(id)) == dead {
 			its = append(its, id)
-		case atBorder(slot):
-			// It may be spared with those of the dead.
-		default:
+		} else {
 			others = append(others, id)
 		}
 	}
@@ -66,18 +62,6 @@ func partly(t *testing.T, p *patient) {
 	dead.Restart()
 	p.whole(t)
 	eventually(t, "keys of the master that is back do not work", func() bool { return use(its[0]) == nil })
-}
-
-// atBorder reports whether a slot of a Cluster of three is so near to those of another
-// master that it has one circuit with some of them.
-func atBorder(slot int) bool {
-	const slots, circuits = 16384, 64
-	for border := slots / 3; border < slots-1; border += slots / 3 {
-		if slot/(slots/circuits) == border/(slots/circuits) {
-			return true
-		}
-	}
-	return false
 }
 
 // grown is that a Cluster gets one more master, and does without it again.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/cachex-go/cachex/internal/client"
 	"github.com/cachex-go/cachex/internal/guard"
 )
 
@@ -17,7 +18,8 @@ import (
 // go-redis retries a command that is no [Once] as its options say, and a Once
 // until it is written. Do retries a Once that was written and is known not to have
 // run, since Redis refused it for now or the connection broke within it; unless
-// go-redis has done so, as it does on a Cluster or a Ring.
+// go-redis has done so, as it does on a Cluster or a Ring. Any command that other
+// nodes of a Cluster refused as well, one after the other, is sent again.
 func Do(ctx context.Context, rdb redis.UniversalClient, cmd redis.Cmder) error {
 	o, _ := cmd.(*Once)
 	if o != nil {
@@ -32,12 +34,32 @@ func Do(ctx context.Context, rdb redis.UniversalClient, cmd redis.Cmder) error {
 			cmd.SetErr(crash)
 		}
 		err := cmd.Err()
-		if err == nil || o == nil || !o.again(err) || attempt >= retries(rdb) || !pause(ctx, attempt) {
+		switch {
+		case err == nil:
+			return nil
+		case lost(rdb, cmd) && attempt < follow && pause(ctx, attempt):
+			cmd.SetErr(nil)
+		case o == nil || !o.again(err) || attempt >= retries(rdb) || !pause(ctx, attempt):
 			Failed(rdb, err)
 			return Err(cmd)
 		}
-		o.stamp.copies.Store(0)
+		if o != nil {
+			o.stamp.copies.Store(0)
+		}
 	}
+}
+
+// follow is how often a command is sent again that was sent from one node to the
+// next. Each time the client has learned where its slot is, and where it goes.
+const follow = 3
+
+// lost reports whether the client has followed a command from node to node for as
+// often as its MaxRedirects says, and the last one, too, has refused to run it.
+func lost(rdb redis.UniversalClient, cmd redis.Cmder) bool {
+	if o, ok := cmd.(*Once); ok && o.stamp.state.Load() != unsent {
+		return false
+	}
+	return redirected(cmd.Err()) && !client.Plain(rdb)
 }
 
 // again reports whether the one copy that was sent is known not to have run, and
@@ -84,27 +106,48 @@ func Exec(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder) er
 		}
 	}
 	failed := exec(ctx, rdb, cmds)
+	for attempt := range follow {
+		again := take(cmds, func(c redis.Cmder) bool { return lost(rdb, c) })
+		if len(again) == 0 || !pause(ctx, attempt) {
+			break
+		}
+		if err := execAgain(ctx, rdb, again); err != nil {
+			failed = err
+		}
+	}
 	if failed == nil || ctx.Err() != nil || !slices.ContainsFunc(cmds, redis.Cmder.NoRetry) {
 		return failed // go-redis did what could be done
 	}
 	_, once := first[*Once](cmds)
-	var again []redis.Cmder
-	for _, c := range cmds {
-		if err := c.Err(); resend(c, err, once) {
-			c.SetErr(nil)
-			again = append(again, c)
-		}
-	}
+	again := take(cmds, func(c redis.Cmder) bool { return resend(c, c.Err(), once) })
 	if len(again) == 0 {
 		return failed
 	}
-	_ = exec(ctx, rdb, again)
+	_ = execAgain(ctx, rdb, again)
 	for _, c := range cmds {
 		if err := c.Err(); !Answered(err) {
 			return err
 		}
 	}
 	return nil
+}
+
+// execAgain is exec of commands that failed.
+func execAgain(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder) error {
+	for _, c := range cmds {
+		c.SetErr(nil)
+	}
+	return exec(ctx, rdb, cmds)
+}
+
+// take returns the commands that are wanted.
+func take(cmds []redis.Cmder, wanted func(redis.Cmder) bool) (some []redis.Cmder) {
+	for _, c := range cmds {
+		if wanted(c) {
+			some = append(some, c)
+		}
+	}
+	return some
 }
 
 // exec sends commands, and returns the error of one that was not answered.
