@@ -75,7 +75,7 @@ func TestAPauseThatOutlivesAStepBackOfTheClockIsNotWaitedFor(t *testing.T) {
 	server := redistest.StartEmbedded(t)
 	work(t, server.Client(nil), func(t *lab) {
 		now := time.Now()
-		server.SetTime(now)
+		server.SetTime(now.Add(-time.Minute)) // so that the value is old by our clock, too
 		p := newLoader(t, t.client(), Options[string]{StaleIfError: 100 * time.Hour})
 		require.NoError(t, t.leases().Write(t.Context(), t.key, []byte("old"), Life{Fresh: time.Millisecond, Keep: 100 * time.Hour}))
 		server.SetTime(now.Add(2 * time.Hour))
