@@ -89,7 +89,7 @@ func TestOneReaderProbesInTheBackground(t *testing.T) {
 		back <- io.ErrUnexpectedEOF
 		wg.Wait()
 		require.ErrorIs(t, c.Allow(), io.ErrUnexpectedEOF, "the reason is the last one")
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(mostWait)
 		c.Probe(spawn, send)
 		back <- redis.Nil
 		wg.Wait()
@@ -116,7 +116,7 @@ func TestAProbeThatDoesNotReachRedisLeavesItOpen(t *testing.T) {
 				c := opened(t)
 				c.Probe(guard.Run, send)
 				require.Equal(t, breaker.Open, c.cs.State(), "the next probe is due soon, and not when this one counts as lost")
-				time.Sleep(200 * time.Millisecond)
+				time.Sleep(mostWait)
 				c.Probe(guard.Run, func(context.Context) error { return nil })
 				require.NoError(t, c.Allow())
 			})
