@@ -112,8 +112,9 @@ func (r Route) Probe(spawn guard.Spawn, send func(context.Context) error) {
 // answered speaks for the others of its server. ended returns the key in Redis of
 // the i-th, and its error.
 //
-// If the caller left before commands of several servers were answered, that says
-// nothing: any one of these may be the silent one.
+// If the caller left before several servers had answered, all of these are blamed,
+// though one may have held up the others. The first probe tells them apart, and from
+// then on the silent one is not asked together with the others.
 func (cs *Circuits) Done(ctx context.Context, began time.Time, n int, ended func(i int) (key string, err error)) {
 	if cs.troubled.Load() == nil && cs.fine(ctx, began, n, ended) {
 		return
@@ -124,7 +125,6 @@ func (cs *Circuits) Done(ctx context.Context, began time.Time, n int, ended func
 		err  error
 	}
 	ends := make(map[string]end)
-	gone := 0 // servers whose answer the caller did not wait for
 	for i := range n {
 		key, err := ended(i)
 		name, sign := cs.server(key), weigh(ctx, began, err)
@@ -133,14 +133,7 @@ func (cs *Circuits) Done(ctx context.Context, began time.Time, n int, ended func
 		}
 	}
 	for _, e := range ends {
-		if e.sign == failed && left(ctx, e.err) {
-			gone++
-		}
-	}
-	for _, e := range ends {
-		if gone < 2 || !left(ctx, e.err) {
-			cs.take(e.key, e.sign, e.err)
-		}
+		cs.take(e.key, e.sign, e.err)
 	}
 }
 

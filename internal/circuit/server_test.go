@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cachex-go/cachex/internal/breaker"
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
@@ -176,7 +177,7 @@ func TestDone_BlamesTheServersThatDidNotAnswer(t *testing.T) {
 		"one answers at last":  {t.Context(), []error{io.EOF, io.EOF, nil, io.EOF}, [2]bool{true, false}},
 		"moved is no evidence": {t.Context(), []error{errors.New("x"), nil, moved, nil}, [2]bool{false, true}},
 		"left, one answered":   {left, []error{nil, context.Canceled, nil, context.Canceled}, [2]bool{true, false}},
-		"left, none answered":  {left, []error{context.Canceled, context.Canceled, context.Canceled, context.Canceled}, [2]bool{true, true}},
+		"left, none answered":  {left, []error{context.Canceled, context.Canceled, context.Canceled, context.Canceled}, [2]bool{false, false}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -189,11 +190,31 @@ func TestDone_BlamesTheServersThatDidNotAnswer(t *testing.T) {
 			require.Equal(t, c.want, [2]bool{cs.Of(a(7)).Allow() == nil, cs.Of(b(7)).Allow() == nil})
 		})
 	}
-	one := newCircuits(scattered(t, byThree))
-	for range 3 {
-		one.Done(left, long, 2, func(i int) (string, error) { return a(i), context.Canceled })
-	}
-	require.Error(t, one.Of(a(7)).Allow(), "there was only one server to wait for")
+}
+
+// A caller of many keys who leaves does not know which server was silent. Its next
+// calls do.
+func TestDone_OfACallerWhoLeftBlamesTheServersThatAnswerUntilTheFirstProbe(t *testing.T) {
+	t.Parallel()
+	cs := newCircuits(scattered(t, byThree))
+	silent, well := cs.Of(keyOf(0)(0)), cs.Of(keyOf(1)(0))
+	synctest.Test(t, func(t *testing.T) {
+		ctx, leave := context.WithCancel(t.Context())
+		leave()
+		for range 3 {
+			cs.Done(ctx, time.Now().Add(-time.Second), 2, func(i int) (string, error) {
+				return []string{silent.key, well.key}[i], context.Canceled
+			})
+		}
+		time.Sleep(200 * time.Millisecond)
+		for r, err := range map[Route]error{silent: io.EOF, well: redis.Nil} {
+			require.Error(t, r.Allow())
+			r.Probe(guard.Run, func(context.Context) error { return err })
+		}
+		require.NoError(t, well.Allow())
+		require.Error(t, silent.Allow())
+		time.Sleep(time.Second) // the client rests after it has looked for its masters
+	})
 }
 
 var moved = reply("MOVED 1 127.0.0.1:1")
