@@ -71,8 +71,11 @@ func (h *heartbeat[V]) over() bool {
 	return h.ended
 }
 
-// stop ends the heartbeat. It may be called again.
+// stop ends the heartbeat, unless it is nil. It may be called again.
 func (h *heartbeat[V]) stop() {
+	if h == nil {
+		return
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ended = true

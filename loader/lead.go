@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cachex-go/cachex/internal/convoy"
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/script"
 )
@@ -197,7 +198,9 @@ func (r *run[V]) landSome(from, to int, all []Loaded[V], took time.Duration) (or
 		}
 	}
 	l.flights.marks(legs)
+	storing := r.keepStoring(legs, sent, calls)
 	r.send(context.WithoutCancel(r.ctx), calls, true, min(max(took, shortestWait), longestWait))
+	storing.stop()
 	for j, i := range sent {
 		p := legs[i]
 		n, err := number(calls[j], int64(StoredStale))
@@ -229,6 +232,26 @@ func (r *run[V]) landSome(from, to int, all []Loaded[V], took time.Duration) (or
 		}
 	}
 	return orphans
+}
+
+// keepStoring starts a heartbeat of the leases of some of legs while calls end them, if
+// that takes more than one round trip. Else it returns nil.
+func (r *run[V]) keepStoring(legs []*pursuit[V], sent []int, calls []*script.Call) *heartbeat[V] {
+	trips := 0
+	for range script.CallLots(calls, convoy.Most) {
+		trips++
+	}
+	if trips < 2 {
+		return nil
+	}
+	l := r.l
+	return l.beating(context.WithoutCancel(r.ctx), func() []*script.Call {
+		extends := make([]*script.Call, len(sent))
+		for j, i := range sent {
+			extends[j] = l.leases.extending(legs[i].key, legs[i].token)
+		}
+		return extends
+	}, nil)
 }
 
 // conclude says what the load of a key has come to, and returns the call that

@@ -3,7 +3,6 @@ package loader
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -15,12 +14,12 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// send runs calls, in one round trip for each 500. It leaves when ctx is done, or when
+// send runs calls, in one round trip for each 500 of them and each 4 MB. It leaves when ctx is done, or when
 // Redis has not answered one of these round trips for too long. The calls that have no
 // answer then have that as their error; see script.Call.Left.
 func (l *Loader[V]) send(ctx context.Context, calls []*script.Call) {
 	silent := false
-	for some := range slices.Chunk(calls, convoy.Most) {
+	for some := range script.CallLots(calls, convoy.Most) {
 		if silent { // and so it is not asked again
 			for _, c := range some {
 				c.Reply, c.Err = nil, convoy.ErrSilent

@@ -67,9 +67,9 @@ func (l *Loader[V]) WriteThrough(ctx context.Context, ws []Writing, down func(co
 	if len(failed) > 0 {
 		l.unsettle(detached, pick(t.keys, failed), pick(t.tokens, failed))
 	}
-	for n, beat := range t.beats { // one round trip each, and the leases of the others are still renewed
-		beat.stop()
+	for n, beat := range t.beats { // one round trip each or, of large values, several; the leases are still renewed
 		lost = append(lost, t.store(detached, n, errs, began)...)
+		beat.stop()
 	}
 	for i, err := range l.unlink(detached, t.keys, lost) {
 		errs[i] = err

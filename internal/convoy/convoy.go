@@ -193,7 +193,7 @@ func (c *Convoy) send(ctx context.Context, gathered []*parcel) {
 		defer cancel()
 	}
 	sent := 0
-	for some := range slices.Chunk(calls, Most) {
+	for some := range script.CallLots(calls, Most) {
 		for _, p := range waiting {
 			if p.begins != nil {
 				p.begins()
@@ -216,10 +216,10 @@ func (c *Convoy) send(ctx context.Context, gathered []*parcel) {
 	}
 }
 
-// Run runs scripts, in one round trip for each Most. Every call has its own reply
+// Run runs scripts, in one round trip for each of their lots. Every call has its own reply
 // and error.
 func Run(ctx context.Context, rdb redis.UniversalClient, calls []*script.Call) {
-	for some := range slices.Chunk(calls, Most) {
+	for some := range script.CallLots(calls, Most) {
 		if len(some) == 1 {
 			_ = some[0].Run(ctx, rdb) // the error is in the call
 		} else {

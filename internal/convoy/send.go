@@ -87,16 +87,26 @@ func loads(cmds []redis.Cmder) iter.Seq[[]redis.Cmder] {
 				weight = len(c.Args()) - 1
 			}
 			if sum += weight; sum > Most && i > from {
-				if !yield(cmds[from:i]) {
+				if !lots(cmds[from:i], yield) {
 					return
 				}
 				from, sum = i, weight
 			}
 		}
 		if from < len(cmds) {
-			yield(cmds[from:])
+			lots(cmds[from:], yield)
 		}
 	}
+}
+
+// lots yields the [script.Lots] of cmds, and reports whether to go on.
+func lots(cmds []redis.Cmder, yield func([]redis.Cmder) bool) bool {
+	for some := range script.Lots(cmds, len(cmds), redis.Cmder.Args) {
+		if !yield(some) {
+			return false
+		}
+	}
+	return true
 }
 
 // Leave runs fn, which calls Redis, by start, in a goroutine that start sees to, and

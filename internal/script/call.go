@@ -3,6 +3,7 @@ package script
 import (
 	"context"
 	"fmt"
+	"iter"
 	"slices"
 	"sync"
 
@@ -25,6 +26,11 @@ type Call struct {
 	Err   error
 
 	gate *gate // nil: the caller waits for as long as it takes
+}
+
+// CallLots is [Lots] of calls.
+func CallLots(calls []*Call, most int) iter.Seq[[]*Call] {
+	return Lots(calls, most, func(c *Call) []any { return c.Args })
 }
 
 // SentOnce reports whether the call is sent once.
@@ -162,12 +168,12 @@ func Inner(cmd redis.Cmder) *redis.Cmd {
 }
 
 // Leaving makes of calls, which one caller sends by rdb, such that Abandon knows
-// what it says. Those of one pipeline have the same size of it.
-func Leaving(rdb redis.UniversalClient, calls []*Call, size int) {
+// what it says. Those of one pipeline, of their Lots, have the same gate.
+func Leaving(rdb redis.UniversalClient, calls []*Call, most int) {
 	if !direct(rdb) {
 		return // the pipeline is not ours, and all in it would fail
 	}
-	for some := range slices.Chunk(calls, size) {
+	for some := range CallLots(calls, most) {
 		g := new(gate)
 		for _, c := range some {
 			c.gate = g

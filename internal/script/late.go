@@ -109,6 +109,7 @@ var Plain = map[string]Late{
 	"dbsize":    reads,
 	"hlen":      reads,
 	"hmget":     reads,
+	"getrange":  reads,
 	"subscribe": reads,
 	"unlink":    deletes,
 	"hdel":      deletes,

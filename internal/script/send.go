@@ -1,6 +1,7 @@
 package script
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -21,6 +22,10 @@ import (
 // go-redis has done so, as it does on a Cluster or a Ring. Any command that other
 // nodes of a Cluster refused as well, one after the other, is sent again.
 func Do(ctx context.Context, rdb redis.UniversalClient, cmd redis.Cmder) error {
+	if isLarge(cmd) {
+		sendLarge(ctx, rdb, cmd)
+		return Err(cmd)
+	}
 	o, _ := cmd.(*Once)
 	if o != nil {
 		o.stamp.direct = direct(rdb)
@@ -92,13 +97,28 @@ func pause(ctx context.Context, attempt int) bool {
 	}
 }
 
-// Exec sends commands in one round trip, or in two. Every command has its own
-// reply or error, of which [Err] tells what may have been carried out. Exec
-// returns an error only if a command was not answered.
+// Exec sends commands in one round trip for each of their [Lots], or in two. Every
+// command has its own reply or error, of which [Err] tells what may have been carried
+// out. Exec returns an error only if a command was not answered.
 //
 // go-redis sends none of a pipeline again that has a [Once] which was written, or
 // a command that is never retried. So Exec sends those again that may be.
-func Exec(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder) error {
+func Exec(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder) (failed error) {
+	for some := range Lots(cmds, len(cmds), redis.Cmder.Args) {
+		if !isLarge(some[0]) {
+			failed = cmp.Or(execAll(ctx, rdb, some), failed)
+			continue
+		}
+		sendLarge(ctx, rdb, some[0])
+		if err := some[0].Err(); !Answered(err) {
+			failed = err
+		}
+	}
+	return failed
+}
+
+// execAll is Exec of one of the Lots.
+func execAll(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder) error {
 	straight := direct(rdb)
 	for _, c := range cmds {
 		if o, ok := c.(*Once); ok {
@@ -162,6 +182,9 @@ func exec(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder) (f
 		// Of a command without an error it is not known whether it was answered, but
 		// for a Once.
 		for _, c := range cmds {
+			if l, ok := c.(*lone); ok {
+				c = l.Cmder
+			}
 			if o, ok := c.(*Once); c.Err() == nil && !(ok && o.answered()) {
 				c.SetErr(crash)
 			}

@@ -1,0 +1,212 @@
+package script
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// mostArg is the longest argument that every server takes: Redis refuses a
+// proto-max-bulk-len below 1 MB.
+const mostArg = 1 << 20
+
+// mostBytes is how many bytes of arguments go out in one pipeline. It bounds how
+// long a round trip takes on a slow line.
+const mostBytes = 4 << 20
+
+// Lots returns all in the parts that go out in one pipeline each: of at most most
+// elements, and of at most mostBytes of what args returns. An element with an
+// argument above mostArg is a part of its own.
+func Lots[T any](all []T, most int, args func(T) []any) iter.Seq[[]T] {
+	return func(yield func([]T) bool) {
+		from, sum := 0, 0
+		for i, one := range all {
+			longest, bytes := weight(args(one))
+			if i > from && (i-from == most || sum+bytes > mostBytes || longest > mostArg) {
+				if !yield(all[from:i:i]) {
+					return
+				}
+				from, sum = i, 0
+			}
+			if sum += bytes; longest > mostArg {
+				sum = mostBytes // and so the next one is not of this part
+			}
+		}
+		if from < len(all) {
+			yield(all[from:])
+		}
+	}
+}
+
+// weight returns the length of the longest of args, and about how many bytes all of
+// them have.
+func weight(args []any) (longest, bytes int) {
+	bytes = len(args)
+	for _, arg := range args {
+		n := 0
+		switch arg := arg.(type) {
+		case []byte:
+			n = len(arg)
+		case string:
+			n = len(arg)
+		}
+		longest, bytes = max(longest, n), bytes+n
+	}
+	return longest, bytes
+}
+
+// isLarge reports whether a server may close the connection on cmd.
+func isLarge(cmd redis.Cmder) bool {
+	longest, _ := weight(cmd.Args())
+	return longest > mostArg
+}
+
+// sendLarge sends a command with an argument above mostArg, in a pipeline of its own.
+// The command has its reply or its error.
+//
+// If the connection breaks, but the server is there, the error is an answer: that Redis
+// refuses an argument is no sign that it is away.
+func sendLarge(ctx context.Context, rdb redis.UniversalClient, cmd redis.Cmder) {
+	o, _ := cmd.(*Once)
+	l := newLone(cmd)
+	for attempt := 0; ; attempt++ {
+		if o != nil {
+			o.stamp.direct, o.stamp.alone = direct(rdb), true
+		}
+		_ = exec(ctx, rdb, []redis.Cmder{l}) // the error is in cmd
+		err, most := cmd.Err(), retries(rdb)
+		if unfinished(err) {
+			most = min(most, 1) // Redis may have refused the argument
+		}
+		if l.refusal != nil || ctx.Err() != nil || o != nil && o.stamp.gate.left() ||
+			!resend(cmd, err, true) || attempt >= most || !pause(ctx, attempt) {
+			break
+		}
+		cmd.SetErr(nil)
+	}
+	if o != nil && l.refusal != nil {
+		o.stamp.state.Store(answered) // the stamp may have been written again
+	}
+	err := l.refusal
+	if err == nil && ctx.Err() == nil && Broken(cmd.Err()) && serves(ctx, rdb, cmd) {
+		err = cmd.Err()
+	}
+	if err != nil {
+		l.keep(&tooLarge{l.longest, err})
+	}
+}
+
+// serves reports whether Redis answers a read of the key of cmd.
+func serves(ctx context.Context, rdb redis.UniversalClient, cmd redis.Cmder) bool {
+	key := 1
+	if name := cmd.Name(); name == "eval" || name == "evalsha" {
+		key = 3
+	}
+	err := Do(ctx, rdb, redis.NewCmd(ctx, "getrange", cmd.Args()[key], 0, 0))
+	return Answered(err) && !refused(err)
+}
+
+// A lone is a command that has a pipeline of its own, since Redis may close the
+// connection on it.
+//
+// Redis answers with an error before it closes the connection. go-redis puts a
+// connection back into its pool after an error that Redis answered, and the next command
+// on it fails, be it of cachex or not. So a lone says that the connection broke. A
+// ClusterClient believes that only of a command that it sends again, and so it may: then
+// the large argument refuses to be written.
+//
+// Until then a lone is never retried by go-redis, and so an AutoPipeline does not send it
+// together with others.
+type lone struct {
+	redis.Cmder
+	args    []any
+	longest int   // how many bytes the longest of them has
+	refusal error // what Redis answered before it closed the connection; nil if it has not
+}
+
+func newLone(cmd redis.Cmder) *lone {
+	l := &lone{Cmder: cmd, args: slices.Clone(cmd.Args())}
+	for i, arg := range l.args {
+		if n, _ := weight(l.args[i : i+1]); n > mostArg {
+			l.args[i], l.longest = &bulk{l, arg}, max(l.longest, n)
+		}
+	}
+	return l
+}
+
+// Args implements redis.Cmder.
+func (l *lone) Args() []any { return l.args }
+
+// NoRetry implements redis.Cmder.
+func (l *lone) NoRetry() bool { return l.refusal == nil }
+
+// SetErr implements redis.Cmder. It is called for every copy that was answered.
+func (l *lone) SetErr(err error) {
+	switch {
+	case l.refusal != nil: // errRefused
+	case err != nil && redis.HasErrorPrefix(err, "Protocol error"):
+		l.Cmder.SetErr(err)
+		l.refusal = err
+		l.keep(errCloses)
+	default:
+		l.Cmder.SetErr(err)
+	}
+}
+
+// keep sets the error, and leaves a Once what it knows of its copies.
+func (l *lone) keep(err error) {
+	if c := Inner(l.Cmder); c != nil {
+		c.SetErr(err)
+	} else {
+		l.Cmder.SetErr(err)
+	}
+}
+
+var (
+	errCloses  = fmt.Errorf("cachex: Redis closes the connection: %w", io.EOF) // seen by go-redis and its hooks alone
+	errRefused = errors.New("cachex: Redis has refused the command")           // likewise
+)
+
+// A bulk is a large argument of a lone.
+type bulk struct {
+	of  *lone
+	arg any
+}
+
+// MarshalBinary implements encoding.BinaryMarshaler. go-redis calls it to write the
+// command to the buffer of a connection.
+func (b *bulk) MarshalBinary() ([]byte, error) {
+	if b.of.refusal != nil {
+		return nil, errRefused
+	}
+	if arg, ok := b.arg.([]byte); ok {
+		return arg, nil
+	}
+	return fmt.Append(nil, b.arg), nil
+}
+
+// String returns what a hook that prints arguments prints.
+func (b *bulk) String() string { return fmt.Sprintf("%s", b.arg) }
+
+// A tooLarge is the error of a command that Redis refused by closing the connection. It
+// is an answer: Redis is there.
+type tooLarge struct {
+	bytes int
+	err   error
+}
+
+// Error names the setting of the server that is the likely cause.
+func (e *tooLarge) Error() string {
+	return fmt.Sprintf("Redis may refuse an argument of %d bytes, see its proto-max-bulk-len: %v", e.bytes, e.err)
+}
+
+// Unwrap returns the error of the connection, or the answer of Redis.
+func (e *tooLarge) Unwrap() error { return e.err }
+
+// RedisError implements redis.Error.
+func (*tooLarge) RedisError() {}
