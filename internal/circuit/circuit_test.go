@@ -324,7 +324,9 @@ func TestCallersWithShortDeadlinesFindOutThatRedisIsSilent(t *testing.T) {
 func TestCircuit_ProbesALongOutageEverySecondOrTwo(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		rdb := redis.NewClient(&redis.Options{Dialer: func(context.Context, string, string) (net.Conn, error) { return nil, io.EOF }})
+		o := &redis.Options{}
+		once(o) // with no look-up of a name, which bubbles share
+		rdb := redis.NewClient(o)
 		defer func() { _ = rdb.Close() }()
 		c := For(rdb).Of("k")
 		c.Done(t.Context(), time.Time{}, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED})
