@@ -1,21 +1,27 @@
-// Package cachextest gives the tests of programs that use cachex a Redis, with
-// nothing to install and nothing to start:
+// Package cachextest tests programs that use cachex, with nothing to install and
+// nothing to start:
 //
 //	func TestProfilesAreLoadedOnce(t *testing.T) {
 //		t.Parallel()
-//		profiles := NewProfiles(cachextest.Redis(t), source)
+//		source := cachextest.NewSource[int64, Profile]()
+//		source.Put(7, Profile{Name: "Ada"})
+//		profiles := NewProfiles(cachextest.Redis(t), source.Up)
 //		…
+//		cachextest.RequireLoads(t, source, 7, 1)
 //	}
 //
-// It answers whether a program uses its caches well: what is loaded, how often,
-// under which keys, and what a reader gets. It does not answer how Redis behaves.
-// It proves nothing about timing, throughput, eviction or failover, and it lacks
-// Cluster, client tracking (so near caches are not invalidated by it), sharded
-// publish and subscribe, and memory limits. Run what depends on these against the
-// servers that production has.
+// [Redis] returns a client of an embedded Redis. [Start] returns the server itself:
+// it shows which commands arrive, and fails, delays or holds them. [Source] is a
+// database that counts loads and fails on demand. [Fleet] makes several processes.
 //
-// What else a test may want needs no package: a source is a function, so a test
-// passes one of its own.
+// In a bubble of testing/synctest, TTLs, leases and back-offs pass at once: see
+// [Server.Advance].
+//
+// The embedded Redis shows whether a program uses its caches well: what is loaded, how
+// often, under which keys, and what a reader gets. It proves nothing about timing,
+// throughput, eviction or failover. It has no Cluster, no client tracking, no sharded
+// publish and subscribe, and no memory limit. Test what depends on these against the
+// servers that production has.
 package cachextest
 
 import (
@@ -26,14 +32,13 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// Redis returns a client of an embedded Redis of the test's own: it is empty, no
-// other test sees it, and parallel tests do not meet. Client and server are
-// closed when the test ends; all that uses them must have stopped by then.
+// Redis returns a client of an embedded Redis that only this test uses. The client
+// and the server are closed when the test ends; the caches must be closed before.
 //
-// TTLs run by the clock of the test, to the millisecond: in real time, and in a bubble
-// of testing/synctest by the bubble's, where an hour passes at once. The client has no
-// socket: another client of the same server is redis.NewClient with its Options. It is
-// safe for concurrent use. A server that cannot start fails the test.
+// TTLs follow the clock of the test, to the millisecond: real time, or the time of a
+// bubble of testing/synctest, where an hour passes at once. The client has no socket:
+// another client of the same server is redis.NewClient with its Options. The client is
+// safe for concurrent use. If the server cannot start, Redis fails the test.
 func Redis(t testing.TB) redis.UniversalClient {
 	t.Helper()
 	return redistest.InMemory(t)

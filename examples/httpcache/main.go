@@ -22,7 +22,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/cachex-go/cachex/internal/redistest"
+	"github.com/cachex-go/cachex/cachextest"
 	"github.com/cachex-go/cachex/middleware/httpcache"
 )
 
@@ -57,15 +57,15 @@ func run(args []string) error {
 		return err
 	}
 	addr := os.Getenv("REDIS_ADDR")
+	rdb := redis.NewClient(&redis.Options{Addr: addr})
 	if addr == "" {
-		embedded, err := redistest.NewEmbedded()
+		embedded, err := cachextest.Open()
 		if err != nil {
 			return err
 		}
 		defer embedded.Close()
-		addr = embedded.Addr()
+		rdb, addr = embedded.Client(), "an embedded Redis"
 	}
-	rdb := redis.NewClient(&redis.Options{Addr: addr})
 	defer rdb.Close()
 
 	pages, err := newProxy(rdb, target, o)

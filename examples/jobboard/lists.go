@@ -9,7 +9,6 @@ import (
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/batch"
 	"github.com/cachex-go/cachex/collection"
-	"github.com/cachex-go/cachex/internal/redistest"
 )
 
 // lists shows what a board has besides single values: the latest jobs, the top jobs,
@@ -77,12 +76,12 @@ func lists(ctx context.Context, s site) error {
 	}
 	say(time.Since(began), "ten jobs were posted, and nine views are %d by different users", unique)
 
-	trips := new(redistest.Counter)
+	trips := new(tripCounter)
 	s.servers[3].AddHook(trips)
 	if _, err := trending[3].Get(ctx, board); err != nil { // the server may not know its script yet
 		return err
 	}
-	trips.Reset()
+	trips.n.Store(0)
 	began = time.Now()
 	var b batch.Batch
 	three, best, now := batch.Get(&b, latest[3], board), batch.Get(&b, top[3], board), batch.Get(&b, trending[3], board)
@@ -90,7 +89,7 @@ func lists(ctx context.Context, s site) error {
 	if err := b.Run(ctx); err != nil {
 		return err
 	}
-	took, roundTrips := time.Since(began), trips.RoundTrips()
+	took, roundTrips := time.Since(began), trips.n.Load()
 	latestJobs, errLatest := three.Get()
 	topJobs, errTop := best.Get()
 	hot, errHot := now.Get()

@@ -21,7 +21,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/cachex-go/cachex/internal/redistest"
+	"github.com/cachex-go/cachex/cachextest"
 )
 
 func main() {
@@ -35,14 +35,15 @@ func run() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	const theirs = "the Redis at REDIS_ADDR"
-	addr, where := os.Getenv("REDIS_ADDR"), theirs
-	if addr == "" {
-		embedded, err := redistest.NewEmbedded()
+	where := theirs
+	client := func() *redis.Client { return redis.NewClient(&redis.Options{Addr: os.Getenv("REDIS_ADDR")}) }
+	if os.Getenv("REDIS_ADDR") == "" {
+		embedded, err := cachextest.Open()
 		if err != nil {
 			return err
 		}
 		defer embedded.Close()
-		addr, where = embedded.Addr(), "an embedded Redis; set REDIS_ADDR for a real one"
+		client, where = embedded.Client, "an embedded Redis; set REDIS_ADDR for a real one"
 	}
 	db, whereRows, done, err := openDatabase(ctx)
 	if err != nil {
@@ -53,7 +54,7 @@ func run() error {
 
 	s := site{servers: make([]redis.UniversalClient, 4), db: db, ours: where != theirs}
 	for i := range s.servers {
-		s.servers[i] = redis.NewClient(&redis.Options{Addr: addr})
+		s.servers[i] = client()
 		defer s.servers[i].Close()
 	}
 	if _, err := s.flush(ctx); err != nil { // what is left of a run that was killed
