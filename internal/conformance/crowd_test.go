@@ -41,6 +41,7 @@ type crowd struct {
 	caches   []*cachex.Cache[int, string]
 	counters []*counter.Counter[int]
 	visitors *visitors     // nil: none come
+	lost     func() int64  // how many calls of the clients had no answer; nil: nobody counts
 	pace     time.Duration // between two operations of one of them
 
 	loads, most atomic.Int32 // under way, and at most

@@ -209,6 +209,7 @@ func behindSentinel(t *testing.T) *patient {
 		return rdb
 	}
 	p.crowd = newCrowd(t, true, client(), client())
+	p.lost = p.unanswered
 	return p
 }
 
@@ -227,5 +228,6 @@ func onCluster(t *testing.T, masters int, with ...redistest.ClusterOption) *pati
 		return rdb
 	}
 	p.crowd = newCrowd(t, true, client(), client())
+	p.lost = p.unanswered
 	return p
 }

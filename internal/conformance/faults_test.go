@@ -160,6 +160,7 @@ func admit(t *testing.T, f fault) *patient {
 	a.AddHook(&p.witness)
 	b.AddHook(&p.witness)
 	p.crowd = newCrowd(t, !f.loses, a, b)
+	p.lost = p.unanswered
 	if other != nil {
 		// Keys that differ in one byte may all be on one server. It is the one to hurt.
 		eventually(t, "the proxy should pass on what is written", func() bool { // in 100 ms, on a machine that is busy

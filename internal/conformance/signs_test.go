@@ -103,6 +103,11 @@ func (w *witness) count(texts ...string) (n int64) {
 	return n
 }
 
+// unanswered returns how many calls ended without an answer.
+func (w *witness) unanswered() int64 {
+	return w.count("timeout", "deadline", "refused", "reset", "broken pipe", "EOF", "closed")
+}
+
 func (w *witness) saw(err error) {
 	if err == nil || err == redis.Nil {
 		return

@@ -282,11 +282,12 @@ func (v *visitor) ended(e event, err error) {
 	}
 }
 
-// readOf reads a key. While Redis is away, what is pending there cannot be told, and
-// what the database has is returned: such reads are not checked.
+// readOf reads a key. While Redis is away, or if one call has no answer on a machine that
+// is too busy, what is pending cannot be told, and the value of the database is returned:
+// such reads are not checked.
 func (v *visitor) readOf(ctx context.Context, c *cachex.Cache[int, string], keys, key int) {
 	e := v.h.begin("read", keys+key)
-	hurt := v.hurt.Load()
+	hurt, lost := v.hurt.Load(), v.unanswered()
 	var how cachex.Outcome
 	got, err := c.Get(cachex.WithOutcome(ctx, &how), key)
 	of, version, bad := parse(got)
@@ -295,13 +296,20 @@ func (v *visitor) readOf(ctx context.Context, c *cachex.Cache[int, string], keys
 		v.readErr.CompareAndSwap(nil, &err)
 	case bad != nil || of != key:
 		v.blame("key %d has the value %q", key, got)
-	case keys == behindKeys && how != cachex.Hit && (hurt || v.hurt.Load()):
+	case keys == behindKeys && how != cachex.Hit && (hurt || v.hurt.Load() || v.unanswered() > lost):
 	default:
 		e.version, e.release = version, v.release
 		v.h.end(e)
 		return
 	}
 	v.h.drop(e)
+}
+
+func (vs *visitors) unanswered() int64 {
+	if vs.lost == nil {
+		return 0
+	}
+	return vs.lost()
 }
 
 func (v *visitor) add(ctx context.Context, _ int) { v.crowd.add(ctx, v.counts, 2) }
