@@ -12,6 +12,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
@@ -114,11 +115,11 @@ func (s *Server) Advance(d time.Duration) {
 }
 
 // inBubble reports whether the caller runs in a bubble of testing/synctest.
-func inBubble() (in bool) {
-	defer func() { _ = recover() }() // Wait panics outside of one
-	synctest.Wait()
-	return true
+func inBubble() bool {
+	return guard.Call(wait, func() error { synctest.Wait(); return nil }) == nil // Wait panics outside of one
 }
+
+var wait = guard.Named("synctest.Wait")
 
 // Commands returns the commands that have arrived since the start, or since Reset, in
 // order: each is its name in upper case and its arguments. Commands within scripts, and
