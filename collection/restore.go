@@ -31,11 +31,11 @@ func (h *home[K, T]) restore(ctx context.Context, k string, key K, s sight, away
 	if s.token != (entry.Token{}) {
 		unfit = s.token[:]
 	}
-	wait := h.wakes.Expect(k)
+	wait := h.wakes.Expect(k, k)
 	defer wait.End()
 	self := waitfor.From(ctx)
 	defer self.AwaitLease(entry.Token{})
-	poll := wake.NewPoll(time.Now(), h.expect(), h.lease)
+	poll := wake.NewPoll(time.Now(), h.expect(), 0, h.lease)
 	for waits := false; ; waits = true {
 		got, holder, err := h.placed(ctx, k, key, unfit, away, with)
 		if holder == nil {
@@ -46,13 +46,7 @@ func (h *home[K, T]) restore(ctx context.Context, k string, key K, s sight, away
 			h.stats.waits.Add(1)
 		}
 		self.AwaitLease(*holder)
-		timer := time.NewTimer(poll.Next(wait.Begin()))
-		select {
-		case <-wait.Look:
-		case <-timer.C:
-		case <-ctx.Done():
-		}
-		timer.Stop()
+		wait.Until(ctx, &poll)
 		self.AwaitLease(entry.Token{})
 		if ctx.Err() != nil {
 			return loaded[T]{}, context.Cause(ctx)
@@ -136,7 +130,7 @@ func (h *home[K, T]) takeSlot(ctx context.Context, with *party) (free func(), er
 // zero of a set.
 func (h *home[K, T]) acquire(ctx context.Context, k string, token entry.Token, unfit []byte, with *party) (granted string, holder entry.Token, err error) {
 	hint := ""
-	if h.wakes != nil {
+	if h.wakes.Hears() {
 		hint = "1"
 	}
 	call := &script.Call{Script: h.scripts.Acquire, Key: k, Args: []any{token[:], h.lease.Milliseconds(), unfit, hint}}

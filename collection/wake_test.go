@@ -75,10 +75,8 @@ func TestRestore_IsWokenWhenTheLoadOfAnotherProcessEnds(t *testing.T) {
 func TestRestore_OfWhatIsWrittenWhileAReaderWaits(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
-		heard := rdb.Subscribe(t.Context(), script.WakeChannel)
+		heard := redistest.Subscribe(t, rdb, script.WakeChannel("r:1", "r:1"))
 		defer func() { require.NoError(t, heard.Close()) }()
-		_, err := heard.Receive(t.Context())
-		require.NoError(t, err)
 		messages := 0
 		spec := RankingSpec[int, string]{Key: "r:{id}", Up: func(context.Context, int) ([]Scored[string], error) {
 			time.Sleep(time.Second)
@@ -106,7 +104,7 @@ func TestRestore_OfWhatIsWrittenWhileAReaderWaits(t *testing.T) {
 			_, err := heard.ReceiveMessage(t.Context())
 			require.NoError(t, err)
 		}
-		_, err = heard.ReceiveTimeout(t.Context(), time.Second)
+		_, err := heard.ReceiveTimeout(t.Context(), time.Second)
 		require.Error(t, err, "no more of them")
 	})
 }

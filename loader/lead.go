@@ -107,6 +107,7 @@ func (r *run[V]) start(took *time.Duration) <-chan []Loaded[V] {
 			l.stats.loadTime.Add(int64(*took))
 			if unanswered(res) {
 				l.stats.loadFailures.Add(1)
+				l.hasten(*took)
 			} else {
 				l.learn(*took)
 			}

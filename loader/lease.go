@@ -12,6 +12,7 @@ import (
 	"github.com/cachex-go/cachex/internal/client"
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/script"
+	"github.com/cachex-go/cachex/internal/wake"
 )
 
 // Leases is the protocol by which a fleet loads each key once, one script a
@@ -29,10 +30,10 @@ import (
 type Leases struct {
 	rdb   redis.UniversalClient
 	ttl   time.Duration
-	stale any  // milliseconds that a value is of use after it is stale; "" forever
-	pause any  // milliseconds, half of what a pause after one failed load may last
-	most  any  // milliseconds that any pause may last
-	hint  bool // ask for a message when a lease ends that we wait for
+	stale any            // milliseconds that a value is of use after it is stale; "" forever
+	pause any            // milliseconds, half of what a pause after one failed load may last
+	most  any            // milliseconds that any pause may last
+	hear  *wake.Listener // asks for a message when a lease ends that we wait for; nil: poll only
 
 	timed  bool // readers look at how long a value is fresh yet: see Leases.plain
 	packed bool // entries are in the fields of hashes: see place
@@ -118,7 +119,7 @@ func (l *Leases) acquiring(key string, c claim) *script.Call {
 		seen = c.seen[:]
 	}
 	call := l.call(script.Acquire, key,
-		c.token[:], l.ttl.Milliseconds(), entry.AppendCost(nil, c.expect), seen, l.hint, c.suspect, l.stale, c.want, l.pause, l.most)
+		c.token[:], l.ttl.Milliseconds(), entry.AppendCost(nil, c.expect), seen, l.hear.Hears(), c.suspect, l.stale, c.want, l.pause, l.most)
 	return call
 }
 

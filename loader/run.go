@@ -114,7 +114,7 @@ func (l *Loader[V]) flown(key string, i int, s sight, a aim, load ManyFunc[V]) f
 // pursue registers an interest in the key too, before the command is sent whose
 // answer may make it a wait.
 func (l *Loader[V]) pursue(f *flight[V], key string, i int, s sight, a aim) *pursuit[V] {
-	return &pursuit[V]{f: f, key: key, i: i, w: l.hear.Expect(key), aim: a, sight: s}
+	return &pursuit[V]{f: f, key: key, i: i, w: l.expectEnd(key), aim: a, sight: s}
 }
 
 // maxUnfit is how many values that cannot be used a run overwrites. One is what
@@ -204,7 +204,7 @@ type hold[V any] struct {
 // part goes on with one flight by itself.
 func (r *run[V]) part(h hold[V]) {
 	p := *h.p // of which the others end the interest
-	p.w = r.l.hear.Expect(p.key)
+	p.w = r.l.expectEnd(p.key)
 	alone := r.l.newRun(p.f.ctx, r.load, company{})
 	h.p = &p
 	if !alone.wait(h) {

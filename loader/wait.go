@@ -24,13 +24,7 @@ func (r *run[V]) wait(h hold[V]) bool {
 	var till int64     // of the lease on a stale value, when we looked last
 	var seen time.Time // when we first saw it
 	for {
-		timer := time.NewTimer(poll.Next(p.w.Begin()))
-		select {
-		case <-p.w.Look:
-		case <-timer.C:
-		case <-r.ctx.Done():
-		}
-		timer.Stop()
+		p.w.Until(r.ctx, &poll)
 		if r.ctx.Err() != nil {
 			r.fail(context.Cause(r.ctx), []*pursuit[V]{p})
 			return false
@@ -58,7 +52,7 @@ func (r *run[V]) wait(h hold[V]) bool {
 			case h.State == entry.Absent, h.State == entry.Value && h.Till == 0:
 			case h.Paused(): // the load failed: the script says what now
 				return true
-			case l.leases.hint && h.Flags&entry.Awaited == 0:
+			case l.hear.Hears() && h.Flags&entry.Awaited == 0:
 				return true // somebody else's lease, who does not know that we wait
 			case h.State == entry.Lease && (h.Till == 0 || !l.leases.packed): // still, or again
 				if p.suspect = time.Since(began) > saturate.Mul(l.leases.ttl, 2); p.suspect {
@@ -97,6 +91,12 @@ func (r *run[V]) wait(h hold[V]) bool {
 	}
 }
 
+// expectEnd registers an interest in the end of a lease on key.
+func (l *Loader[V]) expectEnd(key string) *wake.Wait {
+	at, _ := l.leases.place(key)
+	return l.hear.Expect(key, at)
+}
+
 // polling plans for a load that takes as long as its holder, or else we, expect.
 func (l *Loader[V]) polling(a Acquisition) wake.Poll {
 	expect := l.expect()
@@ -106,7 +106,7 @@ func (l *Loader[V]) polling(a Acquisition) wake.Poll {
 	if a.Grant != Held { // of a load that refreshes a stale value, nothing is known
 		expect = 0
 	}
-	return wake.NewPoll(a.Began, expect, l.leases.ttl)
+	return wake.NewPoll(a.Began, expect, time.Duration(l.quick.Load()), l.leases.ttl)
 }
 
 // holder returns the token of the lease that is waited for.

@@ -3,6 +3,7 @@ package loader
 import (
 	"context"
 	"net"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -150,13 +151,13 @@ func TestAWriteWakesTheWaiters(t *testing.T) {
 func TestNothingIsPublishedWhereNobodyWaits(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
-		sub := t.rdb.Subscribe(t.Context(), script.WakeChannel)
-		t.closers = append(t.closers, func() { _ = sub.Close() })
-		_, err := sub.Receive(t.Context())
-		require.NoError(t, err)
-		p, q := newLoader(t, t.client(), still[string]()), newLoader(t, t.client(), still[string]())
 		alone, contended := t.key+":alone", t.key+":contended"
-		_, err = p.Get(t.Context(), alone, gives("v"))
+		sub := redistest.Subscribe(t, t.rdb, t.channel(alone))
+		defer func() { _ = sub.Close() }()
+		heard := redistest.Subscribe(t, t.rdb, t.channel(contended))
+		defer func() { _ = heard.Close() }()
+		p, q := newLoader(t, t.client(), still[string]()), newLoader(t, t.client(), still[string]())
+		_, err := p.Get(t.Context(), alone, gives("v"))
 		require.NoError(t, err)
 
 		source := newSource[string]()
@@ -167,14 +168,13 @@ func TestNothingIsPublishedWhereNobodyWaits(t *testing.T) {
 		t.awaited()
 		source.value <- "v"
 		gets(t, "v", a, b)
-		for { // the shared server has other tests, too
-			msg, err := sub.ReceiveMessage(t.Context())
-			require.NoError(t, err)
-			require.NotEqual(t, alone, msg.Payload)
-			if msg.Payload == contended {
-				return
-			}
-		}
+		msg, err := heard.ReceiveMessage(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, contended, msg.Payload)
+		redistest.Publish(t, t.rdb, t.channel(alone), "end")
+		msg, err = sub.ReceiveMessage(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, "end", msg.Payload)
 	})
 }
 
@@ -287,6 +287,139 @@ func TestAWaiterLooksWhenItsSubscriptionBeginsForItMayHaveMissedTheMessage(t *te
 	})
 }
 
+// A subscription that is confirmed soon needs no look: what ends a load that takes a
+// hundred times as long comes later. Before it, the waiter read the key once more.
+func TestWaiter_DoesNotLookAfterASubscriptionThatWasQuick(t *testing.T) {
+	t.Parallel()
+	embedded(t, func(t *lab) {
+		var asked redistest.Counter
+		p, q := newLoader(t, t.client(), still[string]()), newLoader(t, t.client(&asked), still[string]())
+		for _, l := range []*Loader[string]{p, q} {
+			l.learn(100 * time.Millisecond)
+		}
+		for _, takes := range []time.Duration{100 * time.Millisecond, 104 * time.Millisecond, 98 * time.Millisecond} {
+			t.delete()
+			asked.Reset()
+			begin := time.Now()
+			a := get(t, p, func(context.Context) (string, Life, error) {
+				time.Sleep(takes)
+				return "v", hour, nil
+			})
+			synctest.Wait()
+			gets(t, "v", get(t, q, never[string](t)), a)
+			require.Equal(t, takes, time.Since(begin), "woken at once")
+			require.Equal(t, 2, asked.Count("get"), "before it waited, and after the message")
+			time.Sleep(3 * wake.Tick)
+			synctest.Wait()
+			require.Zero(t, subscribers(t), "so that the next round subscribes anew")
+		}
+	})
+}
+
+// A message that was sent before the subscription is lost. The waiter finds out when it
+// begins, or soon after the load should be over, if the load should take long.
+func TestWaiter_FindsALoadThatEndedBeforeItsSubscriptionBegan(t *testing.T) {
+	t.Parallel()
+	const dials = 5 * time.Millisecond
+	for name, test := range map[string]struct {
+		costs []time.Duration // of the loads before
+		most  time.Duration   // that the waiter waits
+	}{
+		"of which nothing is known":        {nil, dials},
+		"that often takes long":            {[]time.Duration{200 * time.Millisecond, time.Millisecond, 200 * time.Millisecond}, dials},
+		"that takes no longer":             {[]time.Duration{20 * time.Millisecond}, dials},
+		"that was quicker than ever":       {[]time.Duration{100 * time.Millisecond}, 131250 * time.Microsecond},
+		"that was far quicker than ever":   {[]time.Duration{time.Second}, 250 * time.Millisecond},
+		"whose holder expects it to be so": {[]time.Duration{time.Minute}, 250 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			embedded(t, func(t *lab) {
+				rdb, conns := t.watched()
+				p, q := newLoader(t, t.client(), still[string]()), newLoader(t, rdb, still[string]())
+				for _, cost := range test.costs {
+					p.learn(cost)
+					q.learn(cost)
+				}
+				if test.costs == nil {
+					p.learn(time.Hour)
+				}
+				source := newSource[string]()
+				a := get(t, p, source.load)
+				within(t, source.began)
+				hold := make(chan struct{})
+				conns.hold.Store(&hold)
+				begin := time.Now()
+				b := get(t, q, never[string](t))
+				time.Sleep(dials)
+				source.value <- "v"
+				gets(t, "v", a)
+				close(hold)
+				gets(t, "v", b)
+				require.LessOrEqual(t, time.Since(begin), test.most)
+			})
+		})
+	}
+}
+
+// A load that failed soon counts as a quick one.
+func TestLoader_KnowsHowQuickLoadsOfLateWere(t *testing.T) {
+	t.Parallel()
+	embedded(t, func(t *lab) {
+		l := newLoader(t, t.client(), Options[string]{})
+		load := func(takes time.Duration, err error) time.Duration {
+			t.delete()
+			_, got := l.Get(t.Context(), t.key, func(context.Context) (string, Life, error) {
+				time.Sleep(takes)
+				return "v", hour, err
+			})
+			require.Equal(t, err, got)
+			return time.Duration(l.quick.Load())
+		}
+		require.Equal(t, time.Second, load(time.Second, nil))
+		require.Equal(t, time.Millisecond, load(time.Millisecond, errBroken))
+		require.Equal(t, time.Second, l.expect())
+		require.Less(t, load(time.Second, nil), 200*time.Millisecond)
+		for range 40 {
+			load(time.Second, nil)
+		}
+		require.Greater(t, load(time.Second, nil), 900*time.Millisecond)
+	})
+}
+
+// While processes of the release before run, whose scripts publish on one channel for
+// all keys, the waiters of either find by polling what processes of the other loaded.
+func TestWaiter_PollsBesideAReleaseThatPublishesElsewhere(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *lab) {
+		const channel = "cachex:wake"
+		old := strings.Replace(script.Store.Source(), "local function edit(",
+			"local function publish(name) redis.pcall('PUBLISH','"+channel+"',name) end\nlocal function edit(", 1)
+		heard := t.rdb.Subscribe(t.Context(), channel)
+		defer func() { _ = heard.Close() }()
+		_, err := heard.Receive(t.Context())
+		require.NoError(t, err)
+
+		leases := t.leases()
+		a, err := leases.Acquire(t.Context(), t.key, nil, time.Second)
+		require.NoError(t, err)
+		require.Equal(t, Granted, a.Grant)
+		q := newLoader(t, t.client(), still[string]())
+		b := get(t, q, never[string](t))
+		t.awaited()
+		listens(t, q.hear)
+		args := leases.storing(t.key, entry.Value, a.Token, []byte("v"), hour, time.Now(), time.Second).Args
+		require.NoError(t, t.rdb.Eval(t.Context(), old, []string{t.key}, args...).Err())
+		msg, err := heard.ReceiveMessage(t.Context())
+		require.NoError(t, err)
+		for msg.Payload != t.key { // of another test
+			msg, err = heard.ReceiveMessage(t.Context())
+			require.NoError(t, err)
+		}
+		gets(t, "v", b)
+	})
+}
+
 func TestAWaiterLooksWhenItsSubscriptionBreaks(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
@@ -340,7 +473,7 @@ func TestAMessageThatSaysNothingNewIsHeardInVain(t *testing.T) {
 		b := get(t, q, never[string](t))
 		synctest.Wait()
 		for _, payload := range []string{t.key, t.key + ":2", "", t.key} {
-			require.NoError(t, t.rdb.Publish(t.Context(), script.WakeChannel, payload).Err())
+			redistest.Publish(t, t.rdb, t.channel(t.key), payload)
 			synctest.Wait()
 		}
 		require.True(t, b.running())
@@ -349,14 +482,16 @@ func TestAMessageThatSaysNothingNewIsHeardInVain(t *testing.T) {
 	})
 }
 
-// subscribers returns how many listen on the server.
-func subscribers(t *lab) int64 {
-	n, err := t.rdb.PubSubNumSub(t.Context(), script.WakeChannel).Result()
-	require.NoError(t, err)
-	return n[script.WakeChannel]
+// channel returns the channel on which those are woken who wait for key.
+func (l *lab) channel(key string) string {
+	at, _ := l.leasesOf(l.rdb).place(key)
+	return script.WakeChannel(key, at)
 }
 
-func TestOneClientHasOneSubscriptionUntilNobodyHasWaitedForLong(t *testing.T) {
+// subscribers returns how many clients wait for a message about the lab's key.
+func subscribers(t *lab) int64 { return redistest.Subscribers(t, t.rdb, t.channel(t.key)) }
+
+func TestListener_OfAClientSubscribesToAKeyOnceAndNotForLong(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		rdb := t.client()
@@ -373,10 +508,9 @@ func TestOneClientHasOneSubscriptionUntilNobodyHasWaitedForLong(t *testing.T) {
 		require.EqualValues(t, 1, subscribers(t))
 		source.value <- "v"
 		gets(t, "v", a, b, c)
-		time.Sleep(wake.Idle - 2*wake.Tick)
 		require.EqualValues(t, 1, subscribers(t))
-		time.Sleep(4 * wake.Tick)
-		require.Zero(t, subscribers(t))
+		time.Sleep(2 * wake.Tick)
+		require.Zero(t, subscribers(t), "nor who has not waited lately")
 	})
 }
 
@@ -403,6 +537,9 @@ func TestTheLastLoaderOfAClientEndsTheSubscription(t *testing.T) {
 	})
 }
 
+// hidden is a Cluster that does not tell which node has a key.
+type hidden struct{ redis.UniversalClient }
+
 // wrapped is a client of a type that cannot be compared.
 type wrapped struct {
 	redis.UniversalClient
@@ -417,11 +554,11 @@ func TestClientsThatHaveNoUseForMessagesPoll(t *testing.T) {
 		_ = ring.Close()
 		_ = cluster.Close()
 	})
-	for _, rdb := range []redis.UniversalClient{ring, cluster, wrapped{UniversalClient: ring}} {
+	for _, rdb := range []redis.UniversalClient{ring, hidden{cluster}, wrapped{UniversalClient: ring}} {
 		l, err := New(rdb, Options[string]{})
 		require.NoError(t, err)
 		require.Nil(t, l.hear)
-		require.False(t, l.leases.hint, "it asks for no message")
+		require.False(t, l.hear.Hears(), "it asks for no message")
 		require.NoError(t, l.Close(t.Context()))
 	}
 }

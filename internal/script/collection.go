@@ -28,7 +28,7 @@ type Home struct {
 	//	ARGV[1]  token: 8 bytes, fresh for every call
 	//	ARGV[2]  milliseconds that the lease holds
 	//	ARGV[3]  token of a restored collection that cannot be used, or ''
-	//	ARGV[4]  '1': publish to WakeChannel when the lease that I wait for ends
+	//	ARGV[4]  '1': publish on WakeChannel when the lease that I wait for ends
 	//
 	//	returns  {'G', ''}     lease granted
 	//	         {'V', ''}     the collection is there
@@ -141,8 +141,9 @@ const keeping = `
 local key = KEYS[1]
 local NOBODY = string.rep('\0', 8)
 local awaited = false
+` + publish + `
 local function wake()
-  if awaited then redis.pcall('PUBLISH', '` + WakeChannel + `', key) end
+  if awaited then publish(key) end
 end
 local function keep(ms)
   if ms == '=' then return end

@@ -149,7 +149,7 @@ func TestScriptsOfCountsUseLittle(t *testing.T) {
 		"add behind once": script.AddCount(true, true), "land": script.LandCount(false), "land behind": script.LandCount(true),
 		"set": script.SetCount,
 	}
-	commands := []string{"TIME", "GETRANGE", "SET", "GET", "PTTL", "PUBLISH", "SETRANGE", "HINCRBY", "HSETNX", "HSET", "HGET", "HMGET", "HEXISTS"}
+	commands := []string{"TIME", "GETRANGE", "SET", "GET", "PTTL", "PUBLISH", "SPUBLISH", "SETRANGE", "HINCRBY", "HSETNX", "HSET", "HGET", "HMGET", "HEXISTS"}
 	allowed := map[string][]string{
 		"string": {"rep", "byte", "char", "sub", "find", "match", "gmatch", "format"}, "math": {"floor", "max"}, "redis": {"call", "pcall"},
 	}

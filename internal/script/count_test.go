@@ -252,23 +252,10 @@ func TestLandCount_AddsWhatWasNotReadAndNotWhatIsParked(t *testing.T) {
 func TestWhoWaitsForACountIsWoken(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, rdb *redis.Client) {
-		sub := rdb.Subscribe(t.Context(), script.WakeChannel)
-		t.Cleanup(func() { _ = sub.Close() })
-		_, err := sub.Receive(t.Context())
-		require.NoError(t, err)
 		c := newCounting(newCell(t, rdb))
+		sub := c.hears()
 		c.seed(c.entry(entry.Header{State: entry.Lease, Token: own, Flags: entry.Awaited}, ""), seedTTL)
 		c.run(script.LandCount(false), nil, landing(keepTTL, "3", "", "", "", "")...)
-		timeout := time.After(patience)
-		for {
-			select {
-			case m := <-sub.Channel():
-				if m.Payload == c.key {
-					return
-				}
-			case <-timeout:
-				require.FailNow(t, "nobody was woken")
-			}
-		}
+		require.Equal(t, 1, c.wakes(sub))
 	})
 }

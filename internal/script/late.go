@@ -110,10 +110,12 @@ var Plain = map[string]Late{
 	"hlen":      reads,
 	"hmget":     reads,
 	"getrange":  reads,
-	"subscribe": reads,
 	"unlink":    deletes,
 	"hdel":      deletes,
 	"set":       replaces,
+
+	// Of the connection for wake-ups.
+	"ping": reads, "subscribe": reads, "unsubscribe": reads, "ssubscribe": reads, "sunsubscribe": reads,
 }
 
 // late returns the row of a script.

@@ -98,7 +98,9 @@ func TestPlain_HasARowForEachCommandAndTheClientSendsNoneThatIsSentOnce(t *testi
 	})
 	note("loader/write.go", "set", true)
 	note("gather/mget.go", "mget", false)
-	note("internal/wake/wake.go", "subscribe", false)
+	for _, name := range []string{"ping", "subscribe", "unsubscribe", "ssubscribe", "sunsubscribe"} {
+		note("internal/wake/ear.go", name, false)
+	}
 	for name := range script.Plain {
 		require.True(t, used[name], "the row %q is of no command", name)
 	}

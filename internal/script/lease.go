@@ -1,10 +1,41 @@
 package script
 
-import "regexp"
+import (
+	"regexp"
+	"strings"
+)
 
-// WakeChannel is where the scripts publish the key of a lease that ended, if
-// somebody waits for it.
-const WakeChannel = "cachex:wake"
+// WakePrefix begins the names of all wake-up channels.
+const WakePrefix = "cachex:wake:"
+
+// WakeChannel returns the channel on which the scripts publish name, the name of
+// an entry, when a lease on it ends for which another process waits. at is the key
+// in Redis, with which name begins.
+//
+// The channel is in the hash slot of the key, since a Cluster lets a script
+// publish to no other one. A key that contains "}" may have a hash tag of its own,
+// which the prefix leaves alone; any other key has none and becomes one. A key
+// such as "}{a" has neither: on a Cluster, its waiters poll.
+func WakeChannel(name, at string) string {
+	if strings.Contains(at, "}") {
+		return WakePrefix + name
+	}
+	return WakePrefix + "{" + at + "}" + name[len(at):]
+}
+
+// publish wakes the processes that wait for the entry of a name. A message on a
+// sharded channel, which came with Redis 7, stays in its shard; PUBLISH goes to
+// every node of a Cluster. If the server refuses both, by an ACL say, waiters poll.
+const publish = `
+local function publish(name)
+  local at = key
+  if not string.find(at, '}', 1, true) then at = '{' .. at .. '}' end
+  at = '` + WakePrefix + `' .. at .. string.sub(name, #key + 1)
+  if not redis.REDIS_VERSION_NUM or type(redis.pcall('SPUBLISH', at, name)) == 'table' then
+    redis.pcall('PUBLISH', at, name)
+  end
+end
+`
 
 // prelude is the beginning of every script of the lease protocol: it reads the
 // header of KEYS[1] into h, false if what is there is not an entry with a header
@@ -27,7 +58,7 @@ local function sum(s)
   return n
 end
 local state, flags, fails, token, leased, expired, awaited, stale, count
-`
+` + publish
 
 const afterPlace = `
 if type(h) ~= 'string' or #h ~= 40 or sub(h, 1, 3) ~= '\193X\1'
@@ -50,7 +81,7 @@ local function mark()
   edit(5, string.char(fails * 16 + count * 8 + stale * 4 + awaited * 2 + expired))
 end
 local function wake()
-  if h and awaited == 1 then redis.pcall('PUBLISH', '` + WakeChannel + `', name) end
+  if h and awaited == 1 then publish(name) end
 end
 local function header(state, flags, soft, token, born, cost, crc)
   h = '\193X\1' .. state .. '\0\0' .. soft .. token .. NONE .. born .. cost .. crc
@@ -89,7 +120,7 @@ const (
 //	ARGV[2]  milliseconds that the lease holds
 //	ARGV[3]  what the caller expects the load to cost: 4 bytes
 //	ARGV[4]  token of an entry that the caller has read, or ''
-//	ARGV[5]  '1': publish to WakeChannel when the lease that I wait for ends
+//	ARGV[5]  '1': publish on WakeChannel when the lease that I wait for ends
 //	ARGV[6]  '1': the caller has waited for so long that the lease is suspect
 //	ARGV[7]  milliseconds that a value is of use after it is stale, '' forever
 //	ARGV[8]  what the caller wants: see above
@@ -284,10 +315,10 @@ return 1 + expired * 2
 // carried along. Of what was there one flag is looked at: if that is not an entry, nobody
 // waits, and a message too many does no harm.
 var Write = func() *Script {
-	s := New("write", basics+`
+	s := New("write", dense(basics+publish+`
 local e = redis.pcall('GETRANGE', key, 0, 39)
 if type(e) == 'string' and #e == 40 and string.sub(e, 1, 3) == '\193X\1' and math.floor(string.byte(e, 5) / 2) % 2 == 1 then
-  redis.pcall('PUBLISH', '`+WakeChannel+`', key)
+  publish(key)
 end
 local h, at, soft = ARGV[1], now(), '\255\255\255\255\255\255'
 if ARGV[3] ~= '' then soft = put48(at + ARGV[3]) end
@@ -299,7 +330,7 @@ check = (check + a + b + c + d + f + g) % 256
 e = string.sub(h, 1, 5) .. string.char(check) .. soft .. string.sub(h, 13, 26) .. born .. string.sub(h, 33, 40) .. ARGV[4]
 if ARGV[2] == '' then redis.call('SET', key, e) else redis.call('SET', key, e, 'PX', ARGV[2]) end
 return 1
-`)
+`))
 	s.packed = leasing("write", `
 wake()
 local at, soft = now(), FOREVER
@@ -315,7 +346,7 @@ return 1
 
 // Wake tells those who wait for a lease on KEYS[1] that it has ended. It returns nothing
 // of use.
-var Wake = New("wake", `return redis.pcall('PUBLISH', '`+WakeChannel+`', KEYS[1])`)
+var Wake = New("wake", dense("local key = KEYS[1]"+publish+"publish(key)"))
 
 // Extend prolongs a lease, as the heartbeat of a load.
 //

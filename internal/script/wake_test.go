@@ -20,18 +20,23 @@ func (c *cell) wakes(sub *redis.PubSub) int {
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
 	// Messages keep their order: after this one there are no older ones.
-	end := redistest.Key(c.t)
-	require.NoError(c.t, c.rdb.Publish(ctx, script.WakeChannel, end).Err())
-	for n := 0; ; {
+	redistest.Publish(c.t, c.rdb, script.WakeChannel(c.key, c.key), "end")
+	for n := 0; ; n++ {
 		msg, err := sub.ReceiveMessage(ctx)
 		require.NoError(c.t, err)
-		switch msg.Payload {
-		case end:
+		if msg.Payload == "end" {
 			return n
-		case c.key: // others are those of other tests
-			n++
 		}
+		require.Equal(c.t, c.key, msg.Payload)
 	}
+}
+
+// hears subscribes to the wake-ups of the key.
+func (c *cell) hears() *redis.PubSub {
+	c.t.Helper()
+	sub := redistest.Subscribe(c.t, c.rdb, script.WakeChannel(c.key, c.key))
+	c.t.Cleanup(func() { _ = sub.Close() })
+	return sub
 }
 
 func TestTheScriptThatEndsALeaseWakesThoseWhoWaitAndNobodyElse(t *testing.T) {
@@ -64,14 +69,11 @@ func TestTheScriptThatEndsALeaseWakesThoseWhoWaitAndNobodyElse(t *testing.T) {
 		{"acquire what is else unfit", script.Acquire, func(string) []any { return acquiring(other, ask{want: script.Unfit, seen: other[:]}) }, 0, 0},
 	}
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
-		sub := rdb.Subscribe(t.Context(), script.WakeChannel)
-		defer func() { _ = sub.Close() }()
-		_, err := sub.Receive(t.Context())
-		require.NoError(t, err)
 		for _, test := range tests {
 			for _, state := range []entry.State{entry.Lease, entry.Value} {
 				for flags := entry.Flags(0); flags <= entry.Expired|entry.Awaited|entry.Stale; flags++ {
 					c := newCell(t, rdb)
+					sub := c.hears()
 					h, payload := entry.Header{State: state, Flags: flags, Token: own}, ""
 					if state == entry.Value {
 						h.Till, payload = c.now()+hour, old
@@ -92,6 +94,7 @@ func TestTheScriptThatEndsALeaseWakesThoseWhoWaitAndNobodyElse(t *testing.T) {
 		// Who takes over a lease that has lapsed ends it.
 		for use, kind := range map[time.Duration]string{0: "R", useTTL: "G"} {
 			c := newCell(t, rdb)
+			sub := c.hears()
 			c.seed(c.entry(entry.Header{State: entry.Value, Flags: entry.Awaited, Token: own, Soft: 1, Till: 2}, old), seedTTL)
 			require.Equal(t, kind, c.do(script.Acquire, acquiring(other, ask{use: use})...).([]any)[0])
 			require.Equal(t, 1, c.wakes(sub))
@@ -99,6 +102,7 @@ func TestTheScriptThatEndsALeaseWakesThoseWhoWaitAndNobodyElse(t *testing.T) {
 		for _, s := range []*script.Script{script.Store, script.Renew, script.Write} {
 			for _, raw := range []string{"", "foreign", "\xC1X\x01L\x02"} {
 				c := newCell(t, rdb)
+				sub := c.hears()
 				c.seed(raw, seedTTL)
 				c.do(s, storing(c.key, own, keepTTL, freshTTL)...)
 				require.Zero(t, c.wakes(sub), "%q", raw)
@@ -111,11 +115,8 @@ func TestTheScriptThatEndsALeaseWakesThoseWhoWaitAndNobodyElse(t *testing.T) {
 func TestAWaiterIsWokenByTheLeaseThatItAskedFor(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
-		sub := rdb.Subscribe(t.Context(), script.WakeChannel)
-		defer func() { _ = sub.Close() }()
-		_, err := sub.Receive(t.Context())
-		require.NoError(t, err)
 		c := newCell(t, rdb)
+		sub := c.hears()
 		kind := func(token entry.Token) any {
 			return c.do(script.Acquire, acquiring(token, ask{hint: true})...).([]any)[0]
 		}
@@ -144,7 +145,7 @@ func TestScriptsDoTheirWorkThoughTheyMayNotPublish(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	admin := server.Client(nil)
-	require.NoError(t, admin.Do(t.Context(), "acl", "setuser", "cache", "on", "nopass", "~*", "+@all", "-publish").Err())
+	require.NoError(t, admin.Do(t.Context(), "acl", "setuser", "cache", "on", "nopass", "~*", "+@all", "-publish", "-spublish").Err())
 	rdb := server.Client(func(o *redis.Options) { o.Username, o.Password = "cache", "any" })
 	for _, s := range []*script.Script{script.Store, script.Write} {
 		c := newCell(t, rdb)

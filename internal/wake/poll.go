@@ -7,21 +7,23 @@ import (
 
 // A Poll says when to look at a lease again.
 type Poll struct {
-	first time.Duration // when the load should be over
-	after time.Duration // between two looks from then on
-	most  time.Duration
-	began bool
+	first   time.Duration // when the load should be over
+	after   time.Duration // between two looks from then on
+	most    time.Duration
+	least   time.Duration // that the load should take from the beginning on
+	started time.Time     // when Next was first called
 }
 
 // NewPoll plans for a load that began at a time, of the server's clock, and takes as long
-// as expect, 0 if nothing is known of it.
-func NewPoll(began time.Time, expect, lease time.Duration) Poll {
+// as expect. Loads of late took at least as long as quick. Both are 0 if nothing is known.
+func NewPoll(began time.Time, expect, quick, lease time.Duration) Poll {
 	p := Poll{first: 5 * time.Millisecond, after: 2 * time.Millisecond, most: min(250*time.Millisecond, lease/4)}
 	if expect > 0 {
 		// The clocks may differ by anything. That moves the first look between at
 		// once and expect from now, and decides nothing.
 		since := min(max(time.Since(began), 0), expect)
 		p.first = max(2*time.Millisecond, expect-since+time.Millisecond)
+		p.least = min(expect-since, quick)
 	}
 	p.first = min(p.first, lease) // its holder may be dead
 	return p
@@ -29,15 +31,19 @@ func NewPoll(began time.Time, expect, lease time.Duration) Poll {
 
 // Next returns how long to wait before the next look. A live Listener is given
 // time to be first. All waiters of a load expect the same end of it, so the first
-// look has jitter too.
+// look has jitter too. A look that came before the load should be over, by a
+// message say, changes nothing in the plan.
 func (p *Poll) Next(live bool) time.Duration {
-	if !p.began {
-		p.began = true
+	now := time.Now()
+	if p.started.IsZero() {
+		p.started = now
+	}
+	if left := p.first - now.Sub(p.started); left > 0 {
 		if live {
 			grace := min(max(100*time.Millisecond, p.first/4), 250*time.Millisecond)
-			return p.first + grace + rand.N(grace/2)
+			return left + grace + rand.N(grace/2)
 		}
-		return p.first + rand.N(min(p.first/4, 50*time.Millisecond)+1)
+		return left + rand.N(min(p.first/4, 50*time.Millisecond)+1)
 	}
 	d := p.after + rand.N(p.after/4+1)
 	p.after = min(p.after*8/5, p.most)
@@ -45,4 +51,21 @@ func (p *Poll) Next(live bool) time.Duration {
 		d = max(d, 100*time.Millisecond)
 	}
 	return min(d, p.most+p.most/4)
+}
+
+// gap returns how long a subscription may take so that the load should not have
+// ended meanwhile; 0 once the first look is over.
+func (p *Poll) gap() time.Duration {
+	if !p.started.IsZero() {
+		return 0
+	}
+	return p.least / 8
+}
+
+// cover returns how long to wait before the look for a message that was sent
+// before the subscription. If the load takes as long as it should, its message is
+// first.
+func (p *Poll) cover() time.Duration {
+	at := min(p.first+p.first/4+5*time.Millisecond, p.most)
+	return max(at-rand.N(at/10+1)-time.Since(p.started), 0)
 }

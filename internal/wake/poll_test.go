@@ -29,7 +29,7 @@ func TestPoll_SpreadsTheFirstLooksOfAFleet(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				moments := map[time.Duration]bool{}
 				for range fleet {
-					p := NewPoll(time.Now(), row.expect, 3*time.Second)
+					p := NewPoll(time.Now(), row.expect, 0, 3*time.Second)
 					d := p.Next(row.live)
 					require.GreaterOrEqual(t, d, row.least)
 					require.LessOrEqual(t, d, row.most)
@@ -39,4 +39,41 @@ func TestPoll_SpreadsTheFirstLooksOfAFleet(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestPoll_KeepsToItsFirstLookWhateverLooksCameBefore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPoll(time.Now(), time.Second, 0, time.Minute)
+		for left := 1001 * time.Millisecond; left > 0; left -= 100 * time.Millisecond {
+			require.GreaterOrEqual(t, p.Next(false), left)
+			require.LessOrEqual(t, p.Next(false), left+50*time.Millisecond)
+			require.GreaterOrEqual(t, p.Next(true), left+250*time.Millisecond)
+			require.LessOrEqual(t, p.Next(true), left+376*time.Millisecond)
+			time.Sleep(100 * time.Millisecond)
+		}
+		require.Less(t, p.Next(false), 5*time.Millisecond)
+	})
+}
+
+// The look that covers a subscription comes after the load should be over, and soon.
+func TestPoll_CoversAMessageThatWasMissed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for expect, row := range map[time.Duration]struct{ gap, least, most time.Duration }{
+			0:                      {0, 5 * time.Millisecond, 12 * time.Millisecond},
+			4 * time.Millisecond:   {500 * time.Microsecond, 5 * time.Millisecond, 12 * time.Millisecond},
+			80 * time.Millisecond:  {10 * time.Millisecond, 81 * time.Millisecond, 107 * time.Millisecond},
+			800 * time.Millisecond: {12500 * time.Microsecond, 225 * time.Millisecond, 250 * time.Millisecond},
+		} {
+			p := NewPoll(time.Now(), expect, 100*time.Millisecond, time.Minute)
+			require.Equal(t, row.gap, p.gap(), expect)
+			p.Next(false)
+			require.Zero(t, p.gap(), "it is too late for another")
+			require.GreaterOrEqual(t, p.cover(), row.least, expect)
+			require.LessOrEqual(t, p.cover(), row.most, expect)
+			time.Sleep(2 * time.Millisecond)
+			require.LessOrEqual(t, p.cover(), row.most-2*time.Millisecond, expect)
+		}
+	})
 }

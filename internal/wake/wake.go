@@ -5,8 +5,6 @@ package wake
 
 import (
 	"context"
-	"errors"
-	"net"
 	"sync"
 	"time"
 
@@ -14,49 +12,43 @@ import (
 
 	"github.com/cachex-go/cachex/internal/client"
 	"github.com/cachex-go/cachex/internal/guard"
-	"github.com/cachex-go/cachex/internal/script"
 )
 
-// A Listener receives, for one client, a message when a lease ends for which a flight
-// waits. All caches of a client share it. It is subscribed only while it is of use: from
-// the first wait until no flight has waited for a while. A nil Listener is never live.
-// It is safe for concurrent use.
+// A Listener receives, for one client, a message when a lease ends for which a
+// flight waits. All caches of a client share it. A nil Listener is never live. It
+// is safe for concurrent use.
 //
-// What it hears is a hint. A message can be lost or late, a proxy may know no
-// subscriptions: whoever waits polls as well, only less often while the listener
-// is live. And a message says merely that a lease ended. It does not carry the
-// value, although that would save a GET: the value may have been deleted by the
-// time the message is read, and a caller who came after that deletion must not
-// get it.
+// A message is a hint. It can be lost or late, and a proxy may know no
+// subscriptions: a waiter polls as well, only less often while its channel is
+// live. A message says merely that a lease ended. It does not carry the value,
+// although that would save a GET: the value may have been deleted by the time the
+// message is read, and a caller who came after that deletion must not get it.
 //
-// There is one channel, and not one a key, since to subscribe and unsubscribe
-// for every wait would cost more commands than the waits. The messages are few:
-// a script publishes only where the entry says that somebody waits.
+// Each key has a channel of its own, and a process subscribes to it only while it
+// waits for that key. With one channel for all keys, every process that has waited
+// lately gets every message: at 5,000 of them a message blocked the server for
+// 5 ms. A subscription outlives its last wait until the next tick, or until a
+// message arrives for which no flight waits. So a key that is awaited every few
+// seconds costs no SUBSCRIBE each time, and a wait costs its process at most one
+// message too many.
 type Listener struct {
-	rdb redis.UniversalClient
+	rdb     redis.UniversalClient
+	cluster bool
 
 	mu      sync.Mutex
-	waits   map[string][]*Wait // guarded by mu
-	ear     *ear               // guarded by mu: nil if not listening
-	live    bool               // guarded by mu: the server has confirmed the subscription
-	used    time.Time          // guarded by mu: when somebody last waited
-	retryAt time.Time          // guarded by mu: not before that, after a refusal
-	closed  bool               // guarded by mu
-	begun   int64              // guarded by mu: subscriptions
-	wg      sync.WaitGroup     // the goroutine of listen
+	waits   map[string][]*Wait   // guarded by mu; by name
+	ears    map[string]*ear      // guarded by mu; by node, "" if there is one server
+	retryAt map[string]time.Time // guarded by mu; by node: not before that, after a refusal
+	closed  bool                 // guarded by mu
+	begun   int64                // guarded by mu: connections
+	wg      sync.WaitGroup       // the goroutines of ears
 
 	users int // changed within calls of listeners alone
 }
 
-// An ear is one subscription.
-type ear struct {
-	cancel context.CancelFunc // ends the dialling of sub
-	sub    *redis.PubSub      // guarded by Listener.mu: nil until there is one
-}
-
 // How long a subscription lasts.
 const (
-	Idle  = time.Minute // without a wait, then the subscription ends
+	Idle  = time.Minute // without a wait, then the connection is closed
 	retry = time.Minute // after a subscription that was refused
 	Tick  = 5 * time.Second
 )
@@ -64,20 +56,28 @@ const (
 // listeners has the listener of every client in use.
 var listeners client.Shared[Listener]
 
-// For returns the Listener of rdb, which the caller releases later; or nil
-// for clients that have no use for it. The shards of a Ring do not know of each
-// other, and in a Cluster every PUBLISH goes to every node: there, waiters poll.
+// For returns the Listener of rdb, which the caller releases later. It returns nil
+// for a client that has no use for it: the shards of a Ring do not know of each
+// other, and a Cluster behind a wrapper does not tell which node has a key. There,
+// waiters poll.
 func For(rdb redis.UniversalClient) *Listener {
-	if client.TopologyOf(rdb) != client.OneServer || !client.Comparable(rdb) {
+	if !client.Comparable(rdb) {
+		return nil
+	}
+	_, cluster := rdb.(*redis.ClusterClient)
+	if !cluster && client.TopologyOf(rdb) != client.OneServer {
 		return nil
 	}
 	return listeners.For(rdb, func() *Listener {
-		return &Listener{rdb: rdb, waits: make(map[string][]*Wait)}
+		return &Listener{
+			rdb: rdb, cluster: cluster, waits: make(map[string][]*Wait),
+			ears: make(map[string]*ear), retryAt: make(map[string]time.Time),
+		}
 	}, func(l *Listener) { l.users++ })
 }
 
-// Release undoes one For. The last one stops the subscription; then it
-// returns what has to be called to wait for its goroutine, else nil.
+// Release undoes one For. The last one ends all subscriptions; then it returns a
+// function that waits for their goroutines, else nil.
 func (l *Listener) Release() (wait func()) {
 	if l == nil {
 		return nil
@@ -92,190 +92,98 @@ func (l *Listener) Release() (wait func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
-	e := l.hangUp()
-	if e == nil {
+	if len(l.ears) == 0 {
 		return nil
 	}
-	sub := e.sub // if there is none yet, listen finds that it is not wanted
+	var subs []*redis.PubSub
+	for _, e := range l.ears {
+		if e.sub != nil { // else listen finds that it is not wanted
+			subs = append(subs, e.sub)
+		}
+		l.hangUp(e)
+	}
 	return func() {
-		if sub != nil {
+		for _, sub := range subs {
 			_ = sub.Close() // not under mu: it waits while sub dials
 		}
 		l.wg.Wait()
 	}
 }
 
-// A Wait is one flight's interest in a key. It is for one goroutine.
-type Wait struct {
-	// Look has an element when it is worth looking at the key.
-	Look <-chan struct{}
-
-	l    *Listener
-	key  string
-	look chan struct{}
-}
-
-// Expect registers an interest in key, before the command is sent whose answer
-// may make it a wait, so that no message falls in between.
-func (l *Listener) Expect(key string) *Wait {
-	look := make(chan struct{}, 1)
-	w := &Wait{Look: look, l: l, key: key, look: look}
-	if l != nil {
-		l.mu.Lock()
-		l.waits[key] = append(l.waits[key], w)
-		l.mu.Unlock()
-	}
-	return w
-}
-
-// End takes the interest back.
-func (w *Wait) End() {
-	if w.l == nil {
-		return
-	}
-	w.l.mu.Lock()
-	defer w.l.mu.Unlock()
-	ws := w.l.waits[w.key]
-	for i := range ws {
-		if ws[i] == w {
-			ws = append(ws[:i:i], ws[i+1:]...)
-			break
-		}
-	}
-	if w.l.waits[w.key] = ws; len(ws) == 0 {
-		delete(w.l.waits, w.key)
-	}
-}
-
-// Begin says that w waits from now on. It starts the Listener if need be, and
-// reports whether a message can be counted on, more or less.
-func (w *Wait) Begin() (live bool) {
-	l := w.l
+// Hears reports whether to ask for a message when a lease ends: false if the
+// server has lately refused all subscriptions.
+func (l *Listener) Hears() bool {
 	if l == nil {
 		return false
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.used = time.Now()
-	if l.ear == nil && !l.closed && l.used.After(l.retryAt) {
-		ctx, cancel := context.WithCancel(context.Background())
-		e := &ear{cancel: cancel}
-		l.ear = e
-		l.begun++
-		l.wg.Add(1)
-		// Ends when nobody waits for long, or by Release. A client that panics is as good
-		// as one that refuses.
-		guard.Go(guard.Client, func() error { return l.listen(ctx, e) }, func(error) { l.deafen(e) })
+	if len(l.ears) > 0 || len(l.retryAt) == 0 {
+		return true
 	}
-	return l.live
-}
-
-var errNoSub = errors.New("Subscribe returned nil")
-
-// listen subscribes, and passes messages on until the connection breaks, nobody
-// has waited for a while, or Release.
-func (l *Listener) listen(ctx context.Context, e *ear) error {
-	sub := l.rdb.Subscribe(ctx) // connects when told a channel
-	if sub == nil {
-		return errNoSub
-	}
-	if !l.has(e, sub) {
-		return nil
-	}
-	err := sub.Subscribe(ctx, script.WakeChannel)
-	for err == nil {
-		var msg any
-		// Not sub.Channel, which hides errors: after one of them messages may be
-		// missing, and those who wait must go back to polling.
-		msg, err = sub.ReceiveTimeout(ctx, Tick)
-		if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
-			err = nil
-		}
-		if err == nil && !l.hear(e, msg) {
-			return nil
+	for _, at := range l.retryAt {
+		if time.Now().After(at) {
+			return true
 		}
 	}
-	return err
+	return false
 }
 
-// has notes that e listens by sub, and reports whether it is still wanted.
-func (l *Listener) has(e *ear, sub *redis.PubSub) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	e.sub = sub
-	return l.ear == e
-}
-
-// deafen ends e, whose goroutine has ended.
-func (l *Listener) deafen(e *ear) {
-	defer l.wg.Done()
-	l.mu.Lock()
-	if l.ear == e {
-		if !l.live { // refused: by a proxy, by an ACL
-			l.retryAt = time.Now().Add(retry)
-		}
-		l.hangUp()
-		l.all()
-	}
-	sub := e.sub
-	l.mu.Unlock()
-	if sub != nil {
-		_ = sub.Close() // not under mu: it waits while Release closes it
-	}
-}
-
-// hear acts on one message, nil if none came for a while, and reports whether to
-// go on.
-func (l *Listener) hear(e *ear, msg any) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch msg := msg.(type) {
-	case *redis.Subscription:
-		// What ended before this was not heard.
-		l.live = true
-		l.all()
-	case *redis.Message:
-		for _, w := range l.waits[msg.Payload] {
-			w.wake()
-		}
-	}
-	if l.ear == e && len(l.waits) == 0 && time.Since(l.used) > Idle {
-		l.hangUp()
-	}
-	return l.ear == e
-}
-
-// State returns whether l is live, when it may subscribe again after a refusal, and how
-// many subscriptions it has begun.
+// State returns whether l has a live subscription, when it may subscribe again
+// after a refusal, and how many connections it has begun.
 func (l *Listener) State() (live bool, retryAt time.Time, begun int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.live, l.retryAt, l.begun
+	for _, e := range l.ears {
+		for _, c := range e.channels {
+			live = live || c.live
+		}
+	}
+	for _, at := range l.retryAt {
+		if at.After(retryAt) {
+			retryAt = at
+		}
+	}
+	return live, retryAt, l.begun
 }
 
-// hangUp gives up the subscription, and returns it, for Release to close. The caller
-// holds mu.
-func (l *Listener) hangUp() *ear {
-	e := l.ear
-	if e != nil {
-		e.cancel()
-		l.ear, l.live = nil, false
+// open begins to listen to a node. The caller holds mu.
+func (l *Listener) open(node string, of redis.UniversalClient) *ear {
+	ctx, cancel := context.WithCancel(context.Background())
+	e := &ear{
+		l: l, node: node, of: of, cancel: cancel,
+		channels: make(map[string]*channel), pruned: time.Now(), changed: make(chan struct{}, 1),
 	}
+	l.ears[node] = e
+	l.begun++
+	l.wg.Add(1)
+	// Ends when no flight waits for long, or by Release. A client that panics is as
+	// good as one that refuses.
+	guard.Go(guard.Client, func() error { return e.listen(ctx) }, e.end)
 	return e
 }
 
-// all wakes everybody. The caller holds mu.
-func (l *Listener) all() {
-	for _, ws := range l.waits {
-		for _, w := range ws {
-			w.wake()
-		}
+// hangUp gives up an ear. The caller holds mu.
+func (l *Listener) hangUp(e *ear) {
+	if l.ears[e.node] == e {
+		e.cancel()
+		delete(l.ears, e.node)
 	}
 }
 
-func (w *Wait) wake() {
+// wake has the flights look that wait for the entry of a name, and reports whether
+// there are any. The caller holds mu.
+func (l *Listener) wake(name string) bool {
+	for _, w := range l.waits[name] {
+		signal(w.look)
+	}
+	return len(l.waits[name]) > 0
+}
+
+// signal puts an element into a channel of one, unless it has one.
+func signal(c chan<- struct{}) {
 	select {
-	case w.look <- struct{}{}:
-	default: // it is going to look anyhow
+	case c <- struct{}{}:
+	default:
 	}
 }

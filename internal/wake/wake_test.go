@@ -22,26 +22,33 @@ func TestMain(m *testing.M) {
 
 func TestPoll_LooksLessAndLessOften(t *testing.T) {
 	t.Parallel()
-	for range 100 { // it draws lots
-		for _, lease := range []time.Duration{30 * time.Millisecond, time.Second, time.Minute} {
-			most := min(250*time.Millisecond, lease/4)
-			p, live := NewPoll(time.Time{}, 0, lease), NewPoll(time.Time{}, 0, lease)
-			p.Next(false)
-			live.Next(true)
-			least := 2 * time.Millisecond
-			for range 20 {
-				d := p.Next(false)
-				require.GreaterOrEqual(t, d, least)
-				require.LessOrEqual(t, d, least+least/4+1)
-				least = min(least*8/5, most)
-
-				d = live.Next(true)
-				require.GreaterOrEqual(t, d, min(100*time.Millisecond, most))
-				require.LessOrEqual(t, d, most+most/4+1)
-			}
-			require.Equal(t, most, least)
-		}
+	next := func(p *Poll, live bool) time.Duration {
+		d := p.Next(live)
+		time.Sleep(d)
+		return d
 	}
+	synctest.Test(t, func(t *testing.T) {
+		for range 100 { // it draws lots
+			for _, lease := range []time.Duration{30 * time.Millisecond, time.Second, time.Minute} {
+				most := min(250*time.Millisecond, lease/4)
+				p, live := NewPoll(time.Time{}, 0, 0, lease), NewPoll(time.Time{}, 0, 0, lease)
+				next(&p, false)
+				next(&live, true)
+				least := 2 * time.Millisecond
+				for range 20 {
+					d := next(&p, false)
+					require.GreaterOrEqual(t, d, least)
+					require.LessOrEqual(t, d, least+least/4+1)
+					least = min(least*8/5, most)
+
+					d = next(&live, true)
+					require.GreaterOrEqual(t, d, min(100*time.Millisecond, most))
+					require.LessOrEqual(t, d, most+most/4+1)
+				}
+				require.Equal(t, most, least)
+			}
+		}
+	})
 }
 
 // deaf is a client of one server that does not subscribe.
@@ -64,14 +71,15 @@ func TestListener_TakesAClientThatDoesNotSubscribeForOneThatRefuses(t *testing.T
 			t.Parallel()
 			redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 				l := For(&deaf{rdb, subscribe})
-				w := l.Expect("k")
-				require.False(t, w.Begin())
+				w := l.Expect("k", "k")
+				require.False(t, w.begin(0))
 				synctest.Wait()
-				require.Nil(t, l.ear)
-				require.True(t, l.retryAt.After(time.Now()))
-				<-w.Look // as after a connection that broke
-				require.False(t, w.Begin())
-				require.Nil(t, l.ear, "it is not tried again so soon")
+				require.Empty(t, l.ears)
+				require.True(t, l.retryAt[""].After(time.Now()))
+				require.False(t, l.Hears(), "no message is asked for")
+				<-w.look // as after a connection that broke
+				require.False(t, w.begin(0))
+				require.Empty(t, l.ears, "it is not tried again so soon")
 				w.End()
 				require.Nil(t, l.Release())
 			})
