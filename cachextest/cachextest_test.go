@@ -12,9 +12,12 @@ import (
 
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/cachextest"
+	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction(redistest.Lingers))
+}
 
 func TestRedisIsEmptyAndTheTestsOwn(t *testing.T) {
 	t.Parallel()
