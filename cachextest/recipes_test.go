@@ -69,7 +69,7 @@ func TestRecipes_AreThoseOfTheDocs(t *testing.T) {
 	file, err := os.ReadFile("recipes_test.go")
 	require.NoError(t, err)
 	samples := regexp.MustCompile("(?s)\n```go\n(.*?)\n```\n").FindAllStringSubmatch(string(page), -1)
-	require.Len(t, samples, 10)
+	require.Len(t, samples, 11)
 	for _, sample := range samples {
 		require.True(t, strings.Contains(string(file), "\n"+sample[1]+"\n"), "not in recipes_test.go:\n%s", sample[1])
 	}
@@ -252,4 +252,26 @@ func TestAReplicaThatLags(t *testing.T) {
 	replica.CatchUp()
 	server.Evict(profiles.Key(7))
 	equal(t, "Grace", name(t, profiles))
+}
+
+func TestNoReadReturnsWhatAWriteHasEnded(t *testing.T) {
+	server, db := cachextest.Start(t), cachextest.NewSource[int, int64]()
+	process := func(rdb redis.UniversalClient) cachextest.Repository {
+		rows := cachex.Must(cachex.New(rdb, cachex.Spec[int, int64]{Key: "rows:{id}", TTL: time.Minute, Up: db.Up}))
+		t.Cleanup(func() { _ = rows.Close(context.Background()) })
+		return cachextest.Repository{
+			Read: func(ctx context.Context, key int) (int64, error) {
+				version, err := rows.Get(ctx, key)
+				if errors.Is(err, cachex.ErrNotFound) {
+					return 0, nil
+				}
+				return version, err
+			},
+			Write: func(ctx context.Context, key int, version int64) error {
+				db.Put(key, version)
+				return rows.Delete(ctx, key)
+			},
+		}
+	}
+	cachextest.History{}.Require(t, cachextest.Fleet(t, server, 2, process)...)
 }
