@@ -38,7 +38,7 @@ type History struct {
 	// time. Defaults to 1.
 	Writers int
 
-	// Operations is how many reads and writes there are in all. Defaults to 5,000.
+	// Operations is how many reads and writes there are in all. Defaults to 2,000.
 	Operations int
 }
 
@@ -57,7 +57,7 @@ func (h History) Require(t testing.TB, processes ...Repository) {
 	t.Helper()
 	h.Keys, h.Readers, h.Writers = positive(h.Keys, 4), positive(h.Readers, 4), positive(h.Writers, 1)
 	r := &run{keys: make([]keyHistory, h.Keys)}
-	r.left.Store(int64(positive(h.Operations, 5000)))
+	r.left.Store(int64(positive(h.Operations, 2000)))
 	for at, p := range processes {
 		for range h.Readers {
 			r.start(func(ctx context.Context, key int) { r.read(ctx, at, p, key) })
