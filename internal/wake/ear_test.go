@@ -26,8 +26,18 @@ func live(t *testing.T, l *Listener, key string) *Wait {
 	t.Helper()
 	w := l.Expect(key, key)
 	require.Eventually(t, func() bool { return w.begin(0) }, patience, time.Millisecond)
-	<-w.look // as it may have missed a message
+	looks(t, w, "as it may have missed a message")
 	return w
+}
+
+// looks waits until it is worth looking at the key, for patience by the test's clock.
+func looks(t *testing.T, w *Wait, why string) {
+	t.Helper()
+	select {
+	case <-w.look:
+	case <-time.After(patience):
+		require.FailNow(t, "not woken", why)
+	}
 }
 
 // connections returns how many l has.
@@ -92,11 +102,7 @@ func TestListener_OfAClusterIsWoken(t *testing.T) {
 			w := live(t, l, key)
 			_, err := script.Wake.Run(t.Context(), rdb, key)
 			require.NoError(t, err)
-			select {
-			case <-w.look:
-			case <-time.After(patience):
-				require.FailNow(t, "not woken", key)
-			}
+			looks(t, w, key)
 			w.End()
 		}
 	}
@@ -129,7 +135,7 @@ func TestListener_FollowsASlotThatMoves(t *testing.T) {
 	}
 	_, err := script.Wake.Run(t.Context(), rdb, "k")
 	require.NoError(t, err)
-	<-w.look
+	looks(t, w, "a message on the new node")
 	w.End()
 	l.Release()()
 }
@@ -153,7 +159,7 @@ func TestListener_OfAServerWithoutShardedChannelsIsWoken(t *testing.T) {
 		for range 3 {
 			_, err = script.Wake.Run(t.Context(), rdb, "k")
 			require.NoError(t, err, name)
-			<-w.look
+			looks(t, w, name)
 		}
 		w.End()
 		l.Release()()
@@ -198,7 +204,7 @@ func TestListener_FindsThatItsConnectionIsLostWithoutAWord(t *testing.T) {
 		for range 3 {
 			on[len(on)-1].Store(true)
 			begin := time.Now()
-			<-w.look
+			looks(t, w, "its connection is lost")
 			require.LessOrEqual(t, time.Since(begin), 3*Tick)
 			require.False(t, w.begin(0))
 			synctest.Wait()
@@ -227,11 +233,7 @@ func TestListener_OutlivesNonsense(t *testing.T) {
 		l := For(rdb)
 		w := l.Expect("k", "k")
 		w.begin(0)
-		select {
-		case <-w.look:
-		case <-time.After(patience):
-			require.FailNow(t, "not woken", "%q", reply)
-		}
+		looks(t, w, fmt.Sprintf("%q", reply))
 		w.End()
 		if wait := l.Release(); wait != nil {
 			wait()
