@@ -30,7 +30,11 @@ var errNoKeys = errors.New("no keys")
 // call RefreshEvery. Periods are counted from the first load, so they do not drift
 // with what Up takes. That a Get has loaded the value meanwhile makes no
 // difference. If the process that loads a key dies, another one takes over within
-// Spec.LeaseTTL; if its RefreshEvery ends, within a third of that. Choose a TTL
+// Spec.LeaseTTL; if its RefreshEvery ends, within a third of that. In each period
+// one other process looks whether the key was loaded; if that one died too, the key
+// is taken over in the next period, or in one of those after it. Whatever else
+// died, a process that is left looks within a minute, or two periods if that is
+// longer. Choose a TTL
 // longer than every and what Up takes, twice every say, or there is no value
 // between the two.
 //
@@ -46,8 +50,9 @@ var errNoKeys = errors.New("no keys")
 //
 // Whose turn it is stands in Redis in a key of its own: Cache.Key with ":%every"
 // after it, which no key of a template ends with unless the template itself does.
-// A KeyFunc must not return it. If it is deleted, the key is loaded at once, and
-// may be loaded twice in that period.
+// A KeyFunc must not return it. If it is deleted, periods are counted from the next
+// load, which comes when the next one was due at the latest, and a load that was
+// under way may be repeated.
 //
 // every is whole milliseconds, at least MinEvery, and the same in all of the
 // fleet. A key that is there twice counts once. The error is an *Error and never

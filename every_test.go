@@ -206,7 +206,7 @@ func TestRefreshEveryEndsWithItsContextOrTheCacheAndGivesItsTurnBack(t *testing.
 				err := receive(t, ended)
 				require.Equal(t, &Error{Op: "refresh every", Cache: c.Name(), Err: cause}, err)
 				record := rdb.Get(t.Context(), turnKey(c.Key(1))).Val()
-				require.Equal(t, strings.Repeat("\x00", 8), record[4:12], "the turn was not given back")
+				require.Equal(t, strings.Repeat("\x00", 4), record[4:8], "the turn was not given back")
 
 				s := newSource(t)
 				spec.Up = s.up

@@ -4,22 +4,22 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/internal/guard"
+	"github.com/cachex-go/cachex/internal/periodic"
 )
 
 // Turns do something for each of many keys once in every period, in one process
 // of the fleet.
 //
-// The turn of a key is a record in Redis, in a key of its own. Who takes it does
-// the work, keeps it by a heartbeat while that lives, and says when it is done;
-// the others look again when the next one is due. Whoever had the last turn looks
-// first, the others a little later: a key stays where it is as long as that
-// process keeps up, and goes to another one when it does not.
+// The turn of a key is a record in Redis, in a key of its own. The process that
+// takes it does the work, keeps it by a heartbeat meanwhile, and says when it is
+// done. That process looks first in the next period, so a key stays where it is as
+// long as its process keeps up. Of the other processes, one looks in each period, a
+// little later, and takes the turn over if its process has died.
 //
 // Turns are for efficiency, as leases are: a record that is lost makes the work be
 // done once more. Make one with Loader.Turns.
@@ -44,8 +44,6 @@ const (
 	MaxPeriod = maxLife
 
 	defaultPlaces = 16
-	maxTake       = 512         // turns that are asked for in one round trip
-	turnPatience  = time.Second // with Redis, and with the end of Run
 )
 
 // Turns returns turns that are held for the LeaseTTL of l, and whose failures l
@@ -82,10 +80,13 @@ func (l *Loader[V]) Turns() *Turns {
 // on being refreshed in the others. A refresh that takes longer than a period
 // costs those turns that were due meanwhile.
 //
-// A turn whose process died is taken over within the LeaseTTL, and one that was
-// given back within a third of that. A process that sleeps for so long loses its
-// turn, and what it does is not stopped: that is for the lease in the entry, which
-// knows what may be stored.
+// One process watches a turn under way. It takes it over within the LeaseTTL if its
+// process died, and within a third of that if it was given back. Where the watcher
+// has died too, another process takes over when the next period begins, or one of
+// the periods after it. At the latest after a minute, or two periods if that is
+// longer, each process that is left has looked. A process that sleeps for so long
+// loses its turn, and what it does is not stopped: that is for the lease in the
+// entry, which knows what may be stored.
 //
 // Where Redis does not answer, nothing is refreshed: Run looks again a second
 // later, or a period if that is shorter. If it is away until a turn under way has
@@ -102,26 +103,12 @@ func (t *Turns) Run(ctx context.Context, every time.Duration, keys []string, ref
 		return ErrClosed
 	}
 	defer t.unhold()
-	r := &rota{
-		t: t, every: every, refresh: refresh, work: ctx,
-		away:    min(every, time.Second),
-		places:  max(cmp.Or(t.Places, defaultPlaces), 1),
-		chunk:   max(t.Chunk, 1),
-		held:    make(map[*shift]struct{}),
-		took:    make(chan trip, 1),
-		told:    make(chan trip, 1),
-		beats:   make(chan trip, 1),
-		ended:   make(chan done),
-		lease:   t.ttl - (t.ttl / 10).Truncate(time.Millisecond),
-		settled: context.WithoutCancel(ctx),
+	s := periodic.Scheduler{
+		RDB: t.rdb, TTL: t.ttl, Every: every, Keys: keys,
+		Work: refresh, Places: max(cmp.Or(t.Places, defaultPlaces), 1), Chunk: max(t.Chunk, 1),
+		Spawn: t.spawn, Code: guard.Load, Failed: func(error) { t.failed() },
 	}
-	// In an order of our own, so that processes which start together do not ask
-	// for the same keys.
-	now := time.Now()
-	for _, i := range rand.Perm(len(keys)) {
-		r.due = append(r.due, &shift{i: i, key: keys[i], at: now})
-	}
-	r.run()
+	s.Run(ctx)
 	return context.Cause(ctx)
 }
 

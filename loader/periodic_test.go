@@ -301,7 +301,7 @@ func TestTheEndOfRunEndsWhatIsUnderWayAndGivesTheTurnBack(t *testing.T) {
 			require.Equal(f, errStopped, cause)
 			require.Equal(f, stopped, time.Since(f.began), "it ended late")
 			require.Equal(f, byte('R'), f.record(0)[3])
-			require.Equal(f, make([]byte, 8), []byte(f.record(0)[4:12]), "the turn was not given back")
+			require.Equal(f, make([]byte, 4), []byte(f.record(0)[4:8]), "the turn was not given back")
 			f.until(stopped + time.Second)
 			require.Equal(f, []string{"a", "b"}, f.who(0))
 			f.until(2*time.Minute - time.Millisecond)
@@ -396,7 +396,7 @@ func TestATurnOfWhichNobodyKnowsWhetherItWasTakenIsGivenBack(t *testing.T) {
 			for i := range f.keys {
 				require.Empty(f, f.refreshed(i))
 				if executed {
-					require.Equal(f, make([]byte, 8), []byte(f.record(i)[4:12]), "key %d is still held", i)
+					require.Equal(f, make([]byte, 4), []byte(f.record(i)[4:8]), "key %d is still held", i)
 				}
 			}
 			f.until(3 * time.Second)

@@ -25,6 +25,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/internal/client"
+	"github.com/cachex-go/cachex/internal/periodic"
 	"github.com/cachex-go/cachex/ledger"
 )
 
@@ -128,6 +129,8 @@ type Engine struct {
 	closing  chan struct{} // has an element while a Close drains
 	begun    atomic.Bool   // Start was called
 	yielded  time.Time     // the sweeper's alone; when it last left its turn to others
+	asked    bool          // the sweeper's alone; the policy of eviction is known
+	wrote    *periodic.Nudge
 
 	mu     sync.Mutex
 	closed bool               // guarded by mu; no more calls
@@ -170,6 +173,7 @@ func New(rdb redis.UniversalClient, o Options) (*Engine, error) {
 		buckets: make([]bucket, o.Buckets),
 		workers: make(chan struct{}, o.Workers),
 		closing: make(chan struct{}, 1),
+		wrote:   periodic.NewNudge(),
 	}
 	for b := range e.buckets {
 		e.buckets[b].busy = make(chan struct{}, 1)

@@ -20,6 +20,7 @@ import (
 // have written calls it too. Close ends the goroutine; after Close, Start does nothing.
 func (e *Engine) Start() {
 	if e.begun.Load() {
+		e.wrote.Now()
 		return
 	}
 	e.mu.Lock()
@@ -32,21 +33,9 @@ func (e *Engine) Start() {
 	e.cancel, e.halt = cancel, halt
 	e.kick = func(bucket int) { _ = e.dispatch(work, bucket) }
 	e.alive++
-	e.sweeping(sweep, work)
+	// Ends with sweep, which ctx ends.
+	e.start(notify, func() error { e.sweep(sweep, work); return nil }, func(error) {})
 	e.begun.Store(true)
-}
-
-// sweeping calls sweep in a goroutine that is counted already, and which ends with
-// ctx. If Notify calls runtime.Goexit there, sweep is called again.
-func (e *Engine) sweeping(ctx, work context.Context) {
-	e.start(notify, func() error { e.sweep(ctx, work); return nil }, func(err error) {
-		if err != nil && ctx.Err() == nil {
-			e.mu.Lock()
-			e.alive++
-			e.mu.Unlock()
-			e.sweeping(ctx, work)
-		}
-	})
 }
 
 // Flush persists all that was pending or in flight when it was called, whoever wrote

@@ -71,15 +71,15 @@ func TestWhatIsWrittenIsPersistedWithinAPeriodOrSo(t *testing.T) {
 	})
 }
 
-// Once a period, for the whole fleet: that, and a script of each process, is what it
+// Once a period, for the whole fleet: that, and the look of another process, is what it
 // costs while nothing is written.
 func TestAFleetAtRestLooksOnceAPeriod(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
-		const processes, periods, buckets = 4, 6, 8
+		const processes, periods, buckets = 10, 20, 8
 		d := newDatabase()
 		o := options(t, d, Sum)
-		o.Every, o.Buckets = 10*time.Second, buckets
+		o.Every, o.Buckets = time.Second, buckets
 		count := &redistest.Counter{}
 		var engines []*Engine
 		for range processes {
@@ -90,16 +90,53 @@ func TestAFleetAtRestLooksOnceAPeriod(t *testing.T) {
 			e.Start()
 			engines = append(engines, e)
 		}
-		time.Sleep(30 * time.Second) // until scripts are known, and turns have their order
+		time.Sleep(30 * time.Second) // until scripts are known, and each process has its place
 		count.Reset()
 		time.Sleep(periods * o.Every)
-		// Of each process its question, and of one the survey and the end of its turn.
-		require.LessOrEqual(t, count.RoundTrips(), periods*(processes+2)+processes+2)
-		require.LessOrEqual(t, count.Count(), (periods+1)*(processes+1+buckets)+processes)
+		// The turn, the survey, the end of the turn, and the look of another process.
+		require.LessOrEqual(t, count.RoundTrips(), (periods+1)*4)
+		require.LessOrEqual(t, count.Count(), (periods+1)*(3+buckets))
 		require.GreaterOrEqual(t, count.Count(), (periods-1)*buckets)
 		for _, e := range engines {
 			require.NoError(t, e.Close(t.Context()))
 		}
+	})
+}
+
+// Of a fleet of which all but one process died at once, the one that is left would not
+// look for some time. What it writes makes it look.
+func TestEngine_PersistsItsOwnWritesThoughTheFleetDied(t *testing.T) {
+	t.Parallel()
+	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
+		const processes = 40
+		d := newDatabase()
+		o := options(t, d, Sum)
+		o.Every, o.Buckets = time.Second, 2
+		var dead atomic.Bool
+		over := make(chan struct{})
+		frozen := func(context.Context, redis.Cmder) {
+			if dead.Load() {
+				<-over
+			}
+		}
+		left := engine(t, rdb, o)
+		for range processes {
+			client := redis.NewClient(rdb.Options())
+			t.Cleanup(func() { _ = client.Close() })
+			client.AddHook(&redistest.Gate{Before: frozen, After: frozen})
+			engine(t, client, o).Start()
+			time.Sleep(time.Millisecond)
+		}
+		t.Cleanup(func() { close(over) })
+		time.Sleep(2 * time.Second)
+		left.Start() // behind all others
+		time.Sleep(5 * time.Second)
+		dead.Store(true)
+		require.NoError(t, left.Add(t.Context(), "x", 7))
+		time.Sleep(2*o.Every + o.LeaseTTL)
+		synctest.Wait()
+		require.EqualValues(t, 7, d.sum("x"))
+		require.NoError(t, left.Close(t.Context()))
 	})
 }
 

@@ -3,67 +3,60 @@ package writebehind
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/guard"
-	"github.com/cachex-go/cachex/internal/saturate"
+	"github.com/cachex-go/cachex/internal/periodic"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
 // sweep looks for what is to be persisted, in every period in which it is the turn of
 // this process, until ctx ends. The flushes that it starts go on until work ends.
 //
-// So what a fleet at rest costs Redis is one short script for each process and, of one
-// of them, a pipeline with a script for each bucket. An index of the buckets that have
-// something to do would save that pipeline, but on a Cluster it could not be written by
-// the script that adds, which runs where the bucket is; and to err towards "nothing to
-// do" would be to lose what is written to a bucket that is never written to again.
+// So what a fleet at rest costs Redis is, of one process, the turn and a pipeline with a
+// script for each bucket, and a short script of another process, in each period. A
+// process that has written looks in the next period too: if the process that has the
+// turns died, what is written is persisted all the same, whatever became of the rest of
+// the fleet.
+//
+// An index of the buckets that have something to do would save the pipeline, but on a
+// Cluster it could not be written by the script that adds, which runs where the bucket
+// is; and to err towards "nothing to do" would be to lose what is written to a bucket
+// that is never written to again.
 func (e *Engine) sweep(ctx, work context.Context) {
-	// Processes that start together should not ask together.
-	timer := time.NewTimer(rand.N(e.o.Every/10 + 1))
-	defer timer.Stop()
-	asked := false
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-timer.C:
-		}
-		timer.Reset(e.turn(ctx, work, &asked))
-	}
-}
-
-// turn sweeps if it is our turn, and returns how long to wait for the next one. It asks
-// for the policy of eviction unless that was asked.
-func (e *Engine) turn(ctx, work context.Context, asked *bool) time.Duration {
-	token := entry.NewToken()
-	every := e.o.Every.Milliseconds()
-	args := []any{string(token[:]), e.o.LeaseTTL.Milliseconds(), every}
-	late := time.Millisecond + rand.N(min(e.o.Every/10, 250*time.Millisecond))
-	r := read(e.single(ctx, script.TakeTurn, args))
-	kind, left := r.text(), r.duration()
-	switch {
-	case r.err != nil:
+	s := periodic.Scheduler{
+		RDB: e.rdb, TTL: e.o.LeaseTTL, Every: e.o.Every, Keys: []string{e.turnKey()},
+		Work:   func(ctx context.Context, _ []int) error { return e.turn(ctx, work) },
+		Places: 1, Chunk: 1,
+		Spread: e.o.Every / 10, // processes that start together should not ask together
 		// A turn is for efficiency. Where it cannot be taken because Redis is full, say,
 		// what is pending must be flushed all the more.
-		e.redisFailed(0, r.err)
-	case kind == "H":
-		return min(left, e.o.Every) + late
-	case kind == "D":
-		return left + late
+		Anyway: true,
+		Nudge:  e.wrote,
+		Code:   notify,
+		Failed: func(err error) { e.redisFailed(0, err) },
+		Spawn: func(code guard.Code, fn func() error, done func(error)) {
+			if !e.spawn(code, fn, done) {
+				done(ErrClosed)
+			}
+		},
 	}
-	all, err := e.survey(ctx, !*asked)
+	s.Run(ctx)
+}
+
+// turn sweeps. It asks for the policy of eviction the first time. It gives the turn back
+// if another process should have it.
+func (e *Engine) turn(ctx, work context.Context) error {
+	all, err := e.survey(ctx, !e.asked)
 	if err != nil {
 		if ctx.Err() == nil {
 			e.redisFailed(0, err)
 		}
-		return max(e.o.Every, time.Second)
+		return &periodic.GiveBack{For: max(e.o.Every, time.Second), Err: err}
 	}
-	*asked = true
+	e.asked = true
 	backlog := total(all)
 	backlog.At = time.Now()
 	e.mu.Lock()
@@ -79,14 +72,9 @@ func (e *Engine) turn(ctx, work context.Context, asked *bool) time.Duration {
 	if stuck || e.yields(all) {
 		// A Persist of ours does not heed the end of its ctx, or this process cannot read
 		// something. The process that has the next turn may persist that.
-		_, _ = e.single(ctx, script.ReturnTurn, args)
-		return 2*e.o.Every + late
+		return &periodic.GiveBack{For: 2 * e.o.Every}
 	}
-	ended := read1(e.single(ctx, script.EndTurn, args))
-	if ended < 0 { // lost, or not known
-		return e.o.Every + late
-	}
-	return max(saturate.Millis(ended), time.Millisecond)
+	return nil
 }
 
 // dispatch flushes a bucket in a goroutine, and reports whether it does: it does not if
@@ -104,26 +92,6 @@ func (e *Engine) dispatch(work context.Context, b int) bool {
 		<-e.buckets[b].busy
 	}
 	return spawned
-}
-
-// single runs a script on the key of the turn.
-func (e *Engine) single(ctx context.Context, s *script.Script, args []any) (any, error) {
-	c := &script.Call{Script: s, Key: e.turnKey(), Args: args}
-	ctx, cancel := context.WithTimeoutCause(ctx, max(e.o.LeaseTTL, time.Second), errSilent)
-	defer cancel()
-	if err := e.ask(ctx, func(ctx context.Context) error { return c.Run(ctx, e.rdb) }); err != nil {
-		return nil, err
-	}
-	return c.Reply, nil
-}
-
-// read1 returns a reply that is one number, -1 if it is none.
-func read1(v any, err error) int64 {
-	n, ok := v.(int64)
-	if err != nil || !ok {
-		return -1
-	}
-	return n
 }
 
 // findings are what SurveyBatch says of a bucket.

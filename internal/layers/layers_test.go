@@ -28,7 +28,7 @@ var rows = [][]string{
 	1: {"codec", "internal/client", "internal/combine", "internal/entry", "internal/key", "internal/redistest", "ledger"},
 	2: {"internal/script"},
 	3: {"internal/circuit", "internal/convoy", "internal/waitfor", "internal/wake"},
-	4: {"internal/gather"},
+	4: {"internal/gather", "internal/periodic"},
 	5: {"batch", "loader", "middleware", "near", "writebehind", "codec/codectest"},
 	6: {"internal/kind"},
 	7: {"."}, // the front door

@@ -6,14 +6,26 @@ package script
 //
 //	off len
 //	  0   3  magic, C1 'T' 01
-//	  3   1  state: 'R' somebody has the turn, 'D' it is done
-//	  4   8  token of who has or had it; 0 if it was given back
+//	  3   1  state: 'R' a process has the turn, 'D' it is done
+//	  4   4  the first bytes of the token of its process; 0 if it was given back
+//	  8   2  mark: 'Q' 01
+//	 10   2  whether the turn is watched, in the highest bit; last, in the others
 //	 12   6  slot: when the period of the turn began
-//	 18   6  till: who has the turn has it until
+//	 18   6  till: the process has the turn until then
 //
 // Numbers are big endian, times are milliseconds of the server's clock since
 // 1970. The record tells all that a script decides by; the TTL of the key, for
-// which a PERSIST or a RESTORE is good, only clears away what nobody asks for.
+// which a PERSIST or a RESTORE is good, only clears away what no process asks for.
+//
+// last is the end of a queue: for which period after slot a process was told last
+// to look at the turn. So one process that has not got the turn looks in each
+// period, however many there are.
+//
+// Releases before the queue have 8 bytes of the token at offset 4. Their scripts
+// compare those with a token of their own, so a mark and a queue are to them the
+// token of another process. A record without the mark is one of theirs, and has no
+// queue: nothing but a turn that is due changes it, and each process is told to
+// look in the next period, as those releases do.
 const turnPrelude = basics + `
 local at = now()
 local lease, every = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -22,15 +34,34 @@ if type(r) ~= 'string' or #r ~= 24 or string.sub(r, 1, 3) ~= '\193T\1'
   or (string.sub(r, 4, 4) ~= 'R' and string.sub(r, 4, 4) ~= 'D') then
   r = false
 end
-local state, token, slot, till
+local own = string.sub(ARGV[1], 1, 4)
+local state, mine, queued, slot, till
+local watched, last = 0, 0
 if r then
-  state, token = string.sub(r, 4, 4), string.sub(r, 5, 12)
+  state, queued = string.sub(r, 4, 4), string.sub(r, 9, 10) == 'Q\1'
+  if queued then
+    local hi, lo = string.byte(r, 11, 12)
+    watched, last = math.floor(hi / 128), hi % 128 * 256 + lo
+  end
+  mine = queued and string.sub(r, 5, 8) == own
   slot, till = get48(string.sub(r, 13, 18)), get48(string.sub(r, 19, 24))
 end
+local function queue()
+  return 'Q\1' .. string.char(watched * 128 + math.floor(last / 256), last % 256)
+end
 local function put(state, token, slot, till)
-  redis.call('SET', key, '\193T\1' .. state .. token .. put48(slot) .. put48(till), 'PX', 2 * every + lease)
+  redis.call('SET', key, '\193T\1' .. state .. token .. queue() .. put48(slot) .. put48(till), 'PX', 2 * every + lease)
 end
 `
+
+// Bits of the last argument of [TakeTurn].
+const (
+	TurnWatched = 1 << iota // the process was told 'H' before
+	TurnKept                // the process has a place in the queue, and keeps it
+)
+
+// MaxTurnQueue is how many periods an asker of [TakeTurn] waits at most.
+const MaxTurnQueue = 1<<15 - 1
 
 // TakeTurn takes the turn of a key: the right to do once what is done once in
 // every period.
@@ -39,40 +70,75 @@ end
 //	ARGV[1]  token: 8 bytes, fresh for every call
 //	ARGV[2]  milliseconds that the turn is held
 //	ARGV[3]  milliseconds of the period
+//	ARGV[4]  periods that a process waits at most, from 1 to MaxTurnQueue
+//	ARGV[5]  bits: TurnWatched, TurnKept
 //
 //	returns  {'T', 0}   taken
-//	         {'H', ms}  somebody has the turn, for so long unless it is extended
-//	         {'D', ms}  it is done; the next one is due in so long
+//	         {'H', ms}  another process has the turn, for so long unless it is
+//	                    extended: watch it
+//	         {'D', ms}  it is done, or watched: look when the period begins that
+//	                    does so in so long. With TurnKept it is the next one, and
+//	                    otherwise the place of the process in the queue
 //
 // Why it is safe: a turn is taken where there is no record, where that of the
-// period before is done, and where whoever had it has given it back or let it run
+// period before is done, and where its process has given it back or let it run
 // out. So each period has one, unless its holder dies or the record is lost. It
 // is sent once: a copy that runs after the turn was given back
-// takes it for nobody, and the fleet waits until that has run out. A copy that
+// takes it for no process, and the fleet waits until that has run out. A copy that
 // runs while the turn is held finds its own token, and changes nothing that
-// matters.
+// matters. A copy that runs later has a place in the queue that no process uses.
+//
+// The first process that finds the turn held watches it, so that the turn of a
+// process that dies is taken over within the same period. All others are sent to
+// the end of the queue. Where that is ARGV[4] periods away, they get a period of
+// the further half of those at random, by bytes of the token. A full Redis refuses
+// the write of the queue; what a process is told is true all the same.
 //
 // Periods are counted from the first one, and not from the last turn: a turn that
 // is taken late, or taken over, does not move those that follow.
 //
 // A clock that was set back, or that of another server, must not stop the turns: a
 // period that begins later than the next one can is forgotten, and a turn is not
-// held for more than ten times as long as anybody asks for.
+// held for more than ten times as long as any process asks for.
 var TakeTurn = New("take turn", turnPrelude+`
-local begin = at
-if r and state == 'R' and token ~= ARGV[1] and till > at and till - at <= 10 * lease then
+local bits = tonumber(ARGV[5])
+local held = r and state == 'R' and not mine and till > at and till - at <= 10 * lease
+local known = r and slot - at <= every
+if held and (not known or not queued or watched == 0 or bits % 2 == 1) then
+  if queued and watched == 0 then
+    watched = 1
+    redis.pcall('SETRANGE', key, 8, queue())
+  end
   return {'H', till - at}
 end
-if r and slot - at <= every then
-  if state == 'D' and slot + every > at then return {'D', slot + every - at} end
-  begin = slot
-  if at > slot then begin = slot + math.floor((at - slot) / every) * every end
+if held or known and state == 'D' and slot + every > at then
+  local passed = math.max(math.floor((at - slot) / every), 0)
+  local place, most = passed + 1, tonumber(ARGV[4])
+  if queued and bits < 2 then
+    if math.max(last, passed) < math.min(passed + most, 32767) then
+      last = math.max(last, passed) + 1
+      place = last
+      redis.pcall('SETRANGE', key, 8, queue())
+    else
+      local hi, lo = string.byte(ARGV[1], 5, 6)
+      place = passed + most - (hi * 256 + lo) % math.floor((most + 1) / 2)
+    end
+  end
+  return {'D', slot + place * every - at}
 end
-put('R', ARGV[1], begin, at + lease)
+local begin = at
+if known then
+  local passed = math.max(math.floor((at - slot) / every), 0)
+  begin, last = slot + passed * every, math.max(last - passed, 0)
+else
+  last = 0
+end
+watched = 0
+put('R', own, begin, at + lease)
 return {'T', 0}
 `)
 
-// ExtendTurn prolongs a turn, as the heartbeat of whoever has it.
+// ExtendTurn prolongs a turn, as the heartbeat of its process.
 //
 //	KEYS[1]  the record
 //	ARGV[1]  token of the turn
@@ -85,8 +151,8 @@ return {'T', 0}
 // Why it is safe: only the turn of this token is prolonged, and not one that is
 // done: a heartbeat that comes late does not begin it anew. It may be sent twice.
 var ExtendTurn = New("extend turn", turnPrelude+`
-if not r or state ~= 'R' or token ~= ARGV[1] then return 0 end
-put('R', token, slot, at + lease)
+if not mine or state ~= 'R' then return 0 end
+put('R', own, slot, at + lease)
 return 1
 `)
 
@@ -100,16 +166,16 @@ return 1
 //	returns  milliseconds until the next turn is due, 0 if it is; -1 the turn is lost
 //
 // Why it is safe: only the turn of this token is ended, one that ran out and that
-// nobody took included. It may be sent twice: a copy ends what is ended, and finds
-// another token once the next turn was taken.
+// no process took included. It may be sent twice: a copy ends what is ended, and
+// finds another token once the next turn was taken.
 var EndTurn = New("end turn", turnPrelude+`
-if not r or token ~= ARGV[1] then return -1 end
-put('D', token, slot, 0)
+if not mine then return -1 end
+put('D', own, slot, 0)
 if slot + every > at then return slot + every - at end
 return 0
 `)
 
-// ReturnTurn gives a turn back that was not used, so that somebody else can take
+// ReturnTurn gives a turn back that was not used, so that another process can take
 // it at once, in the same period.
 //
 //	KEYS[1]  the record
@@ -124,7 +190,7 @@ return 0
 // the token goes with it, so that a heartbeat that comes late prolongs nothing. It
 // may be sent twice.
 var ReturnTurn = New("return turn", turnPrelude+`
-if not r or state ~= 'R' or token ~= ARGV[1] then return -1 end
-put('R', string.rep('\0', 8), slot, 0)
+if not mine or state ~= 'R' then return -1 end
+put('R', '\0\0\0\0', slot, 0)
 return 0
 `)

@@ -4,6 +4,7 @@ import (
 	"crypto/sha1"
 	"encoding/hex"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -16,8 +17,20 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
+// oldTurnScripts returns those of releases before the queue, whose processes share
+// records with ours while a fleet is upgraded. Their sources stay as they were.
+func oldTurnScripts(t *testing.T) map[string]*script.Script {
+	old := map[string]*script.Script{}
+	for name := range turnScripts {
+		src, err := os.ReadFile("testdata/turn/" + name + ".lua")
+		require.NoError(t, err)
+		old[name] = script.New(name, string(src))
+	}
+	return old
+}
+
 var turnScripts = map[string]*script.Script{
-	"take": script.TakeTurn, "extendTurn": script.ExtendTurn, "end": script.EndTurn, "return": script.ReturnTurn,
+	"take": script.TakeTurn, "extend": script.ExtendTurn, "end": script.EndTurn, "return": script.ReturnTurn,
 }
 
 const (
@@ -25,13 +38,21 @@ const (
 	turnPeriod = int64(60_000) // ms
 )
 
-var nobody entry.Token
+var unowned entry.Token
 
 // A turn is a record, its times relative to a moment. till of 0 stays 0.
 type turn struct {
 	state      byte
 	token      entry.Token
 	slot, till int64
+	queue      queue
+}
+
+// A queue is the part of a record that says who looks at the turn.
+type queue struct {
+	watched bool
+	last    int
+	none    bool // the record is one of a release before the queue
 }
 
 // bytes returns the record as the scripts write it.
@@ -40,6 +61,12 @@ func (r turn) bytes(at int64) string {
 		r.till += at
 	}
 	b := append([]byte{0xC1, 'T', 1, r.state}, r.token[:]...)
+	if !r.queue.none {
+		b = append(b[:8], 'Q', 1, byte(r.queue.last>>8), byte(r.queue.last))
+		if r.queue.watched {
+			b[10] |= 0x80
+		}
+	}
 	for _, n := range []int64{r.slot + at, r.till} {
 		for shift := 40; shift >= 0; shift -= 8 {
 			b = append(b, byte(n>>shift))
@@ -48,8 +75,16 @@ func (r turn) bytes(at int64) string {
 	return string(b)
 }
 
+const turnQueue = 10 // periods that a process waits at most
+
 // turning returns the arguments of every script of the turns.
-func turning(token entry.Token) []any { return []any{token[:], turnLease, turnPeriod} }
+func turning(token entry.Token, bits ...int) []any {
+	args := []any{token[:], turnLease, turnPeriod, turnQueue, 0}
+	for _, bit := range bits {
+		args[4] = args[4].(int) | bit
+	}
+	return args
+}
 
 // A turnRow says what a script does to what the key held before.
 type turnRow struct {
@@ -58,6 +93,8 @@ type turnRow struct {
 	reply func(at int64) any // at is how long after the key was set up the script ran
 	wants *turn              // what is there then, relative to when the script ran; nil: what was
 	phase bool               // the slot is relative to when the key was set up
+	bits  int                // of TakeTurn
+	kept  bool               // the TTL is the one of before
 }
 
 func with(r turn) func(*cell) {
@@ -81,7 +118,7 @@ func turnTable(t *testing.T, s *script.Script, rows []turnRow) {
 			c := newCell(t, rdb)
 			row.setUp(c)
 			before := c.snapshot()
-			reply := c.do(s, turning(own)...)
+			reply := c.do(s, turning(own, row.bits)...)
 			at := 0
 			for ; c.t0+int64(at) <= c.t1; at++ { // the moment at which it ran
 				now := c.t0 + int64(at)
@@ -91,6 +128,9 @@ func turnTable(t *testing.T, s *script.Script, rows []turnRow) {
 					if row.phase {
 						r.slot -= now - c.seeded
 					}
+					if row.kept && r.till != 0 {
+						r.till -= now - c.seeded
+					}
 					want = r.bytes(now)
 				}
 				if fmt.Sprint(row.reply(now-c.seeded)) == fmt.Sprint(reply) && c.snapshot() == want {
@@ -99,7 +139,7 @@ func turnTable(t *testing.T, s *script.Script, rows []turnRow) {
 			}
 			require.LessOrEqual(t, c.t0+int64(at), c.t1, "%s: %v, %q was %q", row.name, reply, c.snapshot(), before)
 			switch {
-			case row.wants != nil:
+			case row.wants != nil && !row.kept:
 				c.requireTTL(time.Duration(2*turnPeriod+turnLease)*time.Millisecond, c.t0, row.name)
 			case before != "none":
 				c.requireTTL(c.ttl, c.seeded, row.name)
@@ -110,7 +150,7 @@ func turnTable(t *testing.T, s *script.Script, rows []turnRow) {
 
 // noTurn are rows for what no script takes for a record.
 func noTurn(row turnRow) []turnRow {
-	record := turn{'D', own, 0, 0}.bytes(stoppedAt)
+	record := turn{'D', own, 0, 0, queue{}}.bytes(stoppedAt)
 	spoiled := func(spoil func(b []byte)) func(*cell) {
 		return func(c *cell) {
 			b := []byte(record)
@@ -142,36 +182,92 @@ func noTurn(row turnRow) []turnRow {
 func TestATurnIsTakenOnceAPeriodAndWhereItsHolderIsGone(t *testing.T) {
 	t.Parallel()
 	taken := func(name string, before turn, slot int64) turnRow {
-		return turnRow{name, with(before), is([]any{"T", int64(0)}), &turn{'R', own, slot, turnLease}, true}
+		return turnRow{name: name, setUp: with(before), reply: is([]any{"T", int64(0)}), wants: &turn{'R', own, slot, turnLease, queue{}}, phase: true}
 	}
 	refused := func(name string, before turn, reply func(int64) any) turnRow {
-		return turnRow{name, with(before), reply, nil, false}
+		after := before
+		if after.queue.watched = before.state == 'R' || before.queue.watched; before.state == 'D' {
+			after.queue.last++
+		}
+		return turnRow{name: name, setUp: with(before), reply: reply, wants: &after, phase: true, kept: true}
 	}
-	rows := noTurn(turnRow{reply: is([]any{"T", int64(0)}), wants: &turn{'R', own, 0, turnLease}})
+	rows := noTurn(turnRow{reply: is([]any{"T", int64(0)}), wants: &turn{'R', own, 0, turnLease, queue{}}})
 	rows = append(rows,
-		refused("held", turn{'R', other, -1_000, 2_000}, in("H", 2_000)),
-		refused("held for longer than a period", turn{'R', other, -200_000, 2_000}, in("H", 2_000)),
-		refused("held under a longer lease", turn{'R', other, -1_000, 30_000}, in("H", 30_000)),
-		refused("done", turn{'D', other, -1_000, 0}, in("D", 59_000)),
-		refused("done by a copy of this command", turn{'D', own, -1_000, 0}, in("D", 59_000)),
-		refused("done, and the clock was set back", turn{'D', other, 59_000, 0}, in("D", 119_000)),
-		refused("held, and the clock was set back", turn{'R', other, 600_000, 10_000}, in("H", 10_000)),
+		refused("held", turn{'R', other, -1_000, 2_000, queue{}}, in("H", 2_000)),
+		refused("held for longer than a period", turn{'R', other, -200_000, 2_000, queue{}}, in("H", 2_000)),
+		refused("held under a longer lease", turn{'R', other, -1_000, 30_000, queue{}}, in("H", 30_000)),
+		refused("done", turn{'D', other, -1_000, 0, queue{}}, in("D", 59_000)),
+		refused("done by a copy of this command", turn{'D', own, -1_000, 0, queue{}}, in("D", 59_000)),
+		refused("done, and the clock was set back", turn{'D', other, 59_000, 0, queue{}}, in("D", 119_000)),
+		refused("held, and the clock was set back", turn{'R', other, 600_000, 10_000, queue{}}, in("H", 10_000)),
 
-		taken("run out", turn{'R', other, -10_000, -1}, -10_000),
-		taken("given back", turn{'R', nobody, -10_000, 0}, -10_000),
-		taken("held by a copy of this command", turn{'R', own, -10_000, 2_000}, -10_000),
-		taken("done in the period before", turn{'D', other, -60_000, 0}, 0),
-		taken("done two periods before", turn{'D', other, -150_000, 0}, -30_000),
-		taken("run out in the period before", turn{'R', other, -61_000, -1}, -1_000),
-		taken("run out, and the clock was set back", turn{'R', other, 30_000, -1}, 30_000),
+		taken("run out", turn{'R', other, -10_000, -1, queue{}}, -10_000),
+		taken("given back", turn{'R', unowned, -10_000, 0, queue{}}, -10_000),
+		taken("held by a copy of this command", turn{'R', own, -10_000, 2_000, queue{}}, -10_000),
+		taken("done in the period before", turn{'D', other, -60_000, 0, queue{}}, 0),
+		taken("done two periods before", turn{'D', other, -150_000, 0, queue{}}, -30_000),
+		taken("run out in the period before", turn{'R', other, -61_000, -1, queue{}}, -1_000),
+		taken("run out, and the clock was set back", turn{'R', other, 30_000, -1, queue{}}, 30_000),
 	)
 	// By another clock, much ahead: forgotten.
 	reset := func(name string, before turn) turnRow {
-		return turnRow{name, with(before), is([]any{"T", int64(0)}), &turn{'R', own, 0, turnLease}, false}
+		return turnRow{name: name, setUp: with(before), reply: is([]any{"T", int64(0)}), wants: &turn{'R', own, 0, turnLease, queue{}}}
 	}
 	rows = append(rows,
-		reset("done, much later than now", turn{'D', other, 3_600_000, 0}),
-		reset("held, much later than now", turn{'R', other, 3_600_000, 3_603_000}),
+		reset("done, much later than now", turn{'D', other, 3_600_000, 0, queue{last: 5}}),
+		reset("held, much later than now", turn{'R', other, 3_600_000, 3_603_000, queue{last: 5}}),
+	)
+	turnTable(t, script.TakeTurn, rows)
+}
+
+// One process watches a turn that is held, and the others look one in each period.
+func TestTakeTurn_QueuesProcessesThatDoNotGetTheTurn(t *testing.T) {
+	t.Parallel()
+	row := func(name string, before turn, kind string, ms int64, after queue, bits ...int) turnRow {
+		wants := before
+		wants.queue = after
+		r := turnRow{name: name, setUp: with(before), reply: in(kind, ms), wants: &wants, phase: true, kept: true}
+		for _, bit := range bits {
+			r.bits |= bit
+		}
+		return r
+	}
+	held := func(q queue) turn { return turn{'R', other, -1_000, 2_000, q} }
+	done := func(q queue) turn { return turn{'D', other, -1_000, 0, q} }
+	const next, period = turnPeriod - 1_000, turnPeriod
+	rows := []turnRow{
+		row("the first finds it held", held(queue{last: 3}), "H", 2_000, queue{watched: true, last: 3}),
+		row("it looks again", held(queue{watched: true, last: 3}), "H", 2_000, queue{watched: true, last: 3}, script.TurnWatched),
+		row("the second finds it held", held(queue{watched: true, last: 3}), "D", next+3*period, queue{watched: true, last: 4}),
+		row("a process with a place finds it held", held(queue{last: 3}), "H", 2_000, queue{watched: true, last: 3}, script.TurnKept),
+		row("a process with a place finds it watched", held(queue{watched: true, last: 3}), "D", next, queue{watched: true, last: 3}, script.TurnKept),
+		row("the watcher has a place", held(queue{watched: true, last: 3}), "H", 2_000, queue{watched: true, last: 3}, script.TurnWatched, script.TurnKept),
+		row("held and watched for three periods", turn{'R', other, -3*turnPeriod - 1_000, 2_000, queue{watched: true, last: 1}}, "D", next, queue{watched: true, last: 4}),
+
+		row("done, and no queue", done(queue{}), "D", next, queue{last: 1}),
+		row("done, and a queue", done(queue{watched: true, last: 7}), "D", next+7*period, queue{watched: true, last: 8}),
+		row("done, seen by its watcher", done(queue{watched: true, last: 7}), "D", next+7*period, queue{watched: true, last: 8}, script.TurnWatched),
+		row("done, and a place", done(queue{last: 7}), "D", next, queue{last: 7}, script.TurnKept),
+		row("done, and a place, seen by its watcher", done(queue{last: 7}), "D", next, queue{last: 7}, script.TurnWatched, script.TurnKept),
+		// The fifth and sixth bytes of own are C1 FF: one of the further five periods.
+		row("done, and the queue is full", done(queue{last: turnQueue}), "D", next+(turnQueue-1-0xC1FF%5)*period, queue{last: turnQueue}),
+		row("done, and the queue is longer than for this process", done(queue{last: 30_000}), "D", next+(turnQueue-1-0xC1FF%5)*period, queue{last: 30_000}),
+		row("held for longer than a queue can be", turn{'R', other, -40_000*turnPeriod - 1_000, 2_000, queue{watched: true, last: 1}}, "D", next+(turnQueue-1-0xC1FF%5)*period, queue{watched: true, last: 1}),
+
+		row("held by a release without a queue", held(queue{none: true}), "H", 2_000, queue{none: true}),
+		row("done by a release without a queue", done(queue{none: true}), "D", next, queue{none: true}),
+	}
+	taken := func(name string, before turn, slot int64, after queue) turnRow {
+		return turnRow{name: name, setUp: with(before), reply: is([]any{"T", int64(0)}), wants: &turn{'R', own, slot, turnLease, after}, phase: true}
+	}
+	rows = append(rows,
+		taken("taken in the next period", turn{'D', other, -60_000, 0, queue{watched: true, last: 7}}, 0, queue{last: 6}),
+		taken("taken two periods later", turn{'D', other, -150_000, 0, queue{last: 7}}, -30_000, queue{last: 5}),
+		taken("taken when the queue is over", turn{'D', other, -150_000, 0, queue{last: 1}}, -30_000, queue{}),
+		taken("taken over", turn{'R', other, -10_000, -1, queue{watched: true, last: 7}}, -10_000, queue{last: 7}),
+		taken("given back", turn{'R', unowned, -10_000, 0, queue{watched: true, last: 7}}, -10_000, queue{last: 7}),
+		taken("taken after a release without a queue", turn{'D', other, -60_000, 0, queue{none: true}}, 0, queue{}),
+		taken("taken over from a release without a queue", turn{'R', other, -10_000, -1, queue{none: true}}, -10_000, queue{}),
 	)
 	turnTable(t, script.TakeTurn, rows)
 }
@@ -179,50 +275,60 @@ func TestATurnIsTakenOnceAPeriodAndWhereItsHolderIsGone(t *testing.T) {
 func TestATurnIsExtendedByItsHolderUntilItIsDone(t *testing.T) {
 	t.Parallel()
 	extended := func(name string, before turn) turnRow {
-		return turnRow{name, with(before), is(int64(1)), &turn{'R', own, before.slot, turnLease}, true}
+		return turnRow{name: name, setUp: with(before), reply: is(int64(1)), wants: &turn{'R', own, before.slot, turnLease, before.queue}, phase: true}
 	}
-	lost := func(name string, before turn) turnRow { return turnRow{name, with(before), is(int64(0)), nil, false} }
+	lost := func(name string, before turn) turnRow {
+		return turnRow{name: name, setUp: with(before), reply: is(int64(0))}
+	}
 	turnTable(t, script.ExtendTurn, append(noTurn(turnRow{reply: is(int64(0))}),
-		extended("held", turn{'R', own, -1_000, 2_000}),
-		extended("run out", turn{'R', own, -10_000, -1}),
-		extended("longer than a period", turn{'R', own, -100_000, 1_000}),
-		lost("somebody else's", turn{'R', other, -1_000, 2_000}),
-		lost("somebody else's, run out", turn{'R', other, -1_000, -1}),
-		lost("given back", turn{'R', nobody, -1_000, 0}),
-		lost("done", turn{'D', own, -1_000, 0}),
+		extended("held", turn{'R', own, -1_000, 2_000, queue{}}),
+		extended("run out", turn{'R', own, -10_000, -1, queue{}}),
+		extended("watched", turn{'R', own, -1_000, 2_000, queue{watched: true, last: 500}}),
+		extended("longer than a period", turn{'R', own, -100_000, 1_000, queue{}}),
+		lost("of a release without a queue", turn{'R', own, -1_000, 2_000, queue{none: true}}),
+		lost("somebody else's", turn{'R', other, -1_000, 2_000, queue{}}),
+		lost("somebody else's, run out", turn{'R', other, -1_000, -1, queue{}}),
+		lost("given back", turn{'R', unowned, -1_000, 0, queue{}}),
+		lost("done", turn{'D', own, -1_000, 0, queue{}}),
 	))
 }
 
 func TestATurnThatEndsKeepsThePeriod(t *testing.T) {
 	t.Parallel()
 	ended := func(name string, before turn, reply func(int64) any) turnRow {
-		return turnRow{name, with(before), reply, &turn{'D', own, before.slot, 0}, true}
+		return turnRow{name: name, setUp: with(before), reply: reply, wants: &turn{'D', own, before.slot, 0, before.queue}, phase: true}
 	}
 	left := func(ms int64) func(int64) any { return func(at int64) any { return ms - at } }
-	lost := func(name string, before turn) turnRow { return turnRow{name, with(before), is(int64(-1)), nil, false} }
+	lost := func(name string, before turn) turnRow {
+		return turnRow{name: name, setUp: with(before), reply: is(int64(-1))}
+	}
 	turnTable(t, script.EndTurn, append(noTurn(turnRow{reply: is(int64(-1))}),
-		ended("held", turn{'R', own, -1_000, 2_000}, left(59_000)),
-		ended("run out", turn{'R', own, -10_000, -1}, left(50_000)),
-		ended("longer than a period", turn{'R', own, -60_000, 1_000}, is(int64(0))),
-		ended("done", turn{'D', own, -1_000, 0}, left(59_000)),
-		lost("somebody else's", turn{'R', other, -1_000, 2_000}),
-		lost("done by somebody else", turn{'D', other, -1_000, 0}),
-		lost("given back", turn{'R', nobody, -1_000, 0}),
+		ended("held", turn{'R', own, -1_000, 2_000, queue{}}, left(59_000)),
+		ended("watched", turn{'R', own, -1_000, 2_000, queue{watched: true, last: 500}}, left(59_000)),
+		ended("run out", turn{'R', own, -10_000, -1, queue{}}, left(50_000)),
+		ended("longer than a period", turn{'R', own, -60_000, 1_000, queue{}}, is(int64(0))),
+		ended("done", turn{'D', own, -1_000, 0, queue{}}, left(59_000)),
+		lost("somebody else's", turn{'R', other, -1_000, 2_000, queue{}}),
+		lost("done by somebody else", turn{'D', other, -1_000, 0, queue{}}),
+		lost("given back", turn{'R', unowned, -1_000, 0, queue{}}),
 	))
 }
 
 func TestATurnThatIsGivenBackIsNobodysInTheSamePeriod(t *testing.T) {
 	t.Parallel()
 	back := func(name string, before turn) turnRow {
-		return turnRow{name, with(before), is(int64(0)), &turn{'R', nobody, before.slot, 0}, true}
+		return turnRow{name: name, setUp: with(before), reply: is(int64(0)), wants: &turn{'R', unowned, before.slot, 0, before.queue}, phase: true}
 	}
-	lost := func(name string, before turn) turnRow { return turnRow{name, with(before), is(int64(-1)), nil, false} }
+	lost := func(name string, before turn) turnRow {
+		return turnRow{name: name, setUp: with(before), reply: is(int64(-1))}
+	}
 	turnTable(t, script.ReturnTurn, append(noTurn(turnRow{reply: is(int64(-1))}),
-		back("held", turn{'R', own, -1_000, 2_000}),
-		back("run out", turn{'R', own, -10_000, -1}),
-		lost("somebody else's", turn{'R', other, -1_000, 2_000}),
-		lost("given back", turn{'R', nobody, -1_000, 0}),
-		lost("done", turn{'D', own, -1_000, 0}),
+		back("held", turn{'R', own, -1_000, 2_000, queue{}}),
+		back("watched", turn{'R', own, -1_000, 2_000, queue{watched: true, last: 500}}),
+		back("run out", turn{'R', own, -10_000, -1, queue{}}),
+		lost("somebody else's", turn{'R', other, -1_000, 2_000, queue{}}),
+		lost("given back", turn{'R', unowned, -1_000, 0, queue{}}),
+		lost("done", turn{'D', own, -1_000, 0, queue{}}),
 	))
 }
 
@@ -231,18 +337,37 @@ func TestATurnThatIsGivenBackIsNobodysInTheSamePeriod(t *testing.T) {
 // A step that an attempt has sent before is such a copy.
 func TestNoOrderOfStepsGivesAPeriodTwoTurnsThatAreDone(t *testing.T) {
 	t.Parallel()
+	type release = map[string]*script.Script
+	oldTurnScripts := oldTurnScripts(t)
+	for name, releases := range map[string][]release{
+		"one release":               {turnScripts, turnScripts, turnScripts},
+		"an old process":            {turnScripts, turnScripts, oldTurnScripts},
+		"old ones and a new one":    {oldTurnScripts, oldTurnScripts, turnScripts},
+		"old ones, as they behaved": {oldTurnScripts, oldTurnScripts, oldTurnScripts},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			walkTurns(t, releases)
+		})
+	}
+}
+
+// walkTurns takes the steps of three attempts, each with the scripts of a release.
+func walkTurns(t *testing.T, releases []map[string]*script.Script) {
 	const day, lease = int64(24 * time.Hour / time.Millisecond), hour
 	tokens := []entry.Token{own, other, {1}}
 	type path struct {
 		record string // "" none
-		holder int    // who has the turn, and has it for sure; -1 nobody
+		holder int    // who has the turn, and has it for sure; -1 for no process
 		done   bool   // in this period
 		story  string
 	}
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		key, ctx, states := redistest.Key(t), t.Context(), 0
-		for _, s := range turnScripts {
-			require.NoError(t, rdb.ScriptLoad(ctx, s.Source()).Err())
+		for _, release := range releases {
+			for _, s := range release {
+				require.NoError(t, rdb.ScriptLoad(ctx, s.Source()).Err())
+			}
 		}
 		shifted := func(record string, slot, till int64) string {
 			edit := func(from int, by int64) {
@@ -281,16 +406,16 @@ func TestNoOrderOfStepsGivesAPeriodTwoTurnsThatAreDone(t *testing.T) {
 			return was
 		}
 		var walk func(p path)
-		run := func(p path, name string, n int) (path, any) {
+		run := func(p path, name string, n, bits int) (path, any) {
 			var reply *redis.Cmd
 			var get *redis.StringCmd
-			sha := digest(turnScripts[name])
+			sha := digest(releases[n][name])
 			_, _ = rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error { // redis.Nil means something
 				pipe.Del(ctx, key)
 				if p.record != "" {
 					pipe.Set(ctx, key, p.record, time.Hour)
 				}
-				reply = pipe.EvalSha(ctx, sha, []string{key}, tokens[n][:], lease, day)
+				reply = pipe.EvalSha(ctx, sha, []string{key}, tokens[n][:], lease, day, 2, bits)
 				get = pipe.Get(ctx, key)
 				return nil
 			})
@@ -304,17 +429,19 @@ func TestNoOrderOfStepsGivesAPeriodTwoTurnsThatAreDone(t *testing.T) {
 			}
 			states++
 			for n := range tokens {
-				q, reply := run(p, "take", n)
-				if kind := reply.([]any)[0]; kind == "T" {
-					require.False(t, p.done, "%s: a second turn in one period", q.story)
-					require.True(t, p.holder == -1 || p.holder == n, "%s: two have the turn", q.story)
-					q.holder = n
-				} else {
-					require.True(t, p.done || p.holder >= 0, "%s: nobody may go on: %v", q.story, reply)
+				for _, bits := range []int{0, script.TurnWatched, script.TurnKept} {
+					q, reply := run(p, "take", n, bits)
+					if kind := reply.([]any)[0]; kind == "T" {
+						require.False(t, p.done, "%s: a second turn in one period", q.story)
+						require.True(t, p.holder == -1 || p.holder == n, "%s: two have the turn", q.story)
+						q.holder = n
+					} else {
+						require.True(t, p.done || p.holder >= 0, "%s: no process may go on: %v", q.story, reply)
+					}
+					walk(q)
 				}
-				walk(q)
 
-				q, reply = run(p, "extendTurn", n)
+				q, reply := run(p, "extend", n, 0)
 				require.True(t, p.holder != n || reply == int64(1), "%s: lost", q.story)
 				require.True(t, p.holder == -1 || p.holder == n || reply == int64(0), "%s: taken away", q.story)
 				if reply == int64(1) {
@@ -322,7 +449,7 @@ func TestNoOrderOfStepsGivesAPeriodTwoTurnsThatAreDone(t *testing.T) {
 				}
 				walk(q)
 
-				q, reply = run(p, "end", n)
+				q, reply = run(p, "end", n, 0)
 				require.True(t, p.holder != n || reply.(int64) >= 0, "%s: lost", q.story)
 				require.True(t, p.holder == -1 || p.holder == n || reply == int64(-1), "%s: taken away", q.story)
 				if reply.(int64) >= 0 {
@@ -330,7 +457,7 @@ func TestNoOrderOfStepsGivesAPeriodTwoTurnsThatAreDone(t *testing.T) {
 				}
 				walk(q)
 
-				q, reply = run(p, "return", n)
+				q, reply = run(p, "return", n, 0)
 				require.True(t, p.holder != n || reply == int64(0), "%s: lost", q.story)
 				require.True(t, p.holder == -1 || p.holder == n || reply == int64(-1), "%s: taken away", q.story)
 				require.True(t, !p.done || reply == int64(-1), "%s: a turn that is done was given back", q.story)
