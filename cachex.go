@@ -60,7 +60,13 @@ func New[K comparable, V any](rdb redis.UniversalClient, spec Spec[K, V]) (_ *Ca
 		return nil, err
 	}
 	name := cmp.Or(spec.Name, template.Name())
-	if err := client.CheckReads(rdb, spec.AllowStaleReads, "Spec.AllowStaleReads"); err != nil {
+	if spec.WriteBehind != 0 { // what is pending may be lost, and not only stale
+		err = client.CheckShards(rdb)
+	}
+	if err == nil {
+		err = client.CheckReads(rdb, spec.AllowStaleReads, "Spec.AllowStaleReads")
+	}
+	if err != nil {
 		return nil, fmt.Errorf("cachex: %w", err)
 	}
 	var packed *key.Packed[K]

@@ -332,7 +332,9 @@ func TestClearReachesEveryShardOfARing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			a, b := addrs(t)
-			ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": a.Options().Addr, "b": b.Options().Addr}})
+			ring := redis.NewRing(&redis.RingOptions{
+				Addrs: map[string]string{"a": a.Options().Addr, "b": b.Options().Addr}, HeartbeatFrequency: Forever,
+			})
 			t.Cleanup(func() { _ = ring.Close() })
 			fill(t, ring, numbered("users:", 2000)...)
 			require.Positive(t, a.DBSize(t.Context()).Val())

@@ -188,9 +188,12 @@ type Spec[K comparable, V any] struct {
 
 	// AllowStaleReads accepts a client that reads from replicas (ReadOnly,
 	// RouteByLatency, RouteRandomly) or from a cache in the process
-	// (ClientSideCacheConfig). Such a read may return a value that was deleted or
-	// replaced before, so guarantee 1 is lost. Defaults to false: New refuses such a
-	// client, as far as it shows these options.
+	// (ClientSideCacheConfig), and a Ring that may drop a shard (HeartbeatFrequency is
+	// not Forever). Such a read may return a value that was deleted or replaced
+	// before, so guarantee 1 is lost. Clear passes over a shard that is dropped.
+	// WriteBehind on such a Ring is refused nevertheless, since a pending write could
+	// be lost. Defaults to false: New refuses such a client, as far as it shows these
+	// options. A Ring that hides them is refused too.
 	AllowStaleReads bool
 
 	// Packed keeps entries in Redis hashes, about so many in each, which takes less than
@@ -230,7 +233,8 @@ type Spec[K comparable, V any] struct {
 }
 
 const (
-	// Forever is the TTL of a value that is fresh until it is deleted.
+	// Forever is the TTL of a value that is fresh until it is deleted, and the
+	// HeartbeatFrequency of a redis.Ring that drops no shard.
 	Forever = loader.Forever
 
 	// NoJitter is the Jitter of values that live exactly for their TTL.

@@ -291,8 +291,7 @@ func TestABatchGoesThroughAnAutoPipelineAndARing(t *testing.T) {
 			require.NoError(t, auto.Close())
 		}
 	})
-	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": redistest.Start(t).Addr(), "b": redistest.Start(t).Addr()}})
-	t.Cleanup(func() { _ = ring.Close() })
+	ring := redistest.Ring(t, nil, redistest.Start(t), redistest.Start(t))
 	f := fiveOf(t, ring)
 	f.read(t, 7)
 	f.read(t, 7)

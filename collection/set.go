@@ -61,6 +61,7 @@ type SetSpec[K comparable, M comparable] struct {
 	NoCombining bool
 
 	// AllowStaleReads accepts a client whose reads may be stale, like the field of cachex.Spec.
+	// On a Ring that may drop a shard, Add may report a member as new twice.
 	// Defaults to false.
 	AllowStaleReads bool
 }

@@ -122,7 +122,9 @@ type Spec[K comparable] struct {
 	NoCombining bool
 
 	// AllowStaleReads accepts a client whose reads may be stale, like the field of cachex.Spec.
-	// Inc and Add are not affected. Defaults to false.
+	// Replicas do not affect Inc and Add. On a Ring that may drop a shard, a count may
+	// fall back to an older one, and AddOnce may count twice; with Down, New refuses
+	// such a Ring nevertheless. Defaults to false.
 	AllowStaleReads bool
 
 	// UpTimeout, LeaseTTL, MaxLoads, MaxKeys and Observer are as those of cachex.Spec.

@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/gate"
 	"github.com/cachex-go/cachex/internal/redistest"
 	"github.com/cachex-go/cachex/internal/script"
@@ -65,7 +66,7 @@ func known(t testing.TB, rdb redis.UniversalClient) {
 func clients(t testing.TB, proxy string) map[string]redis.UniversalClient {
 	t.Helper()
 	plain := redis.NewClient(&redis.Options{Addr: proxy, PoolSize: 1})
-	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": proxy}, PoolSize: 1, HeartbeatFrequency: patience})
+	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": proxy}, PoolSize: 1, HeartbeatFrequency: cachex.Forever})
 	cluster := redis.NewClusterClient(&redis.ClusterOptions{
 		ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
 			return []redis.ClusterSlot{{Start: 0, End: 16383, Nodes: []redis.ClusterNode{{Addr: proxy}}}}, nil

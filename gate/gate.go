@@ -63,7 +63,9 @@ type Gate[K comparable] struct {
 }
 
 // New returns the gate that spec describes, or an error that names the field that
-// is wrong. It makes no call to Redis. The client stays the caller's.
+// is wrong. It makes no call to Redis. The client stays the caller's. New refuses a
+// Ring that may drop a shard: a gate that was passed would be open on another shard.
+// Its HeartbeatFrequency must be cachex.Forever.
 func New[K comparable](rdb redis.UniversalClient, spec Spec[K]) (*Gate[K], error) {
 	template, err := key.FromSpec(spec.Key, spec.KeyFunc)
 	if err == nil {
@@ -249,7 +251,7 @@ func check(rdb redis.UniversalClient, every time.Duration) error {
 	if err := loader.CheckLife(every); err != nil {
 		return fmt.Errorf("Spec.Every: %w", err)
 	}
-	return nil
+	return client.CheckShards(rdb)
 }
 
 const maxEvery = 10 * 365 * 24 * time.Hour

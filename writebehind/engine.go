@@ -160,12 +160,18 @@ type bucket struct {
 }
 
 // New returns an engine. It makes no call to Redis and starts no goroutine: the first
-// Add, Put, Flush or Start does. The engine must be closed.
+// Add, Put, Flush or Start does. The engine must be closed. New refuses a Ring that
+// may drop a shard: what is pending there would not be persisted. Its
+// HeartbeatFrequency must be cachex.Forever.
 func New(rdb redis.UniversalClient, o Options) (*Engine, error) {
 	if client.Nil(rdb) {
 		return nil, errors.New("cachex: new write-behind: the Redis client is nil")
 	}
-	if err := o.complete(); err != nil {
+	err := o.complete()
+	if err == nil {
+		err = client.CheckShards(rdb)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("cachex: new write-behind: %w", err)
 	}
 	e := &Engine{

@@ -53,6 +53,7 @@ func TestTopologyOf_RecognisesWrappersByWhatTheyDo(t *testing.T) {
 	}
 	require.Equal(t, Cluster, TopologyOf(named{cluster}))
 	require.Equal(t, Cluster, TopologyOf(rude{one}), "of which nothing can be known")
+	require.Equal(t, Cluster, TopologyOf(wrapped{}), "a fake that panics in every call")
 	auto, err := cluster.AutoPipeline()
 	require.NoError(t, err)
 	defer func() { require.NoError(t, auto.Close()) }()

@@ -47,5 +47,8 @@ func CheckReads(rdb redis.UniversalClient, allowed bool, name string) error {
 		return fmt.Errorf("the client has the option %s, with which a read may return what was deleted: "+
 			"make it without, or set %s", option, name)
 	}
+	if err := CheckShards(rdb); err != nil {
+		return fmt.Errorf("%w, or set %s", err, name)
+	}
 	return nil
 }

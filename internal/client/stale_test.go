@@ -2,8 +2,10 @@ package client
 
 import (
 	"context"
+	"errors"
 	"net"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -45,3 +47,51 @@ func TestStaleReads_NamesTheOptionAsFarAsTheClientTells(t *testing.T) {
 		require.Equal(t, row.want, StaleReads(row.rdb), row.name)
 	}
 }
+
+func TestCheckShards_AcceptsARingThatDropsNoShard(t *testing.T) {
+	t.Parallel()
+	ring := func(frequency time.Duration, fn func(context.Context, *redis.Client) bool) *redis.Ring {
+		rdb := redis.NewRing(&redis.RingOptions{
+			Addrs: map[string]string{"a": nowhere}, HeartbeatFrequency: frequency, HeartbeatFn: fn,
+		})
+		t.Cleanup(func() { _ = rdb.Close() })
+		return rdb
+	}
+	type embeds struct{ *redis.Ring }
+	type hides struct{ redis.UniversalClient }
+	type shows struct {
+		redis.UniversalClient
+		options
+	}
+	drops, keeps := ring(time.Hour, nil), ring(Never, nil)
+	one := redis.NewClient(&redis.Options{Addr: nowhere})
+	t.Cleanup(func() { _ = one.Close() })
+	var none *redis.Ring
+	for _, row := range []struct {
+		name string
+		want error
+		rdb  redis.UniversalClient
+	}{
+		{"no client", nil, none},
+		{"a Ring as it comes", errDrops, ring(0, nil)},
+		{"a heartbeat once an hour", errDrops, drops},
+		{"a heartbeat that no one can look into", errDrops, ring(0, func(context.Context, *redis.Client) bool { return true })},
+		{"no heartbeat", nil, keeps},
+		{"a wrapper that embeds a Ring with heartbeats", errDrops, embeds{drops}},
+		{"a wrapper that embeds a Ring without", nil, embeds{keeps}},
+		{"a wrapper that embeds the interface", errHides, hides{keeps}},
+		{"a wrapper that embeds the interface and shows the options", nil, shows{keeps, keeps.Options}},
+		{"a wrapper that shows heartbeats", errDrops, shows{drops, drops.Options}},
+		{"a wrapper of a client of one server", nil, hides{one}},
+		{"a fake", nil, hides{}},
+	} {
+		require.Equal(t, row.want, CheckShards(row.rdb), row.name)
+		require.Equal(t, row.want, errors.Unwrap(CheckReads(row.rdb, false, "Spec.Allow")), row.name)
+		require.NoError(t, CheckReads(row.rdb, true, "Spec.Allow"), row.name)
+	}
+}
+
+// options is a method Options.
+type options func() *redis.RingOptions
+
+func (o options) Options() *redis.RingOptions { return o() }

@@ -2,18 +2,23 @@ package redistest
 
 import (
 	"fmt"
+	"math"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
 )
 
 // Ring returns a go-redis Ring over servers, closed when the test ends. Of opts,
-// which may be nil, the Addrs are those of the servers.
+// which may be nil, Addrs is set to the servers. HeartbeatFrequency defaults to
+// never: the Ring drops no shard.
 func Ring(t testing.TB, opts *redis.RingOptions, servers ...*Server) *redis.Ring {
 	t.Helper()
 	var o redis.RingOptions
 	if opts != nil {
 		o = *opts
+	}
+	if o.HeartbeatFrequency == 0 {
+		o.HeartbeatFrequency = math.MaxInt64
 	}
 	o.Addrs = map[string]string{}
 	for i, s := range servers {
