@@ -33,6 +33,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"net"
 	"net/http"
 	"time"
 
@@ -97,6 +99,8 @@ func sample() {
 	_ = middleware.ErrOpen
 	_ = slog.Default
 	_ = http.MethodGet
+	_ = net.ErrClosed
+	_ = rand.Perm
 	_ = httpcache.Options{}
 	_ = writebehind.ErrClosed
 	_ = twemproxy.Knows

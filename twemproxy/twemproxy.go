@@ -34,7 +34,8 @@ import (
 // A command that twemproxy does not know is not sent. Its error is the [Error] with
 // which a server refuses it; other commands of the same pipeline are sent all the
 // same, but those of a MULTI are refused together. A Subscribe fails when it is
-// read from. For several proxies use it as RingOptions.NewClient.
+// read from. For several proxies set a Dialer that dials one of them. As
+// RingOptions.NewClient it gives each proxy a share of the keys.
 func NewClient(o *redis.Options) *redis.Client {
 	c := *o
 	c.Protocol = 2

@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/internal/redistest"
 	"github.com/cachex-go/cachex/twemproxy"
 )
@@ -133,13 +134,39 @@ func TestARingOfTwoProxies(t *testing.T) {
 	t.Parallel()
 	ctx, key := t.Context(), redistest.Key(t)
 	ring := redis.NewRing(&redis.RingOptions{
-		Addrs: map[string]string{"a": proxy(t), "b": proxy(t)}, NewClient: twemproxy.NewClient,
+		Addrs: map[string]string{"a": proxy(t), "b": proxy(t)}, NewClient: twemproxy.NewClient, HeartbeatFrequency: cachex.Forever,
 	})
 	t.Cleanup(func() { _ = ring.Close() })
 	for i := range 20 {
 		k := fmt.Sprint(key, i)
 		require.NoError(t, ring.Set(ctx, k, i, time.Minute).Err())
 		require.Equal(t, fmt.Sprint(i), ring.Get(ctx, k).Val())
+	}
+}
+
+func TestNewClient_GoesOnThroughAnotherProxy(t *testing.T) {
+	t.Parallel()
+	ctx, key := t.Context(), redistest.Key(t)
+	servers := []string{redistest.Shared(t).Addr(), redistest.Start(t).Addr()}
+	var lines []*redistest.Proxy
+	for range 2 {
+		lines = append(lines, redistest.NewProxy(t, redistest.StartTwemproxy(t, 0, servers...).Options().Addr))
+	}
+	rdb := client(t, twemproxy.NewClient(&redis.Options{Dialer: func(ctx context.Context, network, _ string) (conn net.Conn, err error) {
+		for _, line := range lines {
+			if conn, err = new(net.Dialer).DialContext(ctx, network, line.Addr()); err == nil {
+				return conn, nil
+			}
+		}
+		return nil, err
+	}}))
+	for i := range 20 {
+		require.NoError(t, rdb.Set(ctx, fmt.Sprint(key, i), i, time.Minute).Err())
+	}
+	lines[0].Refuse()
+	lines[0].Cut()
+	for i := range 20 {
+		require.Equal(t, fmt.Sprint(i), rdb.Get(ctx, fmt.Sprint(key, i)).Val(), "each key is on the same server, whichever proxy is asked")
 	}
 }
 

@@ -35,7 +35,7 @@ const (
 // faults are all of them, in the order of the table.
 var faults = func() []fault {
 	var all []fault
-	for _, some := range [][]fault{faultsOfTheProcess, faultsOfTheReplies, faultsOfTheData, faultsOfTheLine, faultsOfNodes} {
+	for _, some := range [][]fault{faultsOfTheProcess, faultsOfTheReplies, faultsOfTheData, faultsOfTheLine, faultsOfNodes, faultsOfShards} {
 		all = append(all, some...)
 	}
 	return all
@@ -119,6 +119,8 @@ func admit(t *testing.T, f fault) *patient {
 		return onCluster(t, 3, redistest.WithArgs("--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no", "--appendonly", "yes", "--appendfsync", "no"))
 	case "moving":
 		return onCluster(t, 2)
+	case "ring":
+		return onRing(t)
 	}
 	p := new(patient)
 	keeps := "yes"

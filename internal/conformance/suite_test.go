@@ -212,9 +212,9 @@ func table() string {
 	b.WriteString("\nWaiters, for a value or a collection, are woken by a message on standalone servers, behind Sentinel, through an AutoPipeline of\n" +
 		"those, and on a Cluster of Redis 7 or later. Elsewhere they poll: on a Ring, through twemproxy, through an AutoPipeline or a\n" +
 		"wrapper of a Cluster, and on a Cluster of Redis 6.2.\n" +
-		"What is written is in Redis once, whatever the topology; what an asynchronous failover loses is in [reliability](reliability.md).\n" +
-		"`redis.NewUniversalClient` returns one of these clients. For the options, see [client options](client.md); for twemproxy, [its\n" +
-		"page](twemproxy.md).\n")
+		"What is written is in Redis once, whatever the topology. That holds for a Ring that never drops a shard, and `New` refuses any other\n" +
+		"one: see [client options](client.md). What an asynchronous failover loses is in [reliability](reliability.md).\n" +
+		"`redis.NewUniversalClient` returns one of these clients. For twemproxy, see [its page](twemproxy.md).\n")
 	return b.String()
 }
 

@@ -52,7 +52,7 @@ var topologies = []topology{{
 		return func(testing.TB) redis.UniversalClient { return cluster.Client(nil) }
 	},
 }, {
-	name: "Ring", setup: "`redis.NewRing`; 2 servers",
+	name: "Ring", setup: "`redis.NewRing` that never drops a shard; 2 servers",
 	start: func(t *testing.T) func(testing.TB) redis.UniversalClient {
 		a, b := redistest.Start(t), redistest.Start(t)
 		return func(t testing.TB) redis.UniversalClient { return redistest.Ring(t, nil, a, b) }
