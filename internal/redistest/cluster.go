@@ -35,6 +35,7 @@ type ClusterOption func(*clusterOptions)
 type clusterOptions struct {
 	replicas bool
 	args     []string
+	network  *Network
 }
 
 // WithReplicas gives each master a replica, which takes its place once the others
@@ -53,6 +54,12 @@ func WithArgs(args ...string) ClusterOption {
 	return func(o *clusterOptions) { o.args = append(o.args, args...) }
 }
 
+// Across starts the last master of the start on one side of the network, and all other
+// nodes on the other side.
+func Across(n *Network) ClusterOption {
+	return func(o *clusterOptions) { o.network = n }
+}
+
 // StartCluster runs a cluster for one test and returns when every node knows the
 // others and serves, which takes Redis some seconds. Its nodes are stopped when
 // the test ends. The test is skipped where redis-server is missing; see [Binary].
@@ -67,8 +74,15 @@ func StartCluster(t testing.TB, masters int, options ...ClusterOption) *Cluster 
 	if o.replicas {
 		nodes *= 2
 	}
-	for range nodes {
-		c.nodes = append(c.nodes, Start(t, o.args...))
+	for i := range nodes {
+		var on *side
+		if o.network != nil {
+			on = o.network.sides[1]
+			if i == masters-1 {
+				on = o.network.sides[0]
+			}
+		}
+		c.nodes = append(c.nodes, startOn(t, on, nil, o.args...))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -262,7 +276,7 @@ func (c *Cluster) join(ctx context.Context, node *Server) error {
 		if other == node {
 			continue
 		}
-		if err := rdb.ClusterMeet(ctx, "127.0.0.1", fmt.Sprint(other.port)).Err(); err != nil {
+		if err := rdb.ClusterMeet(ctx, other.side.address(), fmt.Sprint(other.port)).Err(); err != nil {
 			return err
 		}
 	}

@@ -2,12 +2,14 @@ package redistest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -18,14 +20,14 @@ import (
 // MasterName is what a Sentinel of this package calls its master.
 const MasterName = "cachex"
 
-// Sentinel is a Redis Sentinel that watches a master and its replica. If the master
-// is silent for half a second, the replica takes its place.
+// Sentinel is a Redis Sentinel, or some of them, that watch a master and its replicas.
+// If the master is silent for half a second, a replica takes its place.
 //
 // Its methods may fail the test and so belong in the test's own goroutine.
 type Sentinel struct {
 	t       testing.TB
 	servers []*Server
-	addr    string
+	addrs   []string // of the Sentinels
 }
 
 // StartSentinel runs a master, a replica and a Sentinel for one test, and returns
@@ -33,50 +35,91 @@ type Sentinel struct {
 // where redis-server is missing; see [Binary].
 func StartSentinel(t testing.TB) *Sentinel {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	master := Start(t, "--repl-diskless-sync-delay", "0")
-	replica := Start(t, "--repl-diskless-sync-delay", "0", "--replicaof", fmt.Sprintf("127.0.0.1 %d", master.port))
-	if err := linked(ctx, replica.Client(nil)); err != nil {
-		t.Fatalf("redistest: %v", err)
-	}
-	// Only now: it asks the master for its replicas when it begins, and then once in
-	// ten seconds.
-	s := &Sentinel{t: t, servers: []*Server{master, replica}}
-	if err := s.start(); err != nil {
-		t.Fatalf("redistest: %v", err)
-	}
-	rdb := s.ask()
-	err := until(ctx, func() (bool, error) {
-		replicas, err := rdb.Replicas(ctx, MasterName).Result()
-		return len(replicas) == 1 && replicas[0]["flags"] == "slave" && replicas[0]["master-link-status"] == "ok", err
-	})
-	if err != nil {
-		t.Fatalf("redistest: %v", err)
-	}
+	s := &Sentinel{t: t}
+	s.run([]*side{nil, nil}, []*side{nil})
 	return s
 }
 
-// Addr returns the host and port of the Sentinel itself.
-func (s *Sentinel) Addr() string { return s.addr }
+// StartSentinels is StartSentinel across a network: the master and one Sentinel are on
+// one side, two replicas and two Sentinels on the other. The master takes writes only
+// while a replica follows.
+func StartSentinels(n *Network) *Sentinel {
+	n.t.Helper()
+	a, b := n.sides[0], n.sides[1]
+	s := &Sentinel{t: n.t}
+	s.run([]*side{a, b, b}, []*side{a, b, b}, "--min-replicas-to-write", "1", "--min-replicas-max-lag", "2")
+	return s
+}
+
+// run starts the servers, the first of which is the master, and the Sentinels, and
+// returns when each Sentinel knows all of them.
+func (s *Sentinel) run(servers, sentinels []*side, args ...string) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	args = append(args, "--repl-diskless-sync-delay", "0")
+	for i, on := range servers {
+		if i == 1 {
+			args = append(args, "--replicaof", servers[0].address()+" "+strconv.Itoa(s.servers[0].port))
+		}
+		s.servers = append(s.servers, startOn(s.t, on, nil, args...))
+	}
+	for _, replica := range s.servers[1:] {
+		if err := linked(ctx, replica.Client(nil)); err != nil {
+			s.t.Fatalf("redistest: %v", err)
+		}
+	}
+	// Only now: it asks the master for its replicas when it begins, and then once in
+	// ten seconds.
+	for _, on := range sentinels {
+		if err := s.start(on, len(sentinels)/2+1); err != nil {
+			s.t.Fatalf("redistest: %v", err)
+		}
+	}
+	for i := range s.addrs {
+		rdb := s.ask(i)
+		err := until(ctx, func() (bool, error) {
+			replicas, err := rdb.Replicas(ctx, MasterName).Result()
+			for _, r := range replicas {
+				if r["flags"] != "slave" || r["master-link-status"] != "ok" {
+					return false, err
+				}
+			}
+			others, failed := rdb.Sentinels(ctx, MasterName).Result()
+			return len(replicas) == len(servers)-1 && len(others) == len(sentinels)-1, errors.Join(err, failed)
+		})
+		if err != nil {
+			s.t.Fatalf("redistest: %v", err)
+		}
+	}
+}
+
+// Addrs returns the host and port of each Sentinel.
+func (s *Sentinel) Addrs() []string { return slices.Clone(s.addrs) }
+
+// Servers returns the master of the start and its replicas.
+func (s *Sentinel) Servers() []*Server { return slices.Clone(s.servers) }
 
 // Client returns a client of the master, whichever that is, closed when the test
-// ends. Of opts, which may be nil, the MasterName and the SentinelAddrs are set.
+// ends. Of opts, which may be nil, MasterName is set, and SentinelAddrs unless it is.
 func (s *Sentinel) Client(opts *redis.FailoverOptions) *redis.Client {
 	var o redis.FailoverOptions
 	if opts != nil {
 		o = *opts
 	}
-	o.MasterName, o.SentinelAddrs = MasterName, []string{s.addr}
+	o.MasterName = MasterName
+	if o.SentinelAddrs == nil {
+		o.SentinelAddrs = s.Addrs()
+	}
 	rdb := redis.NewFailoverClient(&o)
 	s.t.Cleanup(func() { _ = rdb.Close() })
 	return rdb
 }
 
-// Master returns the server that the Sentinel takes for the master.
+// Master returns the server that the last Sentinel takes for the master.
 func (s *Sentinel) Master() *Server {
 	s.t.Helper()
-	addr, err := s.ask().GetMasterAddrByName(s.t.Context(), MasterName).Result()
+	addr, err := s.ask(len(s.addrs)-1).GetMasterAddrByName(s.t.Context(), MasterName).Result()
 	if err != nil {
 		s.t.Fatalf("redistest: %v", err)
 	}
@@ -87,7 +130,7 @@ func (s *Sentinel) Master() *Server {
 	return s.servers[at]
 }
 
-// Replica returns the other server.
+// Replica returns another server.
 func (s *Sentinel) Replica() *Server {
 	s.t.Helper()
 	if s.Master() == s.servers[0] {
@@ -101,7 +144,7 @@ func (s *Sentinel) Replica() *Server {
 func (s *Sentinel) Failover() {
 	s.t.Helper()
 	before := s.Master()
-	if err := s.ask().Failover(s.t.Context(), MasterName).Err(); err != nil {
+	if err := s.ask(0).Failover(s.t.Context(), MasterName).Err(); err != nil {
 		s.t.Fatalf("redistest: %v", err)
 	}
 	s.AwaitMaster(before)
@@ -126,21 +169,23 @@ func (s *Sentinel) AwaitMaster(before *Server) {
 	}
 }
 
-func (s *Sentinel) ask() *redis.SentinelClient {
-	rdb := redis.NewSentinelClient(&redis.Options{Addr: s.addr})
+func (s *Sentinel) ask(i int) *redis.SentinelClient {
+	rdb := redis.NewSentinelClient(&redis.Options{Addr: s.addrs[i]})
 	s.t.Cleanup(func() { _ = rdb.Close() })
 	return rdb
 }
 
-// start runs the Sentinel on a port that is free.
-func (s *Sentinel) start() error {
+// start runs a Sentinel on a port that is free. So many of them must agree that the
+// master is down.
+func (s *Sentinel) start(on *side, quorum int) error {
 	const attempts = 20
 	const config = `port %d
-bind 127.0.0.1
+bind %s
+protected-mode no
 dir %s
-sentinel monitor %[3]s 127.0.0.1 %[4]d 1
-sentinel down-after-milliseconds %[3]s %[5]d
-sentinel failover-timeout %[3]s 5000
+sentinel monitor %[4]s %[5]s %[6]d %[7]d
+sentinel down-after-milliseconds %[4]s %[8]d
+sentinel failover-timeout %[4]s 5000
 `
 	for attempt := 1; ; attempt++ {
 		port, err := freePort(s.t)
@@ -149,17 +194,19 @@ sentinel failover-timeout %[3]s 5000
 		}
 		dir := s.t.TempDir()
 		file := filepath.Join(dir, "sentinel.conf")
-		text := fmt.Sprintf(config, port, dir, MasterName, s.servers[0].port, (500 * time.Millisecond).Milliseconds())
+		text := fmt.Sprintf(config, port, on.address(), dir, MasterName, s.servers[0].side.address(), s.servers[0].port,
+			quorum, (500 * time.Millisecond).Milliseconds())
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			return err
 		}
-		p, err := spawn(exec.Command("redis-server", file, "--sentinel"))
+		command := on.enter([]string{"redis-server", file, "--sentinel"})
+		p, err := spawn(exec.Command(command[0], command[1:]...))
 		if err != nil {
 			return err
 		}
 		if _, err = p.awaitLine("+monitor master"); err == nil {
 			p.attend(s.t)
-			s.addr = fmt.Sprintf("127.0.0.1:%d", port)
+			s.addrs = append(s.addrs, net.JoinHostPort(on.address(), strconv.Itoa(port)))
 			return nil
 		}
 		p.Kill()

@@ -25,6 +25,7 @@ type Server struct {
 	args   []string
 	env    []string
 	dir    string
+	side   *side // of a Network; nil: the test's own
 	port   int
 	shared bool // several tests use it, so none may hurt it
 }
@@ -41,8 +42,14 @@ func Start(t testing.TB, args ...string) *Server {
 // StartWith is Start of a server with more in its environment, as in "TZ=UTC".
 func StartWith(t testing.TB, env []string, args ...string) *Server {
 	t.Helper()
+	return startOn(t, nil, env, args...)
+}
+
+// startOn is StartWith of a server on a side of a Network.
+func startOn(t testing.TB, on *side, env []string, args ...string) *Server {
+	t.Helper()
 	Binary(t, "redis-server")
-	s := &Server{t: t, args: args, env: env, dir: t.TempDir()}
+	s := &Server{t: t, args: args, env: env, dir: t.TempDir(), side: on}
 	if err := s.start(); err != nil {
 		t.Fatalf("redistest: %v", err)
 	}
@@ -52,7 +59,7 @@ func StartWith(t testing.TB, env []string, args ...string) *Server {
 
 // Addr returns the host and port that the server listens on. A restart does not
 // change it.
-func (s *Server) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)) }
+func (s *Server) Addr() string { return net.JoinHostPort(s.side.address(), strconv.Itoa(s.port)) }
 
 // Pid returns the process id of the server. A restart changes it.
 func (s *Server) Pid() int { return s.proc.Pid() }
@@ -154,13 +161,17 @@ func (s *Server) start() error {
 			s.port = port
 		}
 		args := []string{
-			"--port", strconv.Itoa(s.port), "--bind", "127.0.0.1", "--dir", s.dir,
+			"--port", strconv.Itoa(s.port), "--bind", s.side.address(), "--dir", s.dir,
 			"--save", "", "--appendonly", "no",
 		}
 		if hasDebugOption() {
 			args = append(args, "--enable-debug-command", "yes")
 		}
-		cmd := exec.Command("redis-server", append(args, s.args...)...)
+		if s.side != nil {
+			args = append(args, "--protected-mode", "no")
+		}
+		command := s.side.enter(append(append([]string{"redis-server"}, args...), s.args...))
+		cmd := exec.Command(command[0], command[1:]...)
 		cmd.Env = append(os.Environ(), s.env...)
 		p, err := spawn(cmd)
 		if err != nil {
