@@ -25,7 +25,7 @@ const module = "github.com/cachex-go/cachex"
 // nothing of each other. A new package gets its place here first.
 var rows = [][]string{
 	0: {"internal/breaker", "internal/errs", "internal/guard", "internal/ledgernote", "internal/nonzero", "internal/redact", "internal/saturate", "twemproxy"},
-	1: {"codec", "internal/client", "internal/combine", "internal/entry", "internal/key", "internal/redistest", "ledger"},
+	1: {"codec", "internal/client", "internal/combine", "internal/entry", "internal/key", "internal/redistest", "ledger", "sentinel"},
 	2: {"internal/script"},
 	3: {"internal/circuit", "internal/convoy", "internal/waitfor", "internal/wake"},
 	4: {"internal/gather", "internal/periodic"},
