@@ -48,6 +48,7 @@ import (
 	"github.com/cachex-go/cachex/loader"
 	"github.com/cachex-go/cachex/middleware"
 	"github.com/cachex-go/cachex/middleware/httpcache"
+	"github.com/cachex-go/cachex/sentinel"
 	"github.com/cachex-go/cachex/twemproxy"
 	"github.com/cachex-go/cachex/writebehind"
 	"github.com/redis/go-redis/v9"
@@ -103,6 +104,7 @@ func sample() {
 	_ = rand.Perm
 	_ = httpcache.Options{}
 	_ = writebehind.ErrClosed
+	_ = sentinel.MaxLag
 	_ = twemproxy.Knows
 }
 `

@@ -124,7 +124,7 @@ func (p *patient) fails(t *testing.T, how func(*redistest.Server)) *redistest.Se
 	t.Helper()
 	master := p.master(t)
 	p.quietly(t, func() {
-		replicated(t, master)
+		replicated(t, master, 1)
 		how(master)
 	})
 	eventually(t, "no replica takes over", func() bool { return p.master(t) != master })
@@ -152,7 +152,7 @@ func planned(t *testing.T, p *patient) {
 	}
 	p.quietly(t, func() {
 		require.True(t, used())
-		replicated(t, old)
+		replicated(t, old, 1)
 		p.sentinel.Failover()
 		left()
 		p.turns(t, p.reading) // who asked before for the master has dialled it by now
@@ -163,17 +163,17 @@ func planned(t *testing.T, p *patient) {
 	require.False(t, used())
 }
 
-// replicated returns when a replica has all that its master has acknowledged.
-func replicated(t *testing.T, master *redistest.Server) {
+// replicated returns when so many replicas have all that their master has acknowledged.
+func replicated(t *testing.T, master *redistest.Server, replicas int) {
 	t.Helper()
 	// On one connection, since WAIT is about what that has written.
 	conn := master.Client(nil).Conn()
 	defer func() { _ = conn.Close() }()
 	// In a Cluster the key may be another node's, but the stream is one.
 	_ = conn.Set(t.Context(), "last", "1", 0).Err()
-	n, err := conn.Do(t.Context(), "wait", 1, patience.Milliseconds()).Int()
+	n, err := conn.Do(t.Context(), "wait", replicas, patience.Milliseconds()).Int()
 	require.NoError(t, err)
-	require.Equal(t, 1, n)
+	require.Equal(t, replicas, n)
 }
 
 // master is who has the first key.

@@ -35,7 +35,7 @@ const (
 // faults are all of them, in the order of the table.
 var faults = func() []fault {
 	var all []fault
-	for _, some := range [][]fault{faultsOfTheProcess, faultsOfTheReplies, faultsOfTheData, faultsOfTheLine, faultsOfNodes, faultsOfShards} {
+	for _, some := range [][]fault{faultsOfTheProcess, faultsOfTheReplies, faultsOfTheData, faultsOfTheLine, faultsOfNodes, faultsOfShards, faultsOfNetworks} {
 		all = append(all, some...)
 	}
 	return all
@@ -52,6 +52,7 @@ type patient struct {
 
 	sentinel *redistest.Sentinel // in place of server, proxy and admin
 	cluster  *redistest.Cluster  // likewise
+	network  *redistest.Network  // nil: there is none that can be cut
 
 	ill    string      // the name of the fault that is inflicted
 	felt   func() bool // its sign
@@ -107,8 +108,14 @@ func options(o *redis.Options) {
 // admit starts what the fault needs, with a crowd. Servers that are killed have written
 // what they acknowledged: with an fsync every second, they may be late by two while the
 // disk is busy.
-func admit(t *testing.T, f fault) *patient {
+func admit(t *testing.T, f fault, n *redistest.Network) *patient {
 	switch f.where {
+	case cutSentinel:
+		return acrossSentinels(t, n)
+	case cutCluster:
+		p := onCluster(t, 3, redistest.WithReplicas(time.Second), redistest.Across(n))
+		p.network = n
+		return p
 	case "sentinel":
 		return behindSentinel(t)
 	case "cluster":
@@ -182,14 +189,23 @@ func TestAFaultOfRedisIsSurvived(t *testing.T) {
 	for _, f := range faults {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
-			p := admit(t, f)
-			p.start(t)
-			p.does(t, 100)
-			p.inflict(t, f)
-			took := p.recovered(t)
-			p.does(t, 100)
-			p.end(t)
-			t.Logf("every key is served from Redis again %v after the end of the fault", took.Round(time.Millisecond))
+			if f.where == cutSentinel || f.where == cutCluster {
+				redistest.InNetwork(t, func(t *testing.T, n *redistest.Network) { survives(t, f, n) })
+				return
+			}
+			survives(t, f, nil)
 		})
 	}
+}
+
+func survives(t *testing.T, f fault, n *redistest.Network) {
+	t.Helper()
+	p := admit(t, f, n)
+	p.start(t)
+	p.does(t, 100)
+	p.inflict(t, f)
+	took := p.recovered(t)
+	p.does(t, 100)
+	p.end(t)
+	t.Logf("every key is served from Redis again %v after the end of the fault", took.Round(time.Millisecond))
 }

@@ -29,7 +29,7 @@ func TestNothingIsStaleOrLostWhateverBecomesOfRedis(t *testing.T) {
 			some = append(some, f)
 		}
 	}
-	p := admit(t, fault{})
+	p := admit(t, fault{}, nil)
 	long := *soak >= time.Minute
 	if long {
 		p.pace = 0

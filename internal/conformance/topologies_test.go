@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cachex-go/cachex/internal/redistest"
+	"github.com/cachex-go/cachex/sentinel"
 	"github.com/cachex-go/cachex/twemproxy"
 )
 
@@ -40,10 +41,18 @@ var topologies = []topology{{
 		return func(testing.TB) redis.UniversalClient { return server.Client(nil) }
 	},
 }, {
-	name: "Sentinel", setup: "`redis.NewFailoverClient`; a master and a replica",
+	name: "Sentinel", setup: "`redis.NewFailoverClient`, and `sentinel.NewClient`; a master and a replica",
 	start: func(t *testing.T) func(testing.TB) redis.UniversalClient {
-		sentinel := redistest.StartSentinel(t)
-		return func(testing.TB) redis.UniversalClient { return sentinel.Client(nil) }
+		servers := redistest.StartSentinel(t)
+		n := 0
+		return func(t testing.TB) redis.UniversalClient {
+			if n++; n%2 == 1 {
+				return servers.Client(nil)
+			}
+			rdb, err := sentinel.NewClient(&redis.FailoverOptions{MasterName: redistest.MasterName, SentinelAddrs: servers.Addrs()})
+			require.NoError(t, err)
+			return closed(t, rdb)
+		}
 	},
 }, {
 	name: "Cluster", setup: "`redis.NewClusterClient`; 3 masters, 3 replicas",
