@@ -23,7 +23,7 @@ const (
 var faultsOfNetworks = []fault{{
 	name: "Sentinel: the master and one Sentinel are cut off from the others (clients of package `sentinel`)", where: cutSentinel,
 	sees: loads + ", until a replica has its place", stored: "what the replica had; see below",
-	shows: all(struck, seen("the Sentinels do not say")),
+	shows: all(struck, dialled),
 	hurt: func(t *testing.T, p *patient) {
 		old := p.master(t)
 		p.quietly(t, func() {
