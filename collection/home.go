@@ -3,6 +3,7 @@ package collection
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -41,7 +42,8 @@ type home[K comparable, T any] struct {
 	tidy func(key string, v T) (T, []any, error)
 	// ask adds the command that reads a collection, and open opens its reply. read
 	// sends it by itself. It is one plain command. That of a Trending is a script, which a
-	// server may not know, so it has a read of its own.
+	// server may not know, so it has a read of its own. So has a Set, which may be so large
+	// that it is read in parts: then the error of open is errParts.
 	ask  func(ctx context.Context, c redis.Cmdable, key string) redis.Cmder
 	open func(key string, reply redis.Cmder) (T, sight, error)
 	read func(ctx context.Context, key string) (T, sight, error)
@@ -123,7 +125,11 @@ func (h *home[K, T]) together(ctx context.Context, k string) (T, sight, error) {
 		var zero T
 		return zero, sight{}, err
 	}
-	return h.open(k, reply)
+	v, s, err := h.open(k, reply)
+	if errors.Is(err, errParts) {
+		return h.read(ctx, k)
+	}
+	return v, s, err
 }
 
 // get returns the collection of key.

@@ -35,7 +35,7 @@ type Timeline[E any] struct{ paged paged[E] }
 // Timeline returns the timeline of key. It does not call Redis.
 func (f *Feed[K, E]) Timeline(key K) Timeline[E] { return Timeline[E]{&paging[K, E]{f: f, key: key}} }
 
-// GetPage returns the first n elements, 1 to 10 000, of the timeline of key that
+// GetPage returns the first n elements, 1 to 1,000, of the timeline of key that
 // come after a place, and the place after these; "" if nothing comes after them yet.
 //
 // With others, it returns the page of all of these timelines as if they were one,
@@ -61,8 +61,8 @@ func (f *Feed[K, E]) GetPage(ctx context.Context, key K, after Cursor, n int, ot
 		return nil, "", err
 	}
 	at, err := after.place()
-	if err == nil && (n < 1 || n > maxLen) {
-		err = fmt.Errorf("n is %d, must be from 1 to %d: how many elements a page has", n, maxLen)
+	if err == nil && (n < 1 || n > maxPage) {
+		err = fmt.Errorf("n is %d, must be from 1 to %d: how many elements a page has, which keeps the server from others", n, maxPage)
 	}
 	if err != nil {
 		return nil, "", f.fail("get page", k, err)

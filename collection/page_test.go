@@ -151,9 +151,9 @@ func TestACursorThatIsNoneIsAnError(t *testing.T) {
 		_, _, err := f.GetPage(t.Context(), 1, c, 1)
 		require.ErrorIs(t, err, ErrCursor, "%q", c)
 	}
-	for _, n := range []int{0, -1, maxLen + 1} {
+	for _, n := range []int{0, -1, maxPage + 1} {
 		_, _, err := f.GetPage(t.Context(), 1, "", n)
-		require.ErrorContains(t, err, fmt.Sprintf("n is %d, must be from 1 to 10000", n))
+		require.ErrorContains(t, err, fmt.Sprintf("n is %d, must be from 1 to 1000", n))
 	}
 	_, _, err := f.GetPage(t.Context(), 1, "", 1, Timeline[string]{})
 	require.ErrorContains(t, err, "a Timeline is its zero value")

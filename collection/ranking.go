@@ -242,8 +242,8 @@ func (r *Ranking[K, M]) Rank(ctx context.Context, key K, member M) (rank int64, 
 }
 
 // Around returns a member, with up to n members before it and up to n after it,
-// and the rank of the first of these. A member that is not there is
-// cachex.ErrNotFound. If the ranking is absent it is restored.
+// and the rank of the first of these. At most 500 is n, or it is an error. A member that
+// is not there is cachex.ErrNotFound. If the ranking is absent it is restored.
 //
 // The error is a *cachex.Error, as that of Get.
 func (r *Ranking[K, M]) Around(ctx context.Context, key K, member M, n int) (near []Scored[M], first int64, err error) {
@@ -293,9 +293,12 @@ func (r *Ranking[K, M]) around(ctx context.Context, op string, key K, member M, 
 		return nil, 0, err
 	}
 	m, err := r.members.one(k, member)
+	if err == nil && n > maxAround {
+		err = fmt.Errorf("n is %d, must be at most %d: how many members on each side, which keeps the server from others", n, maxAround)
+	}
 	var st standing[M]
 	if err == nil {
-		st, err = r.stand(ctx, k, key, m, min(max(n, 0), maxLen))
+		st, err = r.stand(ctx, k, key, m, max(n, 0))
 	}
 	if err == nil && len(st.members) == 0 {
 		err = cachex.ErrNotFound

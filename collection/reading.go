@@ -95,7 +95,7 @@ func (r *reading[K, T]) Take(sent time.Time, err error) {
 			r.h.stats.saw(l.s, nil)
 			r.got(a.i, l.v, nil)
 			continue
-		case script.NotKnown(l.err): // then it was not read
+		case script.NotKnown(l.err), errors.Is(l.err, errParts): // then it was not read
 			r.missing = append(r.missing, missing[T]{i: a.i, k: a.k})
 			continue
 		case l.err != nil && (errors.Is(l.err, circuit.ErrAway) || !script.Answered(l.err)):

@@ -80,6 +80,12 @@ type RecentSpec[K comparable, E any] struct {
 // list, keeps other clients of the server waiting.
 const maxLen = 10_000
 
+// A script takes longer for each member that it returns than a plain command.
+const (
+	maxPage   = 1000 // of a page of a feed
+	maxAround = 500  // before a member, and after it
+)
+
 // A Recent keeps the latest elements of type E by keys of type K. It is safe for
 // concurrent use, and owns no goroutine while nothing is being loaded. Recents
 // with the same template on the same Redis share their lists.

@@ -255,6 +255,8 @@ func (h *home[K, T]) store(ctx context.Context, k string, token entry.Token, arg
 		h.send(ctx, call, with, true, min(max(took, shortestWait), longestWait))
 		n, ok := call.Reply.(int64)
 		switch {
+		case call.Err == nil && n == 4 && last:
+			with.leave()
 		case call.Err != nil, !ok, n < 0, n > 3:
 			h.stats.redisFailures.Add(1)
 			return false, false

@@ -96,8 +96,7 @@ func NewSet[K comparable, M comparable](rdb redis.UniversalClient, spec SetSpec[
 		return nil, fmt.Errorf("cachex: set: %w", err)
 	}
 	s.tidy, s.first = s.tidied, slices.Clone[[]M]
-	s.ask = func(ctx context.Context, c redis.Cmdable, key string) redis.Cmder { return c.SMembers(ctx, key) }
-	s.open = s.opened
+	s.ask, s.open, s.read = s.scan, s.opened, s.parts
 	s.listen()
 	if !spec.NoCombining {
 		s.combine(0)
@@ -199,6 +198,9 @@ func (s *Set[K, M]) Len(ctx context.Context, key K) (int64, error) {
 // which one caller of the whole fleet calls while the others wait, each as long as
 // its ctx allows. Without an Up, a set that is absent is empty.
 //
+// A set of a thousand members is read in one step, and a larger one in several: a
+// member that is added or removed meanwhile may be returned or not.
+//
 // The error is a *cachex.Error, as that of Recent.Get.
 func (s *Set[K, M]) Get(ctx context.Context, key K) ([]M, error) { return s.get(ctx, key) }
 
@@ -297,13 +299,11 @@ func (s *Set[K, M]) count(ctx context.Context, k string, key K, m string) (count
 	})
 }
 
-// opened opens the reply to SMEMBERS.
-func (s *Set[K, M]) opened(key string, reply redis.Cmder) ([]M, sight, error) {
-	all, err := reply.(*redis.StringSliceCmd).Result()
-	if err != nil || len(all) == 0 {
-		return nil, sight{}, err
+// unpack returns the head of a set, and the members of it, of all that stands in Redis.
+func (s *Set[K, M]) unpack(key string, all []string) (h head, members []M, seen sight, err error) {
+	if len(all) == 0 {
+		return h, nil, sight{}, nil
 	}
-	var h head
 	rest := all[:0]
 	for _, m := range all {
 		switch {
@@ -316,17 +316,17 @@ func (s *Set[K, M]) opened(key string, reply redis.Cmder) ([]M, sight, error) {
 		}
 	}
 	if !h.whole(s.up != nil) {
-		return nil, sight{foreign: h.state == 0}, nil
+		return h, nil, sight{foreign: h.state == 0}, nil
 	}
-	members := make([]M, 0, len(rest))
+	members = make([]M, 0, len(rest))
 	for _, b := range rest {
 		m, err := s.members.decode(key, b)
 		if err != nil {
-			return nil, sight{foreign: true, token: h.token, why: err}, nil
+			return h, nil, sight{foreign: true, token: h.token, why: err}, nil
 		}
 		members = append(members, m)
 	}
-	return members, sight{whole: true}, nil
+	return h, members, sight{whole: true}, nil
 }
 
 // tidied returns the members that Up has returned, each once.

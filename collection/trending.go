@@ -46,7 +46,7 @@ type TrendingSpec[K comparable, M any] struct {
 
 	// Keep is how many members a bucket has at most, Top to 100 000. The lowest are
 	// dropped, and begin from 0 if they come again, so there should be many more than
-	// Top. Redis reads all of them for each Get. Defaults to ten times Top, and at
+	// Top. Each Get reads all of them. Defaults to ten times Top, and at
 	// least 1000.
 	Keep int
 
@@ -125,10 +125,7 @@ func NewTrending[K comparable, M any](rdb redis.UniversalClient, spec TrendingSp
 		reply, err := script.Trends.Reply(cmd)
 		return t.trends(k, reply, err)
 	}
-	t.read = func(ctx context.Context, k string) ([]Scored[M], sight, error) {
-		reply, err := script.Trends.Run(ctx, t.rdb, k, t.args(t.top)...)
-		return t.trends(k, reply, err)
-	}
+	t.read = t.parts
 	return t, nil
 }
 
@@ -169,14 +166,14 @@ func (t *Trending[K, M]) Add(ctx context.Context, key K, member M, by float64) (
 	return sum, nil
 }
 
-// Get returns the Top members of the window of key, the highest sum first, in one
-// round trip. Of those with the same sum, the one whose bytes are greater comes
-// first. A window to which nothing was added is empty.
+// Get returns the Top members of the window of key, the highest sum first. Of those with
+// the same sum, the one whose bytes are greater comes first. A window to which nothing was
+// added is empty.
 //
-// Redis merges the buckets for each call: with a thousand members in each of 24, that
-// takes it milliseconds if they are much the same, and tens of them if all differ. So
-// where many ask let a cachex.Cache of some seconds ask for them: Get has the shape
-// of its Up.
+// If all buckets have at most 2,000 members together, Redis merges them, in one round trip.
+// Else each bucket is read in parts of 2,000, and they are merged here: a million members
+// take a hundred round trips. What is added meanwhile is in the sums or not. So where many
+// ask let a cachex.Cache of some seconds ask for them: Get has the shape of its Up.
 //
 // The error is a *cachex.Error: of Redis, of the codec, or the cause of the end of
 // ctx.
@@ -235,6 +232,9 @@ func (t *Trending[K, M]) args(more ...any) []any {
 func (t *Trending[K, M]) trends(k string, reply any, err error) ([]Scored[M], sight, error) {
 	if err != nil {
 		return nil, sight{}, err
+	}
+	if parts, _ := reply.([]any); len(parts) == 2 && parts[0] == int64(2) {
+		return nil, sight{}, errParts
 	}
 	all, err := bucketed(reply)
 	if errors.Is(err, ErrForeign) {

@@ -37,7 +37,7 @@ func TestNewMakesNoCallAndRefusesWhatCannotBe(t *testing.T) {
 		"Options.Every is 1ms":       func(o *Options) { o.Every = time.Millisecond },
 		"Options.Every is 1.0000005": func(o *Options) { o.Every = time.Second + 500 },
 		"Options.Buckets is -1":      func(o *Options) { o.Buckets = -1 },
-		"Options.MaxBatch is 100001": func(o *Options) { o.MaxBatch = 100_001 },
+		"Options.MaxBatch is 1001":   func(o *Options) { o.MaxBatch = 1001 },
 		"Options.MaxBytes is -1":     func(o *Options) { o.MaxBytes = -1 },
 		"Options.Workers is -1":      func(o *Options) { o.Workers = -1 },
 		"Options.Timeout is -1":      func(o *Options) { o.Timeout = -1 },

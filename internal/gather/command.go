@@ -147,6 +147,11 @@ func replySize(cmd redis.Cmder) (n int) {
 		for _, s := range cmd.Val() {
 			n += PerElement + len(s)
 		}
+	case *redis.ScanCmd:
+		all, _ := cmd.Val()
+		for _, s := range all {
+			n += PerElement + len(s)
+		}
 	case *redis.ZSliceCmd:
 		for _, z := range cmd.Val() {
 			member, _ := z.Member.(string)

@@ -241,7 +241,7 @@ local function supersede(merge, all)
   return counts
 end
 local function tidy()
-  if redis.call('HLEN', U) <= 2 then redis.call('DEL', U) end
+  if redis.call('HLEN', U) <= 2 then redis.call('UNLINK', U) end
 end
 local function parked(each)
   local all = redis.call('HGETALL', L)
@@ -250,7 +250,7 @@ local function parked(each)
       if string.sub(all[k], 1, #token + 1) == token .. ':' then each(string.sub(all[k], #token + 2), all[k + 1], token) end
     end
   end
-  redis.call('DEL', L)
+  redis.call('UNLINK', L)
 end
 `
 

@@ -129,7 +129,7 @@ while not full and not cycle and got < most and left() > 0 do
   end
 end
 if left() <= 0 then
-  redis.call('DEL', P)
+  redis.call('UNLINK', P)
   cursor, pause = '0', false
 end
 redis.call('HSET', I, '#scan', cursor, '#since', since, '#size', got .. ' ' .. size)

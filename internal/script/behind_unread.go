@@ -87,7 +87,7 @@ local left = ''
 for token in string.gmatch(tokens, '%S+') do
   if token ~= ARGV[1] then left = left .. token .. ' ' end
 end
-if left == '' then redis.call('DEL', L) else redis.call('HSET', L, '#p', left) end
+if left == '' then redis.call('UNLINK', L) else redis.call('HSET', L, '#p', left) end
 local at = behind_now()
 redis.call('HINCRBY', I, '#n', 1)
 redis.call('HSET', I, '#a', m[2], '#tok', ARGV[1], '#by', ARGV[2], '#till', at + ARGV[3], '#for', ARGV[3], '#r', '1',

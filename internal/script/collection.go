@@ -82,6 +82,8 @@ type Home struct {
 	//	         3  stored, and nothing else was there: no part before, and nothing that
 	//	            was written meanwhile
 	//	         2  the last part was stored before: the reply of a copy was lost
+	//	         4  there is more to do than one script may: the last part is to be sent
+	//	            again, without members
 	//	         0  not stored: the lease is lost
 	//
 	// Why it is safe: parts are stored only where the token still is, and nobody
@@ -127,9 +129,13 @@ return 1
 if not state or not is(ARGV[1]) then return 0 end
 if state == 'V' then return 2 end
 if state ~= 'L' then return 0 end
-if ARGV[2] == '1' then wake() end
 local bare = `+bare+store+`
-if ARGV[2] == '1' then keep(ARGV[4]) else redis.call('PEXPIRE', key, ARGV[3]) end
+if ARGV[2] == '1' then
+  wake()
+  keep(ARGV[4])
+else
+  redis.call('PEXPIRE', key, ARGV[3])
+end
 return bare and 3 or 1
 `),
 	}

@@ -68,7 +68,7 @@ return {'P', 0}
 // It may be sent twice.
 var ReopenGate = New("reopen gate", gatePrelude+`
 if token ~= ARGV[1] then return 0 end
-redis.call('DEL', key)
+redis.call('UNLINK', key)
 return 1
 `)
 
@@ -85,6 +85,6 @@ return 1
 var ResetGate = New("reset gate", gatePrelude+`
 if not held then return 0 end
 if not token then return -1 end
-redis.call('DEL', key)
+redis.call('UNLINK', key)
 return 1
 `)

@@ -93,6 +93,7 @@ var lates = map[string]Late{
 	"count":   reads,
 	"trend":   adds,
 	"trends":  reads,
+	"bucket":  reads,
 	"untrend": removes,
 }
 
@@ -103,7 +104,8 @@ var Plain = map[string]Late{
 	"hget":      reads,
 	"mget":      reads,
 	"lrange":    reads,
-	"smembers":  reads,
+	"sismember": reads,
+	"sscan":     reads,
 	"zrevrange": reads,
 	"scan":      reads,
 	"dbsize":    reads,

@@ -44,7 +44,7 @@ func (p *packet) size() int64 {
 
 func TestScriptsOfPackedEntriesTouchOneKeyByCommandsThatRunEverywhere(t *testing.T) {
 	t.Parallel()
-	commands := []string{"HGET", "HSET", "HDEL", "HLEN", "HRANDFIELD", "PTTL", "PEXPIRE", "PERSIST", "DEL"}
+	commands := []string{"HGET", "HSET", "HDEL", "HLEN", "HRANDFIELD", "PTTL", "PEXPIRE", "PERSIST", "UNLINK"}
 	allowed := map[string][]string{
 		"string": {"rep", "byte", "char", "sub", "find"}, "math": {"floor", "min"}, "redis": {"call", "pcall"},
 	}

@@ -28,7 +28,7 @@ end
 `
 
 const plainLife = `
-local function drop() redis.call('DEL', key) end
+local function drop() redis.call('UNLINK', key) end
 local function left() return redis.call('PTTL', key) end
 local function last(ms)
   if ms == '' then redis.call('PERSIST', key) else redis.call('PEXPIRE', key, ms) end
@@ -99,7 +99,7 @@ local function save()
   else
     s = h .. put48(keep) .. content
   end
-  if foreign then redis.call('DEL', key) end
+  if foreign then redis.call('UNLINK', key) end
   foreign = false
   redis.call('HSET', key, field, s)
   local ttl = redis.call('PTTL', key)

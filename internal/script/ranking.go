@@ -9,7 +9,9 @@ package script
 //	  4   8  token
 //
 // While the set is leased, a member that was set stands there after C1 '=', and
-// what was added to one whose score nobody knows after C1 '+'.
+// what was added to one whose score nobody knows after C1 '+'. For each of these
+// there is a mark below the head, with the score +inf too: its bytes after C1 'A',
+// without their own C1. So they are found without a look at all members.
 const rankingPrelude = keeping + `
 local first = redis.pcall('ZREVRANGE', key, 0, 0)
 local there, state = first.err ~= nil or #first > 0, nil
@@ -33,6 +35,11 @@ end
 local function trim(most)
   redis.call('ZREMRANGEBYRANK', key, 0, '-' .. (most + 2))
 end
+local AT_ONCE = 500
+local function more()
+  redis.call('PEXPIRE', key, ARGV[3])
+  return 4
+end
 `
 
 // Ranking restores sorted sets: what was written while the set was leased is done
@@ -40,12 +47,19 @@ end
 var Ranking = newHome("ranking", rankingPrelude, "#redis.call('ZREVRANGE', key, 1, 1) == 0", `
 for i = 7, #ARGV, 2 do redis.call('ZADD', key, ARGV[i + 1], ARGV[i]) end
 if ARGV[2] == '1' then
-  local all = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
-  for i = 1, #all, 2 do
-    local sign, member = string.sub(all[i], 1, 2), string.sub(all[i], 3)
-    if sign == '\193+' then redis.call('ZINCRBY', key, all[i + 1], member) end
-    if sign == '\193=' then redis.call('ZADD', key, all[i + 1], member) end
-    if sign == '\193+' or sign == '\193=' then redis.call('ZREM', key, all[i]) end
+  local waiting = redis.call('ZREVRANGE', key, 1, AT_ONCE)
+  for i, mark in ipairs(waiting) do
+    if string.sub(mark, 1, 2) ~= '\193A' then break end
+    local written, member = '\193' .. string.sub(mark, 3), string.sub(mark, 4)
+    local score = redis.call('ZSCORE', key, written)
+    if score and string.sub(mark, 3, 3) == '+' then redis.call('ZINCRBY', key, score, member) end
+    if score and string.sub(mark, 3, 3) == '=' then redis.call('ZADD', key, score, member) end
+    redis.call('ZREM', key, mark, written)
+    if i == AT_ONCE then return more() end
+  end
+  if redis.call('ZCARD', key) - 1 - ARGV[5] > 2 * AT_ONCE then
+    redis.call('ZREMRANGEBYRANK', key, 0, 2 * AT_ONCE - 1)
+    return more()
   end
   local old = first
   head('V', ARGV[1])
@@ -81,14 +95,15 @@ elseif not state then
 end
 local by, member = ARGV[5], ARGV[6]
 if state == 'L' then
-  local plus, equal = '\193+' .. member, '\193=' .. member
+  local plus, equal = '+' .. member, '=' .. member
   if ARGV[4] == 'set' then
-    redis.call('ZREM', key, plus)
-    redis.call('ZADD', key, by, equal)
-  elseif redis.call('ZSCORE', key, equal) then
-    redis.call('ZINCRBY', key, by, equal)
+    redis.call('ZREM', key, '\193' .. plus, '\193A' .. plus)
+    redis.call('ZADD', key, by, '\193' .. equal, '+inf', '\193A' .. equal)
+  elseif redis.call('ZSCORE', key, '\193' .. equal) then
+    redis.call('ZINCRBY', key, by, '\193' .. equal)
   else
-    redis.call('ZINCRBY', key, by, plus)
+    redis.call('ZINCRBY', key, by, '\193' .. plus)
+    redis.call('ZADD', key, '+inf', '\193A' .. plus)
   end
   return {2, ''}
 end

@@ -15,7 +15,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/redis/go-redis/v9"
 
@@ -33,8 +35,27 @@ type Script struct {
 // of it does is in the row of its name in lates.
 func New(name, src string) *Script {
 	sum := sha1.Sum([]byte(src))
-	return &Script{name: name, src: src, sha: hex.EncodeToString(sum[:]), late: late(name)}
+	s := &Script{name: name, src: src, sha: hex.EncodeToString(sum[:]), late: late(name)}
+	registry.Lock()
+	defer registry.Unlock()
+	registry.all = append(registry.all, s)
+	return s
 }
+
+var registry struct {
+	sync.Mutex
+	all []*Script // guarded by the Mutex
+}
+
+// All returns all scripts, for tests that have to know of each.
+func All() []*Script {
+	registry.Lock()
+	defer registry.Unlock()
+	return slices.Clone(registry.all)
+}
+
+// Name returns the name of the script, by which its row is found.
+func (s *Script) Name() string { return s.name }
 
 // basics is the beginning of all scripts: numbers of six bytes, big endian, and
 // milliseconds of the server's clock.

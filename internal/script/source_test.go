@@ -33,9 +33,9 @@ func allScripts() map[string]*script.Script {
 func TestScriptsTouchOneKeyByCommandsThatRunEverywhere(t *testing.T) {
 	t.Parallel()
 	keyed := []string{
-		"GETRANGE", "SETRANGE", "GET", "SET", "DEL", "UNLINK", "PTTL", "PEXPIRE", "PERSIST",
+		"GETRANGE", "SETRANGE", "GET", "SET", "UNLINK", "PTTL", "PEXPIRE", "PERSIST",
 		"LINDEX", "LPUSH", "LRANGE", "LREM", "LSET", "LTRIM", "RPUSH",
-		"ZADD", "ZCOUNT", "ZINCRBY", "ZRANGE", "ZREM", "ZREMRANGEBYRANK", "ZREVRANGE", "ZREVRANK", "ZSCORE",
+		"ZADD", "ZCARD", "ZCOUNT", "ZINCRBY", "ZRANGE", "ZREM", "ZREMRANGEBYRANK", "ZREVRANGE", "ZREVRANK", "ZSCORE",
 		"EXISTS", "SADD", "SCARD", "SISMEMBER", "SREM",
 	}
 	keyless := []string{"TIME", "PUBLISH", "SPUBLISH"}

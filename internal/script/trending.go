@@ -17,6 +17,13 @@ local width, count = tonumber(ARGV[1]), tonumber(ARGV[2])
 local t = redis.call('TIME')
 local current = math.floor((t[1] * 1000 + math.floor(t[2] / 1000)) / width)
 local function bucket(n) return KEYS[1] .. ':' .. n end
+local function after(member, place)
+  for i = 1, math.min(#member, #place) do
+    local a, b = string.byte(member, i), string.byte(place, i)
+    if a ~= b then return a > b end
+  end
+  return #member > #place
+end
 local function window()
   local keys = {}
   for n = current - count + 1, current do keys[#keys + 1] = bucket(n) end
@@ -62,18 +69,57 @@ return {1, scores}
 //	ARGV[3]  how many members
 //
 //	returns  {1, {member, score…}}  the lowest first
+//	         {2, {number…}}         of the buckets that are there: they have too many
+//	                                members to be read by one script, see Bucket
 //	         {-1, {}}               a bucket is something else
 //
 // Why it is safe: it changes nothing. ZUNIONSTORE would spare Lua the members that
 // are not among the highest, but a replica, or a Redis that is full, refuses it.
 var Trends = New("trends", trendingPrelude+`
-local ask = window()
+local ask, total, numbers = window(), 0, {}
+for i, key in ipairs(ask) do
+  local n = redis.pcall('ZCARD', key)
+  if type(n) == 'table' then return {-1, {}} end
+  total = total + n
+  if n > 0 then numbers[#numbers + 1] = '' .. (current - count + i) end
+end
+if total > 2000 then return {2, numbers} end
 ask[#ask + 1] = 'WITHSCORES'
 local all = redis.pcall('ZUNION', count, unpack(ask))
 if all['err'] then return {-1, {}} end
 local top = {}
 for i = math.min(#all, 2 * ARGV[3]) - 1, 0, -1 do top[#top + 1] = all[#all - i] end
 return {1, top}
+`)
+
+// Bucket reads a part of one bucket, the lowest scores first.
+//
+//	KEYS[1]  what the buckets begin with
+//	ARGV[1]  milliseconds of a bucket
+//	ARGV[2]  buckets of a window
+//	ARGV[3]  number of the bucket
+//	ARGV[4]  score of the last member that was read, '' to begin
+//	ARGV[5]  that member
+//
+//	returns  {1, {member, score…}}  those that come next; none at the end
+//	         {-1, {}}               the bucket is something else
+//
+// Why it is safe: it changes nothing. It finds its place by score and bytes, as Page does:
+// the member may have gone, and others may have come before it.
+var Bucket = New("bucket", trendingPrelude+`
+local key, score, place, from = bucket(ARGV[3]), ARGV[4], ARGV[5], 0
+if score ~= '' then
+  from = redis.pcall('ZCOUNT', key, '-inf', '(' .. score)
+  if type(from) == 'table' then return {-1, {}} end
+  local till = from + redis.call('ZCOUNT', key, score, score)
+  while from < till do
+    local middle = math.floor((from + till) / 2)
+    if after(redis.call('ZRANGE', key, middle, middle)[1], place) then till = middle else from = middle + 1 end
+  end
+end
+local part = redis.pcall('ZRANGE', key, from, from + 1999, 'WITHSCORES')
+if part['err'] then return {-1, {}} end
+return {1, part}
 `)
 
 // Untrend takes members out of all buckets of a window, or all of these away if no
