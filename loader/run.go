@@ -59,6 +59,10 @@ type pursuit[V any] struct {
 	suspect bool // we have waited longer than any lease holds by itself
 	waited  bool
 
+	till  int64     // of the lease on a stale value that was seen last; 0: none was
+	seen  time.Time // when it was first seen
+	asked bool      // the script was asked about it
+
 	token  Token
 	sent   time.Time
 	proven int    // members to whom the result may be given

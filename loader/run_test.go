@@ -366,7 +366,7 @@ func TestALeaseThatEndsTooLateIsNotWaitedForUntilThen(t *testing.T) {
 			t.Parallel()
 			each(t, func(t *lab) {
 				dead(t)
-				p := newLoader(t, t.client(), Options[string]{LeaseTTL: 100 * time.Millisecond, StaleIfError: time.Hour})
+				p := newLoader(t, t.client(), Options[string]{LeaseTTL: time.Second, StaleIfError: time.Hour})
 				gets(t, "v", get(t, p, gives("v")))
 				t.holds("v")
 			})

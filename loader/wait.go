@@ -21,8 +21,6 @@ func (r *run[V]) wait(h hold[V]) bool {
 	defer r.self.AwaitLease(Token{})
 	r.self.AwaitLease(h.holder(l))
 	began, poll := time.Now(), l.polling(h.a)
-	var till int64     // of the lease on a stale value, when we looked last
-	var seen time.Time // when we first saw it
 	for {
 		p.w.Until(r.ctx, &poll)
 		if r.ctx.Err() != nil {
@@ -60,11 +58,7 @@ func (r *run[V]) wait(h hold[V]) bool {
 				}
 				continue
 			case h.Till != 0: // likewise; whether it still holds is for the server's clock to say
-				if h.Till != till {
-					till, seen = h.Till, time.Now()
-				}
-				if time.Since(seen) > l.leases.ttl { // no heartbeat for so long
-					p.suspect = time.Since(began) > saturate.Mul(l.leases.ttl, 2)
+				if p.idle(h.Till, l.leases.ttl) {
 					return true
 				}
 				continue
@@ -89,6 +83,25 @@ func (r *run[V]) wait(h hold[V]) bool {
 		}
 		return true
 	}
+}
+
+// idle reports whether to ask the script about a lease on a stale value, which ends at
+// till: once it has had no heartbeat for the length of one, and again, as a suspect,
+// after twice that. Till may be hours ahead though its holder is dead. What is seen is
+// kept from one wait to the next: the answer to the first question is another wait.
+func (p *pursuit[V]) idle(till int64, lease time.Duration) bool {
+	if till != p.till {
+		p.till, p.seen, p.asked = till, time.Now(), false
+	}
+	idle := time.Since(p.seen)
+	if p.suspect = idle > saturate.Mul(lease, 2); p.suspect {
+		return true
+	}
+	if idle <= lease || p.asked {
+		return false
+	}
+	p.asked = true
+	return true
 }
 
 // expectEnd registers an interest in the end of a lease on key.
