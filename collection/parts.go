@@ -38,10 +38,18 @@ func (s *Set[K, M]) opened(k string, reply redis.Cmder) ([]M, sight, error) {
 }
 
 // parts reads a set in parts. A member that is there all the time is in one of them. A
-// restored set has a token of its own, by which parts of two of them are told apart.
+// restored set has a token of its own, by which parts of two of them are told apart: it
+// is there before and after the pass that counts, which is the second one.
 func (s *Set[K, M]) parts(ctx context.Context, k string) (members []M, seen sight, err error) {
 	defer guard.Catch(guard.Client, &err)
+	var known string // the token in the last pass; a pass may mix two sets if it was not there before
 	for range rounds {
+		before := known != ""
+		if before {
+			if before, err = s.rdb.SIsMember(ctx, k, known).Result(); err != nil {
+				return nil, sight{}, err
+			}
+		}
 		var all []string
 		for cursor, first := uint64(0), true; first || cursor != 0; first = false {
 			if err := ctx.Err(); err != nil {
@@ -62,8 +70,12 @@ func (s *Set[K, M]) parts(ctx context.Context, k string) (members []M, seen sigh
 		if err != nil || !seen.whole || h.state != 'V' {
 			return members, seen, err
 		}
-		same, err := s.rdb.SIsMember(ctx, k, mark+"T"+string(h.token[:])).Result()
-		if err != nil || same {
+		token := mark + "T" + string(h.token[:])
+		before, known = before && token == known, token
+		if !before {
+			continue
+		}
+		if same, err := s.rdb.SIsMember(ctx, k, token).Result(); err != nil || same {
 			return members, seen, err
 		}
 	}
