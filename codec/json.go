@@ -15,19 +15,21 @@ import (
 // of the format: bytes in strings that are not UTF-8 are replaced, and an any
 // decodes to float64, string, bool, nil, []any or map[string]any.
 //
-// Nesting is bounded by encoding/json, to 10000. Memory is bounded by the size
-// of V's parts: each element of a slice costs the size of its type, however
-// few bytes it takes in JSON; where that is large and the bytes are not
-// trusted, use MessagePack.
+// Nesting is bounded by encoding/json, to 10000. As with [MessagePack], Decode
+// refuses bytes that would make it allocate more than 256 bytes for each of theirs,
+// and 4 MB, with an error that wraps ErrTooLarge: an element of a slice costs the size
+// of its type, however few bytes it takes in JSON. Append refuses such values too.
+// Methods of V's parts allocate what they like.
 func JSON[V any]() Codec[V] {
 	t := reflect.TypeFor[V]()
 	if err := checkJSON(t, t.String(), map[reflect.Type]bool{}); err != nil {
 		return invalid[V]{err}
 	}
-	return &jsonCodec[V]{nullable: nilable(t) || hasOwnJSON(t), verify: holdsOwnJSON(t, map[reflect.Type]bool{})}
+	return &jsonCodec[V]{plan: newJSONPlan(t), nullable: nilable(t) || hasOwnJSON(t), verify: holdsOwnJSON(t, map[reflect.Type]bool{})}
 }
 
 type jsonCodec[V any] struct {
+	plan     *jsonPlan
 	nullable bool // null at the top is a V
 	verify   bool // a part encodes itself, and may not decode what it makes
 	encoders sync.Pool
@@ -57,6 +59,9 @@ func (c *jsonCodec[V]) Append(dst []byte, v V) (out []byte, err error) {
 	out = e.buf.b[:len(e.buf.b)-1] // without the newline that Encode adds
 	e.buf.b, e.v = nil, *new(V)
 	c.encoders.Put(e)
+	if err := c.plan.check(out[len(dst):]); err != nil {
+		return dst, unreadable(err)
+	}
 	if c.verify {
 		if err := c.Decode(out[len(dst):], new(V)); err != nil {
 			return dst, unreadable(err)
@@ -72,6 +77,9 @@ func (c *jsonCodec[V]) Decode(src []byte, v *V) (err error) {
 	// Unmarshal takes null for anything, and leaves it zero.
 	if !c.nullable && len(src) >= len("null") && string(bytes.TrimSpace(src)) == "null" {
 		return errNull
+	}
+	if err := c.plan.check(src); err != nil {
+		return err
 	}
 	if err := json.Unmarshal(src, v); err != nil {
 		return badFormat(describe(err), err)
