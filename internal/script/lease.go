@@ -1,41 +1,6 @@
 package script
 
-import (
-	"regexp"
-	"strings"
-)
-
-// WakePrefix begins the names of all wake-up channels.
-const WakePrefix = "cachex:wake:"
-
-// WakeChannel returns the channel on which the scripts publish name, the name of
-// an entry, when a lease on it ends for which another process waits. at is the key
-// in Redis, with which name begins.
-//
-// The channel is in the hash slot of the key, since a Cluster lets a script
-// publish to no other one. A key that contains "}" may have a hash tag of its own,
-// which the prefix leaves alone; any other key has none and becomes one. A key
-// such as "}{a" has neither: on a Cluster, its waiters poll.
-func WakeChannel(name, at string) string {
-	if strings.Contains(at, "}") {
-		return WakePrefix + name
-	}
-	return WakePrefix + "{" + at + "}" + name[len(at):]
-}
-
-// publish wakes the processes that wait for the entry of a name. A message on a
-// sharded channel, which came with Redis 7, stays in its shard; PUBLISH goes to
-// every node of a Cluster. If the server refuses both, by an ACL say, waiters poll.
-const publish = `
-local function publish(name)
-  local at = key
-  if not string.find(at, '}', 1, true) then at = '{' .. at .. '}' end
-  at = '` + WakePrefix + `' .. at .. string.sub(name, #key + 1)
-  if not redis.REDIS_VERSION_NUM or type(redis.pcall('SPUBLISH', at, name)) == 'table' then
-    redis.pcall('PUBLISH', at, name)
-  end
-end
-`
+import "regexp"
 
 // prelude is the beginning of every script of the lease protocol: it reads the
 // header of KEYS[1] into h, false if what is there is not an entry with a header
