@@ -16,6 +16,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	redistest.Register("shopper", shopper)
 	redistest.Main(m, func() error {
 		return goleak.Find(goleak.IgnoreAnyFunction(redistest.Lingers))
 	})
