@@ -118,6 +118,9 @@ var Plain = map[string]Late{
 
 	// Of the connection for wake-ups.
 	"ping": reads, "subscribe": reads, "unsubscribe": reads, "ssubscribe": reads, "sunsubscribe": reads,
+
+	// To Sentinels, which masters they name.
+	"sentinel": reads,
 }
 
 // late returns the row of a script.
