@@ -55,11 +55,14 @@ func (s *Set[K, M]) parts(ctx context.Context, k string) (members []M, seen sigh
 			if err := ctx.Err(); err != nil {
 				return nil, sight{}, context.Cause(ctx)
 			}
-			var some []string
-			if some, cursor, err = s.rdb.SScan(ctx, k, cursor, "", setPart).Result(); err != nil {
+			some, next, err := s.rdb.SScan(ctx, k, cursor, "", setPart).Result()
+			switch {
+			case err != nil:
 				return nil, sight{}, err
+			case next == cursor && next != 0:
+				return nil, sight{}, errReply // which no Redis says: it would go on for ever
 			}
-			all = append(all, some...)
+			cursor, all = next, append(all, some...)
 			if first && cursor == 0 {
 				_, members, seen, err = s.unpack(k, all)
 				return members, seen, err
@@ -148,6 +151,7 @@ func (t *Trending[K, M]) step(ctx context.Context, k string, reads []*bucketRead
 			return err
 		}
 		b := reads[i]
+		last, lowest := b.last, b.score
 		b.ended = len(all) < 2
 		for ; len(all) > 1; all = all[2:] {
 			score, err := parseScore(all[1])
@@ -157,6 +161,9 @@ func (t *Trending[K, M]) step(ctx context.Context, k string, reads []*bucketRead
 			b.last, _ = all[0].(string)
 			b.score, _ = all[1].(string)
 			b.scores[b.last] = score
+		}
+		if !b.ended && b.last == last && b.score == lowest {
+			return errReply // the part that came before, again
 		}
 	}
 	return nil
