@@ -90,7 +90,7 @@ type run struct {
 // A failure makes errors of all types one type, for atomic.Value.
 type failure struct{ error }
 
-// A keyHistory is what is known of a key.
+// A keyHistory has the versions of one key, and the last operations on it.
 type keyHistory struct {
 	writing sync.Mutex   // held by the writer
 	begun   atomic.Int64 // the last version whose Write has begun

@@ -121,7 +121,7 @@ func TestProfilesSurviveTheDatabase(t *testing.T) {
 		equal(t, "Ada", name(t, profiles)) // StaleIfError
 		loads := source.Loads(7)
 		name(t, profiles)
-		cachextest.RequireLoads(t, source, 7, loads) // nobody tries again during the back-off
+		cachextest.RequireLoads(t, source, 7, loads) // no process loads during the back-off
 	})
 }
 

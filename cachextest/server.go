@@ -218,7 +218,7 @@ type Held struct {
 //	get := server.Hold("get")
 //	go reader()
 //	<-get.Arrived()
-//	// Here a test does what is to come between.
+//	// Write the key here, between the arrival of the GET and its execution.
 //	get.Release()
 func (s *Server) Hold(name string) *Held {
 	h := &Held{name: name, arrived: make(chan struct{}), release: make(chan struct{})}

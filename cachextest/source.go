@@ -188,8 +188,8 @@ func (s *Source[K, V]) Replica() *Replica[K, V] {
 	return r
 }
 
-// A Replica is a copy of a Source that lags. Its loads are counted, fail and block like
-// those of the Source. It is safe for concurrent use.
+// A Replica is a copy of a Source that lags. The Source counts, fails and blocks the
+// loads of its replicas too. It is safe for concurrent use.
 type Replica[K comparable, V any] struct {
 	of   *Source[K, V]
 	rows map[K]V // guarded by of.mu

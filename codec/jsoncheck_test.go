@@ -21,7 +21,7 @@ type Hall struct {
 type (
 	Shallow struct {
 		X int    `json:"x"`
-		Y []Hall // hidden in Go by that of Names, and not in JSON
+		Y []Hall // Names.Y hides it in Go, but not in JSON
 	}
 	Deep struct {
 		Shallow

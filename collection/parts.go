@@ -82,7 +82,7 @@ func (s *Set[K, M]) parts(ctx context.Context, k string) (members []M, seen sigh
 			return members, seen, err
 		}
 	}
-	return nil, sight{}, nil // somebody deletes it again and again
+	return nil, sight{}, nil // other callers delete the set in each round
 }
 
 // abreast is how many buckets of a window are read in one round trip.

@@ -27,7 +27,7 @@ const slow = 5 * time.Millisecond
 
 // tries is how often each call is made at most. The best of them counts: on a busy machine
 // a quick command takes long now and then.
-const tries = 20
+const tries = 8
 
 // A load is a call at the largest size that a Spec admits. prepare is not measured.
 type load struct {
