@@ -54,12 +54,17 @@ local function header(state, flags, soft, token, born, cost, crc)
 end
 `
 
-// leasing returns a script of the lease protocol, which is there for packed entries
-// too.
+// leasing returns a script of the lease protocol, and with it the one for packed
+// entries.
 func leasing(name, body string) *Script {
 	s := New(name, dense(prelude+plainLife+body))
-	s.packed = New(name, dense(beforePlace+packedPlace+afterPlace+body))
+	s.packed = packing(name, body)
 	return s
+}
+
+// packing returns a script of the lease protocol for packed entries.
+func packing(name, body string) *Script {
+	return New(name, dense(beforePlace+packedPlace+afterPlace+body))
 }
 
 // dense returns Lua as it goes over the wire, without indentation and without
@@ -296,7 +301,7 @@ e = string.sub(h, 1, 5) .. string.char(check) .. soft .. string.sub(h, 13, 26) .
 if ARGV[2] == '' then redis.call('SET', key, e) else redis.call('SET', key, e, 'PX', ARGV[2]) end
 return 1
 `))
-	s.packed = leasing("write", `
+	s.packed = packing("write", `
 wake()
 local at, soft = now(), FOREVER
 if ARGV[3] ~= '' then soft = put48(at + ARGV[3]) end
@@ -305,7 +310,7 @@ edit(7, soft)
 edit(27, put48(at))
 put(ARGV[4], ARGV[2])
 return 1
-`).packed
+`)
 	return s
 }()
 
