@@ -516,7 +516,7 @@ func TestACallThatDoesNotComeBackDoesNotKeepCloseWaiting(t *testing.T) {
 	var gone sync.WaitGroup
 	gone.Go(func() { _, _ = c.Get(t.Context(), 1) })
 	gone.Wait()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	require.NoError(t, c.Close(ctx))
 }

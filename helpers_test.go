@@ -28,9 +28,8 @@ var ann = User{
 	Tags: []string{"a", "b"}, Seen: time.Unix(1_700_000_000, 123_000_000).UTC(),
 }
 
-// patience bounds every wait of these tests. It is far beyond what a busy machine
-// needs, so that reaching it means broken and never slow.
-const patience = 30 * time.Second
+// patience bounds every wait in real time.
+var patience = redistest.Patience
 
 // process returns a client of its own, as another process has, closed when the test ends.
 func process(t testing.TB, rdb *redis.Client) *redis.Client {

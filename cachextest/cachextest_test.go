@@ -33,7 +33,7 @@ func TestRedisExpiresKeysInRealTime(t *testing.T) {
 	ctx := t.Context()
 	rdb := cachextest.Redis(t)
 	require.NoError(t, rdb.Set(ctx, "a", "v", 20*time.Millisecond).Err())
-	require.Eventually(t, func() bool { return rdb.Get(ctx, "a").Err() == redis.Nil }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return rdb.Get(ctx, "a").Err() == redis.Nil }, patience, time.Millisecond)
 }
 
 func TestRedisRunsScripts(t *testing.T) {

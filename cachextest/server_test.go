@@ -15,10 +15,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cachex-go/cachex/cachextest"
+	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// patience bounds every wait: to reach it means broken and never slow.
-const patience = 30 * time.Second
+// patience bounds every wait in real time.
+var patience = redistest.Patience
 
 func TestServer_ShowsCommandsAndRoundTrips(t *testing.T) {
 	t.Parallel()

@@ -19,8 +19,8 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// patience bounds every wait: to reach it means broken and never slow.
-const patience = 30 * time.Second
+// patience bounds every wait in real time.
+var patience = redistest.Patience
 
 // someLease is the lease of collections of which a test says nothing else. A machine that
 // is busy does not lose it, and it is shorter than their TTL.

@@ -20,9 +20,8 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// patience bounds every wait of these tests. It is far beyond what a busy machine
-// needs, so that reaching it means broken and never slow.
-const patience = 30 * time.Second
+// patience bounds every wait in real time.
+var patience = redistest.Patience
 
 // newCounter returns a counter of rdb that is closed when the test ends. If spec has
 // no Key, it gets one that no other test has; if it has no TTL, a minute.

@@ -18,8 +18,8 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// patience bounds every wait: to reach it means broken and never slow.
-const patience = 30 * time.Second
+// patience bounds every wait in real time.
+var patience = redistest.Patience
 
 // newGate returns a gate of ints that no other test has.
 func newGate(t testing.TB, rdb redis.UniversalClient, every time.Duration) *gate.Gate[int] {

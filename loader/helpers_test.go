@@ -25,9 +25,8 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// patience bounds what a test waits for in real time. It passes only where
-// something is broken.
-const patience = 30 * time.Second
+// patience bounds every wait in real time.
+var patience = redistest.Patience
 
 // hour is the life of values that a test does not expect to end.
 var hour = Life{Fresh: time.Hour, Keep: time.Hour}

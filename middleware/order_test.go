@@ -34,7 +34,7 @@ func cached(t *testing.T, rdb *redis.Client, spec cachex.Spec[int, string]) *cac
 	c, err := cachex.New(rdb, spec)
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), redistest.Patience)
 		defer cancel()
 		require.NoError(t, c.Close(ctx), "a call or a load is left behind")
 	})

@@ -14,7 +14,8 @@ import (
 	"github.com/cachex-go/cachex/sentinel"
 )
 
-const patience = 30 * time.Second
+// patience bounds every wait in real time.
+var patience = redistest.Patience
 
 func TestMain(m *testing.M) {
 	redistest.Main(m, func() error { return goleak.Find(goleak.IgnoreAnyFunction(redistest.Lingers)) })

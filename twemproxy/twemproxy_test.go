@@ -177,7 +177,7 @@ func TestAnIdleConnectionThatTheProxyClosedIsReplaced(t *testing.T) {
 	rdb := client(t, twemproxy.NewClient(&redis.Options{Addr: between.Addr(), MaxRetries: -1}))
 	require.NoError(t, rdb.Set(ctx, key, "1", time.Minute).Err())
 	between.Cut()
-	require.Eventually(t, func() bool { return rdb.Get(ctx, key).Val() == "1" }, 30*time.Second, time.Millisecond, "no retry was needed")
+	require.Eventually(t, func() bool { return rdb.Get(ctx, key).Val() == "1" }, redistest.Patience, time.Millisecond, "no retry was needed")
 }
 
 // knows asks the proxy itself, with one argument, two and so on, since it hangs up

@@ -203,8 +203,8 @@ func engine(t *testing.T, rdb redis.UniversalClient, o Options) *Engine {
 	return e
 }
 
-// patience bounds every wait: to reach it means broken and never slow.
-const patience = 30 * time.Second
+// patience bounds every wait in real time.
+var patience = redistest.Patience
 
 func bounded(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -9,7 +9,6 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
@@ -24,8 +23,8 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// patience bounds every wait: to reach it means broken and never slow.
-const patience = 30 * time.Second
+// patience bounds every wait in real time.
+var patience = redistest.Patience
 
 var errBroken = errors.New("it is broken")
 

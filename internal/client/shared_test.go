@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cachex-go/cachex/internal/client"
+	"github.com/cachex-go/cachex/internal/redistest"
 )
 
 type part struct {
@@ -50,5 +51,5 @@ func TestShared_LetsGoOfAClientThatNoUserHolds(t *testing.T) {
 	runtime.GC()
 	require.NotNil(t, gone.Value())
 	runtime.KeepAlive(p)
-	require.Eventually(t, func() bool { runtime.GC(); return gone.Value() == nil }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { runtime.GC(); return gone.Value() == nil }, redistest.Patience, time.Millisecond)
 }

@@ -75,7 +75,7 @@ func (h badHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proce
 // returned, and the goroutine has ended.
 func outcome(t *testing.T, name string, do func(context.Context) error) (err error, exited bool) { //nolint:revive // exited qualifies the error
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	ended := make(chan struct{})
 	exited = true

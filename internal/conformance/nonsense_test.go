@@ -56,7 +56,7 @@ func answered(t *testing.T, addr string, call publicCall) error {
 	rdb := redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1, PoolSize: 4, ReadTimeout: 100 * time.Millisecond})
 	defer func() { _ = rdb.Close() }()
 	do, end := call.make(t, rdb)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	err := do(ctx)
 	require.NoError(t, ctx.Err(), "%s did not return", call.name)

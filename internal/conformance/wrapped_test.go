@@ -61,7 +61,7 @@ func TestWrapped_ClientWaitsForALoadElsewhere(t *testing.T) {
 			go get(a)
 			<-begun
 			go get(b)
-			require.Eventually(t, func() bool { return b.Stats().Waits == 1 }, time.Minute, time.Millisecond)
+			require.Eventually(t, func() bool { return b.Stats().Waits == 1 }, patience, time.Millisecond)
 			load <- "up"
 			require.Equal(t, "up", <-values)
 			require.Equal(t, "up", <-values)

@@ -15,15 +15,14 @@ import (
 	"strconv"
 	"sync"
 	"testing"
-	"time"
 
 	_ "github.com/jackc/pgx/v5/stdlib" // driver "pgx"
 
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// patience bounds every wait: to reach it means broken and never slow.
-const patience = 30 * time.Second
+// patience bounds every wait in real time.
+var patience = redistest.Patience
 
 // Postgres is a PostgreSQL server, on a port of the loopback interface. It is killed
 // when the test that started it ends, unless it is shared.

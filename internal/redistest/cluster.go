@@ -84,7 +84,7 @@ func StartCluster(t testing.TB, masters int, options ...ClusterOption) *Cluster 
 		}
 		c.nodes = append(c.nodes, startOn(t, on, nil, o.args...))
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	// All before any of them hears of another one: then it takes no epoch any more.
 	for i, node := range c.nodes {
@@ -157,7 +157,7 @@ func (c *Cluster) Slot(key string) (slot int) {
 // moving is called between the keys, if it is not nil. It returns when all nodes know.
 func (c *Cluster) Move(slot int, to *Server, moving func()) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	from := c.owner(slot)
 	source, target := from.Client(nil), to.Client(nil)
@@ -180,7 +180,7 @@ func (c *Cluster) Move(slot int, to *Server, moving func()) {
 		if len(keys) == 0 {
 			break
 		}
-		if err := source.Migrate(ctx, "127.0.0.1", strconv.Itoa(to.port), keys[rand.IntN(len(keys))], 0, patience).Err(); err != nil && err != redis.Nil {
+		if err := source.Migrate(ctx, "127.0.0.1", strconv.Itoa(to.port), keys[rand.IntN(len(keys))], 0, Patience).Err(); err != nil && err != redis.Nil {
 			fail(err) // and NOKEY, nil, is of one that expired meanwhile
 		}
 		if moving != nil {
@@ -332,7 +332,7 @@ func until(ctx context.Context, ready func() (bool, error)) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("a server is not ready after %v: %w", patience, errors.Join(context.Cause(ctx), err))
+			return fmt.Errorf("a server is not ready after %v: %w", Patience, errors.Join(context.Cause(ctx), err))
 		}
 	}
 }

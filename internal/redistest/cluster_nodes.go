@@ -15,7 +15,7 @@ func (c *Cluster) Add() *Server {
 	c.t.Helper()
 	node := Start(c.t, c.args...)
 	c.nodes = append(c.nodes, node)
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	err := c.join(ctx, node)
 	if err == nil {
@@ -34,7 +34,7 @@ func (c *Cluster) Add() *Server {
 // Remove has the others forget a master, which must have no slots any more, and kills it.
 func (c *Cluster) Remove(node *Server) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	id, err := node.Client(nil).Do(ctx, "cluster", "myid").Text()
 	if err != nil {

@@ -54,9 +54,9 @@ func TestAReplicaTakesThePlaceOfAMasterThatWasKilled(t *testing.T) {
 	rdb := c.Client(&redis.ClusterOptions{ClusterStateReloadInterval: 100 * time.Millisecond})
 	require.NoError(t, rdb.Set(ctx, "a", "1", 0).Err())
 	master := c.Owner("a")
-	require.EqualValues(t, 1, master.Client(nil).Wait(ctx, 1, patience).Val(), "the replica has it")
+	require.EqualValues(t, 1, master.Client(nil).Wait(ctx, 1, Patience).Val(), "the replica has it")
 	master.Kill()
-	require.Eventually(t, func() bool { return rdb.Get(ctx, "a").Val() == "1" }, patience, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return rdb.Get(ctx, "a").Val() == "1" }, Patience, 50*time.Millisecond)
 	require.NotSame(t, master, c.Owner("a"))
 }
 

@@ -24,7 +24,7 @@ func TestKeysExpireAsTimePassesAndNotBefore(t *testing.T) {
 		const ttl = 40 * time.Millisecond
 		start := time.Now()
 		require.NoError(t, rdb.Set(ctx, key, "v", ttl).Err())
-		require.Eventually(t, func() bool { return rdb.Get(ctx, key).Err() == redis.Nil }, patience, time.Millisecond)
+		require.Eventually(t, func() bool { return rdb.Get(ctx, key).Err() == redis.Nil }, Patience, time.Millisecond)
 		// Both servers count in whole milliseconds.
 		require.GreaterOrEqual(t, time.Since(start), ttl-2*time.Millisecond)
 	})

@@ -29,7 +29,7 @@ func parrot() {
 	fmt.Println("first:", os.Getenv("PARROT"))
 	fmt.Fprintln(os.Stderr, "second: to standard error")
 	fmt.Println("third: done")
-	<-time.After(patience)
+	<-time.After(Patience)
 }
 
 // keeper starts a server, says where it is, and waits to be killed.
@@ -40,7 +40,7 @@ func keeper() {
 		return
 	}
 	fmt.Println("address:", s.Addr())
-	<-time.After(patience)
+	<-time.After(Patience)
 }
 
 func TestFinishFailsARunWhoseLastChecksFail(t *testing.T) {

@@ -71,8 +71,8 @@ func InNetwork(t *testing.T, f func(t *testing.T, n *Network)) {
 	}
 }
 
-// networkPatience bounds a test in a network. Reaching it means broken.
-const networkPatience = 4 * time.Minute
+// networkPatience bounds a test in a network, which waits several times.
+var networkPatience = 8 * Patience
 
 // canPartition returns the command that runs another one in a network namespace.
 func canPartition() ([]string, error) {

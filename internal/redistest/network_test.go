@@ -15,7 +15,7 @@ func TestNetwork_CutsTheSidesApartAndNotTheTest(t *testing.T) {
 		for i, on := range n.sides {
 			servers[i] = startOn(t, on, nil)
 		}
-		ctx, rdb := t.Context(), servers[0].Client(func(o *redis.Options) { o.ReadTimeout = patience })
+		ctx, rdb := t.Context(), servers[0].Client(func(o *redis.Options) { o.ReadTimeout = Patience })
 		// COPY makes the server dial the other one.
 		migrate := func() string {
 			require.NoError(t, rdb.Set(ctx, "a", "1", 0).Err())
@@ -28,7 +28,7 @@ func TestNetwork_CutsTheSidesApartAndNotTheTest(t *testing.T) {
 			require.NoError(t, s.Client(nil).Ping(ctx).Err())
 		}
 		n.Mend()
-		require.Eventually(t, func() bool { return migrate() != "" && servers[1].Client(nil).Exists(ctx, "a").Val() == 1 }, patience, 10*time.Millisecond)
+		require.Eventually(t, func() bool { return migrate() != "" && servers[1].Client(nil).Exists(ctx, "a").Val() == 1 }, Patience, 10*time.Millisecond)
 	})
 }
 
@@ -47,6 +47,6 @@ func TestSentinels_ElectAMasterBesideOneThatIsCutOff(t *testing.T) {
 		require.Eventually(t, func() bool {
 			addr, err := s.ask(0).GetMasterAddrByName(t.Context(), MasterName).Result()
 			return err == nil && addr[0] != old.side.host
-		}, patience, 10*time.Millisecond)
+		}, Patience, 10*time.Millisecond)
 	})
 }

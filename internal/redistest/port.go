@@ -64,7 +64,7 @@ func reserve(port int) (net.PacketConn, error) { return net.ListenPacket("udp", 
 // files of this one until it runs its own program, a listener that was just closed among
 // them. So a port may be in use for a moment, and listen tries it again.
 func listen(addr string) (net.Listener, error) {
-	for until := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+	for until := time.Now().Add(Patience); ; time.Sleep(time.Millisecond) {
 		l, err := net.Listen("tcp", addr)
 		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(until) {
 			return l, err

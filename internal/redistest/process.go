@@ -12,10 +12,6 @@ import (
 	"time"
 )
 
-// patience bounds every wait of this package. It is far beyond what a busy
-// machine needs, so that reaching it means broken and never slow.
-const patience = 30 * time.Second
-
 // Process is another process, which a test started and ends.
 // Its methods are safe for concurrent use; those that may fail the test belong
 // in the test's own goroutine, as t.Fatal does.
@@ -84,13 +80,13 @@ func (p *Process) Cont() {
 // test.
 func (p *Process) Wait() error {
 	p.t.Helper()
-	timeout := time.NewTimer(patience)
+	timeout := time.NewTimer(Patience)
 	defer timeout.Stop()
 	select {
 	case <-p.exited:
 		return p.err
 	case <-timeout.C:
-		p.t.Fatalf("redistest: %s has not ended after %v", p.cmd.Path, patience)
+		p.t.Fatalf("redistest: %s has not ended after %v", p.cmd.Path, Patience)
 		return nil
 	}
 }
@@ -160,7 +156,7 @@ func (p *Process) signal(sig syscall.Signal) {
 }
 
 func (p *Process) awaitLine(text string) (string, error) {
-	timeout := time.NewTimer(patience)
+	timeout := time.NewTimer(Patience)
 	defer timeout.Stop()
 	for ended := false; ; {
 		line, ok, grew := p.output.find(text)
@@ -175,7 +171,7 @@ func (p *Process) awaitLine(text string) (string, error) {
 		case <-p.exited:
 			ended = true // but what it wrote last is still to be looked at
 		case <-timeout.C:
-			return "", fmt.Errorf("%s did not write %q within %v:\n%s", p.cmd.Path, text, patience, p.Output())
+			return "", fmt.Errorf("%s did not write %q within %v:\n%s", p.cmd.Path, text, Patience, p.Output())
 		}
 	}
 }

@@ -137,7 +137,7 @@ func TestServersDieWithATestBinaryThatIsKilled(t *testing.T) {
 	_, err := sub.Receive(t.Context())
 	require.NoError(t, err)
 	p.Kill()
-	_, err = sub.ReceiveTimeout(t.Context(), patience)
+	_, err = sub.ReceiveTimeout(t.Context(), Patience)
 	require.ErrorIs(t, err, io.EOF)
 	require.Error(t, rdb.Ping(t.Context()).Err())
 }

@@ -105,7 +105,7 @@ func TestProxyThatIsMuteHasCommandsExecuted(t *testing.T) {
 	require.NoError(t, rdb.Ping(t.Context()).Err())
 	p.Mute(true)
 	require.ErrorIs(t, rdb.WithTimeout(brief).Set(t.Context(), "a", "1", 0).Err(), os.ErrDeadlineExceeded)
-	require.Eventually(t, func() bool { return straight.Get(t.Context(), "a").Val() == "1" }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return straight.Get(t.Context(), "a").Val() == "1" }, Patience, time.Millisecond)
 	p.Mute(false)
 	require.NoError(t, rdb.Ping(t.Context()).Err())
 }
@@ -121,7 +121,7 @@ func TestProxyHoldDelaysAWriteBeyondItsClient(t *testing.T) {
 	require.ErrorIs(t, straight.Get(ctx, "a").Err(), redis.Nil)
 	p.Resume()
 	p.Resume()
-	require.Eventually(t, func() bool { return straight.Get(ctx, "a").Val() == "late" }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return straight.Get(ctx, "a").Val() == "late" }, Patience, time.Millisecond)
 }
 
 func TestProxy_HoldNextMakesTheFirstCopyOfACommandArriveLate(t *testing.T) {
@@ -141,7 +141,7 @@ func TestProxy_HoldNextMakesTheFirstCopyOfACommandArriveLate(t *testing.T) {
 	require.NoError(t, straight.Set(ctx, "n", 10, 0).Err())
 	require.Equal(t, 1, p.Release())
 	require.Zero(t, p.Caught())
-	require.Eventually(t, func() bool { return straight.Get(ctx, "n").Val() == "11" }, patience, time.Millisecond,
+	require.Eventually(t, func() bool { return straight.Get(ctx, "n").Val() == "11" }, Patience, time.Millisecond,
 		"the first copy comes after the client has gone")
 	require.EqualValues(t, 12, retrying.Incr(ctx, "n").Val(), "nothing is caught any more")
 	require.Positive(t, p.Spoilt())
@@ -248,7 +248,7 @@ func TestProxyGarblesTheReplyOfAnExecutedCommandAndCountsWhatItSpoils(t *testing
 	require.Zero(t, p.Spoilt())
 	for i := range garbage {
 		// On a connection that is open: else what opens it would be told nonsense.
-		require.Eventually(t, func() bool { return spoilt.Ping(ctx).Err() == nil }, patience, time.Millisecond)
+		require.Eventually(t, func() bool { return spoilt.Ping(ctx).Err() == nil }, Patience, time.Millisecond)
 		p.Garble(1)
 		key := string(rune('a' + i))
 		_ = spoilt.Set(ctx, key, "x", 0).Err() // some of it is what SET may be told
@@ -256,7 +256,7 @@ func TestProxyGarblesTheReplyOfAnExecutedCommandAndCountsWhatItSpoils(t *testing
 		require.Positive(t, p.Spoilt())
 		p.Garble(0)
 	}
-	require.Eventually(t, func() bool { return spoilt.Ping(ctx).Err() == nil }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return spoilt.Ping(ctx).Err() == nil }, Patience, time.Millisecond)
 	before := p.Spoilt()
 	p.Cut()
 	require.Greater(t, p.Spoilt(), before)

@@ -55,7 +55,7 @@ func StartSentinels(n *Network) *Sentinel {
 // returns when each Sentinel knows all of them.
 func (s *Sentinel) run(servers, sentinels []*side, args ...string) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	args = append(args, "--repl-diskless-sync-delay", "0")
 	for i, on := range servers {
@@ -154,7 +154,7 @@ func (s *Sentinel) Failover() {
 // says so itself.
 func (s *Sentinel) AwaitMaster(before *Server) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	err := until(ctx, func() (bool, error) {
 		master := s.Master()

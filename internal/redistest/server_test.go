@@ -105,7 +105,7 @@ func TestStopFreezesTheServerUntilCont(t *testing.T) {
 	s.Stop()
 	require.ErrorIs(t, rdb.WithTimeout(brief).Set(ctx, "late", "1", 0).Err(), os.ErrDeadlineExceeded)
 	s.Cont()
-	require.Eventually(t, func() bool { return rdb.Get(ctx, "late").Val() == "1" }, patience, time.Millisecond,
+	require.Eventually(t, func() bool { return rdb.Get(ctx, "late").Val() == "1" }, Patience, time.Millisecond,
 		"what was sent to a stopped server takes effect when it goes on")
 }
 

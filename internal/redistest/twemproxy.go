@@ -40,7 +40,7 @@ func StartTwemproxy(t testing.TB, timeout time.Duration, addrs ...string) *redis
 	t.Cleanup(func() { _ = rdb.Close() })
 
 	// It says nothing when it is ready, so it is asked again and again.
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -52,7 +52,7 @@ func StartTwemproxy(t testing.TB, timeout time.Duration, addrs ...string) *redis
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatalf("redistest: twemproxy does not serve after %v: %v", patience, err)
+			t.Fatalf("redistest: twemproxy does not serve after %v: %v", Patience, err)
 		}
 	}
 }

@@ -34,5 +34,5 @@ func TestClient_IsNotKeptByACacheThatIsNotClosed(t *testing.T) {
 		require.Equal(t, "value", v)
 		require.NoError(t, rdb.Close())
 	}()
-	require.Eventually(t, func() bool { runtime.GC(); return gone.Value() == nil }, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { runtime.GC(); return gone.Value() == nil }, patience, 10*time.Millisecond)
 }

@@ -22,8 +22,8 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// patience bounds every wait of these tests, far beyond what a busy machine needs.
-const patience = 30 * time.Second
+// patience bounds every wait in real time.
+var patience = redistest.Patience
 
 var errSource = errors.New("the source is down")
 

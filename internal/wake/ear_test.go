@@ -19,7 +19,8 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-const patience = time.Minute
+// patience bounds every wait in real time.
+var patience = redistest.Patience
 
 // live begins to wait for a key and returns when the subscription is confirmed.
 func live(t *testing.T, l *Listener, key string) *Wait {

@@ -19,9 +19,8 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// patience bounds every wait of these tests. It is far beyond what a busy machine
-// needs, so that reaching it means broken and never slow.
-const patience = 30 * time.Second
+// patience bounds every wait in real time.
+var patience = redistest.Patience
 
 // An origin is the handler behind the cache. n is which call of it this is, from 1.
 type origin func(w http.ResponseWriter, r *http.Request, n int)

@@ -1,0 +1,29 @@
+package redistest
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"strconv"
+	"time"
+)
+
+// Patience bounds every wait of a test in real time. It is far longer than a
+// busy machine needs, so a test that reaches it has found a fault and not a slow
+// machine. It is 30 seconds, times CACHEX_PATIENCE of the environment.
+var Patience = patienceOf(os.Getenv("CACHEX_PATIENCE"))
+
+// patienceOf returns 30 seconds times factor, a positive number. It panics if
+// factor is anything else, because no test would notice a bound of zero that
+// it is not to reach.
+func patienceOf(factor string) time.Duration {
+	const one, most = 30 * time.Second, 1e6
+	if factor == "" {
+		return one
+	}
+	times, err := strconv.ParseFloat(factor, 64)
+	if err != nil || math.IsNaN(times) || times <= 0 || times > most {
+		panic(fmt.Sprintf("redistest: CACHEX_PATIENCE is %q, want a number above 0 and up to %.0f", factor, most))
+	}
+	return time.Duration(times * float64(one))
+}
