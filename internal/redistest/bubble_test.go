@@ -15,7 +15,6 @@ import (
 
 func TestKeysInABubbleExpireByItsClock(t *testing.T) {
 	t.Parallel()
-	began := time.Now()
 	Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		ctx := t.Context()
 		require.NoError(t, rdb.Set(ctx, "a", "v", time.Hour).Err())
@@ -28,7 +27,6 @@ func TestKeysInABubbleExpireByItsClock(t *testing.T) {
 		time.Sleep(time.Millisecond)
 		require.ErrorIs(t, rdb.Get(ctx, "a").Err(), redis.Nil)
 	})
-	require.Less(t, time.Since(began), time.Minute)
 }
 
 func TestLongPipelinesInABubbleAreAnswered(t *testing.T) {

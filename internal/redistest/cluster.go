@@ -1,6 +1,7 @@
 package redistest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -121,6 +122,7 @@ func (c *Cluster) Client(opts *redis.ClusterOptions) *redis.ClusterClient {
 	if opts != nil {
 		o = *opts
 	}
+	o.ReadTimeout, o.WriteTimeout = cmp.Or(o.ReadTimeout, replyTimeout()), cmp.Or(o.WriteTimeout, replyTimeout())
 	o.Addrs = c.Addrs()
 	rdb := redis.NewClusterClient(&o)
 	c.t.Cleanup(func() { _ = rdb.Close() })
@@ -214,22 +216,34 @@ func (c *Cluster) owner(slot int) (master *Server) {
 	return master
 }
 
-// ask asks the first node that answers.
+// ask asks the first node that answers. It asks again until one does: a node may be
+// stopped, so none may take all the time there is, and a second may be too short.
 func (c *Cluster) ask(f func(context.Context, *redis.Client) error) {
 	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	defer cancel()
+	if err := until(ctx, func() (bool, error) {
+		err := c.askOnce(ctx, f)
+		return err == nil, err
+	}); err != nil {
+		c.t.Fatalf("redistest: no node answers: %v", err)
+	}
+}
+
+func (c *Cluster) askOnce(ctx context.Context, f func(context.Context, *redis.Client) error) error {
 	var errs []error
 	for _, node := range c.nodes {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		rdb := redis.NewClient(&redis.Options{Addr: node.Addr(), MaxRetries: -1, ContextTimeoutEnabled: true, DialerRetries: 1})
 		err := f(ctx, rdb)
 		_ = rdb.Close()
 		cancel()
 		if err == nil {
-			return
+			return nil
 		}
 		errs = append(errs, err)
 	}
-	c.t.Fatalf("redistest: no node answers: %v", errors.Join(errs...))
+	return errors.Join(errs...)
 }
 
 func (c *Cluster) node(addr string) *Server {
@@ -254,7 +268,7 @@ func (c *Cluster) each(nodes []*Server, f func(i int, node *Server) error) error
 
 // assign gives node, the ith, its epoch and its slots.
 func (c *Cluster) assign(ctx context.Context, i int, node *Server) error {
-	rdb := redis.NewClient(&redis.Options{Addr: node.Addr()})
+	rdb := node.connect()
 	defer func() { _ = rdb.Close() }()
 	// Epochs differ from the start, or the nodes would first have to agree on them.
 	if err := rdb.Do(ctx, "cluster", "set-config-epoch", i+1).Err(); err != nil {
@@ -270,7 +284,7 @@ func (c *Cluster) assign(ctx context.Context, i int, node *Server) error {
 
 // join makes node one of the cluster, and returns when it serves.
 func (c *Cluster) join(ctx context.Context, node *Server) error {
-	rdb := redis.NewClient(&redis.Options{Addr: node.Addr()})
+	rdb := node.connect()
 	defer func() { _ = rdb.Close() }()
 	for _, other := range c.nodes {
 		if other == node {
@@ -290,7 +304,7 @@ func (c *Cluster) join(ctx context.Context, node *Server) error {
 // replicate makes node the replica of master, and returns when it has its data and
 // all know of it.
 func (c *Cluster) replicate(ctx context.Context, master, node *Server) error {
-	rdb, of := redis.NewClient(&redis.Options{Addr: node.Addr()}), redis.NewClient(&redis.Options{Addr: master.Addr()})
+	rdb, of := node.connect(), master.connect()
 	defer func() { _, _ = rdb.Close(), of.Close() }()
 	id, err := of.Do(ctx, "cluster", "myid").Text()
 	if err != nil {
@@ -303,7 +317,7 @@ func (c *Cluster) replicate(ctx context.Context, master, node *Server) error {
 		return err
 	}
 	return c.each(c.nodes, func(_ int, other *Server) error {
-		rdb := redis.NewClient(&redis.Options{Addr: other.Addr()})
+		rdb := other.connect()
 		defer func() { _ = rdb.Close() }()
 		return until(ctx, func() (bool, error) {
 			nodes, err := rdb.ClusterNodes(ctx).Result()

@@ -73,7 +73,7 @@ func serves(ranges []any, slot, what int) string {
 // every returns when each node is ready.
 func (c *Cluster) every(ctx context.Context, ready func(rdb *redis.Client) (bool, error)) error {
 	return c.each(c.nodes, func(_ int, node *Server) error {
-		rdb := redis.NewClient(&redis.Options{Addr: node.Addr()})
+		rdb := node.connect()
 		defer func() { _ = rdb.Close() }()
 		return until(ctx, func() (bool, error) { return ready(rdb) })
 	})

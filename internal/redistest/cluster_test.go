@@ -50,7 +50,7 @@ func TestAClusterServesAllKeysFromMastersThatKnowEachOther(t *testing.T) {
 func TestAReplicaTakesThePlaceOfAMasterThatWasKilled(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	c := StartCluster(t, 3, WithReplicas(time.Second))
+	c := StartCluster(t, 3, WithReplicas(3*time.Second))
 	rdb := c.Client(&redis.ClusterOptions{ClusterStateReloadInterval: 100 * time.Millisecond})
 	require.NoError(t, rdb.Set(ctx, "a", "1", 0).Err())
 	master := c.Owner("a")

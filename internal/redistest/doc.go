@@ -16,6 +16,7 @@
 //     count them and fail them, exactly and without timing.
 //   - [Proxy] stands between a client and a server and spoils the connection
 //     itself, so that what go-redis does about it is part of the test.
+//   - [Lines] are connections whose replies time out when the test says so.
 //   - [Child] runs a piece of a test in a process of its own, so that kill -9 is
 //     kill -9.
 //

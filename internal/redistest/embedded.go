@@ -73,7 +73,7 @@ func (e *Embedded) Addr() string { return e.listener.Addr().String() }
 // Client returns a client of the server, closed by Close. configure may change
 // the client's options before it is made; nil changes nothing.
 func (e *Embedded) Client(configure func(*redis.Options)) *redis.Client {
-	opts := &redis.Options{Addr: e.Addr()}
+	opts := &redis.Options{Addr: e.Addr(), ReadTimeout: replyTimeout(), WriteTimeout: replyTimeout()}
 	if configure != nil {
 		configure(opts)
 	}

@@ -50,8 +50,9 @@ func TestTimeInEmbeddedScriptsAgreesWithTTLsAndWithTheClock(t *testing.T) {
 		before := time.Now().UnixMilli()
 		got, err := endOfKey.Run(ctx, rdb, []string{"a"}).Int64Slice()
 		require.NoError(t, err)
+		// A second, because one of the two clocks may be set or slewed.
+		require.GreaterOrEqual(t, got[0], before-1000, "the clock of the server is not the real one")
 		require.LessOrEqual(t, got[0], time.Now().UnixMilli())
-		require.InDelta(t, before, got[0], 1000, "the clock of the server is not the real one")
 		earliest, latest = max(earliest, got[1]), min(latest, got[2])
 	}
 	require.LessOrEqual(t, earliest, latest+1, "the moment at which the key expires is not the same all the time")

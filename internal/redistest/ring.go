@@ -1,6 +1,7 @@
 package redistest
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"testing"
@@ -17,6 +18,7 @@ func Ring(t testing.TB, opts *redis.RingOptions, servers ...*Server) *redis.Ring
 	if opts != nil {
 		o = *opts
 	}
+	o.ReadTimeout, o.WriteTimeout = cmp.Or(o.ReadTimeout, replyTimeout()), cmp.Or(o.WriteTimeout, replyTimeout())
 	if o.HeartbeatFrequency == 0 {
 		o.HeartbeatFrequency = math.MaxInt64
 	}

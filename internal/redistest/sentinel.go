@@ -1,6 +1,7 @@
 package redistest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -107,6 +108,7 @@ func (s *Sentinel) Client(opts *redis.FailoverOptions) *redis.Client {
 	if opts != nil {
 		o = *opts
 	}
+	o.ReadTimeout, o.WriteTimeout = cmp.Or(o.ReadTimeout, replyTimeout()), cmp.Or(o.WriteTimeout, replyTimeout())
 	o.MasterName = MasterName
 	if o.SentinelAddrs == nil {
 		o.SentinelAddrs = s.Addrs()
@@ -143,8 +145,17 @@ func (s *Sentinel) Replica() *Server {
 // it has.
 func (s *Sentinel) Failover() {
 	s.t.Helper()
-	before := s.Master()
-	if err := s.ask(0).Failover(s.t.Context(), MasterName).Err(); err != nil {
+	before, rdb := s.Master(), s.ask(0)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	defer cancel()
+	// It refuses while a busy machine has kept the replica from answering it.
+	if err := until(ctx, func() (bool, error) {
+		err := rdb.Failover(ctx, MasterName).Err()
+		if s.Master() != before {
+			return true, nil
+		}
+		return err == nil, err
+	}); err != nil {
 		s.t.Fatalf("redistest: %v", err)
 	}
 	s.AwaitMaster(before)
@@ -170,10 +181,14 @@ func (s *Sentinel) AwaitMaster(before *Server) {
 }
 
 func (s *Sentinel) ask(i int) *redis.SentinelClient {
-	rdb := redis.NewSentinelClient(&redis.Options{Addr: s.addrs[i]})
+	rdb := redis.NewSentinelClient(&redis.Options{Addr: s.addrs[i], ReadTimeout: replyTimeout(), WriteTimeout: replyTimeout()})
 	s.t.Cleanup(func() { _ = rdb.Close() })
 	return rdb
 }
+
+// downAfter is how long a server is silent before a Sentinel takes it for dead: longer
+// than a busy machine keeps it from running, or its place is given away in any test.
+const downAfter = 2 * time.Second
 
 // start runs a Sentinel on a port that is free. So many of them must agree that the
 // master is down.
@@ -195,7 +210,7 @@ sentinel failover-timeout %[4]s 5000
 		dir := s.t.TempDir()
 		file := filepath.Join(dir, "sentinel.conf")
 		text := fmt.Sprintf(config, port, on.address(), dir, MasterName, s.servers[0].side.address(), s.servers[0].port,
-			quorum, (500 * time.Millisecond).Milliseconds())
+			quorum, downAfter.Milliseconds())
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			return err
 		}

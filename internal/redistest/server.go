@@ -67,7 +67,7 @@ func (s *Server) Pid() int { return s.proc.Pid() }
 // Client returns a client of the server, closed when the test ends. configure
 // may change the client's options before it is made; nil changes nothing.
 func (s *Server) Client(configure func(*redis.Options)) *redis.Client {
-	opts := &redis.Options{Addr: s.Addr()}
+	opts := s.options()
 	if configure != nil {
 		configure(opts)
 	}
@@ -76,6 +76,13 @@ func (s *Server) Client(configure func(*redis.Options)) *redis.Client {
 	s.t.Cleanup(func() { _ = rdb.Close() })
 	return rdb
 }
+
+func (s *Server) options() *redis.Options {
+	return &redis.Options{Addr: s.Addr(), ReadTimeout: replyTimeout(), WriteTimeout: replyTimeout()}
+}
+
+// connect returns a client that the caller must close.
+func (s *Server) connect() *redis.Client { return redis.NewClient(s.options()) }
 
 // Kill ends the server as kill -9 does, with all that it held.
 func (s *Server) Kill() {
@@ -116,7 +123,7 @@ func (s *Server) Restart() {
 // so it means something only on a server of the test's own.
 func (s *Server) CommandCount(names ...string) int64 {
 	s.t.Helper()
-	rdb := redis.NewClient(&redis.Options{Addr: s.Addr()})
+	rdb := s.connect()
 	defer func() { _ = rdb.Close() }()
 	info, err := rdb.Info(context.Background(), "commandstats").Result()
 	if err != nil {

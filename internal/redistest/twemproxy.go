@@ -36,7 +36,7 @@ func StartTwemproxy(t testing.TB, timeout time.Duration, addrs ...string) *redis
 		t.Fatalf("redistest: %v", err)
 	}
 	Spawn(t, exec.Command("nutcracker", "--conf-file", file, "--stats-port", fmt.Sprint(stats), "--stats-addr", "127.0.0.1"))
-	rdb := twemproxy.NewClient(&redis.Options{Addr: listen})
+	rdb := twemproxy.NewClient(&redis.Options{Addr: listen, ReadTimeout: replyTimeout(), WriteTimeout: replyTimeout()})
 	t.Cleanup(func() { _ = rdb.Close() })
 
 	// It says nothing when it is ready, so it is asked again and again.

@@ -176,7 +176,7 @@ func (c *cell) entry(h entry.Header, payload string) string {
 // Arguments, as package loader sends them.
 
 const (
-	leaseTTL = 3 * time.Second
+	leaseTTL = 3 * time.Minute // no test lasts so long
 	keepTTL  = 90 * time.Minute
 	freshTTL = 40 * time.Minute
 	age      = 1234 * time.Millisecond      // of the load that is stored

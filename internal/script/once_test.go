@@ -28,11 +28,6 @@ func carries(value string) func([]byte) bool {
 	return func(request []byte) bool { return bytes.Contains(request, []byte(value)) }
 }
 
-// brief makes a client give up a reply soon, and try again.
-func brief(o *redis.Options) {
-	o.ReadTimeout, o.MaxRetries, o.PoolSize = 200*time.Millisecond, 3, 2
-}
-
 func TestOnce_ThatIsNotAnsweredIsNotSentAgain(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -44,13 +39,14 @@ func TestOnce_ThatIsNotAnsweredIsNotSentAgain(t *testing.T) {
 		},
 	} {
 		proxy, key := redistest.NewProxy(t, server.Addr()), redistest.Key(t)
-		opts := &redis.Options{Addr: proxy.Addr()}
-		brief(opts)
-		rdb := redis.NewClient(opts)
-		t.Cleanup(func() { _ = rdb.Close() })
+		lines := new(redistest.Lines)
+		rdb := server.Client(func(o *redis.Options) { o.Addr, o.MaxRetries, o.Dialer = proxy.Addr(), 3, lines.Dial })
 		proxy.HoldNext(1, carries("first value"))
-		err := send(rdb, set(t.Context(), key, "first value"))
-		require.ErrorIs(t, err, script.ErrOutcomeUnknown, name)
+		sent := make(chan error)
+		go func() { sent <- send(rdb, set(t.Context(), key, "first value")) }()
+		require.Eventually(t, func() bool { return proxy.Caught() == 1 }, patience, time.Millisecond)
+		lines.Expire()
+		require.ErrorIs(t, <-sent, script.ErrOutcomeUnknown, name)
 		require.Equal(t, 1, proxy.Caught(), name)
 		require.ErrorIs(t, rdb.Get(t.Context(), key).Err(), redis.Nil, "%s: there was a second copy", name)
 	}
@@ -212,8 +208,7 @@ func TestRunOrLeave_NeverSendsWhatItsCallerHasLeft(t *testing.T) {
 func TestRunOrLeave_SaysThatWhatWasWrittenMayBeCarriedOut(t *testing.T) {
 	t.Parallel()
 	proxy := redistest.NewProxy(t, redistest.Shared(t).Addr())
-	rdb := redis.NewClient(&redis.Options{Addr: proxy.Addr(), MaxRetries: -1})
-	t.Cleanup(func() { _ = rdb.Close() })
+	rdb := redistest.Shared(t).Client(func(o *redis.Options) { o.Addr, o.MaxRetries = proxy.Addr(), -1 })
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	proxy.HoldNext(1, func(request []byte) bool {
