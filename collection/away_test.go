@@ -158,7 +158,7 @@ func TestAPushWhoseReplyIsLostIsAnUnknownOutcomeAndNotMadeTwice(t *testing.T) {
 		warm := recent(t, rdb, RecentSpec[int, int]{})
 		require.NoError(t, warm.Push(t.Context(), 1, 1))
 		proxy := redistest.NewProxy(t, rdb.Options().Addr)
-		client := redis.NewClient(&redis.Options{Addr: proxy.Addr(), PoolSize: 1})
+		client := redis.NewClient(&redis.Options{Addr: proxy.Addr(), PoolSize: 1, ReadTimeout: redistest.Patience})
 		t.Cleanup(func() { _ = client.Close() })
 		for _, unique := range []bool{false, true} {
 			r := recent(t, client, RecentSpec[int, int]{Unique: unique})

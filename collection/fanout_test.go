@@ -39,7 +39,7 @@ func below(from, n int) iter.Seq[int] {
 
 // postUntilKilled is another process, which is killed while it posts.
 func postUntilKilled() {
-	rdb := redis.NewClient(&redis.Options{Addr: os.Getenv("REDIS")})
+	rdb := redis.NewClient(&redis.Options{Addr: os.Getenv("REDIS"), ReadTimeout: redistest.Patience})
 	f, err := NewFeed(rdb, FeedSpec[int, string]{Key: os.Getenv("PREFIX") + ":{id}", TTL: time.Hour, Len: 5, Score: tens})
 	if err != nil {
 		fmt.Println(err)

@@ -22,9 +22,9 @@ func TestMain(m *testing.M) {
 // patience bounds every wait in real time.
 var patience = redistest.Patience
 
-// someLease is the lease of collections of which a test says nothing else. A machine that
-// is busy does not lose it, and it is shorter than their TTL.
-const someLease = 10 * time.Second
+// someLease is the LeaseTTL of a collection whose test sets none. A busy machine does not
+// lose it, and it is shorter than the TTL.
+const someLease = 30 * time.Second
 
 // again returns one more client of the server of rdb.
 func again(t testing.TB, rdb *redis.Client) *redis.Client {

@@ -265,7 +265,7 @@ func TestAnAddWhoseReplyIsLostIsAnUnknownOutcomeAndNotMadeTwice(t *testing.T) {
 		_, err := script.Score.Run(t.Context(), rdb, redistest.Key(t), "", 9, 1000, "set", 1, "a") // so that it is known
 		require.NoError(t, err)
 		proxy := redistest.NewProxy(t, rdb.Options().Addr)
-		client := redis.NewClient(&redis.Options{Addr: proxy.Addr(), PoolSize: 1})
+		client := redis.NewClient(&redis.Options{Addr: proxy.Addr(), PoolSize: 1, ReadTimeout: redistest.Patience})
 		t.Cleanup(func() { _ = client.Close() })
 		r := ranking(t, client, RankingSpec[int, string]{})
 		require.NoError(t, client.Ping(t.Context()).Err()) // so that it is connected

@@ -30,7 +30,7 @@ const childLease = 3 * time.Second
 
 // loadUntilKilled is another process of the fleet, which is killed in Up.
 func loadUntilKilled() {
-	rdb := redis.NewClient(&redis.Options{Addr: os.Getenv("REDIS")})
+	rdb := redis.NewClient(&redis.Options{Addr: os.Getenv("REDIS"), ReadTimeout: redistest.Patience})
 	r, err := NewRecent(rdb, RecentSpec[int, int]{
 		Key: os.Getenv("PREFIX") + ":{id}", TTL: time.Hour, Len: 3, LeaseTTL: childLease,
 		Up: func(context.Context, int) ([]int, error) {

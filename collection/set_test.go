@@ -245,7 +245,7 @@ func TestAnEntryWhoseReplyIsLostIsAnUnknownOutcome(t *testing.T) {
 		_, err := script.Enter.Run(t.Context(), rdb, redistest.Key(t), "", 1000, "a") // so that it is known
 		require.NoError(t, err)
 		proxy := redistest.NewProxy(t, rdb.Options().Addr)
-		client := redis.NewClient(&redis.Options{Addr: proxy.Addr(), PoolSize: 1})
+		client := redis.NewClient(&redis.Options{Addr: proxy.Addr(), PoolSize: 1, ReadTimeout: redistest.Patience})
 		t.Cleanup(func() { _ = client.Close() })
 		s := set(t, client, SetSpec[int, string]{})
 		require.NoError(t, client.Ping(t.Context()).Err()) // so that it is connected

@@ -57,11 +57,13 @@ func TestAMissingCountIsRestoredOnceAndEveryIncReturnsAnotherOne(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		clients, each := crowd(t)
 		var loads atomic.Int64
+		var asking sync.WaitGroup
+		asking.Add(clients * each)
 		spec := counter.Spec[int]{
-			Key: redistest.Key(t) + ":{id}",
+			Key: redistest.Key(t) + ":{id}", LeaseTTL: patience, TTL: 2 * patience,
 			Up: func(context.Context, int) (int64, error) {
 				loads.Add(1)
-				time.Sleep(30 * time.Millisecond) // a slow source, which all have to wait for
+				asking.Wait() // a slow source, which all have to wait for
 				return 1000, nil
 			},
 		}
@@ -76,6 +78,7 @@ func TestAMissingCountIsRestoredOnceAndEveryIncReturnsAnotherOne(t *testing.T) {
 			c := newCounter(t, own, spec)
 			for range each {
 				wg.Go(func() {
+					asking.Done()
 					n, err := c.Inc(t.Context(), 7)
 					if err != nil {
 						t.Error(err)
@@ -179,7 +182,7 @@ func TestDownPersistsWhatWasAdded(t *testing.T) {
 		var mu sync.Mutex
 		rows := map[int]int64{1: 1000}
 		spec := counter.Spec[int]{
-			Key: redistest.Key(t) + ":{id}",
+			Key: redistest.Key(t) + ":{id}", FlushEvery: patience * 100, // no flush but those of the test
 			Up: func(_ context.Context, id int) (int64, error) {
 				mu.Lock()
 				defer mu.Unlock()

@@ -115,7 +115,7 @@ func (w *slotWatch) see(ctx context.Context, cmd redis.Cmder) {
 
 func spreadOver(t *testing.T, rdb *redis.ClusterClient) {
 	w := &slotWatch{t: t, nodes: map[string]int{}}
-	w.rdb = redis.NewClusterClient(&redis.ClusterOptions{Addrs: rdb.Options().Addrs})
+	w.rdb = redis.NewClusterClient(&redis.ClusterOptions{Addrs: rdb.Options().Addrs, ReadTimeout: redistest.Patience})
 	t.Cleanup(func() { _ = w.rdb.Close() })
 	rdb.AddHook(w)
 	ctx, tb := t.Context(), newTable(map[int]int64{})
@@ -230,7 +230,7 @@ func other(t *testing.T, cluster *redistest.Cluster, addr string) *redis.Client 
 	t.Helper()
 	for _, a := range cluster.Addrs() {
 		if a != addr {
-			node := redis.NewClient(&redis.Options{Addr: a})
+			node := redis.NewClient(&redis.Options{Addr: a, ReadTimeout: redistest.Patience})
 			t.Cleanup(func() { _ = node.Close() })
 			return node
 		}

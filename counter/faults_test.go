@@ -20,7 +20,7 @@ import (
 func TestAnIncThatIsCutCountsOnceAndIsUnknown(t *testing.T) {
 	t.Parallel()
 	proxy := redistest.NewProxy(t, redistest.Shared(t).Addr())
-	rdb := redis.NewClient(&redis.Options{Addr: proxy.Addr(), MaxRetries: 5})
+	rdb := redis.NewClient(&redis.Options{Addr: proxy.Addr(), MaxRetries: 5, ReadTimeout: redistest.Patience})
 	t.Cleanup(func() { _ = rdb.Close() })
 	tb := newTable(map[int]int64{1: 100})
 	for name, spec := range map[string]counter.Spec[int]{

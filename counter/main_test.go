@@ -23,6 +23,10 @@ func TestMain(m *testing.M) {
 // patience bounds every wait in real time.
 var patience = redistest.Patience
 
+// someLease is the LeaseTTL of a counter whose test sets none. A reply of Redis may take
+// as long, so it is longer than a busy machine takes, and shorter than the TTL.
+const someLease = 30 * time.Second
+
 // newCounter returns a counter of rdb that is closed when the test ends. If spec has
 // no Key, it gets one that no other test has; if it has no TTL, a minute.
 func newCounter[K comparable](t testing.TB, rdb redis.UniversalClient, spec counter.Spec[K]) *counter.Counter[K] {
@@ -32,6 +36,9 @@ func newCounter[K comparable](t testing.TB, rdb redis.UniversalClient, spec coun
 	}
 	if spec.TTL == 0 {
 		spec.TTL = time.Minute
+	}
+	if spec.LeaseTTL == 0 {
+		spec.LeaseTTL = someLease
 	}
 	spec.DownValues = spec.Down != nil // the tables of tests write them
 	c, err := counter.New(rdb, spec)

@@ -70,7 +70,7 @@ func TestTheDialerAloneMakesAClientConnect(t *testing.T) {
 		require.Error(t, rdb.Scan(ctx, 0, "", 10).Err())
 		require.Equal(t, "1", rdb.Get(ctx, key).Val())
 	}
-	plain := client(t, redis.NewClient(&redis.Options{Addr: addr, Protocol: 2, DisableIdentity: true}))
+	plain := client(t, redis.NewClient(&redis.Options{Addr: addr, Protocol: 2, DisableIdentity: true, ReadTimeout: redistest.Patience}))
 	require.Error(t, plain.Get(ctx, key).Err(), "go-redis connects without it, so the package is of no use any more")
 }
 
@@ -182,7 +182,7 @@ func TestAnIdleConnectionThatTheProxyClosedIsReplaced(t *testing.T) {
 
 // knows asks the proxy itself, with one argument, two and so on, since it hangs up
 // on a wrong number of them as well.
-func knows(t *testing.T, addr, name, key string, patience time.Duration) bool {
+func knows(t *testing.T, addr, name, key string, wait time.Duration) bool {
 	for args := 0; args < 7; args++ {
 		conn, err := net.Dial("tcp", addr)
 		require.NoError(t, err)
@@ -196,7 +196,7 @@ func knows(t *testing.T, addr, name, key string, patience time.Duration) bool {
 		}
 		_, err = conn.Write([]byte(text))
 		require.NoError(t, err)
-		_ = conn.SetReadDeadline(time.Now().Add(patience))
+		_ = conn.SetReadDeadline(time.Now().Add(wait))
 		_, err = bufio.NewReader(conn).ReadByte()
 		_ = conn.Close()
 		var silent net.Error
@@ -224,11 +224,11 @@ func TestKnowsWhatTwemproxyKnows(t *testing.T) {
 		case strings.HasPrefix(name, "blpop"), strings.HasPrefix(name, "b") && name != "bitcount" && name != "bitfield" && name != "bitpos":
 			require.False(t, twemproxy.Knows(name), name)
 		default:
-			patience, want := 200*time.Millisecond, twemproxy.Knows(name)
-			got := knows(t, addr, name, key, patience)
-			for want && !got && patience < 10*time.Second { // a busy machine may need more than that
-				patience *= 4
-				got = knows(t, addr, name, key, patience)
+			wait, want := 200*time.Millisecond, twemproxy.Knows(name)
+			got := knows(t, addr, name, key, wait)
+			for want && !got && wait < redistest.Patience { // a busy machine may need more than that
+				wait *= 4
+				got = knows(t, addr, name, key, wait)
 			}
 			if got != want {
 				t.Errorf("%s: twemproxy knows it: %v", name, got)

@@ -131,6 +131,7 @@ type Engine struct {
 	yielded  time.Time     // the sweeper's alone; when it last left its turn to others
 	asked    bool          // the sweeper's alone; the policy of eviction is known
 	wrote    *periodic.Nudge
+	grace    time.Duration // what Redis has to tell Close how much is left
 
 	mu     sync.Mutex
 	closed bool               // guarded by mu; no more calls
@@ -180,6 +181,7 @@ func New(rdb redis.UniversalClient, o Options) (*Engine, error) {
 		workers: make(chan struct{}, o.Workers),
 		closing: make(chan struct{}, 1),
 		wrote:   periodic.NewNudge(),
+		grace:   grace,
 	}
 	for b := range e.buckets {
 		e.buckets[b].busy = make(chan struct{}, 1)

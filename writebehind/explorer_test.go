@@ -193,7 +193,7 @@ func (l *lab) mutate(step string, changes ...string) {
 // client returns the ith client.
 func (l *lab) client(i int) labClient {
 	for len(l.clients) <= i {
-		c := labClient{redis.NewClient(&redis.Options{Addr: l.rdb.Options().Addr}), &stepping{}}
+		c := labClient{redis.NewClient(&redis.Options{Addr: l.rdb.Options().Addr, ReadTimeout: patience}), &stepping{}}
 		c.AddHook(c.hook)
 		l.t.Cleanup(func() { _ = c.Close() })
 		l.clients = append(l.clients, c)

@@ -267,7 +267,7 @@ func TestForkReplayed_IsResolvedByParts(t *testing.T) {
 
 func again(t *testing.T, rdb *redis.Client) *redis.Client {
 	t.Helper()
-	c := redis.NewClient(&redis.Options{Addr: rdb.Options().Addr})
+	c := redis.NewClient(&redis.Options{Addr: rdb.Options().Addr, ReadTimeout: redistest.Patience})
 	t.Cleanup(func() { _ = c.Close() })
 	return c
 }

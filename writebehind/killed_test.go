@@ -16,7 +16,7 @@ import (
 
 func init() {
 	redistest.Register("persister", func() {
-		rdb := redis.NewClient(&redis.Options{Addr: os.Getenv("REDIS")})
+		rdb := redis.NewClient(&redis.Options{Addr: os.Getenv("REDIS"), ReadTimeout: redistest.Patience})
 		e, err := New(rdb, persister(rdb, os.Getenv("NAME")))
 		if err != nil {
 			panic(err)

@@ -155,11 +155,11 @@ func (e *LeftError) Error() string {
 // Unwrap returns Err.
 func (e *LeftError) Unwrap() error { return e.Err }
 
-// grace is what Redis has to tell Close how much is left.
+// grace is that of an Engine.
 const grace = 250 * time.Millisecond
 
 func (e *Engine) left(ctx context.Context) (int64, bool) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.grace)
 	defer cancel()
 	all, err := e.survey(ctx, false)
 	if err != nil {

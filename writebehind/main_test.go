@@ -178,11 +178,16 @@ func requireAside(t *testing.T, err error, refused, unread int64) {
 	require.Equal(t, AsideError{Refused: refused, Unread: unread}, *aside)
 }
 
+// someLease is the LeaseTTL of an engine whose test sets none. A reply of Redis may take
+// as long, so it is longer than a busy machine takes.
+const someLease = 30 * time.Second
+
 // options are those of a test: what is pending waits until it is flushed, for the
 // sweeper has its turn once a day.
 func options(t *testing.T, d *database, m Merge) Options {
 	return Options{
 		Name: redistest.Key(t), Merge: m, Persist: d.persist, Buckets: 1, Every: 24 * time.Hour,
+		LeaseTTL: someLease,
 	}
 }
 
@@ -191,6 +196,7 @@ func engine(t *testing.T, rdb redis.UniversalClient, o Options) *Engine {
 	t.Helper()
 	e, err := New(rdb, o)
 	require.NoError(t, err)
+	e.grace = patience // a busy machine may need more than a user would wait
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()

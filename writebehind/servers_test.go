@@ -178,7 +178,7 @@ func TestAProxyRunsEveryScriptOnTheServerOfItsBucket(t *testing.T) {
 	require.NoError(t, os.WriteFile(config, fmt.Appendf(nil,
 		"pool:\n  listen: %s\n  redis: true\n  distribution: ketama\n  auto_eject_hosts: false\n  servers:\n%s", listen, &servers), 0o600))
 	redistest.Spawn(t, exec.Command("nutcracker", "--conf-file", config, "--stats-port", fmt.Sprint(redistest.Port(t)), "--stats-addr", "127.0.0.1"))
-	rdb := redis.NewClient(&redis.Options{Addr: listen, Protocol: 2, DisableIdentity: true})
+	rdb := redis.NewClient(&redis.Options{Addr: listen, Protocol: 2, DisableIdentity: true, ReadTimeout: redistest.Patience})
 	t.Cleanup(func() { _ = rdb.Close() })
 	noHello := new(redistest.Faults)
 	noHello.Add(redistest.Fault{Match: redistest.Named("hello"), Times: redistest.Always, Err: answer("ERR unknown command 'HELLO'")})

@@ -22,7 +22,7 @@ func TestAnAddWhoseReplyIsLostIsNotSentAgain(t *testing.T) {
 	d := newDatabase()
 	direct := engine(t, server.Client(nil), options(t, d, Sum))
 	proxy := redistest.NewProxy(t, server.Addr())
-	rdb := redis.NewClient(&redis.Options{Addr: proxy.Addr(), PoolSize: 1})
+	rdb := redis.NewClient(&redis.Options{Addr: proxy.Addr(), PoolSize: 1, ReadTimeout: redistest.Patience})
 	t.Cleanup(func() { _ = rdb.Close() })
 	o := direct.o
 	e := engine(t, rdb, o)

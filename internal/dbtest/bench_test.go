@@ -38,7 +38,7 @@ func BenchmarkDown(b *testing.B) {
 				db := map[string]func(testing.TB) *base{"postgres": newPostgres, "sqlite": newSQLite}[database](b)
 				_, err := db.ExecContext(b.Context(), eachWrites)
 				require.NoError(b, err)
-				rdb := redis.NewClient(&redis.Options{Addr: redistest.Start(b).Addr()})
+				rdb := redis.NewClient(&redis.Options{Addr: redistest.Start(b).Addr(), ReadTimeout: redistest.Patience})
 				defer func() { _ = rdb.Close() }()
 				spec := cachex.Spec[int, string]{Key: redistest.Key(b) + ":{id}", TTL: time.Hour, WriteBehind: 24 * time.Hour}
 				if by == "Down" {

@@ -50,7 +50,7 @@ func (db *base) counter(t *testing.T, shared *redis.Client, name string) *counte
 
 func (db *base) counterSpec(t *testing.T, shared *redis.Client, spec counter.Spec[string]) *counter.Counter[string] {
 	t.Helper()
-	rdb := redis.NewClient(&redis.Options{Addr: shared.Options().Addr})
+	rdb := redis.NewClient(&redis.Options{Addr: shared.Options().Addr, ReadTimeout: redistest.Patience})
 	t.Cleanup(func() { _ = rdb.Close() })
 	spec.TTL, spec.FlushEvery = time.Hour, 24*time.Hour
 	c, err := counter.New(rdb, spec)

@@ -241,7 +241,7 @@ func TestNothingIsLostOrAppliedTwiceAtWhateverStepAProcessDies(t *testing.T) {
 // engine returns an engine of a process with such a life, nil for ever.
 func (db *base) engine(t *testing.T, shared *redis.Client, name string, l *life) *writebehind.Engine {
 	t.Helper()
-	rdb := redis.NewClient(&redis.Options{Addr: shared.Options().Addr})
+	rdb := redis.NewClient(&redis.Options{Addr: shared.Options().Addr, ReadTimeout: redistest.Patience})
 	t.Cleanup(func() { _ = rdb.Close() })
 	persist, lease := db.persist, 300*time.Millisecond
 	if l != nil {

@@ -98,7 +98,7 @@ func setsMany() {
 	if err != nil {
 		panic(err)
 	}
-	rdb := redis.NewClient(&redis.Options{Addr: os.Getenv("REDIS")})
+	rdb := redis.NewClient(&redis.Options{Addr: os.Getenv("REDIS"), ReadTimeout: redistest.Patience})
 	c, err := db.downEach(rdb, os.Getenv("NAME"), 20*time.Millisecond)
 	if err != nil {
 		panic(err)

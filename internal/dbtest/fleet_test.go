@@ -36,7 +36,7 @@ func adder() {
 	if err != nil {
 		panic(err)
 	}
-	rdb := redis.NewClient(&redis.Options{Addr: os.Getenv("REDIS")})
+	rdb := redis.NewClient(&redis.Options{Addr: os.Getenv("REDIS"), ReadTimeout: redistest.Patience})
 	e, err := db.adding(rdb, os.Getenv("NAME"))
 	if err != nil {
 		panic(err)

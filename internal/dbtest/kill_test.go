@@ -100,7 +100,7 @@ func restore(ctx context.Context, c *counter.Counter[string]) {
 // serve is a process that adds and flushes until it is killed. It writes a line for every
 // hundred increments that were acknowledged.
 func serve() {
-	rdb := redis.NewClient(&redis.Options{Addr: os.Getenv("REDIS")})
+	rdb := redis.NewClient(&redis.Options{Addr: os.Getenv("REDIS"), ReadTimeout: redistest.Patience})
 	db, err := sql.Open("pgx", os.Getenv("DSN"))
 	if err != nil {
 		panic(err)

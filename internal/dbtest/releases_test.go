@@ -21,7 +21,7 @@ import (
 // name and the table.
 func counterOf[K comparable](t *testing.T, db *base, shared *redis.Client, name string, every time.Duration, down func() error) *counter.Counter[K] {
 	t.Helper()
-	rdb := redis.NewClient(&redis.Options{Addr: shared.Options().Addr})
+	rdb := redis.NewClient(&redis.Options{Addr: shared.Options().Addr, ReadTimeout: redistest.Patience})
 	t.Cleanup(func() { _ = rdb.Close() })
 	c, err := counter.New(rdb, counter.Spec[K]{
 		Key: name + ":{id}", TTL: time.Hour, FlushEvery: every, WriteBehindOptions: writebehind.Options{Buckets: 2},

@@ -49,7 +49,7 @@ func opens(cmd redis.Cmder) bool { return cmd.Name() == "hello" || cmd.Name() ==
 func TestSend_SaysWhatMayBeCarriedOutWhenTheClientPanics(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
-	clean := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	clean := redis.NewClient(&redis.Options{Addr: server.Addr(), ReadTimeout: redistest.Patience})
 	t.Cleanup(func() { _ = clean.Close() })
 	var crashed *guard.PanicError
 	for name, send := range map[string]func(redis.UniversalClient, redis.Cmder){
@@ -59,7 +59,7 @@ func TestSend_SaysWhatMayBeCarriedOutWhenTheClientPanics(t *testing.T) {
 		},
 	} {
 		for _, after := range []bool{false, true} {
-			rdb, key := redis.NewClient(&redis.Options{Addr: server.Addr()}), redistest.Key(t)
+			rdb, key := redis.NewClient(&redis.Options{Addr: server.Addr(), ReadTimeout: redistest.Patience}), redistest.Key(t)
 			t.Cleanup(func() { _ = rdb.Close() })
 			rdb.AddHook(crash{after})
 

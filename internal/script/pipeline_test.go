@@ -173,7 +173,7 @@ func TestAPipelineIsSentAgainWhenItsConnectionBreaks(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		calls := pipeline(t, rdb, "kkk")
 		proxy := redistest.NewProxy(t, rdb.Options().Addr)
-		client := redis.NewClient(&redis.Options{Addr: proxy.Addr(), PipelinePoolSize: 1})
+		client := redis.NewClient(&redis.Options{Addr: proxy.Addr(), PipelinePoolSize: 1, ReadTimeout: redistest.Patience})
 		defer func() { _ = client.Close() }()
 		// So that it is connected: pipelines have connections of their own.
 		require.NoError(t, script.Pipeline(t.Context(), client, pipeline(t, rdb, "k")))

@@ -22,7 +22,7 @@ func unheardOf(t *testing.T, src string) *script.Script {
 
 // counted returns a client of the same server, and what counts its commands.
 func counted(t *testing.T, rdb *redis.Client) (*redis.Client, *redistest.Counter) {
-	client, counter := redis.NewClient(&redis.Options{Addr: rdb.Options().Addr}), new(redistest.Counter)
+	client, counter := redis.NewClient(&redis.Options{Addr: rdb.Options().Addr, ReadTimeout: redistest.Patience}), new(redistest.Counter)
 	t.Cleanup(func() { _ = client.Close() })
 	client.AddHook(counter)
 	return client, counter
@@ -168,12 +168,12 @@ func TestAServerThatNeverKnowsAScriptIsAskedTwiceAndNotForEver(t *testing.T) {
 // clients returns clients of each kind whose connections all go through a proxy.
 // They are closed when the test ends.
 func clients(t *testing.T, proxy string) map[string]redis.UniversalClient {
-	plain := redis.NewClient(&redis.Options{Addr: proxy, PoolSize: 1})
-	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": proxy}, PoolSize: 1, HeartbeatFrequency: patience})
-	batching := redis.NewClient(&redis.Options{Addr: proxy, PoolSize: 1})
+	plain := redis.NewClient(&redis.Options{Addr: proxy, PoolSize: 1, ReadTimeout: redistest.Patience})
+	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": proxy}, PoolSize: 1, HeartbeatFrequency: patience, ReadTimeout: redistest.Patience})
+	batching := redis.NewClient(&redis.Options{Addr: proxy, PoolSize: 1, ReadTimeout: redistest.Patience})
 	blocking, err := batching.AutoPipeline()
 	require.NoError(t, err)
-	deferring := redis.NewClient(&redis.Options{Addr: proxy, PoolSize: 1})
+	deferring := redis.NewClient(&redis.Options{Addr: proxy, PoolSize: 1, ReadTimeout: redistest.Patience})
 	async, err := deferring.AsyncAutoPipeline()
 	require.NoError(t, err)
 	cluster := clusterOf(proxy)
