@@ -190,7 +190,7 @@ func TestRefreshEveryEndsWithItsContextOrTheCacheAndGivesItsTurnBack(t *testing.
 			t.Parallel()
 			redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 				up := make(chan error)
-				spec := Spec[int, string]{Key: redistest.Key(t) + ":{id}", Up: func(ctx context.Context, _ int) (string, error) {
+				spec := Spec[int, string]{Key: redistest.Key(t) + ":{id}", LeaseTTL: longLease, Up: func(ctx context.Context, _ int) (string, error) {
 					up <- nil
 					<-ctx.Done()
 					up <- context.Cause(ctx)
@@ -292,7 +292,7 @@ func TestAProcessThatIsKilledInUpIsReplacedInTheSamePeriod(t *testing.T) {
 		child.WaitLine("loading")
 	}
 	s := newSource(t)
-	c := newCache(t, rdb, Spec[int, string]{Key: prefix + ":{id}", Up: s.up, LeaseTTL: childLease})
+	c := newCache(t, rdb, Spec[int, string]{Key: prefix + ":{id}", Up: s.up, LeaseTTL: longLease})
 	ended := refreshing(t.Context(), c, time.Hour, 1, 2, 3, 4)
 	load := s.next(t)
 	require.Equal(t, 4, load.id, "the others are being loaded")

@@ -123,8 +123,9 @@ func Example_oneLoadForTheFleet() {
 	var servers [3]*cachex.Cache[string, int]
 	for i := range servers {
 		servers[i] = cachex.Must(cachex.New(server.Client(nil), cachex.Spec[string, int]{
-			Key: "tasks:{name}",
-			TTL: 2 * time.Minute,
+			Key:      "tasks:{name}",
+			TTL:      2 * time.Minute,
+			LeaseTTL: time.Minute, // so that a machine that stands still runs no second task
 			Up: func(context.Context, string) (int, error) {
 				fmt.Println("Run hard task.")
 				<-everybodyCame

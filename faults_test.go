@@ -56,7 +56,7 @@ func fleetOfTwo(t *testing.T) (child *redistest.Process, rdb *redis.Client, pref
 	child = redistest.Child(t, "lease holder", "REDIS="+server.Addr(), "PREFIX="+prefix)
 	child.WaitLine("loading")
 	s = newSource(t)
-	c = newCache(t, rdb, Spec[int, string]{Key: prefix + ":{id}", Up: s.up, LeaseTTL: childLease})
+	c = newCache(t, rdb, Spec[int, string]{Key: prefix + ":{id}", Up: s.up, LeaseTTL: longLease})
 	ch = asking(t.Context(), c, 1)
 	waiting(t, c, 1)
 	return child, rdb, prefix, s, c, ch

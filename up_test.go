@@ -424,8 +424,8 @@ func TestCachesNest(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource(t)
-		inner := newCache(t, rdb, Spec[int, string]{Up: s.up})
-		outer := newCache(t, rdb, Spec[int, string]{Up: inner.Get})
+		inner := newCache(t, rdb, Spec[int, string]{Up: s.up, LeaseTTL: longLease})
+		outer := newCache(t, rdb, Spec[int, string]{Up: inner.Get, LeaseTTL: longLease})
 		first := asking(t.Context(), outer, 1)
 		s.next(t).returns("loaded", nil)
 		gets(t, "loaded", first)

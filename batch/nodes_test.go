@@ -51,7 +51,10 @@ func TestOnAClusterABatchIsOneRoundTripForEachNodeThatItTouches(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 3)
 	roads := new(roads)
-	rdb := cluster.Client(&redis.ClusterOptions{Dialer: roads.dial, PoolSize: 1, MaxRedirects: 3})
+	rdb := cluster.Client(&redis.ClusterOptions{
+		Dialer: roads.dial, PoolSize: 1, MaxRedirects: 3,
+		ClusterStateReloadInterval: time.Hour, // which is a round trip
+	})
 	require.NoError(t, rdb.ForEachMaster(t.Context(), func(ctx context.Context, node *redis.Client) error {
 		for _, s := range []*script.Script{script.Acquire, script.Store, script.Release} {
 			if err := node.ScriptLoad(ctx, s.Source()).Err(); err != nil {
@@ -176,7 +179,7 @@ func TestAConnectionThatIsCutInThePipelineIsMadeUpFor(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	proxy := redistest.NewProxy(t, server.Addr())
-	opts := &redis.Options{Addr: proxy.Addr()}
+	opts := &redis.Options{Addr: proxy.Addr(), ReadTimeout: patience}
 	rdb := redis.NewClient(opts) // which tries again
 	t.Cleanup(func() { _ = rdb.Close() })
 	f := fiveOf(t, rdb)
@@ -314,7 +317,7 @@ func TestTwoProcessesThatRunBatchesLoadEachKeyOnce(t *testing.T) {
 		var all sync.WaitGroup
 		for range 2 {
 			client := again(t, rdb)
-			spec := cachex.Spec[int, string]{Key: prefix + ":names:{id}", TTL: time.Minute, UpMany: func(_ context.Context, ids []int) (map[int]string, error) {
+			spec := cachex.Spec[int, string]{Key: prefix + ":names:{id}", TTL: time.Minute, LeaseTTL: longLease, UpMany: func(_ context.Context, ids []int) (map[int]string, error) {
 				loads.Add(int64(len(ids)))
 				return goods("up", ids...), nil
 			}}

@@ -118,7 +118,7 @@ func TestManyKeysAreReadAgainWhenTheConnectionBreaks(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	proxy := redistest.NewProxy(t, server.Addr())
-	rdb := redis.NewClient(&redis.Options{Addr: proxy.Addr()})
+	rdb := redis.NewClient(&redis.Options{Addr: proxy.Addr(), ReadTimeout: patience})
 	t.Cleanup(func() { _ = rdb.Close() })
 	l, keys := manyOf(t, rdb)
 	requireMany(t, l, keys)

@@ -188,7 +188,7 @@ func TestAWaiterPollsWhereSubscriptionsAreRefused(t *testing.T) {
 		return s.Client(func(o *redis.Options) { o.Username, o.Password = "loader", "secret" })
 	}
 	work(t, client(), func(t *lab) {
-		p, q := newLoader(t, client(), Options[string]{}), newLoader(t, client(), Options[string]{})
+		p, q := newLoader(t, client(), still[string]()), newLoader(t, client(), still[string]())
 		source := newSource[string]()
 		a := get(t, p, source.load)
 		within(t, source.began)

@@ -61,6 +61,7 @@ func scripted(t *testing.T, reply string, configure func(*redis.Options)) *redis
 		return client, nil
 	}}
 	once(o)
+	o.ReadTimeout = patience
 	if configure != nil {
 		configure(o)
 	}
