@@ -22,7 +22,7 @@ import (
 const MasterName = "cachex"
 
 // Sentinel is a Redis Sentinel, or some of them, that watch a master and its replicas.
-// If the master is silent for half a second, a replica takes its place.
+// If the master is silent for some seconds, a replica takes its place.
 //
 // Its methods may fail the test and so belong in the test's own goroutine.
 type Sentinel struct {
@@ -48,7 +48,7 @@ func StartSentinels(n *Network) *Sentinel {
 	n.t.Helper()
 	a, b := n.sides[0], n.sides[1]
 	s := &Sentinel{t: n.t}
-	s.run([]*side{a, b, b}, []*side{a, b, b}, "--min-replicas-to-write", "1", "--min-replicas-max-lag", "2")
+	s.run([]*side{a, b, b}, []*side{a, b, b}, "--min-replicas-to-write", "1", "--min-replicas-max-lag", "5")
 	return s
 }
 
@@ -165,7 +165,7 @@ func (s *Sentinel) Failover() {
 // says so itself.
 func (s *Sentinel) AwaitMaster(before *Server) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience+tilt)
 	defer cancel()
 	err := until(ctx, func() (bool, error) {
 		master := s.Master()
@@ -188,7 +188,11 @@ func (s *Sentinel) ask(i int) *redis.SentinelClient {
 
 // downAfter is how long a server is silent before a Sentinel takes it for dead: longer
 // than a busy machine keeps it from running, or its place is given away in any test.
-const downAfter = 2 * time.Second
+const downAfter = 5 * time.Second
+
+// tilt is how long a Sentinel replaces no master after it has stood still itself, for
+// two seconds.
+const tilt = 30 * time.Second
 
 // start runs a Sentinel on a port that is free. So many of them must agree that the
 // master is down.
