@@ -40,6 +40,9 @@ func newCounter[K comparable](t testing.TB, rdb redis.UniversalClient, spec coun
 	if spec.LeaseTTL == 0 {
 		spec.LeaseTTL = someLease
 	}
+	if spec.Down != nil && spec.WriteBehindOptions.LeaseTTL == 0 {
+		spec.WriteBehindOptions.LeaseTTL = someLease
+	}
 	spec.DownValues = spec.Down != nil // the tables of tests write them
 	c, err := counter.New(rdb, spec)
 	require.NoError(t, err)
