@@ -79,8 +79,8 @@ func TestEverythingWorksForAUserWhoMayDoNothingElse(t *testing.T) {
 func TestEverythingWorksOverTLS(t *testing.T) {
 	t.Parallel()
 	addr, config := redistest.StartTLS(t)
-	a := closed(t, redis.NewClient(&redis.Options{Addr: addr, TLSConfig: config}))
-	b := closed(t, redis.NewClient(&redis.Options{Addr: addr, TLSConfig: config}))
+	a := closed(t, redis.NewClient(&redis.Options{Addr: addr, TLSConfig: config, ReadTimeout: patience}))
+	b := closed(t, redis.NewClient(&redis.Options{Addr: addr, TLSConfig: config, ReadTimeout: patience}))
 	runRows(t, topology{name: "standalone"}, a, b)
 	// And nobody is spoken to who cannot prove who he is.
 	other, _ := redistest.StartTLS(t)

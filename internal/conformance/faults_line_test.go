@@ -83,7 +83,7 @@ var faultsOfTheLine = []fault{{
 	shows: all(spoilt, silence),
 	hurt: func(t *testing.T, p *patient) {
 		p.proxy.Hold()
-		p.does(t, 150)
+		p.suffers(t, 150)
 		p.proxy.Resume()
 	},
 }, {

@@ -29,7 +29,7 @@ var faultsOfNetworks = []fault{{
 		p.quietly(t, func() {
 			replicated(t, old, 2)
 			p.network.Cut()
-			eventually(t, "no replica takes over", func() bool { return p.master(t) != old })
+			p.replaced(t, func() bool { return p.master(t) != old })
 			// Until its proof is too old, a client may still read from the old master.
 			began := time.Now()
 			eventually(t, "a client still asks the old master", func() bool { return time.Since(began) > sentinel.MaxLag })
@@ -193,7 +193,7 @@ func TestCluster_AMasterThatIsCutOffServesDeletedValuesOnlyIfReadsAreAllowedWhen
 		t.Run(allowed, func(t *testing.T) {
 			t.Parallel()
 			redistest.InNetwork(t, func(t *testing.T, n *redistest.Network) {
-				cluster := redistest.StartCluster(t, 3, redistest.WithReplicas(time.Second), redistest.Across(n),
+				cluster := redistest.StartCluster(t, 3, redistest.WithReplicas(nodeTimeout), redistest.Across(n),
 					redistest.WithArgs("--cluster-allow-reads-when-down", allowed))
 				old := cluster.Nodes()[2]
 				// The reader asks for the slots only if it gets an error.

@@ -130,10 +130,17 @@ func (p *patient) fails(t *testing.T, how func(*redistest.Server)) *redistest.Se
 		replicated(t, master, 1)
 		how(master)
 	})
-	eventually(t, "no replica takes over", func() bool { return p.master(t) != master })
+	p.replaced(t, func() bool { return p.master(t) != master })
 	p.struck++
 	p.does(t, 100)
 	return master
+}
+
+// replaced returns when a replica has the place of a master. A Sentinel that has stood
+// still for two seconds does nothing for thirty.
+func (p *patient) replaced(t *testing.T, is func() bool) {
+	t.Helper()
+	require.Eventually(t, is, 2*patience, 5*time.Millisecond, "no replica takes over")
 }
 
 // planned is a failover of a master that lives. The old one takes commands until the

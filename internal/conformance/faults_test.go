@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -105,6 +106,11 @@ func options(o *redis.Options) {
 	o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = 500*time.Millisecond, 300*time.Millisecond, 300*time.Millisecond, 300*time.Millisecond
 }
 
+// nodeTimeout is how long a node of a Cluster is silent before the others take it for
+// dead. A node that stands still for as long as that on a busy machine would be replaced,
+// and what its replica has not got would be lost.
+const nodeTimeout = 5 * time.Second
+
 // admit starts what the fault needs, with a crowd. Servers that are killed have written
 // what they acknowledged: with an fsync every second, they may be late by two while the
 // disk is busy.
@@ -113,17 +119,17 @@ func admit(t *testing.T, f fault, n *redistest.Network) *patient {
 	case cutSentinel:
 		return acrossSentinels(t, n)
 	case cutCluster:
-		p := onCluster(t, 3, redistest.WithReplicas(time.Second), redistest.Across(n))
+		p := onCluster(t, 3, redistest.WithReplicas(nodeTimeout), redistest.Across(n))
 		p.network = n
 		return p
 	case "sentinel":
 		return behindSentinel(t)
 	case "cluster":
-		return onCluster(t, 3, redistest.WithReplicas(time.Second))
+		return onCluster(t, 3, redistest.WithReplicas(nodeTimeout))
 	case "headless":
-		return onCluster(t, 2, redistest.WithArgs("--cluster-node-timeout", "1000", "--appendonly", "yes", "--appendfsync", "no"))
+		return onCluster(t, 2, redistest.WithArgs("--cluster-node-timeout", fmt.Sprint(nodeTimeout.Milliseconds()), "--appendonly", "yes", "--appendfsync", "no"))
 	case "partial":
-		return onCluster(t, 3, redistest.WithArgs("--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no", "--appendonly", "yes", "--appendfsync", "no"))
+		return onCluster(t, 3, redistest.WithArgs("--cluster-node-timeout", fmt.Sprint(nodeTimeout.Milliseconds()), "--cluster-require-full-coverage", "no", "--appendonly", "yes", "--appendfsync", "no"))
 	case "moving":
 		return onCluster(t, 2)
 	case "ring":

@@ -59,11 +59,15 @@ type world struct {
 
 var missing = cachex.ErrNotFound
 
-// cache returns two caches with the same keys, one of each client.
+// caches returns two caches with the same keys, one of each client. LeaseTTL
+// defaults to an hour: no process loses its lease because the machine stands still.
 func (w *world) caches(t *testing.T, spec cachex.Spec[int, string]) (a, b *cachex.Cache[int, string]) {
 	t.Helper()
 	if spec.TTL == 0 {
 		spec.TTL = time.Hour
+	}
+	if spec.LeaseTTL == 0 {
+		spec.LeaseTTL = hour
 	}
 	if spec.Key == "" {
 		spec.Key = w.prefix + ":{id}"

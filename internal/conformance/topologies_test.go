@@ -49,7 +49,9 @@ var topologies = []topology{{
 			if n++; n%2 == 1 {
 				return servers.Client(nil)
 			}
-			rdb, err := sentinel.NewClient(&redis.FailoverOptions{MasterName: redistest.MasterName, SentinelAddrs: servers.Addrs()})
+			rdb, err := sentinel.NewClient(&redis.FailoverOptions{
+				MasterName: redistest.MasterName, SentinelAddrs: servers.Addrs(), ReadTimeout: patience,
+			})
 			require.NoError(t, err)
 			return closed(t, rdb)
 		}
@@ -84,7 +86,7 @@ var topologies = []topology{{
 		n := 0
 		var mu sync.Mutex
 		return func(t testing.TB) redis.UniversalClient {
-			o := &redis.Options{Addr: first.Options().Addr, Dialer: heard.dial}
+			o := &redis.Options{Addr: first.Options().Addr, Dialer: heard.dial, ReadTimeout: patience}
 			mu.Lock()
 			defer mu.Unlock()
 			if n++; n%2 == 1 {
@@ -120,7 +122,11 @@ var topologies = []topology{{
 	name: "embedded", setup: "package `cachextest`",
 	start: func(t *testing.T) func(testing.TB) redis.UniversalClient {
 		first := redistest.InMemory(t)
-		return func(t testing.TB) redis.UniversalClient { return closed(t, redis.NewClient(first.Options())) }
+		return func(t testing.TB) redis.UniversalClient {
+			o := *first.Options()
+			o.ReadTimeout, o.PushNotificationProcessor = patience, nil
+			return closed(t, redis.NewClient(&o))
+		}
 	},
 }}
 

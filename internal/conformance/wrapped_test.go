@@ -44,7 +44,7 @@ func TestWrapped_ClientWaitsForALoadElsewhere(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			begun, load := make(chan struct{}), make(chan string)
-			spec := cachex.Spec[int, string]{Key: "wrapped " + name + ":{id}", TTL: time.Minute, Up: func(context.Context, int) (string, error) {
+			spec := cachex.Spec[int, string]{Key: "wrapped " + name + ":{id}", TTL: time.Minute, LeaseTTL: hour, Up: func(context.Context, int) (string, error) {
 				close(begun)
 				return <-load, nil
 			}}
