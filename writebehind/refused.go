@@ -2,7 +2,10 @@ package writebehind
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/cachex-go/cachex/internal/script"
@@ -80,22 +83,48 @@ func (e *AsideError) Error() string {
 }
 
 func (e *Engine) refused(ctx context.Context) ([]Refused, error) {
-	calls := make([]*script.Call, len(e.buckets))
-	for b := range calls {
-		calls[b] = e.on(script.ListRefused, b)
+	cursors := make(map[int]string, len(e.buckets)) // of the buckets that have more pages
+	fields := make([]map[string]string, len(e.buckets))
+	for b := range e.buckets {
+		cursors[b], fields[b] = "0", map[string]string{} // a field may be on two pages
 	}
-	if err := e.pipeline(ctx, calls); err != nil {
-		return nil, err
-	}
-	var all []Refused
 	var failed error
-	for b, c := range calls {
-		if c.Err != nil {
-			failed = c.Err
-			continue
+	for len(cursors) > 0 {
+		at := slices.Sorted(maps.Keys(cursors))
+		calls := make([]*script.Call, len(at))
+		for i, b := range at {
+			calls[i] = e.on(script.ListRefused, b, cursors[b])
 		}
-		list, _ := c.Reply.([]any)
-		for field, value := range pairs(list) {
+		if err := e.pipeline(ctx, calls); err != nil {
+			return listed(fields), err
+		}
+		for i, b := range at {
+			r := read(calls[i].Reply, calls[i].Err)
+			before, next, page := cursors[b], r.text(), r.list()
+			switch {
+			case r.err != nil:
+				failed = r.err
+				delete(cursors, b)
+			case next == "0":
+				delete(cursors, b)
+			case next == before: // no server says so, and it would go on for ever
+				failed = errCursor
+				delete(cursors, b)
+			default:
+				cursors[b] = next
+			}
+			maps.Insert(fields[b], pairs(page))
+		}
+	}
+	return listed(fields), failed
+}
+
+var errCursor = errors.New("Redis has returned the cursor that it was given")
+
+// listed returns what was put aside, by the fields of each bucket.
+func listed(fields []map[string]string) (all []Refused) {
+	for b, some := range fields {
+		for field, value := range some {
 			id, values := field, []string{value}
 			if strings.HasPrefix(field, "#") { // a list
 				_, id, _ = strings.Cut(field, ":")
@@ -106,7 +135,7 @@ func (e *Engine) refused(ctx context.Context) ([]Refused, error) {
 			}
 		}
 	}
-	return all, failed
+	return all
 }
 
 func (e *Engine) retry(ctx context.Context, ids []string) (int, error) {

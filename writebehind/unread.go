@@ -203,9 +203,13 @@ func (e *Engine) rescue(ctx context.Context, b int) (found bool, err error) {
 			n, err := e.call(ctx, script.UnparkBatch, b, token, e.me, e.o.LeaseTTL.Milliseconds())
 			return found || n == int64(1), err
 		}
-		if cursor = next; cursor == "0" {
+		switch next {
+		case "0":
 			return found, nil
+		case cursor:
+			return found, errCursor
 		}
+		cursor = next
 	}
 }
 

@@ -145,6 +145,27 @@ func TestWhatIsRefusedIsPutAsideAndCanBeRetried(t *testing.T) {
 	})
 }
 
+// Refused ids are read in pages, and all are found.
+func TestRefused_ReturnsThousands(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		const n = 3000
+		e := engine(t, rdb, options(t, newDatabase(), Sum))
+		fields, want := make([]any, 0, 2*n), map[string]string{}
+		for i := range n {
+			id := fmt.Sprint("id", i)
+			fields, want[id] = append(fields, Field(id), i), strconv.Itoa(i)
+		}
+		require.NoError(t, rdb.HSet(t.Context(), e.Keys(0).Refused, fields...).Err())
+		refused, err := e.Refused(t.Context())
+		require.NoError(t, err)
+		require.Len(t, refused, n)
+		for _, r := range refused {
+			require.Equal(t, want[r.ID], r.Value)
+		}
+	})
+}
+
 // A count that is set takes the place of all that was refused before, also of what has
 // no sum in int64.
 func TestRefused_ATotalTakesThePlaceOfAllThatIsOlder(t *testing.T) {

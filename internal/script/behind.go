@@ -193,7 +193,9 @@ end
 // unread is what scripts that write to U have too.
 //
 //	unread(merge, id, v, token, t0)  moves what is not persisted to U, or to D where
-//	                                 there is no sum
+//	                                 there is no sum. stamp() has to follow
+//	stamp()                          sets '#t0' and '#v' of U after all calls of unread:
+//	                                 with each of them it would take twice as long
 //	forget(id)                       takes an older value away from D and U
 //	supersede(merge, all)            takes away from L what is older than the values and
 //	                                 totals of a batch. It reports whether a delta of
@@ -205,6 +207,7 @@ end
 //	                                 again after v: a delta counts on a total there
 const unread = `
 local function isid(field) return string.byte(field) ~= 35 end
+local unread_t0, unread_v
 local function unread(merge, id, v, token, t0)
   if merge == 'last' or total(v) then gone(id) end
   if merge == 'last' then
@@ -214,8 +217,12 @@ local function unread(merge, id, v, token, t0)
   elseif not behind_plus(U, id, v) then
     return aside(merge, id, v)
   end
-  redis.call('HSETNX', U, '#t0', t0 or behind_micros())
-  redis.call('HSET', U, '#v', token)
+  unread_t0, unread_v = unread_t0 or t0 or behind_micros(), token
+end
+local function stamp()
+  if not unread_v then return end
+  redis.call('HSETNX', U, '#t0', unread_t0)
+  redis.call('HSET', U, '#v', unread_v)
 end
 local function forget(id)
   gone(id)

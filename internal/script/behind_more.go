@@ -134,11 +134,20 @@ if m[8] then redis.call('HSET', I, '#unsure', m[8]) end
 return 1
 `)
 
-// ListRefused returns D, fields and values by turns. A field is an id; or '#:' and an id,
-// and the value a list, where the sum of what was refused would have left int64.
+// ListRefused returns a page of D. A field is an id; or '#:' and an id, and the value a
+// list, where the sum of what was refused would have left int64.
 //
 //	KEYS     P, I, D
-var ListRefused = New("list refused", `return redis.call('HGETALL', KEYS[3])`)
+//	ARGV[1]  cursor, '0' at first
+//
+//	returns  {cursor, fields and values by turns}
+//	         a cursor of '0' ends. What is in D throughout is on a page, or on two
+//
+// It changes nothing.
+var ListRefused = New("list refused", `
+local page = redis.call('HSCAN', KEYS[3], ARGV[1], 'COUNT', 256)
+return {tostring(page[1]), page[2]}
+`)
 
 // RetryRefused makes pending again what was refused.
 //

@@ -249,6 +249,7 @@ for k = 5, #ARGV do
     unread(ARGV[3], ARGV[k], v, m[3], m[7])
   end
 end
+stamp()
 tidy()
 for k = 6, #KEYS do redis.call('UNLINK', KEYS[k]) end
 redis.call('UNLINK', I)

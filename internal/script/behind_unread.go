@@ -31,14 +31,20 @@ if not mine(m) or m[5] ~= ARGV[4] then return 0 end
 redis.call('HDEL', P, '#')
 local all = redis.call('HGETALL', I)
 local later = supersede(ARGV[3], all) or m[6]
+local put = {}
 for k = 1, #all, 2 do
   if not isid(all[k]) then
   elseif later then
-    redis.call('HSET', L, m[3] .. ':' .. all[k], all[k + 1])
+    put[#put + 1], put[#put + 2] = m[3] .. ':' .. all[k], all[k + 1]
   else
     unread(ARGV[3], all[k], all[k + 1], m[3], m[7])
   end
+  if #put == 200 or #put > 0 and k + 2 > #all then
+    redis.call('HSET', L, unpack(put))
+    put = {}
+  end
 end
+stamp()
 if later then redis.call('HSET', L, '#p', (redis.call('HGET', L, '#p') or '') .. m[3] .. ' ') end
 redis.call('UNLINK', I)
 redis.call('HSET', I, '#n', m[2], '#a', m[2], '#tok', m[3] .. '/', '#inc', m[4], '#scan', m[8] or '0', '#since', m[9] or behind_micros())
@@ -132,6 +138,7 @@ parked(function(id, v, token)
     if is[id] then aside(ARGV[3], id, v) end
   end
 end)
+stamp()
 tidy()
 redis.call('HSET', I, '#n', ARGV[6], '#a', ARGV[5], '#tok', ARGV[7])
 return 1

@@ -1,0 +1,107 @@
+package script_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/cachex-go/cachex/internal/redistest"
+	"github.com/cachex-go/cachex/internal/script"
+)
+
+// aBucket is the keys of a bucket of write-behind.
+func aBucket() (p string, more []string) {
+	return "{b}p", []string{"{b}i", "{b}d", "{b}u", "{b}l"}
+}
+
+// What a script takes depends on how many commands it runs: they are counted, since no
+// time can be.
+func TestParkAndSettleBatch_RunTwoCommandsForEachID(t *testing.T) {
+	t.Parallel()
+	const n, fixed = 1000, 20
+	ids := func(prefix string) (all []any) {
+		for i := range n {
+			all = append(all, fmt.Sprint(prefix, "id", i), "7")
+		}
+		return all
+	}
+	for _, merge := range []string{"sum", "last"} {
+		for _, given := range []bool{false, true} { // whether another process was given the batch
+			t.Run(fmt.Sprintf("%s, given %v", merge, given), func(t *testing.T) {
+				t.Parallel()
+				server := redistest.Start(t)
+				rdb := server.Client(nil)
+				p, more := aBucket()
+				run := func(s *script.Script, args ...any) int64 {
+					before := server.CommandCount()
+					c := &script.Call{Script: s, Key: p, More: more, Args: args}
+					require.NoError(t, c.Run(t.Context(), rdb))
+					require.EqualValues(t, 1, c.Reply)
+					return server.CommandCount() - before
+				}
+				batch := append(ids(""), "#n", "5", "#a", "4", "#tok", "T", "#inc", "1", "#by", "me", "#t0", "17")
+				if given {
+					batch = append(batch, "#r", "1")
+				}
+				require.NoError(t, rdb.HSet(t.Context(), more[0], batch...).Err())
+				parked := run(script.ParkBatch, "5", "T", merge, "me")
+				unread, left := rdb.HGetAll(t.Context(), more[2]).Val(), rdb.HGetAll(t.Context(), more[3]).Val()
+				if given {
+					require.Empty(t, unread)
+					require.Len(t, left, n+1)
+					require.Equal(t, "T ", left["#p"])
+					require.Equal(t, "7", left["T:id999"])
+					require.Less(t, parked, int64(n/50+fixed))
+				} else {
+					require.Empty(t, left)
+					require.Len(t, unread, n+2)
+					require.Equal(t, "17", unread["#t0"])
+					require.Equal(t, "T", unread["#v"])
+					require.Equal(t, "7", unread["id999"])
+					require.Less(t, parked, int64(2*n+fixed))
+					return
+				}
+
+				// The next batch has the same number, and the database has that one: what was
+				// parked was not persisted.
+				require.NoError(t, rdb.HSet(t.Context(), more[0], "x", "1", "#n", "5", "#a", "4", "#tok", "S", "#by", "me").Err())
+				settled := run(script.SettleBatch, "5", "S", merge, "another", "5", "6", "fresh", "0")
+				unread = rdb.HGetAll(t.Context(), more[2]).Val()
+				require.Len(t, unread, n+2)
+				require.Equal(t, "T", unread["#v"])
+				require.NotEmpty(t, unread["#t0"])
+				require.Less(t, settled, int64(2*n+fixed))
+			})
+		}
+	}
+}
+
+// A page is of the real server: the embedded one returns all at once.
+func TestListRefused_ReturnsPages(t *testing.T) {
+	t.Parallel()
+	const n, most = 5000, 512
+	rdb := redistest.Shared(t).Client(nil)
+	key := "{" + redistest.Key(t) + "}"
+	all := make([]any, 0, 2*n)
+	for i := range n {
+		all = append(all, fmt.Sprint("id", i), i)
+	}
+	require.NoError(t, rdb.HSet(t.Context(), key+"d", all...).Err())
+	seen, pages, cursor := map[string]string{}, 0, "0"
+	for pages == 0 || cursor != "0" {
+		c := &script.Call{Script: script.ListRefused, Key: key + "p", More: []string{key + "i", key + "d"}, Args: []any{cursor}}
+		require.NoError(t, c.Run(t.Context(), rdb))
+		reply, _ := c.Reply.([]any)
+		require.Len(t, reply, 2)
+		page, _ := reply[1].([]any)
+		require.LessOrEqual(t, len(page)/2, most)
+		for k := 0; k < len(page); k += 2 {
+			seen[page[k].(string)] = page[k+1].(string)
+		}
+		pages, cursor = pages+1, reply[0].(string)
+	}
+	require.Len(t, seen, n)
+	require.Equal(t, "4999", seen["id4999"])
+	require.Greater(t, pages, n/most)
+}
