@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,7 +31,7 @@ func usedMemory(t *testing.T, rdb *redis.Client) int64 {
 // for each.
 func perEntry(t *testing.T, rdb *redis.Client, n int, fill func(from, to int)) (bytes, keys float64) {
 	t.Helper()
-	require.NoError(t, rdb.FlushAll(t.Context()).Err())
+	require.NoError(t, rdb.Do(t.Context(), "flushall", "sync").Err()) // Valkey frees later by default
 	fill(-1, 0) // what the server keeps of a client, and the scripts
 	before := usedMemory(t, rdb)
 	for from := 0; from < n; from += 500 {
@@ -48,6 +49,10 @@ func TestPackedEntriesTakeLessThanHalfOfTheMemory(t *testing.T) {
 	n := *memoryEntries
 	server := redistest.Start(t, "--hash-max-listpack-entries", "256", "--hash-max-listpack-value", "256")
 	rdb := server.Client(nil)
+	more := 0.0
+	if info := rdb.Info(t.Context(), "server").Val(); !strings.Contains(info, "redis_version:7.0.") {
+		more = 0.03 // plain strings take less than on the server of docs/packed.md
+	}
 	for _, row := range []struct {
 		size            int
 		ranges, hashing float64 // of the memory that plain strings take, at most
@@ -67,8 +72,8 @@ func TestPackedEntriesTakeLessThanHalfOfTheMemory(t *testing.T) {
 			most float64
 		}{
 			"a key each": {newCache(t, rdb, Spec[int, []byte]{Key: "user:{id}", TTL: time.Hour}), 2},
-			"by ranges":  {newCache(t, rdb, Spec[int, []byte]{Key: "user:{id}", TTL: time.Hour, Packed: 100}), row.ranges},
-			"by a hash":  {newCache(t, rdb, Spec[int, []byte]{Key: "user:{id}", TTL: time.Hour, Packed: 100, Expected: n}), row.hashing},
+			"by ranges":  {newCache(t, rdb, Spec[int, []byte]{Key: "user:{id}", TTL: time.Hour, Packed: 100}), row.ranges + more},
+			"by a hash":  {newCache(t, rdb, Spec[int, []byte]{Key: "user:{id}", TTL: time.Hour, Packed: 100, Expected: n}), row.hashing + more},
 		}
 		for name, one := range caches {
 			bytes, keys := perEntry(t, rdb, n, func(from, to int) {

@@ -67,6 +67,9 @@ func TestEverythingWorksForAUserWhoMayDoNothingElse(t *testing.T) {
 		args = append(args, strings.Trim(word, "'"))
 	}
 	require.NoError(t, admin.Do(t.Context(), args...).Err())
+	if admin.Do(t.Context(), "client", "setinfo", "lib-name", "test").Err() == nil {
+		require.NoError(t, admin.Do(t.Context(), "acl", "setuser", "cachex", "+client|setinfo").Err(), "as docs/client.md says")
+	}
 	user := func(o *redis.Options) { o.Username, o.Password = "cachex", "secret" }
 	require.Error(t, server.Client(user).Get(t.Context(), "other").Err(), "the line grants foreign keys")
 	require.NoError(t, admin.Do(t.Context(), "acl", "log", "reset").Err())

@@ -103,9 +103,10 @@ func (w *witness) count(texts ...string) (n int64) {
 	return n
 }
 
-// unanswered returns how many calls ended without an answer.
+// unanswered returns how many calls ended without an answer of a server; a proxy that
+// gave up waiting says "Connection timed out".
 func (w *witness) unanswered() int64 {
-	return w.count("timeout", "deadline", "refused", "reset", "broken pipe", "EOF", "closed")
+	return w.count("timeout", "timed out", "deadline", "refused", "reset", "broken pipe", "EOF", "closed")
 }
 
 func (w *witness) saw(err error) {

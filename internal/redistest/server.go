@@ -150,9 +150,9 @@ func (s *Server) CommandCount(names ...string) int64 {
 	return total
 }
 
-// housekeeping lists the commands that connections are opened with, and the one
-// that CommandCount asks with.
-var housekeeping = []string{"hello", "auth", "client", "select", "readonly", "command", "cluster", "info"}
+// housekeeping lists the commands that open connections, INFO, which
+// CommandCount sends, and CONFIG, which Valkey 9 calls itself when it starts.
+var housekeeping = []string{"hello", "auth", "client", "select", "readonly", "command", "cluster", "info", "config"}
 
 // start runs the process and waits until it is ready. A server without a port
 // gets one.
