@@ -32,7 +32,7 @@ func usedMemory(t *testing.T, rdb *redis.Client) int64 {
 func perEntry(t *testing.T, rdb *redis.Client, n int, fill func(from, to int)) (bytes, keys float64) {
 	t.Helper()
 	require.NoError(t, rdb.Do(t.Context(), "flushall", "sync").Err()) // Valkey frees later by default
-	fill(-1, 0) // what the server keeps of a client, and the scripts
+	fill(-1, 0)                                                       // what the server keeps of a client, and the scripts
 	before := usedMemory(t, rdb)
 	for from := 0; from < n; from += 500 {
 		fill(from, min(from+500, n))
