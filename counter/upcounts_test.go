@@ -30,8 +30,10 @@ func (a *adds) DialHook(next redis.DialHook) redis.DialHook { return next }
 
 func (a *adds) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		err := next(ctx, cmd)
-		a.see(cmd)
+		err := next(ctx, cmd) // which go-redis puts into cmd only when all hooks have returned
+		if err == nil {
+			a.see(cmd)
+		}
 		return err
 	}
 }

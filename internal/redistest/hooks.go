@@ -30,7 +30,11 @@ func (g *Gate) DialHook(next redis.DialHook) redis.DialHook { return next }
 // ProcessHook implements redis.Hook.
 func (g *Gate) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		return g.run(ctx, []redis.Cmder{cmd}, func() error { return next(ctx, cmd) })
+		return g.run(ctx, []redis.Cmder{cmd}, func() error {
+			err := next(ctx, cmd)
+			cmd.SetErr(err) // go-redis sets it only when all hooks have returned, and After reads it
+			return err
+		})
 	}
 }
 

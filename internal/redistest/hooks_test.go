@@ -57,6 +57,17 @@ func TestGateSeesEveryCommandBeforeAndAfterItIsSent(t *testing.T) {
 	})
 }
 
+func TestGate_AfterSeesTheError(t *testing.T) {
+	t.Parallel()
+	Each(t, func(t *testing.T, rdb *redis.Client) {
+		var seen []error
+		rdb.AddHook(&Gate{After: func(_ context.Context, cmd redis.Cmder) { seen = append(seen, cmd.Err()) }})
+		err := rdb.EvalSha(t.Context(), strings.Repeat("0", 40), []string{Key(t)}).Err()
+		require.ErrorContains(t, err, "NOSCRIPT")
+		require.Equal(t, []error{err}, seen)
+	})
+}
+
 func TestGateHoldsACommandOfAPipelineBackWhileAnotherClientWrites(t *testing.T) {
 	t.Parallel()
 	Each(t, func(t *testing.T, rdb *redis.Client) {
