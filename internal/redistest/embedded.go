@@ -22,6 +22,7 @@ type Embedded struct {
 	server    *miniredis.Miniredis
 	listener  net.Listener
 	accepting sync.WaitGroup
+	began     time.Time // the clock counts from here
 
 	mu      sync.Mutex
 	clients []*redis.Client // guarded by mu; closed by Close
@@ -37,8 +38,8 @@ func NewEmbedded() (*Embedded, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Embedded{server: miniredis.NewMiniRedis(), listener: listener}
-	e.server.SetTime(time.Now())
+	e := &Embedded{server: miniredis.NewMiniRedis(), listener: listener, began: time.Now()}
+	e.server.SetTime(e.began)
 	e.server.ClockTTL(true)
 	if err := e.server.Start(); err != nil {
 		_ = listener.Close()
@@ -137,10 +138,15 @@ func (c ticking) Read(b []byte) (int, error) {
 // On a busy machine it may be interrupted, which takes long once and says nothing of
 // the next time: the clock would be late for as long, and keys outlive their TTL. So
 // what it costs is believed only as far as it is not more than twice what it was.
+//
+// The clock is the monotonic one, counted from the start. time.Now reads the wall
+// clock first and the monotonic one second. A busy machine may stop it in between, for
+// more than 100 ms. TIME goes by the former and the age of keys by the latter, so they
+// would disagree.
 func (e *Embedded) tick() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	now := time.Now()
+	now := e.began.Add(time.Since(e.began))
 	if e.stopped || now.Before(e.next) {
 		return
 	}
