@@ -30,7 +30,7 @@ func TestAFullRedisCanBeFlushed(t *testing.T) {
 		require.NoError(t, e.Add(ctx, fmt.Sprint("id", i), 1))
 	}
 	d.poison["id7"] = true
-	require.NoError(t, rdb.ConfigSet(ctx, "maxmemory", "1mb").Err()) // less than an empty server has
+	require.NoError(t, rdb.ConfigSet(ctx, "maxmemory", "1").Err()) // less than an empty server has
 	err := e.Add(ctx, "x", 1)
 	require.ErrorContains(t, err, "OOM")
 	require.NotErrorIs(t, err, ErrOutcomeUnknown)

@@ -296,7 +296,7 @@ func TestCountsOfADatabaseWhenRedisEvicts(t *testing.T) {
 			require.NoError(t, y.c.Flush(y.ctx))
 			y.add(policy, 10)
 			require.NoError(t, rdb.ConfigSet(y.ctx, "maxmemory-policy", policy).Err())
-			require.NoError(t, rdb.ConfigSet(y.ctx, "maxmemory", "1mb").Err()) // less than an empty server has
+			require.NoError(t, rdb.ConfigSet(y.ctx, "maxmemory", "1").Err()) // less than an empty server has
 			require.ErrorContains(t, rdb.Set(y.ctx, "other", 1, 0).Err(), "OOM")
 			require.NoError(t, rdb.ConfigSet(y.ctx, "maxmemory", "0").Err())
 			require.Zero(t, rdb.Exists(y.ctx, y.c.Key(policy)).Val())
