@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"net"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -176,14 +177,36 @@ func planned(t *testing.T, p *patient) {
 // replicated returns when so many replicas have all that their master has acknowledged.
 func replicated(t *testing.T, master *redistest.Server, replicas int) {
 	t.Helper()
-	// On one connection, since WAIT is about what that has written.
-	conn := master.Client(nil).Conn()
-	defer func() { _ = conn.Close() }()
-	// In a Cluster the key may be another node's, but the stream is one.
-	_ = conn.Set(t.Context(), "last", "1", 0).Err()
-	n, err := conn.Do(t.Context(), "wait", replicas, patience.Milliseconds()).Int()
-	require.NoError(t, err)
-	require.Equal(t, replicas, n)
+	rdb := master.Client(nil)
+	info := func() []string {
+		text, err := rdb.Info(t.Context(), "replication").Result()
+		require.NoError(t, err)
+		return strings.Split(text, "\r\n")
+	}
+	offset := func(of, after string) int64 {
+		_, rest, _ := strings.Cut(of, after)
+		digits, _, _ := strings.Cut(rest, ",")
+		n, err := strconv.ParseInt(digits, 10, 64)
+		require.NoError(t, err, of)
+		return n
+	}
+	// By offsets, and not by WAIT: that waits for what its connection has written, and in
+	// a Cluster the key to write may be another node's.
+	var written int64
+	for _, line := range info() {
+		if strings.HasPrefix(line, "master_repl_offset:") {
+			written = offset(line, ":")
+		}
+	}
+	eventually(t, "the replicas have not all that was written", func() bool {
+		have := 0
+		for _, line := range info() {
+			if strings.HasPrefix(line, "slave") && strings.Contains(line, "state=online") && offset(line, "offset=") >= written {
+				have++
+			}
+		}
+		return have >= replicas
+	})
 }
 
 // master is who has the first key.
