@@ -50,8 +50,8 @@ func TestPackedEntriesTakeLessThanHalfOfTheMemory(t *testing.T) {
 	server := redistest.Start(t, "--hash-max-listpack-entries", "256", "--hash-max-listpack-value", "256")
 	rdb := server.Client(nil)
 	more := 0.0
-	if info := rdb.Info(t.Context(), "server").Val(); !strings.Contains(info, "redis_version:7.0.") {
-		more = 0.03 // plain strings take less than on the server of docs/packed.md
+	if info := rdb.Info(t.Context(), "server").Val(); strings.Contains(info, "valkey_version") || strings.Contains(info, "redis_version:8.") {
+		more = 0.03 // docs/packed.md has the ratios of these servers, where a plain string takes less
 	}
 	for _, row := range []struct {
 		size            int

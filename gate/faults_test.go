@@ -152,7 +152,7 @@ func TestARedisThatIsAwayOpensNoGateAndClosesNone(t *testing.T) {
 	tries(t, g, 3, true) // the script is known, and there is a connection
 
 	server.Stop()  // silent
-	lines.Expire() // what is sent now is not answered in time
+	lines.Expire() // replies from now on come too late
 	ok, _, err := g.Try(t.Context(), 1)
 	require.False(t, ok)
 	require.ErrorIs(t, err, gate.ErrOutcomeUnknown)

@@ -155,7 +155,7 @@ func (e *LeftError) Error() string {
 // Unwrap returns Err.
 func (e *LeftError) Unwrap() error { return e.Err }
 
-// grace is that of an Engine.
+// grace is how long Close waits for Redis to tell how much is left.
 const grace = 250 * time.Millisecond
 
 func (e *Engine) left(ctx context.Context) (int64, bool) {

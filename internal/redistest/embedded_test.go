@@ -25,7 +25,7 @@ func TestKeysExpireAsTimePassesAndNotBefore(t *testing.T) {
 		start := rdb.Time(ctx).Val()
 		require.NoError(t, rdb.Set(ctx, key, "v", ttl).Err())
 		require.Eventually(t, func() bool { return rdb.Get(ctx, key).Err() == redis.Nil }, Patience, time.Millisecond)
-		// Both servers count in whole milliseconds. The clock is theirs: that of an embedded
+		// Both servers count in whole milliseconds. The test reads their clock: that of an embedded
 		// one ticks, and the key may be as much older.
 		require.GreaterOrEqual(t, rdb.Time(ctx).Val().Sub(start), ttl-2*time.Millisecond)
 	})

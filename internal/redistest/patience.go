@@ -13,10 +13,11 @@ import (
 // machine. It is 30 seconds, times CACHEX_PATIENCE of the environment.
 var Patience = patienceOf(os.Getenv("CACHEX_PATIENCE"))
 
-// replyTimeout returns the ReadTimeout and the WriteTimeout of clients whose test sets
-// none. Those of go-redis are three seconds: on a busy machine a command would be sent
-// twice, or be an unknown outcome, and a test that counts would fail. In a network that
-// a test cuts, nothing else ends a wait, so there it returns 0, for those of go-redis.
+// replyTimeout returns the ReadTimeout and the WriteTimeout of a client whose test
+// sets neither. The default of go-redis is three seconds. On a busy machine go-redis
+// would then send a command twice, or return an unknown outcome, and a test that
+// counts would fail. In a network that a test cuts, only the timeout ends a wait, so
+// there replyTimeout returns 0, which selects the default of go-redis.
 func replyTimeout() time.Duration {
 	if os.Getenv(networkEnv) != "" {
 		return 0
