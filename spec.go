@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cachex-go/cachex/codec"
+	"github.com/cachex-go/cachex/internal/defaults"
 	"github.com/cachex-go/cachex/internal/key"
 	"github.com/cachex-go/cachex/internal/kind"
 	"github.com/cachex-go/cachex/loader"
@@ -248,7 +249,7 @@ func (s Spec[K, V]) withDefaults() Spec[K, V] {
 		s.Codec = codec.For[V]()
 	}
 	s.UpTimeout = cmp.Or(s.UpTimeout, time.Minute)
-	s.LeaseTTL = cmp.Or(s.LeaseTTL, 3*time.Second)
+	s.LeaseTTL = cmp.Or(s.LeaseTTL, defaults.LeaseTTL)
 	s.Backoff = cmp.Or(s.Backoff, time.Second)
 	s.MaxKeys = cmp.Or(s.MaxKeys, 1000)
 	return s

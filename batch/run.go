@@ -12,6 +12,7 @@ import (
 
 	"github.com/cachex-go/cachex/internal/client"
 	"github.com/cachex-go/cachex/internal/convoy"
+	"github.com/cachex-go/cachex/internal/defaults"
 	"github.com/cachex-go/cachex/internal/guard"
 )
 
@@ -260,12 +261,8 @@ func (g *group) ask(ctx context.Context) (time.Time, error) {
 	if p.Len() == 0 {
 		return sent, nil
 	}
-	return sent, convoy.SendOrLeave(ctx, g.rdb, patience, spawn, p)
+	return sent, convoy.SendOrLeave(ctx, g.rdb, defaults.LeaseTTL, spawn, p)
 }
-
-// patience is how long Run waits for a Redis that does not answer a round trip: as long
-// as a cache does by default.
-const patience = 3 * time.Second
 
 // failure returns the error of Redis, or of ctx, if there are keys that have an
 // error.

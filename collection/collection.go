@@ -67,11 +67,8 @@ var (
 	errUnsettled  = errors.New("it is deleted again and again while it is loaded")
 )
 
-// Defaults of all Specs.
-const (
-	defaultUpTimeout = time.Minute
-	defaultLeaseTTL  = 3 * time.Second
-)
+// defaultUpTimeout is the default of every Spec.UpTimeout.
+const defaultUpTimeout = time.Minute
 
 // checkCommon returns an error for the first of the fields that all Specs have
 // that is wrong, by its name.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/cachex-go/cachex/internal/defaults"
 	"github.com/cachex-go/cachex/internal/entry"
 )
 
@@ -28,7 +29,7 @@ func (c *Counter[K]) overtaken(ctx context.Context, r *restoring[K]) error {
 	if !ok || was.State != entry.Value {
 		return nil // any count that is there now was stored later
 	}
-	patience := cmp.Or(c.spec.LeaseTTL, defaultLeaseTTL)
+	patience := cmp.Or(c.spec.LeaseTTL, defaults.LeaseTTL)
 	var till int64 // of their lease, as it was at the time seen
 	var seen time.Time
 	tick := time.NewTicker(glance)
@@ -57,6 +58,3 @@ func (c *Counter[K]) overtaken(ctx context.Context, r *restoring[K]) error {
 		}
 	}
 }
-
-// defaultLeaseTTL is that of cachex.Spec.LeaseTTL.
-const defaultLeaseTTL = 3 * time.Second

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cachex-go/cachex/codec"
+	"github.com/cachex-go/cachex/internal/defaults"
 	"github.com/cachex-go/cachex/internal/entry"
 )
 
@@ -44,7 +45,7 @@ func TestTheDefaultsAreThoseOfTheDocs(t *testing.T) {
 	l, err := New(rdb, Options[string]{})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = l.Close(context.Background()) })
-	require.Equal(t, 3*time.Second, l.leases.ttl)
+	require.Equal(t, defaults.LeaseTTL, l.leases.ttl)
 	require.Equal(t, time.Minute, l.flights.Timeout)
 	require.Nil(t, l.slots)
 	require.Equal(t, codec.Bind(codec.For[string]()), l.codec)

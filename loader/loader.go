@@ -24,6 +24,7 @@ import (
 
 	"github.com/cachex-go/cachex/codec"
 	"github.com/cachex-go/cachex/internal/circuit"
+	"github.com/cachex-go/cachex/internal/defaults"
 	"github.com/cachex-go/cachex/internal/gather"
 	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/saturate"
@@ -137,7 +138,7 @@ func New[V any](rdb redis.UniversalClient, o Options[V]) (*Loader[V], error) {
 		o.Codec = codec.For[V]()
 	}
 	if o.LeaseTTL == 0 {
-		o.LeaseTTL = 3 * time.Second
+		o.LeaseTTL = defaults.LeaseTTL
 	}
 	if o.Timeout == 0 {
 		o.Timeout = time.Minute

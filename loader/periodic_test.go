@@ -78,7 +78,7 @@ func (f *fleet) startWith(name string, set func(*Turns), refresh func(ctx contex
 	for _, h := range hooks {
 		rdb.AddHook(h)
 	}
-	l, err := New(rdb, Options[int]{})
+	l, err := New(rdb, Options[int]{LeaseTTL: 3 * time.Second})
 	require.NoError(f, err)
 	ctx, cancel := context.WithCancelCause(f.Context())
 	p := &crew{fleet: f, name: name, loader: l, turns: l.Turns(), cancel: cancel, ended: make(chan error, 1)}
@@ -257,7 +257,7 @@ func TestNoMoreThanPlacesAreRefreshedAtOnceAndAllOfThemAre(t *testing.T) {
 		inFleet(t, 100, time.Minute, func(f *fleet) {
 			var calls, keys, mostCalls, mostKeys atomic.Int64
 			rdb := redis.NewClient(f.rdb.Options())
-			l, err := New(rdb, Options[int]{})
+			l, err := New(rdb, Options[int]{LeaseTTL: 3 * time.Second})
 			require.NoError(f, err)
 			turns := l.Turns()
 			turns.Places, turns.Chunk = test.places, test.chunk

@@ -25,6 +25,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/internal/client"
+	"github.com/cachex-go/cachex/internal/defaults"
 	"github.com/cachex-go/cachex/internal/periodic"
 	"github.com/cachex-go/cachex/ledger"
 )
@@ -206,7 +207,7 @@ func (o *Options) complete() error {
 	o.MaxBytes = cmp.Or(o.MaxBytes, 8<<20)
 	o.Workers = cmp.Or(o.Workers, 4)
 	o.Timeout = cmp.Or(o.Timeout, 30*time.Second)
-	o.LeaseTTL = cmp.Or(o.LeaseTTL, 5*time.Second)
+	o.LeaseTTL = cmp.Or(o.LeaseTTL, defaults.BatchLeaseTTL)
 	if o.Name == "" {
 		return errors.New("Options.Name is empty: it names the keys in Redis")
 	}

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/cachex-go/cachex/internal/defaults"
 )
 
 // Lingers is a function of go-redis that a test of leaks lets pass: a client whose
@@ -17,7 +19,7 @@ import (
 const Lingers = "github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"
 
 // Main is the body of a TestMain: it runs the tests, stops the shared server
-// and exits. If the tests pass, each of after is called, and an error of one
+// and exits. Leases hold for [Patience] where a test sets no LeaseTTL. If the tests pass, each of after is called, and an error of one
 // fails the run: this is the place to look for leaked goroutines, as in
 //
 //	func TestMain(m *testing.M) {
@@ -27,6 +29,9 @@ const Lingers = "github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"
 // goleak is passed in, not imported, for a program that runs the embedded server
 // must not be linked with it.
 func Main(m *testing.M, after ...func() error) {
+	if os.Getenv(networkEnv) == "" { // where a test cuts a network, the limits of the product end a wait
+		defaults.LeaseTTL, defaults.BatchLeaseTTL = Patience, Patience
+	}
 	if name := os.Getenv(childEnv); name != "" {
 		os.Exit(runChild(name))
 	}
