@@ -79,7 +79,7 @@ type batchRead[K comparable, V any] struct {
 	watch              *watch
 	atOnce             int               // how many chunks of keys are under way at once
 	rest               chan *found[K, V] // nil: the keys are one chunk
-	taken, loaded      bool
+	taken, loaded      bool              // Take, or Load, was called
 	answered           bool
 	inside             bool // Close waits for us
 }
@@ -97,9 +97,9 @@ func (r *batchRead[K, V]) Ask(ctx context.Context, p redis.Pipeliner) {
 }
 
 // Take decodes what is there.
-func (r *batchRead[K, V]) Take(sent time.Time, err error) {
+func (r *batchRead[K, V]) Take(sent time.Time, ended convoy.Ended) {
 	if r.taken = true; r.Reading != nil {
-		r.Reading.Take(sent, err)
+		r.Reading.Take(sent, ended)
 	}
 }
 
@@ -109,7 +109,7 @@ func (r *batchRead[K, V]) Load(c *convoy.Convoy) {
 		return
 	}
 	r.Reading.Load(c)
-	if len(r.keys) > r.c.spec.MaxKeys {
+	if len(r.keys) > r.c.spec.MaxKeys && r.rest == nil {
 		r.rest = make(chan *found[K, V], 1)
 		f := new(found[K, V])
 		r.c.loader.Spawn(guard.Client, func() error { r.readRest(f); return nil }, func(error) { r.rest <- f }) // ends with ctx
@@ -205,7 +205,7 @@ func (r *batchRead[K, V]) Answer(_ context.Context, err error) {
 	r.answered = true
 	defer r.Drop()
 	if !r.taken { // by a Batch that is not ours
-		r.Take(time.Now(), err)
+		r.Take(time.Now(), convoy.AllEnded(err))
 	}
 	if !r.loaded {
 		r.Load(nil)

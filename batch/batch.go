@@ -225,7 +225,7 @@ func (s *asked[K, V]) prepare() *reader {
 				if a.err = err; err == nil {
 					a.v = v
 				}
-				r.failed = r.failed || err != nil && !errors.Is(err, errs.ErrNotFound)
+				r.lacks = r.lacks || err != nil && !errors.Is(err, errs.ErrNotFound)
 			}
 		})
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -22,8 +21,11 @@ import (
 // that come after these have round trips of their own. What is missing is loaded, all
 // sources side by side, by one call of UpMany for each that has one. The leases on what is
 // missing cost a second round trip, and what was loaded is stored in a third. A load
-// that takes long is stored by itself, so as not to hold up the others; Run returns
-// when all are done.
+// that takes long is stored by itself, so as not to hold up the others.
+//
+// A node of a Cluster or Ring that takes much longer than the others to answer does not
+// hold up what they have not. Its keys are loaded by a call of their own, once it has
+// answered or was silent for too long. Run returns when all are done.
 //
 // What is said of Get is true of every key by itself: flights and leases are shared
 // with calls of Get and with other Batches, stale values are served and reloaded in
@@ -106,10 +108,13 @@ type reader struct {
 	fill    func(error) (some bool)       // gives an error to the keys that have no answer
 	dead    bool                          // it has panicked
 	over    chan struct{}                 // closed when it has answered, if it takes no part in a Convoy
+	from    int                           // where among the commands of its group its own begin,
+	to      int                           // and end
+	failed  error                         // why its commands were not answered; nil if some were
 
-	mu     sync.Mutex
-	ended  bool // guarded by mu: who answers now comes too late
-	failed bool // guarded by mu: there is a key that has an error
+	mu    sync.Mutex
+	ended bool // guarded by mu: who answers now comes too late
+	lacks bool // guarded by mu: there is a key that has an error
 }
 
 // end ends the Reading. Keys that have no answer get an error.
@@ -119,7 +124,7 @@ func (r *reader) end(err error) {
 	if !r.ended {
 		r.ended = true
 		if r.fill(err) {
-			r.failed = true
+			r.lacks = true
 		}
 	}
 }
@@ -176,7 +181,6 @@ func (r *reader) client(ctx context.Context) (rdb redis.UniversalClient) {
 type group struct {
 	rdb     redis.UniversalClient
 	readers []*reader
-	failed  error // of the round trip
 }
 
 // grouped adds r to the group of its client.
@@ -192,35 +196,22 @@ func grouped(groups []*group, r *reader, rdb redis.UniversalClient) []*group {
 
 // run reads, and returns when every key has its answer.
 func (g *group) run(ctx context.Context) {
-	sent, err := g.ask(ctx)
-	g.failed = err
-	for _, r := range g.readers {
-		switch {
-		case r.loading != nil:
-			r.try(func() { r.loading.Take(sent, err) })
-		case !r.dead:
-			r.over = make(chan struct{})
-			// Ends with Answer, which heeds ctx, as we do if it does not.
-			guard.Go(source, func() error { r.Answer(ctx, err); return nil }, func(failed error) {
-				if failed != nil {
-					failed = inBatch(failed)
-				}
-				r.end(cmp.Or(failed, unanswered(ctx, err)))
-				close(r.over)
-			})
+	trips := g.ask(ctx)
+	for over := false; !over; {
+		over = trips.Wait(ctx, 0)
+		g.take(ctx, trips)
+		together := convoy.New(g.rdb)
+		for _, r := range g.readers {
+			if r.loading != nil {
+				r.try(func() { r.loading.Load(together) })
+			}
 		}
+		together.Leave()
 	}
-	together := convoy.New(g.rdb)
 	for _, r := range g.readers {
 		if r.loading != nil {
-			r.try(func() { r.loading.Load(together) })
-		}
-	}
-	together.Leave()
-	for _, r := range g.readers {
-		if r.loading != nil {
-			r.try(func() { r.Answer(ctx, err) })
-			r.end(unanswered(ctx, err))
+			r.try(func() { r.Answer(ctx, r.failed) })
+			r.end(unanswered(ctx, r.failed))
 		}
 	}
 	for _, r := range g.readers {
@@ -230,7 +221,34 @@ func (g *group) run(ctx context.Context) {
 		select {
 		case <-r.over:
 		case <-ctx.Done():
-			r.end(unanswered(ctx, err))
+			r.end(unanswered(ctx, r.failed))
+		}
+	}
+}
+
+// take has the readers take what was answered. One that takes no part in a Convoy
+// answers when all that it asks for was.
+func (g *group) take(ctx context.Context, trips *convoy.FanOut) {
+	for _, r := range g.readers {
+		over, err := trips.EndedAll(r.from, r.to)
+		if over {
+			r.failed = err
+		}
+		switch {
+		case r.loading != nil:
+			r.try(func() {
+				r.loading.Take(trips.Began(), func(i int) (bool, error) { return trips.Ended(r.from + i) })
+			})
+		case over && !r.dead && r.over == nil:
+			r.over = make(chan struct{})
+			// Ends with Answer, which heeds ctx, as we do if it does not.
+			guard.Go(source, func() error { r.Answer(ctx, err); return nil }, func(failed error) {
+				if failed != nil {
+					failed = inBatch(failed)
+				}
+				r.end(cmp.Or(failed, unanswered(ctx, err)))
+				close(r.over)
+			})
 		}
 	}
 }
@@ -246,22 +264,18 @@ func unanswered(ctx context.Context, err error) error {
 	return errUnanswered
 }
 
-// ask sends what the readers ask for, and returns when it did, and what became of
-// it all, if anything did.
-func (g *group) ask(ctx context.Context) (time.Time, error) {
+// ask sends what the readers ask for, to each server by itself.
+func (g *group) ask(ctx context.Context) *convoy.FanOut {
 	p := g.rdb.Pipeline()
 	spawn := guard.Go // ends with the call of the client
 	for _, r := range g.readers {
+		r.from = p.Len()
 		r.try(func() { r.Ask(ctx, p) })
-		if r.loading != nil {
+		if r.to = p.Len(); r.loading != nil {
 			spawn = r.loading.Spawn
 		}
 	}
-	sent := time.Now()
-	if p.Len() == 0 {
-		return sent, nil
-	}
-	return sent, convoy.SendOrLeave(ctx, g.rdb, defaults.LeaseTTL, spawn, p)
+	return convoy.Depart(ctx, g.rdb, defaults.LeaseTTL, spawn, p)
 }
 
 // failure returns the error of Redis, or of ctx, if there are keys that have an
@@ -269,16 +283,16 @@ func (g *group) ask(ctx context.Context) (time.Time, error) {
 func (g *group) failure(ctx context.Context) error {
 	for _, r := range g.readers {
 		r.mu.Lock()
-		failed := r.failed
+		lacks := r.lacks
 		r.mu.Unlock()
 		switch {
-		case !failed:
+		case !lacks:
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case r.loading != nil && r.loading.Away() != nil:
 			return r.loading.Away()
-		case r.loading == nil && g.failed != nil:
-			return g.failed
+		case r.loading == nil && r.failed != nil:
+			return r.failed
 		}
 	}
 	return nil

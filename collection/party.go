@@ -67,7 +67,7 @@ func (h *home[K, T]) send(ctx context.Context, call *script.Call, with *party, l
 	if with.gone() {
 		_ = call.Run(ctx, h.rdb) // the error is in call
 	} else {
-		with.c.Send(ctx, []*script.Call{call}, loaded, patience)
+		with.c.Send(ctx, h.flights.Spawn, []*script.Call{call}, loaded, patience)
 	}
 	h.note(ctx, call.Key, began, call.Err)
 }

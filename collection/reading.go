@@ -3,7 +3,7 @@ package collection
 import (
 	"context"
 	"errors"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -29,10 +29,14 @@ type reading[K comparable, T any] struct {
 	keys          []K
 	got           func(int, T, error)
 	asks          []asked
-	missing       []missing[T]
-	away          error // why Redis was not asked, or did not answer
-	taken, loaded bool
-	over          chan struct{} // closed when what was missing has been answered
+	missing       []missing[T] // to be restored by the next Load
+	away          error        // why Redis was not asked, or did not answer
+	taken, loaded bool         // Take, or Load, was called
+
+	mu      sync.Mutex
+	queue   []missing[T]  // guarded by mu: to be restored by the goroutines that run
+	running int           // guarded by mu: goroutines that restore, at most restorers
+	over    chan struct{} // guarded by mu: closed when none runs; nil: Answer does not wait
 }
 
 var _ convoy.Loading = (*reading[int, int])(nil)
@@ -42,7 +46,10 @@ type asked struct {
 	i   int // in keys
 	k   string
 	cmd redis.Cmder // nil: it is not
-	err error       // why not
+	at  int         // which of the commands cmd is
+	err error       // why it is not asked for, or was not answered
+
+	taken bool
 }
 
 // A missing is one key that was not there, and what was seen of it; nil: nothing was.
@@ -50,6 +57,7 @@ type missing[T any] struct {
 	i    int
 	k    string
 	seen *look[T]
+	c    *convoy.Convoy // of its Load; nil: none
 }
 
 // Client returns the client of the collection.
@@ -58,6 +66,7 @@ func (r *reading[K, T]) Client() redis.UniversalClient { return r.h.rdb }
 // Ask queues the command of each key, but not those for which Redis is not worth
 // asking.
 func (r *reading[K, T]) Ask(ctx context.Context, p redis.Pipeliner) {
+	from := p.Len()
 	for i, key := range r.keys {
 		k, err := r.h.rendered(key)
 		if err != nil {
@@ -67,27 +76,38 @@ func (r *reading[K, T]) Ask(ctx context.Context, p redis.Pipeliner) {
 		}
 		a := asked{i: i, k: k, err: r.h.refusal(k)}
 		if a.err == nil {
-			a.cmd = r.h.ask(ctx, p, k)
+			a.at, a.cmd = p.Len()-from, r.h.ask(ctx, p, k)
 		}
 		r.asks = append(r.asks, a)
 	}
 }
 
 // Take answers what is there.
-func (r *reading[K, T]) Take(sent time.Time, err error) {
+func (r *reading[K, T]) Take(sent time.Time, ended convoy.Ended) {
 	r.taken = true
-	r.h.away.Done(r.ctx, sent, len(r.asks), func(i int) (string, error) {
+	var some []*asked
+	for i := range r.asks {
 		a := &r.asks[i]
+		if a.taken {
+			continue
+		}
 		if a.cmd != nil {
-			if a.err = err; err == nil {
+			over, err := ended(a.at)
+			if !over {
+				continue
+			}
+			if a.err = err; err != nil {
+				a.cmd = nil // it must not be looked at
+			} else {
 				a.err = a.cmd.Err()
 			}
 		}
-		return a.k, a.err
-	})
-	for _, a := range r.asks {
+		a.taken, some = true, append(some, a)
+	}
+	r.h.away.Done(r.ctx, sent, len(some), func(i int) (string, error) { return some[i].k, some[i].err })
+	for _, a := range some {
 		l := look[T]{err: a.err}
-		if a.cmd != nil && err == nil {
+		if a.cmd != nil {
 			l.v, l.s, l.err = r.h.open(a.k, a.cmd)
 		}
 		switch {
@@ -101,7 +121,7 @@ func (r *reading[K, T]) Take(sent time.Time, err error) {
 		case l.err != nil && (errors.Is(l.err, circuit.ErrAway) || !script.Answered(l.err)):
 			r.away = l.err
 		}
-		r.missing = append(r.missing, missing[T]{a.i, a.k, &l})
+		r.missing = append(r.missing, missing[T]{i: a.i, k: a.k, seen: &l})
 	}
 }
 
@@ -121,67 +141,89 @@ const restorers = 64
 
 // Load begins to restore what is missing.
 func (r *reading[K, T]) Load(c *convoy.Convoy) {
-	r.loaded, r.over = true, make(chan struct{})
-	if len(r.missing) == 0 {
-		close(r.over)
-		return
-	}
+	r.loaded = true
+	some := r.missing
+	r.missing = nil
 	if r.h.up == nil {
 		c = nil // there is nothing to restore
 	}
-	queue := make(chan missing[T], len(r.missing))
-	for _, m := range r.missing {
-		queue <- m
+	for i := range some {
+		some[i].c = c
 	}
-	close(queue)
-	var running atomic.Int64
-	running.Store(int64(min(len(r.missing), restorers)))
-	for range running.Load() {
-		r.restore(queue, c, func() {
-			if running.Add(-1) == 0 {
-				close(r.over)
-			}
-		})
+	r.mu.Lock()
+	n := min(len(some), restorers-r.running)
+	r.running += n
+	r.queue = append(r.queue, some[n:]...)
+	r.mu.Unlock()
+	for _, m := range some[:n] {
+		r.restore(m, join(c))
 	}
 }
 
-// restore restores, in a goroutine, what is in queue, and then calls ended.
-func (r *reading[K, T]) restore(queue <-chan missing[T], c *convoy.Convoy, ended func()) {
-	with := join(c)
-	var m missing[T]
+// next takes a key from the queue, and has it join its convoy. If the queue is empty, it
+// reports false: the goroutine of the caller ends.
+func (r *reading[K, T]) next() (m missing[T], with *party, more bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if more = len(r.queue) > 0; more {
+		m, r.queue = r.queue[0], r.queue[1:]
+		return m, join(m.c), true
+	}
+	if r.running--; r.running == 0 && r.over != nil {
+		close(r.over)
+		r.over = nil
+	}
+	return m, nil, false
+}
+
+// restore restores a key, and then those in the queue, in a goroutine.
+func (r *reading[K, T]) restore(m missing[T], with *party) {
 	// Ends with the restorations, which heed ctx.
 	guard.Go(guard.Codec, func() error {
-		for m = range queue {
+		for more := true; more; m, with, more = r.next() {
 			v, err := r.h.found(r.ctx, m.k, r.keys[m.i], m.seen, with)
 			r.got(m.i, v, err)
-			with = nil
-			if len(queue) > 0 {
-				with = join(c)
-			}
 		}
 		return nil
 	}, func(err error) {
-		with.leave()
 		if err == nil {
-			ended()
 			return
 		}
+		with.leave()
 		var zero T
 		r.got(m.i, zero, r.h.fail("get", m.k, err))
-		r.restore(queue, c, ended) // the others
+		if m, with, more := r.next(); more { // the others
+			r.restore(m, with)
+		}
 	})
+}
+
+// idle returns a channel that is closed when nothing is being restored.
+func (r *reading[K, T]) idle() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	over := r.over
+	if over == nil {
+		over = make(chan struct{})
+		if r.running == 0 {
+			close(over)
+		} else {
+			r.over = over
+		}
+	}
+	return over
 }
 
 // Answer waits until what is missing has been answered, or ctx ends.
 func (r *reading[K, T]) Answer(ctx context.Context, err error) {
 	if !r.taken { // by a Batch that is not ours
-		r.Take(time.Now(), err)
+		r.Take(time.Now(), convoy.AllEnded(err))
 	}
 	if !r.loaded {
 		r.Load(nil)
 	}
 	select {
-	case <-r.over:
+	case <-r.idle():
 	case <-ctx.Done():
 	}
 }

@@ -124,24 +124,29 @@ func (p *party) leave(cause error) {
 	}
 }
 
-// part gives one of several flights a ctx of its own, and flies it by itself. If it
-// was cancelled, it is so still.
-func (f *flight[V]) part(run func()) {
-	f.fs.mu.Lock()
-	defer f.fs.mu.Unlock()
-	f.secede(run)
+// part gives some of several flights a ctx of their own, and flies them apart from the
+// others. If one was cancelled, it is so still.
+func (fs *Flights[V]) part(run func(), flights ...*flight[V]) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.secede(run, flights...)
 }
 
 // secede is part. The caller holds fs.mu.
-func (f *flight[V]) secede(run func()) {
-	together, ended := f.cancel, f.ended
-	f.fs.fly(run, f)
-	together(nil)
-	switch {
-	case ended != nil:
-		f.cancel(ended)
-	case f.waiting == 0:
-		f.cancel(errAbandoned)
+func (fs *Flights[V]) secede(run func(), flights ...*flight[V]) {
+	together, ended := make([]context.CancelCauseFunc, len(flights)), make([]error, len(flights))
+	for i, f := range flights {
+		together[i], ended[i] = f.cancel, f.ended
+	}
+	fs.fly(run, flights...)
+	for i, f := range flights {
+		together[i](nil)
+		switch {
+		case ended[i] != nil:
+			f.cancel(ended[i])
+		case f.waiting == 0:
+			f.cancel(errAbandoned)
+		}
 	}
 }
 
@@ -165,7 +170,7 @@ func (f *flight[V]) claim(with company) bool {
 		return false
 	}
 	f.queued, f.with = false, with
-	f.secede(func() { f.run(f) })
+	f.fs.secede(func() { f.run(f) }, f)
 	return true
 }
 

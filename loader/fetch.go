@@ -21,14 +21,17 @@ type fetch struct {
 	keys []string
 	gets []*redis.StringCmd // one for each key
 	many []*gather.MGet     // or one for each Most
-	deal func()             // of packed entries: gives gets what their hashes were answered
+	of   []int              // of packed entries: which command reads each key
+	deal func(n int)        // of packed entries: gives gets what a command was answered
+	done []bool             // of packed entries: which commands were dealt
 }
 
 // fetch queues on p what reads keys.
 func (l *Loader[V]) fetch(ctx context.Context, p redis.Pipeliner, keys []string) fetch {
 	if l.leases.packed {
 		f := fetch{keys: keys}
-		f.gets, f.deal = l.leases.hashes(ctx, p, keys)
+		f.gets, f.of, f.deal = l.leases.hashes(ctx, p, keys)
+		f.done = make([]bool, 1+slices.Max(f.of))
 		return f
 	}
 	if len(keys) > 1 && l.gather.Together() {
@@ -55,12 +58,15 @@ func fetchMany(ctx context.Context, p redis.Pipeliner, keys []string) fetch {
 	return f
 }
 
-// sort gives each key its own answer. It is called when the commands have ended, where
-// err is what became of all of them.
-func (f *fetch) sort(err error) {
-	if f.deal != nil && err == nil {
-		f.deal()
+// at returns which of the commands reads the i-th key.
+func (f *fetch) at(i int) int {
+	switch {
+	case f.many != nil:
+		return i / convoy.Most
+	case f.of != nil:
+		return f.of[i]
 	}
+	return i
 }
 
 // unfit reports whether an MGET was not answered as it should, where err is what
@@ -73,8 +79,15 @@ func (f *fetch) unfit(err error) bool {
 }
 
 // next returns what the i-th key holds, or redis.Nil or another error. It is called
-// for each, in their order. The bytes are good until end is called.
+// for each, when its command has ended, and in their order if there is an MGET. The bytes
+// are good until end is called.
 func (f *fetch) next(i int) ([]byte, error) {
+	if f.deal != nil {
+		if n := f.of[i]; !f.done[n] {
+			f.done[n] = true
+			f.deal(n)
+		}
+	}
 	if f.many == nil {
 		return f.gets[i].Bytes()
 	}

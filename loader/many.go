@@ -66,20 +66,32 @@ func (l *Loader[V]) Reuse(answers []Answer[V]) {
 // its own. Options.Timeout of a key is counted from the end of its queueing. A key
 // that is leased elsewhere keeps no other key waiting. Close empties the queue.
 //
+// The servers of a Cluster or a Ring are asked side by side. What those have that answer
+// is loaded by one call of load. A server that takes much longer than the others does not
+// hold that up: what it has is loaded by another call, when it has answered or was silent
+// for too long.
+//
 // Every key has its own answer. If load panics or returns too little, the keys
 // concerned get an error.
 func (l *Loader[V]) GetMany(ctx context.Context, keys []string, limit int, load ManyFunc[V]) []Answer[V] {
 	r := l.Reading(ctx, keys, limit, load)
+	var trips *convoy.FanOut
 	if limit > 0 || l.swr > 0 || !l.cold.Load() {
-		r.read()
+		trips = r.depart()
 	}
-	if limit == 0 || len(r.missing) < 2 {
-		r.Load(nil)
-		return r.Wait()
+	for over := false; !over; {
+		if over = trips == nil; !over {
+			over = trips.Wait(ctx, 0)
+			r.Take(trips.Began(), trips.Ended)
+		}
+		if limit == 0 || len(r.missing) < 2 {
+			r.Load(nil)
+			continue
+		}
+		c := convoy.New(l.rdb)
+		r.Load(c)
+		c.Leave()
 	}
-	c := convoy.New(l.rdb)
-	r.Load(c)
-	c.Leave()
 	return r.Wait()
 }
 
@@ -93,14 +105,14 @@ func (l *Loader[V]) LookupMany(ctx context.Context, keys []string) []Answer[V] {
 // fly boards the flights of some keys, or starts them. The runs that it starts are
 // parties of r.together.
 func (r *Reading[V]) fly(is []int, who boarding) ([]*member[V], []error) {
-	l, load, limit, a, c := r.l, r.load, r.limit, r.aim, r.together
+	l, load, a, c := r.l, r.load, r.aim, r.together
 	keys, sights := make([]string, len(is)), make([]sight, len(is))
 	for j, i := range is {
 		if keys[j] = r.keys[i]; r.sights != nil {
 			sights[j] = r.sights[i]
 		}
 	}
-	single := limit > 0 || len(is) == 1
+	single := r.limit > 0 || len(is) == 1
 	again := func(j int) func(*flight[V]) {
 		if !single { // the first flight is flown with others
 			return l.flown(keys[j], is[j], sight{}, l.usual(), load)
@@ -111,11 +123,11 @@ func (r *Reading[V]) fly(is []int, who boarding) ([]*member[V], []error) {
 	members, errs := l.flights.boardAll(r.ctx, keys, who, single, again, func(n int, queued []*flight[V]) func([]*flight[V], []int) {
 		others = append(r.queued, queued...)
 		if n > 0 && single {
-			limit, also := max(limit, 1), others
-			wave := min(limit, n)
-			join(c, wave)
+			also, places := others, r.pool(who)
+			first := enter(places, n)
+			join(c, len(first))
 			others = nil
-			return func(fs []*flight[V], _ []int) { apart(slices.Concat(fs, also), limit, wave, c) }
+			return func(fs []*flight[V], _ []int) { apart(slices.Concat(fs, also), places, first, c) }
 		}
 		if n == 0 {
 			return nil
@@ -131,12 +143,37 @@ func (r *Reading[V]) fly(is []int, who boarding) ([]*member[V], []error) {
 	})
 	r.queued = nil
 	if len(others) > 0 {
+		places := r.pool(who)
 		l.flights.Spawn(guard.Load, func() error { // ends when all are flown, by us or by others
-			apart(others, max(limit, 1), 0, nil)
+			apart(others, places, nil, nil)
 			return nil
 		}, func(error) {})
 	}
 	return members, errs
+}
+
+// pool returns the places for loads of single keys. Keys whose server was late share
+// them with the others. Loads that nobody waits for have places of their own.
+func (r *Reading[V]) pool(who boarding) *waitfor.Pool {
+	if r.limit == 0 {
+		return waitfor.NewPool(1)
+	}
+	if r.places[who] == nil {
+		r.places[who] = waitfor.NewPool(r.limit)
+	}
+	return r.places[who]
+}
+
+// enter takes as many of n places as are free.
+func enter(places *waitfor.Pool, n int) (in []*waitfor.Load) {
+	for range n {
+		self := new(waitfor.Load)
+		if !places.TryEnter(self) {
+			break
+		}
+		in = append(in, self)
+	}
+	return in
 }
 
 // join takes n parties into c, if there is one.
@@ -200,17 +237,19 @@ func (r *run[V]) takePlace() error {
 	return err
 }
 
-// apart flies flights that are queued each by itself, at most limit at a time. For
-// the first wave of them parties have joined c. One that was claimed meanwhile, by a
-// caller who asks for it alone or by another call for many, is passed over.
-func apart[V any](fs []*flight[V], limit, wave int, c *convoy.Convoy) {
-	places := waitfor.NewPool(limit)
+// apart flies flights that are queued each by itself, when there is a place. The first of
+// them have places, and parties for them have joined c. One that was claimed meanwhile, by
+// a caller who asks for it alone or by another call for many, is passed over.
+func apart[V any](fs []*flight[V], places *waitfor.Pool, first []*waitfor.Load, c *convoy.Convoy) {
 	for n, f := range fs {
-		self := new(waitfor.Load)
-		if _, err := places.Enter(context.Background(), self); err != nil {
-			return // it does not come to that
-		}
-		if n >= wave {
+		var self *waitfor.Load
+		if n < len(first) {
+			self = first[n]
+		} else {
+			self = new(waitfor.Load)
+			if _, err := places.Enter(context.Background(), self); err != nil {
+				return // it does not come to that
+			}
 			join(c, 1)
 		}
 		if !f.claims(company{together: c, places: places, placed: self}) {

@@ -87,45 +87,46 @@ func (l *Leases) parse(key string, b []byte) (entry.Header, []byte, bool) {
 const mostFields = 128
 
 // hashes queues on p the commands that read keys, one for each 128 of a hash. It
-// returns the commands that there would be for each key. They have their answers when
-// answer was called, after p was sent.
-func (l *Leases) hashes(ctx context.Context, p redis.Pipeliner, keys []string) (cmds []*redis.StringCmd, answer func()) {
+// returns the command that there would be for each key, and the number of the one that
+// reads it. The keys of a command have their answers when deal was called with its
+// number, after the command was answered.
+func (l *Leases) hashes(ctx context.Context, p redis.Pipeliner, keys []string) (cmds []*redis.StringCmd, of []int, deal func(n int)) {
 	type hash struct {
 		at     string
+		n      int // which of hashes it is
 		fields []string
 		cmds   []*redis.StringCmd // by field
 		cmd    *redis.SliceCmd
 	}
 	var hashes []*hash
 	index := make(map[string]*hash)
-	cmds = make([]*redis.StringCmd, len(keys))
+	cmds, of = make([]*redis.StringCmd, len(keys)), make([]int, len(keys))
 	for i, key := range keys {
 		at, field := l.place(key)
 		h := index[at]
 		if h == nil || len(h.fields) == mostFields {
-			h = &hash{at: at}
+			h = &hash{at: at, n: len(hashes)}
 			hashes, index[at] = append(hashes, h), h // in the order of keys
 		}
-		cmds[i] = redis.NewStringCmd(ctx, "hget", at, field)
+		cmds[i], of[i] = redis.NewStringCmd(ctx, "hget", at, field), h.n
 		h.fields, h.cmds = append(h.fields, field), append(h.cmds, cmds[i])
 	}
 	for _, h := range hashes {
 		h.cmd = p.HMGet(ctx, h.at, h.fields...)
 	}
-	return cmds, func() {
-		for _, h := range hashes {
-			values, err := h.cmd.Result()
-			if err == nil && len(values) != len(h.cmds) {
-				err = convoy.ErrSilent
-			}
-			for j, cmd := range h.cmds {
-				if err != nil {
-					cmd.SetErr(err)
-				} else if s, there := values[j].(string); there {
-					cmd.SetVal(s)
-				} else {
-					cmd.SetErr(redis.Nil)
-				}
+	return cmds, of, func(n int) {
+		h := hashes[n]
+		values, err := h.cmd.Result()
+		if err == nil && len(values) != len(h.cmds) {
+			err = convoy.ErrSilent
+		}
+		for j, cmd := range h.cmds {
+			if err != nil {
+				cmd.SetErr(err)
+			} else if s, there := values[j].(string); there {
+				cmd.SetVal(s)
+			} else {
+				cmd.SetErr(redis.Nil)
 			}
 		}
 	}

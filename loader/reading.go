@@ -11,11 +11,13 @@ import (
 	"github.com/cachex-go/cachex/internal/circuit"
 	"github.com/cachex-go/cachex/internal/convoy"
 	"github.com/cachex-go/cachex/internal/script"
+	"github.com/cachex-go/cachex/internal/waitfor"
 )
 
 // A Reading is GetMany, or LookupMany, in steps, for whoever has the readings of
 // several Loaders share their round trips: Ask, send what that queued, Take, Load,
-// Wait. It is for one goroutine, and for one use.
+// Wait. Take and Load come again as long as there are servers that have not answered.
+// It is for one goroutine, and for one use.
 type Reading[V any] struct {
 	l     *Loader[V]
 	ctx   context.Context // of the call, which the Reading does not outlive
@@ -26,13 +28,16 @@ type Reading[V any] struct {
 
 	asked   []int // keys that were asked for
 	got     fetch // of them
-	missing []int // keys to be loaded
+	open    []int // which of asked have no answer yet, once some have; else nil
+	missing []int // keys to be loaded next
+	lacking int   // how many were missing so far
 	aside   []int // keys that are served, and loaded meanwhile
 	taken   bool
 	away    error // why Redis was not asked, or did not answer
 
 	queued   []*flight[V] // that others have queued, and that we have boarded
 	together *convoy.Convoy
+	places   [nobody + 1]*waitfor.Pool // of the loads of single keys, if limit is not 0
 	answers  []Answer[V]
 	members  []*member[V]  // of those who wait for a flight; nil if nobody does
 	sights   []sight       // of those to be loaded; nil if nothing was read, or all was there
@@ -93,40 +98,89 @@ func (r *Reading[V]) Ask(ctx context.Context, p redis.Pipeliner) {
 	}
 }
 
-// Take takes what the commands were answered, which were sent at a time. If err is
-// not nil, it is what became of them all, and they are not looked at.
-func (r *Reading[V]) Take(sent time.Time, err error) {
-	r.taken = true
-	r.got.sort(err)
-	if r.got.unfit(err) {
-		sent = time.Now()
-		r.got, err = r.l.again(r.ctx, &r.got)
+// Take takes what the commands were answered that have ended since the last Take, all
+// of which were sent at a time. A command of which ended returns an error is not looked
+// at.
+func (r *Reading[V]) Take(sent time.Time, ended convoy.Ended) {
+	if r.got.many != nil { // from one server: all have ended
+		if _, err := ended(0); r.got.unfit(err) {
+			sent = time.Now()
+			r.got, err = r.l.again(r.ctx, &r.got)
+			ended = convoy.AllEnded(err)
+		}
 	}
-	now := time.Now()
-	for j, i := range r.asked {
-		if err != nil {
+	some := r.answered(ended)
+	n, now := len(some), time.Now()
+	nth := func(k int) int { return some[k] }
+	if some == nil {
+		n, nth = len(r.asked), func(k int) int { return k }
+	}
+	failed := false
+	for k := range n {
+		j := nth(k)
+		i := r.asked[j]
+		if _, err := ended(r.got.at(j)); err != nil {
+			failed = true
 			r.see(i, nil, err, now)
 			continue
 		}
-		b, failed := r.got.next(j)
-		r.see(i, b, failed, now)
+		b, err := r.got.next(j)
+		r.see(i, b, err, now)
 	}
-	r.l.away.Done(r.ctx, sent, len(r.asked), func(j int) (string, error) {
+	r.l.away.Done(r.ctx, sent, n, func(k int) (string, error) {
+		j := nth(k)
 		at, _ := r.l.leases.place(r.keys[r.asked[j]])
-		if err != nil {
+		if _, err := ended(r.got.at(j)); err != nil {
 			return at, err
 		}
 		return at, r.got.failed(j)
 	})
-	if err == nil {
+	if !failed {
 		r.got.end()
 	}
 	if !slices.IsSorted(r.missing) { // some were not asked for
 		slices.Sort(r.missing)
 	}
-	if r.load != nil {
-		r.learn(len(r.asked), len(r.missing))
+	if r.load != nil && len(r.open) == 0 {
+		r.learn(len(r.asked), r.lacking)
 	}
+}
+
+// answered returns which of the keys that were asked for have been answered since the
+// last Take; nil if all have, and there was none.
+func (r *Reading[V]) answered(ended convoy.Ended) []int {
+	before, again := r.open, r.taken
+	n := len(r.asked)
+	if again {
+		n = len(before)
+	}
+	r.taken, r.open = true, nil
+	if over := func(k int) bool { is, _ := ended(r.got.at(k)); return is }; !again && all(n, over) {
+		return nil
+	}
+	some := make([]int, 0, n)
+	for k := range n {
+		j := k
+		if again {
+			j = before[k]
+		}
+		if over, _ := ended(r.got.at(j)); over {
+			some = append(some, j)
+		} else {
+			r.open = append(r.open, j)
+		}
+	}
+	return some
+}
+
+// all reports whether a condition holds for every number below n.
+func all(n int, holds func(int) bool) bool {
+	for i := range n {
+		if !holds(i) {
+			return false
+		}
+	}
+	return true
 }
 
 // see takes what GET returned for the i-th key.
@@ -152,7 +206,7 @@ func (r *Reading[V]) see(i int, b []byte, err error, now time.Time) {
 		return
 	default: // a value that is too old is none
 		*a = Answer[V]{}
-		r.missing = append(r.missing, i)
+		r.missing, r.lacking = append(r.missing, i), r.lacking+1
 	}
 	if r.sights == nil {
 		r.sights = make([]sight, len(r.keys))
@@ -188,7 +242,8 @@ func (r *Reading[V]) Load(c *convoy.Convoy) {
 			r.answers[i].Err = errs[j]
 		}
 	}
-	if r.l.softTimeout > 0 && r.l.swr+r.l.sie > 0 && r.Waits() {
+	r.aside, r.missing = nil, nil
+	if r.over == nil && r.l.softTimeout > 0 && r.l.swr+r.l.sie > 0 && r.Waits() {
 		over := make(chan struct{})
 		r.over, r.timer = over, time.AfterFunc(r.l.softTimeout, func() { close(over) })
 	}
@@ -257,5 +312,12 @@ func (r *Reading[V]) read() {
 	if p.Len() > 0 {
 		err = r.l.sendAll(r.ctx, p)
 	}
-	r.Take(sent, err)
+	r.Take(sent, convoy.AllEnded(err))
+}
+
+// depart is Ask, and sends what that queued, to each server by itself.
+func (r *Reading[V]) depart() *convoy.FanOut {
+	p := r.l.rdb.Pipeline()
+	r.Ask(r.ctx, p)
+	return convoy.Depart(r.ctx, r.l.rdb, r.l.silence(), r.l.Spawn, p)
 }

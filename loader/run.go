@@ -3,12 +3,8 @@ package loader
 import (
 	"context"
 	"errors"
-	"net"
-	"slices"
 	"time"
 
-	"github.com/cachex-go/cachex/internal/convoy"
-	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/internal/waitfor"
@@ -27,13 +23,16 @@ import (
 // many have joined the flight. What is proven is true for these.
 //
 // Of several flights, those that have to wait for somebody else part from the
-// others, and each goes on by itself.
+// others, and each goes on by itself. Those of which the server takes much longer to
+// answer than others part too, and go on together.
 type run[V any] struct {
 	l    *Loader[V]
 	ctx  context.Context // of the flights, until they part
 	self *waitfor.Load   // that of ctx
 	load ManyFunc[V]
+	own  []*pursuit[V] // those that have not parted because of their server
 	legs []*pursuit[V] // those to be loaded
+	late late[V]       // the servers that others do not wait for
 	slot bool          // we have one of MaxLoads
 
 	attempt  *attempt     // the load, once it is started
@@ -126,10 +125,14 @@ func (l *Loader[V]) pursue(f *flight[V], key string, i int, s sight, a aim) *pur
 const maxUnfit = 3
 
 // fly finishes the flights of ps, but for those that part.
-func (r *run[V]) fly(ps ...*pursuit[V]) {
+func (r *run[V]) fly(ps ...*pursuit[V]) { r.finish(ps, nil, ps) }
+
+// finish is fly, of pursuits of which the leases are asked for, but for some of them.
+func (r *run[V]) finish(ps []*pursuit[V], begun *asking[V], unasked []*pursuit[V]) {
+	r.own = ps
 	defer func() {
-		tokens := make([]Token, len(ps))
-		for i, p := range ps {
+		tokens := make([]Token, len(r.own))
+		for i, p := range r.own {
 			p.w.End()
 			tokens[i] = p.token
 		}
@@ -142,10 +145,10 @@ func (r *run[V]) fly(ps ...*pursuit[V]) {
 	defer func() {
 		r.still()
 		if !returned {
-			r.abandon(ps)
+			r.abandon(r.own)
 		}
 	}()
-	r.course(ps)
+	r.course(ps, begun, unasked)
 	returned = true
 }
 
@@ -156,34 +159,38 @@ func (r *run[V]) abandon(ps []*pursuit[V]) {
 }
 
 // course is fly, but for what is to be given back at its end.
-func (r *run[V]) course(ps []*pursuit[V]) {
-	for asking := ps; ; {
-		if err := r.takePlace(); err != nil {
-			r.fail(err, asking)
+func (r *run[V]) course(ps []*pursuit[V], begun *asking[V], unasked []*pursuit[V]) {
+	// What was asked for is taken before we queue for a slot: a key that is held or found
+	// needs none.
+	asking, held := unasked, []hold[V](nil)
+	if begun != nil { // all were asked for
+		asking, held = r.take(begun, nil, nil)
+		if len(ps) > 1 {
+			r.partHeld(held)
+			held = nil
+		}
+		asking = append(asking, r.yield()...)
+		r.keep(0)
+	}
+	for ; ; held = nil {
+		if err := r.enter(len(asking) + len(r.legs)); err != nil {
+			if begun == nil {
+				r.fail(err, asking) // which have no leases
+				asking = nil
+			}
+			r.giveUp(err, asking, held)
 			return
 		}
-		if err := r.takeSlot(); err != nil {
-			r.fail(err, asking)
-			return
-		}
-		var held []hold[V]
 		for len(asking) > 0 && r.ctx.Err() == nil {
 			asking, held = r.acquire(asking, held)
 		}
 		if r.ctx.Err() != nil {
-			for _, h := range held {
-				asking = append(asking, h.p)
-			}
-			asking = append(asking, r.legs...)
-			r.still()
-			r.fail(context.Cause(r.ctx), asking)
-			r.release(asking)
+			r.giveUp(context.Cause(r.ctx), asking, held)
 			return
 		}
+		r.partLate()
 		if len(ps) > 1 || len(held) == 0 {
-			for _, h := range held {
-				h.p.f.part(func() { r.part(h) })
-			}
+			r.partHeld(held)
 			if len(r.legs) > 0 {
 				r.lead()
 			}
@@ -199,10 +206,40 @@ func (r *run[V]) course(ps []*pursuit[V]) {
 	}
 }
 
+// enter takes a place and a slot for n pursuits that are to be loaded, perhaps.
+func (r *run[V]) enter(n int) error {
+	if n == 0 {
+		return nil
+	}
+	if err := r.takePlace(); err != nil {
+		return err
+	}
+	return r.takeSlot()
+}
+
+// giveUp ends the flights of the run, since ctx has ended.
+func (r *run[V]) giveUp(err error, asking []*pursuit[V], held []hold[V]) {
+	for _, h := range held {
+		asking = append(asking, h.p)
+	}
+	asking = append(asking, r.legs...)
+	r.fail(err, r.late.unasked)
+	r.still()
+	r.fail(err, asking)
+	r.release(asking)
+}
+
 // A hold is a key of which somebody else has the lease.
 type hold[V any] struct {
 	p *pursuit[V]
 	a Acquisition
+}
+
+// partHeld has flights wait each by itself.
+func (r *run[V]) partHeld(held []hold[V]) {
+	for _, h := range held {
+		r.l.flights.part(func() { r.part(h) }, h.p.f)
+	}
 }
 
 // part goes on with one flight by itself.
@@ -216,79 +253,6 @@ func (r *run[V]) part(h hold[V]) {
 		return
 	}
 	alone.fly(&p)
-}
-
-// acquire asks for the leases, in one round trip for each 500, and has them renewed from
-// the end of that round trip on. It finishes the flights that need none, adds those that
-// are to be loaded to r.legs and those that have to wait to held, and returns those that
-// are to ask again.
-func (r *run[V]) acquire(ps []*pursuit[V], held []hold[V]) ([]*pursuit[V], []hold[V]) {
-	var again []*pursuit[V]
-	for some := range slices.Chunk(ps, convoy.Most) {
-		if r.ctx.Err() != nil {
-			again = append(again, some...) // and there, all fail
-			continue
-		}
-		from := len(r.legs)
-		again, held = r.acquireSome(some, again, held)
-		r.keep(from)
-	}
-	return again, held
-}
-
-// acquireSome is acquire in one round trip.
-func (r *run[V]) acquireSome(ps, again []*pursuit[V], held []hold[V]) ([]*pursuit[V], []hold[V]) {
-	l := r.l
-	var asked []*pursuit[V]
-	var calls []*script.Call
-	for _, p := range ps {
-		if p.sight.away == nil {
-			p.sight.away = l.refusal(p.key)
-		}
-		if p.alone = p.sight.away != nil || p.unfit == maxUnfit; p.alone {
-			r.legs = append(r.legs, p)
-			continue
-		}
-		p.token = entry.NewToken()
-		asked, calls = append(asked, p), append(calls, l.leases.acquiring(p.key, p.claim(l.expect())))
-	}
-	l.flights.marks(asked)
-	r.send(r.ctx, calls, false, longestWait)
-	for i, p := range asked {
-		p.proven = p.joined
-		a, err := acquired(p.token, calls[i])
-		switch {
-		case r.ctx.Err() != nil:
-			again = append(again, p) // and there, all fail
-		case err != nil:
-			l.stats.redisFailures.Add(1)
-			e, ok := errors.AsType[*net.OpError](err)
-			p.alone, p.orphan = true, !ok || e.Op != "dial"
-			r.legs = append(r.legs, p)
-		case a.Grant == Granted, a.Grant == Refresh:
-			r.self.Hold(p.token)
-			p.old = a.Entry
-			r.legs = append(r.legs, p)
-		case a.Grant == None && l.none(p.key, a.Entry):
-			p.f.finish(result[V]{err: ErrNotFound, how: OutcomeNotFound}, p.proven)
-		case a.Grant == None: // it is of another key
-			l.misfit(p, a.Entry)
-			again = append(again, p)
-		case a.Grant == Found:
-			if v, ok := l.value(p.key, a.Entry, 0); ok {
-				p.f.finish(result[V]{v: v, how: p.found()}, p.proven)
-			} else {
-				l.misfit(p, a.Entry)
-				again = append(again, p)
-			}
-		case l.settle(p, a): // Held, Stale
-		case l.spoilt(p, a): // nobody else sees to a new one
-			again = append(again, p)
-		default:
-			held = append(held, hold[V]{p, a})
-		}
-	}
-	return again, held
 }
 
 // settle finishes a flight that need not wait for the one that has the lease.
@@ -370,15 +334,21 @@ func (r *run[V]) fail(err error, ps []*pursuit[V]) {
 // does one that has been asked for by others first, if a load with a slot waits
 // for it by now.
 func (r *run[V]) takeSlot() (err error) {
-	if r.l.slots == nil || r.slot || r.self.Nested() {
-		return nil
-	}
-	if r.slot = r.l.slots.TryEnter(r.self); r.slot {
+	if r.trySlot() {
 		return nil
 	}
 	r.leave() // the others shall not wait with us
 	r.slot, err = r.l.slots.Enter(r.ctx, r.self)
 	return err
+}
+
+// trySlot takes a slot if one is free, and reports whether the run may load.
+func (r *run[V]) trySlot() bool {
+	if r.l.slots == nil || r.slot || r.self.Nested() {
+		return true
+	}
+	r.slot = r.l.slots.TryEnter(r.self)
+	return r.slot
 }
 
 func (r *run[V]) freeSlot() {

@@ -64,6 +64,9 @@ func newCircuits(rdb redis.UniversalClient) *Circuits {
 	return &Circuits{rdb: rdb, server: servers(rdb)}
 }
 
+// Server names the server of a key in Redis.
+func (cs *Circuits) Server(key string) string { return cs.server(key) }
+
 // Of returns the route of a key in Redis.
 func (cs *Circuits) Of(key string) Route { return Route{cs, key} }
 

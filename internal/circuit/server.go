@@ -1,7 +1,6 @@
 package circuit
 
 import (
-	"context"
 	"fmt"
 
 	"github.com/redis/go-redis/v9"
@@ -12,15 +11,8 @@ import (
 // servers returns what names the server to which rdb sends the commands of a key.
 // It sends nothing.
 func servers(rdb redis.UniversalClient) func(key string) string {
-	switch rdb := rdb.(type) {
-	case interface {
-		MasterForKey(ctx context.Context, key string) (*redis.Client, error)
-	}:
-		return func(key string) string { return address(rdb.MasterForKey(over, key)) }
-	case interface {
-		GetShardClientForKey(key string) (*redis.Client, error)
-	}:
-		return func(key string) string { return address(rdb.GetShardClientForKey(key)) }
+	if server := client.Servers(rdb); server != nil {
+		return server
 	}
 	if client.TopologyOf(rdb) == client.Cluster {
 		return func(key string) string { return ranges[slot(key)/(slots/ofCluster)] }
@@ -28,24 +20,7 @@ func servers(rdb redis.UniversalClient) func(key string) string {
 	return func(string) string { return unknown }
 }
 
-// unknown names the one server there is; or all of them, while the client knows of
-// none.
-const unknown = ""
-
-func address(node *redis.Client, err error) string {
-	if err != nil {
-		return unknown
-	}
-	return node.Options().Addr
-}
-
-// over has a ClusterClient that has not yet seen its Cluster say so, and not go and
-// look.
-var over = func() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return ctx
-}()
+const unknown = client.Unknown
 
 // ofCluster is how many circuits a Cluster has whose client does not tell its
 // masters, each for a range of slots.

@@ -44,7 +44,7 @@ var faultsOfNodes = []fault{{
 	shows: all(struck, gone),
 	hurt:  func(t *testing.T, p *patient) { p.fails(t, (*redistest.Server).Kill) },
 }, {
-	name: "Cluster: a master is stopped, goes on as a replica, and gets its place back (`CLUSTER FAILOVER`)", where: "cluster", sees: "as if it were killed; reads notice nothing of the rest", stored: "what the replica had; see below",
+	name: "Cluster: a master is stopped, goes on as a replica, and gets its place back (`CLUSTER FAILOVER`)", where: "cluster", sees: "as if it were killed; `GetMany` loads what the others lack while it is silent. Reads notice nothing of the rest", stored: "what the replica had; see below",
 	shows: all(struck, silence),
 	hurt: func(t *testing.T, p *patient) {
 		old := p.fails(t, (*redistest.Server).Stop)

@@ -41,7 +41,7 @@ var batches = []row{{
 			require.NoError(t, err)
 			require.EqualValues(t, 5, n)
 		}
-		require.Equal(t, 2, users.queries(), "the second time for what does not exist")
+		w.requireQueries(t, 2, users, "the second time for what does not exist")
 		require.Equal(t, 3, jobs.asked())
 	},
 }, {

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/cachex-go/cachex"
+	"github.com/cachex-go/cachex/internal/client"
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
@@ -49,6 +50,22 @@ var rows = func() []row {
 	}
 	return all
 }()
+
+// requireQueries requires so many calls of UpMany. What a server of several answers much
+// later than the others, since the machine stands still perhaps, is loaded by one more.
+func (w *world) requireQueries(t *testing.T, n int, s *source, why string) {
+	t.Helper()
+	got := s.queries()
+	require.GreaterOrEqual(t, got, n, why)
+	servers := map[string]bool{"": true}
+	if server := client.Servers(w.a); server != nil {
+		clear(servers)
+		for i := range 1000 {
+			servers[server(fmt.Sprint(i))] = true
+		}
+	}
+	require.LessOrEqual(t, got, n+len(servers)-1, why)
+}
 
 // A world is where a row runs.
 type world struct {

@@ -4,10 +4,12 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/cachex-go/cachex/internal/client"
 	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 )
@@ -23,7 +25,10 @@ import (
 // took, nobody's load takes more than twice the time for it, and loads that take
 // about as long share a round trip: the argument is that of the ski rental problem.
 //
-// There is no goroutine but those of the parties.
+// Where a client tells its servers, each gets a pipeline of its own, and a party goes on
+// when those that it has asked something of have answered.
+//
+// There is no goroutine but those of the parties, and one for each of several servers.
 type Convoy struct {
 	rdb redis.UniversalClient
 
@@ -35,13 +40,49 @@ type Convoy struct {
 
 // A parcel is what one party sends.
 type parcel struct {
-	calls    []*script.Call
+	pieces   []*piece
 	loaded   bool          // it waits for those who load, too
 	deadline time.Time     // zero: none
 	limit    time.Duration // how long its party waits for one round trip; 0: as long as it takes
 	begins   func()        // tells its party that a round trip begins; nil if limit is 0
+	start    guard.Spawn   // starts goroutines of its party
 	turn     chan struct{} // closed when the party is to send what has gathered
-	done     chan struct{} // closed when the calls have their replies
+	left     atomic.Int64  // pieces that have no replies yet
+	done     chan struct{} // closed when left is 0
+}
+
+// A piece is those calls of a parcel that go to one server.
+type piece struct {
+	of       *parcel
+	server   string
+	calls    []*script.Call
+	answered func() // called when the calls have their replies; nil
+}
+
+// pieces returns a piece of p for each server of calls, in their order.
+func (c *Convoy) pieces(p *parcel, calls []*script.Call) (all []*piece) {
+	f := fanOut(c.rdb, len(calls), func(i int) string { return calls[i].Key })
+	if f.single() {
+		server := client.Unknown
+		if name := client.Servers(c.rdb); name != nil && len(calls) > 0 {
+			server = name(calls[0].Key)
+		}
+		return []*piece{{of: p, server: server, calls: calls}}
+	}
+	for part, server := range f.servers {
+		all = append(all, &piece{of: p, server: server, calls: of(f, part, calls)})
+	}
+	return all
+}
+
+// over says that the calls have their replies.
+func (p *piece) over() {
+	if p.answered != nil {
+		p.answered()
+	}
+	if p.of.left.Add(-1) == 0 {
+		close(p.of.done)
+	}
 }
 
 // New returns a Convoy of one party, who leaves when the others have joined.
@@ -98,10 +139,14 @@ func (c *Convoy) complete() bool {
 
 // Send sends the calls of one party, and returns when they have their replies. It
 // waits for the other parties no longer than patience; and for those who load if it
-// has loaded itself. If ctx ends before the calls are sent, they are not: whoever
-// gives back a lease has to know that it is not asked for any more.
-func (c *Convoy) Send(ctx context.Context, calls []*script.Call, loaded bool, patience time.Duration) {
-	c.sendParcel(ctx, &parcel{calls: calls, loaded: loaded}, patience)
+// has loaded itself. start starts a goroutine for each of several servers, so that the
+// party need not wait for those that it has asked nothing of. If ctx ends before the calls
+// are sent, they are not: whoever gives back a lease has to know that it is not asked for
+// any more.
+func (c *Convoy) Send(ctx context.Context, start guard.Spawn, calls []*script.Call, loaded bool, patience time.Duration) {
+	own := &parcel{loaded: loaded, start: start}
+	own.pieces = c.pieces(own, calls)
+	c.sendParcel(ctx, own, patience)
 }
 
 // SendOrLeave is Send for a party that leaves as RunOrLeave does: when ctx is done, or d
@@ -109,7 +154,8 @@ func (c *Convoy) Send(ctx context.Context, calls []*script.Call, loaded bool, pa
 // send may take any number of round trips.
 func (c *Convoy) SendOrLeave(ctx context.Context, d time.Duration, start guard.Spawn, calls []*script.Call, loaded bool, patience time.Duration) {
 	copies := copied(ctx, c.rdb, calls)
-	own := &parcel{calls: copies, loaded: loaded}
+	own := &parcel{loaded: loaded, start: start}
+	own.pieces = c.pieces(own, copies)
 	took(calls, copies, leave(ctx, d, start, func(ctx context.Context, begins func()) {
 		if begins != nil {
 			own.limit, own.begins = d, begins
@@ -120,6 +166,7 @@ func (c *Convoy) SendOrLeave(ctx context.Context, d time.Duration, start guard.S
 
 func (c *Convoy) sendParcel(ctx context.Context, own *parcel, patience time.Duration) {
 	own.turn, own.done = make(chan struct{}), make(chan struct{})
+	own.left.Store(int64(len(own.pieces)))
 	own.deadline, _ = ctx.Deadline()
 	c.mu.Lock()
 	c.waiting = append(c.waiting, own)
@@ -148,39 +195,67 @@ func (c *Convoy) sendParcel(ctx context.Context, own *parcel, patience time.Dura
 		c.waiting = slices.Delete(gathered, at, at+1)
 		c.call() // it may have been for us to send
 		c.mu.Unlock()
-		for _, call := range own.calls {
-			call.Err = context.Cause(ctx)
+		for _, some := range own.pieces {
+			for _, call := range some.calls {
+				call.Err = context.Cause(ctx)
+			}
 		}
 		return
 	}
 	c.waiting = nil
 	c.mu.Unlock()
-	c.send(ctx, append(slices.Delete(gathered, at, at+1), own)) // ours are the last, since we go on when all are sent
+	c.send(ctx, own, append(slices.Delete(gathered, at, at+1), own)) // ours are the last, since we go on when all are sent
+	<-own.done
 }
 
-// send sends what has gathered, and lets each party go on when its own calls have their
-// replies: it has leases to renew. That whoever sends may leave, on its own ctx, is no
+// send sends what has gathered, for each server by itself and side by side. own is the
+// parcel of the party that sends. If there are several servers, send does not wait for
+// them.
+func (c *Convoy) send(ctx context.Context, own *parcel, gathered []*parcel) {
+	var lanes [][]*piece
+	index := make(map[string]int)
+	for _, p := range gathered {
+		for _, some := range p.pieces {
+			at, there := index[some.server]
+			if !there {
+				at = len(lanes)
+				index[some.server], lanes = at, append(lanes, nil)
+			}
+			lanes[at] = append(lanes[at], some)
+		}
+	}
+	if len(lanes) == 1 {
+		c.sendLane(ctx, lanes[0])
+		return
+	}
+	for _, lane := range lanes {
+		own.start(guard.Client, func() error { c.sendLane(ctx, lane); return nil }, func(error) {}) // ends with the replies
+	}
+}
+
+// sendLane sends pieces to their server, and lets each party go on when its own calls have
+// their replies: it has leases to renew. That whoever sends may leave, on its own ctx, is no
 // matter to the others: the longest of their deadlines counts, and for each round trip
 // the longest of their limits.
-func (c *Convoy) send(ctx context.Context, gathered []*parcel) {
-	waiting := gathered
+func (c *Convoy) sendLane(ctx context.Context, lane []*piece) {
+	waiting := lane
 	defer func() {
 		for _, p := range waiting {
-			close(p.done)
+			p.over()
 		}
 	}()
 	var calls []*script.Call
 	var last time.Time
 	var limit time.Duration
 	bounded, limited := true, true
-	ends := make([]int, len(gathered)) // where in calls those of each party end
-	for i, p := range gathered {
-		calls = append(calls, script.Shared(p.calls)...)
+	ends := make([]int, len(lane)) // where in calls those of each piece end
+	for i, p := range lane {
+		calls = append(calls, script.Shared(slices.Clone(p.calls))...)
 		ends[i] = len(calls)
-		bounded, limited = bounded && !p.deadline.IsZero(), limited && p.limit > 0
-		limit = max(limit, p.limit)
-		if p.deadline.After(last) {
-			last = p.deadline
+		bounded, limited = bounded && !p.of.deadline.IsZero(), limited && p.of.limit > 0
+		limit = max(limit, p.of.limit)
+		if p.of.deadline.After(last) {
+			last = p.of.deadline
 		}
 	}
 	for _, call := range calls {
@@ -195,8 +270,8 @@ func (c *Convoy) send(ctx context.Context, gathered []*parcel) {
 	sent := 0
 	for some := range script.CallLots(calls, Most) {
 		for _, p := range waiting {
-			if p.begins != nil {
-				p.begins()
+			if p.of.begins != nil {
+				p.of.begins()
 			}
 		}
 		trip, cancel := ctx, context.CancelFunc(func() {})
@@ -209,8 +284,8 @@ func (c *Convoy) send(ctx context.Context, gathered []*parcel) {
 		if silent {
 			return // all have left
 		}
-		for sent += len(some); len(waiting) > 0 && ends[len(gathered)-len(waiting)] <= sent; {
-			close(waiting[0].done)
+		for sent += len(some); len(waiting) > 0 && ends[len(lane)-len(waiting)] <= sent; {
+			waiting[0].over()
 			waiting = waiting[1:]
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/redistest"
 	"github.com/cachex-go/cachex/internal/script"
 )
@@ -226,7 +227,7 @@ func TestEveryCallHasItsOwnError(t *testing.T) {
 	inStreet(t, 2, func(t *testing.T, s *street) {
 		first := s.sends(t.Context(), false, time.Minute, "a")
 		call := &script.Call{Script: script.New("fails", "return redis.error_reply('NOPE no')"), Key: "k"}
-		s.Send(t.Context(), []*script.Call{call}, false, time.Minute)
+		s.Send(t.Context(), guard.Go, []*script.Call{call}, false, time.Minute)
 		first.answered(t, 0)
 		require.ErrorContains(t, call.Err, "NOPE no")
 	})
@@ -269,7 +270,7 @@ func TestAHookThatPanicsLetsTheOthersGo(t *testing.T) {
 		first := s.sends(t.Context(), false, time.Minute, "a")
 		time.Sleep(10 * ms)
 		call := says("b")
-		s.Send(t.Context(), []*script.Call{call}, false, time.Minute)
+		s.Send(t.Context(), guard.Go, []*script.Call{call}, false, time.Minute)
 		require.Equal(t, 10*ms, <-first.took)
 		require.ErrorContains(t, first.calls[0].Err, "client panicked with a string")
 		require.ErrorContains(t, call.Err, "client panicked with a string")

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/redistest"
 	"github.com/cachex-go/cachex/internal/script"
 )
@@ -97,7 +98,7 @@ func (s *street) sends(ctx context.Context, loaded bool, patience time.Duration,
 	}
 	go func() { // ends with Send
 		began := time.Now()
-		s.Send(ctx, g.calls, loaded, patience)
+		s.Send(ctx, guard.Go, g.calls, loaded, patience)
 		g.took <- time.Since(began)
 	}()
 	synctest.Wait()

@@ -23,37 +23,46 @@ const Most = 500
 // two, and has the client spread them over the nodes of a Cluster. Every command has its
 // own reply or error. Send returns an error only if none of them was answered.
 func Send(ctx context.Context, rdb redis.UniversalClient, all redis.Pipeliner) error {
-	return sendAll(all, func(cmds []redis.Cmder) (sent, error) { return send(ctx, rdb, cmds), nil })
+	cmds := all.Cmds()
+	all.Discard()
+	err, _ := sendAll(cmds, func(cmds []redis.Cmder) (sent, error) { return send(ctx, rdb, cmds), nil })
+	return err
 }
 
 // SendOrLeave is Send for a caller that leaves as Leave does: when ctx is done, or d
 // after a round trip began that was not answered. Then the commands may still be
 // under way, and must not be looked at.
 func SendOrLeave(ctx context.Context, rdb redis.UniversalClient, d time.Duration, start guard.Spawn, all redis.Pipeliner) error {
-	return sendAll(all, func(cmds []redis.Cmder) (sent, error) {
-		return Leave(ctx, d, start, func(ctx context.Context) (sent, error) { return send(ctx, rdb, cmds), nil })
-	})
-}
-
-// sendAll sends the commands of all by trip, which takes one round trip.
-func sendAll(all redis.Pipeliner, trip func([]redis.Cmder) (sent, error)) error {
 	cmds := all.Cmds()
 	all.Discard()
-	var failed error
+	err, _ := sendAll(cmds, leaving(ctx, rdb, d, start))
+	return err
+}
+
+// leaving returns a trip of SendOrLeave.
+func leaving(ctx context.Context, rdb redis.UniversalClient, d time.Duration, start guard.Spawn) func([]redis.Cmder) (sent, error) {
+	return func(cmds []redis.Cmder) (sent, error) {
+		return Leave(ctx, d, start, func(ctx context.Context) (sent, error) { return send(ctx, rdb, cmds), nil })
+	}
+}
+
+// sendAll sends cmds by trip, which takes one round trip. It returns an error if none of
+// them was answered, or trip has left.
+func sendAll(cmds []redis.Cmder, trip func([]redis.Cmder) (sent, error)) (failed error, left bool) {
 	answered := false
 	for some := range loads(cmds) {
 		one, err := trip(some)
 		if err != nil {
-			return err
+			return err, true
 		}
 		if answered = answered || one.answered; one.failed != nil {
 			failed = one.failed
 		}
 	}
 	if answered {
-		return nil
+		failed = nil
 	}
-	return failed
+	return failed, false
 }
 
 // A sent is what became of the commands of one round trip.
@@ -227,13 +236,17 @@ func took(calls, copies []*script.Call, err error) {
 var ErrSilent = errors.New("Redis did not answer in time")
 
 // Loading is what a source that loads can do beside being asked, which has it take
-// part in a Convoy. Take and Load are called in this order, by one goroutine.
+// part in a Convoy. Take and Load are called in this order, by one goroutine, and again
+// as long as there are commands that have not ended.
 type Loading interface {
-	// Take takes what the commands were answered, which were sent at a time. If err is
-	// not nil, it is what became of them all, and they must not be looked at.
-	Take(sent time.Time, err error)
+	// Take takes what those of the commands were answered that have ended since the last
+	// Take. All were sent at a time. ended is called with the index of a command, of
+	// those that Ask has queued, and reports whether it has ended. If its err is not
+	// nil, that is what became of the command, which must not be looked at.
+	Take(sent time.Time, ended Ended)
 
-	// Load begins to load what was not there, and does not wait for it.
+	// Load begins to load what was not there, and does not wait for it. It is called
+	// after each Take.
 	Load(c *Convoy)
 
 	// Away returns why Redis was not asked, or did not answer.
@@ -246,3 +259,9 @@ type Loading interface {
 	// again.
 	Drop()
 }
+
+// Ended is the type of FanOut.Ended.
+type Ended = func(i int) (over bool, err error)
+
+// AllEnded returns Ended for commands that have all ended, with an error or nil.
+func AllEnded(err error) Ended { return func(int) (bool, error) { return true, err } }

@@ -103,12 +103,23 @@ func sendLarge(ctx context.Context, rdb redis.UniversalClient, cmd redis.Cmder) 
 
 // serves reports whether Redis answers a read of the key of cmd.
 func serves(ctx context.Context, rdb redis.UniversalClient, cmd redis.Cmder) bool {
-	key := 1
-	if name := cmd.Name(); name == "eval" || name == "evalsha" {
-		key = 3
-	}
-	err := Do(ctx, rdb, redis.NewCmd(ctx, "getrange", cmd.Args()[key], 0, 0))
+	err := Do(ctx, rdb, redis.NewCmd(ctx, "getrange", KeyOf(cmd), 0, 0))
 	return Answered(err) && !refused(err)
+}
+
+// KeyOf returns the first key of cmd, if that is where most commands have it, or scripts;
+// else "", or an argument that is no key.
+func KeyOf(cmd redis.Cmder) string {
+	at, args := 1, cmd.Args()
+	switch cmd.Name() {
+	case "eval", "evalsha", "eval_ro", "evalsha_ro", "fcall", "fcall_ro":
+		at = 3
+	}
+	if at >= len(args) {
+		return ""
+	}
+	key, _ := args[at].(string)
+	return key
 }
 
 // A lone is a command that has a pipeline of its own, since Redis may close the
