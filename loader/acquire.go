@@ -103,11 +103,7 @@ func (r *run[V]) ask(ps []*pursuit[V]) *asking[V] {
 	if len(a.ps) == 0 {
 		return a
 	}
-	if c := r.together; c != nil {
-		a.trips = c.SendApart(r.ctx, l.silence(), l.Spawn, a.calls, false, longestWait)
-	} else {
-		a.trips = convoy.RunApart(r.ctx, l.rdb, l.silence(), l.Spawn, a.calls)
-	}
+	a.trips = r.sendApart(r.ctx, a.calls, false, longestWait)
 	return a
 }
 

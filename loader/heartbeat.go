@@ -6,31 +6,53 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cachex-go/cachex/internal/convoy"
 	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 )
 
 // A heartbeat renews leases that were granted in one round trip: every third of the
-// time that they hold, from when it is started until stop.
+// time that they hold, from when it is started until stop. Each server has a heartbeat of
+// its own: one that is silent keeps no lease of another one from being renewed.
 //
 // Its timer costs no goroutine before it fires, which it does not while a load is
 // quick.
 type heartbeat[V any] struct {
-	l        *Loader[V]
-	extend   func() []*script.Call // what one beat sends
-	answered func([]*script.Call)  // called under mu, with what it was answered; nil
-	send     func([]*script.Call)
+	l     *Loader[V]
+	is    []int // which of the leases; nil: all
+	renew renewing
+	send  func([]*script.Call)
+	next  *heartbeat[V] // of another server; nil: none
 
 	mu    sync.Mutex
 	timer *time.Timer // guarded by mu
 	ended bool        // guarded by mu
 }
 
-// beating starts a heartbeat. extend returns what renews the leases, and answered, unless
-// it is nil, is told the answers, but not after stop has returned. Both may run on a
-// goroutine of the Loader. What is under way when ctx ends or stop is called is left.
-func (l *Loader[V]) beating(ctx context.Context, extend func() []*script.Call, answered func([]*script.Call)) *heartbeat[V] {
-	h := &heartbeat[V]{l: l, extend: extend, answered: answered}
+// A renewing returns what renews some leases, or all if is is nil, and what is told that
+// there are answers, which may be nil.
+type renewing = func(is []int) (calls []*script.Call, answered func())
+
+// beating starts the heartbeats of n leases, of which key returns the keys. renew is
+// called for each beat, and its answered not after stop has returned. Both may run on
+// goroutines of the Loader, for several servers at the same time. What is under way when
+// ctx ends or stop is called is left.
+func (l *Loader[V]) beating(ctx context.Context, n int, key func(i int) string, renew renewing) (first *heartbeat[V]) {
+	for _, is := range convoy.ByServer(l.rdb, n, func(i int) string {
+		at, _ := l.leases.place(key(i))
+		return at
+	}) {
+		first = l.beatingAt(ctx, is, renew, first)
+	}
+	if first == nil { // one server
+		first = l.beatingAt(ctx, nil, renew, nil)
+	}
+	return first
+}
+
+// beatingAt starts the heartbeat of the leases of one server.
+func (l *Loader[V]) beatingAt(ctx context.Context, is []int, renew renewing, next *heartbeat[V]) *heartbeat[V] {
+	h := &heartbeat[V]{l: l, is: is, renew: renew, next: next}
 	h.send = func(calls []*script.Call) { l.send(ctx, calls) }
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -44,8 +66,9 @@ func (h *heartbeat[V]) beat() {
 		return
 	}
 	var calls []*script.Call
+	var answered func()
 	h.l.Spawn(guard.Client, func() error { // ends with the answer
-		calls = h.extend()
+		calls, answered = h.renew(h.is)
 		h.send(calls)
 		return nil
 	}, func(err error) {
@@ -57,8 +80,8 @@ func (h *heartbeat[V]) beat() {
 		if h.ended {
 			return
 		}
-		if h.answered != nil {
-			h.answered(calls)
+		if answered != nil {
+			answered()
 		}
 		h.timer.Reset(h.l.leases.ttl / 3)
 	})
@@ -71,13 +94,24 @@ func (h *heartbeat[V]) over() bool {
 	return h.ended
 }
 
-// stop ends the heartbeat, unless it is nil. It may be called again.
+// stop ends the heartbeats, unless there are none. It may be called again.
 func (h *heartbeat[V]) stop() {
-	if h == nil {
-		return
+	for ; h != nil; h = h.next {
+		h.end()
 	}
+}
+
+func (h *heartbeat[V]) end() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ended = true
 	h.timer.Stop()
+}
+
+// those returns some of all, or all if is is nil.
+func those[T any](all []T, is []int) []T {
+	if is == nil {
+		return all
+	}
+	return pick(all, is)
 }

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cachex-go/cachex/internal/convoy"
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/script"
 )
@@ -47,28 +46,31 @@ func (r *run[V]) keep(from int) {
 	if len(legs) == 0 {
 		return
 	}
-	var joined []int
-	r.portions = append(r.portions, portion[V]{from, len(r.legs), l.beating(r.ctx, func() []*script.Call {
-		joined = l.flights.marked(legs)
-		calls := make([]*script.Call, len(legs))
-		for i, p := range legs {
+	r.portions = append(r.portions, portion[V]{from, len(r.legs), l.beating(r.ctx, len(legs), func(i int) string { return legs[i].key }, func(is []int) ([]*script.Call, func()) {
+		some := those(legs, is)
+		joined := l.flights.marked(some)
+		calls := make([]*script.Call, len(some))
+		for i, p := range some {
 			calls[i] = l.leases.extending(p.key, p.token)
 		}
-		return calls
-	}, func(calls []*script.Call) {
-		for i, call := range calls {
-			n, err := number(call, 2)
-			switch {
-			case err != nil:
-				l.stats.redisFailures.Add(1)
-			case n == 1:
-				legs[i].proven = joined[i]
-			case n == 2: // expired by hand: the load may have read what was there before
-			default: // lost: who comes now would not be answered by this load
-				legs[i].f.lose()
-			}
-		}
+		return calls, func() { l.extended(some, calls, joined) }
 	})})
+}
+
+// extended takes the answers to a beat. joined are the members when it was sent.
+func (l *Loader[V]) extended(legs []*pursuit[V], calls []*script.Call, joined []int) {
+	for i, call := range calls {
+		n, err := number(call, 2)
+		switch {
+		case err != nil:
+			l.stats.redisFailures.Add(1)
+		case n == 1:
+			legs[i].proven = joined[i]
+		case n == 2: // expired by hand: the load may have read what was there before
+		default: // lost: who comes now would not be answered by this load
+			legs[i].f.lose()
+		}
+	}
 }
 
 // still ends the heartbeats.
@@ -163,96 +165,6 @@ func unanswered[V any](res []Loaded[V]) bool {
 		}
 	}
 	return true
-}
-
-// land stores what was loaded, or gives the leases back, and ends the flights: one
-// portion after the other, each in one round trip, while the leases of the others are
-// still renewed.
-func (r *run[V]) land(all []Loaded[V], took time.Duration) {
-	r.loaded()
-	var orphans []*pursuit[V]
-	from := 0
-	for _, some := range r.portions {
-		orphans = append(orphans, r.landSome(from, some.from, all, took)...)
-		some.stop()
-		orphans = append(orphans, r.landSome(some.from, some.to, all, took)...)
-		from = some.to
-	}
-	orphans = append(orphans, r.landSome(from, len(r.legs), all, took)...)
-	r.release(orphans)
-}
-
-// landSome is land for the legs from an index to another, and returns those that may
-// still have a lease.
-func (r *run[V]) landSome(from, to int, all []Loaded[V], took time.Duration) (orphans []*pursuit[V]) {
-	if from == to {
-		return nil
-	}
-	l, legs := r.l, r.legs[from:to]
-	results := make([]result[V], len(legs))
-	calls := make([]*script.Call, 0, len(legs))
-	sent := make([]int, 0, len(legs)) // where in legs
-	for i, p := range legs {
-		call := r.conclude(p, all[from+i], took, &results[i])
-		if !p.alone {
-			sent, calls = append(sent, i), append(calls, call)
-		}
-	}
-	l.flights.marks(legs)
-	storing := r.keepStoring(legs, sent, calls)
-	r.send(context.WithoutCancel(r.ctx), calls, true, min(max(took, shortestWait), longestWait))
-	storing.stop()
-	for j, i := range sent {
-		p := legs[i]
-		n, err := number(calls[j], int64(StoredStale))
-		stores := calls[j].Script != script.Release && calls[j].Script != script.Release.Packed()
-		switch {
-		case err != nil:
-			l.stats.redisFailures.Add(1)
-			if stores { // Redis may be out of memory: let others try
-				l.stats.storeFailures.Add(1)
-				orphans = append(orphans, p)
-			}
-		case stores && Verdict(n) == StoredStale && (l.swr == 0 || results[i].err != nil), !stores && n == 2:
-			// It was expired by hand since it was proven the last time: who joined after
-			// that may have called after Expire has returned, and loads again.
-		case n > 0:
-			p.proven = p.joined
-		case stores:
-			l.stats.fenced.Add(1)
-		}
-	}
-	joined := r.attempt.joined.Load()
-	for i, p := range legs {
-		if joined != nil { // the load has stored by itself, and later proofs are none of what it knows
-			p.proven = min(p.proven, (*joined)[from+i])
-		}
-		p.f.finish(results[i], p.proven)
-		if p.orphan {
-			orphans = append(orphans, p)
-		}
-	}
-	return orphans
-}
-
-// keepStoring starts a heartbeat of the leases of some of legs while calls end them, if
-// that takes more than one round trip. Else it returns nil.
-func (r *run[V]) keepStoring(legs []*pursuit[V], sent []int, calls []*script.Call) *heartbeat[V] {
-	trips := 0
-	for range script.CallLots(calls, convoy.Most) {
-		trips++
-	}
-	if trips < 2 {
-		return nil
-	}
-	l := r.l
-	return l.beating(context.WithoutCancel(r.ctx), func() []*script.Call {
-		extends := make([]*script.Call, len(sent))
-		for j, i := range sent {
-			extends[j] = l.leases.extending(legs[i].key, legs[i].token)
-		}
-		return extends
-	}, nil)
 }
 
 // conclude says what the load of a key has come to, and returns the call that

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/cachex-go/cachex/internal/convoy"
 	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/internal/waitfor"
@@ -374,6 +375,15 @@ func (r *run[V]) send(ctx context.Context, calls []*script.Call, loaded bool, pa
 		return
 	}
 	r.l.sendBy(ctx, calls, func() { c.SendOrLeave(ctx, r.l.silence(), r.l.Spawn, calls, loaded, patience) })
+}
+
+// sendApart is send, to each server by itself. It does not wait, and notes nothing.
+func (r *run[V]) sendApart(ctx context.Context, calls []*script.Call, loaded bool, patience time.Duration) *convoy.FanOut {
+	l := r.l
+	if c := r.together; c != nil {
+		return c.SendApart(ctx, l.silence(), l.Spawn, calls, loaded, patience)
+	}
+	return convoy.RunApart(ctx, l.rdb, l.silence(), l.Spawn, calls)
 }
 
 var errPaused = errors.New("a load has failed, and it is too early for another")

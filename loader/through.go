@@ -117,13 +117,14 @@ func (t *through[V]) acquire(ctx context.Context, began time.Time) map[string]Le
 			}
 		}
 		held := t.portion(n)
-		t.beats = append(t.beats, l.beating(ctx, func() []*script.Call {
-			extends := make([]*script.Call, len(held))
-			for j, i := range held {
+		t.beats = append(t.beats, l.beating(ctx, len(held), func(j int) string { return t.keys[held[j]] }, func(is []int) ([]*script.Call, func()) {
+			some := those(held, is)
+			extends := make([]*script.Call, len(some))
+			for j, i := range some {
 				extends[j] = l.leases.extending(t.keys[i], t.tokens[i])
 			}
-			return extends
-		}, nil))
+			return extends, nil
+		}))
 	}
 	return leases
 }

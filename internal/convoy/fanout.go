@@ -73,6 +73,20 @@ func (f *FanOut) split(n int, server func(i int) string) {
 	}
 }
 
+// ByServer returns which of n elements, of which key returns the keys in Redis, each server
+// of several has; nil if there is one, or rdb does not tell.
+func ByServer(rdb redis.UniversalClient, n int, key func(i int) string) [][]int {
+	f := fanOut(rdb, n, key)
+	if f.single() {
+		return nil
+	}
+	all := make([][]int, len(f.parts))
+	for i, part := range f.part {
+		all[part] = append(all[part], i)
+	}
+	return all
+}
+
 // single reports whether there is one part.
 func (f *FanOut) single() bool { return f.part == nil }
 
@@ -224,7 +238,8 @@ func Depart(ctx context.Context, rdb redis.UniversalClient, d time.Duration, sta
 }
 
 // RunApart is RunOrLeave of Run, side by side for each server. The parts end when ctx
-// ends while the caller is in Wait, and else outlive it.
+// ends while the caller is in Wait, and else outlive it. If ctx never ends, they take as
+// long as the client does.
 func RunApart(ctx context.Context, rdb redis.UniversalClient, d time.Duration, start guard.Spawn, calls []*script.Call) *FanOut {
 	run := func(ctx context.Context, sent []*script.Call) { Run(ctx, rdb, sent) }
 	f := fanOut(rdb, len(calls), func(i int) string { return calls[i].Key })
@@ -232,7 +247,7 @@ func RunApart(ctx context.Context, rdb redis.UniversalClient, d time.Duration, s
 		RunOrLeave(ctx, rdb, d, start, calls, run)
 		return f.all(nil, false)
 	}
-	ctx, f.leave = outliving(ctx)
+	ctx = f.outliving(ctx)
 	for part := range f.parts {
 		some := of(f, part, calls)
 		f.run(part, start, func(*end) { RunOrLeave(ctx, rdb, d, start, some, run) })
@@ -240,9 +255,12 @@ func RunApart(ctx context.Context, rdb redis.UniversalClient, d time.Duration, s
 	return f
 }
 
-// outliving returns ctx without its end, and what ends it.
-func outliving(ctx context.Context) (context.Context, context.CancelCauseFunc) {
-	return context.WithCancelCause(context.WithoutCancel(ctx))
+// outliving returns ctx without its end, which f.leave ends.
+func (f *FanOut) outliving(ctx context.Context) context.Context {
+	if ctx.Done() != nil {
+		ctx, f.leave = context.WithCancelCause(context.WithoutCancel(ctx))
+	}
+	return ctx
 }
 
 // SendApart is SendOrLeave whose calls are answered server by server. The parts end as
@@ -253,7 +271,7 @@ func (c *Convoy) SendApart(ctx context.Context, d time.Duration, start guard.Spa
 		c.SendOrLeave(ctx, d, start, calls, loaded, patience)
 		return f.all(nil, false)
 	}
-	ctx, f.leave = outliving(ctx)
+	ctx = f.outliving(ctx)
 	copies := copied(ctx, c.rdb, calls)
 	own := &parcel{loaded: loaded, start: start}
 	var mu sync.Mutex
@@ -272,7 +290,9 @@ func (c *Convoy) SendApart(ctx context.Context, d time.Duration, start guard.Spa
 	}
 	start(guard.Client, func() error { // ends with the replies, or leaves
 		return leave(ctx, d, start, func(ctx context.Context, begins func()) {
-			own.limit, own.begins = d, begins
+			if begins != nil {
+				own.limit, own.begins = d, begins
+			}
 			c.sendParcel(ctx, own, patience)
 		})
 	}, func(err error) {
