@@ -66,12 +66,24 @@ func TestGetMany_HookThatPanicsForOneServerSparesTheOthers(t *testing.T) {
 	}
 }
 
+// threeMasters returns a Cluster of which one may stop, and a client. Nodes and client bear
+// an hour of silence, so that a test is about what waits for the silent one, and no more.
+// Before its first command outside a pipeline, the client asks a node which commands
+// there are, and all wait for the answer. It has asked.
+func threeMasters(t *testing.T) (*redistest.Cluster, *redis.ClusterClient) {
+	t.Helper()
+	cluster := redistest.StartCluster(t, 3, redistest.WithArgs("--cluster-node-timeout", "3600000"))
+	rdb := cluster.Client(&redis.ClusterOptions{ReadTimeout: time.Hour, WriteTimeout: time.Hour, PoolSize: 200})
+	require.ErrorIs(t, rdb.Get(t.Context(), "nothing").Err(), redis.Nil)
+	require.NoError(t, rdb.ForEachMaster(t.Context(), func(ctx context.Context, node *redis.Client) error { return node.Ping(ctx).Err() }))
+	return cluster, rdb
+}
+
 // Of a Cluster whose master has stopped, what the others lack is loaded while it is
-// silent. The client, the lease and the nodes have an hour: nothing but the loads goes on.
+// silent. The lease has an hour too: nothing but the loads goes on.
 func TestGetMany_LoadsWhatHealthyMastersLackWhileOneIsStopped(t *testing.T) {
 	t.Parallel()
-	cluster := redistest.StartCluster(t, 3, redistest.WithArgs("--cluster-node-timeout", "3600000"))
-	rdb := cluster.Client(&redis.ClusterOptions{ReadTimeout: time.Hour, WriteTimeout: time.Hour, PoolSize: 50})
+	cluster, rdb := threeMasters(t)
 	for name, spec := range map[string]cachex.Spec[int, string]{
 		"UpMany, leases first": {},
 		"UpMany, reads first":  {StaleWhileRevalidate: time.Minute},
@@ -91,7 +103,6 @@ func TestGetMany_LoadsWhatHealthyMastersLackWhileOneIsStopped(t *testing.T) {
 			spec.UpMany = upMany
 		}
 		c := newCache(t, rdb, "stopped", spec)
-		require.NoError(t, rdb.ForEachMaster(t.Context(), func(ctx context.Context, node *redis.Client) error { return node.Ping(ctx).Err() }))
 		ids := upTo(60)
 		stopped := cluster.Owner(c.Key(0))
 		paused := map[int]bool{}
