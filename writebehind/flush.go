@@ -165,20 +165,22 @@ func (e *Engine) taken(t *take, b int, r *reply) {
 func (e *Engine) readBatch(ctx context.Context, b int, t *take) (*take, error) {
 	for cursor := "0"; ; {
 		r := read(e.call(ctx, script.ReadBatch, b, t.n, t.batch.Token, cursor, 2*e.atOnce))
-		cursor = r.text()
-		list := r.list()
+		next, list := r.text(), r.list()
 		switch {
 		case r.err != nil:
 			return nil, r.err
-		case cursor == "": // acknowledged meanwhile
+		case next == "": // acknowledged meanwhile
 			return &take{state: busy, wait: time.Millisecond}, nil
 		}
 		e.fill(t, list)
-		if cursor == "0" {
-			break
+		switch next {
+		case "0":
+			return t, nil
+		case cursor:
+			return nil, errCursor
 		}
+		cursor = next
 	}
-	return t, nil
 }
 
 // fill adds fields and values of I to the batch.

@@ -107,7 +107,7 @@ func (e *Engine) refused(ctx context.Context) ([]Refused, error) {
 				delete(cursors, b)
 			case next == "0":
 				delete(cursors, b)
-			case next == before: // no server says so, and it would go on for ever
+			case next == before:
 				failed = errCursor
 				delete(cursors, b)
 			default:
@@ -119,6 +119,7 @@ func (e *Engine) refused(ctx context.Context) ([]Refused, error) {
 	return listed(fields), failed
 }
 
+// errCursor ends a walk that would never end. No server returns such a cursor.
 var errCursor = errors.New("Redis has returned the cursor that it was given")
 
 // listed returns what was put aside, by the fields of each bucket.
