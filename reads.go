@@ -167,6 +167,9 @@ func (r *batchRead[K, V]) readRest(f *found[K, V]) {
 	})
 }
 
+// Silence returns how long the Cache waits for an answer of Redis.
+func (r *batchRead[K, V]) Silence() time.Duration { return convoy.Silence(r.c.spec.LeaseTTL) }
+
 // Away returns why Redis was not asked, or did not answer.
 func (r *batchRead[K, V]) Away() error {
 	if r.Reading == nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -267,15 +268,18 @@ func unanswered(ctx context.Context, err error) error {
 // ask sends what the readers ask for, to each server by itself.
 func (g *group) ask(ctx context.Context) *convoy.FanOut {
 	p := g.rdb.Pipeline()
-	spawn := guard.Go // ends with the call of the client
+	spawn := guard.Go         // ends with the call of the client
+	var silence time.Duration // of the most patient reader
 	for _, r := range g.readers {
 		r.from = p.Len()
 		r.try(func() { r.Ask(ctx, p) })
+		own := defaults.LeaseTTL // of a Source that has no time limit
 		if r.to = p.Len(); r.loading != nil {
-			spawn = r.loading.Spawn
+			spawn, own = r.loading.Spawn, r.loading.Silence()
 		}
+		silence = max(silence, own)
 	}
-	return convoy.Depart(ctx, g.rdb, defaults.LeaseTTL, spawn, p)
+	return convoy.Depart(ctx, g.rdb, silence, spawn, p)
 }
 
 // failure returns the error of Redis, or of ctx, if there are keys that have an

@@ -16,6 +16,7 @@ import (
 
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/batch"
+	"github.com/cachex-go/cachex/internal/defaults"
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
@@ -454,4 +455,39 @@ func TestTypesAreInferred(t *testing.T) {
 		_, err := name.Get()
 		require.ErrorIs(t, err, cachex.ErrNotFound)
 	})
+}
+
+func TestRun_WaitsForRedisAsLongAsTheMostPatientSource(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		leases []time.Duration // of caches
+		own    bool            // there is a Source that is none of ours
+		want   time.Duration
+	}{
+		"caches":                  {leases: []time.Duration{5 * time.Second, time.Minute, 10 * time.Second}, want: time.Minute},
+		"a lease below a second":  {leases: []time.Duration{200 * time.Millisecond}, want: time.Second},
+		"a source of one's own":   {own: true, want: defaults.LeaseTTL},
+		"that beside a cache":     {leases: []time.Duration{200 * time.Millisecond}, own: true, want: defaults.LeaseTTL},
+		"that beside a long wait": {leases: []time.Duration{time.Hour}, own: true, want: time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
+				hangs := make(chan struct{})
+				rdb.AddHook(&redistest.Gate{Before: func(context.Context, redis.Cmder) { <-hangs }})
+				var b batch.Batch
+				for i, lease := range row.leases {
+					c := newCache(t, rdb, fmt.Sprint(i), cachex.Spec[int, string]{LeaseTTL: lease})
+					batch.Get(&b, c, 1)
+				}
+				if row.own {
+					batch.Get(&b, &hash{rdb, "h"}, "f")
+				}
+				began := time.Now()
+				require.ErrorContains(t, b.Run(t.Context()), "did not answer in time")
+				require.Equal(t, row.want, time.Since(began))
+				close(hangs)
+			})
+		})
+	}
 }

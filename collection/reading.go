@@ -125,6 +125,9 @@ func (r *reading[K, T]) Take(sent time.Time, ended convoy.Ended) {
 	}
 }
 
+// Silence returns how long a cache with the same LeaseTTL waits for an answer of Redis.
+func (r *reading[K, T]) Silence() time.Duration { return convoy.Silence(r.h.lease) }
+
 // Away returns why Redis was not asked for some of the keys, or did not answer.
 func (r *reading[K, T]) Away() error { return r.away }
 

@@ -120,7 +120,7 @@ func (l *Loader[V]) sendAll(ctx context.Context, p redis.Pipeliner) error {
 }
 
 // silence is for how long Redis may take to answer one round trip.
-func (l *Loader[V]) silence() time.Duration { return max(l.leases.ttl, time.Second) }
+func (l *Loader[V]) silence() time.Duration { return convoy.Silence(l.leases.ttl) }
 
 // Spawn is Flights.Spawn.
 func (l *Loader[V]) Spawn(code guard.Code, fn func() error, done func(error)) {

@@ -235,6 +235,10 @@ func took(calls, copies []*script.Call, err error) {
 // ErrSilent is the cause of leaving for want of an answer.
 var ErrSilent = errors.New("Redis did not answer in time")
 
+// Silence returns how long Redis may take to answer one round trip of a source whose
+// leases hold for ttl.
+func Silence(ttl time.Duration) time.Duration { return max(ttl, time.Second) }
+
 // Loading is what a source that loads can do beside being asked, which has it take
 // part in a Convoy. Take and Load are called in this order, by one goroutine, and again
 // as long as there are commands that have not ended.
@@ -248,6 +252,9 @@ type Loading interface {
 	// Load begins to load what was not there, and does not wait for it. It is called
 	// after each Take.
 	Load(c *Convoy)
+
+	// Silence returns how long Redis may take to answer one round trip.
+	Silence() time.Duration
 
 	// Away returns why Redis was not asked, or did not answer.
 	Away() error
