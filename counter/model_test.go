@@ -3,7 +3,9 @@ package counter_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -26,9 +28,11 @@ func TestCountsAreRightWhateverRestoresThemBesideFlushes(t *testing.T) {
 	const keys, processes, rounds, steps = 3, 3, 15, 30
 	r := rand.New(rand.NewPCG(seed, 0))
 	tb := newTable(map[int]int64{1: 1000})
+	d := doubts{loads: map[context.Context]int{}, keys: map[int]bool{}}
 	spec := counter.Spec[int]{
 		Key: redistest.Key(t) + ":{id}", FlushEvery: 10 * time.Millisecond,
 		Up: func(ctx context.Context, id int) (int64, error) {
+			d.load(ctx, id)
 			n, err := tb.up(ctx, id)
 			time.Sleep(time.Millisecond) // so that flushes come between
 			return n, err
@@ -63,7 +67,7 @@ func TestCountsAreRightWhateverRestoresThemBesideFlushes(t *testing.T) {
 						n, err := c.Get(t.Context(), id)
 						if err != nil {
 							t.Error(err)
-						} else if n < least {
+						} else if n < least && !d.has(id) {
 							t.Errorf("a reader of %d had %d, and %d was acknowledged", id, n, least)
 						}
 					default:
@@ -79,6 +83,13 @@ func TestCountsAreRightWhateverRestoresThemBesideFlushes(t *testing.T) {
 			})
 		}
 		wg.Wait()
+		for _, id := range d.end() {
+			t.Logf("round %d, key %d was persisted during each of %d loads", round, id, lastLoad)
+			_, err := cs[0].Inc(t.Context(), id)
+			require.NoError(t, err)
+			acked[id]++
+			require.NoError(t, cs[0].Flush(t.Context()))
+		}
 		for id, want := range acked {
 			for _, c := range cs {
 				requireCount(t, c, id, want, "round %d, key %d", round, id)
@@ -93,6 +104,43 @@ func TestCountsAreRightWhateverRestoresThemBesideFlushes(t *testing.T) {
 			}
 		}
 	}
+}
+
+// lastLoad is maxLoads of the package.
+const lastLoad = 5
+
+// doubts has the keys whose count may be wrong until the next batch of their bucket is
+// acknowledged. docs/counters.md names the reason: a batch came during each of five loads,
+// so the last load was stored. A busy machine makes that happen.
+type doubts struct {
+	mu    sync.Mutex
+	loads map[context.Context]int // guarded by mu; by the ctx of a restore
+	keys  map[int]bool            // guarded by mu
+}
+
+// load notes a load of id. A restore loads with the same ctx each time.
+func (d *doubts) load(ctx context.Context, id int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.loads[ctx]++; d.loads[ctx] == lastLoad {
+		d.keys[id] = true
+	}
+}
+
+func (d *doubts) has(id int) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.keys[id]
+}
+
+// end returns the keys, and forgets them and all loads. It must not run beside a restore.
+func (d *doubts) end() []int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ids := slices.Collect(maps.Keys(d.keys))
+	clear(d.loads)
+	clear(d.keys)
+	return ids
 }
 
 // A restore waits for a batch that cannot be persisted, but not for ever; and what it
