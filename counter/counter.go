@@ -44,6 +44,8 @@ type Counter[K comparable] struct {
 	keep    any // milliseconds that a count is kept, "" forever
 	adds    *combine.Combiner[*addition]
 	buffers buffers[K]
+
+	patience time.Duration // of a restore with batches in flight
 }
 
 // A Spec describes a counter. It is a value: New copies it and changes nothing.
@@ -165,7 +167,7 @@ func New[K comparable](rdb redis.UniversalClient, spec Spec[K]) (*Counter[K], er
 	if err := spec.validate(); err != nil {
 		return nil, fmt.Errorf("cachex: new counter: %w", err)
 	}
-	c := &Counter[K]{spec: spec, kind: &kind.Kind[K]{}, rdb: rdb}
+	c := &Counter[K]{spec: spec, kind: &kind.Kind[K]{}, rdb: rdb, patience: defaultPatience}
 	inner := cachex.Spec[K, int64]{
 		Name: spec.Name, Key: spec.Key, KeyFunc: spec.KeyFunc,
 		TTL: spec.TTL, Jitter: cachex.NoJitter, // a TTL that slides needs none: no two counts are used alike

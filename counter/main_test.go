@@ -27,6 +27,9 @@ var patience = redistest.Patience
 // as long, so it is longer than a busy machine takes, and shorter than the TTL.
 const someLease = 30 * time.Second
 
+// soon is how long a restore waits for a batch that will not be persisted.
+const soon = 100 * time.Millisecond
+
 // newCounter returns a counter of rdb that is closed when the test ends. If spec has
 // no Key, it gets one that no other test has; if it has no TTL, a minute.
 func newCounter[K comparable](t testing.TB, rdb redis.UniversalClient, spec counter.Spec[K]) *counter.Counter[K] {
@@ -46,6 +49,7 @@ func newCounter[K comparable](t testing.TB, rdb redis.UniversalClient, spec coun
 	spec.DownValues = spec.Down != nil // the tables of tests write them
 	c, err := counter.New(rdb, spec)
 	require.NoError(t, err)
+	c.SetPatience(patience)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience) // t.Context has ended
 		defer cancel()

@@ -150,6 +150,7 @@ func TestARestoreGoesByABatchThatCannotBePersisted(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		tb := newTable(map[int]int64{1: 100, 2: 200, 3: 300, 4: 400})
 		c := newCounter(t, rdb, counter.Spec[int]{Up: tb.up, Down: tb.down, FlushEvery: 10 * time.Millisecond})
+		c.SetPatience(soon)
 		away := errors.New("the database is away")
 		tb.fail(away)
 		ids, want := []int{1, 2, 3, 4}, map[int]int64{1: 111, 2: 211, 3: 311, 4: 411}

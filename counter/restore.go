@@ -187,14 +187,14 @@ func (c *Counter[K]) see(ctx context.Context, rs []*restoring[K]) error {
 	return nil
 }
 
-// patience is how long a restore waits for batches that have the counts to be
+// defaultPatience is how long a restore waits for batches that have the counts to be
 // persisted. If that takes longer it fails again and again, and so, most likely, the
 // source does not have them. If it has, the count is wrong until the batch is acknowledged.
-const patience = 2 * time.Second
+const defaultPatience = 2 * time.Second
 
 // settle waits for the batches, all at once, and marks those of which it is unsure.
 func (c *Counter[K]) settle(ctx context.Context, flying map[int][]*restoring[K]) {
-	wait, cancel := context.WithTimeout(ctx, patience)
+	wait, cancel := context.WithTimeout(ctx, c.patience)
 	defer cancel()
 	var wg sync.WaitGroup // one for each bucket; they end with wait
 	wg.Add(len(flying))

@@ -56,5 +56,5 @@ func TestBufferClose_LeavesNoTimer(t *testing.T) {
 	require.NoError(t, c.Close(t.Context()))
 	still := weak.Make(b)
 	b, c = nil, nil
-	require.Eventually(t, func() bool { runtime.GC(); return still.Value() == nil }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { runtime.GC(); return still.Value() == nil }, redistest.Patience, time.Millisecond)
 }

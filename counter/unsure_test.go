@@ -30,6 +30,7 @@ func TestRestore_OfACountInAFailingBatchIsUndoneByTheAcknowledgement(t *testing.
 			}
 			return nil
 		}})
+		c.SetPatience(soon)
 		for _, id := range []int{1, 2} { // of two buckets, or of one
 			lies, applied = true, false
 			_, err := c.Add(ctx, id, 5)
