@@ -37,6 +37,7 @@ type fleet struct {
 	rdb   *redis.Client
 	keys  []string
 	every time.Duration
+	ttl   time.Duration
 	began time.Time
 	sent  *redistest.Counter
 	over  chan struct{} // closed before anything ends
@@ -58,7 +59,7 @@ func inFleet(t *testing.T, keys int, every time.Duration, run func(*fleet)) {
 	t.Helper()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		f := &fleet{
-			T: t, rdb: rdb, every: every, began: time.Now(), over: make(chan struct{}),
+			T: t, rdb: rdb, every: every, ttl: 3 * time.Second, began: time.Now(), over: make(chan struct{}),
 			sent: new(redistest.Counter), done: map[int][]time.Duration{}, by: map[int][]*process{},
 		}
 		for i := range keys {
@@ -87,7 +88,7 @@ func (f *fleet) start(work func(ctx context.Context, p *process) error, hooks ..
 	rdb.AddHook(&redistest.Gate{Before: wait, After: wait})
 	var running sync.WaitGroup
 	p.s = Scheduler{
-		RDB: rdb, TTL: 3 * time.Second, Every: f.every, Keys: f.keys, Places: 16, Chunk: 1,
+		RDB: rdb, TTL: f.ttl, Every: f.every, Keys: f.keys, Places: 16, Chunk: 1,
 		Nudge: NewNudge(), Code: guard.Load, Failed: func(error) {},
 		Work: func(ctx context.Context, due []int) error {
 			f.mu.Lock()
@@ -381,6 +382,26 @@ func TestScheduler_GoesOnAfterAGivenBackTurn(t *testing.T) {
 		_, by = f.last(0)
 		require.NotSame(f, unable, by)
 	})
+}
+
+// A question that has no answer may have taken the turn, and so may the first attempt to
+// give it back have failed.
+func TestScheduler_GoesOnAfterSilenceHoweverLongTheLease(t *testing.T) {
+	t.Parallel()
+	for _, executed := range []bool{false, true} {
+		inFleet(t, 3, time.Hour, func(f *fleet) {
+			f.ttl = time.Hour
+			faults := new(redistest.Faults)
+			for _, s := range []*script.Script{script.TakeTurn, script.ReturnTurn} {
+				faults.Add(redistest.Fault{Executed: executed, Times: 3, Match: func(cmd redis.Cmder) bool {
+					return cmd.Name() == "evalsha" && cmd.Args()[1] == s.SHA()
+				}})
+			}
+			f.start(nil, faults)
+			time.Sleep(10 * time.Second)
+			require.Equal(f, 3, f.works())
+		})
+	}
 }
 
 func TestScheduler_WorksAnywayWhileItIsToldTo(t *testing.T) {

@@ -51,11 +51,13 @@ func (r *run) loop() {
 	heartbeat := time.NewTicker(r.TTL / 3)
 	defer heartbeat.Stop()
 	beats := true
-	look := time.NewTimer(0)
+	look, again := time.NewTimer(0), time.NewTimer(patience)
+	again.Stop()
 	defer look.Stop()
+	defer again.Stop()
 	for {
 		r.take(look)
-		if busy := len(r.held) > 0 || len(r.over) > 0; busy != beats {
+		if busy := len(r.held) > 0; busy != beats {
 			if beats = busy; busy {
 				heartbeat.Reset(r.TTL / 3)
 			} else {
@@ -76,11 +78,14 @@ func (r *run) loop() {
 			r.end(d)
 			r.tell()
 		case trip := <-r.told:
-			if more, failed := r.rest(trip); more && !failed {
+			if more, failed := r.rest(trip); failed {
+				again.Reset(min(r.TTL/3, patience))
+			} else if more {
 				r.tell() // what ended meanwhile
 			}
-		case <-heartbeat.C:
+		case <-again.C:
 			r.tell() // what failed the last time
+		case <-heartbeat.C:
 			r.beat()
 		case <-r.beats:
 			r.beating = false
@@ -155,7 +160,7 @@ func (r *run) begin(trip trip) {
 		default:
 			// It may have been taken. It is not asked for again before Redis has said
 			// that it was given back, so each key costs a Redis that is away one
-			// question, and one answer that is still owed at each heartbeat.
+			// question, and then one a second to give it back.
 			t.at, t.back = now.Add(r.away+rand.N(r.away/4)), true
 			r.over = append(r.over, t)
 		}
@@ -212,9 +217,10 @@ func (r *run) tell() {
 	r.ask(r.told, nil, turns)
 }
 
-// rest plans when to look again at what was told to be over. What failed waits for
-// the next heartbeat, for as long as Redis is away, since nothing else can be done
-// about the key meanwhile; with Anyway, the work can. rest reports whether anything
+// rest plans when to look again at what was told to be over. What failed is told
+// again after a second, or a third of TTL if that is shorter, for as long as Redis is
+// away, since nothing else can be done about the key meanwhile; with Anyway, the work
+// can. rest reports whether anything
 // else waits to be told, and whether anything failed.
 func (r *run) rest(trip trip) (more, failed bool) {
 	r.telling = false
