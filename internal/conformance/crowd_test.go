@@ -258,8 +258,8 @@ func (c *crowd) quietly(t *testing.T, f func()) {
 	t.Helper()
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	for _, s := range c.counters {
-		require.NoError(t, s.Flush(t.Context()))
+	for _, s := range c.counters { // by clients that a busy machine may keep from an answer in time
+		eventually(t, "counts are not persisted", func() bool { return s.Flush(t.Context()) == nil })
 	}
 	if c.visitors != nil {
 		require.NoError(t, c.visitors.flush(t.Context()))
@@ -300,7 +300,7 @@ func (c *crowd) end(t *testing.T) {
 	defer cancel()
 	left := false
 	for _, s := range c.counters {
-		if err := s.Close(ctx); err != nil {
+		if err := closing(ctx, s.Close); err != nil {
 			left = true
 			t.Errorf("counts are left: %v", err)
 		}

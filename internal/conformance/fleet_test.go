@@ -71,7 +71,7 @@ func memberOf() (*redis.Client, time.Duration) {
 	if err != nil {
 		panic(err)
 	}
-	return redis.NewClient(&redis.Options{Addr: os.Getenv("REDIS")}), every
+	return redis.NewClient(&redis.Options{Addr: os.Getenv("REDIS"), ReadTimeout: patience}), every
 }
 
 // TestFleet_AtRestCostsRedisNoMoreThanAProcess counts the scripts that processes at

@@ -138,12 +138,20 @@ func (vs *visitors) visit(rdb redis.UniversalClient, release uint32, did []*atom
 func (v *visitor) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	for {
+	return closing(ctx, func(ctx context.Context) error {
 		behind := v.behind.Close(ctx)
 		if aside, ok := errors.AsType[*writebehind.AsideError](behind); ok && aside.Refused == 0 {
 			behind = nil
 		}
-		err := errors.Join(v.sets.Close(ctx), behind, v.counts.Close(ctx))
+		return errors.Join(v.sets.Close(ctx), behind, v.counts.Close(ctx))
+	})
+}
+
+// closing closes something that persists what is left, again and again until Redis has
+// answered in time.
+func closing(ctx context.Context, end func(context.Context) error) error {
+	for {
+		err := end(ctx)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
