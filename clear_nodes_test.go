@@ -202,7 +202,7 @@ func TestClearReachesEveryMasterOfACluster(t *testing.T) {
 
 	// A master that fails keeps none of the others.
 	fill(t, rdb, keys...)
-	hurt := redis.NewClient(&redis.Options{Addr: cluster.Addrs()[0]})
+	hurt := redis.NewClient(&redis.Options{Addr: cluster.Addrs()[0], ReadTimeout: patience})
 	t.Cleanup(func() { _ = hurt.Close() })
 	require.NoError(t, hurt.Do(ctx, "acl", "setuser", "default", "-unlink").Err())
 	before := hurt.DBSize(ctx).Val()
@@ -227,7 +227,7 @@ func TestClearFollowsAKeyThatMovesAfterItsScan(t *testing.T) {
 	slot := plain.ClusterKeySlot(ctx, c.Key(1)).Val()
 	var from, to *redis.Client
 	for _, addr := range cluster.Addrs() {
-		node := redis.NewClient(&redis.Options{Addr: addr})
+		node := redis.NewClient(&redis.Options{Addr: addr, ReadTimeout: patience})
 		t.Cleanup(func() { _ = node.Close() })
 		if node.DBSize(ctx).Val() == 1 {
 			from = node
@@ -330,7 +330,7 @@ func TestClearReachesEveryShardOfARing(t *testing.T) {
 			t.Parallel()
 			a, b := addrs(t)
 			ring := redis.NewRing(&redis.RingOptions{
-				Addrs: map[string]string{"a": a.Options().Addr, "b": b.Options().Addr}, HeartbeatFrequency: Forever,
+				Addrs: map[string]string{"a": a.Options().Addr, "b": b.Options().Addr}, HeartbeatFrequency: Forever, ReadTimeout: patience,
 			})
 			t.Cleanup(func() { _ = ring.Close() })
 			fill(t, ring, numbered("users:", 2000)...)
@@ -375,7 +375,7 @@ func TestClearGoesThroughAnAutoPipelineOfOneServer(t *testing.T) {
 func TestClearSaysThatAProxyRefusesScan(t *testing.T) {
 	t.Parallel()
 	known := redistest.StartTwemproxy(t, 0, redistest.Start(t).Addr())
-	unknown := redis.NewClient(&redis.Options{Addr: known.Options().Addr, Dialer: twemproxy.Dialer(nil)})
+	unknown := redis.NewClient(&redis.Options{Addr: known.Options().Addr, ReadTimeout: patience, Dialer: twemproxy.Dialer(nil)})
 	t.Cleanup(func() { _ = unknown.Close() })
 	for _, rdb := range []*redis.Client{known, unknown} {
 		c := newCache(t, rdb, Spec[int, string]{Key: "users:{id}"})

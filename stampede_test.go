@@ -92,6 +92,7 @@ func (f *fleet) stats() (sum Stats) {
 		sum.Fenced += s.Fenced
 		sum.StoreFailures += s.StoreFailures
 		sum.RedisFailures += s.RedisFailures
+		sum.Bypasses += s.Bypasses
 	}
 	return sum
 }
@@ -215,17 +216,19 @@ func TestALoadSlowerThanItsLeaseIsStoredOnce(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			// It is renewed each third of a second: whoever has it must not stand still for two.
+			// It is renewed each third of a second. A round in which a process or Redis stood
+			// still for most of a second is repeated.
 			f := newFleet(t, 4*time.Second, Spec[int, string]{LeaseTTL: time.Second}, server(t)...)
 			for id, until := 1, time.Now().Add(patience); ; id++ {
 				before := f.stats()
 				waits := f.rush(t, 10, id)
 				stats := f.stats()
-				require.Zero(t, stats.StoreFailures)
 				loads, fenced := stats.Loads-before.Loads, stats.Fenced-before.Fenced
-				if loads == fenced && time.Now().Before(until) {
-					continue // each has stood still, and the callers of the last have its value
+				silent := stats.RedisFailures+stats.Bypasses > before.RedisFailures+before.Bypasses
+				if (silent || loads == fenced) && time.Now().Before(until) {
+					continue // its callers have a value all the same
 				}
+				require.Zero(t, stats.StoreFailures-before.StoreFailures)
 				require.Equal(t, 1+fenced, loads)
 				_, ok, err := f.caches[0].Lookup(t.Context(), id)
 				require.NoError(t, err)
