@@ -218,7 +218,7 @@ func TestALoadSlowerThanItsLeaseIsStoredOnce(t *testing.T) {
 			t.Parallel()
 			// It is renewed each third of a second. A round in which a process or Redis stood
 			// still for most of a second is repeated.
-			f := newFleet(t, 4*time.Second, Spec[int, string]{LeaseTTL: time.Second}, server(t)...)
+			f := newFleet(t, 2*time.Second, Spec[int, string]{LeaseTTL: time.Second}, server(t)...)
 			for id, until := 1, time.Now().Add(patience); ; id++ {
 				before := f.stats()
 				waits := f.rush(t, 10, id)
