@@ -220,8 +220,7 @@ func (r *run) tell() {
 // rest plans when to look again at what was told to be over. What failed is told
 // again after a second, or a third of TTL if that is shorter, for as long as Redis is
 // away, since nothing else can be done about the key meanwhile; with Anyway, the work
-// can. rest reports whether anything
-// else waits to be told, and whether anything failed.
+// can. rest reports whether anything else waits to be told, and whether anything failed.
 func (r *run) rest(trip trip) (more, failed bool) {
 	r.telling = false
 	more = len(r.over) > 0
