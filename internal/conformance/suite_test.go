@@ -196,6 +196,23 @@ func runRows(t *testing.T, topology topology, a, b redis.UniversalClient) {
 	})
 }
 
+// servers are what the rows were run on by hand: see .ci/servers.
+const servers = `
+## Servers
+
+The script .ci/run runs all tests on the Redis of the system, which was 7.0.15. The workflow is for Redis 6.2, 7.4 and 8.2, and
+for Valkey 8.1 and 9.0. By hand, with no failure:
+
+| server | what ran | date |
+|---|---|---|
+| Redis 8.0.2 | all rows above and all faults of [reliability](reliability.md); on a commit of that morning, all tests | 30 November 2026 |
+| Valkey 8.1.1 | all rows above and all faults | 30 November 2026 |
+| Valkey 9.1.2 | on a commit of that morning, all tests | 30 November 2026 |
+
+` + "`CACHEX_REDIS=redis://host:6379 go test ./internal/conformance -run ExternalServer -v`" + ` runs the rows on a server of yours, under a
+prefix of its own, without ` + "`FLUSHALL`, `CONFIG` and `DEBUG`" + `: see [contributing](../CONTRIBUTING.md).
+`
+
 const tableFile = "../../docs/topologies.md"
 
 // table returns docs/topologies.md.
@@ -236,6 +253,7 @@ func table() string {
 		"What is written is in Redis once, whatever the topology. That holds for a Ring that never drops a shard, and `New` refuses any other\n" +
 		"one: see [client options](client.md). What an asynchronous failover loses is in [reliability](reliability.md).\n" +
 		"`redis.NewUniversalClient` returns one of these clients. For twemproxy, see [its page](twemproxy.md).\n")
+	b.WriteString(servers)
 	return b.String()
 }
 
