@@ -54,7 +54,7 @@ func newMove(t *testing.T) *move {
 	}
 	w := &world{a: client(), b: client(), prefix: redistest.Key(t)}
 	m.a, m.b = w.counters(t, counter.Spec[int]{
-		FlushEvery: hour, LeaseTTL: time.Second, Down: m.down,
+		FlushEvery: hour, Down: m.down,
 		Up: func(_ context.Context, id int) (int64, error) {
 			m.mu.Lock()
 			defer m.mu.Unlock()
