@@ -249,7 +249,7 @@ func (s Spec[K, V]) withDefaults() Spec[K, V] {
 		s.Codec = codec.For[V]()
 	}
 	s.UpTimeout = cmp.Or(s.UpTimeout, time.Minute)
-	s.LeaseTTL = cmp.Or(s.LeaseTTL, defaults.LeaseTTL)
+	s.LeaseTTL = cmp.Or(s.LeaseTTL, defaults.LeaseTTL())
 	s.Backoff = cmp.Or(s.Backoff, time.Second)
 	s.MaxKeys = cmp.Or(s.MaxKeys, 1000)
 	return s

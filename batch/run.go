@@ -273,7 +273,7 @@ func (g *group) ask(ctx context.Context) *convoy.FanOut {
 	for _, r := range g.readers {
 		r.from = p.Len()
 		r.try(func() { r.Ask(ctx, p) })
-		own := defaults.LeaseTTL // of a Source that has no time limit
+		own := defaults.LeaseTTL() // of a Source that has no time limit
 		if r.to = p.Len(); r.loading != nil {
 			spawn, own = r.loading.Spawn, r.loading.Silence()
 		}

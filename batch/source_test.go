@@ -16,7 +16,6 @@ import (
 
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/batch"
-	"github.com/cachex-go/cachex/internal/defaults"
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
@@ -466,8 +465,8 @@ func TestRun_WaitsForRedisAsLongAsTheMostPatientSource(t *testing.T) {
 	}{
 		"caches":                  {leases: []time.Duration{5 * time.Second, time.Minute, 10 * time.Second}, want: time.Minute},
 		"a lease below a second":  {leases: []time.Duration{200 * time.Millisecond}, want: time.Second},
-		"a source of one's own":   {own: true, want: defaults.LeaseTTL},
-		"that beside a cache":     {leases: []time.Duration{200 * time.Millisecond}, own: true, want: defaults.LeaseTTL},
+		"a source of one's own":   {own: true, want: 3 * time.Second},
+		"that beside a cache":     {leases: []time.Duration{200 * time.Millisecond}, own: true, want: 3 * time.Second},
 		"that beside a long wait": {leases: []time.Duration{time.Hour}, own: true, want: time.Hour},
 	} {
 		t.Run(name, func(t *testing.T) {

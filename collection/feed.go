@@ -105,7 +105,7 @@ func NewFeed[K comparable, E any](rdb redis.UniversalClient, spec FeedSpec[K, E]
 		spec.Codec = codec.For[E]()
 	}
 	spec.UpTimeout = cmp.Or(spec.UpTimeout, defaultUpTimeout)
-	spec.LeaseTTL = cmp.Or(spec.LeaseTTL, defaults.LeaseTTL)
+	spec.LeaseTTL = cmp.Or(spec.LeaseTTL, defaults.LeaseTTL())
 	f := &Feed[K, E]{members: members[E]{codec.Bind(spec.Codec)}, score: spec.Score}
 	f.up, f.most, f.scripts = spec.Up, spec.Len, &script.Ranking
 	err := f.settle(rdb, commonSpec[K]{spec.Name, spec.Key, spec.KeyFunc, spec.TTL, spec.UpTimeout, spec.LeaseTTL, spec.MaxLoads, spec.AllowStaleReads})

@@ -108,7 +108,7 @@ func NewRanking[K comparable, M any](rdb redis.UniversalClient, spec RankingSpec
 		spec.Codec = codec.For[M]()
 	}
 	spec.UpTimeout = cmp.Or(spec.UpTimeout, defaultUpTimeout)
-	spec.LeaseTTL = cmp.Or(spec.LeaseTTL, defaults.LeaseTTL)
+	spec.LeaseTTL = cmp.Or(spec.LeaseTTL, defaults.LeaseTTL())
 	spec.Keep = cmp.Or(spec.Keep, min(max(10*spec.Top, 1000), maxKeep))
 	r := &Ranking[K, M]{top: spec.Top, members: members[M]{codec.Bind(spec.Codec)}}
 	r.up, r.most, r.scripts = spec.Up, spec.Keep, &script.Ranking

@@ -102,7 +102,7 @@ func NewRecent[K comparable, E any](rdb redis.UniversalClient, spec RecentSpec[K
 		spec.Codec = codec.For[E]()
 	}
 	spec.UpTimeout = cmp.Or(spec.UpTimeout, defaultUpTimeout)
-	spec.LeaseTTL = cmp.Or(spec.LeaseTTL, defaults.LeaseTTL)
+	spec.LeaseTTL = cmp.Or(spec.LeaseTTL, defaults.LeaseTTL())
 	r := &Recent[K, E]{members: members[E]{codec.Bind(spec.Codec)}}
 	r.up, r.unique, r.most, r.scripts = spec.Up, spec.Unique, spec.Len, &script.List
 	err := r.settle(rdb, commonSpec[K]{spec.Name, spec.Key, spec.KeyFunc, spec.TTL, spec.UpTimeout, spec.LeaseTTL, spec.MaxLoads, spec.AllowStaleReads})

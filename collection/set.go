@@ -83,7 +83,7 @@ func NewSet[K comparable, M comparable](rdb redis.UniversalClient, spec SetSpec[
 		spec.Codec = codec.For[M]()
 	}
 	spec.UpTimeout = cmp.Or(spec.UpTimeout, defaultUpTimeout)
-	spec.LeaseTTL = cmp.Or(spec.LeaseTTL, defaults.LeaseTTL)
+	spec.LeaseTTL = cmp.Or(spec.LeaseTTL, defaults.LeaseTTL())
 	s := &Set[K, M]{members: members[M]{codec.Bind(spec.Codec)}}
 	s.up, s.scripts = spec.Up, &script.Set
 	err := s.settle(rdb, commonSpec[K]{spec.Name, spec.Key, spec.KeyFunc, spec.TTL, spec.UpTimeout, spec.LeaseTTL, spec.MaxLoads, spec.AllowStaleReads})

@@ -97,7 +97,7 @@ func NewTrending[K comparable, M any](rdb redis.UniversalClient, spec TrendingSp
 		bucket:  spec.Bucket, buckets: spec.Buckets, top: spec.Top, keep: spec.Keep,
 	}
 	t.beside = true
-	err := t.settle(rdb, commonSpec[K]{spec.Name, spec.Key, spec.KeyFunc, spec.Bucket, defaultUpTimeout, defaults.LeaseTTL, 0, spec.AllowStaleReads})
+	err := t.settle(rdb, commonSpec[K]{spec.Name, spec.Key, spec.KeyFunc, spec.Bucket, defaultUpTimeout, defaults.LeaseTTL(), 0, spec.AllowStaleReads})
 	switch {
 	case err != nil:
 	case spec.Bucket < time.Second || spec.Bucket%time.Millisecond != 0:
@@ -111,7 +111,7 @@ func NewTrending[K comparable, M any](rdb redis.UniversalClient, spec TrendingSp
 	case spec.Keep < spec.Top || spec.Keep > maxKeep:
 		err = fmt.Errorf("Spec.Keep is %d, must be from Top, %d, to %d", spec.Keep, spec.Top, maxKeep)
 	default:
-		err = checkCommon(rdb, spec.Bucket, defaultUpTimeout, defaults.LeaseTTL, 0, spec.Codec)
+		err = checkCommon(rdb, spec.Bucket, defaultUpTimeout, defaults.LeaseTTL(), 0, spec.Codec)
 	}
 	if err == nil {
 		err = checkCompared(spec.Codec)

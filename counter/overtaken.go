@@ -29,7 +29,7 @@ func (c *Counter[K]) overtaken(ctx context.Context, r *restoring[K]) error {
 	if !ok || was.State != entry.Value {
 		return nil // any count that is there now was stored later
 	}
-	patience := cmp.Or(c.spec.LeaseTTL, defaults.LeaseTTL)
+	patience := cmp.Or(c.spec.LeaseTTL, defaults.LeaseTTL())
 	var till int64 // of their lease, as it was at the time seen
 	var seen time.Time
 	tick := time.NewTicker(glance)

@@ -45,7 +45,7 @@ func TestTheDefaultsAreThoseOfTheDocs(t *testing.T) {
 	l, err := New(rdb, Options[string]{})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = l.Close(context.Background()) })
-	require.Equal(t, defaults.LeaseTTL, l.leases.ttl)
+	require.Equal(t, defaults.LeaseTTL(), l.leases.ttl)
 	require.Equal(t, time.Minute, l.flights.Timeout)
 	require.Nil(t, l.slots)
 	require.Equal(t, codec.Bind(codec.For[string]()), l.codec)

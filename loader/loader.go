@@ -138,7 +138,7 @@ func New[V any](rdb redis.UniversalClient, o Options[V]) (*Loader[V], error) {
 		o.Codec = codec.For[V]()
 	}
 	if o.LeaseTTL == 0 {
-		o.LeaseTTL = defaults.LeaseTTL
+		o.LeaseTTL = defaults.LeaseTTL()
 	}
 	if o.Timeout == 0 {
 		o.Timeout = time.Minute

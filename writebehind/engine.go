@@ -207,7 +207,7 @@ func (o *Options) complete() error {
 	o.MaxBytes = cmp.Or(o.MaxBytes, 8<<20)
 	o.Workers = cmp.Or(o.Workers, 4)
 	o.Timeout = cmp.Or(o.Timeout, 30*time.Second)
-	o.LeaseTTL = cmp.Or(o.LeaseTTL, defaults.BatchLeaseTTL)
+	o.LeaseTTL = cmp.Or(o.LeaseTTL, defaults.BatchLeaseTTL())
 	if o.Name == "" {
 		return errors.New("Options.Name is empty: it names the keys in Redis")
 	}

@@ -3,14 +3,21 @@ package defaults
 
 import "time"
 
-// They are variables for the sake of tests: a test binary sets them before its first
-// test. A machine that stands still for three seconds must not fail a test that is about
-// something else than leases.
-var (
-	// LeaseTTL is the default of every Spec.LeaseTTL and of loader.Options.LeaseTTL. It
-	// also bounds how long a call waits for a Redis that does not answer a round trip.
-	LeaseTTL = 3 * time.Second
+// LeaseTTL returns the default of every Spec.LeaseTTL and of loader.Options.LeaseTTL. It
+// also bounds how long a call waits for a Redis that does not answer a round trip.
+func LeaseTTL() time.Duration { return atLeast(3 * time.Second) }
 
-	// BatchLeaseTTL is the default of writebehind.Options.LeaseTTL.
-	BatchLeaseTTL = 5 * time.Second
-)
+// BatchLeaseTTL returns the default of writebehind.Options.LeaseTTL.
+func BatchLeaseTTL() time.Duration { return atLeast(5 * time.Second) }
+
+// InTests returns how long a lease holds at least where a test sets no LeaseTTL. A test
+// binary sets it before its first test; else it is nil. A machine that stands still for
+// three seconds must not fail a test that is about something else than leases.
+var InTests func() time.Duration
+
+func atLeast(d time.Duration) time.Duration {
+	if InTests != nil {
+		return max(d, InTests())
+	}
+	return d
+}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -19,8 +20,9 @@ import (
 const Lingers = "github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"
 
 // Main is the body of a TestMain: it runs the tests, stops the shared server
-// and exits. Leases hold for [Patience] where a test sets no LeaseTTL. If the tests pass, each of after is called, and an error of one
-// fails the run: this is the place to look for leaked goroutines, as in
+// and exits. Leases hold for [Patience] where a test sets no LeaseTTL, but not in a
+// bubble, where no machine is slow. If the tests pass, each of after is called, and an
+// error of one fails the run: this is the place to look for leaked goroutines, as in
 //
 //	func TestMain(m *testing.M) {
 //		redistest.Main(m, func() error { return goleak.Find(goleak.IgnoreAnyFunction(redistest.Lingers)) })
@@ -30,7 +32,13 @@ const Lingers = "github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"
 // must not be linked with it.
 func Main(m *testing.M, after ...func() error) {
 	if os.Getenv(networkEnv) == "" { // where a test cuts a network, the limits of the product end a wait
-		defaults.LeaseTTL, defaults.BatchLeaseTTL = Patience, Patience
+		began := time.Now()
+		defaults.InTests = func() time.Duration {
+			if time.Now().Before(began.AddDate(-1, 0, 0)) { // in a bubble, where it is the year 2000
+				return 0
+			}
+			return Patience
+		}
 	}
 	if name := os.Getenv(childEnv); name != "" {
 		os.Exit(runChild(name))
