@@ -61,16 +61,17 @@ func run(oneIn int, seed uint64, only string, verbose bool) error {
 		broken++
 		began := time.Now()
 		output, noticed, err := g.test(root)
-		if err != nil {
-			return fmt.Errorf("%s: %w", g.name, err)
-		}
-		verdict := "red "
-		if !noticed {
-			verdict = "PASS"
+		verdict := "red  "
+		switch {
+		case err != nil:
+			verdict, output = "ERROR", []byte(err.Error())
+			survived++
+		case !noticed:
+			verdict = "PASS "
 			survived++
 		}
 		fmt.Printf("%s %4.0fs  %s (%s)\n", verdict, time.Since(began).Seconds(), g.name, g.file)
-		if verbose || !noticed {
+		if verbose || err != nil || !noticed {
 			fmt.Printf("%s\n", output)
 		}
 	}
@@ -104,7 +105,7 @@ func (g guard) test(root string) (output []byte, noticed bool, err error) {
 	if err := os.WriteFile(overlay, replace, 0o600); err != nil {
 		return nil, false, err
 	}
-	cmd := exec.Command("go", "test", "-vet=off", "-count=1", "-timeout=5m", "-overlay="+overlay, "-run="+g.run, g.pkg)
+	cmd := exec.Command("go", "test", "-vet=off", "-count=1", "-failfast", "-timeout=5m", "-overlay="+overlay, "-run="+g.run, g.pkg)
 	output, err = cmd.CombinedOutput()
 	_, failed := errors.AsType[*exec.ExitError](err)
 	switch {
