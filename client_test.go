@@ -14,8 +14,8 @@ import (
 	"github.com/cachex-go/cachex/collection"
 	"github.com/cachex-go/cachex/counter"
 	"github.com/cachex-go/cachex/gate"
+	"github.com/cachex-go/cachex/httpcache"
 	"github.com/cachex-go/cachex/ledger"
-	"github.com/cachex-go/cachex/middleware/httpcache"
 	"github.com/cachex-go/cachex/writebehind"
 )
 

@@ -73,8 +73,8 @@
 //   - counter counts, restores a count that is missing, and persists what is counted.
 //   - collection keeps lists, sets, rankings and feeds.
 //   - gate lets something happen once per interval.
-//   - middleware wraps functions: cached, retried, limited, timed; its httpcache keeps
-//     HTTP responses.
+//   - middleware wraps functions: cached, retried, limited, timed.
+//   - httpcache caches the responses of an http.Handler.
 //   - codec turns values into bytes; codec/codectest tests a codec of your own.
 //   - writebehind persists later and in batches, and ledger has a database apply each
 //     batch once. Spec.WriteBehind and counters are built on them.

@@ -47,7 +47,7 @@ import (
 	"github.com/cachex-go/cachex/gate"
 	"github.com/cachex-go/cachex/loader"
 	"github.com/cachex-go/cachex/middleware"
-	"github.com/cachex-go/cachex/middleware/httpcache"
+	"github.com/cachex-go/cachex/httpcache"
 	"github.com/cachex-go/cachex/sentinel"
 	"github.com/cachex-go/cachex/twemproxy"
 	"github.com/cachex-go/cachex/writebehind"

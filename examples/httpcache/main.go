@@ -23,7 +23,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/cachextest"
-	"github.com/cachex-go/cachex/middleware/httpcache"
+	"github.com/cachex-go/cachex/httpcache"
 )
 
 func main() {

@@ -32,7 +32,7 @@ var rows = [][]string{
 	5: {"batch", "loader", "middleware", "near", "writebehind", "codec/codectest"},
 	6: {"internal/kind"},
 	7: {"."}, // the front door
-	8: {"collection", "counter", "gate", "middleware/httpcache"},
+	8: {"collection", "counter", "gate", "httpcache"},
 	9: {"cachextest"},
 }
 

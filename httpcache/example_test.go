@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"github.com/cachex-go/cachex"
+	"github.com/cachex-go/cachex/httpcache"
 	"github.com/cachex-go/cachex/internal/redistest"
-	"github.com/cachex-go/cachex/middleware/httpcache"
 )
 
 var ttl = regexp.MustCompile(`; ttl=\d+`) // which depends on when in a second it is
