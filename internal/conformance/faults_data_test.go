@@ -11,7 +11,7 @@ import (
 // faultsOfTheData are those of a server that works, and holds something else than it
 // was given.
 var faultsOfTheData = []fault{{
-	name: "eviction of everything, all the time", sees: "reads load; a load whose lease is evicted is not stored", stored: "what Redis keeps", where: "volatile", loses: true,
+	name: "eviction of everything, all the time", sees: "reads load; a load whose lease is evicted is not stored", stored: "the entries that Redis keeps", where: "volatile", loses: true,
 	shows: counted("evicted_keys"),
 	hurt: func(t *testing.T, p *patient) {
 		// There may be no other key at this moment, and then there is none later: a full
@@ -32,7 +32,7 @@ var faultsOfTheData = []fault{{
 		})
 	},
 }, {
-	name: "`FLUSHALL`, again and again", sees: "reads load; a load that was under way is not stored. What counts had not persisted is lost, and `Fork` is told", stored: "what is loaded afterwards", loses: true,
+	name: "`FLUSHALL`, again and again", sees: "reads load; a load in flight is not stored. Counts not yet persisted are lost, and the fork is reported", stored: "later loads", loses: true,
 	shows: struck,
 	hurt: func(t *testing.T, p *patient) {
 		p.again(t, func() {
@@ -43,7 +43,7 @@ var faultsOfTheData = []fault{{
 		})
 	},
 }, {
-	name: "somebody else writes garbage over values, and lists", sees: "reads load. They are counted in `DecodeFailures`", stored: "what is loaded afterwards",
+	name: "another client writes garbage over values, and lists", sees: "reads load. They are counted in `DecodeFailures`", stored: "later loads",
 	shows: more(func(_ *testing.T, p *patient) (n int64) {
 		for _, cache := range p.caches {
 			n += cache.Stats().DecodeFailures

@@ -17,7 +17,7 @@ var faultsOfTheLine = []fault{{
 		p.proxy.Delay(0)
 	},
 }, {
-	name: "a line of 20 kB a second", sees: "the same, later; or as `SIGSTOP`", stored: "everything that arrives",
+	name: "a link of 20 kB a second", sees: "the same, later; or as `SIGSTOP`", stored: "everything that arrives",
 	shows: spoilt,
 	hurt: func(t *testing.T, p *patient) {
 		p.proxy.Throttle(20_000)
@@ -25,11 +25,11 @@ var faultsOfTheLine = []fault{{
 		p.proxy.Throttle(0)
 	},
 }, {
-	name: "connections that are reset, again and again", sees: worst, stored: "what was carried out before the cut",
+	name: "connections reset again and again", sees: worst, stored: "commands carried out before the cut",
 	shows: spoilt,
 	hurt:  func(t *testing.T, p *patient) { p.again(t, p.proxy.Cut) },
 }, {
-	name: "replies that are lost, with their connections", sees: "reads load at worst. Writes and counts are not sent again: `ErrOutcomeUnknown`", stored: "once, what was carried out",
+	name: "lost replies, with their connections", sees: "reads load at worst. Writes and counts are not sent again: `ErrOutcomeUnknown`", stored: "once, the commands carried out",
 	shows: spoilt,
 	hurt: func(t *testing.T, p *patient) {
 		p.again(t, func() { p.proxy.LoseReplies(3) })
@@ -37,7 +37,7 @@ var faultsOfTheLine = []fault{{
 		p.proxy.LoseReplies(0)
 	},
 }, {
-	name: "replies that are cut short, with their connections", sees: "as lost ones", stored: "once, what was carried out",
+	name: "replies cut short, with their connections", sees: "as lost replies", stored: "once, the commands carried out",
 	shows: all(spoilt, gone),
 	hurt: func(t *testing.T, p *patient) {
 		p.again(t, func() { p.proxy.CutShort(3) })
@@ -45,7 +45,7 @@ var faultsOfTheLine = []fault{{
 		p.proxy.CutShort(0)
 	},
 }, {
-	name: "a line that is dead in one direction: commands arrive, replies do not", sees: stopped + "; writes and counts `ErrOutcomeUnknown`", stored: "once, what was sent",
+	name: "a link that is dead in one direction: commands arrive, replies do not", sees: stopped + "; writes and counts `ErrOutcomeUnknown`", stored: "once, the commands sent",
 	shows: all(spoilt, silence),
 	hurt: func(t *testing.T, p *patient) {
 		p.proxy.Mute(true)
@@ -53,7 +53,7 @@ var faultsOfTheLine = []fault{{
 		p.proxy.Mute(false)
 	},
 }, {
-	name: "garbage in place of replies", sees: worst, stored: "once, what was carried out",
+	name: "garbage in place of replies", sees: worst, stored: "once, the commands carried out",
 	shows: all(spoilt, seen("redis: can't parse", "redis: unexpected", "invalid reply")),
 	hurt: func(t *testing.T, p *patient) {
 		p.again(t, func() { p.proxy.Garble(3) })
@@ -61,7 +61,7 @@ var faultsOfTheLine = []fault{{
 		p.proxy.Garble(0)
 	},
 }, {
-	name: "replies that are sent twice", sees: "reads load at worst. Writes and counts may return `ErrOutcomeUnknown`: go-redis closes a connection on which more has come than was asked for", stored: "everything", loses: true,
+	name: "replies that are sent twice", sees: "reads load at worst. Writes and counts may return `ErrOutcomeUnknown`: go-redis closes a connection with more replies than requests", stored: "everything", loses: true,
 	shows: all(spoilt, dialled),
 	hurt: func(t *testing.T, p *patient) {
 		p.again(t, func() { p.proxy.Repeat(10) })
@@ -69,7 +69,7 @@ var faultsOfTheLine = []fault{{
 		p.proxy.Repeat(0)
 	},
 }, {
-	name: "half-open connections", sees: "as `SIGSTOP`, once for each connection", stored: "what came through",
+	name: "half-open connections", sees: "as `SIGSTOP`, once for each connection", stored: "commands that arrived",
 	shows: all(spoilt, silence),
 	hurt: func(t *testing.T, p *patient) {
 		for range 3 {
@@ -79,7 +79,7 @@ var faultsOfTheLine = []fault{{
 		p.suffers(t, 0)
 	},
 }, {
-	name: "a black hole, and what it held arrives late", sees: stopped, stored: stopped,
+	name: "a black hole, whose held commands arrive late", sees: stopped, stored: stopped,
 	shows: all(spoilt, silence),
 	hurt: func(t *testing.T, p *patient) {
 		p.proxy.Hold()
@@ -87,8 +87,8 @@ var faultsOfTheLine = []fault{{
 		p.proxy.Resume()
 	},
 }, {
-	name: "commands that arrive late, one connection at a time, after commands that were sent after them", sees: "reads load after the timeout of the client. Writes return `ErrOutcomeUnknown`",
-	stored: "once, what was sent; perhaps late if the outcome is unknown",
+	name: "commands that arrive late, one connection at a time, after later commands", sees: "reads load after the timeout of the client. Writes return `ErrOutcomeUnknown`",
+	stored: "once, the commands sent; perhaps late if the outcome is unknown",
 	shows:  spoilt,
 	hurt: func(t *testing.T, p *patient) {
 		for _, command := range []string{"\r\nset\r\n", "\r\nset\r\n", "\r\nevalsha\r\n", "\r\nunlink\r\n"} {
@@ -104,7 +104,7 @@ var faultsOfTheLine = []fault{{
 		p.proxy.Release()
 	},
 }, {
-	name: "nobody listens", sees: loads + ", at once", stored: nothing,
+	name: "no server listens", sees: loads + ", at once", stored: nothing,
 	shows: seen("connection refused"),
 	hurt: func(t *testing.T, p *patient) {
 		p.proxy.Refuse()

@@ -22,7 +22,7 @@ const (
 // faultsOfNetworks are partitions of servers. All clients reach both sides.
 var faultsOfNetworks = []fault{{
 	name: "Sentinel: the master and one Sentinel are cut off from the others (clients of package `sentinel`)", where: cutSentinel,
-	sees: loads + ", until a replica has its place", stored: "what the replica had; see below",
+	sees: loads + ", until a replica has replaced it", stored: "the data of the replica; see below",
 	shows: all(struck, dialled),
 	hurt: func(t *testing.T, p *patient) {
 		old := p.master(t)
@@ -42,7 +42,7 @@ var faultsOfNetworks = []fault{{
 	},
 }, {
 	name: "Cluster: a master is cut off from the other nodes (`cluster-allow-reads-when-down no`, the default)", where: cutCluster,
-	sees: "keys of the others are not affected. Those of its slots: " + loads + ", until its replica has its place", stored: "what the replica had; see below",
+	sees: "other keys are not affected. Keys of its slots: " + loads + ", until its replica has replaced it", stored: "the data of the replica; see below",
 	shows: all(struck, seen("CLUSTERDOWN ")),
 	hurt: func(t *testing.T, p *patient) {
 		nodes := p.cluster.Nodes()

@@ -15,11 +15,11 @@ import (
 
 // faultsOfNodes are those of one of several servers.
 var faultsOfNodes = []fault{{
-	name: "Sentinel: the master is killed", where: "sentinel", sees: loads + ", until the replica has its place", stored: "what the replica had; see below",
+	name: "Sentinel: the master is killed", where: "sentinel", sees: loads + ", until the replica has replaced it", stored: "the data of the replica; see below",
 	shows: all(struck, gone),
 	hurt:  func(t *testing.T, p *patient) { p.fails(t, (*redistest.Server).Kill) },
 }, {
-	name: "Sentinel: the master is stopped, and goes on when it is none any more", where: "sentinel", sees: loads + ", until the replica has its place", stored: "what the replica had; see below",
+	name: "Sentinel: the master is stopped, and continues after its replacement", where: "sentinel", sees: loads + ", until the replica has replaced it", stored: "the data of the replica; see below",
 	shows: all(struck, silence),
 	hurt: func(t *testing.T, p *patient) {
 		old := p.fails(t, (*redistest.Server).Stop)
@@ -37,14 +37,14 @@ var faultsOfNodes = []fault{{
 		old.Cont()
 	},
 }, {
-	name: "Sentinel: the replica takes the place of a master that lives (`SENTINEL FAILOVER`)", where: "sentinel", sees: worst, stored: "what the replica had; see below",
+	name: "Sentinel: the replica replaces a living master (`SENTINEL FAILOVER`)", where: "sentinel", sees: worst, stored: "the data of the replica; see below",
 	shows: struck, hurt: planned,
 }, {
-	name: "Cluster: a master is killed", where: "cluster", sees: "keys of the others are not affected. Those of its slots: " + loads, stored: "what the replica had; see below",
+	name: "Cluster: a master is killed", where: "cluster", sees: "other keys are not affected. Keys of its slots: " + loads, stored: "the data of the replica; see below",
 	shows: all(struck, gone),
 	hurt:  func(t *testing.T, p *patient) { p.fails(t, (*redistest.Server).Kill) },
 }, {
-	name: "Cluster: a master is stopped, goes on as a replica, and gets its place back (`CLUSTER FAILOVER`)", where: "cluster", sees: "as if it were killed; `GetMany` loads what the others lack while it is silent. Reads notice nothing of the rest", stored: "what the replica had; see below",
+	name: "Cluster: a master is stopped, continues as a replica, and becomes master again (`CLUSTER FAILOVER`)", where: "cluster", sees: "as if it were killed; `GetMany` loads the missing keys of the others while it is silent. The rest does not affect reads", stored: "the data of the replica; see below",
 	shows: all(struck, silence),
 	hurt: func(t *testing.T, p *patient) {
 		old := p.fails(t, (*redistest.Server).Stop)
@@ -87,10 +87,10 @@ var faultsOfNodes = []fault{{
 		p.whole(t)
 	},
 }, {
-	name: "Cluster: a master without a replica is killed and restarts, and the others go on (`cluster-require-full-coverage no`)", where: "partial", sees: "keys of the others are not affected. Those of its slots: " + loads, stored: nothing,
+	name: "Cluster: a master without a replica is killed and restarts, and the others continue (`cluster-require-full-coverage no`)", where: "partial", sees: "other keys are not affected. Keys of its slots: " + loads, stored: nothing,
 	shows: all(struck, gone), hurt: partly,
 }, {
-	name: "Cluster: slots move, and back", where: "moving", sees: "nothing: `ASK` and `MOVED` are followed. Counts of `Down` and `AddOnce` may return `TRYAGAIN`, and have not counted", stored: "everything, leases and counts too",
+	name: "Cluster: slots move, and back", where: "moving", sees: "nothing: `ASK` and `MOVED` are followed. Counts with `Down`, and `AddOnce`, may return `TRYAGAIN`, and have added nothing", stored: "everything, leases and counts too",
 	shows: all(seen("MOVED "), seen("ASK "), seen("TRYAGAIN ")),
 	hurt: func(t *testing.T, p *patient) {
 		c := p.cluster
@@ -111,7 +111,7 @@ var faultsOfNodes = []fault{{
 		}
 	},
 }, {
-	name: "Cluster: a master is added, slots move to it and back, and it is removed", where: "moving", sees: "as if slots moved between two that stay", stored: "everything, leases and counts too",
+	name: "Cluster: a master is added, slots move to it and back, and it is removed", where: "moving", sees: "as if slots moved between two permanent masters", stored: "everything, leases and counts too",
 	shows: all(struck, seen("MOVED "), seen("ASK ")), hurt: grown,
 }, {
 	name: "twemproxy: a server behind it is killed and restarts", where: "twemproxy", sees: "reads load; `ERR Connection refused`, or `ErrOutcomeUnknown` of writes and counts", stored: nothing,

@@ -18,10 +18,10 @@ var faultsOfTheProcess = []fault{{
 	name: "`kill -9`, restarted empty", sees: loads, stored: nothing, where: "volatile", loses: true,
 	shows: gone, hurt: killed,
 }, {
-	name: "`SIGSTOP`, `SIGCONT`", sees: "reads load after the timeout of the client; three of these, and the breaker spares the others", stored: "what was sent may be carried out late: a load that has lost its lease is not",
+	name: "`SIGSTOP`, `SIGCONT`", sees: "reads load after the timeout of the client; after three of these, the breaker spares the others", stored: "commands that were sent may be carried out late; the store of a load that has lost its lease is not",
 	shows: silence, hurt: halted,
 }, {
-	name: "`CLIENT KILL`, again and again", sees: worst, stored: "what was carried out before the cut",
+	name: "`CLIENT KILL`, again and again", sees: worst, stored: "commands carried out before the cut",
 	shows: struck,
 	hurt: func(t *testing.T, p *patient) {
 		p.again(t, func() {
@@ -94,7 +94,7 @@ var faultsOfTheProcess = []fault{{
 		}
 	},
 }, {
-	name: "`BUSY`: a script of somebody else that hangs", sees: loads, stored: nothing,
+	name: "`BUSY`: a hanging script of another client", sees: loads, stored: nothing,
 	shows: seen("BUSY "),
 	hurt: func(t *testing.T, p *patient) {
 		p.do(t, "config", "set", "busy-reply-threshold", "1")
@@ -110,11 +110,11 @@ var faultsOfTheProcess = []fault{{
 		<-done
 	},
 }, {
-	name: "the clock of the server goes forward, an hour", where: "clock", sees: "all that has a `TTL` is gone: reads load", stored: "what is loaded afterwards; a load that was under way is not. Counts that are still to be persisted have no `TTL`",
+	name: "the clock of the server goes forward, an hour", where: "clock", sees: "every key with a `TTL` is gone: reads load", stored: "later loads; a load in flight is not. Pending counts have no `TTL`",
 	shows: struck,
 	hurt:  func(t *testing.T, p *patient) { p.clock.step(t, p, hour) },
 }, {
-	name: "the clock of the server goes back, an hour", where: "clock", sees: "nothing", stored: "everything. What was stored before lives an hour longer, unless it is deleted or replaced",
+	name: "the clock of the server goes back, an hour", where: "clock", sees: "nothing", stored: "everything. Older entries live an hour longer, unless they are deleted or replaced",
 	shows: struck,
 	hurt:  func(t *testing.T, p *patient) { p.clock.step(t, p, -hour) },
 }}

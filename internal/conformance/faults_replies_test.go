@@ -12,7 +12,7 @@ import (
 // faultsOfTheReplies are those of a server that answers, and refuses to do what it is
 // asked for.
 var faultsOfTheReplies = []fault{{
-	name: "`OOM`, `noeviction`", sees: "hits are served, what is missing is loaded; `Delete` works, `Set` and counts return the error", stored: "nothing new",
+	name: "`OOM`, `noeviction`", sees: "hits are served, misses load; `Delete` works, `Set` and counts return the error", stored: "nothing new",
 	shows: seen("OOM "),
 	hurt:  while([]any{"config", "set", "maxmemory", "1"}, []any{"config", "set", "maxmemory", "0"}),
 }, {
@@ -51,7 +51,7 @@ var faultsOfTheReplies = []fault{{
 		require.NoError(t, os.Remove(inTheWay))
 	},
 }, {
-	name: "`NOPERM`: the rights of the user are taken away", sees: loads, stored: nothing,
+	name: "`NOPERM`: the user loses its rights", sees: loads, stored: nothing,
 	shows: seen("NOPERM "),
 	hurt: while([]any{"acl", "setuser", "default", "-get", "-mget", "-eval", "-evalsha", "-unlink"},
 		[]any{"acl", "setuser", "default", "+@all"}),

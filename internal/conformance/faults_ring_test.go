@@ -17,7 +17,7 @@ import (
 // as docs/client.md recommends.
 var faultsOfShards = []fault{{
 	name: "Ring: a shard is killed and restarts", where: "ring", stored: nothing,
-	sees:  "keys of the others are not affected. Keys of the shard: " + loads,
+	sees:  "other keys are not affected. Keys of the shard: " + loads,
 	shows: all(struck, gone), hurt: shardKilled,
 }, {
 	name: "Ring: one process cannot reach a shard that the others use", where: "ring", stored: "by the other processes, everything",

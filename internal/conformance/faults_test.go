@@ -27,7 +27,7 @@ type fault struct {
 
 const (
 	loads   = "reads load, at most `MaxLoads` at once in each process. Writes and counts return the error"
-	hits    = "hits are served, what is missing is loaded; writes and counts return the error"
+	hits    = "hits are served, misses load; writes and counts return the error"
 	worst   = "reads load at worst. Writes and counts may return `ErrOutcomeUnknown`"
 	nothing = "nothing, until Redis is back"
 	stopped = "as `SIGSTOP`"

@@ -13,7 +13,7 @@ import (
 )
 
 var reading = []row{{
-	feature: "`Get`", proves: "a miss loads once, and another process reads what was stored",
+	feature: "`Get`", proves: "a miss loads once, and another process reads the stored value",
 	run: func(t *testing.T, w *world) {
 		s := newSource(20)
 		a, b := w.caches(t, cachex.Spec[int, string]{Up: s.up})
@@ -29,7 +29,7 @@ var reading = []row{{
 		require.ErrorIs(t, err, missing)
 	},
 }, {
-	feature: "`GetMany`", proves: "all that is missing is loaded by one call of `UpMany`, unless a server answers much later than others, and what does not exist is left out",
+	feature: "`GetMany`", proves: "missing keys are loaded by one call of `UpMany`, unless a server answers much later than others; keys without a value are left out",
 	run: func(t *testing.T, w *world) {
 		s := newSource(40)
 		a, b := w.caches(t, cachex.Spec[int, string]{UpMany: s.many})
@@ -74,7 +74,7 @@ var reading = []row{{
 		require.Equal(t, 1, s.asked())
 	},
 }, {
-	feature: "`Stats`", proves: "hits, misses and loads are counted where they are made",
+	feature: "`Stats`", proves: "each process counts its hits, misses and loads",
 	run: func(t *testing.T, w *world) {
 		s := newSource(1)
 		a, b := w.caches(t, cachex.Spec[int, string]{Up: s.up})
@@ -177,7 +177,7 @@ var writing = []row{{
 		require.Len(t, left, n)
 	},
 }, {
-	feature: "`WriteBehind`, `Flush`", proves: "the last value is persisted, and read meanwhile",
+	feature: "`WriteBehind`, `Flush`", proves: "the last value is persisted, and readable at once",
 	run: func(t *testing.T, w *world) {
 		s := newSource(0)
 		a, b := w.caches(t, cachex.Spec[int, string]{Up: s.up, Down: s.down, WriteBehind: time.Hour})

@@ -100,7 +100,7 @@ var collections = []row{{
 		require.Equal(t, []string{"a"}, got)
 	},
 }, {
-	feature: "`collection.Feed`", proves: "what is posted to many, in order and each once; restored once",
+	feature: "`collection.Feed`", proves: "posts reach many timelines, in order and each once; restored once",
 	run: func(t *testing.T, w *world) {
 		var mu sync.Mutex
 		loads := 0

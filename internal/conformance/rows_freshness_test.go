@@ -83,7 +83,7 @@ var freshness = []row{{
 		require.ErrorIs(t, err, errSource)
 	},
 }, {
-	feature: "`NotFoundTTL`", proves: "that there is none is remembered, until it is set",
+	feature: "`NotFoundTTL`", proves: "an absence is remembered, until the key is set",
 	run: func(t *testing.T, w *world) {
 		s := newSource(0)
 		a, b := w.caches(t, cachex.Spec[int, string]{Up: s.up, NotFoundTTL: time.Hour})
@@ -98,7 +98,7 @@ var freshness = []row{{
 		require.Equal(t, "x", v)
 	},
 }, {
-	feature: "`Previous`, `ErrNotModified`", proves: "what has not changed is renewed",
+	feature: "`Previous`, `ErrNotModified`", proves: "an unchanged value is renewed",
 	run: func(t *testing.T, w *world) {
 		loads := 0 // not guarded: the loads follow each other
 		a, b := w.caches(t, cachex.Spec[int, string]{StaleIfError: time.Hour, Up: func(ctx context.Context, _ int) (string, error) {

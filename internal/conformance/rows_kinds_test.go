@@ -62,7 +62,7 @@ var counters = []row{{
 		require.EqualValues(t, 1000, n)
 	},
 }, {
-	feature: "`counter`: `AddOnce`", proves: "who tries again adds nothing",
+	feature: "`counter`: `AddOnce`", proves: "a retry adds nothing",
 	run: func(t *testing.T, w *world) {
 		a, b := w.counters(t, counter.Spec[int]{})
 		for _, c := range []*counter.Counter[int]{a, b, a} {
@@ -75,7 +75,7 @@ var counters = []row{{
 		require.EqualValues(t, 5, n)
 	},
 }, {
-	feature: "`counter`: `Down`, `Buffer`", proves: "what was added is persisted once, and counted meanwhile",
+	feature: "`counter`: `Down`, `Buffer`", proves: "additions are persisted once, and counted at once",
 	run: func(t *testing.T, w *world) {
 		var mu sync.Mutex
 		persisted := map[int]int64{}
@@ -116,7 +116,7 @@ var counters = []row{{
 }}
 
 var gates = []row{{
-	feature: "`gate`", proves: "one passes, of two processes; an error opens it again",
+	feature: "`gate`", proves: "one caller of two processes passes; an error reopens the gate",
 	run: func(t *testing.T, w *world) {
 		spec := gate.Spec[int]{Key: w.prefix + ":{id}", Every: time.Hour}
 		a, err := gate.New(w.a, spec)

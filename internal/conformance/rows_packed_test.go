@@ -15,7 +15,7 @@ var packed = []row{{
 	feature: "`Packed`, by ranges", proves: "each entry has its own load, life and deletion, though many share a hash",
 	run: func(t *testing.T, w *world) { packing(t, w, cachex.Spec[int, string]{Packed: 10}) },
 }, {
-	feature: "`Packed`, `Expected`", proves: "the same of hashes that keys are spread over",
+	feature: "`Packed`, `Expected`", proves: "the same, with keys spread over hashes",
 	run: func(t *testing.T, w *world) { packing(t, w, cachex.Spec[int, string]{Packed: 10, Expected: 40}) },
 }, {
 	feature: "`Delete` of packed entries", proves: "no value whose load began before is stored or served after it",

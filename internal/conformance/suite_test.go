@@ -196,12 +196,12 @@ func runRows(t *testing.T, topology topology, a, b redis.UniversalClient) {
 	})
 }
 
-// servers are what the rows were run on by hand: see .ci/servers.
+// servers lists the servers that the rows were run on by hand: see .ci/servers.
 const servers = `
 ## Servers
 
-The script .ci/run runs all tests on the Redis of the system, which was 7.0.15. The workflow is for Redis 6.2, 7.4 and 8.2, and
-for Valkey 8.1 and 9.0. By hand, with no failure:
+The script .ci/run runs all tests on the installed Redis, which was 7.0.15. The workflow uses Redis 6.2, 7.4 and 8.2, and
+Valkey 8.1 and 9.0. These ran by hand, without a failure:
 
 | server | what ran | date |
 |---|---|---|
@@ -210,7 +210,7 @@ for Valkey 8.1 and 9.0. By hand, with no failure:
 | Valkey 9.1.2 | on a commit of that morning, all tests | 30 November 2026 |
 
 ` + "`CACHEX_REDIS=redis://host:6379 go test ./internal/conformance -run ExternalServer -v`" + ` runs the rows on a server of yours, under a
-prefix of its own, without ` + "`FLUSHALL`, `CONFIG` and `DEBUG`" + `: see [contributing](../CONTRIBUTING.md).
+prefix of its own, without ` + "`FLUSHALL`, `CONFIG` and `DEBUG`" + `: see [testing](testing.md#other-servers).
 `
 
 const tableFile = "../../docs/topologies.md"
@@ -219,9 +219,9 @@ const tableFile = "../../docs/topologies.md"
 func table() string {
 	var b strings.Builder
 	b.WriteString("# Topologies\n\n" +
-		"**In short:** everything works everywhere, but for `Clear` where not all masters can be reached.\n\n" +
+		"**In short:** everything works everywhere, except `Clear` where it cannot reach all masters.\n\n" +
 		"This file is written by the tests in `internal/conformance`, which run every row on every topology, with two clients that\n" +
-		"stand for two processes: `go test ./internal/conformance -run Table -update`.\n\n| | the client; what runs here |\n|---|---|\n")
+		"stand for two processes: `go test ./internal/conformance -run Table -update`.\n\n| | the client; the servers |\n|---|---|\n")
 	for _, t := range topologies {
 		fmt.Fprintf(&b, "| %s | %s |\n", t.name, t.setup)
 	}
@@ -229,7 +229,7 @@ func table() string {
 	for _, t := range topologies {
 		fmt.Fprintf(&b, " | %s", t.name)
 	}
-	b.WriteString(" | what is proved |\n|---|" + strings.Repeat(":-:|", len(topologies)) + "---|\n")
+	b.WriteString(" | proved behaviour |\n|---|" + strings.Repeat(":-:|", len(topologies)) + "---|\n")
 	var notes []string
 	for _, r := range rows {
 		fmt.Fprintf(&b, "| %s", r.feature)
@@ -247,11 +247,11 @@ func table() string {
 	for i, note := range notes {
 		fmt.Fprintf(&b, "%d. %s\n", i+1, note)
 	}
-	b.WriteString("\nWaiters, for a value or a collection, are woken by a message on standalone servers, behind Sentinel, through an AutoPipeline of\n" +
-		"those, and on a Cluster of Redis 7 or later. Elsewhere they poll: on a Ring, through twemproxy, through an AutoPipeline or a\n" +
+	b.WriteString("\nWaiters, for a value or a collection, are woken by a message on standalone servers, behind Sentinel, through an AutoPipeline\n" +
+		"of these, and on a Cluster of Redis 7 or later. Elsewhere they poll: on a Ring, through twemproxy, through an AutoPipeline or a\n" +
 		"wrapper of a Cluster, and on a Cluster of Redis 6.2.\n" +
-		"What is written is in Redis once, whatever the topology. That holds for a Ring that never drops a shard, and `New` refuses any other\n" +
-		"one: see [client options](client.md). What an asynchronous failover loses is in [reliability](reliability.md).\n" +
+		"\nOn every topology, a write is in Redis once. For a Ring this requires that it never drops a shard, and `New` refuses any\n" +
+		"other Ring: see [client options](client.md). [Reliability](reliability.md) lists the writes that an asynchronous failover loses.\n" +
 		"`redis.NewUniversalClient` returns one of these clients. For twemproxy, see [its page](twemproxy.md).\n")
 	b.WriteString(servers)
 	return b.String()

@@ -18,7 +18,7 @@ const (
 func TestTheTableInTheDocsIsOfTheseFaults(t *testing.T) {
 	t.Parallel()
 	var b strings.Builder
-	b.WriteString("\n| fault | what the caller sees | what is stored meanwhile |\n|---|---|---|\n")
+	b.WriteString("\n| fault | the caller gets | stored during the fault |\n|---|---|---|\n")
 	for _, f := range faults {
 		fmt.Fprintf(&b, "| %s | %s | %s |\n", f.name, f.sees, f.stored)
 	}
