@@ -58,7 +58,7 @@ func TestEngine_EndsAWalkWhoseCursorStandsStill(t *testing.T) {
 	}{
 		"read a long batch": {script.ReadBatch, 501, func(ctx context.Context, e *Engine) error { return e.Flush(ctx) }}, // TakeBatch returns 500 at most
 		"list refused ids":  {script.ListRefused, 1, func(ctx context.Context, e *Engine) error { _, err := e.Refused(ctx); return err }},
-		"list unread ids":   {script.ListUnread, 1, func(ctx context.Context, e *Engine) error { _, err := e.rescue(ctx, 0); return err }},
+		"list unread ids":   {script.ListUnread, 1, func(ctx context.Context, e *Engine) error { _, err := e.rescue(ctx, 0, true); return err }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -304,8 +304,12 @@ func (w *world) check() {
 			}
 		}
 		add(unread[id], false)
-		for _, token := range strings.Fields(parked["#p"]) {
-			add(parked[token+":"+id], token == row.Token && !slices.Contains(row.Unread, id))
+		batches, ok := parkedOf(parked[id])
+		if !ok {
+			w.complain("parked is %q", parked[id])
+		}
+		for _, batch := range batches {
+			add(batch.value, batch.token == row.Token && !slices.Contains(row.Unread, id))
 		}
 		add(flying[id], applied && !slices.Contains(row.Unread, id))
 		if add(pending[id], false); !w.forks && got != n {

@@ -84,17 +84,17 @@ func TestUnread_NothingIsLostOrAppliedTwice(t *testing.T) {
 // Each of the rules by which that holds is needed: without it there are bad orders.
 func TestUnread_EachRuleIsNeeded(t *testing.T) {
 	t.Parallel()
-	mutate := func(step, old, with string) func(*lab) {
-		return func(l *lab) { l.mutate(step, old, with) }
+	mutate := func(step string, changes ...string) func(*lab) {
+		return func(l *lab) { l.mutate(step, changes...) }
 	}
 	for rule, breaks := range map[string]func(*lab){
 		"the ledger records what was not read":            func(l *lab) { l.amnesia, l.tolerant = true, true },
-		"a batch that another process has got is parked":  mutate("park", "elseif later then", "elseif false then"),
-		"what is parked is not applied by the next batch": mutate("ack", "parked(function(id, v, token)", "redis.call('DEL', L) parked(function(id, v, token)"),
+		"a batch that another process has got is parked":  mutate("park", "  if later then", "  if false then"),
+		"what is parked is not applied by the next batch": mutate("ack", "local all = parked(", "redis.call('DEL', L) local all = parked("),
 		"what the database has of a parked batch is gone": mutate("settle", "token ~= ARGV[4] or", "true or"),
-		"what was not read is acknowledged as that":       mutate("ack", "elseif k < 5 + ARGV[4] then", "elseif true then"),
-		"a newer value takes the place of a parked one":   mutate("park", "if newer then redis.call('HDEL', L, field)", "if false then redis.call('HDEL', L, field)"),
-		"a parked value leaves as it becomes pending":     mutate("rescue", "redis.call('HDEL', L, field)", ""),
+		"what was not read is acknowledged as that":       mutate("ack", "if k < 6 + ARGV[5] then", "if true then"),
+		"a newer value takes the place of a parked one":   mutate("park", "if newer(k) or not s then s = ''", "if not s then s = ''", "if s and newer(k) then", "if false then"),
+		"a parked value leaves as it becomes pending":     mutate("rescue", "redis.call('HDEL', L, id)\n    local", "local"),
 		"a parked batch comes back with its token":        mutate("unpark", "'#tok', ARGV[1]", "'#tok', ARGV[1] .. '+'"),
 	} {
 		t.Run(rule, func(t *testing.T) {

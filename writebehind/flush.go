@@ -235,7 +235,7 @@ func (e *Engine) work(ctx context.Context, b int, t *take) (again bool, wait tim
 		}
 		done.n, done.token, done.outcome = t.n, t.batch.Token, out
 	}
-	args := []any{t.n, t.batch.Token, e.o.Merge.arg(), len(done.refused)}
+	args := []any{t.n, t.batch.Token, e.o.Merge.arg(), e.atOnce, len(done.refused)}
 	for _, field := range slices.Concat(done.refused, done.unread) {
 		args = append(args, field)
 	}

@@ -153,7 +153,8 @@ func (e *Engine) settleFork(ctx context.Context, b int, t *take, fork *ForkError
 	}
 	lastText := strconv.FormatInt(last, 10)
 	if choice == PutAside {
-		return e.drop(ctx, b, t, lastText, more, inc)
+		v, err := e.parts(ctx, script.DropBatch, b, t.n, t.batch.Token, e.o.Merge.arg(), lastText, more, inc, e.atOnce)
+		return v == int64(1), err
 	}
 	cut, has := 0, ""
 	if fork.Fork == ForkReplayed {
@@ -169,16 +170,6 @@ func (e *Engine) settleFork(ctx context.Context, b int, t *take, fork *ForkError
 	}
 	v, err := e.call(ctx, script.RenumberBatch, b, t.n, t.batch.Token, lastText, strconv.FormatInt(last+1, 10), rand.Text(), inc, cut, has)
 	return v == int64(1), err
-}
-
-// drop puts a batch aside, by as many calls as it needs.
-func (e *Engine) drop(ctx context.Context, b int, t *take, last, more, inc string) (done bool, err error) {
-	for {
-		v, err := e.call(ctx, script.DropBatch, b, t.n, t.batch.Token, e.o.Merge.arg(), last, more, inc, e.atOnce)
-		if err != nil || v != int64(2) {
-			return v == int64(1), err
-		}
-	}
 }
 
 // subtract returns, as fields and numbers by turns, in the same order every time, what

@@ -2,6 +2,7 @@ package writebehind
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -136,14 +137,16 @@ func (e *Engine) look(ctx context.Context, bucket int, ids []string) (Look, erro
 // reply of LookBatch.
 func (e *Engine) merged(r *reply, n int) (pending, inFlight []*string) {
 	pending, inFlight = optional(r.list(), n), optional(r.list(), n)
-	unread := optional(r.list(), n)
-	var parked [][]*string // the oldest first
-	for r.err == nil && len(r.rest) > 0 {
-		parked = append(parked, optional(r.list(), n))
-	}
+	unread, parked := optional(r.list(), n), optional(r.list(), n)
 	for i := range n {
-		for _, batch := range slices.Backward(parked) {
-			inFlight[i] = e.mergeOne(r, inFlight[i], batch[i])
+		if parked[i] != nil {
+			batches, ok := parkedOf(*parked[i])
+			if !ok && r.err == nil {
+				r.err = errParked
+			}
+			for _, batch := range slices.Backward(batches) {
+				inFlight[i] = e.mergeOne(r, inFlight[i], &batch.value)
+			}
 		}
 		if e.o.Merge == Sum || inFlight[i] == nil {
 			if inFlight[i] != nil && unread[i] != nil && isTotal(*unread[i]) {
@@ -153,6 +156,25 @@ func (e *Engine) merged(r *reply, n int) (pending, inFlight []*string) {
 		}
 	}
 	return pending, inFlight
+}
+
+// A parkedValue is what a parked batch has of an id.
+type parkedValue struct{ token, value string }
+
+var errParked = errors.New("what is parked of an id has an unexpected form")
+
+// parkedOf reads an element of Keys.Parked, of which the oldest comes first.
+func parkedOf(text string) (all []parkedValue, ok bool) {
+	for text != "" {
+		token, rest, _ := strings.Cut(text, " ")
+		digits, rest, ok := strings.Cut(rest, ":")
+		n, err := strconv.Atoi(digits)
+		if !ok || err != nil || n < 0 || n > len(rest) {
+			return nil, false
+		}
+		all, text = append(all, parkedValue{token, rest[:n]}), rest[n:]
+	}
+	return all, true
 }
 
 // mergeOne merges a value with an older one.

@@ -29,6 +29,16 @@ func (e *Engine) call(ctx context.Context, s *script.Script, b int, args ...any)
 	return c.Reply, nil
 }
 
+// parts is call for a script that does a part of its work at a time.
+func (e *Engine) parts(ctx context.Context, s *script.Script, b int, args ...any) (any, error) {
+	for {
+		v, err := e.call(ctx, s, b, args...)
+		if err != nil || v != int64(2) {
+			return v, err
+		}
+	}
+}
+
 // run carries out c. After an error, c is not the caller's to read: the client may not
 // be done with it.
 func (e *Engine) run(ctx context.Context, c *script.Call) error {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -48,17 +47,13 @@ func (e *Engine) lookApart(ctx context.Context, bucket int, fields []any) (any, 
 		token, _ := flying[3].(string)
 		acked, _ := flying[2].(string)
 		n, acked = cmp.Or(n, "0"), cmp.Or(acked, "0")
-		reply := []any{inc, n + ":" + token, n, acked, pending, flying[4:], unread[1:]}
-		for _, parked := range after[3:] {
-			reply = append(reply, parked)
-		}
-		return reply, nil
+		return []any{inc, n + ":" + token, n, acked, pending, flying[4:], unread[1:], after[2]}, nil
 	}
 	return nil, errTorn
 }
 
-// glimpse returns what is in flight, what was not read, the tokens of what is parked,
-// and each of these batches: some fields and those of ids.
+// glimpse returns what is in flight, what was not read, and what is parked: some fields
+// and those of ids.
 func (e *Engine) glimpse(ctx context.Context, bucket int, ids []string) ([][]any, error) {
 	keys := e.Keys(bucket)
 	flying, err := e.values(ctx, keys.InFlight, append([]string{"#inc", "#n", "#a", "#tok"}, ids...))
@@ -69,24 +64,11 @@ func (e *Engine) glimpse(ctx context.Context, bucket int, ids []string) ([][]any
 	if err != nil {
 		return nil, err
 	}
-	tokens, err := e.values(ctx, keys.Parked, []string{"#p"})
+	parked, err := e.values(ctx, keys.Parked, ids)
 	if err != nil {
 		return nil, err
 	}
-	all := [][]any{flying, unread, tokens}
-	text, _ := tokens[0].(string)
-	for _, token := range strings.Fields(text) {
-		fields := make([]string, len(ids))
-		for i, id := range ids {
-			fields[i] = token + ":" + id
-		}
-		parked, err := e.values(ctx, keys.Parked, fields)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, parked)
-	}
-	return all, nil
+	return [][]any{flying, unread, parked}, nil
 }
 
 // values returns fields of a hash: texts, and nil for what is not there.

@@ -120,12 +120,12 @@ func (e *Engine) settleParked(ctx context.Context, b int, t *take, conflict *led
 	}
 	args := []any{
 		t.n, t.batch.Token, e.o.Merge.arg(), row.Token, strconv.FormatInt(row.N, 10), strconv.FormatInt(row.N+1, 10), rand.Text(),
-		len(row.Refused),
+		e.atOnce, len(row.Refused),
 	}
 	for _, id := range slices.Concat(row.Refused, row.Unread) {
 		args = append(args, Field(id))
 	}
-	done, err := e.call(ctx, script.SettleBatch, b, args...)
+	done, err := e.parts(ctx, script.SettleBatch, b, args...)
 	if err != nil {
 		e.redisFailed(b, err)
 	} else if done != int64(1) {
@@ -156,7 +156,7 @@ func (e *Engine) rescueNew(ctx context.Context, b int, t *take) (found bool, err
 	if !e.unseen(b, t.unread) {
 		return false, nil
 	}
-	found, err = e.rescue(ctx, b)
+	found, err = e.rescue(ctx, b, len(t.parked) > 0)
 	if err != nil {
 		e.redisFailed(b, err)
 		return false, err
@@ -167,65 +167,108 @@ func (e *Engine) rescueNew(ctx context.Context, b int, t *take) (found bool, err
 	return found, nil
 }
 
-// rescue looks through Keys.Unread and Keys.Parked.
-func (e *Engine) rescue(ctx context.Context, b int) (found bool, err error) {
-	for cursor := "0"; ; {
-		r := read(e.call(ctx, script.ListUnread, b, cursor))
-		next, page, parked := r.text(), r.list(), r.list()
-		if r.err != nil {
-			return found, r.err
-		}
+// rescue looks through Keys.Unread, and through Keys.Parked if there is something.
+func (e *Engine) rescue(ctx context.Context, b int, parked bool) (found bool, err error) {
+	err = e.walk(ctx, b, "U", func(page []any) error {
 		var readable []any
 		for field, value := range pairs(page) {
 			if !strings.HasPrefix(field, "#") && e.readable(field, value) {
 				readable = append(readable, field)
 			}
 		}
-		if e.o.Merge == Last && e.o.MaxBatch == 1 {
-			several := severalOf(parked)
-			for field, value := range pairs(parked) {
-				if token, id, ok := strings.Cut(field, ":"); ok && several[token] && e.readable(id, value) {
-					readable = append(readable, "#"+field)
-				}
-			}
-			if len(readable) > 0 {
-				parked = nil // it is another one by now
+		return e.rescueAll(ctx, b, readable, &found)
+	})
+	if err != nil || !parked {
+		return found, err
+	}
+	p := parkedBatches{e: e, ids: map[string]int{}, readable: map[string][]any{}}
+	if err := e.walk(ctx, b, "L", p.add); err != nil {
+		return found, err
+	}
+	if e.o.Merge == Last && e.o.MaxBatch == 1 { // Persist cannot be given a batch of several
+		var readable []any
+		for token, fields := range p.readable {
+			if p.ids[token] > 1 {
+				readable = append(readable, fields...)
+				delete(p.readable, token)
 			}
 		}
-		for some := range slices.Chunk(readable, maxAtOnce) {
-			n, err := e.call(ctx, script.RescueUnread, b, append([]any{e.o.Merge.arg(), rand.Text()}, some...)...)
-			if err != nil {
-				return found, err
-			}
-			found = found || n != int64(0)
+		if len(readable) > 0 {
+			return found, e.rescueAll(ctx, b, readable, &found)
 		}
-		if token := e.parkedFor(parked); token != "" {
+	}
+	for _, token := range slices.Backward(p.tokens) { // the newest, which waits for no other
+		if len(p.readable[token]) > 0 {
 			n, err := e.call(ctx, script.UnparkBatch, b, token, e.me, e.o.LeaseTTL.Milliseconds())
 			return found || n == int64(1), err
 		}
+	}
+	return found, nil
+}
+
+// walk calls do for each page of Keys.Unread, "U", or Keys.Parked, "L".
+func (e *Engine) walk(ctx context.Context, b int, key string, do func(page []any) error) error {
+	for cursor := "0"; ; {
+		r := read(e.call(ctx, script.ListUnread, b, cursor, key))
+		next, page := r.text(), r.list()
+		if r.err != nil {
+			return r.err
+		}
+		if err := do(page); err != nil {
+			return err
+		}
 		switch next {
 		case "0":
-			return found, nil
+			return nil
 		case cursor:
-			return found, errCursor
+			return errCursor
 		}
 		cursor = next
 	}
 }
 
-// severalOf returns the tokens of parked batches that have more than one id.
-func severalOf(parked []any) map[string]bool {
-	ids := map[string]int{}
-	for field := range pairs(parked) {
-		if token, _, ok := strings.Cut(field, ":"); ok {
-			ids[token]++
+// rescueAll makes fields pending again, and sets found if there was one.
+func (e *Engine) rescueAll(ctx context.Context, b int, fields []any, found *bool) error {
+	for some := range slices.Chunk(fields, maxAtOnce) {
+		n, err := e.call(ctx, script.RescueUnread, b, append([]any{e.o.Merge.arg(), rand.Text()}, some...)...)
+		if err != nil {
+			return err
+		}
+		*found = *found || n != int64(0)
+	}
+	return nil
+}
+
+// parkedBatches is what a process finds in Keys.Parked.
+type parkedBatches struct {
+	e        *Engine
+	tokens   []string         // the oldest first
+	ids      map[string]int   // how many a batch has, by token; more if HSCAN returns some twice
+	readable map[string][]any // fields of RescueUnread of a batch, by token
+}
+
+// add adds a page.
+func (p *parkedBatches) add(page []any) error {
+	for id, text := range pairs(page) {
+		switch {
+		case id == "#p":
+			p.tokens = strings.Fields(text)
+			continue
+		case strings.HasPrefix(id, "#"):
+			continue
+		}
+		batches, ok := parkedOf(text)
+		if !ok {
+			return errParked
+		}
+		for _, batch := range batches {
+			p.ids[batch.token]++
+			if p.e.readable(id, batch.value) {
+				p.readable[batch.token] = append(p.readable[batch.token], "#"+id)
+			}
 		}
 	}
-	several := map[string]bool{}
-	for token, n := range ids {
-		several[token] = n > 1
-	}
-	return several
+	return nil
 }
 
 // readable is check for a field.
@@ -236,29 +279,4 @@ func (e *Engine) readable(field, value string) bool {
 		}
 	}
 	return e.o.Check == nil || e.checkOne(unfield(field), []byte(value)) == nil
-}
-
-// parkedFor returns the token of a parked batch that this process can persist something
-// of, "" if there is none.
-func (e *Engine) parkedFor(list []any) string {
-	some := map[string]bool{}
-	var tokens []string
-	several := severalOf(list)
-	for field, value := range pairs(list) {
-		token, id, ok := strings.Cut(field, ":")
-		if !ok {
-			tokens = strings.Fields(value)
-			continue
-		}
-		if e.o.Merge == Last && e.o.MaxBatch == 1 && several[token] {
-			continue // Persist cannot be given it
-		}
-		some[token] = some[token] || e.readable(id, value)
-	}
-	for _, token := range slices.Backward(tokens) { // the newest, which waits for no other
-		if some[token] {
-			return token
-		}
-	}
-	return ""
 }

@@ -132,12 +132,12 @@ func TestUnread_AParkedBatchWaitsForNoOther(t *testing.T) {
 		reads := engine(t, rdb, o)
 		o.Check = readsOnly("nothing")
 		other := engine(t, rdb, o)
-		for i, ids := range [][]string{{"x", "y"}, {"y"}} {
+		for _, ids := range [][]string{{"x", "y"}, {"y"}} {
 			for _, id := range ids {
 				require.NoError(t, all.Add(t.Context(), id, 1))
 			}
 			stopped(t, all)
-			requireAside(t, other.Flush(t.Context()), 0, int64(2+i))
+			requireAside(t, other.Flush(t.Context()), 0, 2)
 		}
 		requireAside(t, reads.Flush(t.Context()), 0, 1)
 		require.EqualValues(t, 1, d.sum("x"))
@@ -160,7 +160,7 @@ func TestUnread_ADeltaFollowsTheTotalThatItCountsOn(t *testing.T) {
 		stopped(t, all)
 		requireAside(t, other.Flush(t.Context()), 0, 1)
 		require.NoError(t, all.Add(t.Context(), "x", 1))
-		requireAside(t, other.Flush(t.Context()), 0, 2)
+		requireAside(t, other.Flush(t.Context()), 0, 1)
 		require.NoError(t, all.Add(t.Context(), "y", 1))
 		require.NoError(t, all.Flush(t.Context()))
 		require.EqualValues(t, 6, d.sum("x"))

@@ -15,10 +15,15 @@ import (
 func (e *Engine) ack(ctx context.Context, b int, args []any) (reply any, err error) {
 	call := e.on(script.AckBatch, b, args...)
 	keys := call.More
-	for range maxGlances {
+	for tries := 0; tries < maxGlances; {
 		if err := e.run(ctx, call); err != nil {
 			return nil, err
 		}
+		if call.Reply == int64(2) { // the rest of what is parked
+			call = &script.Call{Script: call.Script, Key: call.Key, More: call.More, Args: args}
+			continue
+		}
+		tries++
 		unsure, ok := call.Reply.(string)
 		if !ok {
 			return call.Reply, nil

@@ -26,9 +26,12 @@ package script
 //	U  hash: what a process could not read and the database has not. id → delta or
 //	   value; '#t0' as in I; '#v' changes with every change
 //	L  hash: batches that no process could read any of, and that may be persisted.
-//	   token:id → delta or value; '#p' their tokens, oldest first, each followed by
-//	   a space. The number of each of them is that of the next batch to be taken,
-//	   or of the one in flight: the database has at most one of these
+//	   id → what they have of it, oldest first: a token, a space, a length, ':', and
+//	   a delta or value of that length; '#p' their tokens, oldest first, each
+//	   followed by a space; '#t' and a token → the ids of that batch, each as its
+//	   length, ':', and the id. L may no longer have some of these. The number of
+//	   each batch is that of the next batch to be taken, or of the one in flight:
+//	   the database has at most one of these
 //
 // An id never begins with '#'. None of the keys has a TTL. P is always KEYS[1]: a
 // proxy routes by it, and what these scripts alone touch is then in one place even
@@ -113,10 +116,7 @@ end
 local function behind_unchanged(i, l, inc, moment, id)
   local c, m, flying = behind_moment(i)
   if c ~= inc or m ~= moment or flying and redis.call('HEXISTS', i, id) == 1 then return false end
-  for token in string.gmatch(redis.call('HGET', l, '#p') or '', '%S+') do
-    if redis.call('HEXISTS', l, token .. ':' .. id) == 1 then return false end
-  end
-  return true
+  return redis.call('HEXISTS', l, id) == 0
 end
 `
 
@@ -146,15 +146,38 @@ local function more(id, v)
   redis.call('HSET', D, '#:' .. id, v)
 end
 local function aside(merge, id, v)
-  local key = D
-  if merge == 'last' or total(v) then
-    redis.call('HDEL', U, id)
-    gone(id)
-  end
+  local key, set = D, total(v)
+  if merge == 'last' or set then redis.call('HDEL', U, id) end
   if merge == 'last' then return redis.call('HSET', D, id, v) end
+  if set then gone(id) end
   if total(redis.call('HGET', P, id)) then return end
-  if total(redis.call('HGET', U, id)) then key = U end
+  if not set and total(redis.call('HGET', U, id)) then key = U end
   if not behind_plus(key, id, v) then more(id, v) end
+end
+`
+
+// batches is what scripts have too that read L.
+//
+//	batches(s)  iterates over the tokens of an element of L, and what their batches have
+//	ids(list)   iterates over the ids of a '#t' of L, and where the next one begins
+const batches = `
+local function ids(list)
+  local from = 1
+  return function()
+    local n, at = string.match(list, '^(%d+):()', from)
+    if not n then return nil end
+    from = at + n
+    return string.sub(list, at, from - 1), from
+  end
+end
+local function batches(s)
+  local from = 1
+  return function()
+    local token, n, at = string.match(s or '', '^(%S+) (%d+):()', from)
+    if not token then return nil end
+    from = at + n
+    return token, string.sub(s, at, from - 1)
+  end
 end
 `
 
@@ -166,9 +189,7 @@ end
 const again = `
 local function again(merge, id, v)
   local p, newer = redis.call('HGET', P, id), {}
-  for token in string.gmatch(redis.call('HGET', L, '#p') or '', '%S+') do
-    newer[#newer + 1] = redis.call('HGET', L, token .. ':' .. id)
-  end
+  for _, w in batches(redis.call('HGET', L, id)) do newer[#newer + 1] = w end
   newer[#newer + 1] = redis.call('HGET', I, id)
   newer[#newer + 1] = p
   for _, w in ipairs(newer) do
@@ -197,15 +218,14 @@ end
 //	stamp()                          sets '#t0' and '#v' of U after all calls of unread:
 //	                                 with each of them it would take twice as long
 //	forget(id)                       takes an older value away from D and U
-//	supersede(merge, all)            takes away from L what is older than the values and
-//	                                 totals of a batch. It reports whether a delta of
-//	                                 the batch counts on a total of L
 //	tidy()                           deletes U if nothing is left in it
-//	parked(each)                     calls each(id, v, token) for what is in L, the
-//	                                 oldest batch first, and empties it
+//	parked(most, each)               takes about so many elements from L, and calls
+//	                                 each(id, v, token) for them, of each id the oldest
+//	                                 first. It deletes L and returns true when it has
+//	                                 taken all
 //	persisted(merge, id, v)          has D and U keep nothing that must not be tried
 //	                                 again after v: a delta counts on a total there
-const unread = `
+const unread = batches + `
 local function isid(field) return string.byte(field) ~= 35 end
 local unread_t0, unread_v
 local function unread(merge, id, v, token, t0)
@@ -213,7 +233,7 @@ local function unread(merge, id, v, token, t0)
   if merge == 'last' then
     redis.call('HSET', U, id, v)
   elseif total(redis.call('HGET', P, id)) then
-    return
+    return redis.call('HDEL', U, id)
   elseif not behind_plus(U, id, v) then
     return aside(merge, id, v)
   end
@@ -233,31 +253,28 @@ local function persisted(merge, id, v)
   if total(redis.call('HGET', D, id)) then behind_plus(D, id, v) end
   if total(redis.call('HGET', U, id)) then behind_plus(U, id, v) end
 end
-local function supersede(merge, all)
-  local tokens, counts = {}, false
-  for token in string.gmatch(redis.call('HGET', L, '#p') or '', '%S+') do tokens[#tokens + 1] = token end
-  if #tokens == 0 then return false end
-  for k = 1, #all, 2 do
-    local id = all[k]
-    local newer = isid(id) and (merge == 'last' or total(all[k + 1]))
-    for _, token in ipairs(tokens) do
-      local field = token .. ':' .. id
-      if newer then redis.call('HDEL', L, field) else counts = counts or total(redis.call('HGET', L, field)) end
-    end
-  end
-  return counts
-end
 local function tidy()
   if redis.call('HLEN', U) <= 2 then redis.call('UNLINK', U) end
 end
-local function parked(each)
-  local all = redis.call('HGETALL', L)
-  for token in string.gmatch(redis.call('HGET', L, '#p') or '', '%S+') do
-    for k = 1, #all, 2 do
-      if string.sub(all[k], 1, #token + 1) == token .. ':' then each(string.sub(all[k], #token + 2), all[k + 1], token) end
+local function parked(most, each)
+  for batch in string.gmatch(redis.call('HGET', L, '#p') or '', '%S+') do
+    local list = redis.call('HGET', L, '#t' .. batch)
+    for id, rest in ids(list or '') do
+      for token, v in batches(redis.call('HGET', L, id)) do
+        each(id, v, token)
+        most = most - 1
+      end
+      redis.call('HDEL', L, id)
+      most = most - 1
+      if most <= 0 then
+        redis.call('HSET', L, '#t' .. batch, string.sub(list, rest))
+        return false
+      end
     end
+    if list then redis.call('HDEL', L, '#t' .. batch) end
   end
   redis.call('UNLINK', L)
+  return true
 end
 `
 

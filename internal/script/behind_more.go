@@ -104,8 +104,8 @@ local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#scan', '#since', 
 if not mine(m) then return 0 end
 redis.call('HDEL', P, '#')
 if not m[7] then
+  if not parked(tonumber(ARGV[7]), function(id, v) aside(ARGV[3], id, v) end) then return 2 end
   if ARGV[5] == '1' and redis.call('EXISTS', P) == 1 then redis.call('RENAME', P, KEYS[6]) end
-  parked(function(id, v) aside(ARGV[3], id, v) end)
 end
 local key, cursor, left, scans = I, m[7] or '0', tonumber(ARGV[7]), 0
 if string.byte(cursor) == 43 then key, cursor = KEYS[6], string.sub(cursor, 2) end
@@ -162,7 +162,7 @@ return {tostring(page[1]), page[2]}
 //
 // Why it is safe: it leaves D as it gets to P. It may be sent twice: the copy finds
 // none, or the next of a list.
-var RetryRefused = New("retry refused", behind+again+`
+var RetryRefused = New("retry refused", behind+batches+again+`
 local v = redis.call('HGET', D, ARGV[2])
 if not v then return 0 end
 redis.call('HDEL', P, '#')
@@ -180,25 +180,20 @@ return done
 //	KEYS     P, I, D, U, L
 //	ARGV     ids
 //
-//	returns  {inc, moment, n, a, pending, inFlight, unread, parked…}
+//	returns  {inc, moment, n, a, pending, inFlight, unread, parked}
 //	         see behind_moment; n and a '0' where the bucket has never been taken
 //	         from. Each of the others has one element for each id, nil for none: P,
-//	         I, U, and each batch of L, the oldest first. unread is empty where there
-//	         is no U
+//	         I, U, and L. unread and parked are empty where there is no U, and no L
 //
 // It changes nothing.
 var LookBatch = New("look batch", PendLook+`
 local inc, moment = behind_moment(KEYS[2])
 local m = redis.call('HMGET', KEYS[2], '#n', '#a')
-local reply = {inc, moment, m[1] or '0', m[2] or '0', {}, {}, {}}
+local reply = {inc, moment, m[1] or '0', m[2] or '0', {}, {}, {}, {}}
 if #ARGV == 0 then return reply end
 reply[5], reply[6] = redis.call('HMGET', KEYS[1], unpack(ARGV)), redis.call('HMGET', KEYS[2], unpack(ARGV))
 if redis.call('EXISTS', KEYS[4]) == 1 then reply[7] = redis.call('HMGET', KEYS[4], unpack(ARGV)) end
-for token in string.gmatch(redis.call('HGET', KEYS[5], '#p') or '', '%S+') do
-  local fields = {}
-  for k, id in ipairs(ARGV) do fields[k] = token .. ':' .. id end
-  reply[#reply + 1] = redis.call('HMGET', KEYS[5], unpack(fields))
-end
+if redis.call('EXISTS', KEYS[5]) == 1 then reply[8] = redis.call('HMGET', KEYS[5], unpack(ARGV)) end
 return reply
 `)
 
@@ -234,7 +229,10 @@ if m[1] and m[1] ~= m[2] then
 end
 local u, l, v = redis.call('HLEN', U), redis.call('HLEN', L), redis.call('HMGET', U, '#t0', '#v')
 if u > 0 then u = u - 2 end
-if l > 0 then u = u + l - 1 end
+if l > 0 then
+  u = u + l - 1
+  for token in string.gmatch(redis.call('HGET', L, '#p') or '', '%S+') do u = u - redis.call('HEXISTS', L, '#t' .. token) end
+end
 return {p, t0 or '', i, since, tonumber(m[6] or '0'), m[3] or '', left, redis.call('HLEN', D), policy,
   u, v[1] or '', v[2] or '', redis.call('HGET', L, '#p') or '', behind_micros()}
 `)

@@ -197,18 +197,22 @@ return 1
 //	ARGV[1]  number of the batch
 //	ARGV[2]  token of the batch
 //	ARGV[3]  'sum' or 'last'
-//	ARGV[4]  how many ids were refused for good
-//	ARGV[5]… these ids; then those that were not persisted, for a process could not
+//	ARGV[4]  most elements of L, and most of these ids, that this call moves
+//	ARGV[5]  how many ids were refused for good
+//	ARGV[6]… these ids; then those that were not persisted, for a process could not
 //	         read them
 //
 //	returns  1  forgotten; what was refused is in D, and what was not read in U
+//	         2  call again
 //	         0  the batch is not in flight any more
 //	         '#unsure', where KEYS has other ones: call again with these
 //
 // Why it is safe: only the batch of this number and token is forgotten, which whoever
 // sends this knows to be persisted. So none of the batches of L is, as they have the
-// same number: what they have moves to U. It may be sent twice: the copy finds
-// nothing.
+// same number: what they have moves to U. An id that was not persisted leaves I as it
+// gets to D or U. Both is right however far the calls come: another process that resumes
+// the batch hears from the database that it is persisted, and goes on. It may be sent
+// twice: the copy finds nothing.
 //
 // A value or total takes the place of what is older of the id in D and in U, which must
 // not be tried again after it. A delta that was persisted counts on a total there.
@@ -222,31 +226,36 @@ local unsure = ''
 for k = 6, #KEYS do unsure = unsure .. #KEYS[k] .. ':' .. KEYS[k] end
 if unsure ~= (m[8] or '') then return m[8] or '' end
 redis.call('HDEL', P, '#')
-parked(function(id, v, token)
+local all = parked(tonumber(ARGV[4]), function(id, v, token)
   if ARGV[3] ~= 'last' or redis.call('HEXISTS', I, id) == 0 then unread(ARGV[3], id, v, token, m[7]) end
 end)
-local is = {}
-for k = 5, #ARGV do is[ARGV[k]] = k < 5 + ARGV[4] and 'refused' or 'unread' end
+if not all then
+  stamp()
+  return 2
+end
+local left = tonumber(ARGV[4])
+for k = 6, #ARGV do
+  local v = redis.call('HGET', I, ARGV[k])
+  if v and left == 0 then
+    stamp()
+    return 2
+  elseif v then
+    left = left - 1
+    if k < 6 + ARGV[5] then aside(ARGV[3], ARGV[k], v) else unread(ARGV[3], ARGV[k], v, m[3], m[7]) end
+    redis.call('HDEL', I, ARGV[k])
+  end
+end
 if redis.call('EXISTS', D, U) > 0 then
-  local few, ids = redis.call('HLEN', D) + redis.call('HLEN', U) < redis.call('HLEN', I), {}
+  local few, either = redis.call('HLEN', D) + redis.call('HLEN', U) < redis.call('HLEN', I), {}
   for _, key in ipairs(few and {D, U} or {I}) do
     for _, field in ipairs(redis.call('HKEYS', key)) do
       local id = string.match(field, '^#:(.*)') or field
-      if isid(id) then ids[id] = true end
+      if isid(id) then either[id] = true end
     end
   end
-  for id in pairs(ids) do
+  for id in pairs(either) do
     local v = redis.call('HGET', I, id)
-    if v and (not is[id] or ARGV[3] == 'last' or total(v)) then persisted(ARGV[3], id, v) end
-  end
-end
-for k = 5, #ARGV do
-  local v = redis.call('HGET', I, ARGV[k])
-  if not v then
-  elseif k < 5 + ARGV[4] then
-    aside(ARGV[3], ARGV[k], v)
-  else
-    unread(ARGV[3], ARGV[k], v, m[3], m[7])
+    if v then persisted(ARGV[3], id, v) end
   end
 end
 stamp()

@@ -29,23 +29,39 @@ var ParkBatch = New("park batch", behind+unread+`
 local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#by', '#r', '#t0', '#scan', '#since', '#unsure')
 if not mine(m) or m[5] ~= ARGV[4] then return 0 end
 redis.call('HDEL', P, '#')
-local all = redis.call('HGETALL', I)
-local later = supersede(ARGV[3], all) or m[6]
-local put = {}
+local all, fields, values, older, later = redis.call('HGETALL', I), {}, {}, {}, m[6]
 for k = 1, #all, 2 do
-  if not isid(all[k]) then
-  elseif later then
-    put[#put + 1], put[#put + 2] = m[3] .. ':' .. all[k], all[k + 1]
-  else
-    unread(ARGV[3], all[k], all[k + 1], m[3], m[7])
+  if isid(all[k]) then fields[#fields + 1], values[#values + 1] = all[k], all[k + 1] end
+end
+local function newer(k) return ARGV[3] == 'last' or total(values[k]) end
+local tokens = redis.call('HGET', L, '#p')
+for from = 1, tokens and #fields or 0, 100 do
+  local some = redis.call('HMGET', L, unpack(fields, from, math.min(from + 99, #fields)))
+  for k, s in ipairs(some) do
+    older[from + k - 1] = s
+    local _, oldest = batches(s)() -- a total takes the place of all that is older
+    later = later or not newer(from + k - 1) and total(oldest)
   end
-  if #put == 200 or #put > 0 and k + 2 > #all then
-    redis.call('HSET', L, unpack(put))
-    put = {}
+end
+local put, list = {}, {}
+for k, id in ipairs(fields) do
+  local s = older[k]
+  if later then
+    local v = values[k]
+    if newer(k) or not s then s = '' end
+    put[#put + 1], put[#put + 2] = id, s .. m[3] .. ' ' .. #v .. ':' .. v
+    list[k] = #id .. ':' .. id
+    if #put == 200 or k == #fields then
+      redis.call('HSET', L, unpack(put))
+      put = {}
+    end
+  else
+    if s and newer(k) then redis.call('HDEL', L, id) end
+    unread(ARGV[3], id, values[k], m[3], m[7])
   end
 end
 stamp()
-if later then redis.call('HSET', L, '#p', (redis.call('HGET', L, '#p') or '') .. m[3] .. ' ') end
+if later then redis.call('HSET', L, '#p', (tokens or '') .. m[3] .. ' ', '#t' .. m[3], table.concat(list)) end
 redis.call('UNLINK', I)
 redis.call('HSET', I, '#n', m[2], '#a', m[2], '#tok', m[3] .. '/', '#inc', m[4], '#scan', m[8] or '0', '#since', m[9] or behind_micros())
 if m[10] then redis.call('HSET', I, '#unsure', m[10]) end
@@ -66,34 +82,48 @@ return 1
 // Why it is safe: the batch has the number and the token that it had, and is what it
 // was. It may be sent twice: a copy may take the batch for its sender once more, and
 // another process resumes it when its time is up.
-var UnparkBatch = New("unpark batch", behind+`
-local m, tokens = redis.call('HMGET', I, '#n', '#a'), ''
+var UnparkBatch = New("unpark batch", behind+batches+`
+local m = redis.call('HMGET', I, '#n', '#a')
 if not m[1] or m[1] ~= m[2] then return 0 end
-local all, got, size = redis.call('HGETALL', L), 0, 0
-redis.call('HDEL', P, '#')
-local newer = false
-for token in string.gmatch(redis.call('HGET', L, '#p') or '', '%S+') do
-  for k = 1, #all, 2 do
-    if newer and string.sub(all[k], 1, #ARGV[1] + 1) == ARGV[1] .. ':' and total(all[k + 1]) and
-      redis.call('HEXISTS', L, token .. string.sub(all[k], #ARGV[1] + 1)) == 1 then return 0 end
-  end
-  newer = newer or token == ARGV[1]
-end
-for k = 1, #all, 2 do
-  if all[k] == '#p' then
-    tokens = all[k + 1]
-  elseif string.sub(all[k], 1, #ARGV[1] + 1) == ARGV[1] .. ':' then
-    redis.call('HSET', I, string.sub(all[k], #ARGV[1] + 2), all[k + 1])
-    redis.call('HDEL', L, all[k])
-    got, size = got + 1, size + #all[k] + #all[k + 1]
+local all, put, rest, got, size = {}, {}, {}, 0, 0
+for id in ids(redis.call('HGET', L, '#t' .. ARGV[1]) or '') do all[#all + 1] = id end
+-- A token is random, so none is found within another one or within a number.
+local element = '()' .. ARGV[1] .. ' (%d+):()'
+for first = 1, #all, 100 do
+  local some = redis.call('HMGET', L, unpack(all, first, math.min(first + 99, #all)))
+  for k, s in ipairs(some) do
+    local at, n, from = string.match(s or '', element)
+    if at then
+      local id, v = all[first + k - 1], string.sub(s, from, from + n - 1)
+      local left = string.sub(s, 1, at - 1) .. string.sub(s, from + n)
+      if total(v) and left ~= '' then return 0 end
+      put[#put + 1], put[#put + 2], rest[#rest + 1] = id, v, left
+      got, size = got + 1, size + #id + #v
+    end
   end
 end
 if got == 0 then return 0 end
+redis.call('HDEL', P, '#')
+for from = 1, got, 100 do
+  local to, del, keep = math.min(from + 99, got), {}, {}
+  redis.call('HSET', I, unpack(put, 2 * from - 1, 2 * to))
+  for k = from, to do
+    local id = put[2 * k - 1]
+    if rest[k] == '' then del[#del + 1] = id else keep[#keep + 1], keep[#keep + 2] = id, rest[k] end
+  end
+  if #del > 0 then redis.call('HDEL', L, unpack(del)) end
+  if #keep > 0 then redis.call('HSET', L, unpack(keep)) end
+end
 local left = ''
-for token in string.gmatch(tokens, '%S+') do
+for token in string.gmatch(redis.call('HGET', L, '#p'), '%S+') do
   if token ~= ARGV[1] then left = left .. token .. ' ' end
 end
-if left == '' then redis.call('UNLINK', L) else redis.call('HSET', L, '#p', left) end
+if left == '' then
+  redis.call('UNLINK', L)
+else
+  redis.call('HSET', L, '#p', left)
+  redis.call('HDEL', L, '#t' .. ARGV[1])
+end
 local at = behind_now()
 redis.call('HINCRBY', I, '#n', 1)
 redis.call('HSET', I, '#a', m[2], '#tok', ARGV[1], '#by', ARGV[2], '#till', at + ARGV[3], '#for', ARGV[3], '#r', '1',
@@ -112,51 +142,54 @@ return 1
 //	ARGV[5]  number of that batch in the database
 //	ARGV[6]  number of the one after it, which the batch gets
 //	ARGV[7]  token that the batch gets, fresh for every call
-//	ARGV[8]  how many ids of the batch of L were refused for good
-//	ARGV[9]… these ids; then those of it that were not persisted, for a process could
+//	ARGV[8]  most elements of L that this call moves
+//	ARGV[9]  how many ids of the batch of L were refused for good
+//	ARGV[10]… these ids; then those of it that were not persisted, for a process could
 //	         not read them
 //
 //	returns  1  done
+//	         2  call again
 //	         0  the batch is not in flight any more
 //
 // Why it is safe: the batch of L is forgotten, which the database has, and the others
-// of L move to U, which it cannot have. The batch in flight gets a new number and a new
-// token in the same step, as RenumberBatch says. It may be sent twice: the copy finds
-// another token.
+// of L move to U, which it cannot have. Until L is empty the batch in flight keeps its
+// number, which nobody can persist, and '#p' the token that tells why: any process goes
+// on. With the last call the batch gets a new number and a new token, as RenumberBatch
+// says. It may be sent twice: the copy goes on, or finds another token.
 var SettleBatch = New("settle batch", behind+unread+`
 if not mine(redis.call('HMGET', I, '#n', '#a', '#tok')) then return 0 end
 redis.call('HDEL', P, '#')
 local is = {}
-for k = 9, #ARGV do
-  if k < 9 + ARGV[8] then is[ARGV[k]] = 'refused' else is[ARGV[k]] = 'unread' end
+for k = 10, #ARGV do
+  if k < 10 + ARGV[9] then is[ARGV[k]] = 'refused' else is[ARGV[k]] = 'unread' end
 end
-parked(function(id, v, token)
+local all = parked(tonumber(ARGV[8]), function(id, v, token)
   if token ~= ARGV[4] or is[id] == 'unread' then
     unread(ARGV[3], id, v, token)
   else
-    if ARGV[3] == 'last' or not is[id] or total(v) then persisted(ARGV[3], id, v) end
-    if is[id] then aside(ARGV[3], id, v) end
+    if is[id] then aside(ARGV[3], id, v) else persisted(ARGV[3], id, v) end
   end
 end)
 stamp()
 tidy()
+if not all then return 2 end
 redis.call('HSET', I, '#n', ARGV[6], '#a', ARGV[5], '#tok', ARGV[7])
 return 1
 `)
 
-// ListUnread returns a page of U, and all of L.
+// ListUnread returns a page of U or L.
 //
 //	KEYS     P, I, D, U, L
 //	ARGV[1]  cursor, '0' at first
+//	ARGV[2]  'U' or 'L'
 //
-//	returns  {cursor, page, L}
-//	         fields and values by turns; a cursor of '0' ends. L comes with the first
-//	         page alone
+//	returns  {cursor, fields and values by turns}
+//	         a cursor of '0' ends
 var ListUnread = New("list unread", `
-local page = redis.call('HSCAN', KEYS[4], ARGV[1], 'COUNT', 256)
-local parked = {}
-if ARGV[1] == '0' then parked = redis.call('HGETALL', KEYS[5]) end
-return {tostring(page[1]), page[2], parked}
+local key = KEYS[4]
+if ARGV[2] == 'L' then key = KEYS[5] end
+local page = redis.call('HSCAN', key, ARGV[1], 'COUNT', 256)
+return {tostring(page[1]), page[2]}
 `)
 
 // RescueUnread makes pending again what was not read.
@@ -164,7 +197,7 @@ return {tostring(page[1]), page[2], parked}
 //	KEYS     P, I, D, U, L
 //	ARGV[1]  'sum' or 'last'
 //	ARGV[2]  '#v' of U from now on, fresh for every call
-//	ARGV[3]… ids of U; of 'last', '#' and fields of L too
+//	ARGV[3]… ids of U; of 'last', '#' and ids of L too
 //
 //	returns  how many of them are pending; what has a newer value pending or in flight
 //	         is dropped, and counts too
@@ -178,18 +211,19 @@ local n = 0
 local t0 = redis.call('HGET', U, '#t0') or behind_micros()
 redis.call('HDEL', P, '#')
 for k = 3, #ARGV do
-  local key, field, id = U, ARGV[k], ARGV[k]
-  if not isid(id) then
-    key, field = L, string.sub(id, 2)
-    id = string.match(field, ':(.*)')
+  local key, id = U, ARGV[k]
+  if not isid(id) then key, id = L, string.sub(id, 2) end
+  local v = redis.call('HGET', key, id)
+  if v and key == L then
+    redis.call('HDEL', L, id)
+    local _, w = batches(v)()
+    v = w
   end
-  local v = redis.call('HGET', key, field)
-  if v and key == L then redis.call('HDEL', L, field) end
   local done = v and again(ARGV[1], id, v) or 0
   if done == 1 then redis.call('HSETNX', P, '#t0', t0) end
   if done > 0 then
     n = n + 1
-    redis.call('HDEL', key, field)
+    redis.call('HDEL', key, id)
   end
 end
 if n > 0 then

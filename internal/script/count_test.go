@@ -238,12 +238,12 @@ func TestLandCountStoresNothingThatIsFromBeforeOrAfterABatch(t *testing.T) {
 func TestLandCount_AddsWhatWasNotReadAndNotWhatIsParked(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, rdb *redis.Client) {
-		for parked, want := range map[string][]any{"token:other": {"S", "1016"}, "token:id": {"C"}} {
+		for parked, want := range map[string][]any{"other": {"S", "1016"}, "id": {"C"}} {
 			c := newCounting(newCell(t, rdb))
 			c.seed(c.entry(entry.Header{State: entry.Lease, Token: own}, ""), seedTTL)
 			require.NoError(t, rdb.HSet(t.Context(), c.pending, "id", "7").Err())
 			require.NoError(t, rdb.HSet(t.Context(), c.unread, "id", "9", "#v", "x", "#t0", "1").Err())
-			require.NoError(t, rdb.HSet(t.Context(), c.parked, parked, "5", "#p", "token ").Err())
+			require.NoError(t, rdb.HSet(t.Context(), c.parked, parked, "token 1:5", "#p", "token ", "#ttoken", fmt.Sprint(len(parked), ":", parked)).Err())
 			require.Equal(t, want, c.run(script.LandCount(true), c.bucket(), landing(keepTTL, "1000", "", "", "0:", "")...), parked)
 		}
 	})

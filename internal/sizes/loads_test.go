@@ -119,7 +119,7 @@ func behind(t *testing.T, rdb *redis.Client) []load {
 	on := func(s *script.Script, args ...any) *script.Call {
 		return &script.Call{Script: s, Key: keys[0], More: keys[1:], Args: args}
 	}
-	return []load{
+	return append(aside(t, rdb), []load{
 		{"write-behind, a flush", func(t *testing.T, ctx context.Context) {
 			require.NoError(t, c.SetMany(ctx, goods("set", numbers(0, n)...)))
 		}, func(t *testing.T, ctx context.Context) { require.NoError(t, c.Flush(ctx)) }},
@@ -143,7 +143,7 @@ func behind(t *testing.T, rdb *redis.Client) []load {
 				}
 			}
 		}},
-	}
+	}...)
 }
 
 // mostBatch is the most ids of a batch.

@@ -92,9 +92,7 @@ func TestServer_TimesOfEachLoad(t *testing.T) {
 
 const (
 	oneHeader = "reads and writes one header, or one field, whatever the entry has"
-	// The figures are of a server beside eight busy processes on two cores.
-	wholeBatch = "moves a batch that its process cannot read, in 2 to 3.4 ms for 1,000 ids: TestParkAndSettleBatch_RunTwoCommandsForEachID"
-	someIDs    = "moves at most 100 ids: TestTakeBatch_CostsTheSameWhateverIsPending"
+	someIDs   = "moves at most 100 ids: TestTakeBatch_CostsTheSameWhateverIsPending"
 )
 
 // elsewhere has the scripts that loads does not send, and why they need no bound.
@@ -104,9 +102,6 @@ var elsewhere = map[string]string{
 	"release list": oneHeader, "release ranking": oneHeader, "release set": oneHeader,
 	"take turn": oneHeader, "extend turn": oneHeader, "end turn": oneHeader, "return turn": oneHeader,
 	"hold batch": oneHeader, "renumber batch": oneHeader, "retry refused": oneHeader, "survey batch": oneHeader,
-	"subtract batch": someIDs, "drop batch": someIDs, "rescue unread": someIDs, "unpark batch": someIDs,
-	"list unread":  someIDs,
-	"list refused": "returns a page: TestListRefused_ReturnsPages",
-	"look batch":   "looks at most at 1000 ids",
-	"park batch":   wholeBatch, "settle batch": wholeBatch,
+	"subtract batch": someIDs,
+	"list refused":   "returns a page: TestListRefused_ReturnsPages",
 }
