@@ -24,7 +24,7 @@ const module = "github.com/cachex-go/cachex"
 // only, so parts never import the front door, and two parts of one row know
 // nothing of each other. A new package gets its place here first.
 var rows = [][]string{
-	0: {"internal/breaker", "internal/defaults", "internal/errs", "internal/guard", "internal/ledgernote", "internal/mutants", "internal/nonzero", "internal/redact", "internal/saturate", "twemproxy"},
+	0: {"internal/breaker", "internal/defaults", "internal/errs", "internal/guard", "internal/ledgernote", "internal/mutants", "internal/nonzero", "internal/redact", "internal/saturate", "internal/typecheck", "twemproxy"},
 	1: {"codec", "internal/client", "internal/combine", "internal/entry", "internal/key", "internal/redistest", "ledger", "sentinel"},
 	2: {"internal/script"},
 	3: {"internal/circuit", "internal/convoy", "internal/waitfor", "internal/wake"},

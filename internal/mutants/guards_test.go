@@ -40,3 +40,24 @@ func TestParse_SaysWhichGuardIsIncomplete(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []guard{{name: "a", file: "f", pkg: "./p", run: "T", old: "x\ny", new: "z"}}, got)
 }
+
+func TestChoose_ReachesEachGuardByTenths(t *testing.T) {
+	t.Parallel()
+	all := make([]guard, 23)
+	for i := range all {
+		all[i].name = string(rune('a' + i))
+	}
+	require.Equal(t, all, choose(all, 1, 7))
+	seen := map[string]bool{}
+	for seed := range uint64(100) {
+		some := choose(all, 10, seed)
+		require.Len(t, some, 3)
+		require.Less(t, some[0].name, some[1].name)
+		require.Less(t, some[1].name, some[2].name)
+		require.Equal(t, some, choose(all, 10, seed), "the same seed")
+		for _, g := range some {
+			seen[g.name] = true
+		}
+	}
+	require.Len(t, seen, len(all))
+}

@@ -7,6 +7,9 @@
 //	go run ./internal/mutants            # all of them, for half an hour or so
 //	go run ./internal/mutants -one-in 10 # a tenth, at random
 //	go run ./internal/mutants -only lease
+//
+// It obeys CGO_ENABLED and GOFLAGS. Where other tests ran before, give it what they had, so
+// that it finds their packages compiled.
 package main
 
 import (
@@ -20,6 +23,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -28,18 +32,19 @@ import (
 var list string
 
 func main() {
-	oneIn := flag.Int("one-in", 1, "break one guard in `n`, at random")
+	oneIn := flag.Int("one-in", 1, "break a random choice of guards, one for `n` in the list")
 	seed := flag.Uint64("seed", rand.Uint64(), "the seed of that choice")
 	only := flag.String("only", "", "break only the guards with this `text` in their name or file")
+	tries := flag.Int("tries", 1, "run the tests of a guard up to `n` times, until one is red")
 	verbose := flag.Bool("v", false, "print what the tests print")
 	flag.Parse()
-	if err := run(*oneIn, *seed, *only, *verbose); err != nil {
+	if err := run(*oneIn, *seed, *only, *tries, *verbose); err != nil {
 		fmt.Fprintln(os.Stderr, "mutants:", err)
 		os.Exit(1)
 	}
 }
 
-func run(oneIn int, seed uint64, only string, verbose bool) error {
+func run(oneIn int, seed uint64, only string, tries int, verbose bool) error {
 	guards, err := parse(list)
 	if err != nil {
 		return err
@@ -48,19 +53,23 @@ func run(oneIn int, seed uint64, only string, verbose bool) error {
 	if err != nil {
 		return err
 	}
-	random := rand.New(rand.NewPCG(seed, 0))
 	if oneIn > 1 {
-		fmt.Printf("a guard in %d, by -seed %d\n", oneIn, seed)
+		fmt.Printf("one guard in %d, by -seed %d\n", oneIn, seed)
 	}
 	broken, survived := 0, 0
-	for _, g := range guards {
-		skip := oneIn > 1 && random.IntN(oneIn) > 0
-		if skip || !strings.Contains(g.name, only) && !strings.Contains(g.file, only) {
+	for _, g := range choose(guards, oneIn, seed) {
+		if !strings.Contains(g.name, only) && !strings.Contains(g.file, only) {
 			continue
 		}
 		broken++
 		began := time.Now()
-		output, noticed, err := g.test(root)
+		var output []byte
+		var noticed bool
+		var err error
+		try := 0
+		for ; try < max(tries, 1) && err == nil && !noticed; try++ {
+			output, noticed, err = g.test(root)
+		}
 		verdict := "red  "
 		switch {
 		case err != nil:
@@ -70,7 +79,11 @@ func run(oneIn int, seed uint64, only string, verbose bool) error {
 			verdict = "PASS "
 			survived++
 		}
-		fmt.Printf("%s %4.0fs  %s (%s)\n", verdict, time.Since(began).Seconds(), g.name, g.file)
+		fmt.Printf("%s %4.0fs  %s (%s)", verdict, time.Since(began).Seconds(), g.name, g.file)
+		if try > 1 {
+			fmt.Printf(", run %d times", try)
+		}
+		fmt.Println()
 		if verbose || err != nil || !noticed {
 			fmt.Printf("%s\n", output)
 		}
@@ -80,6 +93,20 @@ func run(oneIn int, seed uint64, only string, verbose bool) error {
 		return errors.New("a broken guard is not noticed: add a test")
 	}
 	return nil
+}
+
+// choose returns one guard for n in all, at least one, in the order of the list.
+func choose(all []guard, n int, seed uint64) []guard {
+	if n <= 1 {
+		return all
+	}
+	chosen := rand.New(rand.NewPCG(seed, 0)).Perm(len(all))[:(len(all)+n-1)/n]
+	slices.Sort(chosen)
+	some := make([]guard, len(chosen))
+	for i, at := range chosen {
+		some[i] = all[at]
+	}
+	return some
 }
 
 // test runs the tests of a guard on the broken code, and reports whether one failed. A
