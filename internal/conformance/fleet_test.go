@@ -130,7 +130,7 @@ func TestFleet_AtRestCostsRedisNoMoreThanAProcess(t *testing.T) {
 // what that costs. How many look at a turn in vain depends on how late it is, so on the
 // machine. For the figures of docs/scale.md:
 //
-//	go test ./internal/conformance -run Fleet_OfProcesses -v -fleet 1,10,40 -fleet.every 1s -fleet.periods 30
+//	go test ./internal/conformance -run Fleet_OfProcessesTakes -v -fleet 1,10,40 -fleet.every 1s -fleet.periods 30
 func TestFleet_OfProcessesTakesItsTurns(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []struct {
