@@ -60,7 +60,7 @@ func encoding(t testing.TB) []measure.Work {
 		},
 		{
 			Name: "encode", Goroutines: []int{1},
-			Note: "The same struct. Codecs append to bytes that are there, as a Set does; the others make them.",
+			Note: "The same struct. Codecs append to an existing buffer, as a Set does; the others allocate one.",
 			Base: encode("msgpack.Marshal", func([]byte) ([]byte, error) { return msgpack.Marshal(&u) }),
 			Variants: []measure.Variant{
 				encode("codec.For", func(dst []byte) ([]byte, error) { return byDefault.Append(dst, u) }),

@@ -42,8 +42,9 @@ func count(t testing.TB, server *redistest.Server, name string, pick func() int6
 	buffer := cachex.Must(counter.NewBuffer(behind, counter.BufferOptions{}))
 	return measure.Work{
 		Name: name, Goroutines: []int{1, 64},
-		Note: "Adding one to a count with a TTL. By hand is `INCR` and `EXPIRE` in a pipeline. That of cachex is a script, which restores a " +
-			"count that is missing; a `Buffer` adds up in the process, and its time is until Redis has all of it.",
+		Note: "Adding one to a count with a TTL. By hand means `INCR` and `EXPIRE` in a pipeline. An `Inc` of cachex is " +
+			"a script, which restores a missing count. A `Buffer` adds up in the process; its time ends when Redis " +
+			"has the whole sum.",
 		Base: measure.Variant{Name: byHand, Call: func(ctx context.Context) error {
 			k := key()
 			p := rdb.Pipeline()

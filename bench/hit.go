@@ -16,8 +16,8 @@ func hits(t testing.TB, o options) []measure.Work {
 	server := redistest.Start(t, "--hash-max-listpack-entries", "256", "--hash-max-listpack-value", "256") // as docs/packed.md says
 	users := &values[User]{"users", o.keys(many), user}
 	w := hit(t, server, "hit", users, true)
-	w.Note = "One value that is there, a struct of about 110 bytes, of 10,000 keys that are read evenly. By hand is `rdb.Get(…).Bytes()` and " +
-		"`msgpack.Unmarshal`; rueidis decodes in the same way."
+	w.Note = "A present value, a struct of about 110 bytes, of 10,000 keys that are read evenly. By hand means " +
+		"`rdb.Get(…).Bytes()` and `msgpack.Unmarshal`; rueidis decodes in the same way."
 	w.Targets = []measure.Target{
 		{Variant: ours, Goroutines: 1, Bound: 0.95},
 		{Variant: ours, Goroutines: 1, What: measure.Allocs, Bound: 9},
@@ -29,8 +29,8 @@ func hits(t testing.TB, o options) []measure.Work {
 	}
 	ends := hit(t, server, "hit, ctx that can end", users, false)
 	ends.Ends = true
-	ends.Note = "The same with a ctx that can end, as that of a request, one for each goroutine. Whoever shares a round trip has " +
-		"to be able to leave it then."
+	ends.Note = "The same with a ctx that can end, like the ctx of a request, one for each goroutine. A caller that " +
+		"shares a round trip must be able to leave it then."
 	kilo := hit(t, server, "hit, 1 KB", &values[Text]{"texts", o.keys(many), text(1 << 10)}, false)
 	kilo.Note = "A struct with a string of 1 KB."
 	large := hit(t, server, "hit, 64 KB", &values[Text]{"books", o.keys(1000), text(64 << 10)}, false)

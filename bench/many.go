@@ -30,8 +30,8 @@ func hundreds(t testing.TB, o options) []measure.Work {
 	}
 	return []measure.Work{{
 		Name: "GetMany 100", Goroutines: []int{1, 16},
-		Note: "100 structs of about 110 bytes that are there, of 10,000 keys, into a map. By hand is a pipeline of 100 `GET`s and " +
-			"`msgpack.Unmarshal` of each answer; `MGET` is decoded likewise.",
+		Note: "100 present structs of about 110 bytes, of 10,000 keys, into a map. By hand means a pipeline of 100 " +
+			"`GET`s and `msgpack.Unmarshal` of each reply; `MGET` is decoded likewise.",
 		Base: measure.Variant{Name: byHand, Call: func(ctx context.Context) error {
 			ids := d.some(n)
 			p := rdb.Pipeline()

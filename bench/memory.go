@@ -18,9 +18,9 @@ import (
 func memory(t testing.TB, o options) []report.Section {
 	s := report.Section{
 		Title: "memory",
-		Note: fmt.Sprintf("What an entry takes in Redis, by `used_memory` of `INFO`, with %d of them, values of so many bytes, and keys as "+
-			"`user:12345`. By hand is `SET … EX`. Packed are those of a cache with `Packed: 100`, by ranges of their numbers, and, with "+
-			"`Expected`, by a hash.", o.entries),
+		Note: fmt.Sprintf("Memory of an entry in Redis, by `used_memory` of `INFO`, with %d entries, values of the given size, and "+
+			"keys such as `user:12345`. By hand means `SET … EX`. Packed means a cache with `Packed: 100`, by ranges "+
+			"of its numbers, and, with `Expected`, by a hash.", o.entries),
 		Head: []string{"bytes", "variant", "bytes an entry", "ratio", "keys", "wanted"},
 	}
 	server := redistest.Start(t, "--hash-max-listpack-entries", "256", "--hash-max-listpack-value", "256")

@@ -48,9 +48,10 @@ func inProcess(t testing.TB, o options) []measure.Work {
 	})
 	return []measure.Work{{
 		Name: "in the process", Goroutines: []int{1, 64},
-		Note: "A hit as above, by libraries that keep values in the memory of each process. cachex has no near cache yet, and asks Redis " +
-			"each time: what is in the process is hundreds of times faster, where it may be as old as its TTL (otter, sturdyc) or fits " +
-			"there and is invalidated by Redis (rueidis). otter and sturdyc keep decoded values, rueidis decodes its bytes at each hit.",
+		Note: "A hit as above, by libraries that keep values in the memory of each process. cachex has no near cache " +
+			"yet, and asks Redis each time. A hit in the process is hundreds of times faster. It may be as old as its " +
+			"TTL (otter, sturdyc), or is invalidated by Redis (rueidis). otter and sturdyc keep decoded values; " +
+			"rueidis decodes its bytes at each hit.",
 		Base: readCache("cachex, from Redis", d, d.cache(t, server.Client(nil), nil)),
 		Variants: []measure.Variant{
 			{Name: "otter", Burst: 64, Call: func(ctx context.Context) error {

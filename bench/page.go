@@ -27,8 +27,8 @@ func pages(t testing.TB, o options) []measure.Work {
 	const each = 20
 	return []measure.Work{{
 		Name: "mixed batch of 100", Goroutines: []int{1, 8},
-		Note: "20 values of each of five types that are there (structs, strings, numbers, slices of strings, 200 bytes), into a map for " +
-			"each type. By hand is one pipeline of 100 `GET`s and `msgpack.Unmarshal` of each answer.",
+		Note: "20 present values of each of five types (structs, strings, numbers, slices of strings, 200 bytes), into " +
+			"a map for each type. By hand means one pipeline of 100 `GET`s and `msgpack.Unmarshal` of each reply.",
 		Base: measure.Variant{Name: byHand, Call: func(ctx context.Context) error {
 			p := rdb.Pipeline()
 			var decode [5]func() error

@@ -29,8 +29,8 @@ func stale(t testing.TB, _ options) []measure.Work {
 	}
 	return []measure.Work{{
 		Name: "stale-while-revalidate", Goroutines: []int{1, 64},
-		Note: "One of 100 values that are fresh for 100 ms and take 5 ms to load: with StaleWhileRevalidate nobody waits for a load, and " +
-			"without it readers do. By hand is a hit of values that do not expire.",
+		Note: "One of 100 values that are fresh for 100 ms and take 5 ms to load: with StaleWhileRevalidate no reader " +
+			"waits for a load, and without it readers do. By hand means a hit of values that do not expire.",
 		Base: readByHand(byHand, d, rdb),
 		Variants: []measure.Variant{
 			readCache("cachex, values that do not expire", d, d.cache(t, server.Client(nil), nil)),

@@ -153,9 +153,10 @@ func hitPlots(w *measure.Work, rows []measure.Row) []report.Plot {
 func stampedeTable(crowds []*crowd) report.Section {
 	s := report.Section{
 		Title: "stampede",
-		Note: fmt.Sprintf("%d callers on each of %d clients ask for a value that is missing and takes %v to load. How much longer than "+
-			"the load they wait, as the median of the rounds and as the greatest of them, and the commands that Redis carries out, those in scripts included. What redsync guards is a load that "+
-			"looks again once it has the lock, and that callers of a process share by singleflight.", callers, clients, slow),
+		Note: fmt.Sprintf("%d callers on each of %d clients ask for a missing value that takes %v to load. The table shows how much "+
+			"longer than the load they wait, as the median of the rounds and as the greatest of them. It also shows "+
+			"the commands that Redis carries out, including commands in scripts. With redsync, the load reads again "+
+			"once it has the lock, and callers of a process share it by singleflight.", callers, clients, slow),
 		Head: []string{"variant", "loads, most", "wait, p50", "wait, p99", "greatest", "commands, median", "most", "wanted"},
 	}
 	bars := report.Plot{Name: "stampede", Title: "400 callers miss: p99 of the wait beyond the load, ms"}

@@ -25,8 +25,9 @@ func writes(t testing.TB, o options) []measure.Work {
 	grc := storeGRCache(t, d, server.Client(nil))
 	return []measure.Work{{
 		Name: "Set", Goroutines: []int{1, 64},
-		Note: "Storing a struct of about 110 bytes with a TTL, over one that is there. By hand is `msgpack.Marshal` and `SET … EX`. That of " +
-			"cachex fences the loads that are under way; of a value that is kept when it is stale, it is a script.",
+		Note: "Storing a struct of about 110 bytes with a TTL, over a present one. By hand means `msgpack.Marshal` and " +
+			"`SET … EX`. A `Set` of cachex also fences loads in flight; if the value is kept when stale, it is a " +
+			"script.",
 		Base: measure.Variant{Name: byHand, Call: func(ctx context.Context) error {
 			id := d.one()
 			b, err := msgpack.Marshal(d.of(id))

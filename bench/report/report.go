@@ -75,7 +75,7 @@ func (r *Report) Markdown() string {
 		}
 	}
 	if len(verdicts) > 0 {
-		b.WriteString("\n## What is wanted\n\n")
+		b.WriteString("\n## Targets\n\n")
 		table(&b, []string{"work", "versus", "wanted", "measured", "reached"}, verdicts)
 	}
 	for _, s := range r.Sections {
@@ -86,7 +86,7 @@ func (r *Report) Markdown() string {
 		table(&b, s.Head, s.Rows)
 	}
 	if len(missed) > 0 {
-		b.WriteString("\n## What was not reached, and why\n")
+		b.WriteString("\n## Missed targets\n")
 	}
 	for _, v := range missed {
 		fmt.Fprintf(&b, "\n### %s\n\nVersus %s: wanted %s, measured %s.\n", v.Work, v.Versus, v.Want, v.Got)

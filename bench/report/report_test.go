@@ -30,12 +30,12 @@ func TestThePageHasTargetsTablesPlotsAndWhyTheyWereMissed(t *testing.T) {
 	at := 0
 	for _, want := range []string{
 		"| machine | a toaster |\n",
-		"## What is wanted\n",
+		"## Targets\n",
 		"| hit: ours | by hand | ≥ 4× | 4.00× | yes |\n",
 		"| Set: ours | by hand | ≥ 2× | 1.00× | **no** |\n",
 		"## hit\n\nReading.\n\n![A hit](plots/hit.svg)\n\n| variant | speed |\n|---|---|\n| by hand | 1 |\n| ours | 4.00× |\n",
 		"## Set\n",
-		"## What was not reached, and why\n\n### Set: ours\n",
+		"## Missed targets\n\n### Set: ours\n",
 		"```\nwrite 40%\n```\n",
 	} {
 		i := strings.Index(page[at:], want)
