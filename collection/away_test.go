@@ -25,11 +25,11 @@ func is(cmd redis.Cmder, s *script.Script) bool {
 	return len(args) > 1 && (args[1] == s.Source() || args[1] == s.SHA())
 }
 
-func TestAReadSurvivesTheLossOfAnyOneCommand(t *testing.T) {
+func TestRead_SurvivesTheLossOfAnyOneCommand(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		warm := recent(t, rdb, RecentSpec[int, int]{Up: func(context.Context, int) ([]int, error) { return []int{1}, nil }})
-		has(t, &warm.home, 1, []int{1}) // the server knows the scripts
+		has(t, &warm.store, 1, []int{1}) // the server knows the scripts
 		for _, executed := range []bool{true, false} {
 			for skip := range 4 {
 				client, faults := again(t, rdb), new(redistest.Faults)
@@ -37,22 +37,22 @@ func TestAReadSurvivesTheLossOfAnyOneCommand(t *testing.T) {
 				r := recent(t, client, RecentSpec[int, int]{LeaseTTL: time.Hour, Up: func(context.Context, int) ([]int, error) { return []int{1}, nil }})
 				faults.Add(redistest.Fault{Skip: skip, Executed: executed})
 				what := fmt.Sprintf("command %d, executed %v", skip, executed)
-				has(t, &r.home, 1, []int{1}, what)
-				has(t, &r.home, 1, []int{1}, what) // and nobody waits for a lease that is lost
+				has(t, &r.store, 1, []int{1}, what)
+				has(t, &r.store, 1, []int{1}, what) // no reader waits for a lost lease
 			}
 		}
 	})
 }
 
-func TestARedisThatIsAwayIsAnErrorOnlyWithoutASource(t *testing.T) {
+func TestRead_WithoutRedisFailsOnlyWithoutASource(t *testing.T) {
 	t.Parallel()
 	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", DialerRetries: 1, MaxRetries: -1})
 	t.Cleanup(func() { _ = rdb.Close() })
 	calls := 0
 	up := recent(t, rdb, RecentSpec[int, int]{Up: func(context.Context, int) ([]int, error) { calls++; return []int{1}, nil }})
 	r := recent(t, rdb, RecentSpec[int, int]{})
-	has(t, &up.home, 1, []int{1})
-	has(t, &up.home, 1, []int{1})
+	has(t, &up.store, 1, []int{1})
+	has(t, &up.store, 1, []int{1})
 	require.Equal(t, 2, calls)
 	_, err := r.Get(t.Context(), 1)
 	require.Error(t, err)
@@ -63,9 +63,9 @@ func TestARedisThatIsAwayIsAnErrorOnlyWithoutASource(t *testing.T) {
 	}
 }
 
-// After a connection that was refused nobody asks Redis but a probe, whatever he reads:
-// also who has no source is told at once. When Redis is back, so are all.
-func TestReadersDoNotWaitForARedisThatIsAwayAndReturnToIt(t *testing.T) {
+// After a refused connection only probes reach Redis. A reader without a source
+// gets its error at once. When Redis is back, all readers return to it.
+func TestBreaker_SparesReadersAnUnreachableRedis(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, back *redis.Client) {
 		var gone atomic.Bool
@@ -87,12 +87,12 @@ func TestReadersDoNotWaitForARedisThatIsAwayAndReturnToIt(t *testing.T) {
 		posts := feed(t, rdb, FeedSpec[int, string]{Up: up})
 		alone := recent(t, rdb, RecentSpec[int, string]{})
 		lately := trending(t, rdb, TrendingSpec[int, string]{})
-		has(t, &latest.home, 1, []string{"10"})
+		has(t, &latest.store, 1, []string{"10"})
 		require.EqualValues(t, 1, latest.Stats().RedisFailures, "it is the client that has tried")
 
 		began := time.Now()
 		for range 3 {
-			has(t, &latest.home, 1, []string{"10"})
+			has(t, &latest.store, 1, []string{"10"})
 			n, err := users.Len(t.Context(), 1)
 			require.NoError(t, err)
 			require.EqualValues(t, 1, n)
@@ -120,25 +120,25 @@ func TestReadersDoNotWaitForARedisThatIsAwayAndReturnToIt(t *testing.T) {
 			_, err := lately.Get(t.Context(), 1) // which has the probe sent
 			return err == nil
 		}, patience, 10*time.Millisecond)
-		has(t, &latest.home, 1, []string{"10"})
-		has(t, &latest.home, 1, []string{"10"})
+		has(t, &latest.store, 1, []string{"10"})
+		has(t, &latest.store, 1, []string{"10"})
 		require.EqualValues(t, 8, latest.Stats().Loads, "it is stored, and read")
 	})
 }
 
-// A caller who comes while a load without Redis is under way may have come after a
-// deletion, by somebody who has Redis.
-func TestWhoComesDuringALoadWithoutRedisHasOneOfHisOwn(t *testing.T) {
+// A caller that comes during a load without Redis may have come after a
+// deletion by another process, which reaches Redis.
+func TestRestore_WithoutRedisIsNotSharedWithLaterCallers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSource[[]int]()
 		r, err := NewRecent(closedClient(t), RecentSpec[int, int]{Key: "r:{id}", TTL: time.Minute, Len: 3, MaxLoads: 1, Up: s.up})
 		require.NoError(t, err)
-		before := asking(t.Context(), &r.home, 1)
+		before := asking(t.Context(), &r.store, 1)
 		load := receive(t, s.began)
-		after, other := asking(t.Context(), &r.home, 1), asking(t.Context(), &r.home, 2)
+		after, other := asking(t.Context(), &r.store, 1), asking(t.Context(), &r.store, 2)
 		synctest.Wait()
-		s.idle(t) // there is a place for one
+		s.idle(t) // there is a free slot
 		load.returns([]int{1}, nil)
 		require.Equal(t, answer[[]int]{[]int{1}, nil}, <-before)
 		for range 2 {
@@ -152,7 +152,7 @@ func TestWhoComesDuringALoadWithoutRedisHasOneOfHisOwn(t *testing.T) {
 	})
 }
 
-func TestAPushWhoseReplyIsLostIsAnUnknownOutcomeAndNotMadeTwice(t *testing.T) {
+func TestPush_WithALostReplyIsAnUnknownOutcomeAndSentOnce(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		warm := recent(t, rdb, RecentSpec[int, int]{})
@@ -162,15 +162,15 @@ func TestAPushWhoseReplyIsLostIsAnUnknownOutcomeAndNotMadeTwice(t *testing.T) {
 		t.Cleanup(func() { _ = client.Close() })
 		for _, unique := range []bool{false, true} {
 			r := recent(t, client, RecentSpec[int, int]{Unique: unique})
-			require.NoError(t, client.Ping(t.Context()).Err()) // so that it is connected
+			require.NoError(t, client.Ping(t.Context()).Err()) // to connect
 			proxy.LoseReplies(1)
 			require.ErrorIs(t, r.Push(t.Context(), 1, 7), ErrOutcomeUnknown)
-			has(t, &r.home, 1, []int{7})
+			has(t, &r.store, 1, []int{7})
 		}
 	})
 }
 
-func TestWrite_WithAReplyThatMakesNoSenseIsAnUnknownOutcome(t *testing.T) {
+func TestWrite_WithAMalformedReplyIsAnUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ctx := t.Context()
@@ -201,7 +201,7 @@ func TestWrite_WithAReplyThatMakesNoSenseIsAnUnknownOutcome(t *testing.T) {
 	})
 }
 
-func TestCollectionsWorkOnAClusterAndThroughATwemproxy(t *testing.T) {
+func TestCollections_WorkOnAClusterAndThroughTwemproxy(t *testing.T) {
 	t.Parallel()
 	for kind, start := range map[string]func(*testing.T) redis.UniversalClient{
 		"cluster": func(t *testing.T) redis.UniversalClient { return redistest.StartCluster(t, 3).Client(nil) },
@@ -219,18 +219,18 @@ func TestCollectionsWorkOnAClusterAndThroughATwemproxy(t *testing.T) {
 	}
 }
 
-// anywhere has for each kind what must work wherever Redis runs.
+// anywhere lists, for each type, the checks that must pass wherever Redis runs.
 var anywhere = []func(t *testing.T, rdb redis.UniversalClient){recentAnywhere, rankingAnywhere, setAnywhere, feedAnywhere, trendingAnywhere}
 
 func recentAnywhere(t *testing.T, rdb redis.UniversalClient) {
 	r := recent(t, rdb, RecentSpec[int, int]{Up: func(_ context.Context, id int) ([]int, error) { return []int{id}, nil }})
 	for id := range 30 { // on all nodes
-		has(t, &r.home, id, []int{id})
+		has(t, &r.store, id, []int{id})
 		require.NoError(t, r.Push(t.Context(), id, 100, 200))
-		has(t, &r.home, id, []int{200, 100, id})
+		has(t, &r.store, id, []int{200, 100, id})
 		require.NoError(t, r.Remove(t.Context(), id, 100))
-		has(t, &r.home, id, []int{200, id})
+		has(t, &r.store, id, []int{200, id})
 		require.NoError(t, r.Delete(t.Context(), id))
-		has(t, &r.home, id, []int{id})
+		has(t, &r.store, id, []int{id})
 	}
 }

@@ -47,12 +47,12 @@ func TestDelete_OfManyKeysIsOneRoundTrip(t *testing.T) {
 	})
 }
 
-// A step looks for as many members as it can in the time that it may take.
+// A step searches for as many members as fit into its time limit.
 func TestRecent_FindsMembersInSeveralSteps(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
-		list := cachex.Must(NewRecent(rdb, RecentSpec[int, int]{Key: redistest.Key(t) + ":{id}", TTL: time.Hour, Len: maxLen, Unique: true}))
-		require.Equal(t, 4, list.step())
+		list := cachex.Must(NewRecent(rdb, RecentSpec[int, int]{Key: redistest.Key(t) + ":{id}", TTL: time.Hour, Len: maxElements, Unique: true}))
+		require.Equal(t, 4, list.elementsPerStep())
 		want := make([]int, 0, 20)
 		for i := range 20 {
 			want = append([]int{i}, want...)

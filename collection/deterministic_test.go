@@ -29,7 +29,7 @@ func TestCollections_RefuseACodecThatIsNotDeterministic(t *testing.T) {
 			require.ErrorContains(t, err, "Encrypt", of)
 		}
 
-		// A list with doubles works, but for Remove.
+		// A list with repetitions works, except Remove.
 		r, err := NewRecent(rdb, RecentSpec[int, string]{Key: key, TTL: time.Minute, Len: 3, Codec: sealed})
 		require.NoError(t, err)
 		require.NoError(t, r.Push(t.Context(), 1, "a"))

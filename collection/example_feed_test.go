@@ -12,12 +12,12 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// grows is the score of jobs: their ID grows, so it says which was posted later.
+// grows is the score of jobs: an ID that grows tells which was posted later.
 func grows(jobID int64) float64 { return float64(jobID) }
 
 // The jobs of companies that a user follows.
 func ExampleFeed() {
-	server, err := redistest.NewEmbedded() // yours is somewhere else
+	server, err := redistest.NewEmbedded() // yours runs elsewhere
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -31,7 +31,7 @@ func ExampleFeed() {
 	}))
 	ctx := context.Background()
 	for _, err := range []error{
-		feed.Post(ctx, 7, "ann", "bob"), // those who follow the company
+		feed.Post(ctx, 7, "ann", "bob"), // the followers of the company
 		feed.Post(ctx, 8, "bob"),
 		feed.Post(ctx, 9, "ann", "bob"),
 		feed.Post(ctx, 9, "ann", "bob"), // again: nothing changes
@@ -48,10 +48,10 @@ func ExampleFeed() {
 	// [9 8] <nil>
 }
 
-// A post goes to all of a sequence, which a database may return page by page. If the
-// process dies, another one resumes after what progress told last.
+// A post goes to a sequence of keys, which a database may return page by page.
+// If the process dies, another one resumes from the last progress.
 func ExampleFeed_PostSeq() {
-	server, err := redistest.NewEmbedded() // yours is somewhere else
+	server, err := redistest.NewEmbedded() // yours runs elsewhere
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -88,9 +88,9 @@ func ExampleFeed_PostSeq() {
 	// [7] <nil>
 }
 
-// Pages of a timeline, and of one whose author has too many followers to post to each.
+// Pages of a timeline, merged with one whose author has too many followers.
 func ExampleFeed_GetPage() {
-	server, err := redistest.NewEmbedded() // yours is somewhere else
+	server, err := redistest.NewEmbedded() // yours runs elsewhere
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -108,7 +108,7 @@ func ExampleFeed_GetPage() {
 		if jobID%3 > 0 {
 			err = feed.Post(ctx, jobID, "ann")
 		} else {
-			err = posts.Post(ctx, jobID, 42) // a company that everybody follows
+			err = posts.Post(ctx, jobID, 42) // a company with too many followers
 		}
 		if err != nil {
 			fmt.Println(err)
@@ -121,7 +121,7 @@ func ExampleFeed_GetPage() {
 		if next == "" {
 			break
 		}
-		after = next // goes into the URL of the next page
+		after = next // part of the URL of the next page
 	}
 	_, _, err = feed.GetPage(ctx, "ann", "of another site", 3)
 	fmt.Println(errors.Is(err, collection.ErrCursor))
@@ -134,7 +134,7 @@ func ExampleFeed_GetPage() {
 
 // The top jobs by views of the last 24 hours.
 func ExampleTrending() {
-	server, err := redistest.NewEmbedded() // yours is somewhere else
+	server, err := redistest.NewEmbedded() // yours runs elsewhere
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -161,7 +161,7 @@ func ExampleTrending() {
 
 // Collections and caches are read in one round trip.
 func ExampleRecent_BatchRead() {
-	server, err := redistest.NewEmbedded() // yours is somewhere else
+	server, err := redistest.NewEmbedded() // yours runs elsewhere
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -12,7 +12,7 @@ import (
 
 // The latest three jobs that were viewed.
 func ExampleRecent() {
-	server, err := redistest.NewEmbedded() // yours is somewhere else
+	server, err := redistest.NewEmbedded() // yours runs elsewhere
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -36,7 +36,7 @@ func ExampleRecent() {
 
 // A list with a source is restored when it is absent. Write to the source first.
 func ExampleRecentSpec_up() {
-	server, err := redistest.NewEmbedded() // yours is somewhere else
+	server, err := redistest.NewEmbedded() // yours runs elsewhere
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -62,7 +62,7 @@ func ExampleRecentSpec_up() {
 	}
 	fmt.Println(searches.Get(ctx, 42))
 	fmt.Println(searches.Get(ctx, 43))
-	fmt.Println(searches.Get(ctx, 43)) // that there are none is remembered
+	fmt.Println(searches.Get(ctx, 43)) // the empty list is remembered
 	// Output:
 	// SELECT … WHERE user_id = 42
 	// [Gopher Rustacean] <nil>
@@ -74,7 +74,7 @@ func ExampleRecentSpec_up() {
 
 // The top three jobs by views.
 func ExampleRanking() {
-	server, err := redistest.NewEmbedded() // yours is somewhere else
+	server, err := redistest.NewEmbedded() // yours runs elsewhere
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -96,7 +96,7 @@ func ExampleRanking() {
 	view(0, 10)
 	view(2, 5)
 	view(4, 6)
-	fmt.Println(top.Get(ctx, board)) // three of them are three
+	fmt.Println(top.Get(ctx, board)) // n before and after, as far as there are any
 
 	rank, score, err := top.Rank(ctx, board, 2)
 	fmt.Println(rank, score, err)
@@ -108,9 +108,10 @@ func ExampleRanking() {
 	// [{3 2} {2 2} {9 1}] 3 <nil>
 }
 
-// Views of a job are counted once a user: the check and the entry are one step.
+// Views of a job count once for each user: the check and the insertion are one
+// step.
 func ExampleSet() {
-	server, err := redistest.NewEmbedded() // yours is somewhere else
+	server, err := redistest.NewEmbedded() // yours runs elsewhere
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -12,35 +12,37 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// fanOutBatch is how many timelines are written to in one pipeline. Redis does it
-// within a few milliseconds, in which it serves others too.
+// fanOutBatch is the number of timelines that one pipeline writes to. Redis
+// takes a few milliseconds for it, and serves other clients meanwhile.
 const fanOutBatch = 500
 
-// A FanOut is how far PostSeq or RemoveSeq has come.
+// FanOut reports the progress of PostSeq or RemoveSeq.
 type FanOut[K comparable] struct {
-	// Done is how many keys of the sequence were sent and answered: the first so
-	// many. Every one of them was reached, but those that Failed.
+	// Done is the number of keys, from the start of the sequence, that were
+	// sent and answered. All of them were reached except Failed.
 	Done int64
 
-	// Last is the last of these.
+	// Last is the last of these keys.
 	Last K
 
-	// Failed are the keys of these of which it is not known that they were reached,
-	// in their order, never more than 1000.
+	// Failed lists the keys among these that may not have been reached, in the
+	// order of the sequence. It has at most 1000 keys.
 	Failed []K
 }
 
-// A FanOutError says whom PostSeq or RemoveSeq has reached, and why not all. To
-// resume, call it with Failed and with what the sequence has after the first Done.
-// To call it with the whole sequence again does no harm either.
+// FanOutError reports which keys PostSeq or RemoveSeq reached, and why it did
+// not reach all. To resume, call the method with Failed, and with the keys that
+// follow the first Done in the sequence. Calling it with the whole sequence
+// again is harmless too.
 type FanOutError[K comparable] struct {
 	FanOut[K]
 
-	// Err is the first of the causes: of Redis, of a key, or that of the end of ctx.
+	// Err is the first cause: an error of Redis, the error of a key, or the
+	// cause of the end of ctx.
 	Err error
 }
 
-// Error tells numbers, and no key.
+// Error reports numbers and the cause; it names no key.
 func (e *FanOutError[K]) Error() string {
 	return fmt.Sprintf("%d of the first %d keys were not reached: %v", len(e.Failed), e.Done, e.Err)
 }
@@ -48,77 +50,78 @@ func (e *FanOutError[K]) Error() string {
 // Unwrap returns Err.
 func (e *FanOutError[K]) Unwrap() error { return e.Err }
 
-// PostSeq puts elem into the timelines of a sequence of keys, in pipelines of 500
-// one after the other, so it needs no memory for more keys than these, however many
-// there are. It takes them from the sequence as it goes, a page of a database at a
-// time if that is how it is made. After each pipeline it calls progress, unless that
-// is nil, in the goroutine of the caller.
+// PostSeq adds elem to the timelines of a sequence of keys. It sends pipelines
+// of 500 keys, one after the other, and holds at most 500 keys in memory. It
+// takes keys from the sequence as it proceeds, so the sequence may read a
+// database page by page. After each pipeline PostSeq calls progress, unless
+// that is nil, on the goroutine of the caller.
 //
-// To post an element twice to a timeline changes nothing. So a fan-out whose process
-// was killed can be resumed by whoever knows what progress was told last: a number,
-// and a key to be used in "WHERE follower > ? ORDER BY follower". What he posts again
-// does no harm.
+// Posting an element again to a timeline changes nothing. So if the process of
+// a fan-out was killed, another process resumes it from the last FanOut passed
+// to progress: a number, and a key for "WHERE follower > ? ORDER BY follower".
+// Reposting is harmless.
 //
 // The error is a *cachex.Error with the first key that failed. It wraps a
-// *FanOutError, which says exactly who was reached, unless nothing was sent: an error
-// of the codec, of Score, or of a ctx that is nil. A key that fails by itself, one
-// that holds something else perhaps, does not hold up the others; but PostSeq stops
-// after a pipeline in which a round trip failed, or when 500 keys have failed, or
-// ctx has ended.
+// *FanOutError that says exactly which keys were reached. If nothing was sent,
+// it wraps the cause directly: an error of the codec, of Score, or a nil ctx. A
+// key that fails on its own, for example because it holds a value of another
+// program, does not stop the others. PostSeq stops after a pipeline whose round
+// trip failed, after 500 failed keys, or when ctx ends.
 //
-// Posts to one timeline at the same time are all there. A post that is made while
-// the timeline is being restored is kept. To remove an element while it is still
-// being posted may leave it to some, until their timelines are restored.
+// Concurrent posts to one timeline are all kept. A post during the restoration
+// of a timeline is kept. If an element is removed while it is still being
+// posted, some timelines may keep it until they are restored.
 func (f *Feed[K, E]) PostSeq(ctx context.Context, elem E, to iter.Seq[K], progress func(FanOut[K])) error {
 	ttl := millis(f.ttl)
 	if f.up != nil {
 		ttl = "="
 	}
-	p, err := f.start(ctx, elem)
+	p, err := f.prepare(ctx, elem)
 	if err != nil {
 		return f.fail("post", "", err)
 	}
-	run := fanning[K]{op: "post", script: script.Score, args: []any{f.up != nil, f.most, ttl, "set", p.score, p.bytes}}
-	return fanOut(ctx, &f.home, run, to, progress)
+	run := fanOutRun[K]{op: "post", script: script.Score, args: []any{f.up != nil, f.limit, ttl, "set", p.score, p.bytes}}
+	return fanOut(ctx, &f.store, run, to, progress)
 }
 
-// RemoveSeq takes elem out of the timelines of a sequence of keys, as PostSeq puts it
-// there, after the source was written. What is not there is no error. A load under
-// way may have read it: nothing of that is stored.
+// RemoveSeq removes elem from the timelines of a sequence of keys. Call it
+// after the source was written. It proceeds like [Feed.PostSeq]. A timeline
+// without elem is not an error. If a load is in flight that may have read elem,
+// its result is not stored.
 //
-// The error is that of PostSeq.
+// RemoveSeq returns the errors of [Feed.PostSeq].
 func (f *Feed[K, E]) RemoveSeq(ctx context.Context, elem E, from iter.Seq[K], progress func(FanOut[K])) error {
-	p, err := f.start(ctx, elem)
+	p, err := f.prepare(ctx, elem)
 	if err != nil {
 		return f.fail("remove", "", err)
 	}
-	run := fanning[K]{op: "remove", script: script.Unrank, forget: true, args: []any{f.up != nil, "=", p.bytes}}
-	return fanOut(ctx, &f.home, run, from, progress)
+	run := fanOutRun[K]{op: "remove", script: script.Unrank, fence: true, args: []any{f.up != nil, "=", p.bytes}}
+	return fanOut(ctx, &f.store, run, from, progress)
 }
 
-// start begins a fan-out.
-func (f *Feed[K, E]) start(ctx context.Context, elem E) (place, error) {
+// prepare checks ctx, and returns the position of elem.
+func (f *Feed[K, E]) prepare(ctx context.Context, elem E) (position, error) {
 	if ctx == nil {
-		return place{}, errNilContext
+		return position{}, errNilContext
 	}
-	return f.place("", elem)
+	return f.position("", elem)
 }
 
-// A fanning is a fan-out under way.
-type fanning[K comparable] struct {
+// fanOutRun is the state of one fan-out.
+type fanOutRun[K comparable] struct {
 	op     string
-	script *script.Script // may be sent twice
+	script *script.Script // a resend is harmless
 	args   []any          // the same for all keys
-	forget bool           // loads under way may have read what is taken out
+	fence  bool           // fence loads in flight: they may have read the removed element
 
 	keys  []K            // of the next pipeline
-	calls []*script.Call // of these keys
+	calls []*script.Call // one for each of keys
 	FanOutError[K]
-	first string // the key in Redis of the first that failed
+	first string // the first Redis key that failed
 }
 
 // fanOut sends the script to all keys.
-func fanOut[K comparable, T any](ctx context.Context, h *home[K, T], f fanning[K], to iter.Seq[K], progress func(FanOut[K])) error {
+func fanOut[K comparable, T any](ctx context.Context, h *store[K, T], f fanOutRun[K], to iter.Seq[K], progress func(FanOut[K])) error {
 	send := func() (goOn bool) {
 		if len(f.keys) == 0 {
 			return true
@@ -127,16 +130,17 @@ func fanOut[K comparable, T any](ctx context.Context, h *home[K, T], f fanning[K
 			f.Err = cmp.Or(f.Err, context.Cause(ctx))
 			return false
 		}
-		away := sendOut(ctx, h, &f)
+		failed := sendBatch(ctx, h, &f)
 		if progress != nil {
 			progress(f.FanOut)
 		}
-		return !away && len(f.Failed) < fanOutBatch
+		return !failed && len(f.Failed) < fanOutBatch
 	}
 	goOn := true
 	for key := range to {
-		// A key that cannot be rendered has a call all the same, which has failed.
-		k, err := h.rendered(key)
+		// If a key cannot be rendered, its call holds the error and is not
+		// sent.
+		k, err := h.renderKey(key)
 		f.keys, f.calls = append(f.keys, key), append(f.calls, &script.Call{Script: f.script, Key: k, Args: f.args, Err: err})
 		if len(f.keys) == fanOutBatch {
 			if goOn = send(); !goOn {
@@ -153,25 +157,25 @@ func fanOut[K comparable, T any](ctx context.Context, h *home[K, T], f fanning[K
 	return h.fail(f.op, f.first, &f.FanOutError)
 }
 
-// sendOut sends one pipeline, and reports whether the round trip failed.
-func sendOut[K comparable, T any](ctx context.Context, h *home[K, T], f *fanning[K]) (away bool) {
-	able := make([]*script.Call, 0, len(f.calls))
+// sendBatch sends one pipeline, and reports whether the round trip failed.
+func sendBatch[K comparable, T any](ctx context.Context, h *store[K, T], f *fanOutRun[K]) (failed bool) {
+	sendable := make([]*script.Call, 0, len(f.calls))
 	names := make([]string, 0, len(f.calls))
 	for _, c := range f.calls {
 		if c.Err == nil {
-			able, names = append(able, c), append(names, c.Key)
+			sendable, names = append(sendable, c), append(names, c.Key)
 		}
 	}
-	if len(able) > 0 {
+	if len(sendable) > 0 {
 		began := time.Now()
-		away = script.Pipeline(ctx, h.rdb, able) != nil
-		h.away.Done(ctx, began, len(able), func(i int) (string, error) { return able[i].Key, able[i].Err })
+		failed = script.Pipeline(ctx, h.rdb, sendable) != nil
+		h.breakers.Done(ctx, began, len(sendable), func(i int) (string, error) { return sendable[i].Key, sendable[i].Err })
 	}
-	if f.forget {
-		h.flights.Forget(names...) // who comes from now on begins anew
+	if f.fence {
+		h.flights.Forget(names...) // later callers start a new load
 	}
 	for i, c := range f.calls {
-		if err := reached(c); err != nil {
+		if err := checkReached(c); err != nil {
 			if f.Err == nil {
 				f.first, f.Err = c.Key, script.Cause(ctx, err)
 			}
@@ -181,22 +185,22 @@ func sendOut[K comparable, T any](ctx context.Context, h *home[K, T], f *fanning
 	f.Failed = slices.Clip(f.Failed) // progress may keep it
 	f.Done, f.Last = f.Done+int64(len(f.keys)), f.keys[len(f.keys)-1]
 	f.keys, f.calls = f.keys[:0], f.calls[:0]
-	return away
+	return failed
 }
 
-// reached returns why a call of a fan-out has not reached its timeline.
-func reached(c *script.Call) error {
+// checkReached returns why c has not reached its timeline, or nil.
+func checkReached(c *script.Call) error {
 	if c.Err != nil {
 		return c.Err
 	}
 	if c.Script == script.Score {
-		switch _, _, err := scored(c.Reply); {
+		switch _, _, err := parseScored(c.Reply); {
 		case errors.Is(err, errReply), errors.Is(err, ErrForeign):
 			return err
 		}
 		return nil
 	}
-	switch c.Reply { // what script.Unrank says of one member
+	switch c.Reply { // script.Unrank returns the number of removed members
 	case int64(0), int64(1):
 		return nil
 	case int64(-1):

@@ -26,7 +26,7 @@ var followers = flag.Int("followers", 5_000, "how many timelines a post goes to"
 
 func init() { redistest.Register("poster", postUntilKilled) }
 
-// below returns the numbers below n, from one on.
+// below yields the numbers from one number up to n, exclusive.
 func below(from, n int) iter.Seq[int] {
 	return func(yield func(int) bool) {
 		for i := from; i < n; i++ {
@@ -37,7 +37,7 @@ func below(from, n int) iter.Seq[int] {
 	}
 }
 
-// postUntilKilled is another process, which is killed while it posts.
+// postUntilKilled runs in another process, which is killed while it posts.
 func postUntilKilled() {
 	rdb := redis.NewClient(&redis.Options{Addr: os.Getenv("REDIS"), ReadTimeout: redistest.Patience})
 	f, err := NewFeed(rdb, FeedSpec[int, string]{Key: os.Getenv("PREFIX") + ":{id}", TTL: time.Hour, Len: 5, Score: tens})
@@ -54,7 +54,7 @@ func postUntilKilled() {
 	fmt.Println(err)
 }
 
-func TestAFanOutThatIsKilledIsResumedFromWhatProgressTold(t *testing.T) {
+func TestFanOut_ResumesFromTheLastProgress(t *testing.T) {
 	t.Parallel()
 	server, prefix := redistest.Shared(t), redistest.Key(t)
 	child := redistest.Child(t, "poster", "REDIS="+server.Addr(), "PREFIX="+prefix)
@@ -68,7 +68,7 @@ func TestAFanOutThatIsKilledIsResumedFromWhatProgressTold(t *testing.T) {
 	f := feed(t, rdb, FeedSpec[int, string]{Key: prefix + ":{id}"})
 	for id := range 1_500 {
 		if id%100 == 0 {
-			has(t, &f.home, id, []string{"20"}, id)
+			has(t, &f.store, id, []string{"20"}, id)
 		}
 	}
 	require.NoError(t, f.PostSeq(t.Context(), "20", below(from+1, 2_600), nil))
@@ -77,8 +77,9 @@ func TestAFanOutThatIsKilledIsResumedFromWhatProgressTold(t *testing.T) {
 	}
 }
 
-// So many keys need the memory of one pipeline. Run it with -followers=100000.
-func TestAPostToManyTimelinesNeedsTheMemoryOfFew(t *testing.T) {
+// A sequence of any length needs the memory of one pipeline. Run it with
+// -followers=100000.
+func TestFanOut_HoldsOnePipelineInMemory(t *testing.T) {
 	t.Parallel()
 	rdb, prefix := redistest.Shared(t).Client(nil), redistest.Key(t)
 	f := feed(t, rdb, FeedSpec[int, string]{Key: prefix + ":{id}"})
@@ -113,24 +114,24 @@ func TestAPostToManyTimelinesNeedsTheMemoryOfFew(t *testing.T) {
 		require.EqualValues(t, (*followers+fanOutBatch-1)/fanOutBatch, steps)
 	}
 	for id := 0; id < *followers; id += 97 {
-		has(t, &f.home, id, []string{"20"}, id)
+		has(t, &f.store, id, []string{"20"}, id)
 	}
 	began := time.Now()
 	require.NoError(t, f.RemoveSeq(t.Context(), "20", below(0, *followers), nil))
 	t.Logf("from %d timelines in %v", *followers, time.Since(began))
 	for id := 0; id < *followers; id += 97 {
-		has(t, &f.home, id, nil, id)
+		has(t, &f.store, id, nil, id)
 	}
 }
 
-func TestAKeyThatFailsDoesNotHoldUpTheOthersOfAFanOut(t *testing.T) {
+func TestFanOut_ContinuesAfterAFailedKey(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ctx := t.Context()
 		prefix := redistest.Key(t)
 		f := feed(t, rdb, FeedSpec[int, string]{Key: prefix + ":{id}"})
 		for _, id := range []int{3, 501} {
-			require.NoError(t, rdb.Set(ctx, name(t, &f.home, id), "foreign", 0).Err())
+			require.NoError(t, rdb.Set(ctx, name(t, &f.store, id), "foreign", 0).Err())
 		}
 		err := f.PostSeq(ctx, "20", below(0, 1_100), nil)
 		require.ErrorIs(t, err, ErrForeign)
@@ -139,16 +140,16 @@ func TestAKeyThatFailsDoesNotHoldUpTheOthersOfAFanOut(t *testing.T) {
 		require.True(t, ok)
 		require.Equal(t, FanOut[int]{Done: 1_100, Last: 1_099, Failed: []int{3, 501}}, fan.FanOut)
 		for _, id := range []int{0, 4, 499, 500, 502, 1_099} {
-			has(t, &f.home, id, []string{"20"})
+			has(t, &f.store, id, []string{"20"})
 		}
 
 		require.NoError(t, f.Delete(ctx, fan.Failed...))
 		require.NoError(t, f.Post(ctx, "20", fan.Failed...))
-		has(t, &f.home, 3, []string{"20"})
+		has(t, &f.store, 3, []string{"20"})
 	})
 }
 
-// A number is a key that has no more than 600 names.
+// number is a key that can be rendered up to 600.
 type number int
 
 func (n number) MarshalText() ([]byte, error) {
@@ -158,7 +159,7 @@ func (n number) MarshalText() ([]byte, error) {
 	return strconv.AppendInt(nil, int64(n), 10), nil
 }
 
-func TestAFanOutStopsWhenTooManyKeysFail(t *testing.T) {
+func TestFanOut_StopsAfterTooManyFailedKeys(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.StartEmbedded(t).Client(nil)
 	f, err := NewFeed(rdb, FeedSpec[number, string]{Key: "timelines:{id}", TTL: time.Minute, Len: 1, Score: tens})
@@ -178,7 +179,7 @@ func TestAFanOutStopsWhenTooManyKeysFail(t *testing.T) {
 	require.EqualValues(t, 600, rdb.DBSize(t.Context()).Val())
 }
 
-func TestAFanOutThatRedisEndsTellsExactlyWhomItHasReached(t *testing.T) {
+func TestFanOut_ReportsTheReachedKeysWhenRedisFails(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ctx, prefix := t.Context(), redistest.Key(t)
@@ -196,19 +197,19 @@ func TestAFanOutThatRedisEndsTellsExactlyWhomItHasReached(t *testing.T) {
 		require.Equal(t, FanOut[int]{Done: 1_500, Last: 1_499, Failed: slices.Collect(below(1_203, 1_500))}, fan.FanOut)
 		require.Equal(t, []FanOut[int]{{Done: 500, Last: 499}, {Done: 1_000, Last: 999}, fan.FanOut}, told)
 		for _, id := range []int{0, 499, 500, 1_202} {
-			require.EqualValues(t, 1, rdb.Exists(ctx, name(t, &f.home, id)).Val(), id)
+			require.EqualValues(t, 1, rdb.Exists(ctx, name(t, &f.store, id)).Val(), id)
 		}
-		require.Zero(t, rdb.Exists(ctx, name(t, &f.home, 1_203)).Val())
+		require.Zero(t, rdb.Exists(ctx, name(t, &f.store, 1_203)).Val())
 		faults.Clear()
 		require.NoError(t, f.Post(ctx, "20", fan.Failed...))
 		require.NoError(t, f.PostSeq(ctx, "20", below(int(fan.Done), 1_700), nil))
 		for id := range 1_700 {
-			require.EqualValues(t, 1, rdb.Exists(ctx, name(t, &f.home, id)).Val(), id)
+			require.EqualValues(t, 1, rdb.Exists(ctx, name(t, &f.store, id)).Val(), id)
 		}
 	})
 }
 
-func TestAFanOutEndsWithItsContext(t *testing.T) {
+func TestFanOut_EndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		why := errors.New("enough")
@@ -229,7 +230,7 @@ func TestAFanOutEndsWithItsContext(t *testing.T) {
 	})
 }
 
-func TestAnElementThatCannotBePostedIsAnErrorBeforeAnyKeyIsAskedFor(t *testing.T) {
+func TestFanOut_ChecksTheElementBeforeTheKeys(t *testing.T) {
 	t.Parallel()
 	f := feed(t, closedClient(t), FeedSpec[int, string]{})
 	never := func(func(int) bool) { t.Error("a key was asked for") }

@@ -18,12 +18,12 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// A timelineModel is a timeline as it should be.
+// timelineModel is the expected state of a timeline.
 type timelineModel struct {
 	most    int
 	up      bool
 	there   bool            // in Redis
-	elems   map[string]bool // what is there
+	elems   map[string]bool // the expected elements
 	records map[string]bool // the source
 }
 
@@ -71,7 +71,7 @@ func (m *timelineModel) get() []string {
 	return sequence(m.elems)
 }
 
-func TestRandomOperationsOnTimelinesAreThoseOfAModel(t *testing.T) {
+func TestFeed_MatchesItsModel(t *testing.T) {
 	t.Parallel()
 	models(t, func(t *testing.T, rdb *redis.Client, rnd *rand.Rand, steps int) {
 		if steps < 10_000 {
@@ -109,10 +109,10 @@ func TestRandomOperationsOnTimelinesAreThoseOfAModel(t *testing.T) {
 					require.NoError(t, f.Delete(ctx, to[0]))
 				case op < 61:
 					all[to[0]].forget()
-					require.NoError(t, rdb.Del(ctx, name(t, &f.home, to[0])).Err())
+					require.NoError(t, rdb.Del(ctx, name(t, &f.store, to[0])).Err())
 				case op < 75:
-					has(t, &f.home, to[0], all[to[0]].get(), step)
-				default: // a page of some of them, from anywhere
+					has(t, &f.store, to[0], all[to[0]].get(), step)
+				default: // a page of some of them, from any position
 					together := map[string]bool{}
 					var others []Timeline[string]
 					for i, id := range to {
@@ -125,23 +125,23 @@ func TestRandomOperationsOnTimelinesAreThoseOfAModel(t *testing.T) {
 					}
 					n, from := 1+rnd.IntN(5), rnd.IntN(60)
 					want := slices.DeleteFunc(sequence(together), func(e string) bool {
-						return place{tens(e), e}.compare(place{tens(fmt.Sprint(from)), fmt.Sprint(from)}) <= 0
+						return position{tens(e), e}.compare(position{tens(fmt.Sprint(from)), fmt.Sprint(from)}) <= 0
 					})
-					page, next, err := f.GetPage(ctx, to[0], place{tens(fmt.Sprint(from)), fmt.Sprint(from)}.cursor(), n, others...)
+					page, next, err := f.GetPage(ctx, to[0], position{tens(fmt.Sprint(from)), fmt.Sprint(from)}.cursor(), n, others...)
 					require.NoError(t, err)
 					require.Equal(t, append([]string{}, want[:min(n, len(want))]...), page, step)
 					require.Equal(t, len(want) > n, next != "", step)
 				}
 				if step%10 == 0 {
-					bounded(t, rdb, name(t, &f.home, to[0]), 7+1)
+					bounded(t, rdb, name(t, &f.store, to[0]), 7+1)
 				}
 			}
 		}
 	})
 }
 
-// bounded fails if a collection has more than so many elements, the head included, or
-// no TTL.
+// bounded fails if a collection has more than most elements, including the
+// head, or no TTL.
 func bounded(t testing.TB, rdb *redis.Client, k string, most int64) {
 	t.Helper()
 	var length *redis.IntCmd
@@ -155,15 +155,16 @@ func bounded(t testing.TB, rdb *redis.Client, k string, most int64) {
 	require.NotEqual(t, time.Duration(-1), ttl.Val(), "no TTL")
 }
 
-// Two processes post what they have written to the source to a hundred timelines, ten
-// thousand times each, while readers restore these and somebody deletes them.
-func TestNothingIsLostOfTimelinesThatAreWrittenAndRestoredAtOnce(t *testing.T) {
+// Two processes write elements to the source and post them to a hundred
+// timelines, ten thousand times each. Meanwhile readers restore the timelines,
+// and a third process deletes them.
+func TestFeed_LosesNothingWhileRestored(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.Shared(t).Client(nil)
 	const most, readers = 20, 100
 	posts := 10_000 / readers
 	var mu sync.Mutex
-	records := map[string]bool{} // guarded by mu: what all of them should have
+	records := map[string]bool{} // guarded by mu: the expected elements of every timeline
 	var loads atomic.Int64
 	spec := FeedSpec[int, string]{
 		Key: redistest.Key(t) + ":{id}", Len: most,
@@ -207,9 +208,9 @@ func TestNothingIsLostOfTimelinesThatAreWrittenAndRestoredAtOnce(t *testing.T) {
 			if err != nil || len(l) > most {
 				t.Error(len(l), err)
 			}
-			bounded(t, rdb, name(t, &f.home, id), most+1)
+			bounded(t, rdb, name(t, &f.store, id), most+1)
 			if n%3 == 0 {
-				rdb.Del(t.Context(), name(t, &f.home, (id+1)%readers))
+				rdb.Del(t.Context(), name(t, &f.store, (id+1)%readers))
 			}
 		}
 	})
@@ -218,7 +219,7 @@ func TestNothingIsLostOfTimelinesThatAreWrittenAndRestoredAtOnce(t *testing.T) {
 	others.Wait()
 	want := sequence(records)[:most]
 	for id := range to {
-		has(t, &f.home, id, want, id)
+		has(t, &f.store, id, want, id)
 	}
 	require.Greater(t, loads.Load(), int64(10))
 	t.Logf("%d posts to %d timelines, %d loads", 2*posts, readers, loads.Load())

@@ -14,8 +14,8 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// feed returns a Feed that is closed when the test ends. If spec has no Key, it gets
-// one that no other test has; no TTL, a minute; no Len, 5; no Score, that of tens.
+// feed returns a Feed that is closed when the test ends. Key defaults to a key
+// of this test alone, TTL to a minute, Len to 5, Score to tens.
 func feed(t testing.TB, rdb redis.UniversalClient, spec FeedSpec[int, string]) *Feed[int, string] {
 	t.Helper()
 	if spec.Key == "" {
@@ -39,7 +39,7 @@ func feed(t testing.TB, rdb redis.UniversalClient, spec FeedSpec[int, string]) *
 	return f
 }
 
-// tens returns a tenth of the number that s is: ten of them have the same score.
+// tens returns a tenth of the number in s, so ten elements have the same score.
 func tens(s string) float64 {
 	n, err := strconv.Atoi(s)
 	if err != nil {
@@ -48,12 +48,12 @@ func tens(s string) float64 {
 	return float64(n / 10)
 }
 
-// posted is an Up of the same elements.
+// posted is an Up that always returns the same elements.
 func posted(elems ...string) func(context.Context, int) ([]string, error) {
 	return func(context.Context, int) ([]string, error) { return append([]string{}, elems...), nil }
 }
 
-func TestATimelineIsInTheOrderOfScoresAndBytesAndHasAnElementOnce(t *testing.T) {
+func TestFeed_OrdersByScoreAndBytesWithoutRepetitions(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ctx, f := t.Context(), feed(t, rdb, FeedSpec[int, string]{})
@@ -61,66 +61,66 @@ func TestATimelineIsInTheOrderOfScoresAndBytesAndHasAnElementOnce(t *testing.T) 
 			require.NoError(t, f.Post(ctx, e, 1, 2, 1))
 		}
 		for _, id := range []int{1, 2} {
-			has(t, &f.home, id, []string{"31", "22", "15", "12"})
+			has(t, &f.store, id, []string{"31", "22", "15", "12"})
 		}
-		has(t, &f.home, 3, []string{})
+		has(t, &f.store, 3, []string{})
 		require.NoError(t, f.Post(ctx, "41", 2))
 		require.NoError(t, f.Post(ctx, "42", 2))
-		has(t, &f.home, 2, []string{"42", "41", "31", "22", "15"})
+		has(t, &f.store, 2, []string{"42", "41", "31", "22", "15"})
 		require.NoError(t, f.Post(ctx, "12", 2), "which comes after all that it keeps")
-		has(t, &f.home, 2, []string{"42", "41", "31", "22", "15"})
+		has(t, &f.store, 2, []string{"42", "41", "31", "22", "15"})
 		require.NoError(t, f.Post(ctx, "50"), "to nobody")
 		require.NoError(t, f.Remove(ctx, "31", 1, 2, 3))
-		has(t, &f.home, 1, []string{"22", "15", "12"})
-		has(t, &f.home, 2, []string{"42", "41", "22", "15"})
+		has(t, &f.store, 1, []string{"22", "15", "12"})
+		has(t, &f.store, 2, []string{"42", "41", "22", "15"})
 		require.NoError(t, f.Delete(ctx, 1, 2))
-		has(t, &f.home, 1, nil)
-		has(t, &f.home, 2, nil)
+		has(t, &f.store, 1, nil)
+		has(t, &f.store, 2, nil)
 	})
 }
 
-func TestATimelineThatIsAbsentStaysSoUntilItIsRestored(t *testing.T) {
+func TestFeed_StaysAbsentUntilRestored(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource[[]string]()
 		f := feed(t, rdb, FeedSpec[int, string]{Up: s.up})
 		require.NoError(t, f.Post(t.Context(), "30", 1), "which the source has")
-		require.Zero(t, rdb.Exists(t.Context(), name(t, &f.home, 1)).Val())
-		ch := asking(t.Context(), &f.home, 1)
+		require.Zero(t, rdb.Exists(t.Context(), name(t, &f.store, 1)).Val())
+		ch := asking(t.Context(), &f.store, 1)
 		load := receive(t, s.began)
 		require.NoError(t, f.Post(t.Context(), "40", 1))
 		require.NoError(t, f.Post(t.Context(), "15", 1))
-		require.LessOrEqual(t, rdb.PTTL(t.Context(), name(t, &f.home, 1)).Val(), someLease, "the lease lasts no longer by it")
+		require.LessOrEqual(t, rdb.PTTL(t.Context(), name(t, &f.store, 1)).Val(), someLease, "the lease lasts no longer by it")
 		load.returns([]string{"15", "30", "10", "20", "25", "15"}, nil) // it has read one of them
 		want := []string{"40", "30", "25", "20", "15"}
 		require.Equal(t, answer[[]string]{want, nil}, receive(t, ch))
-		has(t, &f.home, 1, want)
+		has(t, &f.store, 1, want)
 		s.idle(t)
 	})
 }
 
-func TestARemovalFencesTheLoadOfATimeline(t *testing.T) {
+func TestFeed_RemoveFencesALoad(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource[[]string]()
 		f := feed(t, rdb, FeedSpec[int, string]{Up: s.up})
-		before := asking(t.Context(), &f.home, 1)
+		before := asking(t.Context(), &f.store, 1)
 		load := receive(t, s.began)
 		require.NoError(t, f.Remove(t.Context(), "20", 1))
-		after := asking(t.Context(), &f.home, 1)
-		second := receive(t, s.began) // which does not wait for the first one
+		after := asking(t.Context(), &f.store, 1)
+		second := receive(t, s.began) // it does not wait for the first load
 		load.returns([]string{"20", "10"}, nil)
 		second.returns([]string{"10"}, nil)
 		require.Equal(t, answer[[]string]{[]string{"10"}, nil}, receive(t, after))
 		require.Equal(t, answer[[]string]{[]string{"10"}, nil}, receive(t, before))
-		has(t, &f.home, 1, []string{"10"})
+		has(t, &f.store, 1, []string{"10"})
 		s.idle(t)
 	})
 }
 
-// So what a lost fan-out has left out is there again when the TTL is over, and the
-// timelines of those who do not read are not kept for good.
-func TestAPostProlongsATimelineOnlyIfItHasNoSource(t *testing.T) {
+// A post that a failed fan-out missed reappears after the TTL, and the
+// timelines of inactive readers expire.
+func TestFeed_PostSetsTheTTLOnlyWithoutASource(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		calls := 0
@@ -130,20 +130,20 @@ func TestAPostProlongsATimelineOnlyIfItHasNoSource(t *testing.T) {
 				spec.Up = func(context.Context, int) ([]string, error) { calls++; return []string{"10"}, nil }
 			}
 			f := feed(t, rdb, spec)
-			has(t, &f.home, 1, append([]string{}, map[bool][]string{true: {"10"}}[up]...))
+			has(t, &f.store, 1, append([]string{}, map[bool][]string{true: {"10"}}[up]...))
 			require.NoError(t, f.Post(t.Context(), "10", 1))
 			time.Sleep(40 * time.Second)
 			require.NoError(t, f.Post(t.Context(), "20", 1))
 			require.NoError(t, f.Remove(t.Context(), "30", 1))
-			k := name(t, &f.home, 1)
+			k := name(t, &f.store, 1)
 			require.InDelta(t, left.Seconds(), rdb.PTTL(t.Context(), k).Val().Seconds(), 1)
-			has(t, &f.home, 1, []string{"20", "10"})
+			has(t, &f.store, 1, []string{"20", "10"})
 		}
 		require.Equal(t, 1, calls)
 	})
 }
 
-func TestWhatIsNoTimelineIsAnErrorWithoutASourceAndAMissWithOne(t *testing.T) {
+func TestFeed_ForeignKeyIsAnErrorWithoutASourceAndAMissWithOne(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ctx := t.Context()
@@ -154,7 +154,7 @@ func TestWhatIsNoTimelineIsAnErrorWithoutASourceAndAMissWithOne(t *testing.T) {
 		} {
 			for _, f := range []*Feed[int, string]{alone, up} {
 				require.NoError(t, f.Delete(ctx, 1))
-				k := name(t, &f.home, 1)
+				k := name(t, &f.store, 1)
 				require.NoError(t, put(k))
 				before := dump(t, rdb, k)
 				_, err := f.Get(ctx, 1)
@@ -162,7 +162,7 @@ func TestWhatIsNoTimelineIsAnErrorWithoutASourceAndAMissWithOne(t *testing.T) {
 				if f == up {
 					require.NoError(t, err, what)
 					require.NoError(t, paged, what)
-					has(t, &f.home, 1, []string{"20", "10"}, what)
+					has(t, &f.store, 1, []string{"20", "10"}, what)
 					continue
 				}
 				require.ErrorIs(t, err, ErrForeign, what)
@@ -175,10 +175,10 @@ func TestWhatIsNoTimelineIsAnErrorWithoutASourceAndAMissWithOne(t *testing.T) {
 	})
 }
 
-func TestATimelineWithoutRedisReadsItsSource(t *testing.T) {
+func TestFeed_ReadsItsSourceWithoutRedis(t *testing.T) {
 	t.Parallel()
 	f := feed(t, closedClient(t), FeedSpec[int, string]{Len: 3, Up: posted("31", "12", "15", "31", "22")})
-	has(t, &f.home, 1, []string{"31", "22", "15"})
+	has(t, &f.store, 1, []string{"31", "22", "15"})
 	page, next, err := f.GetPage(t.Context(), 1, "", 2)
 	require.NoError(t, err)
 	require.Equal(t, []string{"31", "22"}, page)
@@ -199,7 +199,7 @@ func TestATimelineWithoutRedisReadsItsSource(t *testing.T) {
 	require.NotContains(t, err.Error(), "secret")
 }
 
-func TestAFeedSpecThatIsWrongIsAnErrorThatNamesTheField(t *testing.T) {
+func TestNewFeed_NamesTheWrongField(t *testing.T) {
 	t.Parallel()
 	for want, spoil := range map[string]func(s *FeedSpec[int, string]){
 		"Spec.Key is required":                        func(s *FeedSpec[int, string]) { s.Key = "" },
@@ -222,14 +222,14 @@ func feedAnywhere(t *testing.T, rdb redis.UniversalClient) {
 	outboxes := feed(t, rdb, FeedSpec[int, string]{Key: prefix + ":by:{id}"})
 	var to []int
 	for id := range 30 { // on all nodes
-		has(t, &f.home, id, []string{"20", "10"})
+		has(t, &f.store, id, []string{"20", "10"})
 		to = append(to, id)
 	}
 	require.NoError(t, f.Post(t.Context(), "30", to...))
 	require.NoError(t, f.Remove(t.Context(), "20", to...))
 	require.NoError(t, outboxes.Post(t.Context(), "40", to...))
 	for id := range to {
-		has(t, &f.home, id, []string{"30", "10"})
+		has(t, &f.store, id, []string{"30", "10"})
 		page, next, err := f.GetPage(t.Context(), id, "", 2, outboxes.Timeline(id), outboxes.Timeline(id+1), f.Timeline(id+100))
 		require.NoError(t, err)
 		require.Equal(t, []string{"40", "30"}, page)

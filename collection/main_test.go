@@ -22,21 +22,22 @@ func TestMain(m *testing.M) {
 // patience bounds every wait in real time.
 var patience = redistest.Patience
 
-// someLease is the LeaseTTL of a collection whose test sets none. A busy machine does not
-// lose it, and it is shorter than the TTL.
+// someLease is the default LeaseTTL of the tests. A busy machine does not lose
+// it, and it is shorter than the TTL.
 const someLease = 30 * time.Second
 
-// again returns one more client of the server of rdb.
+// again returns another client of the server of rdb.
 func again(t testing.TB, rdb *redis.Client) *redis.Client {
 	t.Helper()
 	opts := *rdb.Options()
-	opts.PushNotificationProcessor = nil // which NewClient has set, and each client needs its own
+	opts.PushNotificationProcessor = nil // NewClient has set it, and each client needs its own
 	second := redis.NewClient(&opts)
 	t.Cleanup(func() { _ = second.Close() })
 	return second
 }
 
-// closedClient returns a client of no server, for tests that must not reach one.
+// closedClient returns a client without a server, for tests that must not call
+// Redis.
 func closedClient(t testing.TB) *redis.Client {
 	t.Helper()
 	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
@@ -44,7 +45,7 @@ func closedClient(t testing.TB) *redis.Client {
 	return rdb
 }
 
-// closing closes a collection when the test ends, which must not take long.
+// closing closes a collection when the test ends, within patience.
 func closing(t testing.TB, c interface{ Close(context.Context) error }) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience) // t.Context has ended
@@ -53,8 +54,8 @@ func closing(t testing.TB, c interface{ Close(context.Context) error }) {
 	})
 }
 
-// recent returns a Recent that is closed when the test ends. If spec has no Key, it
-// gets one that no other test has; no TTL, a minute; no Len, 3.
+// recent returns a Recent that is closed when the test ends. Key defaults to a
+// key of this test alone, TTL to a minute, Len to 3.
 func recent[E any](t testing.TB, rdb redis.UniversalClient, spec RecentSpec[int, E]) *Recent[int, E] {
 	t.Helper()
 	if spec.Key == "" {
@@ -75,23 +76,23 @@ func recent[E any](t testing.TB, rdb redis.UniversalClient, spec RecentSpec[int,
 	return r
 }
 
-// name returns the key in Redis of the collection of id.
-func name[T any](t testing.TB, h *home[int, T], id int) string {
+// name returns the Redis key of the collection of id.
+func name[T any](t testing.TB, h *store[int, T], id int) string {
 	t.Helper()
-	k, err := h.enter(t.Context(), "test", id)
+	k, err := h.begin(t.Context(), "test", id)
 	require.NoError(t, err)
 	return k
 }
 
-// has fails unless the collection of id is want.
-func has[T any](t testing.TB, h *home[int, T], id int, want T, msg ...any) {
+// has fails unless the collection of id equals want.
+func has[T any](t testing.TB, h *store[int, T], id int, want T, msg ...any) {
 	t.Helper()
 	got, err := h.get(t.Context(), id)
 	require.NoError(t, err, msg...)
 	require.Equal(t, fmt.Sprint(want), fmt.Sprint(got), msg...)
 }
 
-// receive returns what comes out of ch, and fails the test if nothing does.
+// receive returns the next value of ch, and fails the test if none comes.
 func receive[T any](t testing.TB, ch <-chan T) T {
 	t.Helper()
 	select {
@@ -103,14 +104,14 @@ func receive[T any](t testing.TB, ch <-chan T) T {
 	}
 }
 
-// An answer is what a call returned.
+// answer is the result of a call.
 type answer[T any] struct {
 	v   T
 	err error
 }
 
-// asking calls Get in a goroutine of its own.
-func asking[T any](ctx context.Context, h *home[int, T], id int) <-chan answer[T] {
+// asking calls Get on another goroutine.
+func asking[T any](ctx context.Context, h *store[int, T], id int) <-chan answer[T] {
 	ch := make(chan answer[T], 1)
 	go func() { // ends with Get
 		v, err := h.get(ctx, id)
@@ -119,10 +120,10 @@ func asking[T any](ctx context.Context, h *home[int, T], id int) <-chan answer[T
 	return ch
 }
 
-// A source is an Up whose loads wait for the test.
+// source is an Up whose loads wait for the test.
 type source[T any] struct{ began chan *load[T] }
 
-// A load is a call of Up.
+// load is a call of Up.
 type load[T any] struct {
 	ctx context.Context
 	id  int
@@ -140,7 +141,7 @@ func (s *source[T]) up(ctx context.Context, id int) (T, error) {
 
 func (l *load[T]) returns(v T, err error) { l.out <- answer[T]{v, err} }
 
-// idle fails if Up was called and nobody has taken note of it.
+// idle fails if Up was called and the test has not received the call.
 func (s *source[T]) idle(t testing.TB) {
 	t.Helper()
 	require.Empty(t, s.began, "Up was called")

@@ -20,62 +20,64 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// A Cursor is a place between two elements of timelines, in a form that goes into
-// a URL as it is. The zero Cursor is before all of them. It is that of an element
-// that was read, and stays right when that is removed or dropped.
+// Cursor is a place between two elements of timelines, in a form that is safe
+// in a URL. The zero Cursor is the start. A Cursor stays valid after its
+// element is removed or dropped.
 type Cursor string
 
-// ErrCursor says that a Cursor is none that GetPage has returned.
-var ErrCursor = errors.New("the cursor is none of a timeline")
+// ErrCursor reports a Cursor that GetPage has not returned.
+var ErrCursor = errors.New("invalid cursor")
 
-// A Timeline is one timeline of a Feed, whatever its keys are: what GetPage of
-// another Feed can merge.
-type Timeline[E any] struct{ paged paged[E] }
+// Timeline is one timeline of a Feed, independent of the type of its keys.
+// GetPage of another Feed can merge it.
+type Timeline[E any] struct{ paged pageSource[E] }
 
 // Timeline returns the timeline of key. It does not call Redis.
-func (f *Feed[K, E]) Timeline(key K) Timeline[E] { return Timeline[E]{&paging[K, E]{f: f, key: key}} }
+func (f *Feed[K, E]) Timeline(key K) Timeline[E] { return Timeline[E]{&pageRead[K, E]{f: f, key: key}} }
 
-// GetPage returns the first n elements, 1 to 1,000, of the timeline of key that
-// come after a place, and the place after these; "" if nothing comes after them yet.
+// GetPage returns up to n elements, 1 to 1,000, of the timeline of key that
+// come after the Cursor, and the Cursor of the next page. next is "" if no
+// element follows yet.
 //
-// With others, it returns the page of all of these timelines as if they were one,
-// in which an element is there once. So who has too many followers to post to each
-// has a timeline of his own, and those who read him name it:
+// With others, GetPage merges all of these timelines into one, in which an
+// element occurs once. If an author has too many followers to post to each, the
+// author posts to one timeline, and readers name it:
 //
 //	posts := cachex.Must(collection.NewFeed(rdb, collection.FeedSpec[AuthorID, PostID]{…}))
 //	page, next, err := home.GetPage(ctx, reader, after, 20, posts.Timeline(author))
 //
-// Their Feeds must have the same Score and Codec. All are read in one round trip for
-// each client, and those that are absent are restored side by side, as Get does.
+// The Feeds must have the same Score and Codec. All timelines are read in one
+// round trip for each client. Absent ones are restored concurrently, like Get
+// does.
 //
-// No element is on two pages, whatever is posted and removed meanwhile: each page
-// begins after a place, not after a number of elements. What is posted later comes
-// before, and is on none of the further pages. A timeline ends after Spec.Len of its
-// elements, and the others go on.
+// No element is on two pages, whatever is posted or removed between the calls:
+// a page begins after a position, not after a number of elements. Later posts
+// come before it, and appear on none of the following pages. A timeline ends
+// after its own Spec.Len elements; the others go on.
 //
-// The error is a *cachex.Error, as that of Get, of the first timeline that failed, and
-// then there is no page; or it is ErrCursor.
+// It fails like [Feed.Get], with a *cachex.Error, for the first timeline
+// that failed, or wraps ErrCursor. With an error there is no page.
 func (f *Feed[K, E]) GetPage(ctx context.Context, key K, after Cursor, n int, others ...Timeline[E]) (page []E, next Cursor, err error) {
-	k, err := f.enter(ctx, "get page", key)
+	k, err := f.begin(ctx, "get page", key)
 	if err != nil {
 		return nil, "", err
 	}
-	at, err := after.place()
+	at, err := after.position()
 	if err == nil && (n < 1 || n > maxPage) {
-		err = fmt.Errorf("n is %d, must be from 1 to %d: how many elements a page has, which keeps the server from others", n, maxPage)
+		err = fmt.Errorf("n is %d, must be from 1 to %d: the length of a page; a longer reply blocks the server", n, maxPage)
 	}
 	if err != nil {
 		return nil, "", f.fail("get page", k, err)
 	}
-	all := make([]paged[E], 1, 1+len(others))
-	all[0] = &paging[K, E]{f: f, key: key}
+	all := make([]pageSource[E], 1, 1+len(others))
+	all[0] = &pageRead[K, E]{f: f, key: key}
 	for _, other := range others {
 		if other.paged == nil {
-			return nil, "", f.fail("get page", k, errors.New("a Timeline is its zero value"))
+			return nil, "", f.fail("get page", k, errors.New("others contains a zero Timeline"))
 		}
-		all = append(all, other.paged.fresh())
+		all = append(all, other.paged.clone())
 	}
-	elems, err := merged(ctx, all, at, n+1) // one more, to see whether there is a next page
+	elems, err := mergePages(ctx, all, at, n+1) // one more, to see whether there is a next page
 	if err != nil {
 		return nil, "", err
 	}
@@ -90,21 +92,21 @@ func (f *Feed[K, E]) GetPage(ctx context.Context, key K, after Cursor, n int, ot
 	return page, next, nil
 }
 
-// merged returns the first n elements of all timelines after a place.
-func merged[E any](ctx context.Context, all []paged[E], after *place, n int) ([]placed[E], error) {
-	var trips []*trip
+// mergePages returns the first n elements of all timelines after a position.
+func mergePages[E any](ctx context.Context, all []pageSource[E], after *position, n int) ([]positioned[E], error) {
+	var trips []*clientCalls
 	for _, p := range all {
-		rdb, call, err := p.ask(ctx, after, n)
+		rdb, call, err := p.begin(ctx, after, n)
 		if err != nil {
 			return nil, err
 		}
 		if call == nil {
-			continue // Redis is not worth asking for it
+			continue // the breaker rejects it
 		}
-		i := slices.IndexFunc(trips, func(t *trip) bool { return client.Same(t.rdb, rdb) })
+		i := slices.IndexFunc(trips, func(t *clientCalls) bool { return client.Same(t.rdb, rdb) })
 		if i < 0 {
 			i = len(trips)
-			trips = append(trips, &trip{rdb: rdb})
+			trips = append(trips, &clientCalls{rdb: rdb})
 		}
 		trips[i].calls = append(trips[i].calls, call)
 	}
@@ -122,10 +124,10 @@ func merged[E any](ctx context.Context, all []paged[E], after *place, n int) ([]
 		})
 	}
 	wg.Wait()
-	pages, errs := make([][]placed[E], len(all)), make([]error, len(all))
+	pages, errs := make([][]positioned[E], len(all)), make([]error, len(all))
 	wg.Add(len(all))
 	for i, p := range all {
-		guard.Go(guard.Codec, func() error { pages[i], errs[i] = p.answer(ctx, after, n); return nil }, func(err error) {
+		guard.Go(guard.Codec, func() error { pages[i], errs[i] = p.finish(ctx, after, n); return nil }, func(err error) {
 			defer wg.Done()
 			if err != nil {
 				errs[i] = p.fail(err)
@@ -137,44 +139,45 @@ func merged[E any](ctx context.Context, all []paged[E], after *place, n int) ([]
 		return nil, err
 	}
 	elems := slices.Concat(pages...)
-	slices.SortFunc(elems, func(a, b placed[E]) int { return a.compare(b.place) })
-	elems = slices.CompactFunc(elems, func(a, b placed[E]) bool { return a.place == b.place })
+	slices.SortFunc(elems, func(a, b positioned[E]) int { return a.compare(b.position) })
+	elems = slices.CompactFunc(elems, func(a, b positioned[E]) bool { return a.position == b.position })
 	return elems[:min(len(elems), n)], nil
 }
 
-// A trip is what goes out on one client.
-type trip struct {
+// clientCalls are the calls that are sent on one client.
+type clientCalls struct {
 	rdb   redis.UniversalClient
 	calls []*script.Call
 }
 
-// A paged is a timeline of which a page is read.
-type paged[E any] interface {
-	fresh() paged[E]
-	// ask returns what reads n elements after a place, nil if Redis is not worth
-	// asking, and answer returns them, when that was called, or restores the timeline.
-	ask(ctx context.Context, after *place, n int) (redis.UniversalClient, *script.Call, error)
-	answer(ctx context.Context, after *place, n int) ([]placed[E], error)
+// pageSource reads a page of one timeline. The type of the key is hidden.
+type pageSource[E any] interface {
+	clone() pageSource[E]
+	// begin returns the call that reads n elements after a position, or nil if
+	// the breaker rejects it. After the call was sent, finish returns the
+	// elements, and restores an absent timeline.
+	begin(ctx context.Context, after *position, n int) (redis.UniversalClient, *script.Call, error)
+	finish(ctx context.Context, after *position, n int) ([]positioned[E], error)
 	// fail returns the error of the timeline, which wraps err.
 	fail(err error) error
 }
 
-// A paging is the paged of a Feed, for one use.
-type paging[K comparable, E any] struct {
-	f    *Feed[K, E]
-	key  K
-	k    string
-	call *script.Call
-	away error // why Redis is not asked
-	sent time.Time
+// pageRead is the pageSource of a Feed. It serves one page.
+type pageRead[K comparable, E any] struct {
+	f       *Feed[K, E]
+	key     K
+	rkey    string
+	call    *script.Call
+	refused error // why Redis is not asked
+	sent    time.Time
 }
 
-func (p *paging[K, E]) fail(err error) error { return p.f.fail("get page", p.k, err) }
+func (p *pageRead[K, E]) fail(err error) error { return p.f.fail("get page", p.rkey, err) }
 
-func (p *paging[K, E]) fresh() paged[E] { return &paging[K, E]{f: p.f, key: p.key} }
+func (p *pageRead[K, E]) clone() pageSource[E] { return &pageRead[K, E]{f: p.f, key: p.key} }
 
-func (p *paging[K, E]) ask(ctx context.Context, after *place, n int) (redis.UniversalClient, *script.Call, error) {
-	k, err := p.f.enter(ctx, "get page", p.key)
+func (p *pageRead[K, E]) begin(ctx context.Context, after *position, n int) (redis.UniversalClient, *script.Call, error) {
+	k, err := p.f.begin(ctx, "get page", p.key)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -182,83 +185,83 @@ func (p *paging[K, E]) ask(ctx context.Context, after *place, n int) (redis.Univ
 	if after != nil {
 		score, bytes = strconv.FormatFloat(after.score, 'g', -1, 64), after.bytes
 	}
-	p.k, p.call, p.sent = k, &script.Call{Script: script.Page, Key: k, Args: []any{p.f.up != nil, n, score, bytes}}, time.Now()
-	if p.away = p.f.refusal(k); p.away != nil {
+	p.rkey, p.call, p.sent = k, &script.Call{Script: script.Page, Key: k, Args: []any{p.f.up != nil, n, score, bytes}}, time.Now()
+	if p.refused = p.f.breakerErr(k); p.refused != nil {
 		return nil, nil, nil
 	}
 	return p.f.rdb, p.call, nil
 }
 
-func (p *paging[K, E]) answer(ctx context.Context, after *place, n int) ([]placed[E], error) {
-	opened := func() ([]placed[E], sight, error) {
+func (p *pageRead[K, E]) finish(ctx context.Context, after *position, n int) ([]positioned[E], error) {
+	opened := func() ([]positioned[E], readState, error) {
 		if p.call.Err != nil {
-			return nil, sight{}, p.call.Err
+			return nil, readState{}, p.call.Err
 		}
-		return p.f.opened(p.k, p.call.Reply)
+		return p.f.parsePage(p.rkey, p.call.Reply)
 	}
-	seen := look[[]placed[E]]{err: p.away}
-	if p.away == nil {
-		seen.v, seen.s, seen.err = opened()
-		p.f.note(ctx, p.k, p.sent, seen.err)
+	seen := readResult[[]positioned[E]]{err: p.refused}
+	if p.refused == nil {
+		seen.value, seen.state, seen.err = opened()
+		p.f.report(ctx, p.rkey, p.sent, seen.err)
 	}
-	elems, err := find(ctx, &p.f.home, request[K, []E, []placed[E]]{
-		k: p.k, key: p.key, seen: &seen,
-		read: func(ctx context.Context) ([]placed[E], sight, error) {
+	elems, err := readOrLoad(ctx, &p.f.store, request[K, []E, []positioned[E]]{
+		rkey: p.rkey, key: p.key, prior: &seen,
+		read: func(ctx context.Context) ([]positioned[E], readState, error) {
 			_ = p.call.Run(ctx, p.f.rdb) // the error is in call
 			return opened()
 		},
-		from: func(all []E) ([]placed[E], error) { return p.f.after(p.k, all, after, n) },
+		extract: func(all []E) ([]positioned[E], error) { return p.f.elementsAfter(p.rkey, all, after, n) },
 	})
 	if err != nil {
-		return nil, p.f.fail("get page", p.k, err)
+		return nil, p.f.fail("get page", p.rkey, err)
 	}
 	return elems, nil
 }
 
-// opened opens the reply to script.Page.
-func (f *Feed[K, E]) opened(k string, reply any) ([]placed[E], sight, error) {
+// parsePage parses the reply to script.Page.
+func (f *Feed[K, E]) parsePage(k string, reply any) ([]positioned[E], readState, error) {
 	parts, _ := reply.([]any)
 	if len(parts) != 3 {
-		return nil, sight{}, errReply
+		return nil, readState{}, errReply
 	}
 	switch parts[0] {
 	case int64(0):
-		return nil, sight{}, nil
+		return nil, readState{}, nil
 	case int64(-1):
-		return nil, sight{foreign: true}, nil
+		return nil, readState{foreign: true}, nil
 	}
 	all, ok := parts[1].([]any)
 	token, _ := parts[2].(string)
 	if parts[0] != int64(1) || !ok {
-		return nil, sight{}, errReply
+		return nil, readState{}, errReply
 	}
-	return f.members.placed(k, all, token)
+	return f.members.decodeScored(k, all, token)
 }
 
-// after returns the first n of elements, which are in their order, that come after
-// a place.
-func (f *Feed[K, E]) after(k string, all []E, after *place, n int) ([]placed[E], error) {
-	elems := make([]placed[E], 0, min(len(all), n))
+// elementsAfter returns the first n of all, which are sorted, that come after a
+// position.
+func (f *Feed[K, E]) elementsAfter(k string, all []E, after *position, n int) ([]positioned[E], error) {
+	elems := make([]positioned[E], 0, min(len(all), n))
 	for _, e := range all {
-		p, err := f.place(k, e)
+		p, err := f.position(k, e)
 		if err != nil {
 			return nil, err
 		}
 		if after == nil || after.compare(p) < 0 {
-			elems = append(elems, placed[E]{p, e})
+			elems = append(elems, positioned[E]{p, e})
 		}
 	}
 	return elems[:min(len(elems), n)], nil
 }
 
 // cursor returns the Cursor after p.
-func (p place) cursor() Cursor {
+func (p position) cursor() Cursor {
 	b := binary.BigEndian.AppendUint64(make([]byte, 0, 8+len(p.bytes)), math.Float64bits(p.score))
 	return Cursor(base64.RawURLEncoding.EncodeToString(append(b, p.bytes...)))
 }
 
-// place returns the place that c is of; nil for before all.
-func (c Cursor) place() (*place, error) {
+// position returns the position that c encodes; nil is the start.
+func (c Cursor) position() (*position, error) {
 	if c == "" {
 		return nil, nil
 	}
@@ -266,8 +269,8 @@ func (c Cursor) place() (*place, error) {
 	if err != nil || len(b) < 8 {
 		return nil, ErrCursor
 	}
-	p := &place{math.Float64frombits(binary.BigEndian.Uint64(b)), string(b[8:])}
-	if !fits(p.score) {
+	p := &position{math.Float64frombits(binary.BigEndian.Uint64(b)), string(b[8:])}
+	if !validScore(p.score) {
 		return nil, ErrCursor
 	}
 	return p, nil

@@ -14,7 +14,8 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// pages reads page by page, n elements each, and fails if one has fewer, but the last.
+// pages reads page by page, n elements each. It fails if a page other than the
+// last one has fewer.
 func pages(t testing.TB, f *Feed[int, string], id, n int, others ...Timeline[string]) (all []string) {
 	t.Helper()
 	for after := Cursor(""); ; {
@@ -28,12 +29,12 @@ func pages(t testing.TB, f *Feed[int, string], id, n int, others ...Timeline[str
 	}
 }
 
-func TestPagesAreTheTimelineWithoutRepetitions(t *testing.T) {
+func TestGetPage_CoversTheTimelineWithoutRepetitions(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		f := feed(t, rdb, FeedSpec[int, string]{Len: 40})
 		require.Empty(t, pages(t, f, 1, 3))
-		for i := range 45 { // tens have the same score
+		for i := range 45 { // ten elements share a score
 			require.NoError(t, f.Post(t.Context(), fmt.Sprint(100+i), 1))
 		}
 		var want []string
@@ -46,8 +47,8 @@ func TestPagesAreTheTimelineWithoutRepetitions(t *testing.T) {
 	})
 }
 
-// The bytes of members are compared as Redis does, and not as text.
-func TestPagesOfElementsWithOneScoreAreInTheOrderOfTheirBytes(t *testing.T) {
+// The bytes of members are compared as Redis does, not as text.
+func TestGetPage_OrdersEqualScoresByBytes(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		f := feed(t, rdb, FeedSpec[int, string]{Len: 100, Score: func(string) float64 { return 1e17 + 2 }})
@@ -63,7 +64,7 @@ func TestPagesOfElementsWithOneScoreAreInTheOrderOfTheirBytes(t *testing.T) {
 	})
 }
 
-func TestAPageBeginsAfterAPlaceWhateverBecameOfTheElementThere(t *testing.T) {
+func TestGetPage_ContinuesAfterARemovedElement(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ctx, f := t.Context(), feed(t, rdb, FeedSpec[int, string]{})
@@ -86,7 +87,7 @@ func TestAPageBeginsAfterAPlaceWhateverBecameOfTheElementThere(t *testing.T) {
 	})
 }
 
-func TestAPageOfSeveralTimelinesIsOneRoundTripAndHasAnElementOnce(t *testing.T) {
+func TestGetPage_MergesTimelinesInOneRoundTrip(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ctx, f := t.Context(), feed(t, rdb, FeedSpec[int, string]{Len: 20})
@@ -118,7 +119,7 @@ func TestAPageOfSeveralTimelinesIsOneRoundTripAndHasAnElementOnce(t *testing.T) 
 	})
 }
 
-func TestTimelinesOfAPageAreRestoredSideBySide(t *testing.T) {
+func TestGetPage_RestoresTimelinesConcurrently(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource[[]string]()
@@ -143,7 +144,7 @@ func TestTimelinesOfAPageAreRestoredSideBySide(t *testing.T) {
 	})
 }
 
-func TestACursorThatIsNoneIsAnError(t *testing.T) {
+func TestGetPage_RejectsAnInvalidCursor(t *testing.T) {
 	t.Parallel()
 	f := feed(t, closedClient(t), FeedSpec[int, string]{})
 	nan := base64.RawURLEncoding.EncodeToString([]byte("\x7f\xf8\x00\x00\x00\x00\x00\x01a"))
@@ -156,7 +157,7 @@ func TestACursorThatIsNoneIsAnError(t *testing.T) {
 		require.ErrorContains(t, err, fmt.Sprintf("n is %d, must be from 1 to 1000", n))
 	}
 	_, _, err := f.GetPage(t.Context(), 1, "", 1, Timeline[string]{})
-	require.ErrorContains(t, err, "a Timeline is its zero value")
+	require.ErrorContains(t, err, "others contains a zero Timeline")
 	_, _, err = f.GetPage(t.Context(), 1, "", 1)
 	require.ErrorIs(t, err, redis.ErrClosed)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -165,14 +166,14 @@ func TestACursorThatIsNoneIsAnError(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
-func FuzzCursorsThatArePlacesAreThatOfThePlace(f *testing.F) {
-	f.Add(string(place{12.5, "elem"}.cursor()))
+func FuzzCursor_RoundTrips(f *testing.F) {
+	f.Add(string(position{12.5, "elem"}.cursor()))
 	f.Add("")
 	f.Add("AAAA")
 	f.Fuzz(func(t *testing.T, s string) {
-		p, err := Cursor(s).place()
+		p, err := Cursor(s).position()
 		if err == nil && p != nil {
-			again, err := p.cursor().place()
+			again, err := p.cursor().position()
 			require.NoError(t, err)
 			require.Equal(t, p, again)
 		}

@@ -29,7 +29,7 @@ func manyMembers(n int) []string {
 func TestLargeSet_IsReadInParts(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
-		ctx, want := t.Context(), manyMembers(10*setPart+1)
+		ctx, want := t.Context(), manyMembers(10*scanCount+1)
 		spec := SetSpec[int, string]{Key: redistest.Key(t) + ":{id}", TTL: time.Hour}
 		plain := cachex.Must(NewSet(rdb, spec))
 		n, err := plain.Add(ctx, 1, want...)
@@ -61,15 +61,16 @@ func TestLargeSet_IsReadInParts(t *testing.T) {
 	})
 }
 
-// A reader whose set is replaced between two parts returns the one or the other.
-func TestLargeSet_ThatIsRestoredMeanwhileIsNotMixed(t *testing.T) {
+// A reader whose set is replaced between two parts returns one of the two sets,
+// not a mixture.
+func TestLargeSet_ReplacedDuringAReadIsNotMixed(t *testing.T) {
 	t.Parallel()
-	server := redistest.Start(t) // an embedded one returns all at once
+	server := redistest.Start(t) // an embedded server returns everything in one reply
 	rdb, other := server.Client(nil), server.Client(nil)
 	ctx := t.Context()
 	version := 0
 	s := SetSpec[int, string]{Key: "{id}", TTL: time.Hour, Up: func(context.Context, int) ([]string, error) {
-		all := manyMembers(5 * setPart)
+		all := manyMembers(5 * scanCount)
 		for i := range all {
 			all[i] += fmt.Sprint(" of version ", version)
 		}
@@ -92,13 +93,13 @@ func TestLargeSet_ThatIsRestoredMeanwhileIsNotMixed(t *testing.T) {
 	}))
 	got, err := set.Get(ctx, 1)
 	require.NoError(t, err)
-	require.True(t, len(got) == 5*setPart, "%d members", len(got))
+	require.True(t, len(got) == 5*scanCount, "%d members", len(got))
 	for _, m := range got {
 		require.Contains(t, m, " of version 1")
 	}
 }
 
-// hookFunc is a hook that is called after each command that leaves alone.
+// hookFunc is a hook that is called after each command sent on its own.
 type hookFunc func(redis.Cmder)
 
 func (f hookFunc) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -125,18 +126,18 @@ func TestLargeWindow_IsReadInParts(t *testing.T) {
 		for back, n := range []int{5000, 1, 2500, 0, 2000, 4001} { // members of the buckets
 			p := rdb.Pipeline()
 			for i, m := range manyMembers(n) {
-				score := float64(i % 7) // many have the same
+				score := float64(i % 7) // many members share a score
 				p.ZAdd(ctx, fmt.Sprint(k, ":", now.UnixMilli()/(24*time.Hour).Milliseconds()-int64(back)), redis.Z{Member: m, Score: score})
 				want[m] += score
 			}
 			_, err := p.Exec(ctx)
 			require.NoError(t, err)
 		}
-		order := make([]place, 0, len(want))
+		order := make([]position, 0, len(want))
 		for m, score := range want {
-			order = append(order, place{score, m})
+			order = append(order, position{score, m})
 		}
-		slices.SortFunc(order, place.compare)
+		slices.SortFunc(order, position.compare)
 		var b batch.Batch
 		v := batch.Get(&b, trending, 1)
 		require.NoError(t, b.Run(ctx))
@@ -147,7 +148,7 @@ func TestLargeWindow_IsReadInParts(t *testing.T) {
 		for _, got := range [][]Scored[string]{inBatch, alone} {
 			require.Len(t, got, 4000)
 			for i, s := range got {
-				require.Equal(t, order[i], place{s.Score, s.Member})
+				require.Equal(t, order[i], position{s.Score, s.Member})
 			}
 		}
 		require.NoError(t, rdb.Del(ctx, fmt.Sprint(k, ":", now.UnixMilli()/(24*time.Hour).Milliseconds()-2)).Err())
@@ -157,15 +158,15 @@ func TestLargeWindow_IsReadInParts(t *testing.T) {
 	})
 }
 
-// mustKey returns the key in Redis.
+// mustKey returns the Redis key.
 func (t *Trending[K, M]) mustKey(tb testing.TB, key K) string {
-	k, err := t.rendered(key)
+	k, err := t.renderKey(key)
 	require.NoError(tb, err)
 	return k
 }
 
-// What is written while a ranking is restored takes as many steps as it needs.
-func TestRanking_HasAllThatIsWrittenWhileItIsRestored(t *testing.T) {
+// Writes during the restoration of a ranking take as many steps as they need.
+func TestRanking_KeepsAllWritesDuringARestoration(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		const n = 1501
@@ -174,10 +175,10 @@ func TestRanking_HasAllThatIsWrittenWhileItIsRestored(t *testing.T) {
 		names, want := manyMembers(n), map[string]float64{}
 		spec := RankingSpec[int, string]{Key: redistest.Key(t) + ":{id}", TTL: time.Hour, Top: 2 * n}
 		spec.Up = func(context.Context, int) (all []Scored[string], err error) {
-			k, err := r.rendered(id)
+			k, err := r.renderKey(id)
 			require.NoError(t, err)
 			add := func(m string, by int) {
-				_, err := script.Score.Run(ctx, rdb, k, true, 2*n, "=", "add", by, m) // Add would wait for us
+				_, err := script.Score.Run(ctx, rdb, k, true, 2*n, "=", "add", by, m) // Add would wait for the restoration
 				require.NoError(t, err)
 			}
 			for i, m := range names {

@@ -15,7 +15,7 @@ import (
 	"github.com/cachex-go/cachex/loader"
 )
 
-func TestMaxLoads_OfAnUpThatDoesNotReturnIsGivenBack(t *testing.T) {
+func TestMaxLoads_FreesTheSlotOfAnUpThatDoesNotReturn(t *testing.T) {
 	t.Parallel()
 	for name, ends := range map[string]func(){"panics": func() { panic("up") }, "exits": runtime.Goexit} {
 		t.Run(name, func(t *testing.T) {
@@ -46,7 +46,7 @@ func TestMaxLoads_OfAnUpThatDoesNotReturnIsGivenBack(t *testing.T) {
 	}
 }
 
-func TestMaxLoads_OfAnUpThatWaitsForAQueuedOneIsNotInItsWay(t *testing.T) {
+func TestMaxLoads_AdmitsAQueuedLoadThatARunningOneWaitsFor(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		goOn := make(chan struct{})
@@ -61,9 +61,9 @@ func TestMaxLoads_OfAnUpThatWaitsForAQueuedOneIsNotInItsWay(t *testing.T) {
 				return r.Get(ctx, 2)
 			},
 		})
-		a := asking(t.Context(), &r.home, 1)
+		a := asking(t.Context(), &r.store, 1)
 		synctest.Wait()
-		b := asking(t.Context(), &r.home, 2)
+		b := asking(t.Context(), &r.store, 2)
 		synctest.Wait()
 		began := time.Now()
 		close(goOn)
@@ -73,7 +73,7 @@ func TestMaxLoads_OfAnUpThatWaitsForAQueuedOneIsNotInItsWay(t *testing.T) {
 	})
 }
 
-func TestGet_OfCollectionsWhoseLoadsWaitForEachOtherIsReentrant(t *testing.T) {
+func TestGet_ReportsLoadsThatWaitForEachOther(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		goOn := make(chan struct{})
@@ -86,7 +86,7 @@ func TestGet_OfCollectionsWhoseLoadsWaitForEachOtherIsReentrant(t *testing.T) {
 			},
 		})
 		began := time.Now()
-		a, b := asking(t.Context(), &r.home, 1), asking(t.Context(), &r.home, 2)
+		a, b := asking(t.Context(), &r.store, 1), asking(t.Context(), &r.store, 2)
 		synctest.Wait()
 		close(goOn)
 		for _, ch := range []<-chan answer[[]int]{a, b} {

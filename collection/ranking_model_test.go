@@ -18,12 +18,12 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// A boardModel is a ranking as it should be.
+// boardModel is the expected state of a ranking.
 type boardModel struct {
 	keep    int
 	up      bool
 	there   bool               // in Redis
-	scores  map[string]float64 // what is there
+	scores  map[string]float64 // the expected members
 	records map[string]float64 // the source
 }
 
@@ -42,7 +42,7 @@ func order(scores map[string]float64) board {
 	return b
 }
 
-// keeps returns the highest.
+// keeps returns the members with the highest scores.
 func (m *boardModel) keeps(scores map[string]float64) map[string]float64 {
 	kept := map[string]float64{}
 	for i, s := range order(scores) {
@@ -60,7 +60,7 @@ func (m *boardModel) restored() map[string]float64 {
 	return m.scores
 }
 
-// write does something to the source and to what is there.
+// write applies change to the source and to the expected ranking.
 func (m *boardModel) write(change func(map[string]float64)) {
 	change(m.records)
 	if m.there || !m.up {
@@ -74,7 +74,7 @@ func (m *boardModel) write(change func(map[string]float64)) {
 
 func (m *boardModel) forget() { m.there, m.scores = false, nil }
 
-func TestRandomOperationsOnRankingsAreThoseOfAModel(t *testing.T) {
+func TestRanking_MatchesItsModel(t *testing.T) {
 	t.Parallel()
 	models(t, func(t *testing.T, rdb *redis.Client, rnd *rand.Rand, steps int) {
 		for _, up := range []bool{false, true} {
@@ -95,7 +95,7 @@ func TestRandomOperationsOnRankingsAreThoseOfAModel(t *testing.T) {
 			r, ctx := ranking(t, rdb, spec), t.Context()
 			for step := range steps / 2 {
 				id, member := rnd.IntN(len(all)), fmt.Sprint(rnd.IntN(14))
-				m, k, by := all[id], name(t, &r.home, id), float64(rnd.IntN(20)-8)
+				m, k, by := all[id], name(t, &r.store, id), float64(rnd.IntN(20)-8)
 				switch op := rnd.IntN(100); {
 				case op < 25:
 					was := m.there || !m.up
@@ -149,9 +149,10 @@ func TestRandomOperationsOnRankingsAreThoseOfAModel(t *testing.T) {
 	})
 }
 
-// Two processes set scores that they have written to the source, and add to
-// others, while readers restore the ranking and somebody deletes it.
-func TestNothingIsLostOfRankingsThatAreWrittenAndRestoredAtOnce(t *testing.T) {
+// Two processes set scores, after writing them to the source, and add to
+// others. Meanwhile readers restore the ranking, and a third process deletes
+// it.
+func TestRanking_LosesNothingWhileRestored(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		writes := 10_000
@@ -176,8 +177,9 @@ func TestNothingIsLostOfRankingsThatAreWrittenAndRestoredAtOnce(t *testing.T) {
 			r := ranking(t, again(t, rdb), spec)
 			writers.Go(func() {
 				for i := range writes {
-					// The members that are set are those of one writer: two would overtake each
-					// other between the source and the ranking.
+					// Each member that is set belongs to one writer: two
+					// writers might overtake each other between the source and
+					// the ranking.
 					set, added := fmt.Sprint("set ", w, i%20), fmt.Sprint("added ", i%20)
 					mu.Lock()
 					records[set] = float64(i)
@@ -203,11 +205,11 @@ func TestNothingIsLostOfRankingsThatAreWrittenAndRestoredAtOnce(t *testing.T) {
 				if _, err := reader.Get(t.Context(), 1); err != nil {
 					t.Error(err)
 				}
-				if ttl := rdb.PTTL(t.Context(), name(t, &reader.home, 1)).Val(); ttl == -1 {
+				if ttl := rdb.PTTL(t.Context(), name(t, &reader.store, 1)).Val(); ttl == -1 {
 					t.Error("no TTL")
 				}
 				if n%10 == 0 {
-					rdb.Del(t.Context(), name(t, &reader.home, 1))
+					rdb.Del(t.Context(), name(t, &reader.store, 1))
 				}
 			}
 		})
@@ -230,7 +232,7 @@ func TestNothingIsLostOfRankingsThatAreWrittenAndRestoredAtOnce(t *testing.T) {
 			require.GreaterOrEqual(t, got[m], want, "%s: an addition is lost", m)
 			over += got[m] - want
 		}
-		// Of each writer one addition may be on its way during the last load.
+		// One addition of each writer may be in flight during the last load.
 		require.LessOrEqual(t, over, 2.0)
 		require.Greater(t, loads, 10)
 	})

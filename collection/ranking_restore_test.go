@@ -11,29 +11,29 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-func TestWhatIsDoneToARankingDuringALoadIsDoneToWhatWasLoaded(t *testing.T) {
+func TestRanking_AppliesWritesToTheLoadedScores(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ctx, s := t.Context(), newSource[board]()
 		r := ranking(t, rdb, RankingSpec[int, string]{Up: s.up, Top: 9})
 		require.NoError(t, r.Set(ctx, 1, "a", 99), "which the source has")
-		require.Zero(t, rdb.Exists(ctx, name(t, &r.home, 1)).Val())
-		ch := asking(ctx, &r.home, 1)
+		require.Zero(t, rdb.Exists(ctx, name(t, &r.store, 1)).Val())
+		ch := asking(ctx, &r.store, 1)
 		load := receive(t, s.began)
 		require.NoError(t, r.Set(ctx, 1, "set", 7))
 		require.NoError(t, r.Set(ctx, 1, "\xc1", 8))
 		require.NoError(t, r.Set(ctx, 1, "new", 3))
 		added := make(chan answer[float64], 9)
 		for _, m := range []string{"added", "set", "unheard", "\xc1"} {
-			// A call of Add waits for the score, and so for the load.
+			// Add waits for the score, and so for the load.
 			go func() { v, err := r.Add(ctx, 1, m, 2); added <- answer[float64]{v, err} }()
 			require.Eventually(t, func() bool {
-				score := rdb.ZScore(ctx, name(t, &r.home, 1), "\xc1+"+stands(m)).Val() + rdb.ZScore(ctx, name(t, &r.home, 1), "\xc1="+stands(m)).Val()
+				score := rdb.ZScore(ctx, name(t, &r.store, 1), "\xc1+"+stands(m)).Val() + rdb.ZScore(ctx, name(t, &r.store, 1), "\xc1="+stands(m)).Val()
 				return score == 2 || score == 9 || score == 10
 			}, patience, time.Millisecond)
 		}
-		require.NoError(t, r.Set(ctx, 1, "unheard", 1)) // after it was added to
-		require.LessOrEqual(t, rdb.PTTL(ctx, name(t, &r.home, 1)).Val(), someLease, "the lease lasts no longer by it")
+		require.NoError(t, r.Set(ctx, 1, "unheard", 1)) // after the addition
+		require.LessOrEqual(t, rdb.PTTL(ctx, name(t, &r.store, 1)).Val(), someLease, "the lease lasts no longer by it")
 		load.returns(board{{"set", 1}, {"added", 40}, {"a", 99}}, nil)
 		want := board{{"a", 99}, {"added", 42}, {"\xc1", 10}, {"set", 9}, {"new", 3}, {"unheard", 1}}
 		require.Equal(t, answer[board]{want, nil}, receive(t, ch))
@@ -49,29 +49,29 @@ func TestWhatIsDoneToARankingDuringALoadIsDoneToWhatWasLoaded(t *testing.T) {
 	})
 }
 
-// stands returns what stands in Redis for a member.
+// stands returns the bytes stored for a member.
 func stands(m string) string {
-	if m == mark {
-		return mark + mark
+	if m == headMarker {
+		return headMarker + headMarker
 	}
 	return m
 }
 
-func TestARankingIsNotTooLongAfterALoadDuringWhichItWasWritten(t *testing.T) {
+func TestRanking_KeepsItsLimitAfterWritesDuringALoad(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource[board]()
 		r := ranking(t, rdb, RankingSpec[int, string]{Up: s.up, Top: 2, Keep: 2})
-		ch := asking(t.Context(), &r.home, 1)
+		ch := asking(t.Context(), &r.store, 1)
 		load := receive(t, s.began)
 		require.NoError(t, r.Set(t.Context(), 1, "c", 5))
 		load.returns(board{{"a", 3}, {"b", 2}}, nil)
 		require.Equal(t, answer[board]{board{{"c", 5}, {"a", 3}}, nil}, receive(t, ch))
-		require.EqualValues(t, 3, rdb.ZCard(t.Context(), name(t, &r.home, 1)).Val(), "two and the head")
+		require.EqualValues(t, 3, rdb.ZCard(t.Context(), name(t, &r.store, 1)).Val(), "two and the head")
 	})
 }
 
-func TestAnAddToAnAbsentRankingIsThatOfTheSource(t *testing.T) {
+func TestRanking_AddToAnAbsentRankingReturnsTheScoreOfTheSource(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		calls := 0
@@ -79,17 +79,17 @@ func TestAnAddToAnAbsentRankingIsThatOfTheSource(t *testing.T) {
 		adds(t, r, 1, "a", 1, 5) // the source was written first
 		adds(t, r, 1, "a", 1, 6)
 		require.NoError(t, r.Delete(t.Context(), 1))
-		adds(t, r, 1, "x", 1, 0) // which the source has not among its first
+		adds(t, r, 1, "x", 1, 0) // the source does not have it among the first
 		require.Equal(t, 2, calls)
 	})
 }
 
-func TestRemoveDuringALoadFencesIt(t *testing.T) {
+func TestRanking_RemoveFencesALoad(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource[board]()
 		r := ranking(t, rdb, RankingSpec[int, string]{Up: s.up})
-		ch := asking(t.Context(), &r.home, 1)
+		ch := asking(t.Context(), &r.store, 1)
 		load := receive(t, s.began)
 		require.NoError(t, r.Remove(t.Context(), 1, "a"))
 		load.returns(board{{"a", 2}, {"b", 1}}, nil)

@@ -17,8 +17,8 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// ranking returns a Ranking that is closed when the test ends. If spec has no Key,
-// it gets one that no other test has; no TTL, a minute; no Top, 3.
+// ranking returns a Ranking that is closed when the test ends. Key defaults to
+// a key of this test alone, TTL to a minute, Top to 3.
 func ranking[M any](t testing.TB, rdb redis.UniversalClient, spec RankingSpec[int, M]) *Ranking[int, M] {
 	t.Helper()
 	if spec.Key == "" {
@@ -39,7 +39,7 @@ func ranking[M any](t testing.TB, rdb redis.UniversalClient, spec RankingSpec[in
 	return r
 }
 
-// A board is a ranking of strings.
+// board is a ranking of strings.
 type board = []Scored[string]
 
 // tops fails unless Get returns want.
@@ -58,12 +58,12 @@ func adds(t testing.TB, r *Ranking[int, string], id int, member string, by, want
 	require.Equal(t, want, got)
 }
 
-// always is an Up of the same board.
+// always is an Up that always returns the same board.
 func always(b board) func(context.Context, int) (board, error) {
 	return func(context.Context, int) (board, error) { return append(board{}, b...), nil }
 }
 
-func TestARankingHasTheHighestScoresHighestFirst(t *testing.T) {
+func TestRanking_ReturnsTheHighestScoresFirst(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ctx, r := t.Context(), ranking(t, rdb, RankingSpec[int, string]{})
@@ -88,10 +88,10 @@ func TestARankingHasTheHighestScoresHighestFirst(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, board{{"a", 3.5}, {"c", -1}, {"b", -7}}, near)
 		require.EqualValues(t, 2, first)
-		for _, id := range []int{1, 2} { // of another ranking, and of one that is absent
+		for _, id := range []int{1, 2} { // of another ranking, and of an absent one
 			_, _, err = r.Rank(ctx, id, "x")
 			require.ErrorIs(t, err, cachex.ErrNotFound)
-			require.ErrorContains(t, err, "cachex: rank "+name(t, &r.home, id)+": not found")
+			require.ErrorContains(t, err, "cachex: rank "+name(t, &r.store, id)+": not found")
 		}
 
 		require.NoError(t, r.Remove(ctx, 1, "d", "x"))
@@ -99,11 +99,11 @@ func TestARankingHasTheHighestScoresHighestFirst(t *testing.T) {
 		require.NoError(t, r.Remove(ctx, 1, "a", "b", "c"))
 		tops(t, r, 1, nil)
 		require.NoError(t, r.Delete(ctx, 1))
-		require.Zero(t, rdb.Exists(ctx, name(t, &r.home, 1)).Val())
+		require.Zero(t, rdb.Exists(ctx, name(t, &r.store, 1)).Val())
 	})
 }
 
-func TestMembersWithTheSameScoreAreInTheOrderOfTheirBytesGreaterFirst(t *testing.T) {
+func TestRanking_OrdersEqualScoresByBytes(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ties := board{{"b", 1}, {"\xc1", 1}, {"", 1}, {"a", 1}, {"\xff", 1}, {"ab", 1}}
@@ -124,7 +124,7 @@ func TestMembersWithTheSameScoreAreInTheOrderOfTheirBytesGreaterFirst(t *testing
 	})
 }
 
-func TestScoresAreExact(t *testing.T) {
+func TestRanking_ScoresAreExact(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		const big = 1 << 53
@@ -152,7 +152,7 @@ func TestScoresAreExact(t *testing.T) {
 	})
 }
 
-func TestTheLowestAreDroppedFromARankingThatIsFull(t *testing.T) {
+func TestRanking_DropsTheLowestBeyondKeep(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		r := ranking(t, rdb, RankingSpec[int, string]{Top: 2, Keep: 3})
@@ -160,17 +160,17 @@ func TestTheLowestAreDroppedFromARankingThatIsFull(t *testing.T) {
 			require.NoError(t, r.Set(t.Context(), 1, m, float64(i)))
 		}
 		tops(t, r, 1, board{{"e", 4}, {"d", 3}})
-		require.EqualValues(t, 4, rdb.ZCard(t.Context(), name(t, &r.home, 1)).Val(), "three and the head")
+		require.EqualValues(t, 4, rdb.ZCard(t.Context(), name(t, &r.store, 1)).Val(), "three and the head")
 		_, _, err := r.Rank(t.Context(), 1, "b")
 		require.ErrorIs(t, err, cachex.ErrNotFound)
-		adds(t, r, 1, "a", 1, 1) // and is dropped at once
+		adds(t, r, 1, "a", 1, 1) // and dropped at once
 		up := ranking(t, rdb, RankingSpec[int, string]{Top: 2, Keep: 3, Up: always(board{{"a", 1}, {"b", 2}, {"c", 3}, {"d", 4}, {"d", 5}})})
 		tops(t, up, 1, board{{"d", 5}, {"c", 3}})
-		require.EqualValues(t, 4, rdb.ZCard(t.Context(), name(t, &up.home, 1)).Val())
+		require.EqualValues(t, 4, rdb.ZCard(t.Context(), name(t, &up.store, 1)).Val())
 	})
 }
 
-func TestEveryWriteOfARankingSetsTheTTLAnew(t *testing.T) {
+func TestRanking_WritesSetTheTTL(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		r := ranking(t, rdb, RankingSpec[int, string]{Key: "r:{id}"})
@@ -178,7 +178,7 @@ func TestEveryWriteOfARankingSetsTheTTLAnew(t *testing.T) {
 		forever := ranking(t, rdb, RankingSpec[int, string]{Key: "f:{id}", TTL: cachex.Forever})
 		tops(t, up, 1, board{{"a", 1}})
 		for _, c := range []*Ranking[int, string]{r, up, forever} {
-			k, want := name(t, &c.home, 1), time.Minute
+			k, want := name(t, &c.store, 1), time.Minute
 			if c == forever {
 				want = -1
 			}
@@ -191,21 +191,21 @@ func TestEveryWriteOfARankingSetsTheTTLAnew(t *testing.T) {
 				require.NoError(t, write())
 				require.Equal(t, want, rdb.PTTL(t.Context(), k).Val(), k)
 				if c == r {
-					require.NoError(t, up.Set(t.Context(), 1, "x", 0)) // so that it stays
+					require.NoError(t, up.Set(t.Context(), 1, "x", 0)) // so that it remains
 				}
 			}
 		}
 	})
 }
 
-func TestWhatIsNoRankingIsAnErrorWithoutASourceAndAMissWithOne(t *testing.T) {
+func TestRanking_ForeignKeyIsAnErrorWithoutASourceAndAMissWithOne(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ctx := t.Context()
 		r := ranking(t, rdb, RankingSpec[int, string]{})
 		up := ranking(t, rdb, RankingSpec[int, string]{Up: always(board{{"a", 1}})})
 		for what, put := range foreign(rdb) {
-			k := name(t, &r.home, 1)
+			k := name(t, &r.store, 1)
 			require.NoError(t, rdb.Del(ctx, k).Err())
 			require.NoError(t, put(ctx, k))
 			before := dump(t, rdb, k)
@@ -219,7 +219,7 @@ func TestWhatIsNoRankingIsAnErrorWithoutASourceAndAMissWithOne(t *testing.T) {
 			require.ErrorIs(t, r.Remove(ctx, 1, "b"), ErrForeign, what)
 			require.Equal(t, before, dump(t, rdb, k), what)
 
-			k = name(t, &up.home, 1)
+			k = name(t, &up.store, 1)
 			require.NoError(t, up.Delete(ctx, 1))
 			require.NoError(t, put(ctx, k))
 			before = dump(t, rdb, k)
@@ -234,7 +234,7 @@ func TestWhatIsNoRankingIsAnErrorWithoutASourceAndAMissWithOne(t *testing.T) {
 	})
 }
 
-func TestMembersThatCannotBeDecodedAreAnErrorWithoutASourceAndAMissWithOne(t *testing.T) {
+func TestRanking_UndecodableMemberIsAnErrorWithoutASourceAndAMissWithOne(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ctx, prefix := t.Context(), redistest.Key(t)+":{id}"
@@ -255,20 +255,20 @@ func TestMembersThatCannotBeDecodedAreAnErrorWithoutASourceAndAMissWithOne(t *te
 		near, _, err := newer.Around(ctx, 1, 7, 1)
 		require.NoError(t, err)
 		require.Equal(t, []Scored[int]{{7, 3}}, near)
-		has(t, &newer.home, 1, []Scored[int]{{7, 3}})
+		has(t, &newer.store, 1, []Scored[int]{{7, 3}})
 	})
 }
 
-func TestAnAddWhoseReplyIsLostIsAnUnknownOutcomeAndNotMadeTwice(t *testing.T) {
+func TestRanking_AddWithALostReplyIsAnUnknownOutcomeAndSentOnce(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
-		_, err := script.Score.Run(t.Context(), rdb, redistest.Key(t), "", 9, 1000, "set", 1, "a") // so that it is known
+		_, err := script.Score.Run(t.Context(), rdb, redistest.Key(t), "", 9, 1000, "set", 1, "a") // so that the server knows the script
 		require.NoError(t, err)
 		proxy := redistest.NewProxy(t, rdb.Options().Addr)
 		client := redis.NewClient(&redis.Options{Addr: proxy.Addr(), PoolSize: 1, ReadTimeout: redistest.Patience})
 		t.Cleanup(func() { _ = client.Close() })
 		r := ranking(t, client, RankingSpec[int, string]{})
-		require.NoError(t, client.Ping(t.Context()).Err()) // so that it is connected
+		require.NoError(t, client.Ping(t.Context()).Err()) // to connect
 		proxy.LoseReplies(1)
 		_, err = r.Add(t.Context(), 1, "a", 1)
 		require.ErrorIs(t, err, ErrOutcomeUnknown)
@@ -279,7 +279,7 @@ func TestAnAddWhoseReplyIsLostIsAnUnknownOutcomeAndNotMadeTwice(t *testing.T) {
 	})
 }
 
-func TestAnAddToARankingThatCannotBeRestoredIsAnError(t *testing.T) {
+func TestRanking_AddFailsIfTheRestorationFails(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		r := ranking(t, rdb, RankingSpec[int, string]{Up: func(context.Context, int) (board, error) { return nil, io.ErrNoProgress }})
@@ -292,16 +292,16 @@ func TestAnAddToARankingThatCannotBeRestoredIsAnError(t *testing.T) {
 	})
 }
 
-func TestARankingSpecThatIsWrongIsAnErrorThatNamesTheField(t *testing.T) {
+func TestNewRanking_NamesTheWrongField(t *testing.T) {
 	t.Parallel()
 	for want, spoil := range map[string]func(s *RankingSpec[int, int]){
-		"Spec.Key is required":                                            func(s *RankingSpec[int, int]) { s.Key = "" },
-		"Spec.TTL is required: choose one, or cachex.Forever":             func(s *RankingSpec[int, int]) { s.TTL = 0 },
-		"Spec.Top is 0, must be from 1 to 10000: how many members Get re": func(s *RankingSpec[int, int]) { s.Top = 0 },
-		"Spec.Top is 10001, must be from 1 to 10000":                      func(s *RankingSpec[int, int]) { s.Top = 10_001 },
-		"Spec.Keep is 2, must be from Top, 3, to 100000":                  func(s *RankingSpec[int, int]) { s.Keep = 2 },
-		"Spec.Keep is 100001, must be from Top, 3, to 100000":             func(s *RankingSpec[int, int]) { s.Keep = 100_001 },
-		"Spec.LeaseTTL is 1ms, must be at least 100ms":                    func(s *RankingSpec[int, int]) { s.LeaseTTL = time.Millisecond },
+		"Spec.Key is required":                                             func(s *RankingSpec[int, int]) { s.Key = "" },
+		"Spec.TTL is required: choose one, or cachex.Forever":              func(s *RankingSpec[int, int]) { s.TTL = 0 },
+		"Spec.Top is 0, must be from 1 to 10000: the number of members th": func(s *RankingSpec[int, int]) { s.Top = 0 },
+		"Spec.Top is 10001, must be from 1 to 10000":                       func(s *RankingSpec[int, int]) { s.Top = 10_001 },
+		"Spec.Keep is 2, must be from Top, 3, to 100000":                   func(s *RankingSpec[int, int]) { s.Keep = 2 },
+		"Spec.Keep is 100001, must be from Top, 3, to 100000":              func(s *RankingSpec[int, int]) { s.Keep = 100_001 },
+		"Spec.LeaseTTL is 1ms, must be at least 100ms":                     func(s *RankingSpec[int, int]) { s.LeaseTTL = time.Millisecond },
 	} {
 		spec := RankingSpec[int, int]{Key: "a:{id}", TTL: time.Minute, Top: 3}
 		spoil(&spec)

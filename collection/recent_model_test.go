@@ -22,7 +22,7 @@ func models(t *testing.T, f func(t *testing.T, rdb *redis.Client, rnd *rand.Rand
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		steps := 10_000
 		if t.Name()[len(t.Name())-len("redis"):] != "redis" {
-			steps = 1_000 // the embedded one is no proof, but runs anywhere
+			steps = 1_000 // the embedded one proves little, but runs anywhere
 		}
 		for seed := range uint64(3) {
 			t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
@@ -33,13 +33,13 @@ func models(t *testing.T, f func(t *testing.T, rdb *redis.Client, rnd *rand.Rand
 	})
 }
 
-// A listModel is a list as it should be.
+// listModel is the expected state of a list.
 type listModel struct {
 	most    int
 	unique  bool
 	up      bool
 	there   bool  // in Redis
-	list    []int // what is there
+	list    []int // the expected elements
 	records []int // the source
 }
 
@@ -68,7 +68,7 @@ func (m *listModel) get() []int {
 	return m.list
 }
 
-func TestRandomOperationsOnListsAreThoseOfAModel(t *testing.T) {
+func TestRecent_MatchesItsModel(t *testing.T) {
 	t.Parallel()
 	models(t, func(t *testing.T, rdb *redis.Client, rnd *rand.Rand, steps int) {
 		for variant := range 4 {
@@ -85,7 +85,7 @@ func TestRandomOperationsOnListsAreThoseOfAModel(t *testing.T) {
 			ctx := t.Context()
 			for step := range steps / 4 {
 				id := rnd.IntN(ids)
-				m, k := all[id], name(t, &r.home, id)
+				m, k := all[id], name(t, &r.store, id)
 				switch op := rnd.IntN(100); {
 				case op < 45:
 					elems := make([]int, 1+rnd.IntN(3))
@@ -111,7 +111,7 @@ func TestRandomOperationsOnListsAreThoseOfAModel(t *testing.T) {
 					m.there, m.list = false, nil
 					require.NoError(t, rdb.Del(ctx, k).Err())
 				default:
-					has(t, &r.home, id, m.get(), step)
+					has(t, &r.store, id, m.get(), step)
 				}
 				if length := rdb.LLen(ctx, k).Val(); length > 0 {
 					require.LessOrEqual(t, length, int64(m.most+1))
@@ -122,10 +122,10 @@ func TestRandomOperationsOnListsAreThoseOfAModel(t *testing.T) {
 	})
 }
 
-// Two processes push what they have written to the source, while readers restore
-// the list, and somebody deletes it again and again. Nothing is lost, nothing is
-// there twice, and the list is never longer than it may be, nor without a TTL.
-func TestNothingIsLostOfListsThatAreWrittenAndRestoredAtOnce(t *testing.T) {
+// Two processes write elements to the source and push them, while readers
+// restore the list, and a third process keeps deleting it. No element is lost
+// or doubled, and the list never exceeds its length or lacks a TTL.
+func TestRecent_LosesNothingWhileRestored(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		const most, each = 50, 10_000
@@ -193,8 +193,8 @@ func TestNothingIsLostOfListsThatAreWrittenAndRestoredAtOnce(t *testing.T) {
 		unique := slices.Clone(l)
 		slices.Sort(unique)
 		require.Len(t, slices.Compact(unique), most)
-		// Each writer may be overtaken by the other between the source and the list,
-		// so that two may have changed places with two others at the end.
+		// The writers may overtake each other between the source and the list,
+		// so two elements at the end may have changed places with two others.
 		require.Subset(t, l, records[len(records)-most+4:])
 		require.Greater(t, loads.Load(), int64(10))
 		t.Logf("%d pushes, %d loads", len(records), loads.Load())

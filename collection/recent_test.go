@@ -17,31 +17,31 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-func TestAListHasTheLatestElementsLatestFirst(t *testing.T) {
+func TestRecent_ReturnsTheLatestFirst(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		r := recent(t, rdb, RecentSpec[int, int]{})
-		has(t, &r.home, 1, nil)
+		has(t, &r.store, 1, nil)
 		for i := range 10 {
 			require.NoError(t, r.Push(t.Context(), 1, i))
 		}
-		has(t, &r.home, 1, []int{9, 8, 7})
+		has(t, &r.store, 1, []int{9, 8, 7})
 		require.NoError(t, r.Push(t.Context(), 1, 8, 9), "an element may be there twice")
-		has(t, &r.home, 1, []int{9, 8, 9})
+		has(t, &r.store, 1, []int{9, 8, 9})
 		require.NoError(t, r.Push(t.Context(), 1))
 		require.NoError(t, r.Push(t.Context(), 1, 1, 2, 3, 4, 5))
-		has(t, &r.home, 1, []int{5, 4, 3})
-		has(t, &r.home, 2, nil)
+		has(t, &r.store, 1, []int{5, 4, 3})
+		has(t, &r.store, 2, nil)
 		require.NoError(t, r.Remove(t.Context(), 1, 4, 17))
-		has(t, &r.home, 1, []int{5, 3})
+		has(t, &r.store, 1, []int{5, 3})
 		require.NoError(t, r.Delete(t.Context(), 1, 2))
-		has(t, &r.home, 1, nil)
+		has(t, &r.store, 1, nil)
 		require.NoError(t, r.Remove(t.Context(), 1, 4))
-		require.Zero(t, rdb.Exists(t.Context(), name(t, &r.home, 1)).Val())
+		require.Zero(t, rdb.Exists(t.Context(), name(t, &r.store, 1)).Val())
 	})
 }
 
-func TestAUniqueListHasEveryElementOnce(t *testing.T) {
+func TestRecent_UniqueKeepsEachElementOnce(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		r := recent(t, rdb, RecentSpec[int, string]{Unique: true, Len: 4})
@@ -58,21 +58,21 @@ func TestAUniqueListHasEveryElementOnce(t *testing.T) {
 			{[]string{"a", "d", "e", "f"}, []string{"f", "e", "d", "a"}},
 		} {
 			require.NoError(t, r.Push(t.Context(), 1, step.push...))
-			has(t, &r.home, 1, step.want, step.push)
+			has(t, &r.store, 1, step.want, step.push)
 		}
 	})
 }
 
-func TestEveryWriteSetsTheTTLAnew(t *testing.T) {
+func TestRecent_WritesSetTheTTL(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		r := recent(t, rdb, RecentSpec[int, int]{Key: "r:{id}"})
 		up := recent(t, rdb, RecentSpec[int, int]{Key: "up:{id}", Up: func(context.Context, int) ([]int, error) { return []int{3, 2, 1}, nil }})
 		forever := recent(t, rdb, RecentSpec[int, int]{Key: "forever:{id}", TTL: cachex.Forever})
-		has(t, &up.home, 1, []int{3, 2, 1})
+		has(t, &up.store, 1, []int{3, 2, 1})
 		for range 3 {
 			for _, c := range []*Recent[int, int]{r, up, forever} {
-				k, want := name(t, &c.home, 1), time.Minute
+				k, want := name(t, &c.store, 1), time.Minute
 				if c == forever {
 					want = -1
 				}
@@ -81,10 +81,10 @@ func TestEveryWriteSetsTheTTLAnew(t *testing.T) {
 				time.Sleep(20 * time.Second)
 				require.NoError(t, c.Remove(t.Context(), 1, 4))
 				require.Equal(t, want, rdb.PTTL(t.Context(), k).Val(), k)
-				has(t, &c.home, 1, append([]int{5}, map[bool][]int{true: {3}}[c == up]...))
-				if c == up { // as it was
+				has(t, &c.store, 1, append([]int{5}, map[bool][]int{true: {3}}[c == up]...))
+				if c == up { // as before
 					require.NoError(t, c.Delete(t.Context(), 1))
-					has(t, &up.home, 1, []int{3, 2, 1})
+					has(t, &up.store, 1, []int{3, 2, 1})
 					require.Equal(t, want, rdb.PTTL(t.Context(), k).Val(), k)
 				} else {
 					require.NoError(t, c.Remove(t.Context(), 1, 5))
@@ -96,7 +96,7 @@ func TestEveryWriteSetsTheTTLAnew(t *testing.T) {
 	})
 }
 
-func TestAnyBytesCanBeElements(t *testing.T) {
+func TestRecent_StoresAnyBytes(t *testing.T) {
 	t.Parallel()
 	elems := []string{"", "\xc1", "\xc1\xc1", "\xc1H\x01V12345678", "\xc1H\x01L12345678", "\x00", "a\r\nb", strings.Repeat("x", 100_000)}
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -106,29 +106,29 @@ func TestAnyBytesCanBeElements(t *testing.T) {
 			require.NoError(t, r.Push(t.Context(), 1, elems[i]))
 		}
 		for range 2 {
-			has(t, &r.home, 1, elems)
-			has(t, &up.home, 1, elems)
+			has(t, &r.store, 1, elems)
+			has(t, &up.store, 1, elems)
 		}
 	})
 }
 
-func TestAReadIsOneCommandAndAWriteIsOneScript(t *testing.T) {
+func TestRecent_ReadsWithOneCommandAndWritesWithOneScript(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		client, counter := again(t, rdb), new(redistest.Counter)
 		client.AddHook(counter)
 		r := recent(t, client, RecentSpec[int, int]{Up: func(context.Context, int) ([]int, error) { return []int{1}, nil }})
-		has(t, &r.home, 1, []int{1})
+		has(t, &r.store, 1, []int{1})
 		require.NoError(t, r.Push(t.Context(), 1, 2)) // and the server knows the script
 		counter.Reset()
-		has(t, &r.home, 1, []int{2, 1})
+		has(t, &r.store, 1, []int{2, 1})
 		require.Equal(t, []int{1, 1}, []int{counter.Count("lrange"), counter.RoundTrips()})
 		require.NoError(t, r.Push(t.Context(), 1, 3, 4))
 		require.Equal(t, []int{1, 2}, []int{counter.Count("evalsha"), counter.RoundTrips()})
 	})
 }
 
-// foreign returns ways to put into a key what is no list of ours.
+// foreign returns ways to store a value that is not a list of ours.
 func foreign(rdb *redis.Client) map[string]func(ctx context.Context, key string) error {
 	return map[string]func(context.Context, string) error{
 		"a string":                     func(ctx context.Context, k string) error { return rdb.Set(ctx, k, "v", 0).Err() },
@@ -143,14 +143,14 @@ func foreign(rdb *redis.Client) map[string]func(ctx context.Context, key string)
 	}
 }
 
-func TestWhatIsNoListIsAnErrorWithoutASourceAndAMissWithOne(t *testing.T) {
+func TestRecent_ForeignKeyIsAnErrorWithoutASourceAndAMissWithOne(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ctx := t.Context()
 		r := recent(t, rdb, RecentSpec[int, int]{})
 		up := recent(t, rdb, RecentSpec[int, int]{Up: func(context.Context, int) ([]int, error) { return []int{2, 1}, nil }})
 		for what, put := range foreign(rdb) {
-			k := name(t, &r.home, 1)
+			k := name(t, &r.store, 1)
 			require.NoError(t, rdb.Del(ctx, k).Err())
 			require.NoError(t, put(ctx, k))
 			before := dump(t, rdb, k)
@@ -162,23 +162,23 @@ func TestWhatIsNoListIsAnErrorWithoutASourceAndAMissWithOne(t *testing.T) {
 			require.Equal(t, before, dump(t, rdb, k), what)
 			require.NoError(t, r.Delete(ctx, 1), what)
 			require.NoError(t, r.Push(ctx, 1, 5), what)
-			has(t, &r.home, 1, []int{5}, what)
+			has(t, &r.store, 1, []int{5}, what)
 
-			k = name(t, &up.home, 1)
+			k = name(t, &up.store, 1)
 			require.NoError(t, up.Delete(ctx, 1))
 			require.NoError(t, put(ctx, k))
 			before = dump(t, rdb, k)
 			require.NoError(t, up.Push(ctx, 1, 5), "the source has it")
 			require.NoError(t, up.Remove(ctx, 1, 5))
 			require.Equal(t, before, dump(t, rdb, k), what)
-			has(t, &up.home, 1, []int{2, 1}, what)
+			has(t, &up.store, 1, []int{2, 1}, what)
 			require.NoError(t, up.Push(ctx, 1, 5))
-			has(t, &up.home, 1, []int{5, 2, 1}, what)
+			has(t, &up.store, 1, []int{5, 2, 1}, what)
 		}
 	})
 }
 
-// dump returns all that a key holds.
+// dump returns the complete value of a key.
 func dump(t testing.TB, rdb redis.Cmdable, key string) any {
 	t.Helper()
 	switch kind := rdb.Type(t.Context(), key).Val(); kind {
@@ -197,7 +197,7 @@ func dump(t testing.TB, rdb redis.Cmdable, key string) any {
 	}
 }
 
-func TestElementsThatCannotBeDecodedAreAnErrorWithoutASourceAndAMissWithOne(t *testing.T) {
+func TestRecent_UndecodableElementIsAnErrorWithoutASourceAndAMissWithOne(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		prefix := redistest.Key(t) + ":{id}"
@@ -212,22 +212,22 @@ func TestElementsThatCannotBeDecodedAreAnErrorWithoutASourceAndAMissWithOne(t *t
 		calls := 0
 		older := recent(t, rdb, RecentSpec[int, string]{Key: prefix, Up: func(context.Context, int) ([]string, error) { return []string{"x"}, nil }})
 		newer := recent(t, rdb, RecentSpec[int, int]{Key: prefix, Up: func(context.Context, int) ([]int, error) { calls++; return []int{7}, nil }})
-		has(t, &older.home, 1, []string{"x"})
-		has(t, &newer.home, 1, []int{7})
-		has(t, &newer.home, 1, []int{7})
+		has(t, &older.store, 1, []string{"x"})
+		has(t, &newer.store, 1, []int{7})
+		has(t, &newer.store, 1, []int{7})
 		require.Equal(t, 1, calls)
 		require.NoError(t, older.Push(t.Context(), 1, "y"))
-		has(t, &newer.home, 1, []int{7})
+		has(t, &newer.store, 1, []int{7})
 		require.Equal(t, 2, calls)
 	})
 }
 
-// unusable is a codec of ints whose bytes it cannot read itself.
+// unusable is a codec of ints that cannot decode its own bytes.
 type unusable struct{ codec.Codec[int] }
 
 func (unusable) Decode([]byte, *int) error { return codec.ErrFormat }
 
-func TestACodecThatCannotReadWhatItWritesCostsALoadEachTimeAndNotMore(t *testing.T) {
+func TestRecent_CodecThatCannotReadItsOwnBytesCostsALoadEachTime(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		calls := 0
@@ -235,7 +235,7 @@ func TestACodecThatCannotReadWhatItWritesCostsALoadEachTimeAndNotMore(t *testing
 			Codec: unusable{codec.For[int]()}, Up: func(context.Context, int) ([]int, error) { calls++; return []int{7}, nil },
 		})
 		for want := 1; want <= 3; want++ {
-			has(t, &r.home, 1, []int{7})
+			has(t, &r.store, 1, []int{7})
 			require.Equal(t, want, calls)
 		}
 	})
@@ -251,7 +251,7 @@ func (failing) Append(dst []byte, v int) ([]byte, error) {
 	return dst, io.ErrShortWrite
 }
 
-func TestACodecThatFailsIsAnErrorAndChangesNothing(t *testing.T) {
+func TestRecent_FailingCodecChangesNothing(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		r := recent(t, rdb, RecentSpec[int, int]{
@@ -262,11 +262,11 @@ func TestACodecThatFailsIsAnErrorAndChangesNothing(t *testing.T) {
 		require.ErrorIs(t, r.Remove(t.Context(), 1, 7), io.ErrShortWrite)
 		_, err := r.Get(t.Context(), 1)
 		require.ErrorIs(t, err, io.ErrShortWrite)
-		require.Zero(t, rdb.Exists(t.Context(), name(t, &r.home, 1)).Val(), "no lease is left")
+		require.Zero(t, rdb.Exists(t.Context(), name(t, &r.store, 1)).Val(), "no lease is left")
 	})
 }
 
-func TestARecentSpecThatIsWrongIsAnErrorThatNamesTheField(t *testing.T) {
+func TestNewRecent_NamesTheWrongField(t *testing.T) {
 	t.Parallel()
 	rdb := closedClient(t)
 	good := RecentSpec[int, int]{Key: "a:{id}", TTL: time.Minute, Len: 3}
@@ -276,8 +276,8 @@ func TestARecentSpecThatIsWrongIsAnErrorThatNamesTheField(t *testing.T) {
 		`Spec.Key "a": int is not in the template`:                             func(s *RecentSpec[int, int]) { s.Key = "a" },
 		"Spec.TTL is required: choose one, or cachex.Forever":                  func(s *RecentSpec[int, int]) { s.TTL = 0 },
 		"Spec.TTL: 1.5ms is not whole milliseconds":                            func(s *RecentSpec[int, int]) { s.TTL = 1500 * time.Microsecond },
-		"Spec.Len is 0, must be from 1 to 10000: how many elements a list has": func(s *RecentSpec[int, int]) { s.Len = 0 },
-		"Spec.Len is 10001, must be from 1 to 10000: how many elements a list": func(s *RecentSpec[int, int]) { s.Len = 10_001 },
+		"Spec.Len is 0, must be from 1 to 10000: the maximum length of a list": func(s *RecentSpec[int, int]) { s.Len = 0 },
+		"Spec.Len is 10001, must be from 1 to 10000: the maximum length of":    func(s *RecentSpec[int, int]) { s.Len = 10_001 },
 		"Spec.UpTimeout is -1ns, must be at least 1ms":                         func(s *RecentSpec[int, int]) { s.UpTimeout = -1 },
 		"Spec.LeaseTTL is 99ms, must be at least 100ms":                        func(s *RecentSpec[int, int]) { s.LeaseTTL = 99 * time.Millisecond },
 		"Spec.LeaseTTL is 100.5ms, must be whole milliseconds":                 func(s *RecentSpec[int, int]) { s.LeaseTTL = 100500 * time.Microsecond },
@@ -296,7 +296,7 @@ func TestARecentSpecThatIsWrongIsAnErrorThatNamesTheField(t *testing.T) {
 	require.EqualError(t, err, "cachex: recent: client is nil")
 }
 
-func TestACallThatIsWrongIsAnErrorThatNamesTheKey(t *testing.T) {
+func TestRecent_WrongCallNamesTheKey(t *testing.T) {
 	t.Parallel()
 	r, err := NewRecent(closedClient(t), RecentSpec[string, int]{Key: "views:{job}", TTL: time.Minute, Len: 3})
 	require.NoError(t, err)

@@ -11,37 +11,37 @@ import (
 	"github.com/cachex-go/cachex/internal/wake"
 )
 
-// loaded is what a flight returns.
-type loaded[T any] struct {
-	v      T
-	here   bool  // v is what this process has loaded
-	began  int64 // the tick when that load began
-	leased bool  // it had the lease
-	stored int64 // the tick when it was sent to be stored; 0: it is not stored
-	whole  bool  // and nothing else had been written: v is what stood there then
+// loadResult is the result of a flight.
+type loadResult[T any] struct {
+	value     T
+	local     bool  // this process has loaded v
+	startedAt int64 // the tick at which that load began
+	leased    bool  // it held the lease
+	storedAt  int64 // the tick at which the store was sent; 0: it is not stored
+	unchanged bool  // no other write came in between: v is what Redis held at storedAt
 }
 
-// restore gets the lease on a collection and loads it, or waits for whoever has
-// the lease. It is one flight: callers of this process share it. Where Redis does
-// not answer, which the reader may know already, it loads all the same, and stores
-// nothing.
-func (h *home[K, T]) restore(ctx context.Context, k string, key K, s sight, away bool, with *party) (loaded[T], error) {
-	defer with.leave()
-	var unfit []byte
+// restore acquires the lease on a collection and loads it, or waits for the
+// holder of the lease. It runs in one flight, which the callers of this process
+// share. If Redis is down, which the reader may already know, it still loads,
+// and stores nothing.
+func (h *store[K, T]) restore(ctx context.Context, k string, key K, s readState, down bool, part *participant) (loadResult[T], error) {
+	defer part.leave()
+	var badToken []byte
 	if s.token != (entry.Token{}) {
-		unfit = s.token[:]
+		badToken = s.token[:]
 	}
 	wait := h.wakes.Expect(k, k)
 	defer wait.End()
 	self := waitfor.From(ctx)
 	defer self.AwaitLease(entry.Token{})
-	poll := wake.NewPoll(time.Now(), h.expect(), 0, h.lease)
+	poll := wake.NewPoll(time.Now(), h.expectedLoad(), 0, h.lease)
 	for waits := false; ; waits = true {
-		got, holder, err := h.placed(ctx, k, key, unfit, away, with)
+		got, holder, err := h.attemptWithSlot(ctx, k, key, badToken, down, part)
 		if holder == nil {
 			return got, err
 		}
-		with.leave() // the others shall not wait with us
+		part.leave() // the others of the convoy must not wait for it
 		if !waits {
 			h.stats.waits.Add(1)
 		}
@@ -49,13 +49,14 @@ func (h *home[K, T]) restore(ctx context.Context, k string, key K, s sight, away
 		wait.Until(ctx, &poll)
 		self.AwaitLease(entry.Token{})
 		if ctx.Err() != nil {
-			return loaded[T]{}, context.Cause(ctx)
+			return loadResult[T]{}, context.Cause(ctx)
 		}
 	}
 }
 
-// expect returns what a load is going to take, by those that have ended.
-func (h *home[K, T]) expect() time.Duration {
+// expectedLoad returns the average duration of the loads so far; 0 if there
+// were none.
+func (h *store[K, T]) expectedLoad() time.Duration {
 	loads := h.stats.loads.Load()
 	if loads == 0 {
 		return 0
@@ -63,25 +64,26 @@ func (h *home[K, T]) expect() time.Duration {
 	return time.Duration(h.stats.loadTime.Load() / loads)
 }
 
-// placed is attempt with one of MaxLoads, which is given back whatever Up does.
-func (h *home[K, T]) placed(ctx context.Context, k string, key K, unfit []byte, away bool, with *party) (got loaded[T], holder *entry.Token, err error) {
-	free, err := h.takeSlot(ctx, with)
+// attemptWithSlot is attempt within MaxLoads. It frees its slot however Up
+// ends.
+func (h *store[K, T]) attemptWithSlot(ctx context.Context, k string, key K, badToken []byte, down bool, part *participant) (got loadResult[T], holder *entry.Token, err error) {
+	free, err := h.takeSlot(ctx, part)
 	if err != nil {
 		return got, nil, err
 	}
 	defer free()
-	return h.attempt(ctx, k, key, unfit, away, with)
+	return h.attempt(ctx, k, key, badToken, down, part)
 }
 
-// attempt does what restore does, without waiting. If another process has the lease,
-// holder is its token, or zero if the token is not known.
-func (h *home[K, T]) attempt(ctx context.Context, k string, key K, unfit []byte, away bool, with *party) (got loaded[T], holder *entry.Token, err error) {
-	if away || h.refusal(k) != nil {
-		got, err = h.alone(ctx, k, key)
+// attempt does the work of restore, without waiting. If another process holds
+// the lease, holder is its token, or zero if the token is unknown.
+func (h *store[K, T]) attempt(ctx context.Context, k string, key K, badToken []byte, down bool, part *participant) (got loadResult[T], holder *entry.Token, err error) {
+	if down || h.breakerErr(k) != nil {
+		got, err = h.loadUnleased(ctx, k, key)
 		return got, nil, err
 	}
 	token := entry.NewToken()
-	granted, other, err := h.acquire(ctx, k, token, unfit, with)
+	granted, other, err := h.acquire(ctx, k, token, badToken, part)
 	switch {
 	case ctx.Err() != nil:
 		if granted == "G" || script.Unknown(err) {
@@ -89,32 +91,32 @@ func (h *home[K, T]) attempt(ctx context.Context, k string, key K, unfit []byte,
 		}
 		return got, nil, context.Cause(ctx)
 	case err != nil:
-		if script.Unknown(err) { // or the fleet would wait for a lease that nobody has
-			// Apart, since it may take as long again.
+		if script.Unknown(err) { // else the fleet would wait for a lease without a holder
+			// In the background, since it may take as long again.
 			h.flights.Spawn(guard.Client, func() error { h.release(ctx, k, token); return nil }, func(error) {})
 		}
-		got, err = h.alone(ctx, k, key)
+		got, err = h.loadUnleased(ctx, k, key)
 		return got, nil, err
 	case granted == "V":
 		return got, nil, nil
 	case granted == "G":
-		got, err = h.load(ctx, k, key, token, with)
+		got, err = h.load(ctx, k, key, token, part)
 		return got, nil, err
 	}
 	return got, &other, nil
 }
 
-// takeSlot waits for one of MaxLoads, and returns what gives it back. A load that a
-// load of ours has asked for goes without: the one that waits for it has a slot, and
-// might have the last. So does one that such a load waits for by now.
-func (h *home[K, T]) takeSlot(ctx context.Context, with *party) (free func(), err error) {
+// takeSlot waits for a slot of MaxLoads, and returns a function that frees it.
+// A nested load needs no slot: the load that waits for it holds one, which may
+// be the last. A queued load is admitted once a load with a slot waits for it.
+func (h *store[K, T]) takeSlot(ctx context.Context, part *participant) (free func(), err error) {
 	self := waitfor.From(ctx)
 	if h.slots == nil || self.Nested() {
 		return func() {}, nil
 	}
 	in := h.slots.TryEnter(self)
 	if !in {
-		with.leave() // the others shall not wait with us
+		part.leave() // the others of the convoy must not wait for it
 		if in, err = h.slots.Enter(ctx, self); err != nil {
 			return nil, err
 		}
@@ -126,15 +128,15 @@ func (h *home[K, T]) takeSlot(ctx context.Context, with *party) (free func(), er
 	}, nil
 }
 
-// acquire asks for the lease. If another process has it, holder is its token, which is
-// zero of a set.
-func (h *home[K, T]) acquire(ctx context.Context, k string, token entry.Token, unfit []byte, with *party) (granted string, holder entry.Token, err error) {
+// acquire asks for the lease. If another process holds it, holder is its token.
+// For a Set that token is zero.
+func (h *store[K, T]) acquire(ctx context.Context, k string, token entry.Token, badToken []byte, part *participant) (granted string, holder entry.Token, err error) {
 	hint := ""
 	if h.wakes.Hears() {
 		hint = "1"
 	}
-	call := &script.Call{Script: h.scripts.Acquire, Key: k, Args: []any{token[:], h.lease.Milliseconds(), unfit, hint}}
-	h.send(ctx, call, with, false, longestWait)
+	call := &script.Call{Script: h.scripts.Acquire, Key: k, Args: []any{token[:], h.lease.Milliseconds(), badToken, hint}}
+	h.send(ctx, call, part, false, longestWait)
 	if call.Err != nil {
 		return "", holder, call.Err
 	}
@@ -154,49 +156,49 @@ func (h *home[K, T]) acquire(ctx context.Context, k string, token entry.Token, u
 	return "", holder, errReply
 }
 
-// alone loads without a lease.
-func (h *home[K, T]) alone(ctx context.Context, k string, key K) (loaded[T], error) {
-	got := loaded[T]{here: true, began: h.ticks.Add(1)}
+// loadUnleased loads without a lease.
+func (h *store[K, T]) loadUnleased(ctx context.Context, k string, key K) (loadResult[T], error) {
+	got := loadResult[T]{local: true, startedAt: h.clock.Add(1)}
 	var err error
-	got.v, _, err = h.call(ctx, k, key)
+	got.value, _, err = h.callUp(ctx, k, key)
 	return got, err
 }
 
-// load calls Up under the lease and stores what it returns.
-func (h *home[K, T]) load(ctx context.Context, k string, key K, token entry.Token, with *party) (got loaded[T], err error) {
+// load calls Up under the lease and stores the result.
+func (h *store[K, T]) load(ctx context.Context, k string, key K, token entry.Token, part *participant) (got loadResult[T], err error) {
 	beat, stop := context.WithCancel(ctx)
-	still := make(chan struct{})
-	// Ends with stop, which load waits for, or with the flight.
-	guard.Go(guard.Client, func() error { h.heartbeat(beat, k, token); return nil }, func(error) { close(still) })
-	defer func() { // and not after Up, which may not return
+	stopped := make(chan struct{})
+	// It ends with stop, which load waits for, or with the flight.
+	guard.Go(guard.Client, func() error { h.heartbeat(beat, k, token); return nil }, func(error) { close(stopped) })
+	defer func() { // not only after Up, which may not return
 		stop()
-		<-still
-		if got.stored == 0 {
+		<-stopped
+		if got.storedAt == 0 {
 			h.release(ctx, k, token)
 		}
 	}()
 	waitfor.From(ctx).Hold(token)
 	defer waitfor.Release(token)
-	with.load()
-	began, tick := time.Now(), h.ticks.Add(1)
-	v, args, err := h.call(ctx, k, key)
+	part.beginLoad()
+	began, tick := time.Now(), h.clock.Add(1)
+	v, args, err := h.callUp(ctx, k, key)
 	if err != nil {
-		return loaded[T]{}, err
+		return loadResult[T]{}, err
 	}
 	took := time.Since(began)
-	got = loaded[T]{v: v, here: true, began: tick, leased: true}
-	with.loaded()
+	got = loadResult[T]{value: v, local: true, startedAt: tick, leased: true}
+	part.endLoad()
 	if ctx.Err() == nil {
-		sent := h.ticks.Add(1)
-		if stored, whole := h.store(ctx, k, token, args, took, with); stored {
-			got.stored, got.whole = sent, whole
+		sent := h.clock.Add(1)
+		if stored, whole := h.storeLoaded(ctx, k, token, args, took, part); stored {
+			got.storedAt, got.unchanged = sent, whole
 		}
 	}
 	return got, nil
 }
 
-// call calls Up, and makes of what that returns what is stored.
-func (h *home[K, T]) call(ctx context.Context, k string, key K) (T, []any, error) {
+// callUp calls Up, and normalizes its result.
+func (h *store[K, T]) callUp(ctx context.Context, k string, key K) (T, []any, error) {
 	began, failed := time.Now(), true
 	defer func() { // also after a panic
 		h.stats.loads.Add(1)
@@ -210,11 +212,11 @@ func (h *home[K, T]) call(ctx context.Context, k string, key K) (T, []any, error
 		var zero T
 		return zero, nil, err
 	}
-	return h.tidy(k, v)
+	return h.normalize(k, v)
 }
 
 // heartbeat renews a lease until ctx ends or the lease is lost.
-func (h *home[K, T]) heartbeat(ctx context.Context, k string, token entry.Token) {
+func (h *store[K, T]) heartbeat(ctx context.Context, k string, token entry.Token) {
 	tick := time.NewTicker(h.lease / 3)
 	defer tick.Stop()
 	for {
@@ -229,34 +231,35 @@ func (h *home[K, T]) heartbeat(ctx context.Context, k string, token entry.Token)
 	}
 }
 
-// release gives a lease back, so that the next reader need not wait for its end.
-func (h *home[K, T]) release(ctx context.Context, k string, token entry.Token) {
+// release gives a lease back, so that the next reader need not wait for its
+// expiry.
+func (h *store[K, T]) release(ctx context.Context, k string, token entry.Token) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.lease)
 	defer cancel()
-	_, _ = h.write(ctx, h.scripts.Release, k, []any{token[:]}) // else it runs out
+	_, _ = h.write(ctx, h.scripts.Release, k, []any{token[:]}) // on failure the lease expires
 }
 
-// page is how many arguments go out in one script, an even number: a longer one
-// would keep other clients of the server waiting.
-const page = 1000
+// maxArgs is the number of arguments of one script, an even number. A longer
+// script would block the server for other clients.
+const maxArgs = 1000
 
-// store puts what was loaded in place. It reports whether the lease held, and whether
-// nothing else had been written.
-func (h *home[K, T]) store(ctx context.Context, k string, token entry.Token, args []any, took time.Duration, with *party) (stored, whole bool) {
-	if len(args) > page {
-		with.leave() // it takes several round trips
+// storeLoaded stores a loaded collection. It reports whether the lease was
+// still held, and whether no other write came in between.
+func (h *store[K, T]) storeLoaded(ctx context.Context, k string, token entry.Token, args []any, took time.Duration, part *participant) (stored, unchanged bool) {
+	if len(args) > maxArgs {
+		part.leave() // it takes several round trips
 	}
 	for {
-		part := args[:min(len(args), page)]
-		args = args[len(part):]
+		chunk := args[:min(len(args), maxArgs)]
+		args = args[len(chunk):]
 		last := len(args) == 0
-		all := append([]any{token[:], last, h.lease.Milliseconds(), millis(h.ttl), h.most, h.unique}, part...)
+		all := append([]any{token[:], last, h.lease.Milliseconds(), millis(h.ttl), h.limit, h.unique}, chunk...)
 		call := &script.Call{Script: h.scripts.Store, Key: k, Args: all}
-		h.send(ctx, call, with, true, min(max(took, shortestWait), longestWait))
+		h.send(ctx, call, part, true, min(max(took, shortestWait), longestWait))
 		n, ok := call.Reply.(int64)
 		switch {
 		case call.Err == nil && n == 4 && last:
-			with.leave()
+			part.leave()
 		case call.Err != nil, !ok, n < 0, n > 3:
 			h.stats.redisFailures.Add(1)
 			return false, false

@@ -24,11 +24,11 @@ import (
 
 func init() { redistest.Register("list loader", loadUntilKilled) }
 
-// childLease is how long a dead child is waited for. A child that lives does not lose it,
-// though the machine is busy.
+// childLease bounds the wait for a dead child. A living child does not lose it
+// on a busy machine.
 const childLease = 3 * time.Second
 
-// loadUntilKilled is another process of the fleet, which is killed in Up.
+// loadUntilKilled runs in another process of the fleet, which is killed in Up.
 func loadUntilKilled() {
 	rdb := redis.NewClient(&redis.Options{Addr: os.Getenv("REDIS"), ReadTimeout: redistest.Patience})
 	r, err := NewRecent(rdb, RecentSpec[int, int]{
@@ -44,22 +44,22 @@ func loadUntilKilled() {
 	fmt.Println(err)
 }
 
-func TestAProcessThatIsKilledInUpIsReplaced(t *testing.T) {
+func TestRestore_ReplacesAProcessKilledInUp(t *testing.T) {
 	t.Parallel()
 	server, prefix := redistest.Shared(t), redistest.Key(t)
 	child := redistest.Child(t, "list loader", "REDIS="+server.Addr(), "PREFIX="+prefix)
 	child.WaitLine("loading")
 	s := newSource[[]int]()
 	r := recent(t, server.Client(nil), RecentSpec[int, int]{Key: prefix + ":{id}", Up: s.up, LeaseTTL: childLease})
-	require.NoError(t, r.Push(t.Context(), 1, 4)) // kept for the load that will never end
-	ch := asking(t.Context(), &r.home, 1)
+	require.NoError(t, r.Push(t.Context(), 1, 4)) // kept for the load that never ends
+	ch := asking(t.Context(), &r.store, 1)
 	child.Kill()
 	receive(t, s.began).returns([]int{4, 3, 2, 1}, nil) // the source has it
 	require.Equal(t, answer[[]int]{[]int{4, 3, 2}, nil}, receive(t, ch))
-	has(t, &r.home, 1, []int{4, 3, 2})
+	has(t, &r.store, 1, []int{4, 3, 2})
 }
 
-func TestAFleetLoadsAnAbsentListOnce(t *testing.T) {
+func TestRestore_RunsOnceInAFleet(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s, prefix := newSource[[]int](), redistest.Key(t)
@@ -67,7 +67,7 @@ func TestAFleetLoadsAnAbsentListOnce(t *testing.T) {
 		for range 4 {
 			r := recent(t, again(t, rdb), RecentSpec[int, int]{Key: prefix + ":{id}", Up: s.up})
 			for range 25 {
-				callers = append(callers, asking(t.Context(), &r.home, 1))
+				callers = append(callers, asking(t.Context(), &r.store, 1))
 			}
 		}
 		receive(t, s.began).returns([]int{9, 8, 7, 6}, nil)
@@ -82,48 +82,48 @@ func TestAFleetLoadsAnAbsentListOnce(t *testing.T) {
 	})
 }
 
-func TestAnEmptyListIsRemembered(t *testing.T) {
+func TestRestore_RemembersAnEmptyList(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		calls := 0
 		r := recent(t, rdb, RecentSpec[int, int]{Up: func(context.Context, int) ([]int, error) { calls++; return nil, nil }})
 		for range 5 {
-			has(t, &r.home, 1, nil)
+			has(t, &r.store, 1, nil)
 		}
 		require.NoError(t, r.Push(t.Context(), 1, 1))
 		require.NoError(t, r.Remove(t.Context(), 1, 1))
-		has(t, &r.home, 1, nil)
+		has(t, &r.store, 1, nil)
 		require.Equal(t, 1, calls)
 	})
 }
 
-func TestWhatIsPushedDuringALoadIsBeforeWhatWasLoaded(t *testing.T) {
+func TestRestore_PutsPushesBeforeLoadedElements(t *testing.T) {
 	t.Parallel()
 	for _, unique := range []bool{false, true} {
 		redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 			s := newSource[[]int]()
 			r := recent(t, rdb, RecentSpec[int, int]{Up: s.up, Len: 6, Unique: unique})
 			require.NoError(t, r.Push(t.Context(), 1, 1), "which the source has")
-			require.Zero(t, rdb.Exists(t.Context(), name(t, &r.home, 1)).Val())
-			ch := asking(t.Context(), &r.home, 1)
+			require.Zero(t, rdb.Exists(t.Context(), name(t, &r.store, 1)).Val())
+			ch := asking(t.Context(), &r.store, 1)
 			load := receive(t, s.began)
 			require.NoError(t, r.Push(t.Context(), 1, 4))
 			require.NoError(t, r.Push(t.Context(), 1, 5, 6))
-			require.LessOrEqual(t, rdb.PTTL(t.Context(), name(t, &r.home, 1)).Val(), someLease, "the lease lasts no longer by it")
+			require.LessOrEqual(t, rdb.PTTL(t.Context(), name(t, &r.store, 1)).Val(), someLease, "the lease lasts no longer by it")
 			load.returns([]int{5, 4, 3, 2, 1}, nil) // it has read two of them
 			want := []int{6, 5, 4, 5, 4, 3}
 			if unique {
 				want = []int{6, 5, 4, 3, 2, 1}
 			}
 			require.Equal(t, answer[[]int]{want, nil}, receive(t, ch))
-			has(t, &r.home, 1, want)
-			require.EqualValues(t, 7, rdb.LLen(t.Context(), name(t, &r.home, 1)).Val(), "six elements and the head")
+			has(t, &r.store, 1, want)
+			require.EqualValues(t, 7, rdb.LLen(t.Context(), name(t, &r.store, 1)).Val(), "six elements and the head")
 			s.idle(t)
 		})
 	}
 }
 
-func TestWhatHappensToAListDuringALoadIsNotUndone(t *testing.T) {
+func TestRestore_DoesNotUndoConcurrentWrites(t *testing.T) {
 	t.Parallel()
 	for what, happens := range map[string]func(ctx context.Context, rdb *redis.Client, r *Recent[int, int], k string) error{
 		"Delete": func(ctx context.Context, _ *redis.Client, r *Recent[int, int], _ string) error {
@@ -154,33 +154,33 @@ func TestWhatHappensToAListDuringALoadIsNotUndone(t *testing.T) {
 				s, prefix := newSource[[]int](), redistest.Key(t)
 				r := recent(t, rdb, RecentSpec[int, int]{Key: prefix + ":{id}", Up: s.up})
 				other := recent(t, again(t, rdb), RecentSpec[int, int]{Key: prefix + ":{id}", Up: s.up})
-				before := asking(t.Context(), &r.home, 1)
+				before := asking(t.Context(), &r.store, 1)
 				load := receive(t, s.began)
 				require.NoError(t, happens(t.Context(), rdb, r, prefix+":1"))
-				after := asking(t.Context(), &other.home, 1)
-				second := receive(t, s.began) // which does not wait for the first one
+				after := asking(t.Context(), &other.store, 1)
+				second := receive(t, s.began) // it does not wait for the first load
 				load.returns([]int{3, 2, 1}, nil)
 				second.returns([]int{3, 1}, nil)
 				require.Equal(t, answer[[]int]{[]int{3, 1}, nil}, receive(t, after))
 				require.Equal(t, answer[[]int]{[]int{3, 1}, nil}, receive(t, before), "who came before may have either")
-				has(t, &r.home, 1, []int{3, 1})
+				has(t, &r.store, 1, []int{3, 1})
 				s.idle(t)
 			})
 		})
 	}
 }
 
-// A caller of the same process must not be given what a flight has loaded that
-// began before a deletion.
-func TestWhoComesAfterADeletionIsNotGivenAnOlderLoad(t *testing.T) {
+// A caller must not get the result of a flight of its own process that began
+// before a deletion.
+func TestRestore_ResultIsNotSharedAcrossADeletion(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource[[]int]()
 		r := recent(t, rdb, RecentSpec[int, int]{Up: s.up})
-		before := asking(t.Context(), &r.home, 1)
+		before := asking(t.Context(), &r.store, 1)
 		load := receive(t, s.began)
-		require.NoError(t, rdb.Del(t.Context(), name(t, &r.home, 1)).Err()) // of which this process knows nothing
-		after := asking(t.Context(), &r.home, 1)                            // and joins the flight, or comes when it has ended
+		require.NoError(t, rdb.Del(t.Context(), name(t, &r.store, 1)).Err()) // this process does not know of it
+		after := asking(t.Context(), &r.store, 1)                            // it joins the flight, or comes after it has ended
 		load.returns([]int{1}, nil)
 		receive(t, s.began).returns([]int{2}, nil)
 		require.Equal(t, answer[[]int]{[]int{2}, nil}, receive(t, after))
@@ -189,7 +189,7 @@ func TestWhoComesAfterADeletionIsNotGivenAnOlderLoad(t *testing.T) {
 	})
 }
 
-func TestALoadThatIsSlowerThanItsLeaseIsStoredOnce(t *testing.T) {
+func TestRestore_SlowerThanTheLeaseIsStoredOnce(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		var calls atomic.Int64
@@ -207,7 +207,7 @@ func TestALoadThatIsSlowerThanItsLeaseIsStoredOnce(t *testing.T) {
 		began := time.Now()
 		var callers sync.WaitGroup
 		for _, r := range fleet {
-			callers.Go(func() { has(t, &r.home, 1, []int{1}) })
+			callers.Go(func() { has(t, &r.store, 1, []int{1}) })
 		}
 		callers.Wait()
 		require.EqualValues(t, 1, calls.Load())
@@ -216,7 +216,7 @@ func TestALoadThatIsSlowerThanItsLeaseIsStoredOnce(t *testing.T) {
 	})
 }
 
-func TestALoadThatFailsFreesTheListAtOnce(t *testing.T) {
+func TestRestore_FailureReleasesTheLease(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		var up func() ([]int, error)
@@ -234,16 +234,16 @@ func TestALoadThatFailsFreesTheListAtOnce(t *testing.T) {
 			v, err := r.Get(t.Context(), 1)
 			require.Nil(t, v)
 			require.ErrorIs(t, err, fail.is)
-			require.ErrorContains(t, err, "cachex: get "+name(t, &r.home, 1)+": ")
-			// The release of one that panicked may be on its way.
-			require.Eventually(t, func() bool { return rdb.Exists(t.Context(), name(t, &r.home, 1)).Val() == 0 }, patience, time.Millisecond)
+			require.ErrorContains(t, err, "cachex: get "+name(t, &r.store, 1)+": ")
+			// After a panic the release may still be in flight.
+			require.Eventually(t, func() bool { return rdb.Exists(t.Context(), name(t, &r.store, 1)).Val() == 0 }, patience, time.Millisecond)
 		}
 		up = func() ([]int, error) { return []int{1}, nil }
-		has(t, &r.home, 1, []int{1})
+		has(t, &r.store, 1, []int{1})
 	})
 }
 
-func TestAnUpThatAsksForItsOwnListIsToldSo(t *testing.T) {
+func TestRestore_ReportsAnUpThatReadsItsOwnList(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		var r *Recent[int, int]
@@ -253,27 +253,27 @@ func TestAnUpThatAsksForItsOwnListIsToldSo(t *testing.T) {
 	})
 }
 
-func TestEveryCallerLeavesOnItsOwnAndTheLoadEndsWithTheLast(t *testing.T) {
+func TestRestore_EndsWhenTheLastCallerLeaves(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource[[]int]()
 		r := recent(t, rdb, RecentSpec[int, int]{Up: s.up, LeaseTTL: time.Hour})
 		ctx, cancel := context.WithCancel(t.Context())
-		ch := asking(ctx, &r.home, 1)
+		ch := asking(ctx, &r.store, 1)
 		load := receive(t, s.began)
 		cancel()
 		require.ErrorIs(t, receive(t, ch).err, context.Canceled)
 		receive(t, load.ctx.Done())
 		load.returns([]int{1}, nil) // too late
-		require.Eventually(t, func() bool { return rdb.Exists(t.Context(), name(t, &r.home, 1)).Val() == 0 }, patience, time.Millisecond)
+		require.Eventually(t, func() bool { return rdb.Exists(t.Context(), name(t, &r.store, 1)).Val() == 0 }, patience, time.Millisecond)
 	})
 }
 
-func TestALeaseThatIsGrantedToNobodyIsGivenBack(t *testing.T) {
+func TestRestore_ReleasesALeaseWhoseCallersLeft(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		warm := recent(t, rdb, RecentSpec[int, int]{Up: func(context.Context, int) ([]int, error) { return nil, nil }})
-		has(t, &warm.home, 1, nil) // the server knows the scripts
+		has(t, &warm.store, 1, nil) // the server knows the scripts
 		ctx, cancel := context.WithCancel(t.Context())
 		client, left := again(t, rdb), make(chan struct{})
 		client.AddHook(&redistest.Gate{After: func(_ context.Context, cmd redis.Cmder) {
@@ -284,16 +284,16 @@ func TestALeaseThatIsGrantedToNobodyIsGivenBack(t *testing.T) {
 		}})
 		s := newSource[[]int]()
 		r := recent(t, client, RecentSpec[int, int]{Up: s.up, LeaseTTL: time.Hour})
-		ch := asking(ctx, &r.home, 1)
+		ch := asking(ctx, &r.store, 1)
 		require.ErrorIs(t, receive(t, ch).err, context.Canceled)
-		require.EqualValues(t, 1, rdb.Exists(t.Context(), name(t, &r.home, 1)).Val(), "the lease")
+		require.EqualValues(t, 1, rdb.Exists(t.Context(), name(t, &r.store, 1)).Val(), "the lease")
 		close(left)
-		require.Eventually(t, func() bool { return rdb.Exists(t.Context(), name(t, &r.home, 1)).Val() == 0 }, patience, time.Millisecond)
+		require.Eventually(t, func() bool { return rdb.Exists(t.Context(), name(t, &r.store, 1)).Val() == 0 }, patience, time.Millisecond)
 		s.idle(t)
 	})
 }
 
-func TestUpTimeoutEndsALoadAndTheWaitForOne(t *testing.T) {
+func TestUpTimeout_EndsALoadAndTheWaitForOne(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		spec := RecentSpec[int, int]{Key: "hung:{id}", UpTimeout: 5 * time.Second, Up: func(ctx context.Context, _ int) ([]int, error) {
@@ -302,7 +302,7 @@ func TestUpTimeoutEndsALoadAndTheWaitForOne(t *testing.T) {
 		}}
 		r, other := recent(t, rdb, spec), recent(t, again(t, rdb), spec)
 		began := time.Now()
-		a, b := asking(t.Context(), &r.home, 1), asking(t.Context(), &other.home, 1)
+		a, b := asking(t.Context(), &r.store, 1), asking(t.Context(), &other.store, 1)
 		synctest.Wait()
 		require.ErrorIs(t, (<-a).err, context.DeadlineExceeded)
 		require.ErrorIs(t, (<-b).err, context.DeadlineExceeded)
@@ -310,8 +310,9 @@ func TestUpTimeoutEndsALoadAndTheWaitForOne(t *testing.T) {
 	})
 }
 
-// A lease that has lost its TTL, or has too long a one, and whose holder is dead.
-func TestALeaseThatWouldLastForEverDoesNot(t *testing.T) {
+// The lease has lost its TTL, or has one that is too long, and its holder is
+// dead.
+func TestRestore_ReplacesALeaseWithoutATTL(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		r := recent(t, rdb, RecentSpec[int, int]{Key: "r:{id}", Up: func(context.Context, int) ([]int, error) { return []int{1}, nil }})
@@ -321,7 +322,7 @@ func TestALeaseThatWouldLastForEverDoesNot(t *testing.T) {
 				require.NoError(t, rdb.PExpire(t.Context(), "r:1", ttl).Err())
 			}
 			began := time.Now()
-			has(t, &r.home, 1, []int{1})
+			has(t, &r.store, 1, []int{1})
 			require.Less(t, time.Since(began), someLease+400*time.Millisecond) // it is polled
 			require.NoError(t, r.Delete(t.Context(), 1))
 		}

@@ -11,7 +11,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// A stuck server answers each SSCAN with the same cursor.
+// stuck is a server that answers each SSCAN with the same cursor.
 type stuck struct{}
 
 func (stuck) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -30,7 +30,7 @@ func (stuck) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPi
 	return next
 }
 
-func TestSet_GetEndsWhereTheCursorStandsStill(t *testing.T) {
+func TestSet_GetEndsIfTheCursorDoesNotAdvance(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		rdb.AddHook(stuck{})

@@ -14,9 +14,10 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// Two processes add the same ten thousand members, five at a time, to sets that are
-// restored meanwhile. Each member is new to one of them, and all are there in the end.
-func TestNothingIsLostOfSetsThatAreWrittenAndRestoredAtOnce(t *testing.T) {
+// Two processes add the same ten thousand members, five at a time, to sets that
+// are being restored. Each member is new to exactly one of them, and all are
+// kept.
+func TestSet_LosesNothingWhileRestored(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.Shared(t).Client(nil)
 	const sets, each, at = 100, 100, 5
@@ -35,7 +36,7 @@ func TestNothingIsLostOfSetsThatAreWrittenAndRestoredAtOnce(t *testing.T) {
 		wg.Go(func() {
 			for i := range sets * each / at {
 				id := i % sets
-				if w == 1 { // which meets the other one in the middle
+				if w == 1 { // it meets the other process in the middle
 					id = sets - 1 - id
 				}
 				var members []string
@@ -62,7 +63,7 @@ func TestNothingIsLostOfSetsThatAreWrittenAndRestoredAtOnce(t *testing.T) {
 		got, err := s.Get(t.Context(), id)
 		require.NoError(t, err)
 		require.ElementsMatch(t, want, got)
-		ttl := rdb.PTTL(t.Context(), name(t, &s.home, id)).Val()
+		ttl := rdb.PTTL(t.Context(), name(t, &s.store, id)).Val()
 		require.True(t, ttl > 0 && ttl <= time.Minute, ttl)
 	}
 }

@@ -20,8 +20,8 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// set returns a Set that is closed when the test ends. If spec has no Key, it gets
-// one that no other test has; no TTL, a minute.
+// set returns a Set that is closed when the test ends. Key defaults to a key of
+// this test alone, TTL to a minute.
 func set[M comparable](t testing.TB, rdb redis.UniversalClient, spec SetSpec[int, M]) *Set[int, M] {
 	t.Helper()
 	if spec.Key == "" {
@@ -39,7 +39,7 @@ func set[M comparable](t testing.TB, rdb redis.UniversalClient, spec SetSpec[int
 	return s
 }
 
-// holds fails unless the set of id has these members, which are in order.
+// holds fails unless the set of id has these members. They must be sorted.
 func holds(t testing.TB, s *Set[int, string], id int, want ...string) {
 	t.Helper()
 	got, err := s.Get(t.Context(), id)
@@ -59,7 +59,7 @@ func enters(t testing.TB, s *Set[int, string], id int, want int64, members ...st
 	require.Equal(t, want, added)
 }
 
-func TestASetHasEveryMemberOnceAndSaysWhatIsNew(t *testing.T) {
+func TestSet_AddCountsNewMembers(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ctx, s := t.Context(), set(t, rdb, SetSpec[int, string]{})
@@ -67,7 +67,7 @@ func TestASetHasEveryMemberOnceAndSaysWhatIsNew(t *testing.T) {
 		enters(t, s, 1, 2, "a", "b", "a")
 		enters(t, s, 1, 1, "a", "c")
 		enters(t, s, 1, 0)
-		enters(t, s, 1, 3, "", "\xc1", "\xc1HV") // like what a head is made of
+		enters(t, s, 1, 3, "", "\xc1", "\xc1HV") // like parts of a head
 		enters(t, s, 1, 0, "", "\xc1", "\xc1HV")
 		holds(t, s, 1, "", "a", "b", "c", "\xc1", "\xc1HV")
 		for member, want := range map[string]bool{"a": true, "\xc1": true, "": true, "x": false, "\xc1HN": false} {
@@ -89,11 +89,11 @@ func TestASetHasEveryMemberOnceAndSaysWhatIsNew(t *testing.T) {
 		require.NoError(t, s.Remove(ctx, 1, "b", "c"))
 		holds(t, s, 1)
 		require.NoError(t, s.Delete(ctx, 1))
-		require.Zero(t, rdb.Exists(ctx, name(t, &s.home, 1)).Val())
+		require.Zero(t, rdb.Exists(ctx, name(t, &s.store, 1)).Val())
 	})
 }
 
-func TestOfManyCallersWhoAddAMemberOneIsToldThatItIsNew(t *testing.T) {
+func TestSet_AddReportsNewToExactlyOneCaller(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		for _, up := range []func(context.Context, int) ([]string, error){nil, func(context.Context, int) ([]string, error) { return []string{"old"}, nil }} {
@@ -119,7 +119,7 @@ func TestOfManyCallersWhoAddAMemberOneIsToldThatItIsNew(t *testing.T) {
 	})
 }
 
-func TestASetIsRestoredBeforeItSaysWhatIsNew(t *testing.T) {
+func TestSet_AddRestoresFirst(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		src := newSource[[]string]()
@@ -127,37 +127,37 @@ func TestASetIsRestoredBeforeItSaysWhatIsNew(t *testing.T) {
 		added := make(chan answer[int64], 1)
 		go func() { n, err := s.Add(t.Context(), 1, "a", "c"); added <- answer[int64]{n, err} }() // ends with Add
 		load := receive(t, src.began)
-		require.Equal(t, "set", rdb.Type(t.Context(), name(t, &s.home, 1)).Val(), "there is a lease")
-		reply, err := script.Enter.Run(t.Context(), rdb, name(t, &s.home, 1), true, 60_000, "b")
+		require.Equal(t, "set", rdb.Type(t.Context(), name(t, &s.store, 1)).Val(), "there is a lease")
+		reply, err := script.Enter.Run(t.Context(), rdb, name(t, &s.store, 1), true, 60_000, "b")
 		require.NoError(t, err)
 		require.EqualValues(t, -2, reply, "of a set that is being restored nobody knows what is new")
 		load.returns([]string{"a", "b", "a"}, nil)
 		require.Equal(t, answer[int64]{1, nil}, receive(t, added))
 		holds(t, s, 1, "a", "b", "c")
 		src.idle(t)
-		left := rdb.PTTL(t.Context(), name(t, &s.home, 1)).Val()
+		left := rdb.PTTL(t.Context(), name(t, &s.store, 1)).Val()
 		require.True(t, left > 50*time.Second && left <= time.Minute, "the TTL is %v", left)
 
-		// What is taken out during a load is not in it.
+		// A member that is removed during a load is not restored.
 		require.NoError(t, s.Delete(t.Context(), 1))
-		ch := asking(t.Context(), &s.home, 1)
+		ch := asking(t.Context(), &s.store, 1)
 		load = receive(t, src.began)
 		require.NoError(t, s.Remove(t.Context(), 1, "a"))
 		load.returns([]string{"a"}, nil)
 		receive(t, src.began).returns(nil, nil)
 		require.Empty(t, receive(t, ch).v)
 		for range 3 {
-			holds(t, s, 1) // that it is empty is remembered
+			holds(t, s, 1) // the empty set is remembered
 		}
 		src.idle(t)
 	})
 }
 
-func TestALargeSetIsRestoredInParts(t *testing.T) {
+func TestSet_RestoresALargeSetInParts(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		var want []string
-		for i := range 2*page + 7 {
+		for i := range 2*maxArgs + 7 {
 			want = append(want, fmt.Sprintf("%05d", i))
 		}
 		s := set(t, rdb, SetSpec[int, string]{Up: func(context.Context, int) ([]string, error) { return slices.Clone(want), nil }})
@@ -166,7 +166,7 @@ func TestALargeSetIsRestoredInParts(t *testing.T) {
 	})
 }
 
-func TestEveryWriteOfASetSetsTheTTLAnew(t *testing.T) {
+func TestSet_WritesSetTheTTL(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		for _, ttl := range []time.Duration{time.Minute, cachex.Forever} {
@@ -178,14 +178,14 @@ func TestEveryWriteOfASetSetsTheTTLAnew(t *testing.T) {
 			} {
 				require.NoError(t, write())
 				want := map[bool]time.Duration{true: time.Minute, false: -1}[ttl == time.Minute]
-				require.Equal(t, want, rdb.PTTL(t.Context(), name(t, &s.home, 1)).Val())
+				require.Equal(t, want, rdb.PTTL(t.Context(), name(t, &s.store, 1)).Val())
 				time.Sleep(20 * time.Second)
 			}
 		}
 	})
 }
 
-func TestWhatIsNoSetIsAnErrorWithoutASourceAndAMissWithOne(t *testing.T) {
+func TestSet_ForeignKeyIsAnErrorWithoutASourceAndAMissWithOne(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ctx := t.Context()
@@ -194,7 +194,7 @@ func TestWhatIsNoSetIsAnErrorWithoutASourceAndAMissWithOne(t *testing.T) {
 		puts := foreign(rdb)
 		puts["a set without a head"] = func(ctx context.Context, k string) error { return rdb.SAdd(ctx, k, "x").Err() }
 		for what, put := range puts {
-			k := name(t, &s.home, 1)
+			k := name(t, &s.store, 1)
 			require.NoError(t, rdb.Del(ctx, k).Err())
 			require.NoError(t, put(ctx, k))
 			before := dump(t, rdb, k)
@@ -208,7 +208,7 @@ func TestWhatIsNoSetIsAnErrorWithoutASourceAndAMissWithOne(t *testing.T) {
 			require.Equal(t, before, dump(t, rdb, k), what)
 
 			require.NoError(t, up.Delete(ctx, 1))
-			require.NoError(t, put(ctx, name(t, &up.home, 1)))
+			require.NoError(t, put(ctx, name(t, &up.store, 1)))
 			enters(t, up, 1, 1, "b")
 			holds(t, up, 1, "a", "b")
 		}
@@ -221,7 +221,7 @@ func TestWhatIsNoSetIsAnErrorWithoutASourceAndAMissWithOne(t *testing.T) {
 	})
 }
 
-func TestASetWithoutRedisReadsItsSourceAndTakesNothingUp(t *testing.T) {
+func TestSet_WithoutRedisReadsItsSourceAndRejectsAdds(t *testing.T) {
 	t.Parallel()
 	s := set(t, closedClient(t), SetSpec[int, string]{Up: func(context.Context, int) ([]string, error) { return []string{"a", "b", "a"}, nil }})
 	holds(t, s, 1, "a", "b")
@@ -236,19 +236,19 @@ func TestASetWithoutRedisReadsItsSourceAndTakesNothingUp(t *testing.T) {
 	broken := set(t, closedClient(t), SetSpec[int, string]{Up: func(context.Context, int) ([]string, error) { return nil, io.ErrNoProgress }})
 	_, err = broken.Has(t.Context(), 1, "b")
 	require.ErrorIs(t, err, io.ErrNoProgress)
-	require.ErrorContains(t, err, "cachex: has "+name(t, &broken.home, 1)+": ")
+	require.ErrorContains(t, err, "cachex: has "+name(t, &broken.store, 1)+": ")
 }
 
-func TestAnEntryWhoseReplyIsLostIsAnUnknownOutcome(t *testing.T) {
+func TestSet_AddWithALostReplyIsAnUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
-		_, err := script.Enter.Run(t.Context(), rdb, redistest.Key(t), "", 1000, "a") // so that it is known
+		_, err := script.Enter.Run(t.Context(), rdb, redistest.Key(t), "", 1000, "a") // so that the server knows the script
 		require.NoError(t, err)
 		proxy := redistest.NewProxy(t, rdb.Options().Addr)
 		client := redis.NewClient(&redis.Options{Addr: proxy.Addr(), PoolSize: 1, ReadTimeout: redistest.Patience})
 		t.Cleanup(func() { _ = client.Close() })
 		s := set(t, client, SetSpec[int, string]{})
-		require.NoError(t, client.Ping(t.Context()).Err()) // so that it is connected
+		require.NoError(t, client.Ping(t.Context()).Err()) // to connect
 		proxy.LoseReplies(1)
 		_, err = s.Add(t.Context(), 1, "a")
 		require.ErrorIs(t, err, ErrOutcomeUnknown, "to repeat it would say that it is not new")
@@ -256,7 +256,7 @@ func TestAnEntryWhoseReplyIsLostIsAnUnknownOutcome(t *testing.T) {
 	})
 }
 
-func TestASetSpecThatIsWrongIsAnErrorThatNamesTheField(t *testing.T) {
+func TestNewSet_NamesTheWrongField(t *testing.T) {
 	t.Parallel()
 	_, err := NewSet(closedClient(t), SetSpec[int, int]{TTL: time.Minute})
 	require.ErrorContains(t, err, "cachex: set: Spec.Key is required")
@@ -266,11 +266,12 @@ func TestASetSpecThatIsWrongIsAnErrorThatNamesTheField(t *testing.T) {
 	require.EqualError(t, err, "cachex: set: Spec.LeaseTTL is 1ns, must be at least 100ms")
 }
 
-func TestRandomOperationsOnSetsAreThoseOfAModel(t *testing.T) {
+func TestSet_MatchesItsModel(t *testing.T) {
 	t.Parallel()
 	models(t, func(t *testing.T, rdb *redis.Client, rnd *rand.Rand, steps int) {
 		for _, up := range []bool{false, true} {
-			// The source has what is there, as whoever adds and removes sees to.
+			// The source is kept in step with the set, as callers of Add and
+			// Remove do.
 			all := []map[string]bool{{}, {}, {}}
 			spec := SetSpec[int, string]{}
 			if up {
@@ -279,7 +280,7 @@ func TestRandomOperationsOnSetsAreThoseOfAModel(t *testing.T) {
 			s, ctx := set(t, rdb, spec), t.Context()
 			for step := range steps / 2 {
 				id, member := rnd.IntN(len(all)), fmt.Sprint(rnd.IntN(12))
-				m, k := all[id], name(t, &s.home, id)
+				m, k := all[id], name(t, &s.store, id)
 				switch op := rnd.IntN(100); {
 				case op < 35:
 					added, err := s.Add(ctx, id, member)

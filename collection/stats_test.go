@@ -12,7 +12,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-func TestStatsCountReadsAndLoads(t *testing.T) {
+func TestStats_CountReadsAndLoads(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource[[]string]()
@@ -30,21 +30,21 @@ func TestStatsCountReadsAndLoads(t *testing.T) {
 		}
 		require.Zero(t, counted())
 
-		ch := asking(t.Context(), &other.home, 1)
+		ch := asking(t.Context(), &other.store, 1)
 		load := receive(t, s.began)
-		waiting := asking(t.Context(), &r.home, 1)
+		waiting := asking(t.Context(), &r.store, 1)
 		for r.Stats().Waits == 0 {
 			require.NoError(t, rdb.Ping(t.Context()).Err()) // it soon waits
 		}
 		load.returns([]string{"a"}, nil)
 		receive(t, ch)
 		receive(t, waiting)
-		has(t, &r.home, 1, []string{"a"})
+		has(t, &r.store, 1, []string{"a"})
 		require.Equal(t, Stats{Hits: 1, Misses: 1, Waits: 1}, counted())
 
-		ch = asking(t.Context(), &r.home, 2)
+		ch = asking(t.Context(), &r.store, 2)
 		load = receive(t, s.began)
-		require.NoError(t, rdb.Del(t.Context(), name(t, &r.home, 2)).Err())
+		require.NoError(t, rdb.Del(t.Context(), name(t, &r.store, 2)).Err())
 		load.returns([]string{"old"}, nil)
 		receive(t, s.began).returns(nil, io.ErrNoProgress)
 		require.ErrorIs(t, receive(t, ch).err, io.ErrNoProgress)
@@ -53,8 +53,8 @@ func TestStatsCountReadsAndLoads(t *testing.T) {
 		var b batch.Batch
 		batch.Get(&b, r, 1)
 		require.NoError(t, b.Run(t.Context()))
-		faults.Add(redistest.Fault{Times: 2}) // of the read and of the lease
-		ch = asking(t.Context(), &r.home, 1)
+		faults.Add(redistest.Fault{Times: 2}) // for the read and the lease
+		ch = asking(t.Context(), &r.store, 1)
 		receive(t, s.began).returns([]string{"b"}, nil)
 		require.Equal(t, answer[[]string]{[]string{"b"}, nil}, receive(t, ch))
 		require.Equal(t, Stats{Hits: 2, Misses: 3, Waits: 1, Loads: 3, LoadFailures: 1, Fenced: 1, RedisFailures: 1}, counted())

@@ -13,7 +13,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// A windowModel is a window as it should be.
+// windowModel is the expected state of a window.
 type windowModel struct {
 	buckets int64
 	scores  map[inBucket]float64
@@ -24,7 +24,7 @@ type inBucket struct {
 	member string
 }
 
-// sums returns what Get ranks, when it is the time of bucket now.
+// sums returns the expected ranking of Get in bucket now.
 func (m *windowModel) sums(now int64) map[string]float64 {
 	sums := map[string]float64{}
 	for a, score := range m.scores {
@@ -35,7 +35,7 @@ func (m *windowModel) sums(now int64) map[string]float64 {
 	return sums
 }
 
-// step does something at random to tr and to the model.
+// step applies a random operation to tr and to the model.
 func (m *windowModel) step(t *testing.T, rnd *rand.Rand, tr *Trending[int, string], now int64) {
 	member, by := fmt.Sprint(rnd.IntN(9)), float64(rnd.IntN(9)-3)
 	switch op := rnd.IntN(100); {
@@ -52,11 +52,11 @@ func (m *windowModel) step(t *testing.T, rnd *rand.Rand, tr *Trending[int, strin
 		require.NoError(t, tr.Delete(t.Context(), 1))
 	default:
 		want := append(board{}, order(m.sums(now))...)
-		has(t, &tr.home, 1, want[:min(len(want), tr.top)])
+		has(t, &tr.store, 1, want[:min(len(want), tr.top)])
 	}
 }
 
-func TestRandomAdditionsToAWindowAreThoseOfAModelAsTimePasses(t *testing.T) {
+func TestTrending_MatchesItsModelOverTime(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(3) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
@@ -74,8 +74,8 @@ func TestRandomAdditionsToAWindowAreThoseOfAModelAsTimePasses(t *testing.T) {
 	}
 }
 
-// Where time does not pass at will, the test writes to the buckets of the past.
-func TestRandomAdditionsToAWindowAreThoseOfAModel(t *testing.T) {
+// Where the test does not control time, it writes to the buckets of the past.
+func TestTrending_MatchesItsModel(t *testing.T) {
 	t.Parallel()
 	models(t, func(t *testing.T, rdb *redis.Client, rnd *rand.Rand, steps int) {
 		if steps < 10_000 {
@@ -84,7 +84,7 @@ func TestRandomAdditionsToAWindowAreThoseOfAModel(t *testing.T) {
 		const bucket = 50_000 * time.Hour
 		tr := trending(t, rdb, TrendingSpec[int, string]{Bucket: bucket, Buckets: 4, Top: 5})
 		now := time.Now().Unix() / int64(bucket/time.Second)
-		k := name(t, &tr.home, 1)
+		k := name(t, &tr.store, 1)
 		m := &windowModel{buckets: 4, scores: map[inBucket]float64{}}
 		for range steps {
 			if rnd.IntN(5) > 0 {
@@ -94,7 +94,7 @@ func TestRandomAdditionsToAWindowAreThoseOfAModel(t *testing.T) {
 			a, by := inBucket{now - rnd.Int64N(6), fmt.Sprint(rnd.IntN(9))}, float64(rnd.IntN(9)-3)
 			m.scores[a] += by
 			require.NoError(t, rdb.ZIncrBy(t.Context(), fmt.Sprint(k, ":", a.bucket), by, a.member).Err())
-			if a.bucket <= now-m.buckets { // which Delete and Remove leave to their TTL
+			if a.bucket <= now-m.buckets { // Delete and Remove leave them to their TTL
 				delete(m.scores, a)
 			}
 		}

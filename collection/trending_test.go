@@ -14,8 +14,8 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// trending returns a Trending. If spec has no Key, it gets one that no other test has;
-// no Bucket, an hour; no Buckets, 24; no Top, 3.
+// trending returns a Trending. Key defaults to a key of this test alone, Bucket
+// to an hour, Buckets to 24, Top to 3.
 func trending[M any](t testing.TB, rdb redis.UniversalClient, spec TrendingSpec[int, M]) *Trending[int, M] {
 	t.Helper()
 	if spec.Key == "" {
@@ -35,7 +35,7 @@ func trending[M any](t testing.TB, rdb redis.UniversalClient, spec TrendingSpec[
 	return tr
 }
 
-// trends fails unless Add of one returns want.
+// trends fails unless adding one returns want.
 func trends(t testing.TB, tr *Trending[int, string], id int, member string, want float64) {
 	t.Helper()
 	got, err := tr.Add(t.Context(), id, member, 1)
@@ -43,14 +43,14 @@ func trends(t testing.TB, tr *Trending[int, string], id int, member string, want
 	require.Equal(t, want, got)
 }
 
-func TestAWindowHasTheBucketOfNowAndThoseBeforeIt(t *testing.T) {
+func TestTrending_CoversTheCurrentAndEarlierBuckets(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		time.Sleep(time.Until(time.Now().Truncate(time.Hour).Add(time.Hour))) // on the hour
 		tr := trending(t, rdb, TrendingSpec[int, string]{Key: "top:{id}", Buckets: 3})
 		shows := func(want board) {
 			t.Helper()
-			has(t, &tr.home, 1, append(board{}, want...))
+			has(t, &tr.store, 1, append(board{}, want...))
 		}
 		shows(nil)
 		trends(t, tr, 1, "a", 1) // 0:00
@@ -67,7 +67,7 @@ func TestAWindowHasTheBucketOfNowAndThoseBeforeIt(t *testing.T) {
 		time.Sleep(58*time.Minute + 59*time.Second)
 		shows(board{{"a", 3}, {"b", 2}, {"c", 1}}) // 2:59:59
 		time.Sleep(time.Second)
-		shows(board{{"b", 2}, {"c", 1}, {"a", 1}}) // 3:00: what was added from 1:00 on
+		shows(board{{"b", 2}, {"c", 1}, {"a", 1}}) // 3:00: additions since 1:00
 		trends(t, tr, 1, "a", 2)
 		time.Sleep(time.Hour)
 		shows(board{{"b", 1}, {"a", 1}}) // 4:00: from 2:00 on
@@ -79,7 +79,7 @@ func TestAWindowHasTheBucketOfNowAndThoseBeforeIt(t *testing.T) {
 	})
 }
 
-func TestOnlyTheHighestOfABucketAreKeptAndTheTopOfTheWindowIsReturned(t *testing.T) {
+func TestTrending_KeepsTheHighestOfABucketAndReturnsTheTop(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		tr := trending(t, rdb, TrendingSpec[int, string]{Bucket: 24 * time.Hour, Buckets: 2, Top: 2, Keep: 3})
@@ -88,7 +88,7 @@ func TestOnlyTheHighestOfABucketAreKeptAndTheTopOfTheWindowIsReturned(t *testing
 			require.NoError(t, err)
 			require.EqualValues(t, i+2, sum)
 		}
-		has(t, &tr.home, 1, board{{"d", 5}, {"c", 4}})
+		has(t, &tr.store, 1, board{{"d", 5}, {"c", 4}})
 		sum, err := tr.Add(t.Context(), 1, "e", 1)
 		require.NoError(t, err)
 		require.Zero(t, sum, "it was dropped")
@@ -99,32 +99,32 @@ func TestOnlyTheHighestOfABucketAreKeptAndTheTopOfTheWindowIsReturned(t *testing
 		require.NoError(t, err)
 		require.EqualValues(t, int64(1<<53), sum, "exact to 2^53")
 		require.NoError(t, tr.Remove(t.Context(), 1, "d", "x"))
-		has(t, &tr.home, 1, board{{"c", 1 << 53}, {"b", 3}})
+		has(t, &tr.store, 1, board{{"c", 1 << 53}, {"b", 3}})
 		require.NoError(t, tr.Delete(t.Context(), 1, 2))
-		has(t, &tr.home, 1, board{})
-		has(t, &tr.home, 2, board{})
+		has(t, &tr.store, 1, board{})
+		has(t, &tr.store, 2, board{})
 	})
 }
 
-func TestAWindowIsReadInOneRoundTrip(t *testing.T) {
+func TestTrending_ReadsInOneRoundTrip(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		tr := trending(t, rdb, TrendingSpec[int, string]{})
 		trends(t, tr, 1, "a", 1)
-		has(t, &tr.home, 1, board{{"a", 1}})
+		has(t, &tr.store, 1, board{{"a", 1}})
 		trips := new(redistest.Counter)
 		rdb.AddHook(trips)
-		has(t, &tr.home, 1, board{{"a", 1}})
+		has(t, &tr.store, 1, board{{"a", 1}})
 		require.Equal(t, 1, trips.RoundTrips())
 	})
 }
 
-func TestABucketOfSomethingElseIsForeign(t *testing.T) {
+func TestTrending_ForeignBucketIsAnError(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ctx, tr := t.Context(), trending(t, rdb, TrendingSpec[int, string]{Bucket: 1000 * time.Hour})
 		trends(t, tr, 1, "secret", 1)
-		mine := rdb.Keys(ctx, name(t, &tr.home, 1)+":*").Val()
+		mine := rdb.Keys(ctx, name(t, &tr.store, 1)+":*").Val()
 		require.Len(t, mine, 1)
 		require.NoError(t, rdb.Set(ctx, mine[0], "v", 0).Err())
 		_, err := tr.Get(ctx, 1)
@@ -134,11 +134,11 @@ func TestABucketOfSomethingElseIsForeign(t *testing.T) {
 		require.ErrorIs(t, tr.Remove(ctx, 1, "a"), ErrForeign)
 		require.Equal(t, "v", rdb.Get(ctx, mine[0]).Val())
 		require.NoError(t, tr.Delete(ctx, 1))
-		has(t, &tr.home, 1, board{})
+		has(t, &tr.store, 1, board{})
 	})
 }
 
-func TestMembersOfAWindowThatCannotBeDecodedAreAnError(t *testing.T) {
+func TestTrending_UndecodableMemberIsAnError(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		prefix := redistest.Key(t) + ":{id}"
@@ -150,7 +150,7 @@ func TestMembersOfAWindowThatCannotBeDecodedAreAnError(t *testing.T) {
 	})
 }
 
-func TestAnAdditionToAWindowThatFailsSaysWhetherItMayHaveBeenMade(t *testing.T) {
+func TestTrending_FailedAddReportsAnUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		tr := trending(t, rdb, TrendingSpec[int, string]{})
@@ -160,16 +160,16 @@ func TestAnAdditionToAWindowThatFailsSaysWhetherItMayHaveBeenMade(t *testing.T) 
 		faults.Add(redistest.Fault{Executed: true})
 		_, err := tr.Add(t.Context(), 1, "a", 1)
 		require.ErrorIs(t, err, ErrOutcomeUnknown)
-		has(t, &tr.home, 1, board{{"a", 2}})
+		has(t, &tr.store, 1, board{{"a", 2}})
 		for _, by := range []float64{math.NaN(), math.Inf(1), 2e300} {
 			_, err = tr.Add(t.Context(), 1, "a", by)
 			require.ErrorContains(t, err, "a score must be from -1e+300 to 1e+300")
 		}
-		has(t, &tr.home, 1, board{{"a", 2}})
+		has(t, &tr.store, 1, board{{"a", 2}})
 	})
 }
 
-func TestATrendingSpecThatIsWrongIsAnErrorThatNamesTheField(t *testing.T) {
+func TestNewTrending_NamesTheWrongField(t *testing.T) {
 	t.Parallel()
 	for want, spoil := range map[string]func(s *TrendingSpec[int, int]){
 		"Spec.Key is required":                        func(s *TrendingSpec[int, int]) { s.Key = "" },
@@ -198,9 +198,9 @@ func trendingAnywhere(t *testing.T, rdb redis.UniversalClient) {
 			trends(t, tr, id, "a", 1)
 			trends(t, tr, id, "a", 2)
 			trends(t, tr, id, "b", 1)
-			has(t, &tr.home, id, board{{"a", 2}, {"b", 1}})
+			has(t, &tr.store, id, board{{"a", 2}, {"b", 1}})
 			require.NoError(t, tr.Remove(t.Context(), id, "a"))
-			has(t, &tr.home, id, board{{"b", 1}})
+			has(t, &tr.store, id, board{{"b", 1}})
 			require.NoError(t, tr.Delete(t.Context(), id))
 		}
 	}

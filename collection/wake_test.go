@@ -15,8 +15,9 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// A load in one process and a reader in another, of each kind and of a cache: the reader
-// is woken in the moment in which the load ends, whether it is stored or has failed.
+// A load runs in one process, and a reader in another, for each type and a
+// cache. The reader is woken at the moment when the load ends, stored or
+// failed.
 func TestRestore_IsWokenWhenTheLoadOfAnotherProcessEnds(t *testing.T) {
 	t.Parallel()
 	const takes = 10*time.Second + 137*time.Millisecond
@@ -70,9 +71,9 @@ func TestRestore_IsWokenWhenTheLoadOfAnotherProcessEnds(t *testing.T) {
 	}
 }
 
-// Writers find a lease that a reader waits for to be a lease, and a message is sent where
-// a reader waits and nowhere else.
-func TestRestore_OfWhatIsWrittenWhileAReaderWaits(t *testing.T) {
+// Writers recognise a lease that a reader waits for. A message is sent only if
+// a reader waits.
+func TestRestore_WritersKeepALeaseThatAReaderWaitsFor(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		heard := redistest.Subscribe(t, rdb, script.WakeChannel("r:1", "r:1"))
@@ -84,11 +85,11 @@ func TestRestore_OfWhatIsWrittenWhileAReaderWaits(t *testing.T) {
 		}}
 		first, second := ranking(t, rdb, spec), ranking(t, again(t, rdb), spec)
 		for _, waits := range []bool{true, false} {
-			a := asking(t.Context(), &first.home, 1)
+			a := asking(t.Context(), &first.store, 1)
 			synctest.Wait()
 			b := a
 			if waits {
-				b = asking(t.Context(), &second.home, 1)
+				b = asking(t.Context(), &second.store, 1)
 				synctest.Wait()
 				messages++
 			}
@@ -97,7 +98,7 @@ func TestRestore_OfWhatIsWrittenWhileAReaderWaits(t *testing.T) {
 			if waits {
 				require.NoError(t, (<-b).err)
 			}
-			has(t, &first.home, 1, []Scored[string]{{Member: "b", Score: 2}, {Member: "a", Score: 1}})
+			has(t, &first.store, 1, []Scored[string]{{Member: "b", Score: 2}, {Member: "a", Score: 1}})
 			require.NoError(t, first.Delete(t.Context(), 1))
 		}
 		for range messages {

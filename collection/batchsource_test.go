@@ -17,7 +17,7 @@ import (
 	"github.com/cachex-go/cachex/loader"
 )
 
-// Every kind is a batch.Source.
+// Every type is a batch.Source.
 var (
 	_ batch.Source[int, []string]         = (*Recent[int, string])(nil)
 	_ batch.Source[int, []Scored[string]] = (*Ranking[int, string])(nil)
@@ -26,7 +26,7 @@ var (
 	_ batch.Source[int, []Scored[string]] = (*Trending[int, string])(nil)
 )
 
-// shelf has a collection of each kind and a cache, on one client.
+// shelf has a collection of each type and a cache, on one client.
 type shelf struct {
 	names  *cachex.Cache[int, string]
 	latest *Recent[int, string]
@@ -60,7 +60,7 @@ func shelfOf(t testing.TB, rdb redis.UniversalClient, up func(context.Context, i
 	}
 }
 
-// read reads one of each in a Batch, and requires what there must be.
+// read reads one of each in a Batch, and requires the expected values.
 func (s *shelf) read(t testing.TB, id int) {
 	t.Helper()
 	var b batch.Batch
@@ -86,7 +86,7 @@ func requireValue[V any](t testing.TB, want V, v *batch.Value[V]) {
 	require.Equal(t, want, got)
 }
 
-func TestABatchOfCollectionsAndCachesThatAreThereIsOneRoundTrip(t *testing.T) {
+func TestBatch_WarmIsOneRoundTrip(t *testing.T) {
 	t.Parallel()
 	road := new(redistest.Roadside)
 	rdb := road.Client(t, redistest.Shared(t).Client(nil))
@@ -98,10 +98,10 @@ func TestABatchOfCollectionsAndCachesThatAreThereIsOneRoundTrip(t *testing.T) {
 	require.Equal(t, 1, road.Trips()-before)
 }
 
-// A cold batch reads, takes the leases of all, and stores all: in a bubble, since those
-// who have loaded wait for the others no longer than 50 ms, and a machine that stands
-// still for as long parts them.
-func TestAColdBatchOfCollectionsAndCachesIsThreeRoundTrips(t *testing.T) {
+// A cold batch reads, acquires all leases, and stores everything, in three
+// round trips. It runs in a bubble: a load waits at most 50 ms for the others,
+// and a machine that pauses that long separates them.
+func TestBatch_ColdIsThreeRoundTrips(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, plain *redis.Client) {
 		road := new(redistest.Roadside)
@@ -112,7 +112,7 @@ func TestAColdBatchOfCollectionsAndCachesIsThreeRoundTrips(t *testing.T) {
 		} {
 			require.NoError(t, rdb.ScriptLoad(t.Context(), s.Source()).Err())
 		}
-		_, err := rdb.Pipelined(t.Context(), func(p redis.Pipeliner) error { // which has a connection of its own
+		_, err := rdb.Pipelined(t.Context(), func(p redis.Pipeliner) error { // on a connection of its own
 			p.Ping(t.Context())
 			p.Ping(t.Context())
 			return nil
@@ -131,7 +131,7 @@ func TestAColdBatchOfCollectionsAndCachesIsThreeRoundTrips(t *testing.T) {
 	})
 }
 
-func TestABatchRestoresCollectionsSideBySide(t *testing.T) {
+func TestBatch_RestoresConcurrently(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		began, all := make(chan bool, 10), make(chan bool)
@@ -146,14 +146,14 @@ func TestABatchRestoresCollectionsSideBySide(t *testing.T) {
 			}
 			close(all)
 		}()
-		s.read(t, 1) // also where the server does not know the script of the window
+		s.read(t, 1) // also if the server does not know the script of the window
 		require.Empty(t, began)
 		s.read(t, 1)
 		require.Empty(t, began, "they are there")
 	})
 }
 
-func TestACollectionThatFailsInABatchLeavesTheOthersWhole(t *testing.T) {
+func TestBatch_FailureOfOneLeavesTheOthers(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		r := recent(t, rdb, RecentSpec[int, string]{Up: func(_ context.Context, id int) ([]string, error) {
@@ -166,7 +166,7 @@ func TestACollectionThatFailsInABatchLeavesTheOthersWhole(t *testing.T) {
 			return []string{"10"}, nil
 		}})
 		alone := recent(t, rdb, RecentSpec[int, string]{})
-		require.NoError(t, rdb.Set(t.Context(), name(t, &alone.home, 1), "foreign", 0).Err())
+		require.NoError(t, rdb.Set(t.Context(), name(t, &alone.store, 1), "foreign", 0).Err())
 		var b batch.Batch
 		many := batch.GetMany(&b, r, []int{3, 1, 4})
 		panics := batch.Get(&b, r, 2)
@@ -178,7 +178,7 @@ func TestACollectionThatFailsInABatchLeavesTheOthersWhole(t *testing.T) {
 		e, ok := errors.AsType[*cachex.Error](err)
 		require.True(t, ok)
 		require.Equal(t, "get", e.Op)
-		require.Equal(t, name(t, &r.home, 1), e.Key)
+		require.Equal(t, name(t, &r.store, 1), e.Key)
 		_, err = panics.Get()
 		_, panicked := errors.AsType[*loader.PanicError](err)
 		require.True(t, panicked, err)
@@ -188,7 +188,7 @@ func TestACollectionThatFailsInABatchLeavesTheOthersWhole(t *testing.T) {
 	})
 }
 
-func TestABatchWithoutRedisReadsTheSources(t *testing.T) {
+func TestBatch_WithoutRedisReadsTheSources(t *testing.T) {
 	t.Parallel()
 	rdb := closedClient(t)
 	r, alone := recent(t, rdb, RecentSpec[int, string]{Up: posted("10")}), set(t, rdb, SetSpec[int, string]{})
@@ -203,12 +203,12 @@ func TestABatchWithoutRedisReadsTheSources(t *testing.T) {
 	require.ErrorIs(t, err, redis.ErrClosed)
 }
 
-func TestAReaderOfABatchLeavesARestorationWithItsContext(t *testing.T) {
+func TestBatch_ReaderLeavesARestorationWithItsContext(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource[[]string]()
 		r := recent(t, rdb, RecentSpec[int, string]{Up: s.up})
-		ch := asking(t.Context(), &r.home, 2)
+		ch := asking(t.Context(), &r.store, 2)
 		receive(t, s.began).returns([]string{"10"}, nil)
 		receive(t, ch)
 		ctx, cancel := context.WithCancelCause(t.Context())

@@ -19,15 +19,15 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// ferry is how long a read is on its way to Redis at a pier.
+// ferry is the time that a read takes to reach Redis in a pier.
 const ferry = 10 * time.Millisecond
 
-// A pier has a collection of each kind that is read by a plain command, and a cache. Of
-// each, 1 holds something.
+// pier has a cache, and a collection of each type that a plain command reads.
+// In each, the key 1 has a value.
 type pier struct {
 	shelf
 	rdb  *redis.Client
-	sent *redistest.Counter // of what is sent since all is there
+	sent *redistest.Counter // commands sent since the setup
 }
 
 // atThePier runs f in a bubble.
@@ -57,7 +57,7 @@ func atThePier(t *testing.T, apart bool, f func(t *testing.T, p *pier)) {
 	})
 }
 
-// crossing is a hook that has reads take their time.
+// crossing is a hook that delays reads.
 type crossing struct{}
 
 func (crossing) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -82,7 +82,8 @@ func cross(cmd redis.Cmder) {
 	}
 }
 
-// collections reads each collection in a goroutine of its own, one after the other.
+// collections reads each collection on its own goroutine, one started after the
+// other.
 func (p *pier) collections(t *testing.T, wg *sync.WaitGroup) {
 	has := func(want any, get func() (any, error)) {
 		wg.Go(func() {
@@ -98,7 +99,7 @@ func (p *pier) collections(t *testing.T, wg *sync.WaitGroup) {
 	has([]string{"10"}, func() (any, error) { return p.posts.Get(t.Context(), 1) })
 }
 
-// underWay has two reads be under way, so that others leave together.
+// underWay puts two reads in flight, so that further reads are batched.
 func (p *pier) underWay(t *testing.T, wg *sync.WaitGroup) {
 	for range 2 {
 		wg.Go(func() { _, _ = p.latest.Get(t.Context(), 2) })
@@ -106,7 +107,7 @@ func (p *pier) underWay(t *testing.T, wg *sync.WaitGroup) {
 	synctest.Wait()
 }
 
-func TestReadsOfCollectionsLeaveTogetherWithThoseOfCaches(t *testing.T) {
+func TestBatching_SharesPipelinesWithCaches(t *testing.T) {
 	t.Parallel()
 	atThePier(t, false, func(t *testing.T, p *pier) {
 		var wg sync.WaitGroup
@@ -134,7 +135,7 @@ func TestReadsOfCollectionsLeaveTogetherWithThoseOfCaches(t *testing.T) {
 	})
 }
 
-func TestWithNoCombiningEveryReadOfACollectionIsSentByItself(t *testing.T) {
+func TestNoCombining_SendsEachReadOnItsOwn(t *testing.T) {
 	t.Parallel()
 	atThePier(t, true, func(t *testing.T, p *pier) {
 		began := time.Now()
@@ -148,17 +149,17 @@ func TestWithNoCombiningEveryReadOfACollectionIsSentByItself(t *testing.T) {
 	})
 }
 
-func TestAReaderOfACollectionLeavesOnItsOwnCtxAndHarmsNobody(t *testing.T) {
+func TestBatching_ReaderLeavesOnItsOwnCtx(t *testing.T) {
 	t.Parallel()
 	atThePier(t, false, func(t *testing.T, p *pier) {
 		var wg sync.WaitGroup
 		p.underWay(t, &wg)
 		began, enough := time.Now(), errors.New("enough")
 		ctx, cancel := context.WithCancelCause(t.Context())
-		early := asking(ctx, &p.latest.home, 1)
+		early := asking(ctx, &p.latest.store, 1)
 		synctest.Wait()
 		then, cancelThen := context.WithCancelCause(t.Context())
-		late := asking(then, &p.top.home, 1)
+		late := asking(then, &p.top.store, 1)
 		synctest.Wait()
 		p.collections(t, &wg)
 
@@ -166,7 +167,7 @@ func TestAReaderOfACollectionLeavesOnItsOwnCtxAndHarmsNobody(t *testing.T) {
 		a := receive(t, early)
 		e, ok := errors.AsType[*cachex.Error](a.err)
 		require.True(t, ok)
-		require.Equal(t, cachex.Error{Op: "get", Cache: p.latest.name, Key: name(t, &p.latest.home, 1), Err: enough}, *e)
+		require.Equal(t, cachex.Error{Op: "get", Cache: p.latest.name, Key: name(t, &p.latest.store, 1), Err: enough}, *e)
 		require.Zero(t, time.Since(began), "at once")
 		time.Sleep(ferry + ferry/2)
 		cancelThen(enough)
@@ -179,19 +180,19 @@ func TestAReaderOfACollectionLeavesOnItsOwnCtxAndHarmsNobody(t *testing.T) {
 	})
 }
 
-func TestAKeyOfAnotherKindIsTheMatterOfItsReader(t *testing.T) {
+func TestBatching_WrongTypeFailsOnlyItsOwnReader(t *testing.T) {
 	t.Parallel()
 	atThePier(t, false, func(t *testing.T, p *pier) {
-		for _, k := range []string{name(t, &p.latest.home, 3), name(t, &p.top.home, 3)} {
+		for _, k := range []string{name(t, &p.latest.store, 3), name(t, &p.top.store, 3)} {
 			require.NoError(t, p.rdb.HSet(t.Context(), k, "f", "v").Err())
 		}
 		restored := recent(t, p.rdb, RecentSpec[int, string]{Key: "restored:{id}", Up: posted("20")})
-		require.NoError(t, p.rdb.Set(t.Context(), name(t, &restored.home, 1), "foreign", 0).Err())
+		require.NoError(t, p.rdb.Set(t.Context(), name(t, &restored.store, 1), "foreign", 0).Err())
 		p.sent.Reset()
 		began := time.Now()
 		var wg sync.WaitGroup
 		p.underWay(t, &wg)
-		latest, top, again := asking(t.Context(), &p.latest.home, 3), asking(t.Context(), &p.top.home, 3), asking(t.Context(), &restored.home, 1)
+		latest, top, again := asking(t.Context(), &p.latest.store, 3), asking(t.Context(), &p.top.store, 3), asking(t.Context(), &restored.store, 1)
 		synctest.Wait()
 		p.collections(t, &wg)
 		wg.Wait()
@@ -203,9 +204,9 @@ func TestAKeyOfAnotherKindIsTheMatterOfItsReader(t *testing.T) {
 	})
 }
 
-// Who leaves early says nothing about Redis, but one after the other who waits in vain
-// for a lot does.
-func TestReadersThatALotKeepsWaitingAreEvidence(t *testing.T) {
+// A caller that leaves early is no evidence about Redis. Several callers in a
+// row that wait in vain for a batch are.
+func TestBatching_WaitingInVainOpensTheBreaker(t *testing.T) {
 	t.Parallel()
 	atThePier(t, false, func(t *testing.T, p *pier) {
 		silent := make(chan bool)
@@ -233,14 +234,14 @@ func TestReadersThatALotKeepsWaitingAreEvidence(t *testing.T) {
 	})
 }
 
-func TestCloseWaitsForReadsThatTheirCallersHaveLeft(t *testing.T) {
+func TestClose_WaitsForAbandonedReads(t *testing.T) {
 	t.Parallel()
 	atThePier(t, false, func(t *testing.T, p *pier) {
 		var wg sync.WaitGroup
 		p.underWay(t, &wg)
 		began := time.Now()
 		ctx, cancel := context.WithCancel(t.Context())
-		gone := asking(ctx, &p.latest.home, 1)
+		gone := asking(ctx, &p.latest.store, 1)
 		time.Sleep(ferry + ferry/2)
 		cancel()
 		require.ErrorIs(t, receive(t, gone).err, context.Canceled)
@@ -253,12 +254,12 @@ func TestCloseWaitsForReadsThatTheirCallersHaveLeft(t *testing.T) {
 		require.Equal(t, 2*ferry, time.Since(began))
 		require.NoError(t, p.latest.Close(t.Context()), "again")
 		wg.Wait()
-		p.collections(t, &wg) // what is in Redis can still be read
+		p.collections(t, &wg) // collections in Redis can still be read
 		wg.Wait()
 	})
 }
 
-func TestCloseLetsTheClientGoOnce(t *testing.T) {
+func TestClose_ReleasesTheClientOnce(t *testing.T) {
 	t.Parallel()
 	atThePier(t, false, func(t *testing.T, p *pier) {
 		same := func() bool {
@@ -278,7 +279,7 @@ func TestCloseLetsTheClientGoOnce(t *testing.T) {
 	})
 }
 
-func TestAReadThatBeginsAfterAWriteSeesItWhateverOthersRead(t *testing.T) {
+func TestBatching_ReadsSeeEarlierWrites(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		sent := new(redistest.Counter)
@@ -287,8 +288,8 @@ func TestAReadThatBeginsAfterAWriteSeesItWhateverOthersRead(t *testing.T) {
 	})
 }
 
-// stormy has many read three collections while some write to them, each of whom must see
-// what it wrote. They must leave together.
+// stormy reads three collections from many goroutines while others write to
+// them. Each writer must see its own writes, and the reads must be batched.
 func stormy(t *testing.T, rdb redis.UniversalClient, sent *redistest.Counter) {
 	t.Helper()
 	const writers, readers, writes, keys = 4, 12, 60, 6
@@ -347,7 +348,7 @@ func stormy(t *testing.T, rdb redis.UniversalClient, sent *redistest.Counter) {
 	require.Less(t, sent.RoundTrips(), sent.Count()*9/10)
 }
 
-func TestOnAClusterReadsOfCollectionsLeaveTogetherForEachNode(t *testing.T) {
+func TestBatching_GroupsReadsByClusterNode(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.StartCluster(t, 3).Client(nil)
 	sent, lots := new(redistest.Counter), &byNode{rdb: rdb}
@@ -360,13 +361,13 @@ func TestOnAClusterReadsOfCollectionsLeaveTogetherForEachNode(t *testing.T) {
 	require.NotZero(t, lots.shared)
 }
 
-// byNode is a hook that looks at which nodes pipelines go to.
+// byNode is a hook that records to which nodes pipelines go.
 type byNode struct {
 	rdb *redis.ClusterClient
 
 	mu     sync.Mutex
 	shared int     // guarded by mu: pipelines of several keys
-	mixed  []error // guarded by mu: of those that went to several nodes
+	mixed  []error // guarded by mu: pipelines that went to several nodes
 }
 
 func (*byNode) DialHook(next redis.DialHook) redis.DialHook          { return next }
