@@ -68,7 +68,7 @@ var (
 	// ErrForeign reports that the key holds a value of another program, and
 	// that there is no Up to restore the collection from. The key is left as it
 	// is.
-	ErrForeign = errors.New("the key holds something else: give the collection a template of its own")
+	ErrForeign = errors.New("the key holds a foreign value: give the collection its own template")
 
 	errNilContext = errors.New("ctx is nil")
 	errUnsettled  = errors.New("the collection was deleted during every load")

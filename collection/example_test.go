@@ -96,7 +96,7 @@ func ExampleRanking() {
 	view(0, 10)
 	view(2, 5)
 	view(4, 6)
-	fmt.Println(top.Get(ctx, board)) // n before and after, as far as there are any
+	fmt.Println(top.Get(ctx, board)) // Spec.Top is 3
 
 	rank, score, err := top.Rank(ctx, board, 2)
 	fmt.Println(rank, score, err)

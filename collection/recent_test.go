@@ -156,7 +156,7 @@ func TestRecent_ForeignKeyIsAnErrorWithoutASourceAndAMissWithOne(t *testing.T) {
 			before := dump(t, rdb, k)
 			_, err := r.Get(ctx, 1)
 			require.ErrorIs(t, err, ErrForeign, what)
-			require.EqualError(t, err, "cachex: get "+k+": the key holds something else: give the collection a template of its own")
+			require.EqualError(t, err, "cachex: get "+k+": the key holds a foreign value: give the collection its own template")
 			require.ErrorIs(t, r.Push(ctx, 1, 5), ErrForeign, what)
 			require.ErrorIs(t, r.Remove(ctx, 1, 5), ErrForeign, what)
 			require.Equal(t, before, dump(t, rdb, k), what)

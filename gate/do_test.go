@@ -18,10 +18,10 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// nothing is an f that succeeds.
+// nothing is a func that succeeds.
 func nothing(context.Context) error { return nil }
 
-// unreachable is an f that must not be called.
+// unreachable is a func that must not be called.
 func unreachable(t testing.TB) func(context.Context) error {
 	return func(context.Context) error {
 		t.Error("f was called behind a closed gate")
@@ -29,7 +29,7 @@ func unreachable(t testing.TB) func(context.Context) error {
 	}
 }
 
-func TestDoCallsWhatItIsGivenOnceAnInterval(t *testing.T) {
+func TestDo_CallsFOnceAnInterval(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		prefix := redistest.Key(t)
@@ -56,8 +56,8 @@ func TestDoCallsWhatItIsGivenOnceAnInterval(t *testing.T) {
 	})
 }
 
-// exits calls Do in a goroutine of its own, which f may end, and returns what Do
-// panicked with.
+// exits calls Do on another goroutine, which f may end, and returns the value
+// that Do panicked with.
 func exits(g *gate.Gate[int], id int, f func(context.Context) error) (panicked any) {
 	done := make(chan struct{})
 	go func() { // ends with Do
@@ -69,7 +69,7 @@ func exits(g *gate.Gate[int], id int, f func(context.Context) error) (panicked a
 	return panicked
 }
 
-func TestTheGateOpensAgainIfNothingCameOfIt(t *testing.T) {
+func TestDo_ReopensAfterAFailure(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		g := newGate(t, rdb, time.Hour)
@@ -94,7 +94,7 @@ func TestTheGateOpensAgainIfNothingCameOfIt(t *testing.T) {
 	})
 }
 
-func TestAGateIsClosedWhileItsCallRuns(t *testing.T) {
+func TestDo_GateIsClosedWhileFRuns(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		g := newGate(t, rdb, time.Hour)
@@ -108,15 +108,15 @@ func TestAGateIsClosedWhileItsCallRuns(t *testing.T) {
 	})
 }
 
-// A call that takes longer than the interval does not hold the gate, and what
-// comes of it does not open the gate for somebody else.
-func TestACallThatTakesTooLongOpensNobodyElsesGate(t *testing.T) {
+// A call that takes longer than the interval does not hold the gate, and its
+// failure does not open the gate that another caller has closed.
+func TestDo_SlowFailureDoesNotOpenTheGateOfALaterCaller(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		g := newGate(t, rdb, every)
 		err := g.Do(t.Context(), 1, func(context.Context) error {
 			time.Sleep(every)
-			tries(t, g, 1, true) // somebody else
+			tries(t, g, 1, true) // another caller
 			return io.EOF
 		})
 		require.Equal(t, io.EOF, err)
@@ -132,7 +132,7 @@ func TestACallThatTakesTooLongOpensNobodyElsesGate(t *testing.T) {
 	})
 }
 
-func TestACallThatIsWrongIsAnErrorAndCallsNothing(t *testing.T) {
+func TestDo_WrongCallIsAnErrorAndCallsNothing(t *testing.T) {
 	t.Parallel()
 	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
 	require.NoError(t, rdb.Close())

@@ -9,22 +9,22 @@ import (
 )
 
 var (
-	// ErrOutcomeUnknown is cachex.ErrOutcomeUnknown: the call was sent and not
-	// answered. It may have been carried out, or may be yet.
+	// ErrOutcomeUnknown is cachex.ErrOutcomeUnknown: the call was sent, but its
+	// reply was lost. Redis may have carried it out, or may do so later.
 	ErrOutcomeUnknown = cachex.ErrOutcomeUnknown
 
-	// ErrForeign says that the key holds something that is not a gate: the value of
-	// a cache with the same template, for instance. It was left as it is.
-	ErrForeign = errors.New("the key holds something that is not a gate: give the gate a template of its own")
+	// ErrForeign reports that the key holds a value that is not a gate, for
+	// example that of a cache with the same template. The key is left as it is.
+	ErrForeign = errors.New("the key holds a value that is not a gate: give the gate its own template")
 
 	errNilContext = errors.New("ctx is nil")
 	errNilFunc    = errors.New("f is nil")
 )
 
-// A ClosedError is the error of Do at a gate that is closed.
+// ClosedError is the error of Do if the gate is closed.
 type ClosedError struct {
-	Key        string        // the key in Redis
-	RetryAfter time.Duration // the gate opens after so long; at least 1 ms
+	Key        string        // the Redis key
+	RetryAfter time.Duration // the time until the gate opens, at least 1 ms
 }
 
 // Error returns the text of the error.

@@ -13,14 +13,14 @@ import (
 
 // A user may ask for a new password once in five seconds.
 func Example() {
-	server, err := redistest.NewEmbedded() // yours is somewhere else
+	server, err := redistest.NewEmbedded() // yours runs elsewhere
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	defer server.Close()
 	now := time.Now()
-	server.SetTime(now) // and its time passes by itself
+	server.SetTime(now) // from now on its clock runs on its own
 
 	resets := cachex.Must(gate.New(server.Client(nil), gate.Spec[int64]{
 		Key:   "password:{user_id}",
@@ -48,10 +48,10 @@ func Example() {
 	// Email was sent.
 }
 
-// Try is for callers who do not want an error: a line that is logged once a
-// minute, however many servers would log it.
+// Try suits callers that want no error: a line that is logged once a minute,
+// however many servers would log it.
 func ExampleGate_Try() {
-	server, err := redistest.NewEmbedded() // yours is somewhere else
+	server, err := redistest.NewEmbedded() // yours runs elsewhere
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -20,7 +20,7 @@ import (
 
 func init() { redistest.Register("gate holder", holdGate) }
 
-// holdGate is another process of the fleet, which is killed in Do.
+// holdGate runs in another process of the fleet, which is killed in Do.
 func holdGate() {
 	rdb := redis.NewClient(&redis.Options{Addr: os.Getenv("REDIS"), ReadTimeout: redistest.Patience})
 	g, err := gate.New(rdb, gate.Spec[int]{Key: os.Getenv("PREFIX") + ":{id}", Every: time.Hour})
@@ -33,7 +33,7 @@ func holdGate() {
 	fmt.Println(err)
 }
 
-func TestTheGateOfAProcessThatIsKilledStaysClosed(t *testing.T) {
+func TestDo_GateOfAKilledProcessStaysClosed(t *testing.T) {
 	t.Parallel()
 	server, prefix := redistest.Shared(t), redistest.Key(t)
 	child := redistest.Child(t, "gate holder", "REDIS="+server.Addr(), "PREFIX="+prefix)
@@ -51,8 +51,8 @@ func TestTheGateOfAProcessThatIsKilledStaysClosed(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// known makes the server know the scripts, so that a command that fails is the
-// one that would have done the work.
+// known makes the server know the scripts, so that a failing command is one
+// that would have done the work.
 func known(t testing.TB, rdb redis.UniversalClient) {
 	t.Helper()
 	for _, s := range []*script.Script{script.PassGate, script.ReopenGate, script.ResetGate} {
@@ -61,8 +61,8 @@ func known(t testing.TB, rdb redis.UniversalClient) {
 	}
 }
 
-// clients returns a client of each kind whose connections all go through a proxy,
-// without the time that go-redis spends on a server that is away.
+// clients returns clients of every type whose connections all go through a
+// proxy. They do not spend go-redis' usual time on an unreachable server.
 func clients(t testing.TB, proxy string) map[string]redis.UniversalClient {
 	t.Helper()
 	plain := redis.NewClient(&redis.Options{Addr: proxy, PoolSize: 1, ReadTimeout: redistest.Patience})
@@ -84,8 +84,8 @@ func clients(t testing.TB, proxy string) map[string]redis.UniversalClient {
 	return map[string]redis.UniversalClient{"client": plain, "ring": ring, "cluster": cluster, "autopipeline": auto}
 }
 
-// The connection breaks after the server has closed the gate. A copy could come when the
-// gate has opened again, and close it for nobody.
+// The connection breaks after the server has closed the gate. A copy could come
+// after the gate has opened again, and close it although no caller has passed.
 func TestTry_IsSentOnce(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -93,7 +93,7 @@ func TestTry_IsSentOnce(t *testing.T) {
 		proxy := redistest.NewProxy(t, rdb.Options().Addr)
 		for kind, client := range clients(t, proxy.Addr()) {
 			g := newGate(t, client, time.Hour)
-			require.NoError(t, client.Ping(t.Context()).Err()) // so that it is connected
+			require.NoError(t, client.Ping(t.Context()).Err()) // to connect
 			proxy.LoseReplies(1)
 			ok, _, err := g.Try(t.Context(), 1)
 			require.ErrorIs(t, err, gate.ErrOutcomeUnknown, kind)
@@ -109,7 +109,7 @@ func TestTry_IsSentOnce(t *testing.T) {
 	})
 }
 
-func TestAReplyThatIsLostForGoodIsAnUnknownOutcome(t *testing.T) {
+func TestTry_LostReplyIsAnUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		known(t, rdb)
@@ -124,7 +124,7 @@ func TestAReplyThatIsLostForGoodIsAnUnknownOutcome(t *testing.T) {
 			ok, retryAfter, err := g.Try(t.Context(), 1)
 			require.False(t, ok)
 			require.Zero(t, retryAfter)
-			unknown := map[bool]string{true: "outcome unknown: ", false: ""}[executed] // else nothing was sent
+			unknown := map[bool]string{true: "outcome unknown: ", false: ""}[executed] // otherwise nothing was sent
 			require.Equal(t, executed, errors.Is(err, gate.ErrOutcomeUnknown))
 			require.ErrorIs(t, err, io.EOF)
 			require.ErrorContains(t, err, "cachex: try "+prefix+":1: "+unknown+"script ")
@@ -142,17 +142,17 @@ func TestAReplyThatIsLostForGoodIsAnUnknownOutcome(t *testing.T) {
 	})
 }
 
-func TestARedisThatIsAwayOpensNoGateAndClosesNone(t *testing.T) {
+func TestTry_WithoutRedisChangesNoGate(t *testing.T) {
 	t.Parallel()
 	server, lines := redistest.Start(t), new(redistest.Lines)
 	rdb := server.Client(func(o *redis.Options) { o.Dialer = lines.Dial })
 	prefix := redistest.Key(t)
 	g := gateOf(t, rdb, prefix, time.Hour)
 	require.NoError(t, g.Reset(t.Context(), 1))
-	tries(t, g, 3, true) // the script is known, and there is a connection
+	tries(t, g, 3, true) // the script is known, and a connection exists
 
 	server.Stop()  // silent
-	lines.Expire() // replies from now on come too late
+	lines.Expire() // later replies come too late
 	ok, _, err := g.Try(t.Context(), 1)
 	require.False(t, ok)
 	require.ErrorIs(t, err, gate.ErrOutcomeUnknown)
@@ -170,7 +170,7 @@ func TestARedisThatIsAwayOpensNoGateAndClosesNone(t *testing.T) {
 	require.Error(t, g.Reset(t.Context(), 2))
 }
 
-func TestAGateThatCannotBeReopenedIsReported(t *testing.T) {
+func TestDo_ReportsAFailedReopening(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		known(t, rdb)
@@ -192,18 +192,18 @@ func TestAGateThatCannotBeReopenedIsReported(t *testing.T) {
 	})
 }
 
-func TestAServerThatHasLostItsKeysHasOpenGates(t *testing.T) {
+func TestTry_PassesAfterALossOfTheKeys(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	g := newGate(t, server.Client(nil), time.Hour)
 	tries(t, g, 1, true)
 	tries(t, g, 1, false)
 	server.Restart()
-	tries(t, g, 1, true) // the client dials anew, and the server is told the script anew
+	tries(t, g, 1, true) // the client reconnects, and sends the script again
 	tries(t, g, 1, false)
 }
 
-func TestGatesWorkOnAClusterAndThroughATwemproxy(t *testing.T) {
+func TestGate_WorksOnAClusterAndThroughTwemproxy(t *testing.T) {
 	t.Parallel()
 	for kind, start := range map[string]func(*testing.T) redis.UniversalClient{
 		"cluster": func(t *testing.T) redis.UniversalClient { return redistest.StartCluster(t, 3).Client(nil) },
@@ -226,8 +226,9 @@ func TestGatesWorkOnAClusterAndThroughATwemproxy(t *testing.T) {
 	}
 }
 
-// A proxy that loses its server says so by an error that looks like one of Redis.
-func TestAServerLostBehindATwemproxyIsAnUnknownOutcome(t *testing.T) {
+// A proxy that loses its server reports it by an error that looks like one of
+// Redis.
+func TestTry_ServerLostBehindTwemproxyIsAnUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	rdb := redistest.StartTwemproxy(t, 2*time.Second, server.Addr())
@@ -241,7 +242,7 @@ func TestAServerLostBehindATwemproxyIsAnUnknownOutcome(t *testing.T) {
 	server.Cont()
 	require.ErrorContains(t, err, "Connection timed out")
 	require.ErrorIs(t, err, gate.ErrOutcomeUnknown)
-	require.Eventually(t, func() bool { // once the proxy has the server again, which has run what it was sent
+	require.Eventually(t, func() bool { // until the proxy reaches the server again, which has executed what it received
 		ok, _, err := g.Try(t.Context(), 2)
 		return err == nil && !ok
 	}, patience, 10*time.Millisecond)

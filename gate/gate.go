@@ -1,6 +1,6 @@
 // Package gate lets something happen once per interval and key in the whole
-// fleet: one mail to reset a password in five minutes, however often and on
-// however many servers the button is pressed.
+// fleet. For example, one password mail in five minutes, however often and on
+// however many servers the button is pressed:
 //
 //	resets := cachex.Must(gate.New(rdb, gate.Spec[int64]{
 //		Key:   "password:{user_id}",
@@ -8,9 +8,10 @@
 //	}))
 //	err := resets.Do(ctx, userID, sendMail)
 //
-// Who passes an open gate closes it, in one step, and it opens by itself when the
-// interval is over, by the clock of the server. Nobody holds it: a gate is no
-// lock, and what runs behind it for longer than the interval may run twice.
+// A caller that passes an open gate closes it, in one step. The gate opens
+// again when the interval is over, by the clock of the server. A gate is not a
+// lock: no caller holds it, and work that takes longer than the interval may
+// run twice.
 package gate
 
 import (
@@ -30,31 +31,32 @@ import (
 	"github.com/cachex-go/cachex/loader"
 )
 
-// A Spec describes a gate. It is a value: New copies it and changes nothing.
+// Spec describes a gate. It is a value: New copies it and changes nothing.
 type Spec[K comparable] struct {
-	// Name is the name of the gate in errors that have no key. Defaults to Key up to
-	// its first placeholder, "password" for "password:{user_id}".
+	// Name names the gate in errors that have no key. Defaults to Key up to its
+	// first placeholder, "password" for "password:{user_id}".
 	Name string
 
-	// Key is the template of the keys in Redis, as that of cachex.Spec. It must not
-	// be the template of a cache or of anything else. Required, unless KeyFunc is
+	// Key is the template of the Redis keys, like cachex.Spec.Key. A cache or
+	// anything else must not use the same template. Required, unless KeyFunc is
 	// set.
 	Key string
 
-	// KeyFunc returns the key in Redis, as it stands. It must return different
-	// strings for different keys, be safe for concurrent use, and not be set
-	// together with Key. Defaults to nil.
+	// KeyFunc returns the Redis key, which is used unchanged. It must return
+	// different strings for different keys, and be safe for concurrent use. It
+	// must not be set together with Key. Defaults to nil.
 	KeyFunc func(K) string
 
-	// Every is for how long a gate is closed after somebody has passed it, in whole
-	// milliseconds, at most ten years. A gate that is found closed for longer, since
-	// Every was more in an older program, is closed for Every from then. Required.
+	// Every is the time that a gate stays closed after a caller has passed it,
+	// in whole milliseconds, at most ten years. If a gate is found closed for
+	// longer, because an older program had a greater Every, it is closed for
+	// Every from then. Required.
 	Every time.Duration
 }
 
-// A Gate lets one caller through per key and interval. It is safe for concurrent
+// Gate lets one caller pass per key and interval. It is safe for concurrent
 // use, starts no goroutine and needs no Close. Gates with the same template on
-// the same Redis are one, in one process or in many.
+// the same Redis are shared, in one process or in many.
 type Gate[K comparable] struct {
 	name  string
 	every time.Duration
@@ -62,10 +64,10 @@ type Gate[K comparable] struct {
 	key   *key.Template[K]
 }
 
-// New returns the gate that spec describes, or an error that names the field that
-// is wrong. It makes no call to Redis. The client stays the caller's. New refuses a
-// Ring that may drop a shard: a gate that was passed would be open on another shard.
-// Its HeartbeatFrequency must be cachex.Forever.
+// New returns the gate that spec describes, or an error that names the wrong
+// field. It does not call Redis. It does not close the client. New rejects a
+// Ring that may drop a shard, since a closed gate would be open on another
+// shard: set its HeartbeatFrequency to cachex.Forever.
 func New[K comparable](rdb redis.UniversalClient, spec Spec[K]) (*Gate[K], error) {
 	template, err := key.FromSpec(spec.Key, spec.KeyFunc)
 	if err == nil {
@@ -81,42 +83,44 @@ func New[K comparable](rdb redis.UniversalClient, spec Spec[K]) (*Gate[K], error
 	return g, nil
 }
 
-// Try reports whether the gate of key was open, and closes it for Spec.Every. It
-// does not wait. Of any number of callers who find it open, one gets true. If it
-// is closed, retryAfter is the time until it opens, at least 1 ms; else it is 0.
+// Try reports whether the gate of key was open, and closes it for Spec.Every.
+// It does not wait. If several callers find the gate open, exactly one gets
+// true. If the gate is closed, retryAfter is the time until it opens, at least
+// 1 ms; otherwise it is 0.
 //
-// The error is a *cachex.Error, and ok is then false: of Redis, or the cause of
-// the end of ctx. With one that is ErrOutcomeUnknown the gate may be closed, for
-// at most Spec.Every, though this call has let nobody through; Reset opens it.
-// After one that is ErrForeign the key is as it was. After any other the gate is
-// as it was.
+// The error is a *cachex.Error: of Redis, or the cause of the end of ctx. With
+// an error, ok is false. If it is ErrOutcomeUnknown, the gate may be closed,
+// for at most Spec.Every, although this call has let no caller pass; Reset
+// opens it. If it is ErrForeign, the key is unchanged. After any other error
+// the gate is unchanged.
 //
-// One call is one round trip. It is sent once: a copy that comes late would close
-// a gate that has opened since.
+// A call is one round trip. The command is sent once: a late copy would close a
+// gate that has opened since.
 func (g *Gate[K]) Try(ctx context.Context, key K) (ok bool, retryAfter time.Duration, err error) {
-	k, err := g.enter(ctx, "try", key)
+	k, err := g.begin(ctx, "try", key)
 	if err != nil {
 		return false, 0, err
 	}
 	return g.try(ctx, "try", k, entry.NewToken())
 }
 
-// Do calls f if the gate of key is open, and closes it for Spec.Every from before
-// f begins. It returns the error of f, as it is.
+// Do calls f if the gate of key is open, and closes it for Spec.Every, from
+// before f begins. It returns the error of f unchanged.
 //
 //   - If the gate is closed, f is not called and the error is a *ClosedError.
-//   - If f returns an error, panics or calls runtime.Goexit, the gate is opened
-//     again, unless the interval is over and somebody else has passed it since.
-//     That is done though ctx may have ended. If Redis fails then, the gate may stay
-//     closed for the rest of the interval, and the error is that of f joined with
-//     one that says so.
-//   - If the process dies in f, the gate stays closed for the rest of the interval:
-//     nobody can know how far f has come.
-//   - If f takes longer than Spec.Every, the gate opens meanwhile, and f may run
-//     somewhere else at the same time.
-//   - If Redis fails, f is not called, and the error is that of Try.
+//   - If f returns an error, panics or calls runtime.Goexit, Do opens the gate
+//     again, even if ctx has ended. It does not if the interval is over and
+//     another caller has passed since. If Redis fails then, the gate may stay
+//     closed for the rest of the interval, and the error of f is joined with
+//     one that reports it.
+//   - If the process dies in f, the gate stays closed for the rest of the
+//     interval, since the progress of f is unknown.
+//   - If f takes longer than Spec.Every, the gate opens before f ends, and f
+//     may run elsewhere at the same time.
+//   - If Redis fails, f is not called, and the error is like that of
+//     [Gate.Try].
 func (g *Gate[K]) Do(ctx context.Context, key K, f func(context.Context) error) (err error) {
-	k, err := g.enter(ctx, "do", key)
+	k, err := g.begin(ctx, "do", key)
 	if err != nil {
 		return err
 	}
@@ -132,7 +136,7 @@ func (g *Gate[K]) Do(ctx context.Context, key K, f func(context.Context) error) 
 		return &ClosedError{Key: k, RetryAfter: retryAfter}
 	}
 	returned := false
-	defer func() { // and not after f, which may not return
+	defer func() { // not only after f, which may not return
 		if returned && err == nil {
 			return
 		}
@@ -145,13 +149,13 @@ func (g *Gate[K]) Do(ctx context.Context, key K, f func(context.Context) error) 
 	return err
 }
 
-// Reset opens the gate of key, whoever has closed it. If it is open that is no
-// error.
+// Reset opens the gate of key, regardless of the caller that closed it. An open
+// gate is not an error.
 //
-// The error is a *cachex.Error, as that of Try. With ErrOutcomeUnknown the gate
-// may still be opened later.
+// It fails like [Gate.Try], with a *cachex.Error. If that is ErrOutcomeUnknown,
+// the gate may still be opened later.
 func (g *Gate[K]) Reset(ctx context.Context, key K) error {
-	k, err := g.enter(ctx, "reset", key)
+	k, err := g.begin(ctx, "reset", key)
 	if err != nil {
 		return err
 	}
@@ -175,11 +179,11 @@ func (g *Gate[K]) try(ctx context.Context, op, k string, token entry.Token) (ok 
 	if err != nil {
 		return false, 0, g.fail(op, k, script.Cause(ctx, err))
 	}
-	return g.passed(op, k, reply)
+	return g.parsePass(op, k, reply)
 }
 
-// passed returns what the reply of PassGate says.
-func (g *Gate[K]) passed(op, k string, reply any) (ok bool, retryAfter time.Duration, err error) {
+// parsePass parses the reply of PassGate.
+func (g *Gate[K]) parsePass(op, k string, reply any) (ok bool, retryAfter time.Duration, err error) {
 	parts, _ := reply.([]any)
 	if len(parts) == 2 {
 		ms, ok := parts[1].(int64)
@@ -199,8 +203,8 @@ func (g *Gate[K]) passed(op, k string, reply any) (ok bool, retryAfter time.Dura
 	return false, 0, g.fail(op, k, fmt.Errorf("%w: %w", ErrOutcomeUnknown, errReply))
 }
 
-// reopenTimeout bounds the reopening of a gate whose caller may have left, as far
-// as the client heeds a deadline.
+// reopenTimeout bounds the reopening of a gate, whose caller may have left, if
+// the client respects deadlines.
 const reopenTimeout = 5 * time.Second
 
 // reopen opens a gate that this token has closed.
@@ -217,8 +221,8 @@ func (g *Gate[K]) reopen(ctx context.Context, k string, token entry.Token) error
 	return nil
 }
 
-// enter begins a call: it returns the key in Redis, or the error of the call.
-func (g *Gate[K]) enter(ctx context.Context, op string, key K) (string, error) {
+// begin starts a call: it returns the Redis key, or the error of the call.
+func (g *Gate[K]) begin(ctx context.Context, op string, key K) (string, error) {
 	if ctx == nil {
 		return "", g.fail(op, "", errNilContext)
 	}
@@ -237,16 +241,16 @@ func (g *Gate[K]) fail(op, key string, err error) error {
 	return &cachex.Error{Op: op, Cache: g.name, Key: key, Err: err}
 }
 
-// check returns an error that says what is wrong with what New was given.
+// check returns an error that names the wrong argument of New.
 func check(rdb redis.UniversalClient, every time.Duration) error {
 	if client.Nil(rdb) {
 		return errors.New("client is nil")
 	}
 	switch {
 	case every == 0:
-		return errors.New("Spec.Every is required: choose for how long a gate is closed")
+		return errors.New("Spec.Every is required: the time that a gate stays closed")
 	case every > maxEvery:
-		return fmt.Errorf("Spec.Every is %v, must be at most ten years: what happens once and for all belongs in a database", every)
+		return fmt.Errorf("Spec.Every is %v, must be at most ten years: keep permanent facts in a database", every)
 	}
 	if err := loader.CheckLife(every); err != nil {
 		return fmt.Errorf("Spec.Every: %w", err)

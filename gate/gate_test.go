@@ -17,7 +17,7 @@ import (
 
 const every = 5 * time.Second
 
-func TestAGateLetsOneCallerThroughAndOpensWhenTheIntervalIsOver(t *testing.T) {
+func TestTry_PassesOneCallerAnInterval(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		g := newGate(t, rdb, every)
@@ -36,7 +36,7 @@ func TestAGateLetsOneCallerThroughAndOpensWhenTheIntervalIsOver(t *testing.T) {
 	})
 }
 
-func TestTheGateIsClosedUntilTheLastMillisecond(t *testing.T) {
+func TestTry_GateIsClosedUntilTheLastMillisecond(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		g := newGate(t, rdb, every)
@@ -51,9 +51,9 @@ func TestTheGateIsClosedUntilTheLastMillisecond(t *testing.T) {
 	})
 }
 
-// Who waits for as long as he was told finds the gate open, on a real server as
-// well, where a key is there for one millisecond more than its TTL.
-func TestRetryAfterIsLongEnough(t *testing.T) {
+// A caller that waits for retryAfter finds the gate open. This holds on a real
+// server too, where a key lives one millisecond longer than its TTL.
+func TestTry_RetryAfterIsLongEnough(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		g := newGate(t, rdb, 20*time.Millisecond)
@@ -75,7 +75,7 @@ func TestRetryAfterIsLongEnough(t *testing.T) {
 	})
 }
 
-func TestOfFiftyCallersOnEachOfFourClientsOneIsLetThrough(t *testing.T) {
+func TestTry_PassesOneOfConcurrentCallers(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		prefix := redistest.Key(t)
@@ -109,7 +109,7 @@ func TestOfFiftyCallersOnEachOfFourClientsOneIsLetThrough(t *testing.T) {
 	})
 }
 
-func TestEveryKeyHasAGateOfItsOwn(t *testing.T) {
+func TestTry_KeysAreIndependent(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		g := newGate(t, rdb, time.Hour)
@@ -125,7 +125,7 @@ func TestEveryKeyHasAGateOfItsOwn(t *testing.T) {
 	})
 }
 
-func TestResetOpensAGateWhoeverHasClosedIt(t *testing.T) {
+func TestReset_OpensAGateOfAnotherCaller(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		prefix := redistest.Key(t)
@@ -140,7 +140,7 @@ func TestResetOpensAGateWhoeverHasClosedIt(t *testing.T) {
 	})
 }
 
-func TestACallIsOneRoundTripAndOneKeyWithATTL(t *testing.T) {
+func TestGate_CallIsOneRoundTripAndOneKeyWithATTL(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		prefix := redistest.Key(t)
@@ -164,14 +164,14 @@ func TestACallIsOneRoundTripAndOneKeyWithATTL(t *testing.T) {
 	})
 }
 
-// What was written without a TTL, or with too long a one, must not keep a gate
-// closed for good.
-func TestAGateIsNeverClosedForLongerThanAnInterval(t *testing.T) {
+// A key without a TTL, or with one that is too long, must not keep a gate
+// closed for ever.
+func TestTry_ShortensATTLBeyondTheInterval(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		prefix := redistest.Key(t)
 		g := gateOf(t, rdb, prefix, every)
-		older := gateOf(t, rdb, prefix, time.Hour) // of a program that had another interval
+		older := gateOf(t, rdb, prefix, time.Hour) // of a program with another interval
 		for name, prolong := range map[string]func(){
 			"the TTL was taken away":  func() { tries(t, g, 1, true); rdb.Persist(t.Context(), prefix+":1") },
 			"the TTL was set by hand": func() { tries(t, g, 1, true); rdb.PExpire(t.Context(), prefix+":1", time.Hour) },
@@ -192,7 +192,7 @@ func TestAGateIsNeverClosedForLongerThanAnInterval(t *testing.T) {
 	})
 }
 
-func TestWhatIsNoGateIsAnErrorAndIsLeftAsItIs(t *testing.T) {
+func TestGate_ForeignKeyIsAnErrorAndUnchanged(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ctx := t.Context()
@@ -219,7 +219,7 @@ func TestWhatIsNoGateIsAnErrorAndIsLeftAsItIs(t *testing.T) {
 			require.False(t, ok, name)
 			require.Zero(t, retryAfter, name)
 			require.ErrorIs(t, err, gate.ErrForeign, name)
-			require.EqualError(t, err, "cachex: try "+key+": the key holds something that is not a gate: give the gate a template of its own")
+			require.EqualError(t, err, "cachex: try "+key+": the key holds a value that is not a gate: give the gate its own template")
 			require.ErrorIs(t, g.Reset(ctx, 1), gate.ErrForeign, name)
 			require.ErrorIs(t, g.Do(ctx, 1, unreachable(t)), gate.ErrForeign, name)
 			require.Equal(t, before, dump(t, rdb, key), name)
@@ -227,7 +227,7 @@ func TestWhatIsNoGateIsAnErrorAndIsLeftAsItIs(t *testing.T) {
 	})
 }
 
-// dump returns all that a key holds, and whether it has a TTL.
+// dump returns the complete value of a key, and whether it has a TTL.
 func dump(t testing.TB, rdb *redis.Client, key string) []any {
 	t.Helper()
 	kind := rdb.Type(t.Context(), key).Val()
@@ -247,7 +247,7 @@ func dump(t testing.TB, rdb *redis.Client, key string) []any {
 	return all
 }
 
-func TestASpecThatIsWrongIsAnErrorThatNamesTheField(t *testing.T) {
+func TestNew_NamesTheWrongField(t *testing.T) {
 	t.Parallel()
 	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
 	require.NoError(t, rdb.Close())
@@ -256,7 +256,7 @@ func TestASpecThatIsWrongIsAnErrorThatNamesTheField(t *testing.T) {
 		`Spec.Key is required, for instance "users:{id}"`:                                      {Every: every},
 		"Spec.Key and Spec.KeyFunc are both set, and one is enough":                            {Key: "a:{id}", KeyFunc: keyFunc, Every: every},
 		`Spec.Key "a": int is not in the template, so all keys would collide`:                  {Key: "a", Every: every},
-		"Spec.Every is required: choose for how long a gate is closed":                         {Key: "a:{id}"},
+		"Spec.Every is required: the time that a gate stays closed":                         {Key: "a:{id}"},
 		"Spec.Every: -1s is too short, must be at least 1ms":                                   {Key: "a:{id}", Every: -time.Second},
 		"Spec.Every: 1.5ms is not whole milliseconds":                                          {Key: "a:{id}", Every: 1500 * time.Microsecond},
 		"Spec.Every is 2562047h47m16.854775807s, must be at most ten years: what happens once": {Key: "a:{id}", Every: cachex.Forever},

@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 // patience bounds every wait in real time.
 var patience = redistest.Patience
 
-// newGate returns a gate of ints that no other test has.
+// newGate returns a gate of ints of this test alone.
 func newGate(t testing.TB, rdb redis.UniversalClient, every time.Duration) *gate.Gate[int] {
 	t.Helper()
 	return gateOf(t, rdb, redistest.Key(t), every)
@@ -35,11 +35,11 @@ func gateOf(t testing.TB, rdb redis.UniversalClient, prefix string, every time.D
 	return g
 }
 
-// again returns one more client of the server of rdb.
+// again returns another client of the server of rdb.
 func again(t testing.TB, rdb *redis.Client, configure func(*redis.Options)) *redis.Client {
 	t.Helper()
 	opts := *rdb.Options()
-	opts.PushNotificationProcessor = nil // which NewClient has set, and each client needs its own
+	opts.PushNotificationProcessor = nil // NewClient has set it, and each client needs its own
 	if configure != nil {
 		configure(&opts)
 	}
@@ -48,7 +48,7 @@ func again(t testing.TB, rdb *redis.Client, configure func(*redis.Options)) *red
 	return second
 }
 
-// tries fails unless Try says so.
+// tries fails unless Try returns want.
 func tries(t testing.TB, g *gate.Gate[int], id int, want bool) {
 	t.Helper()
 	ok, retryAfter, err := g.Try(t.Context(), id)

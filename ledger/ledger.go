@@ -1,17 +1,19 @@
-// Package ledger makes a database apply each batch of a write-behind once, whatever
-// dies in between.
+// Package ledger makes a database apply each batch of a write-behind exactly
+// once, whatever process or server dies in between.
 //
-// A table of the database has a row for each bucket and incarnation of it: which batch
-// was applied last. An incarnation is what Redis has kept of the bucket without a loss,
-// so a Redis that comes up empty, or a second Redis, begins a row of its own, and a
-// process that still holds a batch from before the loss can apply it.
-// [Ledger.Once] writes that row in the very transaction that applies the batch, so
-// either both are there or neither. Who tries again, because the process was killed or
-// the reply to COMMIT was lost, finds the row and applies nothing. The row also makes
-// flushers of one bucket wait for each other, and turns away one that was paused for
-// minutes and goes on with what others have long finished.
+// A table in the database has one row for each bucket and incarnation: the last
+// batch that was applied. An incarnation is the history of a bucket in one
+// Redis without a loss. A Redis that comes up empty, or a second Redis,
+// therefore begins its own row, and a process with a batch from before the loss
+// can still apply it. [Ledger.Once] writes the row in the transaction that
+// applies the batch, so both are committed or neither. If the process was
+// killed, or the reply to COMMIT was lost, the retry finds the row and applies
+// nothing. The row also makes concurrent flushers of a bucket wait for each
+// other. It rejects a flusher that was paused for minutes, and continues with a
+// batch that others have long finished.
 //
-// The package needs nothing but database/sql. It is tested with PostgreSQL and SQLite.
+// The package needs nothing but database/sql. It is tested with PostgreSQL and
+// SQLite.
 package ledger
 
 import (
@@ -30,11 +32,11 @@ import (
 	"github.com/cachex-go/cachex/internal/ledgernote"
 )
 
-// A Dialect is the SQL that a database speaks.
+// Dialect is the SQL dialect of a database.
 type Dialect int
 
-// The dialects there are. MySQL is not one of them for now: the statements are few, but
-// none that is not tested against the real thing is offered here.
+// The supported dialects. MySQL is not supported for now: it would need few
+// statements, but every dialect here is tested against the real database.
 const (
 	PostgreSQL Dialect = 1 + iota
 	SQLite
@@ -42,23 +44,24 @@ const (
 
 // Options are the options of a Ledger.
 type Options struct {
-	// Dialect is what the database speaks. Required.
+	// Dialect is the SQL dialect of the database. Required.
 	Dialect Dialect
 
-	// Table is the name of the table, perhaps after that of a schema and a dot. It
-	// may be shared by all namespaces. Defaults to "cachex_ledger".
+	// Table is the name of the table, optionally with a schema and a dot before
+	// it. All namespaces may share it. Defaults to "cachex_ledger".
 	Table string
 
-	// Permanent tells whether an error of a statement is there to stay, because the
-	// row is at fault and not the moment. Defaults to: what PostgreSQL calls a data
-	// exception or the violation of a constraint (SQLSTATE 22… and 23…), if the
-	// error has a method SQLState() string, as that of pgx has; and of SQLite a
-	// constraint, a mismatch, or too much (codes 19, 20, 18), if the error has a method
-	// Code() int, as that of modernc.org/sqlite has.
+	// Permanent reports whether an error of a statement is permanent, because
+	// the row causes it and not the moment. Defaults to a function that
+	// recognises two databases. For PostgreSQL: data exceptions and constraint
+	// violations (SQLSTATE 22… and 23…), if the error has a method SQLState()
+	// string, like that of pgx. For SQLite: a constraint, a mismatch, or a
+	// value that is too big (codes 19, 20, 18), if the error has a method
+	// Code() int, like that of modernc.org/sqlite.
 	Permanent func(error) bool
 }
 
-// A Ledger is a table of batches that were applied. It is safe for concurrent use.
+// Ledger is a table of applied batches. It is safe for concurrent use.
 type Ledger struct {
 	db                             *sql.DB
 	schema                         string
@@ -67,8 +70,8 @@ type Ledger struct {
 	permanent                      func(error) bool
 }
 
-// New returns the ledger of a database. It makes no call to it: Create makes the table,
-// or a migration of yours that runs Schema.
+// New returns the ledger of a database. It does not call the database: the
+// table is created by Create, or by a migration that runs Schema.
 func New(db *sql.DB, o Options) (*Ledger, error) {
 	if db == nil {
 		return nil, errors.New("cachex: new ledger: db is nil")
@@ -84,7 +87,7 @@ func New(db *sql.DB, o Options) (*Ledger, error) {
 	}
 	l := &Ledger{db: db, permanent: o.Permanent}
 	if l.permanent == nil {
-		l.permanent = permanent(o.Dialect)
+		l.permanent = defaultPermanent(o.Dialect)
 	}
 	l.schema = `CREATE TABLE IF NOT EXISTS ` + o.Table + ` (
 	namespace   VARCHAR(255) NOT NULL,
@@ -96,9 +99,9 @@ func New(db *sql.DB, o Options) (*Ledger, error) {
 	applied_at  BIGINT       NOT NULL,
 	PRIMARY KEY (namespace, bucket, incarnation)
 )`
-	// Both dialects know $1. The first statement of a transaction is one that writes: it
-	// takes the lock of the row in PostgreSQL, and in SQLite that of the database, which
-	// a transaction that has read first may be refused.
+	// Both dialects accept $1. The first statement of the transaction must
+	// write: it takes the row lock in PostgreSQL, and the database lock in
+	// SQLite, which may reject a writer that has read first.
 	row := ` WHERE namespace = $1 AND bucket = $2 AND incarnation = $3`
 	l.advance = `UPDATE ` + o.Table + ` SET n = $4, token = $5, content = $6, applied_at = $7` + row + ` AND n = $8`
 	l.insert = `INSERT INTO ` + o.Table + ` (namespace, bucket, incarnation, n, token, content, applied_at)` +
@@ -111,12 +114,13 @@ func New(db *sql.DB, o Options) (*Ledger, error) {
 	return l, nil
 }
 
-// Schema returns the statement that makes the table, if it is not there. It may run
-// twice. Column content is JSON: what was added by the last batch of the bucket, which
-// is needed if Redis goes back in time, and which ids of it were refused or not read.
+// Schema returns the statement that creates the table unless it exists. It may
+// run twice. The column content is JSON: the deltas of the last batch of the
+// bucket, which are needed if Redis goes back in time, and the ids of it that
+// were refused or unread.
 func (l *Ledger) Schema() string { return l.schema }
 
-// Create makes the table, if it is not there.
+// Create creates the table unless it exists.
 func (l *Ledger) Create(ctx context.Context) error {
 	if _, err := l.db.ExecContext(ctx, l.schema); err != nil {
 		return fmt.Errorf("cachex: create ledger: %w", err)
@@ -124,20 +128,22 @@ func (l *Ledger) Create(ctx context.Context) error {
 	return nil
 }
 
-// Once calls apply in a transaction that also records b, and commits it, unless b was
-// recorded before. It returns nil if b is applied, now or before.
+// Once calls apply in a transaction that also records b, and commits it. If b
+// was recorded before, apply is not called. Once returns nil if b is applied,
+// now or before.
 //
-// If apply refuses some ids for good, and says nothing else (see [Batch.Refused]), then
-// what it has done is committed and the ids are recorded: Once returns that error now,
-// and a *RefusedError for the same batch ever after. See Split. An *AppliedError says
-// that b was applied before, with other ids unread. A *ConflictError says that b is not
-// the batch that follows; then nothing was done. With any other error of apply, of a
-// statement, or of COMMIT, b may be applied: call Once again with the same batch, at any
-// time and from any process.
+// If apply refuses some ids permanently and has no other error (see
+// [Batch.Refused]), its changes are committed and the ids are recorded. Once
+// returns that error now, and a *RefusedError for the same batch from then on.
+// See [Ledger.Split]. An *AppliedError reports that b was applied before, with
+// other ids unread. A *ConflictError reports that b is not the next batch; then
+// nothing was changed. After any other error, of apply, of a statement or of
+// COMMIT, b may be applied: call Once again with the same batch, at any time
+// and from any process.
 //
-// apply must do all its work by the tx, must not end it, and may be called again after
-// a failure. Who calls Once for a bucket while somebody else does waits, in the
-// database.
+// apply must do all its work through tx, must not end it, and may be called
+// again after a failure. Concurrent calls of Once for a bucket wait for each
+// other, in the database.
 func (l *Ledger) Once(ctx context.Context, b Batch, apply func(*sql.Tx) error) error {
 	err := b.check()
 	if err == nil {
@@ -154,13 +160,13 @@ func (l *Ledger) once(ctx context.Context, b Batch, apply func(*sql.Tx) error) e
 	if err != nil {
 		return err
 	}
-	defer func() { _ = tx.Rollback() }() // does nothing after Commit
+	defer func() { _ = tx.Rollback() }() // no effect after Commit
 	first, others, err := l.record(ctx, tx, b)
 	if err != nil {
 		return err
 	}
 	if !first {
-		return l.judge(ctx, tx, b)
+		return l.explain(ctx, tx, b)
 	}
 	err = apply(tx)
 	refused, some := b.Refused(err)
@@ -185,14 +191,15 @@ func (l *Ledger) once(ctx context.Context, b Batch, apply func(*sql.Tx) error) e
 	return err
 }
 
-// maxIncarnations is how many rows a bucket has at most: of a Redis that often comes up
-// empty, the rows that were written to longest ago go. A batch of one of these is then
-// held as ForkBehind, or, if it is the first of its incarnation, taken for a new one.
+// maxIncarnations limits the rows of a bucket: if Redis often comes up empty,
+// the rows with the oldest writes are deleted. A batch of a deleted row is then
+// held as ForkBehind, or, if it is the first of its incarnation, taken for a
+// new one.
 const maxIncarnations = 16
 
-// record makes b the last batch of its bucket and incarnation if it follows the last
-// one, and reports whether it did; and whether the bucket had other incarnations before
-// this one.
+// record makes b the last batch of its bucket and incarnation if it follows the
+// last one. It reports whether it did, and whether the bucket had other
+// incarnations before.
 func (l *Ledger) record(ctx context.Context, tx *sql.Tx, b Batch) (first, others bool, err error) {
 	text, err := encode(b, nil)
 	if err != nil {
@@ -213,8 +220,8 @@ func (l *Ledger) record(ctx context.Context, tx *sql.Tx, b Batch) (first, others
 	return true, count > 0, err
 }
 
-// judge says what became of a batch that does not follow the last one.
-func (l *Ledger) judge(ctx context.Context, tx *sql.Tx, b Batch) error {
+// explain returns the state of a batch that does not follow the last one.
+func (l *Ledger) explain(ctx context.Context, tx *sql.Tx, b Batch) error {
 	var row Row
 	var text string
 	err := tx.QueryRowContext(ctx, l.current, b.Namespace, b.Bucket, b.Incarnation).Scan(&row.N, &row.Token, &text)
@@ -245,8 +252,8 @@ func affected(result sql.Result, err error) (int64, error) {
 	return result.RowsAffected()
 }
 
-// content is what column content has. Ids may be any bytes, and JSON and databases
-// want text: they are escaped as in a URL.
+// content is the content of the column of that name. Ids may be any bytes, but
+// JSON and databases need text, so they are escaped like in a URL.
 type content struct {
 	Deltas  map[string]int64 `json:"deltas,omitempty"`
 	Refused []string         `json:"refused,omitempty"`
@@ -279,7 +286,7 @@ func unescape(escaped []string) (ids []string, err error) {
 	return ids, nil
 }
 
-// decode fills in what text says of the batch of the row.
+// decode fills r from the column content.
 func (r *Row) decode(text string) (err error) {
 	var c content
 	if err = json.Unmarshal([]byte(text), &c); err != nil {

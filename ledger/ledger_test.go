@@ -12,9 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What needs a database is tested in a module of its own: internal/dbtest.
+// Tests that need a database are in a module of their own: internal/dbtest.
 
-func TestNewRefusesWhatCannotBe(t *testing.T) {
+func TestNew_RejectsInvalidOptions(t *testing.T) {
 	t.Parallel()
 	_, err := New(nil, Options{Dialect: SQLite})
 	require.EqualError(t, err, "cachex: new ledger: db is nil")
@@ -29,7 +29,7 @@ func TestNewRefusesWhatCannotBe(t *testing.T) {
 	require.Contains(t, l.Schema(), "CREATE TABLE IF NOT EXISTS shop.Ledger_2 (")
 }
 
-func TestABatchThatNamesNothingIsRefused(t *testing.T) {
+func TestOnce_RejectsABatchWithoutANamespace(t *testing.T) {
 	t.Parallel()
 	l, err := New(new(sql.DB), Options{Dialect: SQLite})
 	require.NoError(t, err)
@@ -53,17 +53,17 @@ func TestABatchThatNamesNothingIsRefused(t *testing.T) {
 	require.Equal(t, []string{"a", "b", "c"}, Batch{Values: map[string][]byte{"c": nil, "a": nil, "b": nil}}.IDs())
 }
 
-func TestErrorsTellWhichIDsAndWhy(t *testing.T) {
+func TestErrors_NameIDsAndCauses(t *testing.T) {
 	t.Parallel()
 	err := &RefusedError{IDs: []string{"a\n", "b"}, Err: io.ErrClosedPipe}
 	require.EqualError(t, err, `2 ids refused, "a\n" among them: io: read/write on closed pipe`)
 	require.ErrorIs(t, err, io.ErrClosedPipe)
 	require.EqualError(t, &RefusedError{}, "0 ids refused")
 	conflict := &ConflictError{Batch: Batch{Namespace: "views", Bucket: 3, N: 7}, Row: Row{N: 9}}
-	require.EqualError(t, conflict, "batch 7 of views:3 does not follow batch 9, which the ledger has")
+	require.EqualError(t, conflict, "batch 7 of views:3 does not follow batch 9, the last one in the ledger")
 }
 
-func TestWhatIsRecordedHoldsAnyIDAndAnyDelta(t *testing.T) {
+func TestRow_RoundTripsAnyIDAndDelta(t *testing.T) {
 	t.Parallel()
 	deltas := map[string]int64{"": 1, "ä%/\x00\xff\"": math.MinInt64, "b": math.MaxInt64, "c d": 1<<53 + 1}
 	text, err := encode(Batch{Deltas: deltas, Unread: []string{"\xfe"}}, []string{"\xff", "x"})
@@ -87,23 +87,23 @@ type codeError int
 func (e codeError) Error() string { return fmt.Sprint(int(e)) }
 func (e codeError) Code() int     { return int(e) }
 
-func TestOnlyWhatIsTheFaultOfARowIsPermanent(t *testing.T) {
+func TestPermanent_OnlyErrorsOfARow(t *testing.T) {
 	t.Parallel()
 	for err, want := range map[error]bool{
 		stateError("23514"): true, stateError("22003"): true, stateError("40P01"): false, stateError("57014"): false,
 		stateError("2"): false, codeError(19): false, io.EOF: false,
 	} {
-		require.Equal(t, want, permanent(PostgreSQL)(fmt.Errorf("wrapped: %w", err)), err)
+		require.Equal(t, want, defaultPermanent(PostgreSQL)(fmt.Errorf("wrapped: %w", err)), err)
 	}
 	for err, want := range map[error]bool{
 		codeError(19): true, codeError(19 | 5<<8): true, codeError(20): true, codeError(18): true, codeError(5): false,
 		codeError(13): false, stateError("23514"): false, errors.New("x"): false,
 	} {
-		require.Equal(t, want, permanent(SQLite)(fmt.Errorf("wrapped: %w", err)), err)
+		require.Equal(t, want, defaultPermanent(SQLite)(fmt.Errorf("wrapped: %w", err)), err)
 	}
 }
 
-func TestBatchRefused_CollectsAllAndTellsWhenSomethingElseFailed(t *testing.T) {
+func TestBatchRefused_CollectsAllAndReportsOtherErrors(t *testing.T) {
 	t.Parallel()
 	b := Batch{Deltas: map[string]int64{"a": 1, "b": 2, "c": 3}}
 	refuse := func(ids ...string) error { return fmt.Errorf("row: %w", &RefusedError{IDs: ids, Err: io.EOF}) }

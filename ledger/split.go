@@ -7,39 +7,39 @@ import (
 	"fmt"
 )
 
-// Split calls apply for ids, and finds out which of them the database refuses for good.
-// Call it in the function that is given to Once, and return what it returns: nil if all
-// is applied, a *RefusedError if all but some are.
+// Split calls apply for ids, and finds out which of them the database refuses
+// permanently. Call it in the function passed to Once, and return its result:
+// nil if all ids are applied, a *RefusedError if some were refused.
 //
-// apply is called with all of ids first. If it fails for good (see Options.Permanent),
-// what it did is undone by a SAVEPOINT, and it is called with either half, and so on
-// until what is refused is alone. So one statement for all rows is as good as one for
-// each, and a batch without a bad row costs two statements more. Any other error of
-// apply ends Split, and is returned.
+// Split first calls apply with all ids. If apply fails permanently (see
+// Options.Permanent), a SAVEPOINT undoes its changes, and Split calls it with
+// either half, and so on until each refused id is alone. So one statement for
+// all rows works as well as one for each, and a batch without a bad row costs
+// two extra statements. Any other error of apply ends Split, and is returned.
 //
-// A constraint that is deferred to COMMIT fails the batch as a whole, for ever: declare
-// it immediate, or begin with SET CONSTRAINTS ALL IMMEDIATE.
+// A constraint that is deferred to COMMIT fails the whole batch, for ever:
+// declare it immediate, or begin with SET CONSTRAINTS ALL IMMEDIATE.
 func (l *Ledger) Split(ctx context.Context, tx *sql.Tx, ids []string, apply func(ids []string) error) error {
-	s := splitting{l: l, tx: tx, apply: apply}
+	s := splitRun{l: l, tx: tx, apply: apply}
 	if err := s.try(ctx, ids); err != nil {
 		return fmt.Errorf("split: %w", err)
 	}
 	if len(s.refused) > 0 {
-		return &RefusedError{IDs: s.refused, Err: s.why}
+		return &RefusedError{IDs: s.refused, Err: s.cause}
 	}
 	return nil
 }
 
-// A splitting lives as long as one call of Split.
-type splitting struct {
+// splitRun is the state of one call of Split.
+type splitRun struct {
 	l       *Ledger
 	tx      *sql.Tx
 	apply   func(ids []string) error
 	refused []string
-	why     error // of the first
+	cause   error // of the first refused id
 }
 
-func (s *splitting) try(ctx context.Context, ids []string) error {
+func (s *splitRun) try(ctx context.Context, ids []string) error {
 	if len(ids) == 0 {
 		return nil
 	}
@@ -61,8 +61,8 @@ func (s *splitting) try(ctx context.Context, ids []string) error {
 	}
 	if len(ids) == 1 {
 		s.refused = append(s.refused, ids[0])
-		if s.why == nil {
-			s.why = err
+		if s.cause == nil {
+			s.cause = err
 		}
 		return nil
 	}
@@ -72,20 +72,20 @@ func (s *splitting) try(ctx context.Context, ids []string) error {
 	return s.try(ctx, ids[len(ids)/2:])
 }
 
-func (s *splitting) exec(ctx context.Context, query string) error {
+func (s *splitRun) exec(ctx context.Context, query string) error {
 	_, err := s.tx.ExecContext(ctx, query)
 	return err
 }
 
-// permanent returns the default of Options.Permanent.
-func permanent(d Dialect) func(error) bool {
+// defaultPermanent returns the default of Options.Permanent.
+func defaultPermanent(d Dialect) func(error) bool {
 	if d == SQLite {
 		return func(err error) bool {
 			var e interface{ Code() int }
 			if !errors.As(err, &e) {
 				return false
 			}
-			switch e.Code() & 0xff { // the rest of an extended code tells more
+			switch e.Code() & 0xff { // the low byte; the rest of an extended code gives details
 			case 18, 19, 20: // SQLITE_TOOBIG, SQLITE_CONSTRAINT, SQLITE_MISMATCH
 				return true
 			}

@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Not parallel: what is counted is the allocations of the whole process.
-func TestWrappersAllocateNothingThatTheyNeedNot(t *testing.T) {
+// It is not parallel: it counts the allocations of the whole process.
+func TestWrappers_Allocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
@@ -33,11 +33,11 @@ func TestWrappersAllocateNothingThatTheyNeedNot(t *testing.T) {
 		{"Retry of what is not to be repeated", t.Context(), Chain(broken, of.Retry(RetryOptions{Attempts: 1})), 0},
 		{"Limit", t.Context(), Chain(double, all["Limit"]), 0},
 		{"Breaker", t.Context(), Chain(double, all["Breaker"]), 0},
-		{"Breaker, open", t.Context(), tripped(t), 2}, // its error, and how long to wait
+		{"Breaker, open", t.Context(), tripped(t), 2}, // the error, and the time to wait
 		{"Log that nobody reads", t.Context(), Chain(double, all["Log"]), 0},
 		{"Timeout", t.Context(), Chain(double, all["Timeout"]), timer},
 		{"Timeout later than the caller's", soon, Chain(double, all["Timeout"]), 0},
-		{"Once", t.Context(), Chain(double, all["Once"]), 2},                                          // what it gives the gate
+		{"Once", t.Context(), Chain(double, all["Once"]), 2},                                          // the closure for the gate
 		{"Log", t.Context(), Chain(double, of.Log(slog.New(slog.NewTextHandler(nowhere{}, nil)))), 1}, // the key
 	} {
 		got := testing.AllocsPerRun(100, func() { _, _ = row.f(row.ctx, 1<<30) })
@@ -53,7 +53,7 @@ func tripped(t *testing.T) Func[int, int] {
 	return f
 }
 
-// nowhere is a Writer.
+// nowhere is a Writer that discards.
 type nowhere struct{}
 
 func (nowhere) Write(b []byte) (int, error) { return len(b), nil }

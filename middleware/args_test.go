@@ -15,7 +15,7 @@ import (
 	"github.com/cachex-go/cachex/middleware"
 )
 
-func TestAFunctionOfTwoArgumentsIsCachedByBoth(t *testing.T) {
+func TestChain2_CachesByBothArguments(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		pages := cachex.Must(cachex.New(rdb, cachex.Spec[middleware.Args2[int64, string], string]{
@@ -46,7 +46,7 @@ func TestAFunctionOfTwoArgumentsIsCachedByBoth(t *testing.T) {
 	})
 }
 
-func TestAFunctionOfNoArgumentIsCached(t *testing.T) {
+func TestChain0_CachesAFunctionWithoutArguments(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		task := cachex.Must(cachex.New(rdb, cachex.Spec[struct{}, int]{Key: redistest.Key(t), TTL: time.Minute}))

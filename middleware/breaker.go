@@ -10,21 +10,21 @@ import (
 	"github.com/cachex-go/cachex/internal/errs"
 )
 
-// ErrOpen says that a Breaker is open, and has not called the function. The error
-// has an *OpenError too.
+// ErrOpen reports that a Breaker is open, and has not called the function. The
+// error also wraps an *OpenError.
 var ErrOpen = errors.New("breaker is open")
 
-// An OpenError is ErrOpen with the time to wait.
+// OpenError is ErrOpen with the time to wait.
 type OpenError struct {
-	// RetryAfter is how long it is until the next call can be let through. 0 means
-	// that one is under way, on whose end it depends.
+	// RetryAfter is the time until the next probe is allowed. 0 means that a
+	// probe is in flight, whose result decides.
 	RetryAfter time.Duration
 }
 
 // Error returns the text of the error.
 func (e *OpenError) Error() string {
 	if e.RetryAfter <= 0 {
-		return ErrOpen.Error() + ", one call is under way to find out more"
+		return ErrOpen.Error() + ", a probe is in flight"
 	}
 	return ErrOpen.Error() + ", for " + e.RetryAfter.String()
 }
@@ -34,39 +34,39 @@ func (e *OpenError) Unwrap() error { return ErrOpen }
 
 // BreakerOptions describe a Breaker.
 type BreakerOptions struct {
-	// Trip is how many failures in a row open the breaker. Defaults to 5.
+	// Trip is the number of consecutive failures that open the breaker.
+	// Defaults to 5.
 	Trip int
 
-	// Every is how long after it opened one call is let through, and then another
-	// one after each that failed. Defaults to 1 s.
+	// Every is the time from the opening to the first probe, and from a failed
+	// probe to the next one. Defaults to 1 s.
 	Every time.Duration
 
-	// Failure reports whether an error says that the function does not work. It must
-	// be safe for concurrent use. Defaults to all errors but ErrNotFound of package
-	// loader.
+	// Failure reports whether an error means that the function does not work.
+	// It must be safe for concurrent use. Defaults to all errors except
+	// loader.ErrNotFound.
 	Failure func(err error) bool
 }
 
-// Breaker spares callers, and a source that does not work, calls that would fail.
-// After Trip failures in a row, of all the functions that the Middleware wraps and
-// whatever their keys, it is open: calls return an error that is ErrOpen at once.
-// Every so long one call is let through. If it does not fail, the breaker is
-// closed, for all.
+// Breaker rejects calls while the source does not work, to spare both the
+// callers and the source. It opens after Trip consecutive failures, counted
+// over all keys and all functions that the Middleware wraps. While it is open,
+// calls return an error that is ErrOpen at once. At intervals of Every one call
+// passes as a probe. If the probe does not fail, the breaker closes, for all.
 //
-// What counts: a value, and an error that Failure reports false for, is a success.
-// Every other error is a failure, and so is a panic. A call whose ctx was cancelled
-// says nothing, unless it returned a value; but one whose deadline has passed is a
-// failure like any other: it has waited in vain, and where every caller has a
-// deadline, a source that hangs is noticed in no other way.
+// A value is a success, and so is an error for which Failure reports false.
+// Every other error is a failure, and so is a panic. If the ctx of a call was
+// cancelled, the call counts only if it returned a value. If its deadline has
+// passed, it is a failure like any other: it waited in vain. If every caller
+// has a deadline, a source that hangs cannot be noticed in another way.
 //
-// A call that is let through and takes longer than 10 s does not keep the next one
-// from being let through.
+// A probe that takes longer than 10 s does not delay the next one.
 func Breaker[K comparable, V any](o BreakerOptions) Middleware[K, V] {
 	switch {
 	case o.Trip < 0:
-		refuse("Breaker", "BreakerOptions.Trip is %d, must not be negative", o.Trip)
+		panicf("Breaker", "BreakerOptions.Trip is %d, must not be negative", o.Trip)
 	case o.Every < 0:
-		refuse("Breaker", "BreakerOptions.Every is %v, must not be negative", o.Every)
+		panicf("Breaker", "BreakerOptions.Every is %v, must not be negative", o.Every)
 	}
 	if o.Failure == nil {
 		o.Failure = func(err error) bool { return !errors.Is(err, errs.ErrNotFound) }
@@ -76,7 +76,7 @@ func Breaker[K comparable, V any](o BreakerOptions) Middleware[K, V] {
 		Every: cmp.Or(o.Every, time.Second),
 	}}
 	return func(f Func[K, V]) Func[K, V] {
-		given("Breaker", "f", f)
+		mustNotBeNil("Breaker", "f", f)
 		return func(ctx context.Context, key K) (v V, err error) {
 			probes := false
 			if !b.Allow() {
@@ -95,8 +95,8 @@ func Breaker[K comparable, V any](o BreakerOptions) Middleware[K, V] {
 			case err == nil:
 				b.Success()
 			case ctx.Err() == context.Canceled:
-				// A probe that says nothing must end all the same, or there would be
-				// no other one for 10 s.
+				// A probe without a result must still end, or the next one
+				// would come only after 10 s.
 				if probes && b.State() == breaker.HalfOpen {
 					b.Failure(false)
 				}

@@ -14,7 +14,8 @@ import (
 	"github.com/cachex-go/cachex/loader"
 )
 
-// refused asserts that err is that of a breaker that is open for so long.
+// refused asserts that err is the error of a breaker that is open for
+// retryAfter.
 func refused(t *testing.T, err error, retryAfter time.Duration) {
 	t.Helper()
 	require.ErrorIs(t, err, ErrOpen)
@@ -23,7 +24,7 @@ func refused(t *testing.T, err error, retryAfter time.Duration) {
 	require.Equal(t, retryAfter, open.RetryAfter)
 }
 
-func TestFailuresInARowOpenABreaker(t *testing.T) {
+func TestBreaker_OpensAfterConsecutiveFailures(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for trip, want := range map[int]int{0: 5, 1: 1, 3: 3} {
@@ -55,7 +56,7 @@ func TestFailuresInARowOpenABreaker(t *testing.T) {
 	})
 }
 
-func TestAnOpenBreakerLetsOneCallThroughAtATime(t *testing.T) {
+func TestBreaker_ProbesOneCallAtATime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		works := false
@@ -82,7 +83,7 @@ func TestAnOpenBreakerLetsOneCallThroughAtATime(t *testing.T) {
 			synctest.Wait()
 			_, err = f(t.Context(), 4)
 			refused(t, err, 0)
-			require.EqualError(t, err, "cachex: breaker 4: breaker is open, one call is under way to find out more")
+			require.EqualError(t, err, "cachex: breaker 4: breaker is open, a probe is in flight")
 			wg.Wait()
 			_, err = f(t.Context(), 5)
 			refused(t, err, time.Minute)
@@ -98,7 +99,7 @@ func TestAnOpenBreakerLetsOneCallThroughAtATime(t *testing.T) {
 	})
 }
 
-func TestWhatSaysNothingAgainstAFunctionDoesNotOpen(t *testing.T) {
+func TestBreaker_NeutralResultsDoNotOpenIt(t *testing.T) {
 	t.Parallel()
 	left, leave := context.WithCancel(t.Context())
 	leave()
@@ -121,7 +122,7 @@ func TestWhatSaysNothingAgainstAFunctionDoesNotOpen(t *testing.T) {
 	}
 }
 
-func TestWhatSaysSomethingAgainstAFunctionOpens(t *testing.T) {
+func TestBreaker_FailuresOpenIt(t *testing.T) {
 	t.Parallel()
 	late, cancel := context.WithTimeout(t.Context(), 0)
 	defer cancel()
@@ -143,7 +144,7 @@ func TestWhatSaysSomethingAgainstAFunctionOpens(t *testing.T) {
 	}
 }
 
-func TestAnAnswerThatIsAnErrorIsASuccess(t *testing.T) {
+func TestBreaker_NotFoundIsASuccess(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := Chain(fails(errBroken, loader.ErrNotFound, errBroken, errBroken, loader.ErrNotFound).get, of.Breaker(BreakerOptions{Trip: 2}))
@@ -165,7 +166,7 @@ func TestAnAnswerThatIsAnErrorIsASuccess(t *testing.T) {
 	})
 }
 
-func TestALeaveForgetsNoFailures(t *testing.T) {
+func TestBreaker_CancelledCallKeepsTheCount(t *testing.T) {
 	t.Parallel()
 	left, leave := context.WithCancel(t.Context())
 	leave()
@@ -178,8 +179,8 @@ func TestALeaveForgetsNoFailures(t *testing.T) {
 	require.ErrorIs(t, err, ErrOpen)
 }
 
-// The one that is let through must not keep the others waiting by leaving.
-func TestACallThatIsLetThroughAndLeavesIsReplaced(t *testing.T) {
+// A probe that leaves must not keep others waiting.
+func TestBreaker_ReplacesAProbeThatLeaves(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		works := false
@@ -208,7 +209,7 @@ func TestACallThatIsLetThroughAndLeavesIsReplaced(t *testing.T) {
 	})
 }
 
-func TestACallThatIsLetThroughAndHangsIsReplaced(t *testing.T) {
+func TestBreaker_ReplacesAProbeThatHangs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := Chain(func(ctx context.Context, key int) (int, error) {
@@ -240,7 +241,7 @@ func TestACallThatIsLetThroughAndHangsIsReplaced(t *testing.T) {
 	})
 }
 
-func TestFunctionsOfOneBreakerOpenItTogether(t *testing.T) {
+func TestBreaker_SharedByItsFunctions(t *testing.T) {
 	t.Parallel()
 	b := of.Breaker(BreakerOptions{Trip: 2})
 	f, g := Chain(broken, b), Chain(double, b)
@@ -252,7 +253,7 @@ func TestFunctionsOfOneBreakerOpenItTogether(t *testing.T) {
 	require.ErrorIs(t, err, ErrOpen)
 }
 
-func TestARetryDoesNotHammerAnOpenBreaker(t *testing.T) {
+func TestRetry_StopsAtAnOpenBreaker(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := &source{do: func(context.Context, int, int) (int, error) { return 0, errBroken }}

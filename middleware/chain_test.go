@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// noting is a Middleware that notes when it is passed, each way.
+// noting is a Middleware that notes each call, on the way in and out.
 func noting(name string, notes *[]string) Middleware[int, int] {
 	return func(f Func[int, int]) Func[int, int] {
 		return func(ctx context.Context, key int) (int, error) {
@@ -23,7 +23,7 @@ func noting(name string, notes *[]string) Middleware[int, int] {
 	}
 }
 
-func TestTheFirstListedIsOutermost(t *testing.T) {
+func TestChain_FirstListedIsOutermost(t *testing.T) {
 	t.Parallel()
 	var notes []string
 	f := Chain(double, noting("a", &notes), noting("b", &notes), noting("c", &notes))
@@ -33,14 +33,14 @@ func TestTheFirstListedIsOutermost(t *testing.T) {
 	require.Equal(t, []string{"a in", "b in", "c in", "c out", "b out", "a out"}, notes)
 }
 
-func TestAChainOfNothingIsTheFunction(t *testing.T) {
+func TestChain_WithoutMiddlewareIsTheFunction(t *testing.T) {
 	t.Parallel()
 	v, err := Chain(double)(t.Context(), 4)
 	require.NoError(t, err)
 	require.Equal(t, 8, v)
 }
 
-// wrappers has one of each, with a gate that is open.
+// wrappers has one Middleware of each type; the gate is open.
 func wrappers() map[string]Middleware[int, int] {
 	return map[string]Middleware[int, int]{
 		"Timeout": of.Timeout(time.Hour),
@@ -53,19 +53,19 @@ func wrappers() map[string]Middleware[int, int] {
 	}
 }
 
-// open is a Gate that lets every call through.
+// open is a Gate that lets every call pass.
 type open struct{}
 
 func (open) Do(ctx context.Context, _ int, f func(context.Context) error) error { return f(ctx) }
 
-// passing is a Cache that keeps nothing.
+// passing is a Cache that stores nothing.
 type passing struct{}
 
 func (passing) Wrap(up func(context.Context, int) (int, error)) func(context.Context, int) (int, error) {
 	return up
 }
 
-func TestWhatIsGivenAlongWithAnErrorIsPassedOn(t *testing.T) {
+func TestChain_PassesOnAValueWithAnError(t *testing.T) {
 	t.Parallel()
 	for name, mw := range wrappers() {
 		f := mw(func(context.Context, int) (int, error) { return 7, errBroken })
@@ -80,7 +80,7 @@ func TestWhatIsGivenAlongWithAnErrorIsPassedOn(t *testing.T) {
 	}
 }
 
-func TestAPanicPassesThroughAndLeavesAllInOrder(t *testing.T) {
+func TestChain_PanicPassesThroughAndReleases(t *testing.T) {
 	t.Parallel()
 	for name, mw := range wrappers() {
 		first := true
@@ -102,7 +102,7 @@ func TestAPanicPassesThroughAndLeavesAllInOrder(t *testing.T) {
 	}
 }
 
-func TestGoexitPassesThroughAndLeavesAllInOrder(t *testing.T) {
+func TestChain_GoexitPassesThroughAndReleases(t *testing.T) {
 	t.Parallel()
 	for name, mw := range wrappers() {
 		first := true
@@ -130,7 +130,7 @@ func TestGoexitPassesThroughAndLeavesAllInOrder(t *testing.T) {
 	}
 }
 
-func TestAnErrorOfAWrapperNamesTheKeyInOneLine(t *testing.T) {
+func TestErrors_NameTheKeyInOneLine(t *testing.T) {
 	t.Parallel()
 	cause := errors.New("cause")
 	type key struct {
@@ -155,7 +155,7 @@ func TestAnErrorOfAWrapperNamesTheKeyInOneLine(t *testing.T) {
 	require.ErrorIs(t, failed("limit", 42, cause), cause)
 }
 
-func TestABadArgumentPanicsWhereTheWrapperIsMade(t *testing.T) {
+func TestWrappers_PanicOnAWrongArgument(t *testing.T) {
 	t.Parallel()
 	var noCache Cache[int, int]
 	var notMade *unmade
@@ -196,7 +196,7 @@ func TestABadArgumentPanicsWhereTheWrapperIsMade(t *testing.T) {
 	}
 }
 
-// unmade is a cache and a gate, of which there is only a nil pointer.
+// unmade is a cache and a gate; the test uses a nil pointer of it.
 type unmade struct{ passing }
 
 func (*unmade) Do(context.Context, int, func(context.Context) error) error { return nil }

@@ -9,8 +9,8 @@ import (
 	"github.com/cachex-go/cachex/internal/errs"
 )
 
-// A callError is the error of a wrapper about one call. Its text is made when it is
-// read: a breaker that is open returns many, and few are.
+// callError is the error of a wrapper about one call. Its text is made when it
+// is read: an open breaker returns many errors, and few are read.
 type callError[K comparable] struct {
 	op  string
 	key K
@@ -21,10 +21,10 @@ func failed[K comparable](op string, key K, err error) error {
 	return &callError[K]{op: op, key: key, err: err}
 }
 
-// Error returns the text of the error, in one line as far as the key goes.
+// Error returns the text of the error; the key takes one line.
 func (e *callError[K]) Error() string {
 	key := ""
-	if any(e.key) != any(struct{}{}) { // a function of no argument has no key
+	if any(e.key) != any(struct{}{}) { // a function without arguments has no key
 		key = fmt.Sprint(e.key)
 		if !utf8.ValidString(key) || strings.ContainsFunc(key, func(r rune) bool { return !strconv.IsPrint(r) }) {
 			key = strconv.Quote(key)

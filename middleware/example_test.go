@@ -18,7 +18,8 @@ import (
 	"github.com/cachex-go/cachex/middleware"
 )
 
-// exampleRedis starts the Redis of an example. In a program, rdb is of yours.
+// exampleRedis starts the Redis of an example. In your program, rdb is your own
+// client.
 func exampleRedis() (rdb *redis.Client, done func()) {
 	server, err := redistest.NewEmbedded()
 	if err != nil {
@@ -27,7 +28,7 @@ func exampleRedis() (rdb *redis.Client, done func()) {
 	return server.Client(nil), server.Close
 }
 
-// withoutTime leaves out of a log what differs each time.
+// withoutTime removes the variable attributes from a log.
 var withoutTime = &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 	if a.Key == slog.TimeKey || a.Key == "took" {
 		return slog.Attr{}
@@ -35,9 +36,9 @@ var withoutTime = &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr
 	return a
 }}
 
-// A function that asks a database is wrapped, and what is returned has its type.
-// The first listed is outermost: every call is logged and takes a second at most,
-// and a miss calls the database, up to three times, in one of 20 places.
+// A function that queries a database is wrapped; the result has the same type.
+// The first listed is outermost: every call is logged and takes at most a
+// second. A miss calls the database, up to three times, in one of 20 slots.
 func ExampleChain() {
 	rdb, done := exampleRedis()
 	defer done()
@@ -73,12 +74,12 @@ func ExampleChain() {
 	// Ada <nil>
 }
 
-// The document's decorator, @from_cache_decorator(key=KEY, timeout=EXPIRE), around
-// a task of no argument. The number is fresh for two seconds, and shown for eighteen
-// more while one process runs the task again.
+// The document's decorator, @from_cache_decorator(key=KEY, timeout=EXPIRE),
+// around a task without arguments. The number is fresh for two seconds. It is
+// served stale for eighteen more while one process runs the task again.
 //
-// The decorator returns a name that does not exist, takes every result for an int,
-// and has one key for a function whatever its arguments are.
+// The decorator returns a name that does not exist, treats every result as an
+// int, and has one key for a function, whatever its arguments are.
 func ExampleChain0() {
 	rdb, done := exampleRedis()
 	defer done()
@@ -139,7 +140,7 @@ func ExampleFunc2() {
 	add := func(_ context.Context, a, b int) (int, error) { return a + b, nil }
 	sums := cachex.Must(cachex.New(rdb, cachex.Spec[middleware.Args2[int, int], int]{
 		Key: "sums:{a}:{b}", TTL: time.Minute,
-		Up: middleware.Func2(add), // and so Refresh and GetMany know it as well
+		Up: middleware.Func2(add), // Refresh and GetMany use it too
 	}))
 	defer sums.Close(ctx)
 	fmt.Println(sums.Refresh(ctx, middleware.Args2[int, int]{A: 40, B: 2}))
@@ -167,7 +168,7 @@ func ExampleRetry() {
 		attempts++
 		return "", fmt.Errorf("connection %d refused", attempts)
 	}
-	// Without For, the types are written out.
+	// Without For, the type arguments are written out.
 	get := middleware.Chain(down, middleware.Retry[int64, string](middleware.RetryOptions{
 		Attempts: 4, Base: time.Millisecond,
 	}))
@@ -236,7 +237,7 @@ func ExampleLog() {
 	// user bob@example.com: not found
 }
 
-// daily is a gate; gate.New makes one that is shared by the fleet.
+// daily is a gate; gate.New makes one that the fleet shares.
 type daily struct{ sent map[string]bool }
 
 func (d daily) Do(ctx context.Context, mail string, f func(context.Context) error) error {

@@ -19,8 +19,8 @@ func TestMain(m *testing.M) {
 
 var errBroken = errors.New("the source is broken")
 
-// A source is a Func that counts its calls and does with each what do says, or
-// returns the key doubled. It is for one goroutine.
+// source is a Func that counts its calls. It returns the result of do, or the
+// key doubled if do is nil. It is not safe for concurrent use.
 type source struct {
 	calls int
 	do    func(ctx context.Context, call, key int) (int, error)
@@ -34,7 +34,8 @@ func (s *source) get(ctx context.Context, key int) (int, error) {
 	return s.do(ctx, s.calls, key)
 }
 
-// fails returns errors, one a call, and then the key doubled.
+// fails returns a source that returns errs, one a call, and then the key
+// doubled.
 func fails(errs ...error) *source {
 	return &source{do: func(_ context.Context, call, key int) (int, error) {
 		if call <= len(errs) {
@@ -44,7 +45,7 @@ func fails(errs ...error) *source {
 	}}
 }
 
-// hangs returns when its ctx ends, with its bare error, as most drivers do.
+// hangs returns when its ctx ends, with the bare error, like most drivers.
 func hangs(ctx context.Context, _ int) (int, error) {
 	<-ctx.Done()
 	return 0, ctx.Err()

@@ -10,8 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// sketch is what this package declares, and what else was thought of, as far as
-// types go.
+// sketch declares the types of this package and of the rejected alternatives.
 const sketch = `package sketch
 
 type Func[K comparable, V any] = func(int, K) (V, error)
@@ -41,9 +40,9 @@ func _() {
 	_ = wrap
 	_ = `
 
-// The package's comment says what must be written and what need not be. Should a
-// Go come that infers more, this fails, and Typed may go.
-func TestWhatGoInfers(t *testing.T) {
+// The package comment says which type arguments must be written. If a later Go
+// infers more, this test fails, and Typed may go.
+func TestFor_TypeArgumentsThatGoInfers(t *testing.T) {
 	t.Parallel()
 	for call, infers := range map[string]bool{
 		"Chain(userByID, Cached(users{}))":                                                     true,
@@ -55,7 +54,7 @@ func TestWhatGoInfers(t *testing.T) {
 		"[]Middleware[int64, User]{Timeout(1)}":                                                false,
 		"Chain(userByID, Once[User](mails{}))":                                                 true,
 		"Chain(userByID, Once(mails{}))":                                                       false,
-		"Chain(userByID, Plain)":                                                               true, // and no argument
+		"Chain(userByID, Plain)":                                                               true, // and it takes no argument
 		"Chain(userByID, With(1, Timeout))":                                                    false,
 		"Direct(1, Cached(users{})(Direct(2, userByID)))":                                      true,
 		"Chain(userByID, func(f Func[int64, User]) Func[int64, User] { return Direct(1, f) })": true,
@@ -73,7 +72,7 @@ func TestWhatGoInfers(t *testing.T) {
 	require.ErrorContains(t, err, "must have no type parameters")
 }
 
-func TestTypesAreWrittenOnceAtMost(t *testing.T) {
+func TestFor_TypesAreWrittenAtMostOnce(t *testing.T) {
 	t.Parallel()
 	var notes []string
 	var typed Typed[int, int]

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestNoMoreCallsThanTheLimitRunAtOnce(t *testing.T) {
+func TestLimit_BoundsConcurrentCalls(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var now, most atomic.Int64
@@ -25,7 +25,7 @@ func TestNoMoreCallsThanTheLimitRunAtOnce(t *testing.T) {
 			return key, nil
 		}
 		limit := of.Limit(3)
-		f, g := Chain(slow, limit), Chain(slow, limit) // which share the places
+		f, g := Chain(slow, limit), Chain(slow, limit) // they share the slots
 		began := time.Now()
 		var wg sync.WaitGroup
 		for i := range 5 {
@@ -45,7 +45,7 @@ func TestNoMoreCallsThanTheLimitRunAtOnce(t *testing.T) {
 	})
 }
 
-func TestWhoWaitsForAPlaceLeavesOnItsOwnCtx(t *testing.T) {
+func TestLimit_WaiterLeavesOnItsOwnCtx(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		why := errors.New("the visitor has left")
@@ -73,7 +73,7 @@ func TestWhoWaitsForAPlaceLeavesOnItsOwnCtx(t *testing.T) {
 	})
 }
 
-func TestAPlaceIsFreeAfterEveryEnd(t *testing.T) {
+func TestLimit_FreesTheSlotAfterEveryEnd(t *testing.T) {
 	t.Parallel()
 	f := Chain(fails(errBroken, errBroken).get, of.Limit(1))
 	for _, want := range []error{errBroken, errBroken, nil} {
@@ -82,7 +82,7 @@ func TestAPlaceIsFreeAfterEveryEnd(t *testing.T) {
 	}
 }
 
-func TestALimitBelowARetryFreesThePlaceInThePause(t *testing.T) {
+func TestLimit_BelowRetryFreesTheSlotInThePause(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for name, row := range map[string]struct {

@@ -13,33 +13,35 @@ import (
 
 // LogOptions describe a Log.
 type LogOptions struct {
-	// Message is the message of the records, the name of the function for instance.
-	// Defaults to "call".
+	// Message is the message of the records, for example the name of the
+	// function. Defaults to "call".
 	Message string
 
-	// Level returns the level of the record of a call that has returned err, or nil.
-	// It must be safe for concurrent use. Defaults to slog.LevelInfo for nil,
-	// ErrNotFound of package loader, and context.Canceled, and slog.LevelError for
-	// everything else.
+	// Level returns the level of the record of a call that returned err, or
+	// nil. It must be safe for concurrent use. Defaults to slog.LevelInfo for
+	// nil, loader.ErrNotFound and context.Canceled, and slog.LevelError for all
+	// other errors.
 	Level func(err error) slog.Level
 
-	// HideKey keeps the key out of the records. As errors name keys, their text is
-	// left out with it: "err" is then what the error is known to be, "not found" for
-	// instance, and the types in its chain. Keys whose type is a slog.LogValuer decide
-	// for themselves what "key" shows; errors know nothing of that. Defaults to false.
+	// HideKey keeps the key out of the records. Since errors name keys, it also
+	// drops their text: "err" then shows the known errors in the chain, for
+	// example "not found", and the types of the chain. If the key type is a
+	// slog.LogValuer, it decides what "key" shows, but not what errors show.
+	// Defaults to false.
 	HideKey bool
 }
 
-// errNoReturn is what is logged of an f that has not returned. The value of a panic
-// may quote anything.
-var errNoReturn = errors.New("it panicked, or called runtime.Goexit")
+// errNoReturn is logged if f has not returned. The value of a panic is not
+// logged, since it may quote anything.
+var errNoReturn = errors.New("panicked or called runtime.Goexit")
 
-// Log writes one record of each call to l when it has ended: "key", how long it
-// took as "took", and the error, if there is one, as "err"; never the value. The
-// record of a call that panicked is written while the panic passes through.
+// Log writes one record of each call to l when the call has ended. The record
+// has the key as "key", the duration as "took", and a non-nil error as "err";
+// never the value. If the call panics, the record is written while the panic
+// passes through.
 //
-// If l is nil it is slog.Default() at the time of the call. It takes one
-// LogOptions at most.
+// If l is nil, Log uses slog.Default() at the time of the call. It takes at
+// most one LogOptions.
 func Log[K comparable, V any](l *slog.Logger, options ...LogOptions) Middleware[K, V] {
 	var o LogOptions
 	switch len(options) {
@@ -47,7 +49,7 @@ func Log[K comparable, V any](l *slog.Logger, options ...LogOptions) Middleware[
 	case 1:
 		o = options[0]
 	default:
-		refuse("Log", "%d LogOptions are given, one is the most", len(options))
+		panicf("Log", "got %d LogOptions, want at most one", len(options))
 	}
 	if o.Message == "" {
 		o.Message = "call"
@@ -56,7 +58,7 @@ func Log[K comparable, V any](l *slog.Logger, options ...LogOptions) Middleware[
 		o.Level = level
 	}
 	return func(f Func[K, V]) Func[K, V] {
-		given("Log", "f", f)
+		mustNotBeNil("Log", "f", f)
 		return func(ctx context.Context, key K) (v V, err error) {
 			began := time.Now()
 			err = errNoReturn
@@ -100,11 +102,11 @@ func level(err error) slog.Level {
 	return slog.LevelError
 }
 
-// known has the errors of which the text may be shown, whatever wraps them.
+// known lists the errors whose text may be shown, whatever wraps them.
 var known = []error{errNoReturn, errs.ErrNotFound, errs.ErrClosed, errs.ErrReentrant, ErrOpen, context.Canceled, context.DeadlineExceeded}
 
-// describe returns what err is, and nothing of its text: what it is known to be,
-// and the types of its chain.
+// describe returns the known errors in the chain of err, and the types of the
+// chain, but no text of err.
 func describe(err error) string {
 	var words []string
 	for _, k := range known {

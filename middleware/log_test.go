@@ -15,7 +15,7 @@ import (
 	"github.com/cachex-go/cachex/loader"
 )
 
-// logged returns a logger of every level and what it has written, without times.
+// logged returns a logger of every level and its output, without times.
 func logged() (*slog.Logger, *strings.Builder) {
 	var out strings.Builder
 	return slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{
@@ -29,7 +29,7 @@ func logged() (*slog.Logger, *strings.Builder) {
 	})), &out
 }
 
-func TestACallIsOneRecord(t *testing.T) {
+func TestLog_WritesOneRecordACall(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for want, returned := range map[string]error{
@@ -51,7 +51,7 @@ func TestACallIsOneRecord(t *testing.T) {
 	})
 }
 
-func TestARecordIsAsTheOptionsSay(t *testing.T) {
+func TestLog_FollowsItsOptions(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		logger, out := logged()
@@ -61,7 +61,7 @@ func TestARecordIsAsTheOptionsSay(t *testing.T) {
 				if err != nil {
 					return slog.LevelWarn
 				}
-				return slog.LevelDebug - 1 // which nobody reads
+				return slog.LevelDebug - 1 // below every enabled level
 			},
 		}))
 		_, _ = f(t.Context(), 42)
@@ -70,7 +70,7 @@ func TestARecordIsAsTheOptionsSay(t *testing.T) {
 	})
 }
 
-func TestAHiddenKeyIsNotInTheErrorEither(t *testing.T) {
+func TestLog_HideKeyHidesItInErrorsToo(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const secret = "ada@example.com"
@@ -93,12 +93,12 @@ func TestAHiddenKeyIsNotInTheErrorEither(t *testing.T) {
 	})
 }
 
-// A ticket shows no more than its type lets it.
+// ticket decides in LogValue what a log shows.
 type ticket string
 
 func (ticket) LogValue() slog.Value { return slog.StringValue("hidden") }
 
-func TestAKeyMayHideItself(t *testing.T) {
+func TestLog_KeyMayBeALogValuer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		logger, out := logged()
@@ -109,7 +109,7 @@ func TestAKeyMayHideItself(t *testing.T) {
 	})
 }
 
-func TestACallThatDoesNotReturnIsARecordToo(t *testing.T) {
+func TestLog_RecordsACallThatDoesNotReturn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for _, hide := range []bool{false, true} {
@@ -117,15 +117,15 @@ func TestACallThatDoesNotReturnIsARecordToo(t *testing.T) {
 			f := Chain(func(context.Context, int) (int, error) { panic("a value") }, of.Log(logger, LogOptions{HideKey: hide}))
 			require.PanicsWithValue(t, "a value", func() { _, _ = f(t.Context(), 42) })
 			require.Contains(t, out.String(), "level=ERROR msg=call")
-			require.Contains(t, out.String(), "it panicked, or called runtime.Goexit")
+			require.Contains(t, out.String(), "panicked or called runtime.Goexit")
 			require.NotContains(t, out.String(), "a value")
 			require.Equal(t, !hide, strings.Contains(out.String(), "key=42"))
 		}
 	})
 }
 
-// Not parallel: the default logger is everybody's.
-func TestNoLoggerIsTheDefaultOfTheTime(t *testing.T) {
+// It is not parallel: the default logger is global.
+func TestLog_NilIsTheDefaultAtTheTimeOfTheCall(t *testing.T) {
 	f := Chain(fails(errors.New("first"), errors.New("second")).get, of.Log(nil))
 	old := slog.Default()
 	defer slog.SetDefault(old)
@@ -140,7 +140,7 @@ func TestNoLoggerIsTheDefaultOfTheTime(t *testing.T) {
 
 type traceKey struct{}
 
-// tracing is a Handler that wants the ctx of the call.
+// tracing is a Handler that uses the ctx of the call.
 type tracing struct{ slog.Handler }
 
 func (h tracing) Handle(ctx context.Context, r slog.Record) error {
@@ -148,7 +148,7 @@ func (h tracing) Handle(ctx context.Context, r slog.Record) error {
 	return h.Handler.Handle(ctx, r)
 }
 
-func TestTheHandlerHasTheCtxOfTheCall(t *testing.T) {
+func TestLog_HandlerGetsTheCtxOfTheCall(t *testing.T) {
 	t.Parallel()
 	logger, out := logged()
 	ctx := context.WithValue(t.Context(), traceKey{}, "a1")

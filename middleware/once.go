@@ -5,23 +5,23 @@ import (
 	"errors"
 )
 
-// A Gate is what Once needs of one: Do calls f, once and before it returns, and
-// returns its error, or does not call f and returns an error that says why.
-// *gate.Gate has the method.
+// Gate is the part of a gate that Once needs. Do calls f once before it
+// returns, and returns its error; or it does not call f and returns an error
+// that says why. *gate.Gate implements it.
 type Gate[K comparable] interface {
 	Do(ctx context.Context, key K, f func(context.Context) error) error
 }
 
-// Once calls f through gate: while that is open for the key, it returns what f
-// does, and otherwise the gate's error. There is no value for who comes too late;
-// whoever has to have one puts a Cached above.
+// Once calls f through gate. If the gate is open for the key, Once returns the
+// result of f, otherwise the error of the gate. Callers at a closed gate get no
+// value; if they need one, put a Cached above.
 //
-// It is the gate that decides what an error or a panic of f does to it. V is the
-// only type argument that has to be written, as in Once[User](gate).
+// The gate decides what an error or a panic of f does to it. Only the type
+// argument V has to be written, as in Once[User](gate).
 func Once[V any, K comparable](gate Gate[K]) Middleware[K, V] {
-	given("Once", "gate", gate)
+	mustNotBeNil("Once", "gate", gate)
 	return func(f Func[K, V]) Func[K, V] {
-		given("Once", "f", f)
+		mustNotBeNil("Once", "f", f)
 		return func(ctx context.Context, key K) (v V, err error) {
 			called := false
 			err = gate.Do(ctx, key, func(ctx context.Context) (err error) {
@@ -37,4 +37,4 @@ func Once[V any, K comparable](gate Gate[K]) Middleware[K, V] {
 	}
 }
 
-var errNotCalled = errors.New("the gate has not called the function, and says nothing of it")
+var errNotCalled = errors.New("the gate returned nil without calling the function")

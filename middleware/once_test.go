@@ -10,7 +10,7 @@ import (
 
 var errShut = errors.New("the gate is closed")
 
-// A gate lets a key pass once, until its call fails.
+// gate lets a key pass once, until its call fails.
 type gate struct{ passed map[int]bool }
 
 func (g *gate) Do(ctx context.Context, key int, f func(context.Context) error) (err error) {
@@ -25,7 +25,7 @@ func (g *gate) Do(ctx context.Context, key int, f func(context.Context) error) (
 	return err
 }
 
-func TestAGateThatIsOpenGivesTheValue(t *testing.T) {
+func TestOnce_OpenGateReturnsTheValue(t *testing.T) {
 	t.Parallel()
 	s := fails(errBroken)
 	f := Chain(s.get, Once[int](&gate{map[int]bool{}}))
@@ -44,7 +44,7 @@ func TestAGateThatIsOpenGivesTheValue(t *testing.T) {
 	require.Equal(t, 3, s.calls)
 }
 
-func TestTheGateIsToldOfAPanic(t *testing.T) {
+func TestOnce_GateLearnsOfAPanic(t *testing.T) {
 	t.Parallel()
 	s := &source{do: func(_ context.Context, call, key int) (int, error) {
 		if call == 1 {
@@ -59,25 +59,25 @@ func TestTheGateIsToldOfAPanic(t *testing.T) {
 	require.Equal(t, 1, v)
 }
 
-// lazy is a Gate that breaks its promise.
+// lazy is a Gate that breaks its contract.
 type lazy struct{}
 
 func (lazy) Do(context.Context, int, func(context.Context) error) error { return nil }
 
-func TestAGateThatSaysNothingIsAnError(t *testing.T) {
+func TestOnce_SilentGateIsAnError(t *testing.T) {
 	t.Parallel()
 	_, err := Chain(double, of.Once(lazy{}))(t.Context(), 42)
-	require.EqualError(t, err, "cachex: once 42: the gate has not called the function, and says nothing of it")
+	require.EqualError(t, err, "cachex: once 42: the gate returned nil without calling the function")
 }
 
-// late is a Gate that fails after the call, as one whose Redis is away may.
+// late is a Gate that fails after the call, like one whose Redis is down.
 type late struct{}
 
 func (late) Do(ctx context.Context, _ int, f func(context.Context) error) error {
 	return errors.Join(f(ctx), errShut)
 }
 
-func TestAnErrorOfTheGateAfterTheCallIsReturned(t *testing.T) {
+func TestOnce_ReturnsAnErrorOfTheGateAfterTheCall(t *testing.T) {
 	t.Parallel()
 	v, err := Chain(double, of.Once(late{}))(t.Context(), 21)
 	require.ErrorIs(t, err, errShut)

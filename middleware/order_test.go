@@ -21,7 +21,7 @@ import (
 	"github.com/cachex-go/cachex/middleware"
 )
 
-// These hold what the package's comment says of the order, with a Cache.
+// These tests check the order described in the package comment, with a Cache.
 
 var errBroken = errors.New("the source is broken")
 
@@ -44,7 +44,7 @@ func cached(t *testing.T, rdb *redis.Client, spec cachex.Spec[int, string]) *cac
 // answer is a source that works.
 func answer(context.Context, int) (string, error) { return "value", nil }
 
-func TestARetryBelowACacheIsOneLoadAndAboveItSeveral(t *testing.T) {
+func TestOrder_RetryBelowACacheIsOneLoadAndAboveItSeveral(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		retry := of.Retry(middleware.RetryOptions{Base: time.Millisecond})
@@ -81,7 +81,7 @@ func TestARetryBelowACacheIsOneLoadAndAboveItSeveral(t *testing.T) {
 	})
 }
 
-func TestErrorsOfACacheAreNotRepeatedWhereThatIsOfNoUse(t *testing.T) {
+func TestOrder_RetryDoesNotRepeatPermanentErrorsOfACache(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		users := cached(t, rdb, cachex.Spec[int, string]{})
@@ -99,7 +99,7 @@ func TestErrorsOfACacheAreNotRepeatedWhereThatIsOfNoUse(t *testing.T) {
 	})
 }
 
-func TestATimeoutAboveACacheLetsTheCallerGoAndTheLoadGoOn(t *testing.T) {
+func TestOrder_TimeoutAboveACacheLeavesTheLoadRunning(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		users := cached(t, rdb, cachex.Spec[int, string]{})
@@ -130,7 +130,7 @@ func TestATimeoutAboveACacheLetsTheCallerGoAndTheLoadGoOn(t *testing.T) {
 	})
 }
 
-func TestALoadEndsWhenATimeoutAboveTheCacheHasLetTheLastCallerGo(t *testing.T) {
+func TestOrder_LoadEndsAfterTimeoutsOfAllCallers(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		users := cached(t, rdb, cachex.Spec[int, string]{})
@@ -148,9 +148,9 @@ func TestALoadEndsWhenATimeoutAboveTheCacheHasLetTheLastCallerGo(t *testing.T) {
 	})
 }
 
-// The cache starts a goroutine for the load, and its Close waits for it: so a
-// source that does not heed its ctx keeps nobody.
-func TestATimeoutAboveACacheAnswersInTimeWhateverTheSourceDoes(t *testing.T) {
+// The cache starts a goroutine for the load, and its Close waits for it: a
+// source that ignores its ctx does not block the caller.
+func TestOrder_TimeoutAboveACacheBoundsAnyCall(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		users := cached(t, rdb, cachex.Spec[int, string]{})
@@ -167,7 +167,7 @@ func TestATimeoutAboveACacheAnswersInTimeWhateverTheSourceDoes(t *testing.T) {
 	})
 }
 
-func TestATimeoutBelowACacheBoundsTheLoadForEveryWaiter(t *testing.T) {
+func TestOrder_TimeoutBelowACacheBoundsTheLoad(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		users := cached(t, rdb, cachex.Spec[int, string]{})
@@ -193,7 +193,7 @@ func TestATimeoutBelowACacheBoundsTheLoadForEveryWaiter(t *testing.T) {
 	})
 }
 
-func TestALimitBelowACacheBoundsLoadsAndAboveItHitsToo(t *testing.T) {
+func TestOrder_LimitBelowACacheBoundsLoadsAndAboveItHitsToo(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		for name, above := range map[string]bool{"below": false, "above": true} {
@@ -210,7 +210,7 @@ func TestALimitBelowACacheBoundsLoadsAndAboveItHitsToo(t *testing.T) {
 			}, order...)
 			var wg sync.WaitGroup
 			wg.Go(func() { _, _ = f(t.Context(), 1) })
-			synctest.Wait() // it loads, and has the place
+			synctest.Wait() // the load holds the slot
 
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			v, err := f(ctx, 2)
@@ -229,7 +229,7 @@ func TestALimitBelowACacheBoundsLoadsAndAboveItHitsToo(t *testing.T) {
 	})
 }
 
-func TestABreakerBelowACacheLeavesHitsAloneAndAboveItRefusesThem(t *testing.T) {
+func TestOrder_BreakerBelowACacheAllowsHitsAndAboveItRejectsThem(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		for name, above := range map[string]bool{"below": false, "above": true} {
@@ -260,7 +260,7 @@ func TestABreakerBelowACacheLeavesHitsAloneAndAboveItRefusesThem(t *testing.T) {
 	})
 }
 
-func TestBelowACacheABreakerThatIsOpenServesWhatThereWas(t *testing.T) {
+func TestOrder_OpenBreakerBelowACacheServesStaleValues(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		users := cached(t, rdb, cachex.Spec[int, string]{StaleIfError: time.Hour})
@@ -278,7 +278,7 @@ func TestBelowACacheABreakerThatIsOpenServesWhatThereWas(t *testing.T) {
 	})
 }
 
-func TestALogBelowACacheHasLoadsAndAboveItCalls(t *testing.T) {
+func TestOrder_LogBelowACacheHasLoadsAndAboveItCalls(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		users := cached(t, rdb, cachex.Spec[int, string]{})
@@ -296,7 +296,7 @@ func TestALogBelowACacheHasLoadsAndAboveItCalls(t *testing.T) {
 	})
 }
 
-// A door is a Gate that lets one call pass, whatever its key.
+// door is a Gate that lets one call pass, whatever its key.
 type door struct{ shut atomic.Bool }
 
 var errShut = errors.New("the gate is closed")
@@ -308,7 +308,7 @@ func (d *door) Do(ctx context.Context, _ int, f func(context.Context) error) err
 	return f(ctx)
 }
 
-func TestAGateBelowACacheBoundsLoadsAndAboveItGivesTheValueOnce(t *testing.T) {
+func TestOrder_OnceBelowACacheBoundsLoadsAndAboveItReturnsTheValueOnce(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		users := cached(t, rdb, cachex.Spec[int, string]{})
@@ -330,7 +330,7 @@ func TestAGateBelowACacheBoundsLoadsAndAboveItGivesTheValueOnce(t *testing.T) {
 	})
 }
 
-func TestAPanicBelowACacheIsAnErrorAndLeavesAllInOrder(t *testing.T) {
+func TestOrder_PanicBelowACacheIsAnErrorAndReleases(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		users := cached(t, rdb, cachex.Spec[int, string]{})
@@ -361,7 +361,7 @@ func TestAPanicBelowACacheIsAnErrorAndLeavesAllInOrder(t *testing.T) {
 	})
 }
 
-func TestWrappersGoIntoTheSpecAsWell(t *testing.T) {
+func TestOrder_WrappersFitIntoASpec(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		users := cached(t, rdb, cachex.Spec[int, string]{

@@ -13,35 +13,36 @@ import (
 
 // RetryOptions describe a Retry.
 type RetryOptions struct {
-	// Attempts is how often f is called at most, the first time included. Defaults
-	// to 3.
+	// Attempts is the maximum number of calls of f, including the first.
+	// Defaults to 3.
 	Attempts int
 
 	// Base is the longest pause before the second attempt. It doubles with each
-	// further one. Defaults to 100 ms.
+	// further attempt. Defaults to 100 ms.
 	Base time.Duration
 
-	// Max is the longest pause before any attempt. Defaults to 10 s, or to Base if
-	// that is longer.
+	// Max is the longest pause before any attempt. Defaults to 10 s, or to Base
+	// if that is longer.
 	Max time.Duration
 
-	// If reports whether to try again after an error. It must be safe for concurrent
-	// use. Defaults to all errors but those that another attempt will not mend:
-	// ErrNotFound, ErrClosed and ErrReentrant of package loader, and ErrOpen.
+	// If reports whether to retry after an error. It must be safe for
+	// concurrent use. Defaults to all errors except permanent ones:
+	// loader.ErrNotFound, loader.ErrClosed, loader.ErrReentrant and ErrOpen.
 	If func(err error) bool
 }
 
-// Retry calls f again after an error, until it returns none, or Attempts are used
-// up, or If says that it is of no use, or ctx ends. Before each further attempt it
-// pauses for a random time, evenly distributed from 0 to a bound that doubles: the
-// "full jitter" of Brooker, Exponential Backoff And Jitter, AWS Architecture Blog,
-// 2015. It does not begin a pause that outlasts the deadline of ctx.
+// Retry calls f again after an error. It stops when f returns nil, after
+// Attempts, when If reports false, or when ctx ends. Before each further
+// attempt it pauses for a random time, uniformly distributed from 0 to a bound
+// that doubles: the "full jitter" of Brooker, Exponential Backoff And Jitter,
+// AWS Architecture Blog, 2015. It does not begin a pause that would outlast the
+// deadline of ctx.
 //
-// The error of a call that was not repeated is that of f, untouched. Otherwise it
-// shows the last one, and errors.Is and errors.As find the error of every attempt,
-// and the cause of the end of ctx if that ended a pause.
+// If the call was not repeated, the error is that of f, unchanged. Otherwise
+// the text shows the last error, and errors.Is and errors.As find the error of
+// every attempt, and the cause of the end of ctx if that ended a pause.
 //
-// f has to bear being called again when a call that failed may have had an effect.
+// If a failed call may have had an effect, f must tolerate being called again.
 func Retry[K comparable, V any](o RetryOptions) Middleware[K, V] {
 	o.Attempts = cmp.Or(o.Attempts, 3)
 	o.Base = cmp.Or(o.Base, 100*time.Millisecond)
@@ -51,14 +52,14 @@ func Retry[K comparable, V any](o RetryOptions) Middleware[K, V] {
 	}
 	switch {
 	case o.Attempts < 0:
-		refuse("Retry", "RetryOptions.Attempts is %d, must not be negative", o.Attempts)
+		panicf("Retry", "RetryOptions.Attempts is %d, must not be negative", o.Attempts)
 	case o.Base < 0:
-		refuse("Retry", "RetryOptions.Base is %v, must not be negative", o.Base)
+		panicf("Retry", "RetryOptions.Base is %v, must not be negative", o.Base)
 	case o.Max < o.Base:
-		refuse("Retry", "RetryOptions.Max is %v, must be at least Base, which is %v", o.Max, o.Base)
+		panicf("Retry", "RetryOptions.Max is %v, must be at least Base, which is %v", o.Max, o.Base)
 	}
 	return func(f Func[K, V]) Func[K, V] {
-		given("Retry", "f", f)
+		mustNotBeNil("Retry", "f", f)
 		return func(ctx context.Context, key K) (V, error) {
 			v, err := f(ctx, key)
 			if err == nil || o.Attempts == 1 || !o.again(ctx, err) {
@@ -69,7 +70,7 @@ func Retry[K comparable, V any](o RetryOptions) Middleware[K, V] {
 	}
 }
 
-// retry goes on after an attempt that has returned v and err and is to be repeated.
+// retry continues after a first attempt that returned v and err.
 func retry[K comparable, V any](ctx context.Context, key K, f Func[K, V], o *RetryOptions, v V, err error) (V, error) {
 	failures := &retryError{errs: []error{err}}
 	bound := o.Base
@@ -101,7 +102,7 @@ func retry[K comparable, V any](ctx context.Context, key K, f Func[K, V], o *Ret
 	return v, failed("retry", key, failures)
 }
 
-// again reports whether to try again after err.
+// again reports whether to retry after err.
 func (o *RetryOptions) again(ctx context.Context, err error) bool {
 	return ctx.Err() == nil && o.If(err)
 }
@@ -116,22 +117,22 @@ func transient(err error) bool {
 	return true
 }
 
-// wait waits for d, and reports false if ctx ends before.
+// wait waits for d, and reports false if ctx ends first.
 func wait(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-time.After(d):
-		return ctx.Err() == nil // both may have come
+		return ctx.Err() == nil // both may be ready
 	case <-ctx.Done():
 		return false
 	}
 }
 
 type retryError struct {
-	errs []error // of the attempts, one at least
+	errs []error // of the attempts, at least one
 	left error   // the cause of the end of ctx, if that ended a pause
 }
 
-// Error tells how many attempts there were, and how the last one failed.
+// Error reports the number of attempts, and the last error.
 func (e *retryError) Error() string {
 	last := e.errs[len(e.errs)-1]
 	attempts := "1 attempt failed"
@@ -139,12 +140,12 @@ func (e *retryError) Error() string {
 		attempts = fmt.Sprintf("%d attempts failed, the last one", n)
 	}
 	if e.left != nil {
-		return fmt.Sprintf("%s: %s; then, in the pause: %v", attempts, errs.Text(last), e.left)
+		return fmt.Sprintf("%s: %s; then, during the pause: %v", attempts, errs.Text(last), e.left)
 	}
 	return fmt.Sprintf("%s: %s", attempts, errs.Text(last))
 }
 
-// Unwrap returns the errors of all attempts, and what ended a pause.
+// Unwrap returns the errors of all attempts, and the cause that ended a pause.
 func (e *retryError) Unwrap() []error {
 	if e.left == nil {
 		return e.errs

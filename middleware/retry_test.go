@@ -15,7 +15,7 @@ import (
 	"github.com/cachex-go/cachex/loader"
 )
 
-func TestACallIsRepeatedUntilItWorks(t *testing.T) {
+func TestRetry_UntilSuccess(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for failures := range 3 {
@@ -28,7 +28,7 @@ func TestACallIsRepeatedUntilItWorks(t *testing.T) {
 	})
 }
 
-func TestACallIsMadeAttemptsTimesAtMost(t *testing.T) {
+func TestRetry_AtMostAttempts(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for attempts, want := range map[int]int{0: 3, 1: 1, 2: 2, 7: 7} {
@@ -40,7 +40,7 @@ func TestACallIsMadeAttemptsTimesAtMost(t *testing.T) {
 			require.Equal(t, want, v, "of the last attempt")
 			text := fmt.Sprintf("cachex: retry 42: %d attempts failed, the last one: failure %d: the source is broken", want, want)
 			if want == 1 {
-				text = "failure 1: the source is broken" // untouched
+				text = "failure 1: the source is broken" // unchanged
 			}
 			require.EqualError(t, err, text)
 			require.ErrorIs(t, err, errBroken)
@@ -48,7 +48,7 @@ func TestACallIsMadeAttemptsTimesAtMost(t *testing.T) {
 	})
 }
 
-func TestTheErrorsOfAllAttemptsCanBeMatched(t *testing.T) {
+func TestRetry_ErrorsOfAllAttemptsMatch(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		errs := []error{errors.New("one"), errors.New("two"), errors.New("three")}
@@ -60,7 +60,7 @@ func TestTheErrorsOfAllAttemptsCanBeMatched(t *testing.T) {
 	})
 }
 
-func TestPausesAreRandomAndTheirBoundDoubles(t *testing.T) {
+func TestRetry_PausesAreRandomAndTheirBoundDoubles(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const runs = 2000
@@ -90,17 +90,19 @@ func TestPausesAreRandomAndTheirBoundDoubles(t *testing.T) {
 			bound *= time.Millisecond
 			require.Less(t, longest[n], bound, "pause %d", n)
 			require.Greater(t, longest[n], bound*9/10, "pause %d", n)
-			// Evenly distributed, so of a deviation of 1/√12: six of these, of the mean.
+			// The times are uniformly distributed: six standard deviations, of
+			// 1/√12 each, of the mean.
 			off := math.Abs(float64(sums[n])/runs/float64(bound) - 0.5)
 			require.Less(t, off, 6/math.Sqrt(12*runs), "pause %d", n)
 		}
 	})
 }
 
-func TestPausesDoNotOverflow(t *testing.T) {
+func TestRetry_PausesDoNotOverflow(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		// Each pause is a century or two at most, and time in the bubble ends in 2262.
+		// Each pause is at most a century or two, and time in the bubble ends
+		// in 2262.
 		o := RetryOptions{Attempts: 200, Base: 1, Max: math.MaxInt64}
 		s := &source{do: func(context.Context, int, int) (int, error) { return 0, errBroken }}
 		ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
@@ -111,7 +113,7 @@ func TestPausesDoNotOverflow(t *testing.T) {
 	})
 }
 
-func TestWhatAnotherAttemptWillNotMendIsNotRepeated(t *testing.T) {
+func TestRetry_StopsAtAPermanentError(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for _, final := range []error{
@@ -129,14 +131,14 @@ func TestWhatAnotherAttemptWillNotMendIsNotRepeated(t *testing.T) {
 			require.ErrorIs(t, err, errBroken)
 			require.Equal(t, 2, s.calls)
 		}
-		// A time that was over within f is no end of the caller's.
+		// A deadline inside f is not the end of the caller's ctx.
 		s := fails(context.DeadlineExceeded, context.Canceled)
 		_, err := Chain(s.get, of.Retry(RetryOptions{}))(t.Context(), 42)
 		require.NoError(t, err)
 	})
 }
 
-func TestIfDecidesWhatIsRepeated(t *testing.T) {
+func TestRetry_IfDecides(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		o := RetryOptions{If: func(err error) bool { return errors.Is(err, loader.ErrNotFound) }}
@@ -148,7 +150,7 @@ func TestIfDecidesWhatIsRepeated(t *testing.T) {
 	})
 }
 
-func TestIfIsAskedOnceForEachAttemptButTheLast(t *testing.T) {
+func TestRetry_CallsIfOncePerAttemptExceptTheLast(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var asked []error
@@ -162,7 +164,7 @@ func TestIfIsAskedOnceForEachAttemptButTheLast(t *testing.T) {
 	})
 }
 
-func TestNothingIsRepeatedAfterTheEndOfTheCallersCtx(t *testing.T) {
+func TestRetry_StopsAfterTheEndOfCtx(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -178,11 +180,11 @@ func TestNothingIsRepeatedAfterTheEndOfTheCallersCtx(t *testing.T) {
 	})
 }
 
-func TestNothingIsRepeatedIfTheEndComesWithThatOfThePause(t *testing.T) {
+func TestRetry_StopsIfCtxEndsWithThePause(t *testing.T) {
 	t.Parallel()
-	for range 100 { // one of two that are ready is chosen at random
+	for range 100 { // select chooses a ready case at random
 		ctx, cancel := context.WithCancel(t.Context())
-		o := RetryOptions{Base: 1, Max: 1, If: func(error) bool { // pauses of no time
+		o := RetryOptions{Base: 1, Max: 1, If: func(error) bool { // pauses of length 0
 			cancel()
 			return true
 		}}
@@ -193,7 +195,7 @@ func TestNothingIsRepeatedIfTheEndComesWithThatOfThePause(t *testing.T) {
 	}
 }
 
-func TestNoPauseIsLongerThanTenSecondsUnlessToldOtherwise(t *testing.T) {
+func TestRetry_PausesAtMostTenSecondsByDefault(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for base, want := range map[time.Duration]time.Duration{
@@ -219,7 +221,7 @@ func TestNoPauseIsLongerThanTenSecondsUnlessToldOtherwise(t *testing.T) {
 	})
 }
 
-func TestAPauseEndsWithTheCallersCtx(t *testing.T) {
+func TestRetry_PauseEndsWithCtx(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		why := errors.New("the visitor has left")
@@ -236,7 +238,7 @@ func TestAPauseEndsWithTheCallersCtx(t *testing.T) {
 	})
 }
 
-func TestAPauseThatOutlastsTheDeadlineIsNotBegun(t *testing.T) {
+func TestRetry_DoesNotBeginAPauseBeyondTheDeadline(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Nanosecond)
@@ -250,7 +252,7 @@ func TestAPauseThatOutlastsTheDeadlineIsNotBegun(t *testing.T) {
 	})
 }
 
-func TestATimeoutBelowARetryBoundsAnAttemptAndAboveItAllOfThem(t *testing.T) {
+func TestTimeout_BelowRetryBoundsAnAttemptAndAboveItAll(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		attempts := 0
@@ -258,7 +260,7 @@ func TestATimeoutBelowARetryBoundsAnAttemptAndAboveItAllOfThem(t *testing.T) {
 			attempts++
 			return hangs(ctx, key)
 		}
-		retry := of.Retry(RetryOptions{Base: 1, Max: 1}) // pauses of no time
+		retry := of.Retry(RetryOptions{Base: 1, Max: 1}) // pauses of length 0
 		began := time.Now()
 		_, err := Chain(slow, retry, of.Timeout(time.Second))(t.Context(), 42)
 		require.Equal(t, 3*time.Second, time.Since(began))

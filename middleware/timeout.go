@@ -8,26 +8,26 @@ import (
 	"github.com/cachex-go/cachex/internal/errs"
 )
 
-// Timeout gives f a ctx that ends after d. Where the caller's own ends sooner, it
-// does nothing.
+// Timeout gives f a ctx that ends after d. If the caller's ctx ends sooner,
+// Timeout has no effect.
 //
-// The error of an f that has failed once d was over is context.DeadlineExceeded and
-// says how long d is; what f returned is in its chain. ErrNotFound is an answer,
-// and comes through as it is, and so does a value that comes late: it is there,
-// and nobody is served better by an error in its place.
+// If f fails after d has passed, the error is context.DeadlineExceeded and
+// names d; the error of f is in its chain. ErrNotFound is a result, and is
+// returned unchanged. A value that comes late is returned too, since it is more
+// useful than an error.
 //
-// f is waited for. The caller is answered after d if f heeds its ctx, as a Cached
-// does whatever is below it, and when f returns if it does not: a goroutine that
-// ran on unseen, for an f that hangs one more at each call, is worse, and there is
-// nobody here who could wait for it.
+// Timeout waits for f. If f respects its ctx, the caller gets its answer after
+// d; a Cached does so, whatever is below it. If f ignores its ctx, the caller
+// waits until f returns. Abandoning f would be worse: an f that hangs would
+// leave one more goroutine at each call, and nothing here could wait for them.
 func Timeout[K comparable, V any](d time.Duration) Middleware[K, V] {
 	if d <= 0 {
-		refuse("Timeout", "d is %v, must be positive", d)
+		panicf("Timeout", "d is %v, must be positive", d)
 	}
 	return func(f Func[K, V]) Func[K, V] {
-		given("Timeout", "f", f)
-		// One for all calls. It is of this f alone, so that f's ctx tells our end
-		// from that of another Timeout around us.
+		mustNotBeNil("Timeout", "f", f)
+		// One value serves all calls. It belongs to this f alone, so that the
+		// cause of f's ctx tells this Timeout from another one around it.
 		over := &timeoutError{after: d}
 		return func(ctx context.Context, key K) (V, error) {
 			if end, ok := ctx.Deadline(); ok && time.Until(end) <= d {
@@ -44,8 +44,9 @@ func Timeout[K comparable, V any](d time.Duration) Middleware[K, V] {
 	}
 }
 
-// ended reports whether the time of ctx is over, and nothing else has ended it. The
-// deadline of a connection is made of that of the ctx, and may strike first.
+// ended reports whether the deadline of ctx has passed, and nothing else has
+// ended ctx. The deadline of a connection is derived from that of the ctx, and
+// may pass first.
 func ended(ctx context.Context, over error) bool {
 	if ctx.Err() != nil {
 		return context.Cause(ctx) == over
@@ -56,10 +57,10 @@ func ended(ctx context.Context, over error) bool {
 
 type timeoutError struct {
 	after time.Duration
-	err   error // of f, nil in a ctx
+	err   error // of f; nil in the cause of a ctx
 }
 
-// Error says how long there was no answer, and what f returned of it.
+// Error reports the time limit, and the error of f.
 func (e *timeoutError) Error() string {
 	text := "no answer within " + e.after.String()
 	if e.err == nil || e.err == context.DeadlineExceeded || e.err.Error() == text {
@@ -68,7 +69,7 @@ func (e *timeoutError) Error() string {
 	return text + ": " + errs.Text(e.err)
 }
 
-// Unwrap returns context.DeadlineExceeded, and the error of f if there is one.
+// Unwrap returns context.DeadlineExceeded, and the error of f if it is not nil.
 func (e *timeoutError) Unwrap() []error {
 	if e.err == nil {
 		return []error{context.DeadlineExceeded}

@@ -13,7 +13,7 @@ import (
 	"github.com/cachex-go/cachex/loader"
 )
 
-func TestACallThatTakesTooLongEndsInTime(t *testing.T) {
+func TestTimeout_EndsASlowCall(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
@@ -24,7 +24,7 @@ func TestACallThatTakesTooLongEndsInTime(t *testing.T) {
 	})
 }
 
-func TestTheEndOfATimeoutHasACauseThatSaysSo(t *testing.T) {
+func TestTimeout_CauseNamesTheTimeout(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		_, err := Chain(func(ctx context.Context, _ int) (int, error) {
@@ -38,7 +38,7 @@ func TestTheEndOfATimeoutHasACauseThatSaysSo(t *testing.T) {
 	})
 }
 
-func TestAnErrorOnceTheTimeIsOverIsKeptInTheChain(t *testing.T) {
+func TestTimeout_KeepsTheErrorInTheChain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		late := func(err error) (int, error) {
@@ -63,7 +63,7 @@ func TestAnErrorOnceTheTimeIsOverIsKeptInTheChain(t *testing.T) {
 	})
 }
 
-func TestAnEndThatIsNotOursIsPassedOn(t *testing.T) {
+func TestTimeout_PassesOnTheEndOfTheCaller(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		why := errors.New("the visitor has left")
@@ -71,7 +71,7 @@ func TestAnEndThatIsNotOursIsPassedOn(t *testing.T) {
 		time.AfterFunc(time.Second, func() { cancel(why) })
 		_, err := Chain(func(ctx context.Context, key int) (int, error) {
 			<-ctx.Done()
-			time.Sleep(time.Hour) // and then our time is over as well
+			time.Sleep(time.Hour) // this Timeout ends too
 			return 0, context.Cause(ctx)
 		}, of.Timeout(time.Minute))(ctx, 42)
 		require.Equal(t, why, err)
@@ -81,7 +81,7 @@ func TestAnEndThatIsNotOursIsPassedOn(t *testing.T) {
 	})
 }
 
-func TestASoonerDeadlineOfTheCallerStays(t *testing.T) {
+func TestTimeout_KeepsAnEarlierDeadline(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for _, own := range []time.Duration{time.Second, time.Minute} {
@@ -104,10 +104,10 @@ func TestASoonerDeadlineOfTheCallerStays(t *testing.T) {
 	})
 }
 
-func TestOfTwoTimeoutsTheOneThatIsOverSaysSo(t *testing.T) {
+func TestTimeout_NestedOnesReportTheOneThatEnded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		same := of.Timeout(time.Second) // one Middleware, and yet two ends
+		same := of.Timeout(time.Second) // one Middleware, two functions
 		inner := Chain(hangs, same)
 		_, err := Chain(func(ctx context.Context, key int) (int, error) {
 			time.Sleep(time.Millisecond) // so that the outer one ends first
@@ -119,7 +119,7 @@ func TestOfTwoTimeoutsTheOneThatIsOverSaysSo(t *testing.T) {
 	})
 }
 
-func TestTheCtxOfACallEndsWithIt(t *testing.T) {
+func TestTimeout_CtxEndsWithTheCall(t *testing.T) {
 	t.Parallel()
 	var inner context.Context
 	_, err := Chain(func(ctx context.Context, _ int) (int, error) {
@@ -130,8 +130,8 @@ func TestTheCtxOfACallEndsWithIt(t *testing.T) {
 	require.Equal(t, context.Canceled, inner.Err(), "its timer is stopped")
 }
 
-// That is the price of starting no goroutine: see Timeout.
-func TestAFunctionThatDoesNotHeedItsCtxIsWaitedFor(t *testing.T) {
+// It follows from starting no goroutine: see Timeout.
+func TestTimeout_WaitsForAFunctionThatIgnoresItsCtx(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()

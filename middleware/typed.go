@@ -5,17 +5,17 @@ import (
 	"time"
 )
 
-// Typed makes Middlewares of functions of K that return V, so that K and V are
-// written once, or not at all: see For. Its methods are the functions of the same
-// names. The zero value is ready:
+// Typed makes Middlewares of functions from K to V, so that K and V are written
+// at most once: see For. Its methods are the functions of the same names. The
+// zero value is ready:
 //
 //	var wrap middleware.Typed[int64, User]
 //
 // Cached needs no method: it takes the types from the cache.
 type Typed[K comparable, V any] struct{}
 
-// For returns what makes Middlewares of the type of f. It does not call f, which
-// may be nil.
+// For returns a Typed for functions of f's type. It does not call f, which may
+// be nil.
 func For[K comparable, V any](Func[K, V]) Typed[K, V] { return Typed[K, V]{} }
 
 // Timeout is the function Timeout.

@@ -2,8 +2,9 @@ package twemproxy
 
 import "strings"
 
-// Knows reports whether twemproxy 0.5 passes on the command of a name, in whatever
-// case. It may still hang up on certain arguments, such as a script without keys.
+// Knows reports whether twemproxy 0.5 forwards the command of a name, in any
+// case. For some arguments, such as a script without keys, it may still close
+// the connection.
 func Knows(name string) bool { return known[strings.ToLower(name)] }
 
 var known = func() map[string]bool {

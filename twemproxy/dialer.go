@@ -13,14 +13,16 @@ import (
 	"time"
 )
 
-// Dialer returns a dialer, for redis.Options.Dialer and the like, whose connections
-// answer by themselves what go-redis opens them with, HELLO, CLIENT and SELECT: with
-// the error of a server that does not know the command, after which go-redis speaks
-// RESP2. A SUBSCRIBE that comes first is answered in the same way. All that comes after the first
-// other command goes to the proxy as it is, without being looked at.
+// Dialer returns a dialer for redis.Options.Dialer and similar fields. Its
+// connections answer the opening commands of go-redis themselves: HELLO, CLIENT
+// and SELECT. The answer is the error of a server that does not know the
+// command, after which go-redis speaks RESP2. A leading SUBSCRIBE gets the same
+// answer. Everything after the first other command is passed to the proxy
+// unread.
 //
-// next makes the connections; nil dials, for at most five seconds. NewClient uses
-// Dialer, and does more. It is for clients that are made in another way.
+// next makes the connections; if it is nil, Dialer dials with a timeout of five
+// seconds. NewClient uses Dialer, and does more. Dialer is for clients that are
+// made in another way.
 func Dialer(next func(ctx context.Context, network, addr string) (net.Conn, error)) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	if next == nil {
 		next = (&net.Dialer{Timeout: 5 * time.Second}).DialContext
@@ -32,7 +34,7 @@ func Dialer(next func(ctx context.Context, network, addr string) (net.Conn, erro
 		}
 		c := &conn{Conn: inner}
 		if raw, ok := inner.(syscall.Conn); ok {
-			// By which go-redis finds out that an idle connection is dead.
+			// go-redis needs it to find out that an idle connection is dead.
 			return &rawConn{c, raw}, nil
 		}
 		return c, nil
@@ -47,14 +49,14 @@ type rawConn struct {
 // SyscallConn implements syscall.Conn.
 func (c *rawConn) SyscallConn() (syscall.RawConn, error) { return c.raw.SyscallConn() }
 
-// A conn is a connection to a twemproxy. Read and Write may be called at the same
-// time, as those of any connection.
+// conn is a connection to a twemproxy. Like on any connection, Read and Write
+// may be called concurrently.
 type conn struct {
 	net.Conn
-	opened atomic.Bool // the opening is over, and nothing is looked at any more
+	opened atomic.Bool // the opening is over; nothing is parsed any more
 
 	mu      sync.Mutex
-	answers bytes.Buffer // guarded by mu: what is to be read before anything of the proxy
+	answers bytes.Buffer // guarded by mu: replies to be read before those of the proxy
 }
 
 // Write implements net.Conn.
@@ -63,15 +65,16 @@ func (c *conn) Write(b []byte) (int, error) {
 		return c.Conn.Write(b)
 	}
 	for rest := b; len(rest) > 0; {
-		name, size := command(rest)
+		name, size := parseCommand(rest)
 		switch {
 		case strings.HasSuffix(name, "subscribe"):
-			c.answer(name)
-			// Who reads may be waiting for the proxy already, and is woken.
+			c.reject(name)
+			// A concurrent Read may already be waiting for the proxy; this
+			// wakes it.
 			_ = c.SetReadDeadline(time.Unix(1, 0))
 		case answeredHere(name):
-			c.answer(name)
-		case name == "auth": // and then comes more of the opening
+			c.reject(name)
+		case name == "auth": // the opening continues after it
 			if _, err := c.Conn.Write(rest[:size]); err != nil {
 				return 0, err
 			}
@@ -92,40 +95,41 @@ func (c *conn) Read(b []byte) (int, error) {
 	if c.opened.Load() {
 		return c.Conn.Read(b)
 	}
-	if n := c.answered(b); n > 0 {
+	if n := c.readAnswers(b); n > 0 {
 		return n, nil
 	}
 	n, err := c.Conn.Read(b)
 	if err != nil && n == 0 {
-		if n := c.answered(b); n > 0 {
+		if n := c.readAnswers(b); n > 0 {
 			return n, nil
 		}
 	}
 	return n, err
 }
 
-// answer refuses a command in place of the proxy.
-func (c *conn) answer(name string) {
+// reject answers a command with an error in place of the proxy.
+func (c *conn) reject(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	fmt.Fprintf(&c.answers, "-%s\r\n", (&Error{Command: strings.ToUpper(name)}).Error())
 }
 
-// answered reads what answer has written.
-func (c *conn) answered(b []byte) int {
+// readAnswers reads the replies that reject has written.
+func (c *conn) readAnswers(b []byte) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n, _ := c.answers.Read(b) // the error says that it is empty
+	n, _ := c.answers.Read(b) // io.EOF: it is empty
 	return n
 }
 
-// answeredHere reports whether a command is one that the Dialer answers.
+// answeredHere reports whether the Dialer answers the command.
 func answeredHere(name string) bool { return name == "hello" || name == "client" || name == "select" }
 
-// command returns the name, in lower case, and the size of the command that b begins
-// with; "" if that is not a whole one. go-redis flushes what it opens with at once,
-// so a part of a command is one that is long, and none of those.
-func command(b []byte) (name string, size int) {
+// parseCommand returns the name, in lower case, and the size of the first
+// command in b. If that command is incomplete, name is "". go-redis flushes its
+// opening commands at once, so an incomplete command is a long one, and not
+// part of the opening.
+func parseCommand(b []byte) (name string, size int) {
 	rest := b
 	number := func(sign byte) int {
 		line, after, ok := bytes.Cut(rest, []byte("\r\n"))

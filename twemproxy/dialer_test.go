@@ -10,7 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// opened returns what the Dialer makes of a pipe, and its other end.
+// opened returns a connection of the Dialer to a pipe, and the other end of
+// that pipe.
 func opened(t *testing.T) (net.Conn, net.Conn) {
 	t.Helper()
 	client, server := net.Pipe()
@@ -20,7 +21,7 @@ func opened(t *testing.T) (net.Conn, net.Conn) {
 	return conn, server
 }
 
-func TestAnOpeningInOneWriteIsAnsweredAndTheRestPassedOn(t *testing.T) {
+func TestDialer_AnswersTheOpeningAndForwardsTheRest(t *testing.T) {
 	t.Parallel()
 	conn, server := opened(t)
 	const opening = "*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n" + "*4\r\n$6\r\nclient\r\n$7\r\nsetinfo\r\n$8\r\nLIB-NAME\r\n$1\r\na\r\n"
@@ -37,7 +38,7 @@ func TestAnOpeningInOneWriteIsAnsweredAndTheRestPassedOn(t *testing.T) {
 	require.Equal(t, rest, <-passed)
 }
 
-func TestAReaderWhoWaitsForTheProxyHearsThatItCannotSubscribe(t *testing.T) {
+func TestDialer_RejectsSubscribeOfAWaitingReader(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		conn, _ := opened(t)
@@ -50,17 +51,17 @@ func TestAReaderWhoWaitsForTheProxyHearsThatItCannotSubscribe(t *testing.T) {
 			}
 			read <- string(b[:n])
 		}()
-		synctest.Wait() // for it to wait
+		synctest.Wait() // until it waits
 		_, err := conn.Write([]byte("*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\nc\r\n"))
 		require.NoError(t, err)
-		require.Equal(t, "-ERR unknown command 'SUBSCRIBE': twemproxy does not have it, and it was not sent\r\n", <-read)
+		require.Equal(t, "-ERR unknown command 'SUBSCRIBE': twemproxy does not support it; it was not sent\r\n", <-read)
 	})
 }
 
-func TestWhatIsNoCommandIsPassedOn(t *testing.T) {
+func TestDialer_ForwardsMalformedCommands(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"PING\r\n", "*\r\n", "*1\r\n", "*1\r\n$4\r\nPI", "*1\r\n$-1\r\n", "*1\r\n$99999999999999999999\r\nHELLO\r\n", "\r\n", "*0\r\n", "*-1\r\n"} {
-		synctest.Test(t, func(t *testing.T) { // where a byte that never comes is a deadlock
+		synctest.Test(t, func(t *testing.T) { // in a bubble a missing byte is a deadlock
 			conn, server := opened(t)
 			go func() { _, _ = conn.Write([]byte(text)) }()
 			b := make([]byte, len(text))

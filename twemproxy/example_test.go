@@ -14,7 +14,7 @@ import (
 )
 
 func Example() {
-	proxy, err := redistest.NewEmbedded() // yours is somewhere else
+	proxy, err := redistest.NewEmbedded() // yours runs elsewhere
 	if err != nil {
 		panic(err)
 	}
@@ -34,5 +34,5 @@ func Example() {
 	fmt.Println(errors.As(err, &refused), err)
 	// Output:
 	// ann <nil>
-	// true cachex: clear users: Clear needs SCAN, which some proxies and ACLs refuse: ERR unknown command 'SCAN': twemproxy does not have it, and it was not sent
+	// true cachex: clear users: Clear needs SCAN, which some proxies and ACLs refuse: ERR unknown command 'SCAN': twemproxy does not support it; it was not sent
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/cachex-go/cachex/twemproxy"
 )
 
-// proxy returns the address of a twemproxy before two servers.
+// proxy returns the address of a twemproxy with two servers.
 func proxy(t *testing.T) string {
 	t.Helper()
 	return redistest.StartTwemproxy(t, 0, redistest.Shared(t).Addr(), redistest.Start(t).Addr()).Options().Addr
@@ -37,7 +37,7 @@ func refused(t *testing.T, err error, command string) {
 	require.ErrorContains(t, err, "ERR unknown command '"+command+"'")
 }
 
-func TestAClientConnectsWhateverItsOptions(t *testing.T) {
+func TestNewClient_ConnectsWithAnyOptions(t *testing.T) {
 	t.Parallel()
 	ctx, addr, key := t.Context(), proxy(t), redistest.Key(t)
 	for _, o := range []*redis.Options{
@@ -53,14 +53,14 @@ func TestAClientConnectsWhateverItsOptions(t *testing.T) {
 		require.NoError(t, rdb.Set(ctx, key, "1", time.Minute).Err())
 		require.Equal(t, "1", rdb.Get(ctx, key).Val())
 	}
-	// The options of a client that exists make another one.
+	// The options of an existing client make another one.
 	rdb := client(t, twemproxy.NewClient(client(t, twemproxy.NewClient(&redis.Options{Addr: addr})).Options()))
 	require.Equal(t, "1", rdb.Get(ctx, key).Val())
 }
 
-// With the Dialer alone a client connects just as well; a command that is not known
-// costs it the connection.
-func TestTheDialerAloneMakesAClientConnect(t *testing.T) {
+// With the Dialer alone a client connects too; an unknown command costs it the
+// connection.
+func TestDialer_AloneConnectsAClient(t *testing.T) {
 	t.Parallel()
 	ctx, addr, key := t.Context(), proxy(t), redistest.Key(t)
 	for _, o := range []*redis.Options{{Addr: addr}, {Addr: addr, Protocol: 2, DisableIdentity: true}, {Addr: addr, Protocol: 3}} {
@@ -74,7 +74,7 @@ func TestTheDialerAloneMakesAClientConnect(t *testing.T) {
 	require.Error(t, plain.Get(ctx, key).Err(), "go-redis connects without it, so the package is of no use any more")
 }
 
-func TestWhatTwemproxyDoesNotKnowIsRefusedAndNotSent(t *testing.T) {
+func TestNewClient_RejectsUnknownCommandsUnsent(t *testing.T) {
 	t.Parallel()
 	ctx, addr, key := t.Context(), proxy(t), redistest.Key(t)
 	rdb := client(t, twemproxy.NewClient(&redis.Options{Addr: addr, PoolSize: 1}))
@@ -114,7 +114,7 @@ func TestWhatTwemproxyDoesNotKnowIsRefusedAndNotSent(t *testing.T) {
 	require.NoError(t, sub.Close())
 }
 
-func TestOptionsThatTwemproxyCannotMeetAreErrors(t *testing.T) {
+func TestNewClient_UnsupportedOptionsAreErrors(t *testing.T) {
 	t.Parallel()
 	addr := proxy(t)
 	for command, o := range map[string]*redis.Options{
@@ -122,15 +122,15 @@ func TestOptionsThatTwemproxyCannotMeetAreErrors(t *testing.T) {
 	} {
 		o.Addr = addr
 		err := client(t, twemproxy.NewClient(o)).Get(t.Context(), "a").Err()
-		// Of what the Dialer answers, go-redis makes an error of its own.
-		require.ErrorContains(t, err, "ERR unknown command '"+command+"': twemproxy does not have it")
+		// go-redis wraps the answer of the Dialer in an error of its own.
+		require.ErrorContains(t, err, "ERR unknown command '"+command+"': twemproxy does not support it")
 		require.NotContains(t, err.Error(), "secret")
 	}
 	err := client(t, twemproxy.NewClient(&redis.Options{Addr: addr, Password: "secret"})).Get(t.Context(), "a").Err()
 	require.ErrorContains(t, err, "ERR Client sent AUTH, but no password is set", "twemproxy itself is asked")
 }
 
-func TestARingOfTwoProxies(t *testing.T) {
+func TestNewClient_OnARingOfTwoProxies(t *testing.T) {
 	t.Parallel()
 	ctx, key := t.Context(), redistest.Key(t)
 	ring := redis.NewRing(&redis.RingOptions{
@@ -144,7 +144,7 @@ func TestARingOfTwoProxies(t *testing.T) {
 	}
 }
 
-func TestNewClient_GoesOnThroughAnotherProxy(t *testing.T) {
+func TestNewClient_FailsOverToAnotherProxy(t *testing.T) {
 	t.Parallel()
 	ctx, key := t.Context(), redistest.Key(t)
 	servers := []string{redistest.Shared(t).Addr(), redistest.Start(t).Addr()}
@@ -170,7 +170,7 @@ func TestNewClient_GoesOnThroughAnotherProxy(t *testing.T) {
 	}
 }
 
-func TestAnIdleConnectionThatTheProxyClosedIsReplaced(t *testing.T) {
+func TestNewClient_ReplacesAnIdleConnectionThatTheProxyClosed(t *testing.T) {
 	t.Parallel()
 	ctx, key := t.Context(), redistest.Key(t)
 	between := redistest.NewProxy(t, proxy(t))
@@ -180,8 +180,8 @@ func TestAnIdleConnectionThatTheProxyClosedIsReplaced(t *testing.T) {
 	require.Eventually(t, func() bool { return rdb.Get(ctx, key).Val() == "1" }, redistest.Patience, time.Millisecond, "no retry was needed")
 }
 
-// knows asks the proxy itself, with one argument, two and so on, since it hangs up
-// on a wrong number of them as well.
+// knows asks the proxy itself, with one argument, two and so on, since the
+// proxy also closes the connection on a wrong number of arguments.
 func knows(t *testing.T, addr, name, key string, wait time.Duration) bool {
 	for args := 0; args < 7; args++ {
 		conn, err := net.Dial("tcp", addr)
@@ -211,7 +211,7 @@ func knows(t *testing.T, addr, name, key string, wait time.Duration) bool {
 	return false
 }
 
-func TestKnowsWhatTwemproxyKnows(t *testing.T) {
+func TestKnows_MatchesTwemproxy(t *testing.T) {
 	t.Parallel()
 	addr, key := proxy(t), redistest.Key(t)
 	server := redistest.Shared(t).Client(nil)
@@ -226,7 +226,7 @@ func TestKnowsWhatTwemproxyKnows(t *testing.T) {
 		default:
 			wait, want := 200*time.Millisecond, twemproxy.Knows(name)
 			got := knows(t, addr, name, key, wait)
-			for want && !got && wait < redistest.Patience { // a busy machine may need more than that
+			for want && !got && wait < redistest.Patience { // a busy machine may need longer
 				wait *= 4
 				got = knows(t, addr, name, key, wait)
 			}
