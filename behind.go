@@ -379,7 +379,7 @@ func (s Spec[K, V]) validateBehind(parses func() error, counts bool) error {
 	case s.WriteBehind < minBehind || s.WriteBehind%time.Millisecond != 0:
 		return fmt.Errorf("Spec.WriteBehind is %v, must be whole milliseconds, at least %v", s.WriteBehind, minBehind)
 	case s.KeyFunc != nil:
-		return errors.New("Spec.WriteBehind needs Spec.Key in place of Spec.KeyFunc: whoever persists has to tell the key from its text")
+		return errors.New("Spec.WriteBehind needs Spec.Key in place of Spec.KeyFunc: the flusher must parse the key")
 	case strings.Contains(s.Key, "{{"):
 		return errors.New("Spec.WriteBehind gives keys a hash tag of its own: write Spec.Key without {{…}}")
 	case s.Down == nil && s.DownMany == nil && !counts:

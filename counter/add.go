@@ -14,29 +14,32 @@ import (
 	"github.com/cachex-go/cachex/writebehind"
 )
 
-// Inc adds 1 to the count of key and returns the new count. It is Add.
+// Inc adds 1 to the count of key and returns the new count. It is like Add with
+// 1.
 func (c *Counter[K]) Inc(ctx context.Context, key K) (int64, error) { return c.Add(ctx, key, 1) }
 
-// Add adds delta, which may be negative, to the count of key and returns the new count;
-// no two calls return the same one of the counts that a key goes through. What several
-// goroutines add while a few round trips are under way leaves together in the next. A count that
-// is missing is restored first, once for the whole fleet, and Add waits for that. Its
-// TTL begins anew.
+// Add adds delta, which may be negative, to the count of key and returns the
+// new count. Every call returns a distinct count, in the order in which Redis
+// adds them. If two round trips are in flight, further calls of this process
+// are batched. A missing count is restored first, once for the whole fleet, and
+// Add waits for that. Add restarts the TTL of the count.
 //
-// The error is a *cachex.Error. After ErrOverflow, one of Up, or one of Redis, which
-// did not get or refused it, nothing was added. ErrOutcomeUnknown says that Redis may
-// have added it: Add is not sent twice. So it is with the end of ctx while Redis is
-// asked.
+// The error is a *cachex.Error. Nothing was added after ErrOverflow, after an
+// error of Up, and after an error of Redis that means that the command was not
+// received or was rejected. If the error is ErrOutcomeUnknown, Redis may have
+// added delta: Add is not sent twice. The same holds if ctx ends after the
+// command was sent.
 func (c *Counter[K]) Add(ctx context.Context, key K, delta int64) (int64, error) {
 	return c.call(ctx, cachex.OpAdd, key, delta, "")
 }
 
-// AddOnce is Add for a caller who may try again: of the calls with the same key and
-// opID, in any process, one adds, and the others return what the count was then. opID
-// is remembered for Spec.OnceTTL. After any error but ErrOverflow it is safe to call it
-// again.
+// AddOnce is like Add, for callers that may retry. Of all calls with the same
+// key and opID, in any process, exactly one adds; the others return the count
+// that it returned. opID is remembered for Spec.OnceTTL. After any error except
+// ErrOverflow it is safe to call it again.
 //
-// With UpCounts a count that is missing is not added to, and the opID not remembered.
+// With UpCounts a missing count is not added to, and the opID is not
+// remembered.
 func (c *Counter[K]) AddOnce(ctx context.Context, key K, delta int64, opID string) (int64, error) {
 	return c.call(ctx, cachex.OpAddOnce, key, delta, opID)
 }
@@ -51,7 +54,7 @@ func (c *Counter[K]) call(ctx context.Context, op string, key K, delta int64, op
 			n = 0
 		}
 	}()
-	a := adding{key: call.Key, id: call.ID, delta: decimal(delta)}
+	a := addRequest{key: call.Key, id: call.ID, delta: decimal(delta)}
 	if op == cachex.OpAddOnce {
 		if a.op, err = operation(call.Key, opID); err != nil {
 			return 0, err
@@ -60,19 +63,19 @@ func (c *Counter[K]) call(ctx context.Context, op string, key K, delta int64, op
 	return c.add(call.Ctx, key, a, delta)
 }
 
-// maxRestores is how often an Add restores a count that is gone again when it comes to
-// add to it. Its TTL is shorter than the way to Redis then, or somebody deletes it all
-// the time.
+// maxRestores limits how often an Add restores a count that is gone again
+// before it is added to. The TTL is then shorter than a round trip to Redis, or
+// another process keeps deleting the count.
 const maxRestores = 10
 
-// add adds, restoring the count if need be.
-func (c *Counter[K]) add(ctx context.Context, key K, a adding, by int64) (int64, error) {
+// add adds, and restores the count if it is missing.
+func (c *Counter[K]) add(ctx context.Context, key K, req addRequest, delta int64) (int64, error) {
 	for range maxRestores {
-		switch n, kind, err := c.send(ctx, a, by); {
+		switch n, status, err := c.send(ctx, req, delta); {
 		case err != nil:
 			return 0, err
-		case kind == "M":
-			n, counted, err := c.restored(ctx, key)
+		case status == "M":
+			n, counted, err := c.restoreMissing(ctx, key)
 			if err != nil || counted {
 				return n, err
 			}
@@ -83,24 +86,25 @@ func (c *Counter[K]) add(ctx context.Context, key K, a adding, by int64) (int64,
 	return 0, errGone
 }
 
-// whereMissing tells the script what a count is that is not there.
-func (c *Counter[K]) whereMissing() string {
+// onMissing tells the script the value of a missing count.
+func (c *Counter[K]) onMissing() string {
 	if c.spec.Up == nil {
 		return "1"
 	}
 	return "0"
 }
 
-// restored restores a count that an Add has not found. It reports whether that counts
-// what is to be added.
-func (c *Counter[K]) restored(ctx context.Context, key K) (n int64, counted bool, err error) {
+// restoreMissing restores a count that an Add has not found. It reports whether
+// the restored count includes the addition.
+func (c *Counter[K]) restoreMissing(ctx context.Context, key K) (n int64, counted bool, err error) {
 	if !c.spec.UpCounts {
 		_, err = c.Get(ctx, key)
 		return 0, false, cause(err)
 	}
-	// Up counts the event if it begins after the call of Add, and so it does if it is
-	// our own. Else another one has to count it: when the first is over, for to take
-	// its lease away would be to begin anew as long as events come in.
+	// Up counts the event if its load begins after the call of Add, so a load
+	// that this call starts counts it. Otherwise another load must count it,
+	// after the present one has ended: taking away the lease of the present one
+	// would restart the load for as long as events come in.
 	own := new(atomic.Bool)
 	n, err = c.Get(context.WithValue(ctx, ownKey{}, own), key)
 	if err == nil && !own.Load() {
@@ -109,11 +113,12 @@ func (c *Counter[K]) restored(ctx context.Context, key K) (n int64, counted bool
 	return n, true, cause(err)
 }
 
-// ownKey is the key of the *atomic.Bool that a load sets, if its flight began with the
-// call that asks.
+// ownKey is the key of an *atomic.Bool, which a load sets if its flight began
+// with the call.
 type ownKey struct{}
 
-// cause returns what err, of the Cache, wraps: the error of an Add says so itself.
+// cause returns the cause of an error of the Cache. An Add reports the
+// operation and the key itself.
 func cause(err error) error {
 	if e, ok := errors.AsType[*cachex.Error](err); ok {
 		return e.Err
@@ -121,20 +126,20 @@ func cause(err error) error {
 	return err
 }
 
-// An adding is what is to be added.
-type adding struct {
+// addRequest describes one addition.
+type addRequest struct {
 	key, id string // in Redis, and in the buckets of write-behind
 	delta   string
-	op      string // the key of the operation; "": an Add
+	op      string // the key of the operation; "" for an Add
 }
 
-// adding returns the call that adds.
-func (c *Counter[K]) adding(a adding, missing string) *script.Call {
+// addCall returns the call that adds.
+func (c *Counter[K]) addCall(a addRequest, missing string) *script.Call {
 	behind, once := c.kind.Engine != nil, a.op != ""
 	call := &script.Call{
 		Script: script.AddCount(behind, once), Key: a.key,
 		Args: append(make([]any, 0, 6), a.delta, c.keep, missing, "", ""),
-		Once: once && c.spec.UpCounts, // a count that is missing has not the operation
+		Once: once && c.spec.UpCounts, // a missing count does not record the operation
 	}
 	if missing == "1" {
 		token := entry.NewToken()
@@ -151,8 +156,8 @@ func (c *Counter[K]) adding(a adding, missing string) *script.Call {
 	return call
 }
 
-// added returns what came of the call of an adding.
-func added(call *script.Call) (n int64, kind string, err error) {
+// parseAdded returns the result of an addCall.
+func parseAdded(call *script.Call) (n int64, status string, err error) {
 	if call.Err != nil {
 		return 0, "", writebehind.Outcome(call.Err)
 	}
@@ -164,7 +169,7 @@ func added(call *script.Call) (n int64, kind string, err error) {
 		}
 		return ""
 	}
-	switch kind = text(0); kind {
+	switch status = text(0); status {
 	case "A", "D", "S":
 		if n, err = strconv.ParseInt(text(1), 10, 64); err != nil {
 			return 0, "", unknown(errReply)
@@ -172,18 +177,20 @@ func added(call *script.Call) (n int64, kind string, err error) {
 	case "M", "P", "F", "C":
 	case "O":
 		return 0, "", ErrOverflow
-	default: // of a broken proxy, say: what Redis has done, nobody knows
+	default: // for example of a broken proxy: the outcome is unknown
 		return 0, "", unknown(errReply)
 	}
-	return n, kind, nil
+	return n, status, nil
 }
 
-// unknown returns err as that of an Add that may have been carried out, or may be yet.
+// unknown wraps err as the error of an Add that Redis may have carried out, or
+// may do later.
 func unknown(err error) error { return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err) }
 
 func decimal(n int64) string { return strconv.FormatInt(n, 10) }
 
-// operation returns the key of an operation, which a Cluster keeps where the count is.
+// operation returns the key of an operation, which a Cluster stores in the slot
+// of the count.
 func operation(key, opID string) (string, error) {
 	switch {
 	case opID == "":
@@ -191,16 +198,16 @@ func operation(key, opID string) (string, error) {
 	case len(opID) > maxOpID:
 		return "", fmt.Errorf("opID has %d bytes, must have at most %d", len(opID), maxOpID)
 	}
-	beside, err := keys.Beside(key)
+	prefix, err := keys.Beside(key)
 	if err != nil {
 		return "", err
 	}
-	return beside + ":%op:" + opID, nil
+	return prefix + ":%op:" + opID, nil
 }
 
 const maxOpID = 255
 
 var (
-	errGone  = errors.New("the count was restored, and was gone again, time after time")
+	errGone  = errors.New("the count was gone again after every restoration")
 	errReply = errors.New("Redis gave an unexpected reply")
 )

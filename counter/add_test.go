@@ -20,7 +20,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-func TestACountWithoutUpBeginsAtZero(t *testing.T) {
+func TestAdd_WithoutUpBeginsAtZero(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCounter(t, rdb, counter.Spec[int]{})
@@ -43,8 +43,8 @@ func TestACountWithoutUpBeginsAtZero(t *testing.T) {
 	})
 }
 
-// crowd is how many clients count at once, and how often each: fewer on the embedded
-// server, which takes its time for a script.
+// crowd returns the number of concurrent clients and of counts for each. The
+// embedded server gets fewer, since its scripts are slow.
 func crowd(t *testing.T) (clients, each int) {
 	if strings.HasSuffix(t.Name(), "embedded") {
 		return 2, 10
@@ -52,7 +52,7 @@ func crowd(t *testing.T) (clients, each int) {
 	return 4, 50
 }
 
-func TestAMissingCountIsRestoredOnceAndEveryIncReturnsAnotherOne(t *testing.T) {
+func TestInc_RestoresOnceAndReturnsDistinctCounts(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		clients, each := crowd(t)
@@ -63,7 +63,7 @@ func TestAMissingCountIsRestoredOnceAndEveryIncReturnsAnotherOne(t *testing.T) {
 			Key: redistest.Key(t) + ":{id}", LeaseTTL: patience, TTL: 2 * patience,
 			Up: func(context.Context, int) (int64, error) {
 				loads.Add(1)
-				asking.Wait() // a slow source, which all have to wait for
+				asking.Wait() // a slow source, which all clients wait for
 				return 1000, nil
 			},
 		}
@@ -99,7 +99,7 @@ func TestAMissingCountIsRestoredOnceAndEveryIncReturnsAnotherOne(t *testing.T) {
 	})
 }
 
-func TestCountsAreExactToTheEdgesOfInt64(t *testing.T) {
+func TestAdd_IsExactToTheLimitsOfInt64(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCounter(t, rdb, counter.Spec[int]{})
@@ -132,7 +132,7 @@ func TestCountsAreExactToTheEdgesOfInt64(t *testing.T) {
 	})
 }
 
-func TestTheTTLOfACountSlidesWithUse(t *testing.T) {
+func TestAdd_RestartsTheTTL(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCounter(t, rdb, counter.Spec[int]{TTL: time.Hour, Up: func(context.Context, int) (int64, error) { return 5, nil }})
@@ -153,7 +153,7 @@ func TestTheTTLOfACountSlidesWithUse(t *testing.T) {
 	})
 }
 
-func TestAddOnceAddsOnce(t *testing.T) {
+func TestAddOnce_AddsOnce(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCounter(t, rdb, counter.Spec[int]{Up: func(context.Context, int) (int64, error) { return 100, nil }})
@@ -176,13 +176,13 @@ func TestAddOnceAddsOnce(t *testing.T) {
 	})
 }
 
-func TestDownPersistsWhatWasAdded(t *testing.T) {
+func TestDown_PersistsAdditions(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		var mu sync.Mutex
 		rows := map[int]int64{1: 1000}
 		spec := counter.Spec[int]{
-			Key: redistest.Key(t) + ":{id}", FlushEvery: patience * 100, // no flush but those of the test
+			Key: redistest.Key(t) + ":{id}", FlushEvery: patience * 100, // no flush except those of the test
 			Up: func(_ context.Context, id int) (int64, error) {
 				mu.Lock()
 				defer mu.Unlock()
@@ -237,7 +237,7 @@ func TestDownPersistsWhatWasAdded(t *testing.T) {
 	})
 }
 
-func TestABufferSendsSums(t *testing.T) {
+func TestBuffer_SendsSums(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		for name, spec := range map[string]counter.Spec[int]{

@@ -30,9 +30,9 @@ func newBuffer(t testing.TB, c *counter.Counter[int], o counter.BufferOptions) *
 // template returns the Key of a Counter without Down.
 func template(c *counter.Counter[int]) string { return strings.TrimSuffix(c.Key(1), "1") + "{id}" }
 
-// All that a Buffer has taken is in the counts when the Counter is closed, and nothing
-// that it has refused.
-func TestABufferIsExactBesideFlushesAndClose(t *testing.T) {
+// When the Counter is closed, the counts include all accepted additions, and no
+// rejected ones.
+func TestBuffer_IsExactWithConcurrentFlushesAndClose(t *testing.T) {
 	t.Parallel()
 	eachKind(t, map[int]int64{}, func(t *testing.T, c *counter.Counter[int], tb *table, rdb *redis.Client, down bool) {
 		b := newBuffer(t, c, counter.BufferOptions{Every: time.Millisecond, MaxKeys: 1000})
@@ -93,8 +93,8 @@ func TestABufferIsExactBesideFlushesAndClose(t *testing.T) {
 	})
 }
 
-// Counts that have to be restored before they are added to are so at Close, too.
-func TestCloseRestoresWhatABufferAddsTo(t *testing.T) {
+// Close also restores missing counts before it adds to them.
+func TestBufferClose_RestoresMissingCounts(t *testing.T) {
 	t.Parallel()
 	eachKind(t, map[int]int64{1: 100, 2: 200}, func(t *testing.T, c *counter.Counter[int], tb *table, rdb *redis.Client, down bool) {
 		b := newBuffer(t, c, counter.BufferOptions{Every: time.Hour})
@@ -112,7 +112,7 @@ func TestCloseRestoresWhatABufferAddsTo(t *testing.T) {
 	})
 }
 
-func TestABufferIsFullWhileRedisIsAwayAndSendsAllWhenItIsBack(t *testing.T) {
+func TestBuffer_IsFullWithoutRedisAndSendsAllAfterwards(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		client, faults := again(t, rdb), new(redistest.Faults)
@@ -137,7 +137,7 @@ func TestABufferIsFullWhileRedisIsAwayAndSendsAllWhenItIsBack(t *testing.T) {
 		require.Zero(t, b.Stats().Unknown)
 		faults.Clear()
 		deadline := time.Now().Add(patience)
-		for b.Stats().Sums > 0 { // nobody calls Flush
+		for b.Stats().Sums > 0 { // the test does not call Flush
 			require.True(t, time.Now().Before(deadline))
 			time.Sleep(time.Millisecond)
 		}
@@ -150,7 +150,7 @@ func TestABufferIsFullWhileRedisIsAwayAndSendsAllWhenItIsBack(t *testing.T) {
 	})
 }
 
-func TestSumsThatNobodyKnowsOfAreNotSentAgain(t *testing.T) {
+func TestBuffer_DoesNotResendSumsOfUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		client, faults := again(t, rdb), new(redistest.Faults)
@@ -168,12 +168,12 @@ func TestSumsThatNobodyKnowsOfAreNotSentAgain(t *testing.T) {
 	})
 }
 
-func TestABufferRefusesASumThatLeavesInt64(t *testing.T) {
+func TestBuffer_RejectsASumThatOverflowsInt64(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCounter(t, rdb, counter.Spec[int]{})
 		b := newBuffer(t, c, counter.BufferOptions{Every: time.Hour})
-		for taken := 0; taken < 2; { // by two parts of the buffer
+		for taken := 0; taken < 2; { // by two shards
 			err := b.Add(1, math.MaxInt64)
 			if err == nil {
 				taken++
@@ -181,7 +181,7 @@ func TestABufferRefusesASumThatLeavesInt64(t *testing.T) {
 			}
 			require.ErrorIs(t, err, counter.ErrOverflow)
 			require.NoError(t, b.Add(2, 0), "adds nothing")
-			for range 2 { // after which a core has no part that it has used last, and takes the next
+			for range 2 { // then a core has no last shard, and takes the next
 				runtime.GC()
 			}
 		}
@@ -195,7 +195,7 @@ func TestABufferRefusesASumThatLeavesInt64(t *testing.T) {
 	})
 }
 
-func TestABufferFlushesInTime(t *testing.T) {
+func TestBuffer_FlushesAfterEvery(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCounter(t, rdb, counter.Spec[int]{TTL: time.Hour})
@@ -209,15 +209,15 @@ func TestABufferFlushesInTime(t *testing.T) {
 			synctest.Wait()
 			require.Equal(t, i+1, b.Stats().Flushes)
 			requireCount(t, c, 1, i+1)
-			time.Sleep(time.Hour / 2) // nothing is added: nothing is sent
+			time.Sleep(time.Hour / 2) // without additions nothing is sent
 			require.Equal(t, i+1, b.Stats().Flushes)
 		}
 	})
 }
 
-// Somebody flushes, and Up takes longer than a flush of the timer may. What is added
-// meanwhile is sent all the same, without another Add.
-func TestWhatIsAddedDuringALongFlushIsSent(t *testing.T) {
+// Up takes longer than the timeout of a background flush. Additions during a
+// Flush are still sent, without another Add.
+func TestBuffer_SendsAdditionsDuringALongFlush(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCounter(t, rdb, counter.Spec[int]{TTL: time.Hour, UpTimeout: time.Hour, Up: func(_ context.Context, id int) (int64, error) {
@@ -245,7 +245,7 @@ func TestWhatIsAddedDuringALongFlushIsSent(t *testing.T) {
 	})
 }
 
-// A Flush whose ctx has ended sends nothing, or nothing more, and loses nothing.
+// If ctx has ended, Flush sends nothing more, and loses nothing.
 func TestBufferFlush_KeepsSumsThatWereNotSent(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -269,8 +269,8 @@ func TestBufferFlush_KeepsSumsThatWereNotSent(t *testing.T) {
 	})
 }
 
-// The only connection is taken by a command that blocks.
-func TestBufferClose_SaysThatItKeepsWhatItCouldNotSend(t *testing.T) {
+// A blocking command occupies the only connection.
+func TestBufferClose_ReportsUnsentSums(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	rdb := server.Client(func(o *redis.Options) { o.PoolSize, o.PoolTimeout = 1, 10*time.Millisecond })
@@ -292,7 +292,7 @@ func TestBufferClose_SaysThatItKeepsWhatItCouldNotSend(t *testing.T) {
 	requireCount(t, newCounter(t, rdb, spec), 1, 100)
 }
 
-func TestBuffer_KeepsAndReportsASumWithWhichTheCountLeavesInt64(t *testing.T) {
+func TestBuffer_KeepsAndReportsASumThatOverflowsTheCount(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCounter(t, rdb, counter.Spec[int]{})
@@ -315,7 +315,7 @@ func TestBuffer_KeepsAndReportsASumWithWhichTheCountLeavesInt64(t *testing.T) {
 	})
 }
 
-func TestNewBuffer_RefusesUpCounts(t *testing.T) {
+func TestNewBuffer_RejectsUpCounts(t *testing.T) {
 	t.Parallel()
 	tb := newTable(map[int]int64{})
 	c := newCounter(t, redistest.Shared(t).Client(nil), counter.Spec[int]{Up: tb.up, UpCounts: true})

@@ -16,8 +16,8 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// One cluster for all that is to be shown of one.
-func TestACluster(t *testing.T) {
+// One cluster serves all tests that need one.
+func TestCounter_OnACluster(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 3)
 	t.Run("keeps counts where they are pending", func(t *testing.T) { keptWherePending(t, cluster.Client(nil)) })
@@ -64,10 +64,10 @@ func keptWherePending(t *testing.T, rdb *redis.ClusterClient) {
 	require.Equal(t, int64(1), n)
 }
 
-// A slotWatch sees to it that all keys of a script are of one slot, and counts slots.
+// slotWatch checks that all keys of a script share a slot, and counts slots.
 type slotWatch struct {
 	t   *testing.T
-	rdb *redis.ClusterClient // another client, which is not watched
+	rdb *redis.ClusterClient // another client, without the watch
 
 	mu    sync.Mutex
 	nodes map[string]int // guarded by mu; scripts by node
@@ -160,9 +160,9 @@ func spreadOver(t *testing.T, rdb *redis.ClusterClient) {
 	}
 }
 
-// Counts are used at every stage of the move of their slot, key by key. A script of
-// which some keys have moved, or are not there yet, is refused by Redis until all is
-// over, and has then done nothing.
+// Counts are used at every stage of the move of their slot, key by key. While
+// some keys of a script have moved, Redis rejects the script, which has then
+// done nothing.
 func countedOnTheMove(t *testing.T, cluster *redistest.Cluster) {
 	ctx, rdb := t.Context(), cluster.Client(nil)
 	tb := newTable(map[int]int64{1: 100})
@@ -182,7 +182,7 @@ func countedOnTheMove(t *testing.T, cluster *redistest.Cluster) {
 			} {
 				n, err := add()
 				if err != nil {
-					require.True(t, i == 1 || spec.Down != nil, "%s, %s: %v", name, stage, err) // else it has one key
+					require.True(t, i == 1 || spec.Down != nil, "%s, %s: %v", name, stage, err) // otherwise it has one key
 					require.ErrorContains(t, err, "TRYAGAIN", "%s, %s", name, stage)
 					require.False(t, errors.Is(err, counter.ErrOutcomeUnknown))
 					refused++

@@ -10,7 +10,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-func TestAnIncAnAddOnceAndAGetAreOneCommandEach(t *testing.T) {
+func TestCounter_IncAddOnceAndGetAreOneCommandEach(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCounter(t, rdb, counter.Spec[int]{})

@@ -16,8 +16,8 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// Redis is still asked for additions that left together when their callers have gone.
-func TestCounterClose_WaitsForAddsThatTheirCallersHaveLeft(t *testing.T) {
+// Redis is still executing batched additions after their callers have left.
+func TestCounterClose_WaitsForAbandonedAdds(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCounter(t, rdb, counter.Spec[int]{TTL: time.Hour})

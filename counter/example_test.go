@@ -21,9 +21,9 @@ func exampleRedis() (rdb *redis.Client, done func()) {
 	return server.Client(nil), server.Close
 }
 
-// Views of jobs are counted, and shown for a page of jobs in one round trip. With INCR
-// and EXPIRE by hand, a connection that is cut may count a view twice, or leave a count
-// that never expires.
+// Views of jobs are counted, and read for a page of jobs in one round trip.
+// With INCR and EXPIRE by hand, a lost connection may count a view twice, or
+// leave a count that never expires.
 func Example() {
 	rdb, done := exampleRedis()
 	defer done()
@@ -41,9 +41,9 @@ func Example() {
 	// map[1:2 2:1 3:0] <nil>
 }
 
-// Counts that have expired, or were flushed, are restored from the database. By hand,
-// whoever sees INCR return 1 would restore and SET, and lose what others count in
-// between.
+// Counts that have expired or were flushed are restored from the database. By
+// hand, a caller that sees INCR return 1 would load and SET, and lose
+// concurrent additions.
 func ExampleSpec_restore() {
 	rdb, done := exampleRedis()
 	defer done()
@@ -67,7 +67,7 @@ func ExampleSpec_restore() {
 	// map[1:12 2:11 3:10] <nil>
 }
 
-// Counts of which the database knows nothing but what Down adds to it.
+// Counts that reach the database only through Down.
 func ExampleSpec_down() {
 	rdb, done := exampleRedis()
 	defer done()
@@ -90,7 +90,7 @@ func ExampleSpec_down() {
 	for range 3 {
 		fmt.Println(views.Inc(ctx, 1))
 	}
-	fmt.Println(views.Close(ctx)) // persists what is left
+	fmt.Println(views.Close(ctx)) // persists the pending additions
 	// Output:
 	// 1001 <nil>
 	// 1002 <nil>
@@ -99,7 +99,7 @@ func ExampleSpec_down() {
 	// <nil>
 }
 
-// A payment that is counted may be tried again until it is.
+// The addition of a payment may be retried until it succeeds.
 func ExampleCounter_AddOnce() {
 	rdb, done := exampleRedis()
 	defer done()
@@ -125,7 +125,7 @@ func ExampleBuffer() {
 	if err != nil {
 		panic(err)
 	}
-	for range 100_000 { // which are a few calls to Redis
+	for range 100_000 { // only a few calls to Redis
 		if err := b.Inc("/"); err != nil {
 			panic(err)
 		}

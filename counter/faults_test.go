@@ -16,8 +16,9 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// The reply is lost, and go-redis, which is free to send a command again, does not.
-func TestAnIncThatIsCutCountsOnceAndIsUnknown(t *testing.T) {
+// The reply is lost. go-redis, which may resend commands, does not resend this
+// one.
+func TestInc_WithALostReplyCountsOnceAndIsUnknown(t *testing.T) {
 	t.Parallel()
 	proxy := redistest.NewProxy(t, redistest.Shared(t).Addr())
 	rdb := redis.NewClient(&redis.Options{Addr: proxy.Addr(), MaxRetries: 5, ReadTimeout: redistest.Patience})
@@ -37,14 +38,14 @@ func TestAnIncThatIsCutCountsOnceAndIsUnknown(t *testing.T) {
 		require.ErrorIs(t, err, counter.ErrOutcomeUnknown, name)
 		require.Zero(t, lost)
 		proxy.LoseReplies(1)
-		again, err := c.AddOnce(t.Context(), 1, 1, "op") // go-redis sends it again, and the copy finds it
+		again, err := c.AddOnce(t.Context(), 1, 1, "op") // go-redis resends it, and the copy finds it
 		require.NoError(t, err)
 		require.Equal(t, n+2, again, name)
 		requireCount(t, c, 1, n+2, name)
 	}
 }
 
-func TestAnAddWhoseReplyMakesNoSenseHasCountedAndIsUnknown(t *testing.T) {
+func TestAdd_WithAMalformedReplyIsUnknown(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		tb := newTable(map[int]int64{1: 100})
@@ -67,7 +68,7 @@ func TestAnAddWhoseReplyMakesNoSenseHasCountedAndIsUnknown(t *testing.T) {
 	})
 }
 
-func TestAnAddOnceThatIsTriedUntilItIsAnsweredCountsOnce(t *testing.T) {
+func TestAddOnce_RetriedUntilAnsweredCountsOnce(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		tb := newTable(map[int]int64{1: 100})
@@ -101,17 +102,17 @@ func TestAnAddOnceThatIsTriedUntilItIsAnsweredCountsOnce(t *testing.T) {
 	})
 }
 
-// again returns one more client of the server of rdb.
+// again returns another client of the server of rdb.
 func again(t testing.TB, rdb *redis.Client) *redis.Client {
 	t.Helper()
 	opts := *rdb.Options()
-	opts.PushNotificationProcessor = nil // which NewClient has set, and each client needs its own
+	opts.PushNotificationProcessor = nil // NewClient has set it, and each client needs its own
 	second := redis.NewClient(&opts)
 	t.Cleanup(func() { _ = second.Close() })
 	return second
 }
 
-func TestAServerThatForgetsItsScriptsCountsOn(t *testing.T) {
+func TestCounter_SurvivesScriptFlush(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	rdb := server.Client(nil)
@@ -129,7 +130,7 @@ func TestAServerThatForgetsItsScriptsCountsOn(t *testing.T) {
 	}
 }
 
-func TestACounterThatCannotBeMadeSaysWhy(t *testing.T) {
+func TestNew_NamesTheWrongField(t *testing.T) {
 	t.Parallel()
 	up := func(context.Context, int) (int64, error) { return 0, nil }
 	upMany := func(context.Context, []int) (map[int]int64, error) { return nil, nil }
@@ -175,7 +176,7 @@ func TestACounterThatCannotBeMadeSaysWhy(t *testing.T) {
 	require.ErrorIs(t, err, cachex.ErrClosed)
 }
 
-func TestBadCallsAddNothing(t *testing.T) {
+func TestAdd_WrongCallAddsNothing(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCounter(t, rdb, counter.Spec[int]{})
@@ -201,7 +202,7 @@ func TestBadCallsAddNothing(t *testing.T) {
 	})
 }
 
-func TestABatchReadsCountsAndValues(t *testing.T) {
+func TestBatch_ReadsCountsAndValues(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCounter(t, rdb, counter.Spec[int]{})
@@ -226,7 +227,7 @@ func TestABatchReadsCountsAndValues(t *testing.T) {
 	})
 }
 
-func TestAHundredCountsAreRestoredInFewRoundTrips(t *testing.T) {
+func TestGetMany_RestoresInFewRoundTrips(t *testing.T) {
 	t.Parallel()
 	rdb := again(t, redistest.Shared(t).Client(nil))
 	commands := new(redistest.Counter)
@@ -259,7 +260,8 @@ func TestAHundredCountsAreRestoredInFewRoundTrips(t *testing.T) {
 	counts, err := c.GetMany(t.Context(), ids)
 	require.NoError(t, err)
 	require.Equal(t, want, counts)
-	// GET, acquire, look and land, each of which may be two where a script is new; and
-	// what finds that they are stored. Some are of others who work meanwhile.
+	// GET, acquire, look and store, each of which may be two with a new script,
+	// and the reads that find the counts stored. Some belong to concurrent
+	// callers.
 	require.LessOrEqual(t, commands.RoundTrips(), 12)
 }

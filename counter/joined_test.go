@@ -14,7 +14,7 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// lingering keeps the first reply to a script back until it is told to go on.
+// lingering holds back the first reply to a script until the test continues.
 type lingering struct {
 	sha  string
 	once sync.Once
@@ -41,9 +41,9 @@ func (l *lingering) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pr
 	return next
 }
 
-// Between the moment at which a count is stored and the one at which those who wait for
-// it are told, another process may add to it. Who asks after that sees it.
-func TestAReaderSeesWhatWasAddedAfterTheCountWasRestored(t *testing.T) {
+// Another process may add to a count after it was stored, but before the
+// waiters are told. A later caller sees that addition.
+func TestRestore_LaterReaderSeesAdditionsAfterTheStore(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		for _, behind := range []bool{false, true} {
@@ -73,7 +73,7 @@ func TestAReaderSeesWhatWasAddedAfterTheCountWasRestored(t *testing.T) {
 			require.NoError(t, err)
 			require.EqualValues(t, 1001, n)
 			go get(late)
-			time.Sleep(20 * time.Millisecond) // for it to join: nobody can tell, and if it comes later the test proves less
+			time.Sleep(20 * time.Millisecond) // to let it join; if it comes later, the test proves less
 			close(slow.let)
 			require.EqualValues(t, 1000, <-first)
 			require.EqualValues(t, 1001, <-late)

@@ -13,7 +13,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// A Counter that leaves a goroutine behind fails the run, whichever test made it.
+// A Counter that leaves a goroutine behind fails the run, in any test.
 func TestMain(m *testing.M) {
 	redistest.Main(m, func() error {
 		return goleak.Find(goleak.IgnoreAnyFunction(redistest.Lingers))
@@ -23,15 +23,15 @@ func TestMain(m *testing.M) {
 // patience bounds every wait in real time.
 var patience = redistest.Patience
 
-// someLease is the LeaseTTL of a counter whose test sets none. A reply of Redis may take
-// as long, so it is longer than a busy machine takes, and shorter than the TTL.
+// someLease is the default LeaseTTL of the tests. It is longer than a reply
+// takes on a busy machine, and shorter than the TTL.
 const someLease = 30 * time.Second
 
-// soon is how long a restore waits for a batch that will not be persisted.
+// soon is the time that a restore waits for a batch that will not be persisted.
 const soon = 100 * time.Millisecond
 
-// newCounter returns a counter of rdb that is closed when the test ends. If spec has
-// no Key, it gets one that no other test has; if it has no TTL, a minute.
+// newCounter returns a counter of rdb that is closed when the test ends. Key
+// defaults to a key of this test alone, TTL to a minute.
 func newCounter[K comparable](t testing.TB, rdb redis.UniversalClient, spec counter.Spec[K]) *counter.Counter[K] {
 	t.Helper()
 	if spec.Key == "" && spec.KeyFunc == nil {

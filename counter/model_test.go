@@ -17,10 +17,10 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// Whatever is added, flushed, deleted and read beside one another, by several
-// processes: when all are quiet, a count is what was acknowledged, and so are the rows
-// as soon as it is flushed. No reader ever sees less than was acknowledged before.
-func TestCountsAreRightWhateverRestoresThemBesideFlushes(t *testing.T) {
+// Several processes add, flush, delete and read concurrently. When all are
+// quiet, a count equals the acknowledged additions, and so does its row after a
+// flush. No reader ever sees less than was acknowledged before its read.
+func TestRestore_IsExactWithConcurrentFlushes(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.Shared(t).Client(nil)
 	seed := rand.Uint64()
@@ -109,9 +109,10 @@ func TestCountsAreRightWhateverRestoresThemBesideFlushes(t *testing.T) {
 // lastLoad is maxLoads of the package.
 const lastLoad = 5
 
-// doubts has the keys whose count may be wrong until the next batch of their bucket is
-// acknowledged. docs/counters.md names the reason: a batch came during each of five loads,
-// so the last load was stored. A busy machine makes that happen.
+// doubts records the keys whose count may be wrong until the next batch of
+// their bucket is acknowledged. docs/counters.md gives the reason: a batch came
+// during each of five loads, so the last load was stored. A busy machine makes
+// that happen.
 type doubts struct {
 	mu    sync.Mutex
 	loads map[context.Context]int // guarded by mu; by the ctx of a restore
@@ -133,7 +134,7 @@ func (d *doubts) has(id int) bool {
 	return d.keys[id]
 }
 
-// end returns the keys, and forgets them and all loads. It must not run beside a restore.
+// end returns the keys, and resets all loads. It must not run during a restore.
 func (d *doubts) end() []int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -143,9 +144,9 @@ func (d *doubts) end() []int {
 	return ids
 }
 
-// A restore waits for a batch that cannot be persisted, but not for ever; and what it
-// then says is right, as it is when the database is back.
-func TestARestoreGoesByABatchThatCannotBePersisted(t *testing.T) {
+// A restore waits for a batch that cannot be persisted, but not for ever. Its
+// result is right, and stays so when the database is back.
+func TestRestore_SkipsABatchThatCannotBePersisted(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		tb := newTable(map[int]int64{1: 100, 2: 200, 3: 300, 4: 400})
@@ -160,7 +161,7 @@ func TestARestoreGoesByABatchThatCannotBePersisted(t *testing.T) {
 		}
 		require.ErrorContains(t, c.Flush(t.Context()), "away") // they are in flight now
 		for _, id := range ids {
-			n, err := c.Inc(t.Context(), id) // which is pending beside that
+			n, err := c.Inc(t.Context(), id) // it is pending besides
 			require.NoError(t, err)
 			require.Equal(t, want[id], n)
 		}

@@ -18,8 +18,9 @@ import (
 	"github.com/cachex-go/cachex/writebehind"
 )
 
-// restore is Up of the Cache. It stores the count by itself, for what Up does not know
-// of is to be added in the same step; the Cache then finds that it is stored.
+// restore is the Up of the Cache. It stores the count itself, because pending
+// additions must be added in the same step. The Cache then finds the count
+// stored.
 func (c *Counter[K]) restore(ctx context.Context, key K) (int64, error) {
 	if own, _ := ctx.Value(ownKey{}).(*atomic.Bool); own != nil {
 		own.Store(true)
@@ -43,12 +44,12 @@ func hashable[K comparable](key K) error {
 	return nil
 }
 
-// restoreMany is UpMany of the Cache.
+// restoreMany is the UpMany of the Cache.
 func (c *Counter[K]) restoreMany(ctx context.Context, keys []K) (map[K]int64, error) {
 	return c.restoreAll(ctx, keys, c.spec.UpMany)
 }
 
-// up is Up, where no row is 0.
+// up calls Spec.Up. A missing row is 0.
 func (c *Counter[K]) up(ctx context.Context, key K) (int64, error) {
 	n, err := c.spec.Up(ctx, key)
 	if errors.Is(err, cachex.ErrNotFound) {
@@ -57,57 +58,58 @@ func (c *Counter[K]) up(ctx context.Context, key K) (int64, error) {
 	return n, err
 }
 
-// A restoring is one count that is being restored.
+// restoring is the restoration of one count.
 type restoring[K comparable] struct {
-	key   K
-	k, id string
-	lease loader.Lease
-	has   bool // it has a lease
-	seen  writebehind.Seen
-	n     int64
+	key      K
+	rkey, id string
+	lease    loader.Lease
+	leased   bool // it has a lease
+	seen     writebehind.Seen
+	n        int64
 
-	unsure bool // persisting what is in flight fails: the source is taken not to have it
+	unsure bool // the batch in flight cannot be persisted: the source is assumed to lack it
 	err    error
 }
 
-// maxLoads is how often a count is loaded anew since a batch was persisted meanwhile,
-// of which nobody knows whether Up has seen it. The last time it is stored as it is, and
-// may be wrong by that batch, until the next batch of its bucket is acknowledged.
+// maxLoads limits how often a count is loaded again because a batch was
+// persisted during the load, which Up may or may not have seen. The last load
+// is stored in any case. The count may then be wrong by that batch, until the
+// next batch of its bucket is acknowledged.
 const maxLoads = 5
 
-// restoreAll loads counts by up and stores them, and returns what they are then.
+// restoreAll loads counts by up, stores them, and returns the stored counts.
 func (c *Counter[K]) restoreAll(ctx context.Context, keys []K, up func(context.Context, []K) (map[K]int64, error)) (map[K]int64, error) {
 	left := make([]*restoring[K], len(keys))
 	for i, key := range keys {
-		r := &restoring[K]{key: key, k: c.Key(key)}
-		r.id = untagged(r.k, c.kind.Engine != nil)
-		r.lease, r.has = loader.LeaseOf(ctx, r.k)
+		r := &restoring[K]{key: key, rkey: c.Key(key)}
+		r.id = untagged(r.rkey, c.kind.Engine != nil)
+		r.lease, r.leased = loader.LeaseOf(ctx, r.rkey)
 		left[i] = r
 	}
 	counts := make(map[K]int64, len(keys))
 	var failed error
 	for tries := 1; len(left) > 0; tries++ {
 		last := tries >= maxLoads
-		if err := c.look(ctx, left, !last); err != nil {
+		if err := c.readPending(ctx, left, !last); err != nil {
 			return counts, err
 		}
 		began := time.Now()
 		loaded, err := up(ctx, remaining(left))
 		if err != nil {
-			// A map that is right for some, as that of UpMany may be.
+			// A partial map, which UpMany may return, is valid for its keys.
 			failed = err
-			some := left[:0]
+			partial := left[:0]
 			for _, r := range left {
 				if _, ok := loaded[r.key]; ok && len(keys) > 1 {
-					some = append(some, r)
+					partial = append(partial, r)
 				}
 			}
-			left = some
+			left = partial
 		}
 		for _, r := range left {
 			r.n = loaded[r.key]
 		}
-		again := c.land(ctx, left, time.Since(began), last)
+		again := c.storeRestored(ctx, left, time.Since(began), last)
 		for _, r := range left {
 			if r.err != nil {
 				failed = r.err
@@ -116,7 +118,7 @@ func (c *Counter[K]) restoreAll(ctx context.Context, keys []K, up func(context.C
 			}
 		}
 		for _, r := range again {
-			delete(counts, r.key) // should the next try fail: what Up said alone is not the count
+			delete(counts, r.key) // if the next try fails: the result of Up alone is not the count
 		}
 		left = again
 	}
@@ -131,9 +133,10 @@ func remaining[K comparable](left []*restoring[K]) []K {
 	return keys
 }
 
-// look notes what the source may lack of each count, before it is asked. Of what is in
-// flight nobody knows whether the source has it; then look waits until it has.
-func (c *Counter[K]) look(ctx context.Context, left []*restoring[K], settle bool) error {
+// readPending notes the additions that the source may lack of each count,
+// before the source is read. A batch in flight may or may not be in the source;
+// readPending waits until it is persisted.
+func (c *Counter[K]) readPending(ctx context.Context, left []*restoring[K], settle bool) error {
 	e := c.kind.Engine
 	if e == nil {
 		return nil
@@ -141,37 +144,37 @@ func (c *Counter[K]) look(ctx context.Context, left []*restoring[K], settle bool
 	e.Start()
 	var leased []*restoring[K]
 	for _, r := range left {
-		if r.has {
+		if r.leased {
 			leased = append(leased, r)
 		}
 	}
-	if err := c.see(ctx, leased); err != nil || !settle {
+	if err := c.readSnapshots(ctx, leased); err != nil || !settle {
 		for _, r := range leased {
 			r.unsure = true
 		}
 		return err
 	}
-	flying := make(map[int][]*restoring[K]) // by bucket
+	inFlight := make(map[int][]*restoring[K]) // by bucket
 	var all []*restoring[K]
 	for _, r := range leased {
 		r.unsure = false
 		if r.seen.InFlight != nil {
-			flying[r.seen.Bucket] = append(flying[r.seen.Bucket], r)
+			inFlight[r.seen.Bucket] = append(inFlight[r.seen.Bucket], r)
 			all = append(all, r)
 		}
 	}
 	if len(all) == 0 {
 		return nil
 	}
-	c.settle(ctx, flying)
+	c.awaitBatches(ctx, inFlight)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return c.see(ctx, all)
+	return c.readSnapshots(ctx, all)
 }
 
-// see looks at counts, in one round trip.
-func (c *Counter[K]) see(ctx context.Context, rs []*restoring[K]) error {
+// readSnapshots reads the pending additions of counts, in one round trip.
+func (c *Counter[K]) readSnapshots(ctx context.Context, rs []*restoring[K]) error {
 	ids := make([]string, len(rs))
 	for i, r := range rs {
 		ids[i] = r.id
@@ -187,18 +190,20 @@ func (c *Counter[K]) see(ctx context.Context, rs []*restoring[K]) error {
 	return nil
 }
 
-// defaultPatience is how long a restore waits for batches that have the counts to be
-// persisted. If that takes longer it fails again and again, and so, most likely, the
-// source does not have them. If it has, the count is wrong until the batch is acknowledged.
+// defaultPatience is the time that a restore waits for batches in flight with
+// its counts. A batch that takes longer probably fails again and again, so the
+// source most likely lacks it. If the source has it, the count is wrong until
+// the batch is acknowledged.
 const defaultPatience = 2 * time.Second
 
-// settle waits for the batches, all at once, and marks those of which it is unsure.
-func (c *Counter[K]) settle(ctx context.Context, flying map[int][]*restoring[K]) {
+// awaitBatches waits for the batches, concurrently, and marks the restorations
+// whose batch is still in flight.
+func (c *Counter[K]) awaitBatches(ctx context.Context, inFlight map[int][]*restoring[K]) {
 	wait, cancel := context.WithTimeout(ctx, c.patience)
 	defer cancel()
 	var wg sync.WaitGroup // one for each bucket; they end with wait
-	wg.Add(len(flying))
-	for bucket, rs := range flying {
+	wg.Add(len(inFlight))
+	for bucket, rs := range inFlight {
 		ids := make([]string, len(rs))
 		for i, r := range rs {
 			ids[i] = r.id
@@ -213,45 +218,46 @@ func (c *Counter[K]) settle(ctx context.Context, flying map[int][]*restoring[K])
 	wg.Wait()
 }
 
-// land stores what was loaded, under the leases, and returns what is to be loaded
-// again. What has no lease is returned to the callers and no more.
-func (c *Counter[K]) land(ctx context.Context, all []*restoring[K], took time.Duration, last bool) (again []*restoring[K]) {
+// storeRestored stores loaded counts under their leases, and returns the
+// restorations that must load again. A count without a lease is only returned
+// to the callers.
+func (c *Counter[K]) storeRestored(ctx context.Context, all []*restoring[K], took time.Duration, last bool) (again []*restoring[K]) {
 	var calls []*script.Call
 	var sent, lost []*restoring[K]
 	for _, r := range all {
-		if r.has {
-			sent, calls = append(sent, r), append(calls, c.landing(r, took, last))
+		if r.leased {
+			sent, calls = append(sent, r), append(calls, c.storeCall(r, took, last))
 		}
 	}
-	loader.Storing(ctx) // who comes after an Add that comes after this has to see it
+	loader.Storing(ctx) // callers that come after a later Add must see it
 	c.kind.Send(ctx, calls...)
 	for i, r := range sent {
-		n, kind, err := added(calls[i])
+		n, status, err := parseAdded(calls[i])
 		switch {
 		case errors.Is(err, ErrOverflow):
 			r.err = err
 		case err != nil:
-			// Nobody knows whether it is stored. The Cache is not to store it without
-			// what has come since.
+			// The outcome is unknown. The Cache must not store the count, which
+			// may lack later additions.
 			cachex.NoStore(ctx)
-			r.pend()
-		case kind == "S":
+			r.addPending()
+		case status == "S":
 			r.n = n
-		case kind == "C":
+		case status == "C":
 			again = append(again, r)
 		case c.kind.Engine != nil:
 			lost = append(lost, r)
 		case c.spec.UpCounts:
-			r.err = c.overtaken(ctx, r)
+			r.err = c.awaitSuccessor(ctx, r)
 		}
 	}
-	return append(again, c.unstored(ctx, lost, last)...)
+	return append(again, c.addUnstored(ctx, lost, last)...)
 }
 
-// unstored makes the counts right of those whose lease was lost, for the callers who
-// wait: what was acknowledged before they asked is to be in them. It returns those of
-// which a batch came meanwhile.
-func (c *Counter[K]) unstored(ctx context.Context, lost []*restoring[K], last bool) (again []*restoring[K]) {
+// addUnstored completes counts whose lease was lost, for the waiting callers:
+// additions that were acknowledged before they asked must be included. It
+// returns the restorations during which a batch came.
+func (c *Counter[K]) addUnstored(ctx context.Context, lost []*restoring[K], last bool) (again []*restoring[K]) {
 	if len(lost) == 0 {
 		return nil
 	}
@@ -259,10 +265,10 @@ func (c *Counter[K]) unstored(ctx context.Context, lost []*restoring[K], last bo
 	for i, r := range lost {
 		before[i] = r.seen
 	}
-	failed := c.see(ctx, lost) != nil
+	failed := c.readSnapshots(ctx, lost) != nil
 	for i, r := range lost {
 		if b := before[i]; failed || last || b.Incarnation == r.seen.Incarnation && b.Moment == r.seen.Moment && (b.InFlight == nil) == (r.seen.InFlight == nil) {
-			r.pend()
+			r.addPending()
 		} else {
 			again = append(again, r)
 		}
@@ -270,8 +276,8 @@ func (c *Counter[K]) unstored(ctx context.Context, lost []*restoring[K], last bo
 	return again
 }
 
-// pend adds to what was loaded what the source lacks.
-func (r *restoring[K]) pend() {
+// addPending adds the additions that the source lacks to the loaded count.
+func (r *restoring[K]) addPending() {
 	missing := []*string{r.seen.Pending}
 	if r.unsure {
 		missing = []*string{r.seen.InFlight, r.seen.Pending}
@@ -295,22 +301,22 @@ func (r *restoring[K]) pend() {
 	}
 }
 
-// landing returns the call of LandCount.
-func (c *Counter[K]) landing(r *restoring[K], took time.Duration, last bool) *script.Call {
+// storeCall returns the call of LandCount.
+func (c *Counter[K]) storeCall(r *restoring[K], took time.Duration, last bool) *script.Call {
 	was := ""
-	if h, payload, ok := entry.Parse(r.k, r.lease.Entry); ok && h.State == entry.Value {
+	if h, payload, ok := entry.Parse(r.rkey, r.lease.Entry); ok && h.State == entry.Value {
 		was = string(payload)
 	}
-	trust, flying := "", "0"
+	trust, inFlight := "", "0"
 	if r.unsure && r.seen.InFlight != nil {
-		trust, flying = script.StillInFlight, *r.seen.InFlight
+		trust, inFlight = script.StillInFlight, *r.seen.InFlight
 	}
 	if last {
 		trust = script.Whatever
 	}
-	call := &script.Call{Script: script.LandCount(c.kind.Engine != nil), Key: r.k, Args: []any{
+	call := &script.Call{Script: script.LandCount(c.kind.Engine != nil), Key: r.rkey, Args: []any{
 		r.lease.Token[:], c.keep, time.Since(r.lease.Sent).Milliseconds(), entry.AppendCost(nil, took),
-		strconv.FormatInt(r.n, 10), was, writebehind.Field(r.id), r.seen.Incarnation, r.seen.Moment, trust, flying,
+		strconv.FormatInt(r.n, 10), was, writebehind.Field(r.id), r.seen.Incarnation, r.seen.Moment, trust, inFlight,
 	}}
 	if c.kind.Engine != nil {
 		keys := c.kind.Engine.Keys(r.seen.Bucket)
@@ -319,7 +325,7 @@ func (c *Counter[K]) landing(r *restoring[K], took time.Duration, last bool) *sc
 	return call
 }
 
-// untagged returns the id of a key in Redis: the key, without the hash tag of
+// untagged returns the id of a Redis key: the key without the hash tag of
 // write-behind.
 func untagged(k string, behind bool) string {
 	if !behind {

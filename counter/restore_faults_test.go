@@ -12,9 +12,10 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// A batch is persisted while counts are loaded, so they are to be loaded again; but then
-// Redis does not say what is pending. What was loaded first is not the count.
-func TestCountsThatAreToBeLoadedAgainAndCannotBeAreNotGivenOut(t *testing.T) {
+// A batch is persisted while counts are loaded, so they must be loaded again.
+// Then Redis does not return the pending additions. The first result of Up is
+// not the count.
+func TestRestore_FailsIfPendingAdditionsCannotBeRead(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ctx, ids := t.Context(), []int{1, 2}
@@ -26,7 +27,7 @@ func TestCountsThatAreToBeLoadedAgainAndCannotBeAreNotGivenOut(t *testing.T) {
 				for _, id := range ids {
 					rows[id] = tb.get(id)
 				}
-				_, err := tb.up(ctx, 0) // which stops where it is told to
+				_, err := tb.up(ctx, 0) // it stops where the test lets it
 				return rows, err
 			},
 		}

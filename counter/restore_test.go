@@ -16,13 +16,13 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// A table is a system of record, and Up and Down of it. Up stops where it is told to.
+// table is a system of record with its Up and Down. The test can stop Up.
 type table struct {
 	mu      sync.Mutex
 	rows    map[int]int64 // guarded by mu
 	failing error         // guarded by mu: of Down
 	loads   atomic.Int64
-	stops   chan chan struct{} // nil, or where an Up says that it has read, and waits
+	stops   chan chan struct{} // nil, or the channel on which an Up reports that it has read, and waits
 }
 
 func newTable(rows map[int]int64) *table { return &table{rows: rows} }
@@ -50,7 +50,7 @@ func (tb *table) up(ctx context.Context, id int) (int64, error) {
 	return n, nil
 }
 
-// slow makes each Up wait, and returns where it says so.
+// slow makes each Up wait, and returns the channel on which it reports.
 func (tb *table) slow() chan chan struct{} {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
@@ -97,8 +97,8 @@ func (tb *table) fail(err error) {
 	tb.failing = err
 }
 
-// eachKind runs f with a counter of a table, on each server: one with Down, and one
-// without. FlushEvery is so long that nothing is persisted unless the test says so.
+// eachKind runs f with a counter of a table, on each server, once with Down and
+// once without. FlushEvery is so long that only the test flushes.
 func eachKind(t *testing.T, rows map[int]int64, f func(t *testing.T, c *counter.Counter[int], tb *table, rdb *redis.Client, down bool)) {
 	t.Helper()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -116,7 +116,8 @@ func eachKind(t *testing.T, rows map[int]int64, f func(t *testing.T, c *counter.
 	})
 }
 
-// async calls f in a goroutine, and returns what it returns.
+// async calls f on another goroutine; the returned function waits for its
+// result.
 func async(t *testing.T, f func() (int64, error)) func() int64 {
 	type result struct {
 		n   int64
@@ -147,7 +148,7 @@ func requireCount(t *testing.T, c *counter.Counter[int], id int, want int64, msg
 	require.Equal(t, want, n, msg...)
 }
 
-func TestWhatIsAddedDuringARefreshIsInTheCountOnce(t *testing.T) {
+func TestRefresh_CountsConcurrentAdditionsOnce(t *testing.T) {
 	t.Parallel()
 	eachKind(t, map[int]int64{1: 100}, func(t *testing.T, c *counter.Counter[int], tb *table, _ *redis.Client, down bool) {
 		requireCount(t, c, 1, 100)
@@ -171,13 +172,13 @@ func TestWhatIsAddedDuringARefreshIsInTheCountOnce(t *testing.T) {
 	})
 }
 
-func TestASetDuringARestoreIsWhatTheCountIs(t *testing.T) {
+func TestRestore_KeepsAConcurrentSet(t *testing.T) {
 	t.Parallel()
 	eachKind(t, map[int]int64{1: 100}, func(t *testing.T, c *counter.Counter[int], tb *table, _ *redis.Client, down bool) {
 		stops := tb.slow()
 		restored := async(t, func() (int64, error) { return c.Get(t.Context(), 1) })
 		goOn := <-stops
-		require.NoError(t, c.Set(t.Context(), 1, 7)) // it waits for nobody
+		require.NoError(t, c.Set(t.Context(), 1, 7)) // it does not wait
 		close(goOn)
 		restored()
 		tb.fast()
@@ -192,14 +193,14 @@ func TestASetDuringARestoreIsWhatTheCountIs(t *testing.T) {
 	})
 }
 
-func TestADeleteDuringARestoreLosesNoCount(t *testing.T) {
+func TestRestore_LosesNoCountToADelete(t *testing.T) {
 	t.Parallel()
 	eachKind(t, map[int]int64{1: 100}, func(t *testing.T, c *counter.Counter[int], tb *table, _ *redis.Client, down bool) {
 		stops := tb.slow()
 		added := async(t, func() (int64, error) { return c.Inc(t.Context(), 1) })
 		goOn := <-stops
 		require.NoError(t, c.Delete(t.Context(), 1))
-		tb.set(1, 200) // which the Up that is under way does not know
+		tb.set(1, 200) // the running Up has not read it
 		tb.fast()
 		close(goOn)
 		require.Equal(t, int64(201), added())
@@ -211,8 +212,9 @@ func TestADeleteDuringARestoreLosesNoCount(t *testing.T) {
 	})
 }
 
-// Who reads has what was acknowledged before, though the restore loses its lease.
-func TestADeleteDuringARestoreHidesNothingThatIsPending(t *testing.T) {
+// A reader sees all earlier acknowledged additions, although the restore loses
+// its lease.
+func TestRestore_IncludesPendingAdditionsAfterADelete(t *testing.T) {
 	t.Parallel()
 	eachKind(t, map[int]int64{1: 100}, func(t *testing.T, c *counter.Counter[int], tb *table, _ *redis.Client, down bool) {
 		if !down {
@@ -238,7 +240,7 @@ func TestADeleteDuringARestoreHidesNothingThatIsPending(t *testing.T) {
 	})
 }
 
-func TestAnExpiredCountIsRestored(t *testing.T) {
+func TestRestore_AfterExpiry(t *testing.T) {
 	t.Parallel()
 	eachKind(t, map[int]int64{1: 100}, func(t *testing.T, c *counter.Counter[int], tb *table, _ *redis.Client, down bool) {
 		_, err := c.Inc(t.Context(), 1)
@@ -256,14 +258,15 @@ func TestAnExpiredCountIsRestored(t *testing.T) {
 	})
 }
 
-// What is no count is a miss, as in a Cache, and what is added takes its place.
-func TestWhatIsNoCountIsAMiss(t *testing.T) {
+// A value that is not a count is a miss, as in a Cache; an addition replaces
+// it.
+func TestRestore_ForeignValueIsAMiss(t *testing.T) {
 	t.Parallel()
 	eachKind(t, map[int]int64{1: 100}, func(t *testing.T, c *counter.Counter[int], tb *table, rdb *redis.Client, down bool) {
 		ctx, k := t.Context(), c.Key(1)
 		texts := map[string]string{}
 		if !down {
-			process := redis.NewClient(rdb.Options()) // another one, since New refuses two types of one template
+			process := redis.NewClient(rdb.Options()) // another client, since New rejects two types of one template
 			defer func() { _ = process.Close() }()
 			words, err := cachex.New(process, cachex.Spec[int, string]{Key: strings.Replace(k, ":1", ":{id}", 1), TTL: cachex.Forever})
 			require.NoError(t, err)
@@ -304,7 +307,7 @@ func TestWhatIsNoCountIsAMiss(t *testing.T) {
 	})
 }
 
-func TestWhereNoRowIsACountIsZero(t *testing.T) {
+func TestRestore_MissingRowIsZero(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCounter(t, rdb, counter.Spec[int]{
@@ -319,7 +322,7 @@ func TestWhereNoRowIsACountIsZero(t *testing.T) {
 	})
 }
 
-func TestAnAddWhoseUpFailsAddsNothing(t *testing.T) {
+func TestAdd_AddsNothingIfUpFails(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		boom := errors.New("boom")

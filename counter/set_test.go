@@ -17,7 +17,7 @@ import (
 	"github.com/cachex-go/cachex/writebehind"
 )
 
-// A Down that writes differences alone cannot set a count.
+// A Down that only adds differences cannot set a count.
 func TestSet_NeedsADownThatWritesValues(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -30,7 +30,8 @@ func TestSet_NeedsADownThatWritesValues(t *testing.T) {
 		require.Error(t, old.SetMany(t.Context(), map[int]int64{1: 7, 2: 7}))
 		requireCount(t, old, 1, 5)
 
-		// One beside it that can, of another release: what it sets waits for it.
+		// Another process of another release can: a count set by it waits for
+		// it.
 		c := newCounter(t, rdb, spec)
 		require.NoError(t, c.Set(t.Context(), 1, 7))
 		requireCount(t, old, 1, 7)
@@ -41,7 +42,7 @@ func TestSet_NeedsADownThatWritesValues(t *testing.T) {
 		require.NoError(t, err)
 		require.ErrorAs(t, old.Flush(t.Context()), &aside)
 		require.Equal(t, int64(3), tb.get(2))
-		_, err = old.Add(t.Context(), 1, 1) // nor does what counts on it
+		_, err = old.Add(t.Context(), 1, 1) // nor does an addition to the set count
 		require.NoError(t, err)
 		require.ErrorAs(t, old.Flush(t.Context()), &aside)
 		require.Equal(t, int64(6), tb.get(1))
@@ -56,8 +57,8 @@ func TestSet_NeedsADownThatWritesValues(t *testing.T) {
 	require.ErrorContains(t, err, "Spec.DownValues needs Spec.Down")
 }
 
-// The database has committed a batch, and said that it has not: what Redis believes of
-// the count and what the database has are two things.
+// The database has committed a batch and reported a failure. So the count in
+// Redis and the one in the database differ.
 func TestSet_PersistsTheCountAfterABatchThatWasNotAcknowledged(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -86,7 +87,8 @@ func TestSet_PersistsTheCountAfterABatchThatWasNotAcknowledged(t *testing.T) {
 	})
 }
 
-// All that Redis has, the count included, is as it was before a flush.
+// All keys in Redis, including the count, go back to their state before a
+// flush.
 func TestSet_PersistsTheCountAfterRedisWentBack(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.Start(t).Client(nil)
@@ -111,9 +113,9 @@ func TestSet_PersistsTheCountAfterRedisWentBack(t *testing.T) {
 	require.Equal(t, int64(100), tb.get(1))
 }
 
-// Whatever is added, set, deleted, read and flushed, by processes of which one is told
-// lies by its database, the row is in the end what the last Set and the Adds after it
-// come to.
+// Several processes add, set, delete, read and flush; the database reports
+// false failures to one of them. In the end the row equals the last Set plus
+// the later Adds.
 func TestSet_AndAddsGiveTheCountOfAModel(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -158,8 +160,8 @@ func TestSet_AndAddsGiveTheCountOfAModel(t *testing.T) {
 			case 0:
 				_ = c.Flush(t.Context())
 			case 1:
-				// A restore would wait for a batch that was not acknowledged, and take the
-				// row not to have it.
+				// A restore would wait for an unacknowledged batch, and assume
+				// that the row lacks it.
 				require.NoError(t, honest.Flush(t.Context()))
 				require.NoError(t, c.Delete(t.Context(), id))
 				requireCount(t, c, id, want[id])

@@ -13,8 +13,9 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// A flush in the background has failed, and a Flush takes the sums before that looks
-// whether there are any. So there is no timer when the Flush fails as well.
+// A background flush has failed, and a Flush takes the sums before the
+// background flush checks for remaining ones. Even then a failing Flush must
+// leave a timer.
 func TestBufferFlush_ThatFailsLeavesATimer(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
@@ -27,7 +28,7 @@ func TestBufferFlush_ThatFailsLeavesATimer(t *testing.T) {
 		rdb.AddHook(faults)
 		faults.Add(redistest.Fault{Times: redistest.Always, Err: redis.ErrPoolTimeout})
 
-		b.armed.Store(true) // Inc leaves the sum to a timer, which is not there any more
+		b.armed.Store(true) // Inc relies on a timer that no longer exists
 		require.NoError(t, b.Inc(1))
 		require.ErrorIs(t, b.Flush(t.Context()), redis.ErrPoolTimeout)
 		require.Equal(t, 1, b.Stats().Sums)
@@ -41,7 +42,8 @@ func TestBufferFlush_ThatFailsLeavesATimer(t *testing.T) {
 	})
 }
 
-// Each Add after a Flush arms a timer. A closed Buffer must not live as long as those do.
+// Each Add after a Flush starts a timer. A closed Buffer must not live until
+// the timer ends.
 func TestBufferClose_LeavesNoTimer(t *testing.T) {
 	t.Parallel()
 	c, err := New(redistest.StartEmbedded(t).Client(nil), Spec[int]{Key: redistest.Key(t) + ":{id}", TTL: time.Hour})

@@ -13,7 +13,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// Reads of a page of ids that were never counted must not fill Redis with zeros.
+// Reads of ids that were never counted must not fill Redis with zeros.
 func TestCounter_ReadOfAnUnseenIDWithoutUpIsZeroAndStoresNothing(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -56,8 +56,8 @@ func TestCounter_ReadOfAnUnseenIDWithoutUpIsZeroAndStoresNothing(t *testing.T) {
 	})
 }
 
-// Without Up, Redis alone knows the count. A read that Redis does not answer must not
-// claim that it is 0.
+// Without Up, only Redis knows the count. If Redis does not answer, a read must
+// not return 0.
 func TestCounter_ReadWithoutUpOfARedisThatIsAwayIsAnError(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {

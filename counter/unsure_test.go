@@ -12,8 +12,9 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// The database commits a batch and returns an error, so a count that is restored
-// meanwhile has the batch twice. It is right again when the batch is acknowledged.
+// The database commits a batch and returns an error, so a count that is
+// restored meanwhile has the batch twice. The acknowledgement of the batch
+// corrects it.
 func TestRestore_OfACountInAFailingBatchIsUndoneByTheAcknowledgement(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -50,8 +51,8 @@ func TestRestore_OfACountInAFailingBatchIsUndoneByTheAcknowledgement(t *testing.
 	})
 }
 
-// Another process persists a batch during each load, so the last load stores what may be
-// wrong. The next batch undoes that.
+// Another process persists a batch during each load, so the last load stores a
+// count that may be wrong. The next batch corrects it.
 func TestRestore_OfACountThatIsPersistedAllTheTimeIsUndoneByTheNextBatch(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -61,7 +62,7 @@ func TestRestore_OfACountThatIsPersistedAllTheTimeIsUndoneByTheNextBatch(t *test
 		other := newCounter(t, again(t, rdb), spec)
 		buffer, err := counter.NewBuffer(other, counter.BufferOptions{Every: patience * 100})
 		require.NoError(t, err)
-		flush := func() error { // of what is added without a count
+		flush := func() error { // of additions without a count
 			return errors.Join(buffer.Add(1, 1), buffer.Flush(ctx), other.Flush(ctx))
 		}
 		spec.Up = func(ctx context.Context, id int) (int64, error) {

@@ -19,7 +19,7 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// An adds is a hook that counts the calls of scripts that add, when they are answered.
+// adds is a hook that counts the answered calls of scripts that add.
 type adds struct {
 	all    int64
 	done   atomic.Int64
@@ -30,7 +30,7 @@ func (a *adds) DialHook(next redis.DialHook) redis.DialHook { return next }
 
 func (a *adds) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		err := next(ctx, cmd) // which go-redis puts into cmd only when all hooks have returned
+		err := next(ctx, cmd) // go-redis puts it into cmd only after all hooks have returned
 		if err == nil {
 			a.see(cmd)
 		}
@@ -58,9 +58,9 @@ func (a *adds) see(cmd redis.Cmder) {
 	}
 }
 
-// Of events that all find no count, each is counted once: by the first load, which began
-// after some of them, or by another one.
-func TestUpCountsCountsABurstOfEventsOnce(t *testing.T) {
+// If several events find no count, each is counted once: by the first load,
+// which began after some of them, or by another one.
+func TestUpCounts_CountsABurstOnce(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		clients, each := crowd(t)
@@ -102,10 +102,10 @@ func TestUpCountsCountsABurstOfEventsOnce(t *testing.T) {
 	})
 }
 
-// What Inc adds to a count that is there, the count may have already: if the event was
-// inserted before the source was read, and added after the lease was granted. All
-// others are counted once.
-func TestUpCountsCountsTwiceOnlyWhatWasInsertedBeforeTheRestoreAndAddedAfter(t *testing.T) {
+// Inc adds to a present count. The count may already include the event if it
+// was inserted before the source was read, and added after the lease was
+// granted. All other events are counted once.
+func TestUpCounts_DoublesOnlyEventsInsertedBeforeAndAddedAfterALoad(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		tb := newTable(map[int]int64{1: 100})
@@ -119,7 +119,7 @@ func TestUpCountsCountsTwiceOnlyWhatWasInsertedBeforeTheRestoreAndAddedAfter(t *
 		insert()
 		inc() // before the restore: once
 		insert()
-		insert() // two that are on their way
+		insert() // two in flight
 		stops := tb.slow()
 		refreshed := async(t, func() (int64, error) { return c.Refresh(t.Context(), 1) })
 		goOn := <-stops // it has read 103
@@ -140,9 +140,9 @@ func TestUpCountsCountsTwiceOnlyWhatWasInsertedBeforeTheRestoreAndAddedAfter(t *
 	})
 }
 
-// Whoever has counted an event loses the lease to somebody who then fails. The count
-// that was there before any of that lacks the event, and must not stay.
-func TestUpCountsLosesNoEventToARecountThatFails(t *testing.T) {
+// The load that has counted an event loses its lease to one that then fails.
+// The older count lacks the event, and must not stay.
+func TestUpCounts_LosesNoEventToAFailedRecount(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ctx, tb := t.Context(), newTable(map[int]int64{1: 100})
@@ -172,7 +172,7 @@ func TestUpCountsLosesNoEventToARecountThatFails(t *testing.T) {
 			_, err := third.Refresh(ctx, 1)
 			three <- err
 		}()
-		<-failing // and has the lease
+		<-failing // and it has the lease
 		close(goOnTwo)
 		close(fail)
 		require.ErrorIs(t, <-three, sick)
@@ -181,9 +181,10 @@ func TestUpCountsLosesNoEventToARecountThatFails(t *testing.T) {
 	})
 }
 
-// Events, recounts and deletions at random: no count ever lacks an event that was
-// counted, or has more twice than were on their way; and once it is restored, it is exact.
-func TestUpCountsNeverLacksAnEvent(t *testing.T) {
+// Events, recounts and deletions at random: no count ever lacks an event that
+// was counted, or exceeds the events by more than those in flight. After a
+// restoration it is exact.
+func TestUpCounts_NeverLacksAnEvent(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		clients, each := crowd(t)

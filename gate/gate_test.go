@@ -253,13 +253,13 @@ func TestNew_NamesTheWrongField(t *testing.T) {
 	require.NoError(t, rdb.Close())
 	keyFunc := func(int) string { return "" }
 	for want, spec := range map[string]gate.Spec[int]{
-		`Spec.Key is required, for instance "users:{id}"`:                                      {Every: every},
-		"Spec.Key and Spec.KeyFunc are both set, and one is enough":                            {Key: "a:{id}", KeyFunc: keyFunc, Every: every},
-		`Spec.Key "a": int is not in the template, so all keys would collide`:                  {Key: "a", Every: every},
+		`Spec.Key is required, for instance "users:{id}"`:                                   {Every: every},
+		"Spec.Key and Spec.KeyFunc are both set, and one is enough":                         {Key: "a:{id}", KeyFunc: keyFunc, Every: every},
+		`Spec.Key "a": int is not in the template, so all keys would collide`:               {Key: "a", Every: every},
 		"Spec.Every is required: the time that a gate stays closed":                         {Key: "a:{id}"},
-		"Spec.Every: -1s is too short, must be at least 1ms":                                   {Key: "a:{id}", Every: -time.Second},
-		"Spec.Every: 1.5ms is not whole milliseconds":                                          {Key: "a:{id}", Every: 1500 * time.Microsecond},
-		"Spec.Every is 2562047h47m16.854775807s, must be at most ten years: what happens once": {Key: "a:{id}", Every: cachex.Forever},
+		"Spec.Every: -1s is too short, must be at least 1ms":                                {Key: "a:{id}", Every: -time.Second},
+		"Spec.Every: 1.5ms is not whole milliseconds":                                       {Key: "a:{id}", Every: 1500 * time.Microsecond},
+		"Spec.Every is 2562047h47m16.854775807s, must be at most ten years: keep permanent": {Key: "a:{id}", Every: cachex.Forever},
 	} {
 		_, err := gate.New(rdb, spec)
 		require.Error(t, err, want)

@@ -171,7 +171,7 @@ func TestWrappers_PanicOnAWrongArgument(t *testing.T) {
 		"Timeout: d is -1s, must be positive":   func() { of.Timeout(-time.Second) },
 		"Limit: n is 0, must be positive":       func() { of.Limit(0) },
 		"Limit: n is -1, must be positive":      func() { of.Limit(-1) },
-		"Log: 2 LogOptions are given, one is the most": func() {
+		"Log: got 2 LogOptions, want at most one": func() {
 			of.Log(nil, LogOptions{}, LogOptions{})
 		},
 		"Retry: RetryOptions.Attempts is -1, must not be negative": func() { of.Retry(RetryOptions{Attempts: -1}) },

@@ -64,7 +64,7 @@ func TestLimit_WaiterLeavesOnItsOwnCtx(t *testing.T) {
 		began := time.Now()
 		_, err := f(ctx, 42)
 		require.Equal(t, time.Second, time.Since(began))
-		require.EqualError(t, err, "cachex: limit 42: no place among 1 was free in time: the visitor has left")
+		require.EqualError(t, err, "cachex: limit 42: all 1 slots were busy: the visitor has left")
 		require.ErrorIs(t, err, why)
 		require.EqualValues(t, 1, calls.Load())
 		wg.Wait()

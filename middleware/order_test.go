@@ -215,7 +215,7 @@ func TestOrder_LimitBelowACacheBoundsLoadsAndAboveItHitsToo(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			v, err := f(ctx, 2)
 			if above {
-				require.ErrorContains(t, err, "cachex: limit 2: no place among 1 was free in time", name)
+				require.ErrorContains(t, err, "cachex: limit 2: all 1 slots were busy", name)
 			} else {
 				require.NoError(t, err, name)
 				require.Equal(t, "there", v)

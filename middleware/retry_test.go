@@ -234,7 +234,7 @@ func TestRetry_PauseEndsWithCtx(t *testing.T) {
 		require.Equal(t, 1, s.calls)
 		require.ErrorIs(t, err, why)
 		require.ErrorIs(t, err, errBroken)
-		require.EqualError(t, err, "cachex: retry 42: 1 attempt failed: the source is broken; then, in the pause: the visitor has left")
+		require.EqualError(t, err, "cachex: retry 42: 1 attempt failed: the source is broken; then, during the pause: the visitor has left")
 	})
 }
 

@@ -12,13 +12,13 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// together adds all deltas to counts at the same time, and returns what came of them.
-func together(t *testing.T, c *Counter[int], op string, additions ...[2]int64) []*addition {
+// together adds all deltas to counts at the same time, and returns the results.
+func together(t *testing.T, c *Counter[int], op string, additions ...[2]int64) []*pendingAdd {
 	t.Helper()
-	all := make([]*addition, len(additions))
+	all := make([]*pendingAdd, len(additions))
 	for i, a := range additions {
 		k := c.Key(int(a[0]))
-		all[i] = &addition{adding: adding{key: k, id: untagged(k, c.kind.Engine != nil), delta: decimal(a[1])}, by: a[1]}
+		all[i] = &pendingAdd{addRequest: addRequest{key: k, id: untagged(k, c.kind.Engine != nil), delta: decimal(a[1])}, delta: a[1]}
 		if op != "" {
 			all[i].op = "{" + k + "}" + op
 		}
@@ -27,11 +27,11 @@ func together(t *testing.T, c *Counter[int], op string, additions ...[2]int64) [
 	return all
 }
 
-func counted(t *testing.T, all []*addition) (ns []int64) {
+func counted(t *testing.T, all []*pendingAdd) (ns []int64) {
 	t.Helper()
 	for _, a := range all {
 		require.NoError(t, a.err)
-		require.Equal(t, "A", a.kind)
+		require.Equal(t, "A", a.status)
 		ns = append(ns, a.n)
 	}
 	return ns
@@ -53,7 +53,7 @@ func eachCounter(t *testing.T, test func(t *testing.T, c *Counter[int], sent *re
 	})
 }
 
-func TestWhatIsAddedToACountTogetherIsOneCommandAndEveryoneHasHisOwnCount(t *testing.T) {
+func TestBatching_AddsToOneCountAreOneCommand(t *testing.T) {
 	t.Parallel()
 	eachCounter(t, func(t *testing.T, c *Counter[int], sent *redistest.Counter) {
 		all := together(t, c, "", [2]int64{1, 5}, [2]int64{2, 100}, [2]int64{1, 2}, [2]int64{1, 1}, [2]int64{2, 0})
@@ -66,9 +66,9 @@ func TestWhatIsAddedToACountTogetherIsOneCommandAndEveryoneHasHisOwnCount(t *tes
 	})
 }
 
-// With both directions in one sum, the count might leave int64 on the way and come
-// back, and nobody would notice.
-func TestWhatIsTakenAwayIsASumOfItsOwn(t *testing.T) {
+// With both directions in one sum, the count might overflow int64 and come back
+// unnoticed.
+func TestBatching_SubtractionsHaveTheirOwnSum(t *testing.T) {
 	t.Parallel()
 	eachCounter(t, func(t *testing.T, c *Counter[int], sent *redistest.Counter) {
 		all := together(t, c, "", [2]int64{1, 5}, [2]int64{1, -2}, [2]int64{1, 4}, [2]int64{1, -3})
@@ -77,7 +77,7 @@ func TestWhatIsTakenAwayIsASumOfItsOwn(t *testing.T) {
 	})
 }
 
-func TestSumsThatDoNotFitFailForThoseAloneWhoDoNot(t *testing.T) {
+func TestBatching_OverflowFailsOnlyTheAddsThatDoNotFit(t *testing.T) {
 	t.Parallel()
 	eachCounter(t, func(t *testing.T, c *Counter[int], _ *redistest.Counter) {
 		_, err := c.Add(t.Context(), 1, math.MaxInt64-10)
@@ -90,14 +90,14 @@ func TestSumsThatDoNotFitFailForThoseAloneWhoDoNot(t *testing.T) {
 	})
 }
 
-func TestOperationsLeaveTogetherAndAreNotAddedUp(t *testing.T) {
+func TestBatching_AddOnceSharesRoundTripsButIsNotSummed(t *testing.T) {
 	t.Parallel()
 	eachCounter(t, func(t *testing.T, c *Counter[int], sent *redistest.Counter) {
 		all := together(t, c, "the same", [2]int64{1, 5}, [2]int64{1, 5})
 		require.NoError(t, all[0].err)
 		require.NoError(t, all[1].err)
 		require.Equal(t, []int64{5, 5}, []int64{all[0].n, all[1].n})
-		require.Equal(t, []string{"A", "D"}, []string{all[0].kind, all[1].kind})
+		require.Equal(t, []string{"A", "D"}, []string{all[0].status, all[1].status})
 		require.Equal(t, 1, sent.RoundTrips())
 	})
 }

@@ -9,17 +9,18 @@ import (
 	"github.com/cachex-go/cachex/writebehind"
 )
 
-// A push is one of several counts to add to in as few round trips as possible.
-type push[K comparable] struct {
-	adding
-	key     K
-	missing string // what a count is that is not there
-	err     error
+// bulkOp is an addition to one of several counts, which share as few round
+// trips as possible.
+type bulkOp[K comparable] struct {
+	addRequest
+	key       K
+	onMissing string // the value of a missing count
+	err       error
 }
 
-// push adds to many counts, restoring those that need it.
-func (c *Counter[K]) push(ctx context.Context, all []*push[K]) {
-	left := make([]*push[K], 0, len(all))
+// addBulk adds to many counts, and restores missing ones.
+func (c *Counter[K]) addBulk(ctx context.Context, all []*bulkOp[K]) {
+	left := make([]*bulkOp[K], 0, len(all))
 	for _, p := range all {
 		if p.err == nil {
 			left = append(left, p)
@@ -31,13 +32,13 @@ func (c *Counter[K]) push(ctx context.Context, all []*push[K]) {
 		}
 		calls := make([]*script.Call, len(left))
 		for i, p := range left {
-			calls[i] = c.adding(p.adding, p.missing)
+			calls[i] = c.addCall(p.addRequest, p.onMissing)
 		}
 		c.kind.Send(ctx, calls...)
-		var gone []*push[K]
+		var gone []*bulkOp[K]
 		for i, p := range left {
-			_, kind, err := added(calls[i])
-			if p.err = err; err == nil && kind == "M" {
+			_, status, err := parseAdded(calls[i])
+			if p.err = err; err == nil && status == "M" {
 				p.err, gone = errGone, append(gone, p)
 			}
 		}
@@ -45,11 +46,11 @@ func (c *Counter[K]) push(ctx context.Context, all []*push[K]) {
 	}
 }
 
-// restoreGone restores counts, and returns those that are there to be added to.
-func (c *Counter[K]) restoreGone(ctx context.Context, gone []*push[K]) (back []*push[K]) {
+// restoreGone restores counts, and returns those that can be added to.
+func (c *Counter[K]) restoreGone(ctx context.Context, gone []*bulkOp[K]) (back []*bulkOp[K]) {
 	if c.spec.UpCounts {
 		for _, p := range gone {
-			_, counted, err := c.restored(ctx, p.key)
+			_, counted, err := c.restoreMissing(ctx, p.key)
 			if p.err = err; err == nil && !counted {
 				back = append(back, p)
 			}
@@ -71,8 +72,8 @@ func (c *Counter[K]) restoreGone(ctx context.Context, gone []*push[K]) (back []*
 	return back
 }
 
-// setMany is Set and SetMany of the Cache, where counts are written behind. It returns an
-// error for each.
+// setMany implements Set and SetMany of the Cache, with Spec.Down. It returns
+// an error for each key.
 func (c *Counter[K]) setMany(ctx context.Context, keys []K, values []int64) []error {
 	errs := make([]error, len(keys))
 	if !c.spec.DownValues {
