@@ -13,8 +13,7 @@ var (
 	// reply was lost. Redis may have carried it out, or may do so later.
 	ErrOutcomeUnknown = cachex.ErrOutcomeUnknown
 
-	// ErrForeign reports that the key holds a value that is not a gate, for
-	// example that of a cache with the same template. The key is left as it is.
+	// ErrForeign reports that the key holds a value that is not a gate, for example the value of a cache with the same template. The key is left as it is.
 	ErrForeign = errors.New("the key holds a value that is not a gate: give the gate its own template")
 
 	errNilContext = errors.New("ctx is nil")

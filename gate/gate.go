@@ -117,8 +117,7 @@ func (g *Gate[K]) Try(ctx context.Context, key K) (ok bool, retryAfter time.Dura
 //     interval, since the progress of f is unknown.
 //   - If f takes longer than Spec.Every, the gate opens before f ends, and f
 //     may run elsewhere at the same time.
-//   - If Redis fails, f is not called, and the error is like that of
-//     [Gate.Try].
+//   - If Redis fails, f is not called, and Do fails like [Gate.Try].
 func (g *Gate[K]) Do(ctx context.Context, key K, f func(context.Context) error) (err error) {
 	k, err := g.begin(ctx, "do", key)
 	if err != nil {

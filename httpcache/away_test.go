@@ -17,14 +17,14 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// unreachable returns a client of no server.
+// unreachable returns a client without a server.
 func unreachable(t *testing.T) *redis.Client {
 	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialTimeout: time.Second})
 	t.Cleanup(func() { _ = rdb.Close() })
 	return rdb
 }
 
-func TestWithoutRedisTheHandlerAnswers(t *testing.T) {
+func TestWithoutRedis_TheHandlerAnswers(t *testing.T) {
 	t.Parallel()
 	s := open(t, unreachable(t), says("Cache-Control", fresh60), Options{})
 	for i := range 5 {
@@ -38,7 +38,7 @@ func TestWithoutRedisTheHandlerAnswers(t *testing.T) {
 	require.Equal(t, cachex.BreakerOpen, s.h.Stats().Redis.Breaker)
 }
 
-func TestWithoutRedisAProcessAsksTheOriginOnceAtATime(t *testing.T) {
+func TestWithoutRedis_AProcessCallsTheOriginOnceAtATime(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		g := newGate()
@@ -53,16 +53,17 @@ func TestWithoutRedisAProcessAsksTheOriginOnceAtATime(t *testing.T) {
 		close(g.open)
 		require.Equal(t, "1", first()[0].body)
 		for _, r := range more() {
-			// Nothing proves to them that the load that was under way is recent enough.
+			// Nothing proves to them that the running load is recent enough.
 			require.Equal(t, "2", r.body)
 		}
 		require.Equal(t, int64(2), s.calls.Load())
 	})
 }
 
-// Those who came too late for a load have another one begun with the request of the client
-// whose it was, and that client may not have taken what it is given yet.
-func TestALoadForOthersLeavesAClientItsOwnExchange(t *testing.T) {
+// Clients that came too late for a load have another one started with the
+// request of the client that caused the first. That client may not have taken
+// its exchange yet.
+func TestLoad_RestartedForOthersKeepsTheExchangeOfItsClient(t *testing.T) {
 	t.Parallel()
 	h := newHandler(t, unreachable(t), http.NotFoundHandler(), Options{})
 	q, why := h.examine(httptest.NewRequest(http.MethodGet, "http://example.com/p", nil))
@@ -78,7 +79,7 @@ func TestALoadForOthersLeavesAClientItsOwnExchange(t *testing.T) {
 	others.release()
 }
 
-func TestAResponseThatCannotBeDecodedIsOverwritten(t *testing.T) {
+func TestLoad_OverwritesAnUndecodableResponse(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := open(t, rdb, says("Cache-Control", fresh60), Options{})
@@ -94,7 +95,7 @@ func TestAResponseThatCannotBeDecodedIsOverwritten(t *testing.T) {
 	})
 }
 
-func TestASlowHandlerGoesOnForItsOwnClient(t *testing.T) {
+func TestLoadTimeout_HandlerContinuesForItsOwnClient(t *testing.T) {
 	t.Parallel()
 	o := func(w http.ResponseWriter, r *http.Request, n int) {
 		if n == 1 {
@@ -117,7 +118,7 @@ func TestASlowHandlerGoesOnForItsOwnClient(t *testing.T) {
 	})
 }
 
-func TestAStaleResponseIsRenewedOnceAtATime(t *testing.T) {
+func TestRenew_RunsOnceAtATime(t *testing.T) {
 	t.Parallel()
 	g := newGate()
 	o := func(w http.ResponseWriter, r *http.Request, n int) {
@@ -146,7 +147,7 @@ func TestAStaleResponseIsRenewedOnceAtATime(t *testing.T) {
 	})
 }
 
-func TestCloseWaitsForLoadsAndThenTheHandlerAnswers(t *testing.T) {
+func TestClose_WaitsForLoadsThenTheHandlerAnswers(t *testing.T) {
 	t.Parallel()
 	g := newGate()
 	inBubble(t, g.before(says("Cache-Control", fresh60)), Options{}, func(t *testing.T, s *site) {
@@ -173,7 +174,7 @@ func TestCloseWaitsForLoadsAndThenTheHandlerAnswers(t *testing.T) {
 	})
 }
 
-func TestCloseCancelsWhatDoesNotEnd(t *testing.T) {
+func TestClose_CancelsLoadsThatDoNotEnd(t *testing.T) {
 	t.Parallel()
 	o := func(w http.ResponseWriter, r *http.Request, n int) { <-r.Context().Done() }
 	inBubble(t, o, Options{}, func(t *testing.T, s *site) {
@@ -188,13 +189,13 @@ func TestCloseCancelsWhatDoesNotEnd(t *testing.T) {
 		short, stop := context.WithTimeout(t.Context(), time.Second)
 		defer stop()
 		require.ErrorIs(t, s.h.Close(short), context.DeadlineExceeded)
-		cancel() // the client has its handler still
+		cancel() // the client still has its handler
 		<-done
 		require.NoError(t, s.h.Close(t.Context()))
 	})
 }
 
-func TestTheHandlerHasTheValuesOfItsClientsContext(t *testing.T) {
+func TestLoad_HandlerHasTheValuesOfItsClientsContext(t *testing.T) {
 	t.Parallel()
 	type key struct{}
 	var s site
@@ -209,7 +210,7 @@ func TestTheHandlerHasTheValuesOfItsClientsContext(t *testing.T) {
 	require.Equal(t, "trace", rec.header.Get("X-Value"))
 }
 
-// newRecorded returns what a handler answers to a GET, without a server.
+// newRecorded returns the answer of a handler to a GET, without a server.
 func newRecorded(t *testing.T, h http.Handler, path string) reply {
 	t.Helper()
 	w := newResponse()
@@ -221,13 +222,13 @@ func newRecorded(t *testing.T, h http.Handler, path string) reply {
 	return reply{w.Code, w.Header(), string(b)}
 }
 
-func TestWhatAHandlerWritesWhenNobodyWaitsIsNeverShared(t *testing.T) {
+func TestLoad_ResponseAfterCancellationIsNotShared(t *testing.T) {
 	t.Parallel()
 	came := make(chan struct{})
 	h := newHandler(t, embedded(t), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		close(came)
 		<-r.Context().Done()
-		w.Header().Set("Cache-Control", fresh60) // and it takes its end for that of the page
+		w.Header().Set("Cache-Control", fresh60) // it takes the end of its ctx for the end of the page
 	}), Options{})
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://example.com/p", nil)
 	require.NoError(t, err)
@@ -242,7 +243,7 @@ func TestWhatAHandlerWritesWhenNobodyWaitsIsNeverShared(t *testing.T) {
 	require.Equal(t, "canceled", x.out.why)
 }
 
-func TestTheCacheUnderneathTakesNothingToBeFreshThatIsNot(t *testing.T) {
+func TestTTL_InnerCacheIsNeverFreshForLonger(t *testing.T) {
 	t.Parallel()
 	inBubble(t, says(), Options{}, func(t *testing.T, s *site) {
 		rec := record{Kind: aResponse, At: time.Now().UnixMilli(), Age: 1000, Life: 61_000}

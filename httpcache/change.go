@@ -11,26 +11,27 @@ import (
 )
 
 // invalidateTimeout bounds the wait for Redis after a change, since the client
-// waits for it.
+// waits too.
 const invalidateTimeout = 5 * time.Second
 
-// safe are the methods that change nothing (RFC 9110, section 9.2.1).
+// safe lists the methods that change nothing (RFC 9110, section 9.2.1).
 var safe = []string{http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace}
 
-// change lets the handler answer a request that may change what is stored, by its
-// method. If the response is no error, its URI is invalidated, and so are those in
-// Location and Content-Location, if they are of the same host (RFC 9111, section
-// 4.4): before the client hears of it, so that its next read is new, and again when
-// the handler has returned, should it have changed something after that. A handler
-// that panics may have changed something as well.
-func (h *Handler) change(w http.ResponseWriter, r *http.Request, n note, method string) {
+// change passes a request to the handler that, by its method, may change stored
+// responses. If the response is not an error, its URI is invalidated, and so
+// are those in Location and Content-Location on the same host (RFC 9111,
+// section 4.4). This happens before the client gets the response, so that its
+// next read is new. It happens again when the handler has returned, in case the
+// handler changed something after the response. A handler that panics may have
+// changed something too.
+func (h *Handler) change(w http.ResponseWriter, r *http.Request, n statusNote, method string) {
 	if slices.Contains(safe, method) {
 		h.pass(w, r, n)
 		return
 	}
 	h.passes.Add(1)
-	h.say(w.Header(), n)
-	c := &changer{ResponseWriter: w, h: h, r: r}
+	h.writeStatus(w.Header(), n)
+	c := &invalidatingWriter{ResponseWriter: w, h: h, r: r}
 	var cw http.ResponseWriter = c
 	if hijacker, ok := w.(http.Hijacker); ok {
 		cw = hijackable{c, hijacker}
@@ -45,8 +46,9 @@ func (h *Handler) change(w http.ResponseWriter, r *http.Request, n note, method 
 	returned = true
 }
 
-// A changer is the ResponseWriter of a handler that may change what is stored.
-type changer struct {
+// invalidatingWriter is the ResponseWriter of a handler that may change stored
+// responses.
+type invalidatingWriter struct {
 	http.ResponseWriter
 	h      *Handler
 	r      *http.Request
@@ -54,7 +56,7 @@ type changer struct {
 }
 
 // WriteHeader implements http.ResponseWriter.
-func (c *changer) WriteHeader(status int) {
+func (c *invalidatingWriter) WriteHeader(status int) {
 	if c.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		if c.status = status; status < 400 {
 			c.invalidate()
@@ -64,39 +66,40 @@ func (c *changer) WriteHeader(status int) {
 }
 
 // Write implements http.ResponseWriter.
-func (c *changer) Write(p []byte) (int, error) {
+func (c *invalidatingWriter) Write(p []byte) (int, error) {
 	c.implicit()
 	return c.ResponseWriter.Write(p)
 }
 
 // Flush implements http.Flusher.
-func (c *changer) Flush() { _ = c.FlushError() }
+func (c *invalidatingWriter) Flush() { _ = c.FlushError() }
 
 // FlushError is Flush for http.ResponseController.
-func (c *changer) FlushError() error {
+func (c *invalidatingWriter) FlushError() error {
 	c.implicit()
 	return http.NewResponseController(c.ResponseWriter).Flush()
 }
 
 // Unwrap is for http.ResponseController.
-func (c *changer) Unwrap() http.ResponseWriter { return c.ResponseWriter }
+func (c *invalidatingWriter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
-func (c *changer) implicit() {
+func (c *invalidatingWriter) implicit() {
 	if c.status == 0 {
 		c.WriteHeader(http.StatusOK)
 	}
 }
 
 type hijackable struct {
-	*changer
+	*invalidatingWriter
 	hijacker http.Hijacker
 }
 
 // Hijack implements http.Hijacker.
 func (c hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) { return c.hijacker.Hijack() }
 
-// invalidate takes away what is stored for the URIs that the response concerns.
-func (c *changer) invalidate() {
+// invalidate deletes the stored responses of the URIs that the response
+// concerns.
+func (c *invalidatingWriter) invalidate() {
 	scheme := schemeOf(c.r)
 	host := hostOf(scheme, c.r.Host)
 	var keys []key
@@ -115,5 +118,5 @@ func (c *changer) invalidate() {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.r.Context()), invalidateTimeout)
 	defer cancel()
-	_ = c.h.remove(ctx, keys...) // it is counted: the response is what it is
+	_ = c.h.remove(ctx, keys...) // a failure is counted; it does not change the response
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-func TestAChangeIsSeenByWhoeverHearsOfIt(t *testing.T) {
+func TestChange_IsVisibleToItsClient(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		heard := make(chan struct{})
@@ -39,7 +39,7 @@ func TestAChangeIsSeenByWhoeverHearsOfIt(t *testing.T) {
 	})
 }
 
-func TestAnUnsafeMethodHasTheConnection(t *testing.T) {
+func TestChange_HandlerHasTheConnection(t *testing.T) {
 	t.Parallel()
 	s := open(t, embedded(t), func(w http.ResponseWriter, r *http.Request, n int) {
 		switch r.URL.Path {
@@ -66,7 +66,8 @@ func TestAnUnsafeMethodHasTheConnection(t *testing.T) {
 	require.Equal(t, "2", s.do(t, http.MethodPost, "/duplex").body)
 	require.Equal(t, http.StatusOK, s.do(t, http.MethodPost, "/flush").status)
 
-	// What cannot be hijacked does not claim that it can, as with HTTP/2.
+	// A writer that cannot be hijacked does not claim that it can, as with
+	// HTTP/2.
 	h := newHandler(t, embedded(t), http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, can := w.(http.Hijacker)
 		require.False(t, can)
@@ -74,7 +75,7 @@ func TestAnUnsafeMethodHasTheConnection(t *testing.T) {
 	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/p", nil))
 }
 
-func TestASchemeOfItsOwn(t *testing.T) {
+func TestKey_ContainsTheScheme(t *testing.T) {
 	t.Parallel()
 	s := open(t, embedded(t), func(w http.ResponseWriter, r *http.Request, n int) {
 		w.Header().Set("X-Scheme", schemeOf(r))
@@ -93,7 +94,7 @@ func TestASchemeOfItsOwn(t *testing.T) {
 	require.Equal(t, "4", s.get(t, "/p", "Host", "example.com").body, "one invalidation is for both")
 }
 
-func TestPass_WhatIsNotForACache(t *testing.T) {
+func TestPass_RequestsThatBypassTheCache(t *testing.T) {
 	t.Parallel()
 	s := open(t, embedded(t), says("Cache-Control", fresh60), Options{Name: "pages"})
 	upgrade := []string{"Connection", "Upgrade", "Upgrade", "websocket"}
@@ -117,7 +118,7 @@ func TestPass_WhatIsNotForACache(t *testing.T) {
 	require.Equal(t, "pages; fwd=bypass; detail=uri", w.Header().Get("Cache-Status"))
 }
 
-func TestAResponseThatNeverVariesTheSameIsPassedInTheEnd(t *testing.T) {
+func TestVary_EverChangingIsPassed(t *testing.T) {
 	t.Parallel()
 	names := []string{"Accept", "Accept-Language", "User-Agent", "Referer", "Dnt", "X-A", "X-B", "X-C"}
 	s := open(t, embedded(t), func(w http.ResponseWriter, r *http.Request, n int) {
@@ -130,7 +131,7 @@ func TestAResponseThatNeverVariesTheSameIsPassedInTheEnd(t *testing.T) {
 	require.Less(t, s.calls.Load(), int64(20), "once all are known, it is stored")
 }
 
-func TestABodyIsAnsweredToARequestOfHTTP10(t *testing.T) {
+func TestServe_HTTP10GetsABody(t *testing.T) {
 	t.Parallel()
 	s := open(t, embedded(t), says("Cache-Control", fresh60), Options{})
 	for range 2 {
@@ -147,13 +148,13 @@ func TestABodyIsAnsweredToARequestOfHTTP10(t *testing.T) {
 	}
 }
 
-func TestWhatHandlersAboveHaveSetStays(t *testing.T) {
+func TestServe_KeepsFieldsOfOuterHandlers(t *testing.T) {
 	t.Parallel()
 	for name, o := range map[string]origin{
 		"shared":  says("Cache-Control", fresh60, "Vary", "Accept", "X-Both", "below"),
 		"private": says("Cache-Control", "private", "Vary", "Accept", "X-Both", "below"),
 		"hijacker": func(w http.ResponseWriter, r *http.Request, n int) {
-			_ = http.NewResponseController(w).EnableFullDuplex() // it has the connection before the header
+			_ = http.NewResponseController(w).EnableFullDuplex() // it gets the connection before the header
 			w.Header().Set("X-Hint", "1")
 			w.WriteHeader(http.StatusEarlyHints)
 			w.Header().Del("X-Hint")
@@ -185,7 +186,7 @@ func TestWhatHandlersAboveHaveSetStays(t *testing.T) {
 	}
 }
 
-func TestAResponseThatShowsThatMoreMattersIsNotStored(t *testing.T) {
+func TestVary_ResponseWithANewFieldIsNotStored(t *testing.T) {
 	t.Parallel()
 	rdb := embedded(t)
 	s := open(t, rdb, func(w http.ResponseWriter, r *http.Request, n int) {

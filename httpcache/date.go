@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// dateLayouts are the forms of an HTTP-date (RFC 9110, section 5.6.7). The day of
-// asctime is two digits, or a space and one.
+// dateLayouts are the formats of an HTTP-date (RFC 9110, section 5.6.7). The
+// day of asctime is two digits, or a space and one digit.
 var dateLayouts = []string{
 	"Mon, 02 Jan 2006 15:04:05 GMT",
 	"Monday, 02-Jan-06 15:04:05 GMT",
@@ -14,14 +14,14 @@ var dateLayouts = []string{
 	"Mon Jan 02 15:04:05 2006",
 }
 
-// parseDate reads an HTTP-date, in any case. Package time accepts more than the
-// grammar does: several spaces, an hour of one digit, a fraction of a second. So a
-// text is a date only if the date is written that way. A weekday may be the wrong
-// one, which the grammar does not know.
+// parseDate parses an HTTP-date, in any case. Package time accepts more than
+// the grammar: several spaces, an hour of one digit, a fraction of a second. So
+// a text is a date only if formatting the result gives the text again. The
+// weekday may be wrong, since the grammar does not check it.
 func parseDate(s string, now time.Time) (time.Time, bool) {
 	folded := s
 	if len(s) > 4 && strings.EqualFold(s[len(s)-4:], " GMT") {
-		folded = s[:len(s)-4] + " GMT" // which package time wants in upper case
+		folded = s[:len(s)-4] + " GMT" // package time wants it in upper case
 	}
 	for _, layout := range dateLayouts {
 		t, err := time.Parse(layout, folded)
@@ -40,8 +40,8 @@ func parseDate(s string, now time.Time) (time.Time, bool) {
 
 func afterWeekday(s string) string { return s[max(strings.IndexAny(s, " ,"), 0):] }
 
-// inCentury returns the date whose year was written with two digits: the latest one
-// that is at most 50 years in the future (RFC 9110, section 5.6.7).
+// inCentury completes a year of two digits: the latest one that is at most 50
+// years in the future (RFC 9110, section 5.6.7).
 func inCentury(t, now time.Time) time.Time {
 	year := now.Year()/100*100 + 100 + t.Year()%100
 	for {

@@ -14,13 +14,14 @@ func TestParseDate_AcceptsTheGrammarAndNothingElse(t *testing.T) {
 	for s, want := range map[string]string{
 		"Sun, 06 Nov 1994 08:49:37 GMT":  "1994-11-06T08:49:37Z",
 		"sun, 06 NOV 1994 08:49:37 gMT":  "1994-11-06T08:49:37Z",
-		"Mon, 06 Nov 1994 08:49:37 GMT":  "1994-11-06T08:49:37Z", // a wrong weekday is of the grammar
+		"Mon, 06 Nov 1994 08:49:37 GMT":  "1994-11-06T08:49:37Z", // the grammar permits a wrong weekday
 		"Sunday, 06-Nov-94 08:49:37 GMT": "1994-11-06T08:49:37Z",
 		"Sun Nov  6 08:49:37 1994":       "1994-11-06T08:49:37Z",
 		"Sun Nov 06 08:49:37 1994":       "1994-11-06T08:49:37Z",
 		"Sun Nov 16 08:49:37 1994":       "1994-11-16T08:49:37Z",
 
-		// Two digits are the latest year that is at most 50 years in the future.
+		// Two digits are the latest year that is at most 50 years in the
+		// future.
 		"Friday, 01-Jan-70 00:00:00 GMT": "2070-01-01T00:00:00Z",
 		"Friday, 01-Jan-76 00:00:00 GMT": "2076-01-01T00:00:00Z",
 		"Friday, 01-Jan-77 00:00:00 GMT": "1977-01-01T00:00:00Z",
@@ -55,8 +56,7 @@ func TestParseDate_AcceptsTheGrammarAndNothingElse(t *testing.T) {
 	}
 }
 
-// FuzzDates holds that each date is read as it was written, and that reading never
-// panics.
+// FuzzDates checks that parsing keeps every date as written, and never panics.
 func FuzzDates(f *testing.F) {
 	f.Add("Sun, 06 Nov 1994 08:49:37 GMT", int64(784111777))
 	f.Add(" ,", int64(-1))

@@ -6,24 +6,25 @@ import (
 	"time"
 )
 
-// directives are those of one Cache-Control field (RFC 9111, section 5.2).
+// directives are the directives of a Cache-Control field (RFC 9111, section
+// 5.2).
 type directives struct {
 	list      []directive
-	malformed bool // a part of it is not of the grammar: nobody knows what it meant
+	malformed bool // a part does not match the grammar, so its meaning is unknown
 }
 
 type directive struct {
 	name string // in lower case
 	arg  string // unquoted
-	has  bool   // there is an argument
+	has  bool   // has an argument
 }
 
-// parseDirectives reads the lines of a Cache-Control field:
+// parseDirectives parses the lines of a Cache-Control field:
 //
 //	#( token [ "=" ( token / quoted-string ) ] )
 //
-// What is not of that grammar is skipped up to the next comma outside of quotes,
-// and makes the whole malformed.
+// If a part does not match the grammar, it is skipped up to the next comma
+// outside quotes, and the result is malformed.
 func parseDirectives(lines []string) (ds directives) {
 	for _, line := range lines {
 		s := scanner{line}
@@ -46,8 +47,8 @@ func parseDirectives(lines []string) (ds directives) {
 	return ds
 }
 
-// has reports whether there is a directive of that name, with an argument or
-// without.
+// has reports whether there is a directive of that name, with or without an
+// argument.
 func (ds *directives) has(name string) bool {
 	for _, d := range ds.list {
 		if d.name == name {
@@ -57,9 +58,9 @@ func (ds *directives) has(name string) bool {
 	return false
 }
 
-// seconds returns the delta-seconds of a directive, and whether there is one. If
-// its argument is none, or there are two that differ, ok is false: the freshness
-// that it tells of is not to be relied on (section 4.2.1).
+// seconds returns the delta-seconds of a directive, and whether it is there. If
+// its argument is invalid, or two of them differ, ok is false: the freshness is
+// then unreliable (section 4.2.1).
 func (ds *directives) seconds(name string) (d time.Duration, there, ok bool) {
 	ok = true
 	for _, one := range ds.list {
@@ -73,10 +74,10 @@ func (ds *directives) seconds(name string) (d time.Duration, there, ok bool) {
 	return d, there, ok
 }
 
-// maxSeconds is what is meant by any more seconds (section 1.2.2).
+// maxSeconds stands for any greater number of seconds (section 1.2.2).
 const maxSeconds = 1 << 31
 
-// parseSeconds reads delta-seconds: digits, and nothing else.
+// parseSeconds parses delta-seconds: digits, and nothing else.
 func parseSeconds(s string) (time.Duration, bool) {
 	n := int64(0)
 	for _, c := range []byte(s) {
@@ -90,13 +91,13 @@ func parseSeconds(s string) (time.Duration, bool) {
 	return time.Duration(min(n, maxSeconds)) * time.Second, s != ""
 }
 
-// A scanner reads a field value from its beginning.
+// scanner parses a field value from its beginning.
 type scanner struct{ rest string }
 
 func (s *scanner) skip(set string) { s.rest = strings.TrimLeft(s.rest, set) }
 func (s *scanner) space()          { s.skip(" \t") }
 
-// token reads a token (RFC 9110, section 5.6.2), "" if there is none.
+// token reads a token (RFC 9110, section 5.6.2); "" if there is none.
 func (s *scanner) token() string {
 	n := 0
 	for n < len(s.rest) && tokenByte(s.rest[n]) {
@@ -135,7 +136,7 @@ func (s *scanner) value() (string, bool) {
 	return "", false
 }
 
-// junk skips up to the next comma that is not in quotes.
+// junk skips to the next comma outside quotes.
 func (s *scanner) junk() {
 	for s.rest != "" && s.rest[0] != ',' {
 		if s.rest[0] == '"' {

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestDirectivesAreReadByTheirGrammar(t *testing.T) {
+func TestParseDirectives_FollowsTheGrammar(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		field     string
@@ -49,7 +49,7 @@ func TestDirectivesAreReadByTheirGrammar(t *testing.T) {
 	}
 }
 
-func TestDeltaSecondsAreDigits(t *testing.T) {
+func TestParseSeconds_AcceptsDigitsOnly(t *testing.T) {
 	t.Parallel()
 	const most = maxSeconds * time.Second
 	for s, want := range map[string]time.Duration{
@@ -66,8 +66,8 @@ func TestDeltaSecondsAreDigits(t *testing.T) {
 	}
 }
 
-// FuzzDirectives holds that any field can be read, that what is read can be written
-// and read again, and that a quoted argument is never a directive.
+// FuzzDirectives checks that any field can be parsed, that the result can be
+// written and parsed again, and that a quoted argument is never a directive.
 func FuzzDirectives(f *testing.F) {
 	for _, s := range []string{
 		"", "max-age=60", `private="a, b", no-cache`, "max-age=-1", "max-age=99999999999999999999", `a="\`, `x="a\", no-store", y`, ",,=,",
@@ -103,8 +103,8 @@ func FuzzDirectives(f *testing.F) {
 	})
 }
 
-// FuzzConditions holds that no condition makes it panic, and that a tag matches
-// itself, and no other one.
+// FuzzConditions checks that no condition panics, and that a tag matches only
+// itself.
 func FuzzConditions(f *testing.F) {
 	f.Add(`"a"`, `W/"a", "b"`)
 	f.Add(`W/"`, `"`)
@@ -129,7 +129,7 @@ func FuzzConditions(f *testing.F) {
 	})
 }
 
-// FuzzKeys holds that requests that differ have different keys.
+// FuzzKeys checks that different requests have different keys.
 func FuzzKeys(f *testing.F) {
 	f.Add("a", "b", "c", "d")
 	f.Add("", "a", "a", "")

@@ -16,9 +16,9 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-var ttl = regexp.MustCompile(`; ttl=\d+`) // which depends on when in a second it is
+var ttl = regexp.MustCompile(`; ttl=\d+`) // it depends on the fraction of the second
 
-// get prints what a handler answers.
+// get prints the answer of a handler.
 func get(h http.Handler, url string, fields ...string) {
 	r := httptest.NewRequest(http.MethodGet, url, nil)
 	for i := 0; i < len(fields); i += 2 {
@@ -31,7 +31,7 @@ func get(h http.Handler, url string, fields ...string) {
 
 func Example() {
 	ctx := context.Background()
-	server, err := redistest.NewEmbedded() // or the Redis that you have
+	server, err := redistest.NewEmbedded() // or your own Redis
 	if err != nil {
 		panic(err)
 	}
@@ -44,7 +44,7 @@ func Example() {
 		_, _ = io.WriteString(w, "News!")
 	})
 	mux.HandleFunc("GET /account", func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = io.WriteString(w, "Yours.") // it says nothing, so it is not stored
+		_, _ = io.WriteString(w, "Yours.") // it declares nothing, so it is not stored
 	})
 	pages := cachex.Must(httpcache.New(server.Client(nil), mux, httpcache.Options{Name: "pages"}))
 
@@ -62,7 +62,7 @@ func Example() {
 	// <nil>
 }
 
-// A job in the background has changed what a page shows.
+// A background job has changed the content of a page.
 func ExampleHandler_Invalidate() {
 	ctx := context.Background()
 	server, err := redistest.NewEmbedded()
@@ -89,8 +89,8 @@ func ExampleHandler_Invalidate() {
 	// <nil>
 }
 
-// Of the cookies of these pages, only the language matters, and who is logged in is
-// none of the cache's business.
+// Of the cookies of these pages only the language matters. Logged-in users
+// bypass the cache.
 func ExampleOptions_partition() {
 	ctx := context.Background()
 	server, err := redistest.NewEmbedded()
@@ -110,7 +110,7 @@ func ExampleOptions_partition() {
 		_, _ = io.WriteString(w, language(r))
 	}), httpcache.Options{
 		Name:   "pages",
-		Hidden: []string{"X-Forwarded-For"}, // the handler has no use for it
+		Hidden: []string{"X-Forwarded-For"}, // the handler does not need it
 		Partition: func(r *http.Request) (string, bool) {
 			_, err := r.Cookie("session")
 			return language(r), err != nil
@@ -129,8 +129,8 @@ func ExampleOptions_partition() {
 	// <nil>
 }
 
-// A cache in front of a reverse proxy stores responses that come in parts too, whose
-// length is not known beforehand.
+// A cache in front of a reverse proxy also stores responses that come in parts,
+// whose length is not known beforehand.
 func ExampleNew_reverseProxy() {
 	ctx := context.Background()
 	server, err := redistest.NewEmbedded()
@@ -167,8 +167,9 @@ func ExampleNew_reverseProxy() {
 	// <nil>
 }
 
-// These pages are the same for all who are not logged in, whatever other cookies they
-// have. Their cache is told by a field of its own how long they are fresh.
+// These pages are equal for all users who are not logged in, whatever other
+// cookies they have. A field of its own tells the cache how long they are
+// fresh.
 func ExampleOptions_cookies() {
 	ctx := context.Background()
 	server, err := redistest.NewEmbedded()

@@ -11,45 +11,45 @@ import (
 	"github.com/cachex-go/cachex/internal/guard"
 )
 
-// An exchange is one call of the handler for a shared load. The handler writes to
-// a recorder, until one of these is known:
+// exchange is one call of the handler for a shared load. The handler writes to
+// a recorder until one of these is known:
 //
-//   - The response is complete and may be stored: it is a record.
-//   - It may not be stored, or is too long. That is mostly known from its header.
-//     The handler then waits until the client whose request this is has attached
-//     its connection, and writes to that from there on: first the recorded part, at
-//     most Options.MaxBody, and then the rest, as it comes. No other client gets any
-//     of it.
+//   - The response is complete and may be stored: it becomes a record.
+//   - It may not be stored, or is too long. That is mostly known from its
+//     header. The handler then waits until the client of this request has
+//     attached its connection, and writes to it from then on: first the
+//     recorded part, at most Options.MaxBody, then the rest directly. No other
+//     client gets any of it.
 //
-// So the handler is called once for a request, whatever comes of it, which matters
-// to links that work once.
+// So the handler is called once for a request, whatever the result, which
+// matters for links that work only once.
 //
-// Its goroutine is started by the load, or by the request that validates a response,
-// and ends with the handler. Its ctx is canceled when neither the load nor the client
-// have an interest in it any more.
+// Its goroutine is started by the load, or by the request that validates a
+// response, and ends with the handler. Its ctx is cancelled when neither the
+// load nor the client needs it any more.
 type exchange struct {
 	h      *Handler
 	q      *query
-	client *job    // of the client whose request this is, nil if no client waits
-	prev   *record // a response that the handler may confirm, nil for none
+	client *job    // of the client of this request; nil if no client waits
+	prev   *record // a response that the handler may confirm, or nil
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	hold   atomic.Int32 // how many have an interest
+	hold   atomic.Int32 // number of references: load and client
 
 	decided chan struct{} // closed when out is set
 	out     outcome
-	attach  chan http.ResponseWriter // of the client; one at most is ever sent
+	attach  chan http.ResponseWriter // of the client; at most one is sent
 	done    chan struct{}            // closed when the handler has returned
 
-	rec   recorder // of the handler's goroutine, until done is closed
-	fault any      // what the handler panicked with; as rec
+	rec   recorder // used by the goroutine of the handler until done is closed
+	fault any      // the value of the handler's panic; synchronised like rec
 }
 
-// An outcome is what is known of a response when it is decided what to do with it.
+// outcome is the decision about a response.
 type outcome struct {
 	kind   outcomeKind
-	why    string // it is not shared, a token
-	status int    // that the handler answered, 0 for none
+	why    string // the reason for not sharing it, a token
+	status int    // the status that the handler answered; 0 for none
 	vary   []string
 	record record
 }
@@ -58,15 +58,15 @@ type outcomeKind uint8
 
 const (
 	shared  outcomeKind = iota + 1 // record is complete
-	private                        // for its own client; so are, probably, those that follow
-	broken                         // for its own client; the next one may be another thing
-	failed                         // and a stale one may be served in its place
+	private                        // for its own client; later responses are probably private too
+	broken                         // for its own client; the next response may differ
+	failed                         // a stale response may be served instead
 )
 
 var errGoexit = errors.New("httpcache: the handler called runtime.Goexit")
 
-// start calls the handler in a goroutine, with q.prepare done. holds is the number of
-// interests, each of which is to be released: of the load, and of the client.
+// start calls the handler on a goroutine. q.prepare must have been called.
+// holds is the number of references, and each holder must call release: the load, and the client.
 func (h *Handler) start(ctx context.Context, q *query, prev *record, client *job, holds int32) *exchange {
 	x := &exchange{
 		h: h, q: q, prev: prev, client: client,
@@ -76,22 +76,22 @@ func (h *Handler) start(ctx context.Context, q *query, prev *record, client *job
 	x.rec = recorder{x: x, header: http.Header{}, declared: -1}
 	x.hold.Store(holds)
 	h.loadCalls.Add(1)
-	h.crew.enter(true)
+	h.goroutines.enter(true)
 	guard.Go(handler, func() error { x.serve(); return nil }, func(err error) {
-		defer h.crew.leave()
+		defer h.goroutines.leave()
 		x.end(err)
 	})
 	return x
 }
 
-// release ends one interest.
+// release drops one reference.
 func (x *exchange) release() {
 	if x.hold.Add(-1) == 0 {
 		x.cancel(context.Canceled)
 	}
 }
 
-// end ends an exchange whose handler has returned, or has not: then err says why.
+// end ends an exchange. If the handler did not return normally, err says why.
 func (x *exchange) end(err error) {
 	defer close(x.done)
 	if err == nil {
@@ -101,14 +101,14 @@ func (x *exchange) end(err error) {
 	if p, ok := errors.AsType[*guard.PanicError](err); ok {
 		x.fault = p.Value
 	}
-	x.decide(outcome{kind: failed, why: "panic"})
+	x.publish(outcome{kind: failed, why: "panic"})
 }
 
 // handler names the handler in errors.
 var handler = guard.Named("the handler")
 
-// serve calls the handler; twice if that says "not modified" of another response
-// than the one that is stored.
+// serve calls the handler. If it answers "not modified" for a response other
+// than the stored one, serve calls it again.
 func (x *exchange) serve() {
 	req := x.q.request(x.ctx)
 	if x.prev != nil {
@@ -132,35 +132,35 @@ func (x *exchange) serve() {
 	x.conclude()
 }
 
-// conclude decides about a response that is whole.
+// conclude decides about a complete response.
 func (x *exchange) conclude() {
 	r := &x.rec
 	if r.spilled {
-		return // it is decided
+		return // already decided
 	}
 	now := time.Now()
 	said, confirmed := r.status, r.confirms()
-	if confirmed { // this is what its client gets, should it not be stored any more
+	if confirmed { // the client gets it even if it can no longer be stored
 		r.status, r.sent, r.body = x.confirmed(r.sent)
 	}
-	t, why := x.h.judge(x.q, r.status, r.sent, now)
+	t, why := x.h.decide(x.q, r.status, r.sent, now)
 	switch {
 	case x.ctx.Err() != nil:
-		x.decide(outcome{kind: broken, why: "canceled", status: said})
+		x.publish(outcome{kind: broken, why: "canceled", status: said})
 	case r.faulty || r.declared >= 0 && bodyAllowed(r.status) && !confirmed && r.declared != int64(len(r.body)):
-		x.decide(outcome{kind: broken, why: "incomplete", status: said}) // RFC 9111, section 3.3
+		x.publish(outcome{kind: broken, why: "incomplete", status: said}) // RFC 9111, section 3.3
 	case r.trailers():
-		x.decide(outcome{kind: private, why: "trailers", status: said})
+		x.publish(outcome{kind: private, why: "trailers", status: said})
 	case why != "":
-		x.decide(outcome{kind: private, why: why, status: said, vary: t.vary})
+		x.publish(outcome{kind: private, why: why, status: said, vary: t.vary})
 	default:
-		x.decide(outcome{kind: shared, status: said, vary: t.vary, record: newRecord(r.status, r.sent.Clone(), r.body, t, now)})
+		x.publish(outcome{kind: shared, status: said, vary: t.vary, record: newRecord(r.status, r.sent.Clone(), r.body, t, now)})
 	}
 }
 
-// confirmed returns the stored response, updated by the header of a 304. If that is
-// about another response, which serve sees to unless the handler already has the
-// connection, there is nothing to give to the client but an error.
+// confirmed returns the stored response, updated by the header of a 304. If the
+// 304 is about another response, it returns an error status: serve prevents
+// this, unless the handler already has the connection.
 func (x *exchange) confirmed(update http.Header) (status int, header http.Header, body []byte) {
 	if !x.prev.sameVariant(update) {
 		return http.StatusBadGateway, http.Header{}, nil
@@ -168,9 +168,9 @@ func (x *exchange) confirmed(update http.Header) (status int, header http.Header
 	return x.prev.Status, x.prev.freshen(update), x.prev.Body
 }
 
-// decide tells the load and the client what becomes of the response. Once that is
-// clear, it is.
-func (x *exchange) decide(out outcome) {
+// publish tells the load and the client the outcome. Only the first call
+// counts.
+func (x *exchange) publish(out outcome) {
 	select {
 	case <-x.decided:
 	default:
@@ -179,7 +179,8 @@ func (x *exchange) decide(out outcome) {
 	}
 }
 
-// answered returns the status that the handler has answered, 0 for none yet.
+// answered returns the status that the handler has answered; 0 if it has not
+// yet.
 func (x *exchange) answered() int {
 	select {
 	case <-x.decided:
@@ -189,9 +190,9 @@ func (x *exchange) answered() int {
 	}
 }
 
-// answer gives the response to the client whose request this is, and returns when
-// the handler has. Where that panicked, so does answer: package http does with it
-// what it always does. It ends the client's interest.
+// answer gives the response to the client of this request, and returns when the
+// handler has returned. If the handler panicked, answer panics too: net/http
+// handles that as usual. It drops the reference of the client.
 func (x *exchange) answer(ctx context.Context, w http.ResponseWriter) {
 	defer x.release()
 	stop := context.AfterFunc(ctx, func() { x.cancel(context.Cause(ctx)) })
@@ -208,12 +209,12 @@ func (x *exchange) answer(ctx context.Context, w http.ResponseWriter) {
 	case !x.rec.spilled:
 		x.rec.replay(w)
 	case x.rec.err != nil:
-		panic(http.ErrAbortHandler) // its ctx had ended before the client attached: it lacks a part
+		panic(http.ErrAbortHandler) // its ctx ended before the client attached: a part is missing
 	}
 	x.rec.addTrailers(w.Header())
 }
 
-// trailers reports whether the handler has set some after its body.
+// trailers reports whether the handler has set trailers after its body.
 func (r *recorder) trailers() bool {
 	for name := range r.header {
 		if strings.HasPrefix(name, http.TrailerPrefix) {
@@ -223,7 +224,7 @@ func (r *recorder) trailers() bool {
 	return false
 }
 
-// addTrailers adds what the handler has set after its body.
+// addTrailers adds the fields that the handler has set after its body.
 func (r *recorder) addTrailers(to http.Header) {
 	announced := canonical(elements(r.sent["Trailer"]))
 	for name, values := range r.header {

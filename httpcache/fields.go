@@ -8,11 +8,11 @@ import (
 	"strings"
 )
 
-// negotiation are the fields that browsers and clients send by themselves. A
-// handler sees them in a shared load, and they are no part of the key unless a
-// response says Vary: most handlers have no use for them, and those that have must
-// say so (RFC 9110, section 12.5.5). All others are in the key, so that no field
-// that we have never heard of can change a response for anyone who did not send it.
+// negotiation lists the fields that browsers and clients send on their own. A
+// handler sees them in a shared load, but they are in the key only if a
+// response names them in Vary: most handlers ignore them, and the others must
+// declare them (RFC 9110, section 12.5.5). All other fields are in the key, so
+// an unknown field changes a response only for clients that send it.
 var negotiation = []string{
 	"Accept", "Accept-Encoding", "Accept-Language", "User-Agent", "Referer",
 	"Dnt", "Sec-Gpc", "Save-Data", "Priority", "Upgrade-Insecure-Requests",
@@ -20,27 +20,28 @@ var negotiation = []string{
 	"Sec-Ch-Ua", "Sec-Ch-Ua-Mobile", "Sec-Ch-Ua-Platform",
 }
 
-// hopByHop are the fields of one connection (RFC 9111, section 3.1; RFC 9110,
-// section 7.6.1), which are neither stored nor shown to a shared load.
+// hopByHop lists the fields of one connection (RFC 9111, section 3.1; RFC 9110,
+// section 7.6.1). They are neither stored nor shown to the handler in a shared
+// load.
 var hopByHop = []string{
 	"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authentication-Info", "Proxy-Authorization",
 	"Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
 }
 
-// ours are the request fields that the cache answers itself. A shared load shows
-// the handler none of them. A cache may ignore If-Match and If-Unmodified-Since
-// (RFC 9110, sections 13.1.1 and 13.1.4); see conditions.
-var ours = []string{
+// answeredFields lists the request fields that the cache answers itself. In a
+// shared load the handler sees none of them. A cache may ignore If-Match and
+// If-Unmodified-Since (RFC 9110, sections 13.1.1 and 13.1.4); see conditions.
+var answeredFields = []string{
 	"Cache-Control", "Pragma", "If-None-Match", "If-Modified-Since",
 	"If-Match", "If-Unmodified-Since", "If-Range", "Range",
 }
 
-// fieldSets returns two sets of request fields: hides has the fields that no shared
-// load shows to the handler, skip these and all others that are not in every key.
-// Connection is in both, and query.connection is its place.
+// fieldSets returns two sets of request fields. hides has the fields that the
+// handler never sees in a shared load. skip has these and all others that are
+// not in every key. Connection is in both, since query.connection replaces it.
 func fieldSets(o Options) (hides, skip map[string]bool) {
-	hides = canonical(hopByHop, ours, o.Hidden, []string{"Content-Length"})
-	delete(hides, "Proxy-Authorization") // a handler may read it, so it is in the key
+	hides = canonical(hopByHop, answeredFields, o.Hidden, []string{"Content-Length"})
+	delete(hides, "Proxy-Authorization") // the handler may read it, so it is in the key
 	skip = canonical(negotiation, o.Unkeyed, []string{"Authorization", "Cookie"})
 	maps.Copy(skip, hides)
 	return hides, skip
@@ -64,7 +65,7 @@ func canonicalList(names []string) []string {
 	return list
 }
 
-// elements returns the elements of a field that is a list of what has no commas.
+// elements returns the elements of a list field whose elements have no commas.
 func elements(lines []string) []string {
 	var all []string
 	for _, line := range lines {
@@ -86,7 +87,7 @@ func connectionNames(h http.Header) []string {
 	return names
 }
 
-// dropHopByHop takes away what is not for anyone beyond this connection.
+// dropHopByHop deletes the fields of this connection.
 func dropHopByHop(h http.Header) {
 	for _, name := range connectionNames(h) {
 		delete(h, name)
@@ -96,11 +97,11 @@ func dropHopByHop(h http.Header) {
 	}
 }
 
-// maxVary is how many fields a response may vary on and be stored.
+// maxVary is the maximum number of Vary fields of a stored response.
 const maxVary = 16
 
-// varyNames returns the fields that a response varies on, in canonical form, each
-// once, in order. It is not ok if one is "*" or no field name.
+// varyNames returns the Vary fields of a response, in canonical form, sorted
+// and unique. If one is "*" or not a field name, ok is false.
 func varyNames(h http.Header) (names []string, ok bool) {
 	for _, name := range elements(h["Vary"]) {
 		s := scanner{name}
@@ -114,6 +115,6 @@ func varyNames(h http.Header) (names []string, ok bool) {
 	return names, len(names) <= maxVary
 }
 
-// selectedFields are the fields of a stored response that a 304 has (RFC 9110, section
-// 15.4.5).
+// selectedFields are the fields of a stored response that a 304 repeats (RFC
+// 9110, section 15.4.5).
 var selectedFields = []string{"Cache-Control", "Content-Location", "Date", "Etag", "Expires", "Vary", "Last-Modified", "Cache-Status"}

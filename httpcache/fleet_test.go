@@ -14,7 +14,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// A gate holds calls of an origin back until it is opened, and tells of each.
+// gate blocks calls of an origin until it is opened, and reports each.
 type gate struct {
 	came chan int // the number of the call
 	open chan struct{}
@@ -34,7 +34,8 @@ func (g *gate) before(o origin) origin {
 	}
 }
 
-// crowd sends the same GET n times at once, and returns how to wait for the replies.
+// crowd sends the same GET n times at once; the returned function waits for the
+// replies.
 func (s *site) crowd(t *testing.T, n int, fields ...string) func() []reply {
 	return s.crowdOf(t, http.MethodGet, n, fields...)
 }
@@ -55,7 +56,7 @@ func (s *site) crowdOf(t *testing.T, method string, n int, fields ...string) fun
 	}
 }
 
-func TestAFleetAsksTheOriginOnce(t *testing.T) {
+func TestFleet_CallsTheOriginOnce(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		g := newGate()
@@ -74,7 +75,7 @@ func TestAFleetAsksTheOriginOnce(t *testing.T) {
 	})
 }
 
-func TestAFleetAsksTheOriginOncePerVariant(t *testing.T) {
+func TestFleet_CallsTheOriginOncePerVariant(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		g := newGate()
@@ -97,7 +98,7 @@ func TestAFleetAsksTheOriginOncePerVariant(t *testing.T) {
 	})
 }
 
-func TestAResponseThatIsNotToBeSharedIsGivenToNobodyElse(t *testing.T) {
+func TestFleet_PrivateResponseIsNotShared(t *testing.T) {
 	t.Parallel()
 	for name, fields := range map[string][]string{
 		"private":    {"Cache-Control", "private, max-age=60"},
@@ -128,7 +129,7 @@ func TestAResponseThatIsNotToBeSharedIsGivenToNobodyElse(t *testing.T) {
 	}
 }
 
-func TestAuthorizedRequestsShareNothingThatIsNotPublic(t *testing.T) {
+func TestFleet_AuthorizedRequestsShareOnlyPublicResponses(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		g := newGate()
@@ -148,14 +149,14 @@ func TestAuthorizedRequestsShareNothingThatIsNotPublic(t *testing.T) {
 	})
 }
 
-func TestRequestsWithoutASharedResponseAreHandledSideBySide(t *testing.T) {
+func TestFleet_UnsharedRequestsRunConcurrently(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		const crowd = 8
 		var together sync.WaitGroup
 		together.Add(crowd)
 		s := open(t, rdb, func(w http.ResponseWriter, r *http.Request, n int) {
-			if n > 1 { // each waits for all the others to be there
+			if n > 1 { // each waits for all others to arrive
 				together.Done()
 				together.Wait()
 			}
@@ -170,7 +171,7 @@ func TestRequestsWithoutASharedResponseAreHandledSideBySide(t *testing.T) {
 	})
 }
 
-func TestThoseWhoWaitedInVainAreHandledSideBySide(t *testing.T) {
+func TestFleet_ClientsThatWaitedInVainRunConcurrently(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		const crowd = 8
@@ -180,7 +181,7 @@ func TestThoseWhoWaitedInVainAreHandledSideBySide(t *testing.T) {
 		s := open(t, rdb, func(w http.ResponseWriter, r *http.Request, n int) {
 			if n == 1 {
 				first.before(func(http.ResponseWriter, *http.Request, int) {})(w, r, n)
-				w.WriteHeader(http.StatusOK) // with a header only: that is enough to know
+				w.WriteHeader(http.StatusOK) // the header alone is enough to know
 			}
 			together.Done()
 			together.Wait()
@@ -197,7 +198,7 @@ func TestThoseWhoWaitedInVainAreHandledSideBySide(t *testing.T) {
 	})
 }
 
-func TestAnInvalidationDuringALoadWins(t *testing.T) {
+func TestInvalidate_DuringALoadWins(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		for _, known := range []bool{false, true} {

@@ -52,7 +52,7 @@ func (b *lockedBuffer) String() string {
 	return b.buf.String()
 }
 
-func TestAPanicIsOnesOwn(t *testing.T) {
+func TestPanic_ReachesOnlyItsOwnClient(t *testing.T) {
 	t.Parallel()
 	for name, begin := range map[string]func(w http.ResponseWriter){
 		"before the header": func(http.ResponseWriter) {},
@@ -95,8 +95,8 @@ func TestAPanicIsOnesOwn(t *testing.T) {
 	}
 }
 
-// A handler that fails while it validates a response has failed its own client alone.
-func TestValidate_AHandlerThatPanicsOrExitsHangsNobody(t *testing.T) {
+// A handler that fails while it validates a response fails only its own client.
+func TestValidate_PanicOrGoexitBlocksNoClient(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(){
 		"panic": func() { panic("boom") }, "abort": func() { panic(http.ErrAbortHandler) }, "exit": runtime.Goexit,
@@ -118,7 +118,7 @@ func TestValidate_AHandlerThatPanicsOrExitsHangsNobody(t *testing.T) {
 	}
 }
 
-func TestValidate_AClientThatLeavesCancelsItsCall(t *testing.T) {
+func TestValidate_LeavingClientCancelsItsCall(t *testing.T) {
 	t.Parallel()
 	came, ended := make(chan struct{}), make(chan struct{})
 	s := open(t, embedded(t), func(w http.ResponseWriter, r *http.Request, n int) {
@@ -138,7 +138,7 @@ func TestValidate_AClientThatLeavesCancelsItsCall(t *testing.T) {
 	require.Equal(t, "1", s.get(t, "/p").body)
 }
 
-func TestAPanicBesidesAbortHandlerIsNotLogged(t *testing.T) {
+func TestPanic_AbortHandlerIsNotLogged(t *testing.T) {
 	t.Parallel()
 	s, logged := quiet(t, embedded(t), func(http.ResponseWriter, *http.Request, int) { panic(http.ErrAbortHandler) }, Options{})
 	_, err := s.try(t.Context(), http.MethodGet, "/p")
@@ -146,7 +146,7 @@ func TestAPanicBesidesAbortHandlerIsNotLogged(t *testing.T) {
 	require.NotContains(t, logged.String(), "panic")
 }
 
-func TestAnUnsafeMethodThatPanicsInvalidates(t *testing.T) {
+func TestChange_PanicInvalidates(t *testing.T) {
 	t.Parallel()
 	s, _ := quiet(t, embedded(t), func(w http.ResponseWriter, r *http.Request, n int) {
 		if r.Method == http.MethodPost {
@@ -160,7 +160,7 @@ func TestAnUnsafeMethodThatPanicsInvalidates(t *testing.T) {
 	require.NotEqual(t, "1", s.get(t, "/p").body)
 }
 
-func TestAnIncompleteResponseIsNotStored(t *testing.T) {
+func TestLoad_IncompleteResponseIsNotStored(t *testing.T) {
 	t.Parallel()
 	s, _ := quiet(t, embedded(t), func(w http.ResponseWriter, r *http.Request, n int) {
 		if n == 1 {
@@ -174,7 +174,7 @@ func TestAnIncompleteResponseIsNotStored(t *testing.T) {
 	require.Equal(t, "2", s.get(t, "/p").body)
 }
 
-func TestAHandlerThatWritesMoreThanItSaidIsToldSo(t *testing.T) {
+func TestRecorder_ReportsWritesBeyondContentLength(t *testing.T) {
 	t.Parallel()
 	errs := make(chan error, 9)
 	s := open(t, embedded(t), func(w http.ResponseWriter, r *http.Request, n int) {
@@ -188,7 +188,7 @@ func TestAHandlerThatWritesMoreThanItSaidIsToldSo(t *testing.T) {
 	require.Equal(t, "2", s.get(t, "/p").body, "nobody knows what it meant")
 }
 
-func TestWhoeverStreamsReachesItsClientAtOnce(t *testing.T) {
+func TestStream_ReachesItsClientAtOnce(t *testing.T) {
 	t.Parallel()
 	next := make(chan struct{})
 	s := open(t, embedded(t), func(w http.ResponseWriter, _ *http.Request, _ int) {
@@ -200,7 +200,7 @@ func TestWhoeverStreamsReachesItsClientAtOnce(t *testing.T) {
 			<-next
 		}
 	}, Options{})
-	for range 2 { // the one for whom the cache found out, and the one who is passed
+	for range 2 { // a client whose response was found to be private, and one that bypasses the cache
 		res, err := s.client.Get(s.url + "/p")
 		require.NoError(t, err)
 		lines := bufio.NewReader(res.Body)
@@ -216,7 +216,7 @@ func TestWhoeverStreamsReachesItsClientAtOnce(t *testing.T) {
 	}
 }
 
-func TestALargeBodyIsPassedWholeAndNotStored(t *testing.T) {
+func TestMaxBody_LargerBodyIsPassedWholeAndNotStored(t *testing.T) {
 	t.Parallel()
 	for name, declared := range map[string]bool{"declared": true, "found out": false} {
 		t.Run(name, func(t *testing.T) {
@@ -246,7 +246,7 @@ func TestALargeBodyIsPassedWholeAndNotStored(t *testing.T) {
 	require.Equal(t, int64(1), s.calls.Load(), "one of just MaxBody is stored")
 }
 
-func TestAHandlerCanHaveTheConnection(t *testing.T) {
+func TestRecorder_HandlerCanHaveTheConnection(t *testing.T) {
 	t.Parallel()
 	s := open(t, embedded(t), func(w http.ResponseWriter, r *http.Request, n int) {
 		rc := http.NewResponseController(w)
@@ -282,7 +282,7 @@ func TestAHandlerCanHaveTheConnection(t *testing.T) {
 	require.Equal(t, int64(4), s.calls.Load())
 }
 
-func TestTrailersReachTheirClient(t *testing.T) {
+func TestTrailers_ReachTheirClient(t *testing.T) {
 	t.Parallel()
 	for name, prefix := range map[string]string{"announced": "", "unannounced": http.TrailerPrefix} {
 		t.Run(name, func(t *testing.T) {
@@ -293,7 +293,7 @@ func TestTrailersReachTheirClient(t *testing.T) {
 				}
 				says("Cache-Control", fresh60)(w, r, n)
 				if prefix != "" {
-					_, _ = io.WriteString(w, strings.Repeat("x", 5000)) // or package http needs no chunks
+					_, _ = io.WriteString(w, strings.Repeat("x", 5000)) // otherwise package http needs no chunks
 				}
 				w.Header().Set(prefix+"X-Sum", "7")
 			}, Options{})
@@ -309,7 +309,7 @@ func TestTrailersReachTheirClient(t *testing.T) {
 	}
 }
 
-func TestTheLoadOfAClientWhoLeavesIsForTheOthers(t *testing.T) {
+func TestLoad_OfALeavingClientServesTheOthers(t *testing.T) {
 	t.Parallel()
 	g := newGate()
 	inBubble(t, g.before(says("Cache-Control", fresh60)), Options{}, func(t *testing.T, s *site) {
@@ -336,7 +336,7 @@ func TestTheLoadOfAClientWhoLeavesIsForTheOthers(t *testing.T) {
 	})
 }
 
-func TestALoadThatNobodyWaitsForIsCancelled(t *testing.T) {
+func TestLoad_WithoutWaitersIsCancelled(t *testing.T) {
 	t.Parallel()
 	for name, begin := range map[string]func(w http.ResponseWriter){
 		"before the header": func(http.ResponseWriter) {},

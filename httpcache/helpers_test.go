@@ -22,11 +22,11 @@ import (
 // patience bounds every wait in real time.
 var patience = redistest.Patience
 
-// An origin is the handler behind the cache. n is which call of it this is, from 1.
+// origin is the handler behind the cache. n is the number of the call, from 1.
 type origin func(w http.ResponseWriter, r *http.Request, n int)
 
 // says returns an origin whose response has these fields, given as names and
-// values, and whose body is the number of the call.
+// values. Its body is the number of the call.
 func says(fields ...string) origin {
 	return func(w http.ResponseWriter, _ *http.Request, n int) {
 		for i := 0; i < len(fields); i += 2 {
@@ -36,7 +36,7 @@ func says(fields ...string) origin {
 	}
 }
 
-// A site is an origin behind a Handler behind a server, and a client.
+// site is an origin behind a Handler behind a server, and a client.
 type site struct {
 	h      *Handler
 	client *http.Client
@@ -44,8 +44,8 @@ type site struct {
 	calls  atomic.Int64
 }
 
-// newHandler returns a Handler that is closed when the test ends. If o has no Name,
-// it gets one that no other test has.
+// newHandler returns a Handler that is closed when the test ends. Name defaults
+// to a name of this test alone.
 func newHandler(t testing.TB, rdb redis.UniversalClient, next http.Handler, o Options) *Handler {
 	t.Helper()
 	if o.Name == "" {
@@ -78,13 +78,13 @@ func open(t testing.TB, rdb redis.UniversalClient, next origin, o Options) *site
 	return s
 }
 
-// inBubble runs f with a site in a bubble, where time takes no time.
+// inBubble runs f with a site in a bubble, with a fake clock.
 func inBubble(t *testing.T, next origin, o Options, f func(t *testing.T, s *site)) {
 	t.Helper()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) { f(t, piped(t, rdb, next, o)) })
 }
 
-// piped returns a site in a bubble. Its server is the one of package http, and only
+// piped returns a site in a bubble. Its server is that of package http; only
 // the connections are pipes.
 func piped(t *testing.T, rdb redis.UniversalClient, next origin, o Options) *site {
 	t.Helper()
@@ -142,15 +142,15 @@ func (l *pipes) Close() error {
 
 func (l *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80} }
 
-// A reply is a response that was read.
+// reply is a received response.
 type reply struct {
 	status int
 	header http.Header
 	body   string
 }
 
-// do sends a request with these fields, given as names and values. Host is the
-// host, and body the body.
+// do sends a request with these fields, given as names and values. Host sets
+// the host, and body the body.
 func (s *site) do(t testing.TB, method, path string, fields ...string) reply {
 	t.Helper()
 	res, err := s.try(t.Context(), method, path, fields...)
@@ -192,7 +192,7 @@ func (s *site) get(t testing.TB, path string, fields ...string) reply {
 	return s.do(t, http.MethodGet, path, fields...)
 }
 
-// receive returns what comes out of ch, and fails the test if nothing does.
+// receive returns the next value of ch, and fails the test if none comes.
 func receive[T any](t testing.TB, ch <-chan T) T {
 	t.Helper()
 	select {

@@ -18,36 +18,36 @@ import (
 	"github.com/cachex-go/cachex/internal/nonzero"
 )
 
-// A Handler answers requests from what another one has answered before, as a
-// shared cache does. It is safe for concurrent use.
+// Handler answers requests with stored responses of another handler, like a
+// shared cache. It is safe for concurrent use.
 type Handler struct {
 	next http.Handler
 	o    Options // with defaults
 
 	skip   map[string]bool // request fields that are not in every key
-	hides  map[string]bool // request fields that no shared load shows
+	hides  map[string]bool // request fields that the handler never sees in a shared load
 	hidden map[string]bool // canonical Options.Hidden
 
 	overrides, targets []string        // canonical Options.MethodOverrides and .Targets
-	selected           map[string]bool // fields of a stored response that a 304 has
+	selected           map[string]bool // fields of a stored response that a 304 repeats
 
-	// Two caches of the same keys. reads returns what is stored for as long as it is
-	// kept, and judging it is for us. loads takes it for stale when it is, and then
-	// loads, or waits for who does.
+	// reads and loads are two caches with the same keys. reads returns stored
+	// records, stale or not, and the Handler judges them. loads treats stale
+	// records as stale, and loads them or waits for a load.
 	reads, loads *cachex.Cache[key, record]
 
-	renewing sync.Map // key: a goroutine of this process loads it in the background
-	crew     crew     // goroutines of exchanges, and of renew
+	renewing   sync.Map // by key: a goroutine of this process loads it in the background
+	goroutines group    // goroutines of exchanges and of renew
 
 	hits, staleHits, collapsed, loadCalls, passes, removals, removeFailures atomic.Int64
 }
 
-// New returns a Handler that answers from Redis, or else calls next: once for the
-// fleet, for requests that may share a response. It makes no call to Redis. The
-// error names the option that is wrong. The client stays the caller's.
+// New returns a Handler that answers from Redis, and otherwise calls next: once
+// for the fleet, for requests that may share a response. It does not call
+// Redis. The error names the wrong option. The client stays the caller's.
 //
-// next must be safe for concurrent use. It may still be called for requests that
-// were given up: its ctx tells.
+// next must be safe for concurrent use. It may still be running for requests
+// that were given up: check its ctx.
 func New(rdb redis.UniversalClient, next http.Handler, o Options) (*Handler, error) {
 	if next == nil {
 		return nil, errors.New("httpcache: next is nil, and must be the handler whose responses are cached")
@@ -67,7 +67,7 @@ func New(rdb redis.UniversalClient, next http.Handler, o Options) (*Handler, err
 		Key:    o.Name + ":{uri}:{variant}",
 		TTL:    o.MaxTTL,
 		TTLFor: h.ttl,
-		Jitter: cachex.NoJitter, // a response says for how long it is fresh
+		Jitter: cachex.NoJitter, // a response declares its own freshness
 		Codec:  codec.Version(codec.For[record](), 1),
 
 		AllowStaleReads: o.AllowStaleReads,
@@ -85,15 +85,16 @@ func New(rdb redis.UniversalClient, next http.Handler, o Options) (*Handler, err
 	return h, nil
 }
 
-// Invalidate makes what is stored for some URLs useless, in all its variants, for
-// the whole fleet: after it has returned nil, no request that starts later is
-// answered by a response that the handler was asked for before. A URL is absolute,
-// "https://example.com/page?n=1", and as the Handler sees it; of its scheme only
-// the default port matters. What is not stored is no error.
+// Invalidate invalidates the stored responses of some URLs, in all variants,
+// for the whole fleet. After it has returned nil, no later request is answered
+// with a response of an earlier call of the handler. A URL is absolute,
+// "https://example.com/page?n=1", and written as the Handler sees it; of its
+// scheme only the default port matters. A URL without stored responses is not
+// an error.
 //
-// The error names a URL that cannot be read, and then nothing was sent; or it is a
-// *cachex.Error of Redis, and some may be invalidated or not: it is safe to try
-// again.
+// If a URL cannot be parsed, the error names it, and nothing was sent.
+// Otherwise the error is a *cachex.Error of Redis: any of the URLs may be
+// invalidated or not, and it is safe to retry.
 func (h *Handler) Invalidate(ctx context.Context, urls ...string) error {
 	keys := make([]key, len(urls))
 	for i, text := range urls {
@@ -113,7 +114,7 @@ func (h *Handler) Invalidate(ctx context.Context, urls ...string) error {
 	return h.remove(ctx, keys...)
 }
 
-// remove deletes indexes, and counts.
+// remove deletes indexes, and counts them.
 func (h *Handler) remove(ctx context.Context, keys ...key) error {
 	if err := h.loads.Delete(ctx, keys...); err != nil {
 		h.removeFailures.Add(1)
@@ -123,31 +124,31 @@ func (h *Handler) remove(ctx context.Context, keys ...key) error {
 	return nil
 }
 
-// Clear takes away all that is stored under Options.Name, as cachex.Cache.Clear
-// does, and returns how many keys were removed.
+// Clear deletes all stored responses under Options.Name, like
+// cachex.Cache.Clear, and returns the number of deleted keys.
 func (h *Handler) Clear(ctx context.Context) (int64, error) { return h.loads.Clear(ctx) }
 
-// Close makes every further request one that the handler answers, and waits for
-// loads under way. If ctx ends first, it cancels them and returns the cause of
-// that end. It may be called more than once. The client stays open.
+// Close makes further requests bypass the cache, and waits for loads in flight.
+// If ctx ends first, it cancels them and returns the cause. It may be called
+// more than once. It does not close the client.
 func (h *Handler) Close(ctx context.Context) error {
 	if ctx == nil {
 		return errors.New("httpcache: close: ctx is nil")
 	}
-	h.crew.shut()
+	h.goroutines.close()
 	err := errors.Join(h.loads.Close(ctx), h.reads.Close(ctx))
-	return cmp.Or(err, h.crew.wait(ctx))
+	return cmp.Or(err, h.goroutines.wait(ctx))
 }
 
-// Stats are what a Handler has counted since New, in this process.
+// Stats counts the requests of a Handler since New, in this process.
 type Stats struct {
-	Hits                 int64 // answered by a fresh response that was stored
-	StaleHits            int64 // answered by a stale one
-	Collapsed            int64 // of these two, those that waited for the load of another request
+	Hits                 int64 // answered with a fresh stored response
+	StaleHits            int64 // answered with a stale one
+	Collapsed            int64 // of these two, requests that waited for the load of another request
 	Loads                int64 // calls of the handler for a response that might be shared
-	Passes               int64 // requests that the handler answered as if there were no cache
+	Passes               int64 // requests that went to the handler as if there were no cache
 	Invalidations        int64 // URIs invalidated, by Invalidate or by an unsafe method
-	InvalidationFailures int64 // times that Redis failed to. What was stored may then be served until it is stale
+	InvalidationFailures int64 // failures of Redis to invalidate; the old response may be served until it is stale
 
 	Redis cachex.Stats // of the cache that loads
 }

@@ -10,13 +10,13 @@ import (
 	"strings"
 )
 
-// A key is that of one record. Of each URI there is one with the variant "index",
-// which says on which fields its responses vary, and of each response one whose
-// variant is a hash of what the request had in those.
+// key identifies one record. Each URI has a record with the variant "index",
+// which names the Vary fields of its responses. Each response has a record
+// whose variant is a hash of the values of these fields in the request.
 //
-// The index has a generation, chosen when it is made, and it is in every hash. So
-// to invalidate a URI is to delete one key: what was stored under an older
-// generation is never found again, and expires.
+// The index has a generation, chosen when it is made, which is part of every
+// hash. So deleting the index invalidates the URI: records of an older
+// generation are never found again, and expire.
 type key struct {
 	URI     string
 	Variant string
@@ -24,8 +24,8 @@ type key struct {
 
 const indexVariant = "index"
 
-// uriKey is the part of a key that stands for host and URI. It is readable as long
-// as that is not too long for a key. A hash has no "/", and no URI is without.
+// uriKey returns the part of a key for host and URI. It is readable unless it
+// is too long for a key. A hash has no "/", and every URI has one.
 func uriKey(host, uri string) string {
 	s := host + uri
 	if len(s) <= 200 {
@@ -35,8 +35,8 @@ func uriKey(host, uri string) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// hostOf returns a host in the form in which it is compared: in lower case, and
-// without the port that is the scheme's own (RFC 9110, section 4.2.3).
+// hostOf returns a host in comparable form: in lower case, without the default
+// port of the scheme (RFC 9110, section 4.2.3).
 func hostOf(scheme, host string) string {
 	host = strings.ToLower(host)
 	port := ":80"
@@ -46,8 +46,8 @@ func hostOf(scheme, host string) string {
 	return strings.TrimSuffix(host, port)
 }
 
-// uriOf returns path and query as they came: what is escaped differently, or in
-// another order, is another URI. There is none that does not begin with "/".
+// uriOf returns path and query unchanged: another escaping or order is another
+// URI. If the path does not begin with "/", ok is false.
 func uriOf(u *url.URL) (string, bool) {
 	plain := url.URL{Path: u.Path, RawPath: u.RawPath, RawQuery: u.RawQuery, ForceQuery: u.ForceQuery}
 	uri := plain.RequestURI()
@@ -61,8 +61,9 @@ func schemeOf(r *http.Request) string {
 	return "http"
 }
 
-// variant returns the hash of everything that a response of this URI may depend on:
-// each field in the very form in which a shared load shows it to the handler.
+// variant returns the hash of everything that a response of this URI may depend
+// on: each field in exactly the form in which a shared load shows it to the
+// handler.
 func (q *query) variant(gen string, vary []string) string {
 	d := digest{sha256.New()}
 	d.add(gen, q.scheme, q.part, string(q.body))
@@ -74,7 +75,7 @@ func (q *query) variant(gen string, vary []string) string {
 	for _, name := range vary {
 		value, there := q.shown(name)
 		if !there {
-			d.add() // which differs from a field without a value
+			d.add() // differs from a field with an empty value
 			continue
 		}
 		d.add(value)
@@ -82,7 +83,7 @@ func (q *query) variant(gen string, vary []string) string {
 	return base64.RawURLEncoding.EncodeToString(d.Sum(nil))
 }
 
-// A digest hashes lists of strings, different ones differently.
+// digest hashes lists of strings; different lists have different hashes.
 type digest struct{ hash.Hash }
 
 func (d digest) add(list ...string) {

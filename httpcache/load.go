@@ -14,21 +14,21 @@ import (
 	"github.com/cachex-go/cachex/internal/guard"
 )
 
-// A job is the wish of one client that a response be loaded. The load finds it in
-// its ctx, and it is that client's exchange which the load begins, if it is this
-// client's turn to load.
+// job is the request of one client for a load. The load finds it in its ctx. If
+// this client is the one that loads, the load starts this client's exchange.
 type job struct {
 	q    *query
-	vary []string // what the URI is known to vary on
+	vary []string // the known Vary fields of the URI
 
 	mu     sync.Mutex
-	w      http.ResponseWriter // guarded by mu: for 1xx, nil if the client wants none or has left
-	x      *exchange           // guarded by mu: begun for this client, and not taken yet
-	absent bool                // guarded by mu: the client does not wait, or not any more
+	w      http.ResponseWriter // guarded by mu: for 1xx; nil if the client wants none or has left
+	x      *exchange           // guarded by mu: started for this client, and not taken yet
+	absent bool                // guarded by mu: the client does not wait, or no longer
 }
 
-// inform passes an informational response on to the client, while it waits. j may be
-// nil. The fields of such a response are no fields of the final one.
+// inform passes an informational response on to the client while it waits. j
+// may be nil. The fields of an informational response are not part of the final
+// one.
 func (j *job) inform(status int, header http.Header) {
 	if j == nil {
 		return
@@ -46,8 +46,9 @@ func (j *job) inform(status int, header http.Header) {
 	maps.Copy(to, above)
 }
 
-// leave says that the client does not wait any more: nothing else writes to its
-// connection from now on. It returns the exchange that was begun for the client.
+// leave marks that the client does not wait any more: nothing else writes to
+// its connection from now on. It returns the exchange that was started for the
+// client, or nil.
 func (j *job) leave() *exchange {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -63,9 +64,9 @@ var (
 	errNoJob  = errors.New("httpcache: a load without a request")
 )
 
-// load returns the record of k, once for the fleet. If it was this client's
-// exchange that was begun, that comes with it, and has to be answered or released.
-// anew is for a load that begins after the call.
+// load returns the record of k, once for the fleet. If this client's exchange
+// was started, load returns it too; the caller must answer or release it. If
+// anew is set, the load begins after the call.
 func (h *Handler) load(ctx context.Context, k key, j *job, anew bool) (rec record, how cachex.Outcome, x *exchange, err error) {
 	j.q.prepare()
 	ctx = cachex.WithOutcome(context.WithValue(ctx, jobKey{}, j), &how)
@@ -83,7 +84,7 @@ func (h *Handler) up(ctx context.Context, k key) (record, error) {
 	if j == nil {
 		return record{}, errNoJob
 	}
-	if j.q.noStore { // RFC 9111, section 5.2.1.5; waiting clients share the response all the same
+	if j.q.noStore { // RFC 9111, section 5.2.1.5; waiting clients still share the response
 		cachex.NoStore(ctx)
 	}
 	var prev *record
@@ -112,15 +113,15 @@ func (h *Handler) up(ctx context.Context, k key) (record, error) {
 	case out.kind == private:
 		return pass, nil
 	case !within(out.vary, j.vary):
-		return h.widen(ctx, k, j, out.vary), nil
+		return h.addVary(ctx, k, j, out.vary), nil
 	default:
 		return out.record, nil
 	}
 }
 
-// begin begins the exchange of a job. A load may be begun again for clients who
-// came too late for it, and then with the request of a client that has left, or that
-// has an exchange and is about to take it. That client keeps its first exchange.
+// begin starts the exchange of a job. A load may start again for clients that
+// came too late for it, with the request of a client that has left, or that
+// already has an exchange. That client keeps its first exchange.
 func (h *Handler) begin(ctx context.Context, j *job, prev *record) *exchange {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -131,9 +132,9 @@ func (h *Handler) begin(ctx context.Context, j *job, prev *record) *exchange {
 	return j.x
 }
 
-// index makes the index of a URI that has none, and stores what was learnt with
-// it. The index has a generation of its own, so that record is not found before the
-// index is stored; and never, if the URI is invalidated meanwhile.
+// index makes the index of a URI that has none, and stores rec with it. The
+// index has a new generation, so rec cannot be found before the index is
+// stored. If the URI is invalidated meanwhile, it is never found.
 func (h *Handler) index(ctx context.Context, q *query, vary []string, rec record) record {
 	gen := rand.Text()
 	variant := q.variant(gen, vary)
@@ -144,10 +145,10 @@ func (h *Handler) index(ctx context.Context, q *query, vary []string, rec record
 	return record{Kind: aIndex, Gen: gen, Vary: vary, first: &rec, firstVariant: variant}
 }
 
-// widen replaces the index of a URI of which a response varies on more than was
-// known. That response is not stored: the URI may have been invalidated since it
-// was made, which the new index would not know.
-func (h *Handler) widen(ctx context.Context, k key, j *job, vary []string) record {
+// addVary replaces the index of a URI after a response with more Vary fields
+// than known. The response is not stored: the URI may have been invalidated
+// since it was made, which the new index would not reflect.
+func (h *Handler) addVary(ctx context.Context, k key, j *job, vary []string) record {
 	all := slices.Concat(j.vary, vary)
 	slices.Sort(all)
 	all = slices.Compact(all)
@@ -162,25 +163,26 @@ func (h *Handler) widen(ctx context.Context, k key, j *job, vary []string) recor
 	return record{Kind: aMoved}
 }
 
-// renew loads a response in the background, under the same lease as any other
-// load, while a stale one is served. One goroutine a key does so in this process;
-// it ends with the load.
+// renew loads a response in the background, under the usual lease, while a
+// stale one is served. It runs at most one goroutine for each key in this
+// process, which ends with the load.
 func (h *Handler) renew(ctx context.Context, k key, vary []string, q *query) {
 	if _, busy := h.renewing.LoadOrStore(k, true); busy {
 		return
 	}
-	if !h.crew.enter(false) {
+	if !h.goroutines.enter(false) {
 		h.renewing.Delete(k)
 		return
 	}
 	ctx = context.WithoutCancel(ctx)
 	q.prepare()
-	// An error leaves what is there, and the next try to Options of the cache.
+	// After an error the stored response stays, and the cache decides when to
+	// retry.
 	guard.Go(handler, func() error {
 		_, _, _, err := h.load(ctx, k, &job{q: q, vary: vary, absent: true}, false)
 		return err
 	}, func(error) {
-		defer h.crew.leave()
+		defer h.goroutines.leave()
 		h.renewing.Delete(k)
 	})
 }

@@ -7,11 +7,12 @@ import (
 )
 
 // shown returns the value of a request field as a shared load shows it to the
-// handler, and whether it shows the field at all. Keys are made of nothing else, so
-// a value that the handler sees and a value in a key never differ: a client cannot
-// choose a form that is one in the key and another to the handler.
+// handler, and whether the handler sees it at all. Keys are made of these
+// values only. So a value that the handler sees never differs from the one in
+// the key, and a client cannot choose a form that the key and the handler treat
+// differently.
 func (q *query) shown(name string) (value string, there bool) {
-	if q.load != nil { // another goroutine may ask, when the request is over
+	if q.load != nil { // another goroutine may call it after the request has ended
 		if lines := q.load.Header[name]; len(lines) > 0 {
 			return lines[0], true
 		}
@@ -51,11 +52,11 @@ func (q *query) keyedFields() []string {
 	return all
 }
 
-// normal returns the one form of a field that both the key and the handler get: its
-// lines joined (RFC 9110, section 5.3), without spaces at the ends, and negotiation
-// fields also without differences of case, spaces and empty elements that mean
-// nothing (RFC 9111, section 4.1). Order is kept: many handlers read it as rank.
-// It allocates nothing for a value in that form.
+// normal returns the form of a field that both the key and the handler get: its
+// lines joined (RFC 9110, section 5.3), without spaces at the ends. Negotiation
+// fields also lose differences of case, spaces and empty elements without
+// meaning (RFC 9111, section 4.1). The order is kept: many handlers treat it as
+// preference. If a value already has that form, normal allocates nothing.
 func normal(name string, lines []string) string {
 	value := lines[0]
 	if len(lines) > 1 {
@@ -67,7 +68,7 @@ func normal(name string, lines []string) string {
 	}
 	switch name {
 	case "Accept", "Accept-Encoding", "Accept-Language":
-		if !strings.Contains(value, `"`) { // in quotes, case and spaces count
+		if !strings.Contains(value, `"`) { // in quotes, case and spaces matter
 			return normalList(value)
 		}
 	}
@@ -81,7 +82,7 @@ func normalList(value string) string {
 		return value
 	}
 	b := make([]byte, 0, len(value))
-	pending := false // there were spaces, and what is before them is no separator
+	pending := false // spaces were skipped after a byte that is not a separator
 	for i := range len(value) {
 		c := value[i]
 		last := byte(',')
@@ -122,7 +123,7 @@ func plainList(value string) bool {
 	return last != ',' || value == ""
 }
 
-// show fills to with the fields of the request that a shared load shows.
+// show adds to the header the fields of the request that a shared load shows.
 func (q *query) show(to http.Header) {
 	for name := range q.header {
 		if name == "Connection" {

@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// forms are values of fields, as lines. Some of one list mean the same, some do not,
-// and some are no values at all.
+// forms are values of fields, as lines. In each list some values have the same
+// meaning, some do not, and some are invalid.
 var forms = map[string][][]string{
 	"Accept": {
 		nil, {}, {""}, {","}, {"application/json"}, {"", "application/json"}, {"application/json", ""}, {"Application/JSON"}, {" application/json "},
@@ -35,9 +35,9 @@ var forms = map[string][][]string{
 	"X-Http-Method-Override": {nil, {""}, {"POST"}, {"post"}, {"GET"}, {"", "POST"}},
 }
 
-// A client that comes first decides nothing for others: each gets what it would have
-// got, had it come first itself.
-func TestKey_WhatTheHandlerSeesOfAnyFormIsInIt(t *testing.T) {
+// The client that comes first decides nothing for others: each gets the
+// response that it would have got as the first one.
+func TestKey_ContainsEveryFormThatTheHandlerSees(t *testing.T) {
 	t.Parallel()
 	for name, all := range forms {
 		t.Run(name, func(t *testing.T) {
@@ -61,7 +61,7 @@ func TestKey_WhatTheHandlerSeesOfAnyFormIsInIt(t *testing.T) {
 			for i, form := range all {
 				alone[i] = ask(fmt.Sprint("/alone/", i), form)
 			}
-			for first := range all { // each comes first once, and all others after it
+			for first := range all { // each is the first once, and all others follow
 				for i := range all {
 					i = (first + i) % len(all)
 					require.Equal(t, alone[i], ask(fmt.Sprint("/", first), all[i]), "%q after %q", all[i], all[first])
@@ -71,7 +71,7 @@ func TestKey_WhatTheHandlerSeesOfAnyFormIsInIt(t *testing.T) {
 	}
 }
 
-func TestNormal_JoinsWhatMeansTheSame(t *testing.T) {
+func TestNormal_JoinsEquivalentForms(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name  string
@@ -102,8 +102,8 @@ func TestNormal_AllocatesNothingForCommonValues(t *testing.T) { // not in parall
 	}
 }
 
-// FuzzShown holds that requests with the same variant show the handler the same
-// fields, but for the unkeyed ones that no response varies on.
+// FuzzShown checks that requests with the same variant show the handler the
+// same fields, except unkeyed ones that no response varies on.
 func FuzzShown(f *testing.F) {
 	f.Add("Accept", "", "application/json", "Accept", ", application/json", "x")
 	f.Add("X-A", "1", "2", "X-A", "1, 2", "")

@@ -13,95 +13,100 @@ import (
 //
 // Durations are whole milliseconds.
 type Options struct {
-	// Name is what the keys in Redis begin with, and what Cache-Status calls this
-	// cache: a letter, and then letters, digits, "-", "_" and ".". Handlers that
-	// share a Redis and a Name share what is stored, so they must serve the same.
-	// Required.
+	// Name is the prefix of the Redis keys, and the name of this cache in
+	// Cache-Status: a letter, then letters, digits, "-", "_" and ".". Handlers
+	// with the same Redis and Name share their stored responses, so they must
+	// serve the same content. Required.
 	Name string
 
-	// MaxBody is how many bytes of body are stored, and held in memory for one load.
-	// A longer response goes to its own client as it comes. Defaults to 1 MiB.
+	// MaxBody is the maximum length in bytes of a stored body, and of the
+	// memory that one load holds. A longer response is streamed to its own
+	// client. Defaults to 1 MiB.
 	MaxBody int64
 
-	// DefaultTTL is how long a response is fresh that does not say, by Cache-Control
-	// or Expires, how long it is (RFC 9111, section 4.2.2). Defaults to 0: it is not
-	// stored.
+	// DefaultTTL is the freshness of a response that does not declare any, by
+	// Cache-Control or Expires (RFC 9111, section 4.2.2). Defaults to 0: such a
+	// response is not stored.
 	DefaultTTL time.Duration
 
-	// MaxTTL bounds how long a response is fresh, whatever it says. Defaults to 24 h.
+	// MaxTTL limits the freshness of a response, whatever it declares. Defaults
+	// to 24 h.
 	MaxTTL time.Duration
 
-	// MaxStale is how long responses are kept once they are not fresh: to be
-	// validated, and to be served stale for as long as they themselves allow, by
-	// stale-while-revalidate and stale-if-error, or the client by max-stale. It
-	// bounds these. Defaults to an hour.
+	// MaxStale is the time that responses are kept after they became stale, to
+	// be validated or served stale. It limits the stale-while-revalidate and
+	// stale-if-error of the response, and the max-stale of the client. Defaults
+	// to an hour.
 	MaxStale time.Duration
 
-	// PassTTL is how long it is remembered that the response to a request could not
-	// be shared, so that such requests are handled side by side and do not wait for
-	// each other. A response that refuses its request, such as 400 or 406, is
-	// remembered for a second at most. Defaults to a minute.
+	// PassTTL is the time for which the cache remembers that a response could
+	// not be shared. Meanwhile such requests are handled concurrently and do
+	// not wait for each other. A rejection of the request, such as 400 or 406,
+	// is remembered for at most a second. Defaults to a minute.
 	PassTTL time.Duration
 
-	// LoadTimeout is how long others wait for the handler. It then goes on for the
-	// client that it was called for, and the others call it for themselves. Defaults
-	// to a minute.
+	// LoadTimeout is the time that other clients wait for the handler. After it
+	// the handler continues for the client of the call, and the others call it
+	// for themselves. Defaults to a minute.
 	LoadTimeout time.Duration
 
-	// Cookies are the names of the cookies that matter: a request with one of them is
-	// passed. A request that has only other cookies is served as one without any, and
-	// the handler does not see these in a shared load. Defaults to nil: unless
-	// Partition is set, every cookie matters.
+	// Cookies are the names of relevant cookies: a request with one of them
+	// bypasses the cache. A request with only other cookies is served like one
+	// without any, and in a shared load the handler does not see them. Defaults
+	// to nil: unless Partition is set, every cookie is relevant.
 	Cookies []string
 
-	// Partition returns what else the responses depend on, such as a tenant or a
-	// language taken from a cookie. It becomes part of the key. Without ok, the
-	// request is passed. Partition must be safe for concurrent use. The handler sees
-	// the same request, cookies included, and whatever it takes from a cookie must be
-	// in the returned part. A request with one of Cookies is passed without a call of
-	// Partition. Defaults to nil.
+	// Partition returns a further part of the key, for responses that depend on
+	// more than the request fields, such as a tenant or a language taken from a
+	// cookie. If ok is false, the request bypasses the cache. Partition must be
+	// safe for concurrent use. The handler sees the same request, including
+	// cookies, so the returned part must cover everything that the handler
+	// takes from a cookie. If the request has one of Cookies, it bypasses the
+	// cache without a call of Partition. Defaults to nil.
 	Partition func(*http.Request) (part string, ok bool)
 
-	// Unkeyed are the names of more request fields that the handler sees and that
-	// are not in the key, unless its response says Vary. Every field that is neither
-	// here, nor hidden, nor one of those that browsers send by themselves, is in the
-	// key: two requests that differ in it share nothing. Defaults to none.
+	// Unkeyed are the names of further request fields that the handler sees,
+	// but that are in the key only if a response names them in Vary. Every
+	// other field is in the key, unless it is Hidden or one that browsers send
+	// on their own: requests that differ in it do not share a response.
+	// Defaults to nil.
 	Unkeyed []string
 
-	// Hidden are the names of request fields that the handler has no use for where
-	// its response is shared, X-Forwarded-For for instance: they are not in the key,
-	// and it does not see them when it is called for the cache. With Cookie among
-	// them, requests with cookies are like those without. Defaults to none.
+	// Hidden are the names of request fields that the handler does not need for
+	// shared responses, for example X-Forwarded-For. They are not in the key,
+	// and the handler does not see them in a load. If Cookie is among them,
+	// requests with cookies are treated like those without. Defaults to nil.
 	Hidden []string
 
-	// MethodOverrides are the names of request fields by which the handler takes a
-	// GET for another method, such as X-HTTP-Method-Override. A request with one of
-	// them is passed, and is treated as one of the method that the field names: unless
-	// that is safe, it invalidates. So any client can invalidate and can pass the
-	// cache. Defaults to none: such a field is in the key, as any other.
+	// MethodOverrides are the names of request fields that make the handler
+	// treat a GET as another method, such as X-HTTP-Method-Override. A request
+	// with one of them bypasses the cache, and counts as a request of the named
+	// method: unless that method is safe, it invalidates. So any client can
+	// invalidate and bypass the cache. Defaults to nil: such a field is in the
+	// key, like any other.
 	MethodOverrides []string
 
-	// Targets are the names of response fields that take the place of Cache-Control
-	// and Expires for this cache, such as CDN-Cache-Control (RFC 9213). Of a response,
-	// the first of them counts that is valid and not empty. Defaults to none.
+	// Targets are the names of response fields that replace Cache-Control and
+	// Expires for this cache, such as CDN-Cache-Control (RFC 9213). The first
+	// valid and non-empty one of a response counts. Defaults to nil.
 	Targets []string
 
-	// Statuses are more statuses that are stored, if their responses have explicit
-	// freshness: 503, for instance, of a handler that says how long it is away. With
-	// an error of a request among them, such as 400 or 431, a request that the handler
-	// refuses keeps the page from every client for as long. A response that is stored
-	// is no reason to serve a stale one by stale-if-error. Defaults to none.
+	// Statuses are further statuses that are stored if their responses declare
+	// their freshness. An example is a 503 that says for how long the handler
+	// is down. If they include a rejection of the request, such as 400 or 431,
+	// one rejected request keeps the page from every client for as long. A
+	// stored response does not trigger stale-if-error. Defaults to nil.
 	Statuses []int
 
-	// AllowStaleReads accepts a client whose reads may be stale, as that of cachex.Spec:
-	// what Invalidate and unsafe methods have made useless may then be served. Defaults to
-	// false.
+	// AllowStaleReads accepts a client whose reads may be stale, like
+	// cachex.Spec.AllowStaleReads: responses that Invalidate or unsafe methods
+	// have invalidated may then still be served. Defaults to false.
 	AllowStaleReads bool
 }
 
 var nameForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]*$`)
 
-// withDefaults returns the Options with every field set that has a default.
+// withDefaults returns the Options with all defaults set.
 func (o Options) withDefaults() Options {
 	o.MaxBody = cmp.Or(o.MaxBody, 1<<20)
 	o.MaxTTL = cmp.Or(o.MaxTTL, 24*time.Hour)
@@ -111,7 +116,7 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// validate returns an error for the first field that is wrong, by its name.
+// validate returns an error that names the first wrong field.
 func (o Options) validate() error {
 	if o.Name == "" {
 		return errors.New(`Options.Name is required, for instance "pages"`)

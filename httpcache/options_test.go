@@ -14,7 +14,7 @@ import (
 
 func newResponse() *httptest.ResponseRecorder { return httptest.NewRecorder() }
 
-func TestOptionsThatAreWrongAreNamed(t *testing.T) {
+func TestNew_NamesTheWrongOption(t *testing.T) {
 	t.Parallel()
 	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
 	defer rdb.Close()
@@ -46,7 +46,7 @@ func TestOptionsThatAreWrongAreNamed(t *testing.T) {
 	require.Error(t, err)
 }
 
-func TestInvalidate(t *testing.T) {
+func TestInvalidate_RemovesAllVariants(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := open(t, rdb, says("Cache-Control", fresh60), Options{})
@@ -68,7 +68,7 @@ func TestInvalidate(t *testing.T) {
 	})
 }
 
-func TestALongURLIsOneOfItsOwn(t *testing.T) {
+func TestKey_LongURLsDiffer(t *testing.T) {
 	t.Parallel()
 	s := open(t, embedded(t), says("Cache-Control", fresh60), Options{})
 	long := "/" + string(make([]byte, 0, 4000))
@@ -83,7 +83,7 @@ func TestALongURLIsOneOfItsOwn(t *testing.T) {
 	require.Equal(t, "2", s.get(t, long+"y").body)
 }
 
-func TestStatsCount(t *testing.T) {
+func TestStats_Count(t *testing.T) {
 	t.Parallel()
 	s := open(t, embedded(t), func(w http.ResponseWriter, r *http.Request, n int) {
 		if r.URL.Path == "/p" {
@@ -93,7 +93,7 @@ func TestStatsCount(t *testing.T) {
 	}, Options{})
 	s.get(t, "/p")
 	s.get(t, "/p")
-	s.get(t, "/q") // a load, which is given to its client
+	s.get(t, "/q") // a load; its client gets the response
 	s.get(t, "/q") // a pass
 	s.do(t, http.MethodPost, "/p")
 	stats := s.h.Stats()

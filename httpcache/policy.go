@@ -6,31 +6,31 @@ import (
 	"time"
 )
 
-// storable are the statuses that may be stored, with explicit freshness or by
-// Options.DefaultTTL; Options.Statuses adds others. Many of the others are errors of
-// one request and not of its resource: a request that is refused must not keep the
-// page from all.
+// storable lists the statuses that may be stored, with explicit freshness or by
+// Options.DefaultTTL; Options.Statuses adds others. Many other statuses are
+// errors of one request, not of its resource: a rejected request must not keep
+// the page from all clients.
 var storable = []int{
 	http.StatusOK, http.StatusNonAuthoritativeInfo, http.StatusNoContent,
 	http.StatusMultipleChoices, http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
 	http.StatusTemporaryRedirect, http.StatusPermanentRedirect, http.StatusNotFound, http.StatusGone,
 }
 
-// heuristic are those of them that DefaultTTL is for: the others are temporary
-// unless they say otherwise (RFC 9110, section 15.1).
+// heuristic lists the storable statuses that DefaultTTL applies to: the others
+// are temporary unless they declare otherwise (RFC 9110, section 15.1).
 var heuristic = []int{
 	http.StatusOK, http.StatusNonAuthoritativeInfo, http.StatusNoContent, http.StatusMultipleChoices,
 	http.StatusMovedPermanently, http.StatusPermanentRedirect, http.StatusNotFound, http.StatusGone,
 }
 
-// failures are the statuses in place of which a stale response may be served
-// (RFC 5861, section 4).
+// failures lists the statuses that a stale response may replace (RFC 5861,
+// section 4).
 var failures = []int{
 	http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout,
 }
 
-// refusals are the statuses of a request that is refused for what it asks or how it
-// asks. The next request may be answered by a page.
+// refusals lists the statuses that reject a request for its content or form.
+// The next request may be answered with a page.
 var refusals = []int{
 	http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusLengthRequired,
 	http.StatusPreconditionFailed, http.StatusRequestEntityTooLarge, http.StatusRequestURITooLong, http.StatusUnsupportedMediaType,
@@ -39,24 +39,26 @@ var refusals = []int{
 	http.StatusTooManyRequests, http.StatusRequestHeaderFieldsTooLarge,
 }
 
-// refusedTTL bounds how long a refusal has requests passed. A client could otherwise
-// keep a page out of the cache by one bad request for each Options.PassTTL.
+// refusedTTL limits the time for which a refusal makes requests bypass the
+// cache. Otherwise a client could keep a page out of the cache by one bad
+// request for each Options.PassTTL.
 const refusedTTL = time.Second
 
-// terms are what a response says of its own reuse.
-type terms struct {
-	life      time.Duration // how long it is fresh, from when the origin made it
-	age       time.Duration // how old it was when it came
+// freshnessTerms are the declarations of a response about its reuse.
+type freshnessTerms struct {
+	life      time.Duration // how long it is fresh, from its creation at the origin
+	age       time.Duration // its age when it arrived
 	swr, sie  time.Duration // how long it may then be served stale (RFC 5861)
-	strict    bool          // it may never be served stale but for these two
+	strict    bool          // it may be served stale only for these two
 	immutable bool
-	noCache   bool // it is validated for each use
+	noCache   bool // it must be validated for each use
 	vary      []string
 }
 
-// judge returns the terms of a response that has come now, or why it may not be
-// stored by a shared cache (RFC 9111, section 3). h is not changed.
-func (h *Handler) judge(q *query, status int, header http.Header, now time.Time) (t terms, why string) {
+// decide returns the freshnessTerms of a response that has just arrived, or the
+// reason why a shared cache may not store it (RFC 9111, section 3). It does not
+// change header.
+func (h *Handler) decide(q *query, status int, header http.Header, now time.Time) (t freshnessTerms, why string) {
 	cc, targeted := h.policyOf(header)
 	vary, varies := varyNames(header)
 	understood := slices.Contains(storable, status)
@@ -67,7 +69,7 @@ func (h *Handler) judge(q *query, status int, header http.Header, now time.Time)
 		return t, "malformed"
 	case cc.has("no-store") && !cc.has("must-understand"): // section 5.2.2.3 again
 		return t, "no-store"
-	case cc.has("private"): // of single fields too: section 5.2.2.7 allows for that
+	case cc.has("private"): // of single fields too: section 5.2.2.7 allows that
 		return t, "private"
 	case cc.has("no-cache") && (status != http.StatusOK || !validatable(header, now)):
 		return t, "no-cache" // it could never be used
@@ -80,7 +82,7 @@ func (h *Handler) judge(q *query, status int, header http.Header, now time.Time)
 	case len(header["Trailer"]) > 0:
 		return t, "trailers"
 	case encoded(header) && !slices.Contains(vary, "Accept-Encoding"):
-		return t, "encoding" // for whom? It does not say
+		return t, "encoding" // it does not say for which clients
 	case slices.ContainsFunc(vary, func(name string) bool { return h.hidden[name] && name != "Cookie" }):
 		return t, "vary-hidden"
 	}
@@ -90,7 +92,7 @@ func (h *Handler) judge(q *query, status int, header http.Header, now time.Time)
 	t.vary = vary
 	t.strict = cc.has("must-revalidate") || cc.has("proxy-revalidate") || cc.has("s-maxage")
 	t.age = initialAge(header, now)
-	if cc.has("no-cache") { // of single fields too: section 5.2.2.4 allows for that
+	if cc.has("no-cache") { // of single fields too: section 5.2.2.4 allows that
 		t.noCache = true
 		return t, ""
 	}
@@ -118,8 +120,8 @@ func validatable(header http.Header, now time.Time) bool {
 	return etag != "" || modified != ""
 }
 
-// lifetime returns how long a response is fresh (RFC 9111, section 4.2.1), which is
-// 0 if it contradicts itself.
+// lifetime returns the freshness of a response (RFC 9111, section 4.2.1). If
+// the response contradicts itself, it is 0.
 func (h *Handler) lifetime(status int, cc *directives, targeted bool, header http.Header, now time.Time) (time.Duration, string) {
 	for _, name := range []string{"s-maxage", "max-age"} {
 		if d, there, ok := cc.seconds(name); there {
@@ -133,7 +135,7 @@ func (h *Handler) lifetime(status int, cc *directives, targeted bool, header htt
 		if len(lines) != 1 {
 			return 0, ""
 		}
-		expires, ok := parseDate(lines[0], now) // section 5.3: an invalid one is in the past
+		expires, ok := parseDate(lines[0], now) // section 5.3: an invalid date is in the past
 		date, dated := parseDate(header.Get("Date"), now)
 		if !dated {
 			date = now
@@ -152,23 +154,23 @@ func (h *Handler) lifetime(status int, cc *directives, targeted bool, header htt
 	return min(h.o.DefaultTTL, h.o.MaxTTL), ""
 }
 
-// initialAge is how old a response was when it came (RFC 9111, section 4.2.3). The
-// handler is a call away, so nothing is added for the time of that.
+// initialAge returns the age of a response at its arrival (RFC 9111, section
+// 4.2.3). The handler is called directly, so nothing is added for the transfer.
 func initialAge(header http.Header, now time.Time) time.Duration {
 	apparent := time.Duration(0)
 	if date, ok := parseDate(header.Get("Date"), now); ok {
-		// A Date is whole seconds: one of this second is no older than now.
+		// A Date has whole seconds: a response of the current second has age 0.
 		apparent = max(0, now.Truncate(time.Second).Sub(date))
 	}
 	age := time.Duration(0)
-	if list := elements(header["Age"]); len(list) > 0 { // section 5.1: the first, if it is one
+	if list := elements(header["Age"]); len(list) > 0 { // section 5.1: the first one, if valid
 		age, _ = parseSeconds(list[0])
 	}
 	return max(apparent, age)
 }
 
-// encoded reports whether a response is in an encoding of which it does not go
-// without saying that everybody can read it.
+// encoded reports whether a response has an encoding that not every client
+// understands.
 func encoded(header http.Header) bool {
 	return slices.ContainsFunc(elements(header["Content-Encoding"]), func(e string) bool { return e != "identity" })
 }

@@ -77,7 +77,7 @@ func TestReverseProxy_LongerThanMaxBodyIsPassedOn(t *testing.T) {
 	require.Empty(t, logged.String())
 }
 
-// What is cut off upstream is cut off for its client, and not stored.
+// A body that is cut off upstream is cut off for its client, and not stored.
 func TestReverseProxy_AnIncompleteBodyIsNotStored(t *testing.T) {
 	t.Parallel()
 	s, _, calls := proxied(t, Options{}, func(w http.ResponseWriter, _ *http.Request) {
@@ -92,7 +92,7 @@ func TestReverseProxy_AnIncompleteBodyIsNotStored(t *testing.T) {
 	}
 }
 
-func TestReverseProxy_RevalidatesWhatIsStale(t *testing.T) {
+func TestReverseProxy_RevalidatesAStaleResponse(t *testing.T) {
 	t.Parallel()
 	s, _, calls := proxied(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-cache")
@@ -111,7 +111,7 @@ func TestReverseProxy_RevalidatesWhatIsStale(t *testing.T) {
 	}
 }
 
-// A stream reaches its client as it comes, of whichever kind it is.
+// A stream of any type reaches its client at once.
 func TestReverseProxy_StreamsReachTheirClientAtOnce(t *testing.T) {
 	t.Parallel()
 	for name, fields := range map[string][]string{
@@ -152,8 +152,8 @@ func TestReverseProxy_StreamsReachTheirClientAtOnce(t *testing.T) {
 	}
 }
 
-// A stream that nothing shows to be one is passed on after LoadTimeout.
-func TestFlush_ASlowResponseIsPassedOnAfterLoadTimeout(t *testing.T) {
+// An unrecognised stream is passed on after LoadTimeout.
+func TestFlush_SlowResponseIsPassedOnAfterLoadTimeout(t *testing.T) {
 	t.Parallel()
 	o := func(w http.ResponseWriter, r *http.Request, n int) {
 		w.Header().Set("Cache-Control", fresh60)
@@ -178,7 +178,7 @@ func TestFlush_ASlowResponseIsPassedOnAfterLoadTimeout(t *testing.T) {
 	})
 }
 
-// A hint is a 1xx that a client has got.
+// hint is a received 1xx.
 type hint struct {
 	status int
 	link   string
@@ -211,7 +211,7 @@ func hinting(fields ...string) http.HandlerFunc {
 	}
 }
 
-func TestInformational_ReachesTheClientWhoCausedTheCall(t *testing.T) {
+func TestInformational_ReachesTheClientThatCausedTheCall(t *testing.T) {
 	t.Parallel()
 	want := []hint{{102, ""}, {103, "</a.css>"}}
 	for name, fields := range map[string][]string{"stored": {"Cache-Control", fresh60}, "not stored": {"Cache-Control", "private"}} {
@@ -237,9 +237,9 @@ func TestInformational_ReachesTheClientWhoCausedTheCall(t *testing.T) {
 	}
 }
 
-// A client that waits for the call of another one gets no hints, and a client that
-// has left gets nothing at all.
-func TestInformational_ReachesNobodyElse(t *testing.T) {
+// A client that waits for the call of another one gets no hints, and a client
+// that has left gets nothing.
+func TestInformational_ReachesNoOtherClient(t *testing.T) {
 	t.Parallel()
 	open := make(chan struct{})
 	o := func(w http.ResponseWriter, r *http.Request, n int) {
@@ -297,8 +297,8 @@ func (s *statuses) WriteHeader(status int) {
 	s.ResponseWriter.WriteHeader(status)
 }
 
-// A handler that has asked for its connection and then says that the stored response
-// is right gives its client that response, and not the 304.
+// A handler that has asked for its connection, and then confirms the stored
+// response, gives its client that response, not the 304.
 func TestConfirmed_ByAHandlerThatHasTheConnection(t *testing.T) {
 	t.Parallel()
 	for name, etag := range map[string]string{"the same": `"a"`, "another": `"b"`} {

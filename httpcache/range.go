@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// A span is a part of a body: length bytes from first on.
+// span is a part of a body: length bytes from first on.
 type span struct{ first, length int64 }
 
 // contentRange returns the Content-Range of the part of a body of size bytes.
@@ -18,10 +18,10 @@ func (s span) contentRange(size int64) string {
 	return fmt.Sprintf("bytes %d-%d/%d", s.first, s.first+s.length-1, size)
 }
 
-// rangeOf returns the part of a response with status 200 that a GET asks for. It
-// returns 206; 416 if the body has no such part; or 0 if the whole body is the
-// answer. That is so for a Range with several parts too, which a server may ignore
-// (RFC 9110, section 14.2).
+// rangeOf returns the part of a response with status 200 that a GET asks for,
+// and status 206. If the body has no such part, the status is 416; if the whole
+// body is the answer, it is 0. It is 0 for a Range with several parts too,
+// which a server may ignore (RFC 9110, section 14.2).
 func (q *query) rangeOf(header http.Header, size int64, now time.Time) (span, int) {
 	lines := q.header["Range"]
 	if len(lines) != 1 || q.head || size == 0 || !q.ifRange(header, now) {
@@ -30,7 +30,7 @@ func (q *query) rangeOf(header http.Header, size int64, now time.Time) (span, in
 	return parseRange(lines[0], size)
 }
 
-// parseRange reads a Range of one part (RFC 9110, section 14.1.2).
+// parseRange parses a Range of one part (RFC 9110, section 14.1.2).
 func parseRange(s string, size int64) (span, int) {
 	unit, set, ok := strings.Cut(s, "=")
 	if !ok || !strings.EqualFold(strings.Trim(unit, " \t"), "bytes") {
@@ -67,7 +67,7 @@ func parseRange(s string, size int64) (span, int) {
 	return span{first, last - first + 1}, http.StatusPartialContent
 }
 
-// position reads digits. A number with too many of them is beyond any size.
+// position parses digits. A number with too many of them exceeds any size.
 func position(s string) (int64, bool) {
 	for _, c := range []byte(s) {
 		if c < '0' || c > '9' {
@@ -81,9 +81,9 @@ func position(s string) (int64, bool) {
 	return n, s != ""
 }
 
-// ifRange reports whether If-Range, if the request has one, is about the response
-// with that header (RFC 9110, section 13.1.5). The comparison is strong: a date is
-// a strong validator if it is before Date (section 8.8.2.2).
+// ifRange reports whether If-Range, if present, matches the response with that
+// header (RFC 9110, section 13.1.5). The comparison is strong: a date is a
+// strong validator if it is before Date (section 8.8.2.2).
 func (q *query) ifRange(header http.Header, now time.Time) bool {
 	lines := q.header["If-Range"]
 	if len(lines) == 0 {
@@ -103,17 +103,18 @@ func (q *query) ifRange(header http.Header, now time.Time) bool {
 	return ok && has && dated && since.Equal(modified) && modified.Before(date)
 }
 
-// errEnough tells a handler that its client has all that it asked for.
+// errEnough tells a handler that its client has everything that it asked for.
 var errEnough = errors.New("httpcache: the client asked for no more of the body")
 
-// An excerpt passes a response on that a shared load could not store, to a client
-// that asked for its header or for a part of its body: the handler does not know.
+// excerpt passes on a response that a shared load could not store to a client
+// that asked for its header or for a part of its body, which the handler does
+// not know.
 type excerpt struct {
 	http.ResponseWriter
 	q      *query
-	skip   int64 // bytes that come before the part
-	left   int64 // bytes of the part, -1 for all that come
-	enough bool  // the handler was told errEnough
+	skip   int64 // bytes before the part
+	left   int64 // bytes left of the part; -1 for all
+	enough bool  // the handler got errEnough
 }
 
 // excerpt returns w, or an excerpt that writes to it.
@@ -135,8 +136,8 @@ func (e *excerpt) WriteHeader(status int) {
 	e.ResponseWriter.WriteHeader(status)
 }
 
-// part turns the header of a 200 into that of a 206 if the length of its body is
-// known and has the part, and returns the status.
+// part turns the header of a 200 into a 206 header if the length of the body
+// is known and covers the part. It returns the status.
 func (e *excerpt) part() int {
 	header := e.Header()
 	size, err := strconv.ParseInt(header.Get("Content-Length"), 10, 64)
@@ -180,8 +181,9 @@ func (e *excerpt) Write(p []byte) (int, error) {
 // Unwrap is for http.ResponseController.
 func (e *excerpt) Unwrap() http.ResponseWriter { return e.ResponseWriter }
 
-// ended reports whether a handler that panicked with fault was told errEnough. Then
-// its client has a whole response. A ReverseProxy panics with http.ErrAbortHandler.
+// ended reports whether a handler that panicked with fault got errEnough
+// before. Its client then has a complete response. A ReverseProxy panics with
+// http.ErrAbortHandler.
 func ended(w http.ResponseWriter, fault any) bool {
 	e, ok := w.(*excerpt)
 	return ok && e.enough && fault == http.ErrAbortHandler

@@ -8,28 +8,27 @@ import (
 	"time"
 )
 
-// A record is what is stored under one key. It is shared, and not changed once it
-// is made.
+// record is the value stored under one key. It is shared and immutable.
 type record struct {
 	Kind kind
-	At   int64 // Unix milliseconds, when it came
+	At   int64 // Unix milliseconds of the arrival
 
-	// of an index
+	// fields of an index
 	Gen  string
 	Vary []string
 
-	// of a response. Durations are milliseconds.
+	// fields of a response; durations are milliseconds
 	Status           int
 	Header           http.Header
 	Body             []byte
-	Age              int64 // when it came
+	Age              int64 // at the arrival
 	Life             int64
 	SWR, SIE         int64
-	Strict, Constant bool // terms.strict and .immutable
-	NoCache          bool // it is validated for each use
+	Strict, Constant bool // freshnessTerms.strict and .immutable
+	NoCache          bool // it must be validated for each use
 
-	// What the load that made this index has also made, for those who wait for it in
-	// this process. It is not stored with the index.
+	// first is the response that the load of this index has also made, for the
+	// waiters in this process. It is not stored with the index.
 	first        *record
 	firstVariant string
 }
@@ -38,20 +37,20 @@ type kind uint8
 
 const (
 	aIndex    kind = iota + 1
-	aResponse      // one that may be shared
-	aPass          // the knowledge that responses may not be shared, for a while
+	aResponse      // a response that may be shared
+	aPass          // for a while, responses may not be shared
 	aMoved         // the index has changed: look again
 )
 
-// newRecord returns the record of a response. header becomes the record's.
-func newRecord(status int, header http.Header, body []byte, t terms, now time.Time) record {
+// newRecord returns the record of a response. It takes over header.
+func newRecord(status int, header http.Header, body []byte, t freshnessTerms, now time.Time) record {
 	dropHopByHop(header)
 	delete(header, "Age")
 	if _, there := header["Date"]; !there {
 		header.Set("Date", now.UTC().Format(http.TimeFormat))
 	}
 	if _, there := header["Content-Type"]; !there && len(body) > 0 && !encoded(header) {
-		header.Set("Content-Type", http.DetectContentType(body)) // as package http would
+		header.Set("Content-Type", http.DetectContentType(body)) // like package http
 	}
 	delete(header, "Content-Length")
 	if bodyAllowed(status) {
@@ -69,19 +68,19 @@ func bodyAllowed(status int) bool {
 	return status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified
 }
 
-// age is how old the response is now (RFC 9111, section 4.2.3).
+// age returns the present age of the response (RFC 9111, section 4.2.3).
 func (rec *record) age(now time.Time) time.Duration {
 	return time.Duration(rec.Age+max(0, now.UnixMilli()-rec.At)) * time.Millisecond
 }
 
-// left is how long it is fresh from now on.
+// left returns the remaining freshness.
 func (rec *record) left(now time.Time) time.Duration {
 	return time.Duration(rec.Life)*time.Millisecond - rec.age(now)
 }
 
-// ttl is for how long the cache underneath takes a record to be fresh. That may be
-// less than what the record says, since it is what the record says that counts, and
-// must not be more, or nothing would be loaded where it is stale.
+// ttl returns the time for which the inner cache treats a record as fresh. It
+// may be shorter than the freshness that the record declares, which decides
+// anyway. It must not be longer, or a stale response would not be loaded.
 func (h *Handler) ttl(_ key, rec record) time.Duration {
 	switch rec.Kind {
 	case aIndex:
@@ -94,21 +93,21 @@ func (h *Handler) ttl(_ key, rec record) time.Duration {
 	return max(left.Truncate(time.Millisecond), time.Millisecond)
 }
 
-// A state is what a record is good for.
+// state is the possible use of a record.
 type state uint8
 
 const (
 	useless     state = iota // load
 	fresh                    // serve
-	staleReuse               // serve, and see to a new one
-	staleAsked               // serve, since this client is content with it
-	passing                  // let the handler answer
+	staleReuse               // serve, and renew in the background
+	staleAsked               // serve, since this client accepts a stale response
+	passing                  // call the handler
 	unvalidated              // serve, if the handler confirms it for this request
 )
 
-// assess says what a record is good for to a query. validated says that it was
-// loaded for this very request.
-func (rec *record) assess(q *query, now time.Time, validated bool) state {
+// freshness returns the possible use of a record for a query. validated says
+// that the record was loaded for this very request.
+func (rec *record) freshness(q *query, now time.Time, validated bool) state {
 	if rec.Kind == aPass {
 		if now.UnixMilli()-rec.At < rec.Life {
 			return passing
@@ -143,14 +142,15 @@ func (rec *record) assess(q *query, now time.Time, validated bool) state {
 	return useless
 }
 
-// forErrors reports whether the record may be served where the handler fails. Who
-// has asked for a load of its own gets the failure, since Refresh keeps nothing.
+// forErrors reports whether the record may be served if the handler fails. A
+// client that asked for its own load gets the failure, since Refresh keeps
+// nothing.
 func (rec *record) forErrors(now time.Time) bool {
 	return rec.Kind == aResponse && -rec.left(now) < time.Duration(rec.SIE)*time.Millisecond
 }
 
-// validators returns the valid ones of the validators of a response, by which the
-// handler can be asked whether it is still right.
+// validators returns the valid validators of a response, with which the handler
+// can confirm it.
 func validators(header http.Header, now time.Time) (etag, modified string) {
 	etag = header.Get("Etag")
 	if _, _, ok := parseETag(etag); !ok {
@@ -163,24 +163,24 @@ func validators(header http.Header, now time.Time) (etag, modified string) {
 	return etag, modified
 }
 
-// freshen returns the header that a stored response has after a 304 with the
-// header update (RFC 9111, section 3.2).
+// freshen returns the header of the stored response after a 304 with the header
+// update (RFC 9111, section 3.2).
 func (rec *record) freshen(update http.Header) http.Header {
 	header := rec.Header.Clone()
 	update = update.Clone()
 	dropHopByHop(update)
 	for _, name := range []string{"Content-Length", "Content-Encoding", "Content-Range"} {
-		delete(update, name) // these are of the body that we have, and not of the one that was not sent
+		delete(update, name) // they describe the stored body, not the unsent one
 	}
 	if _, there := update["Date"]; !there {
-		delete(header, "Date") // it is as of now
+		delete(header, "Date") // the time is now
 	}
 	maps.Copy(header, update)
 	return header
 }
 
-// sameVariant reports whether a 304 with the header update is about this response
-// (RFC 9111, section 4.3.4).
+// sameVariant reports whether a 304 with the header update is about this
+// response (RFC 9111, section 4.3.4).
 func (rec *record) sameVariant(update http.Header) bool {
 	tag, weak, ok := parseETag(update.Get("Etag"))
 	if !ok {
@@ -191,7 +191,7 @@ func (rec *record) sameVariant(update http.Header) bool {
 	return ok && stored == tag && (weak || !storedWeak)
 }
 
-// within reports whether all names are among those of an index.
+// within reports whether index contains all names.
 func within(names, index []string) bool {
 	return !slices.ContainsFunc(names, func(name string) bool { return !slices.Contains(index, name) })
 }

@@ -13,13 +13,13 @@ import (
 	"time"
 )
 
-// A recorder is the ResponseWriter of a handler in a shared load. It keeps the
-// response, or, once that is spilled, passes it to the client: see exchange.
+// recorder is the ResponseWriter of a handler in a shared load. It records the
+// response. Once the response is spilled, it passes it to the client: see
+// exchange.
 //
-// A Flush is not needed for a response that is kept: package httputil's ReverseProxy
-// flushes each one whose length is not known. A handler that asks for more of the
-// connection (Hijack, deadlines, full duplex) gets the connection, and so does one
-// that flushes a stream.
+// A recorded response needs no Flush: the ReverseProxy of package httputil
+// flushes each one of unknown length. If a handler needs more of the connection
+// (Hijack, deadlines, full duplex) or flushes a stream, it gets the connection.
 type recorder struct {
 	x           *exchange
 	header      http.Header // the handler's
@@ -27,15 +27,15 @@ type recorder struct {
 
 	status   int // 0 until the header is written
 	sent     http.Header
-	declared int64 // Content-Length, -1 if there is none
+	declared int64 // Content-Length; -1 if absent
 	body     []byte
-	faulty   bool // it wrote more than it said
+	faulty   bool // it wrote more than Content-Length
 
-	spilled  bool                // it is the client's now
-	hijacked bool                // and so is its connection
-	w        http.ResponseWriter // of the client; nil if there is none any more
-	above    http.Header         // what handlers above have set there; nil until it is looked at
-	err      error               // then
+	spilled  bool                // it goes to the client only
+	hijacked bool                // the connection was hijacked
+	w        http.ResponseWriter // of the client; nil if the client has left
+	above    http.Header         // fields set there by outer handlers; nil until needed
+	err      error               // the error of writes if w is nil
 }
 
 // Header implements http.ResponseWriter.
@@ -44,7 +44,7 @@ func (r *recorder) Header() http.Header { return r.header }
 // WriteHeader implements http.ResponseWriter.
 func (r *recorder) WriteHeader(status int) {
 	if status < 100 || status > 999 {
-		panic(fmt.Sprintf("httpcache: invalid WriteHeader code %v", status)) // as package http
+		panic(fmt.Sprintf("httpcache: invalid WriteHeader code %v", status)) // like package http
 	}
 	r.adopt()
 	switch informational := status < 200 && status != http.StatusSwitchingProtocols; {
@@ -53,7 +53,7 @@ func (r *recorder) WriteHeader(status int) {
 	case informational && !r.spilled:
 		r.x.client.inform(status, r.header)
 		return
-	case r.spilled && informational: // for its connection, before the header was written
+	case r.spilled && informational: // the handler has the connection, and has not written the header
 		if r.w != nil {
 			r.head(r.w, status, r.header)
 		}
@@ -76,7 +76,7 @@ func (r *recorder) WriteHeader(status int) {
 	if r.confirms() {
 		return
 	}
-	t, why := r.x.h.judge(r.x.q, status, r.sent, time.Now())
+	t, why := r.x.h.decide(r.x.q, status, r.sent, time.Now())
 	switch {
 	case why != "" && slices.Contains(failures, status):
 		r.spill(outcome{kind: failed, why: "status"})
@@ -87,7 +87,7 @@ func (r *recorder) WriteHeader(status int) {
 	}
 }
 
-// confirms reports whether the response says that the stored one is still right.
+// confirms reports whether the response confirms the stored one.
 func (r *recorder) confirms() bool { return r.conditional && r.status == http.StatusNotModified }
 
 // Write implements http.ResponseWriter.
@@ -114,20 +114,21 @@ func (r *recorder) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// finish is WriteHeader for a handler that has returned without.
+// finish writes the header if the handler returned without doing so.
 func (r *recorder) finish() {
 	if r.status == 0 && !r.hijacked {
 		r.WriteHeader(http.StatusOK)
 	}
 }
 
-// spill says that the response is for its own client alone, and waits for that.
+// spill decides that the response is for its own client alone, and waits for
+// its connection.
 func (r *recorder) spill(out outcome) {
 	r.spilled = true
 	if out.status = r.status; out.vary == nil {
 		out.vary, _ = varyNames(r.sent)
 	}
-	r.x.decide(out)
+	r.x.publish(out)
 	select {
 	case w := <-r.x.attach:
 		r.give(w)
@@ -137,8 +138,8 @@ func (r *recorder) spill(out outcome) {
 	}
 }
 
-// adopt spills the response if its client has attached, since it waited for the load
-// longer than Options.LoadTimeout: from now on the client gets it as it comes.
+// adopt spills the response if its client has attached, which happens after
+// Options.LoadTimeout: from now on the client gets it directly.
 func (r *recorder) adopt() {
 	if r.spilled || r.conditional && (r.status == 0 || r.confirms()) {
 		return // the client wants no 304
@@ -146,13 +147,13 @@ func (r *recorder) adopt() {
 	select {
 	case w := <-r.x.attach:
 		r.spilled = true
-		r.x.decide(outcome{kind: broken, why: "slow", status: r.status})
+		r.x.publish(outcome{kind: broken, why: "slow", status: r.status})
 		r.give(w)
 	default:
 	}
 }
 
-// give writes the recorded part to the client, whose the response is now.
+// give writes the recorded part to the client, which gets the rest directly.
 func (r *recorder) give(w http.ResponseWriter) {
 	if r.w = w; r.status != 0 {
 		r.replay(w)
@@ -160,7 +161,7 @@ func (r *recorder) give(w http.ResponseWriter) {
 	r.body = nil
 }
 
-// replay writes what is recorded.
+// replay writes the recorded response.
 func (r *recorder) replay(w http.ResponseWriter) {
 	r.head(w, r.status, r.sent)
 	if len(r.body) > 0 {
@@ -168,8 +169,7 @@ func (r *recorder) replay(w http.ResponseWriter) {
 	}
 }
 
-// head writes a header, perhaps after one of a 1xx, whose fields are not those of
-// the response.
+// head writes a header. Fields of an earlier 1xx are not part of the response.
 func (r *recorder) head(w http.ResponseWriter, status int, header http.Header) {
 	to := w.Header()
 	if r.above == nil {
@@ -181,7 +181,7 @@ func (r *recorder) head(w http.ResponseWriter, status int, header http.Header) {
 	w.WriteHeader(status)
 }
 
-// streams reports whether the client should not wait for the end of a response.
+// streams reports whether the client must not wait for the end of a response.
 func streams(header http.Header) bool {
 	if strings.EqualFold(header.Get("X-Accel-Buffering"), "no") { // as nginx understands it
 		return true
@@ -191,13 +191,12 @@ func streams(header http.Header) bool {
 	return media == "text/event-stream" || media == "multipart/x-mixed-replace" || strings.HasPrefix(media, "application/grpc")
 }
 
-// listed are the fields to which a handler adds, where handlers above it have set
-// them. All others it sets.
+// listed are the fields to which a handler adds if outer handlers have set
+// them. It replaces all others.
 var listed = []string{"Vary", "Set-Cookie", "Link", "Server-Timing"}
 
-// copyHeader sets the fields of a response, among those that are there already from
-// handlers above the cache. What this cache says of it comes behind what caches say
-// that are nearer to the origin.
+// copyHeader sets the fields of a response, next to fields from handlers around
+// the cache. Its Cache-Status follows that field of caches nearer to the origin.
 func copyHeader(to, from http.Header) {
 	status := slices.Concat(from["Cache-Status"], to["Cache-Status"])
 	for name, values := range from {
@@ -211,8 +210,8 @@ func copyHeader(to, from http.Header) {
 	}
 }
 
-// connection returns a controller of the client's connection, which the response
-// is spilled to.
+// connection returns a controller of the client's connection, to which the
+// response is spilled.
 func (r *recorder) connection() (*http.ResponseController, error) {
 	if !r.spilled {
 		r.spill(outcome{kind: private, why: "streamed"})

@@ -10,39 +10,39 @@ import (
 	"time"
 )
 
-// A query is a GET or HEAD that the cache may answer.
+// query is a GET or HEAD that the cache may answer.
 type query struct {
 	h                 *Handler
 	scheme, host, uri string
-	from              *http.Request // as it came
-	header            http.Header   // of from; never changed
-	body              []byte        // of a GET that has one
+	from              *http.Request // unchanged
+	header            http.Header   // of from; read-only
+	body              []byte        // of a GET with a body
 	head              bool
 	upgrade           bool     // asks for another protocol
 	auth              bool     // has credentials
 	bare              bool     // the handler sees no Cookie
 	part              string   // of Options.Partition
-	connection        string   // the value of Connection that the handler sees, "" for none
+	connection        string   // the value of Connection that the handler sees; "" for none
 	keyed             []string // fields that are in every key
 
 	noCache      bool           // validate first
-	noStore      bool           // store no response to it
-	onlyIfCached bool           // or 504
-	maxAge       *time.Duration // nil: any
+	noStore      bool           // do not store the response
+	onlyIfCached bool           // or answer 504
+	maxAge       *time.Duration // nil: no limit
 	minFresh     time.Duration
-	maxStale     time.Duration // how stale it may be; 0: not at all
+	maxStale     time.Duration // accepted staleness; 0: none
 
 	load *http.Request // set by prepare
 }
 
 func (q *query) key(variant string) key { return key{uriKey(q.host, q.uri), variant} }
 
-// examine returns what the cache is asked, or why it has no part in the request.
-// q.from is the request to pass on in either case.
+// examine returns the query of a request, or the reason why the request
+// bypasses the cache. In either case q.from is the request to pass on.
 //
-// A client chooses every field that it sends. So a field takes no request past the
-// cache, but for cookies and a change of protocol: the field is in the key, or the
-// handler does not see it.
+// A client chooses every field that it sends. So no field makes a request
+// bypass the cache, except cookies and a change of protocol: a field is in the
+// key, or the handler does not see it.
 func (h *Handler) examine(r *http.Request) (q *query, why string) {
 	q = &query{h: h, scheme: schemeOf(r), from: r, header: r.Header, head: r.Method == http.MethodHead}
 	q.host = hostOf(q.scheme, r.Host)
@@ -63,10 +63,11 @@ func (h *Handler) examine(r *http.Request) (q *query, why string) {
 	return q, ""
 }
 
-// connects reads Connection. The fields that it names stay in the request: a client
-// could otherwise remove a field that a proxy before this server has added. A
-// handler that forwards the request removes them itself (RFC 9110, section 7.6.1),
-// so the handler sees Connection if it names such fields, and it is in the key.
+// connects reads Connection. Fields that it names stay in the request:
+// otherwise a client could remove a field that a proxy before this server has
+// added. A handler that forwards the request removes them itself (RFC 9110,
+// section 7.6.1). So if Connection names such fields, the handler sees it, and
+// it is in the key.
 func (q *query) connects() {
 	var others []string
 	for _, name := range connectionNames(q.header) {
@@ -84,13 +85,13 @@ func (q *query) connects() {
 	}
 }
 
-// maxRequestBody is the length of the longest request body that is part of a key.
+// maxRequestBody is the maximum length of a request body that is part of a key.
 const maxRequestBody = 64 << 10
 
-// readBody reads the body of a request. A body of a GET means nothing (RFC 9110,
-// section 9.3.1), but some handlers read it, so it is part of the key. readBody
-// returns false if the body is too long for that, or cannot be read. q.from has the
-// whole body in either case.
+// readBody reads the body of a request. The body of a GET has no meaning (RFC
+// 9110, section 9.3.1), but some handlers read it, so it is part of the key. If
+// the body is too long for that, or cannot be read, readBody returns false.
+// q.from has the whole body in either case.
 func (q *query) readBody() bool {
 	r := q.from
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 && len(r.TransferEncoding) == 0 {
@@ -109,8 +110,8 @@ func (q *query) readBody() bool {
 	return true
 }
 
-// partition asks Options.Cookies and Options.Partition. Without these, a response
-// to a request with a cookie may be personal.
+// partition applies Options.Cookies and Options.Partition. Without these, a
+// response to a request with a cookie may be personal.
 func (h *Handler) partition(q *query, r *http.Request) (why string) {
 	if lines := r.Header["Cookie"]; len(lines) > 0 && !h.hidden["Cookie"] {
 		switch {
@@ -130,9 +131,9 @@ func (h *Handler) partition(q *query, r *http.Request) (why string) {
 	return ""
 }
 
-// names reports whether the lines of a Cookie field have a cookie with one of the
-// names. A cookie that is not of the grammar has a name too: a handler may be less
-// strict than package http.
+// names reports whether the lines of a Cookie field have a cookie with one of
+// the names. A cookie that does not match the grammar has a name too: a handler
+// may be less strict than package http.
 func names(lines, cookies []string) bool {
 	for _, line := range lines {
 		for pair := range strings.FieldsFuncSeq(line, func(c rune) bool { return c == ';' || c == ',' }) {
@@ -145,9 +146,9 @@ func names(lines, cookies []string) bool {
 	return false
 }
 
-// control reads the directives of the request (RFC 9111, section 5.2.1). A directive
-// that is not of the grammar is ignored: the cache need not heed any, and a client
-// must not pass the cache by one.
+// control reads the directives of the request (RFC 9111, section 5.2.1). A
+// malformed directive is ignored: the cache may ignore any, and a client must
+// not bypass the cache by one.
 func (q *query) control() {
 	lines, there := q.header["Cache-Control"]
 	if !there { // section 5.4
@@ -163,7 +164,7 @@ func (q *query) control() {
 	q.onlyIfCached = cc.has("only-if-cached")
 	if d, there, ok := cc.seconds("max-age"); there {
 		if !ok {
-			d = 0 // the strictest meaning that it can have
+			d = 0 // the strictest possible meaning
 		}
 		q.maxAge = &d
 	}
@@ -185,22 +186,22 @@ func (q *query) control() {
 	}
 }
 
-// prepare makes q.load: the GET that a shared load shows to the handler, with
-// nothing in it that is neither in the key nor unkeyed. It must be called while the
-// request is served, and before another goroutine uses q.
+// prepare makes q.load: the GET that a shared load shows to the handler, of
+// which every part is in the key or unkeyed. It must be called while the
+// request is being served, and before another goroutine uses q.
 func (q *query) prepare() {
 	if q.load != nil {
 		return
 	}
 	plain := q.from.WithContext(context.WithoutCancel(q.from.Context()))
-	plain.Header, plain.Trailer = nil, nil // copied below, where they are shown
+	plain.Header, plain.Trailer = nil, nil // copied below, as far as they are shown
 	c := plain.Clone(plain.Context())
 	c.Method = http.MethodGet
-	c.Proto, c.ProtoMajor, c.ProtoMinor = "HTTP/1.1", 1, 1 // any client's, and in no key
+	c.Proto, c.ProtoMajor, c.ProtoMinor = "HTTP/1.1", 1, 1 // any client's; it is in no key
 	c.Host, c.RequestURI = q.host, q.uri
 	c.URL.Scheme, c.URL.Host, c.URL.User, c.URL.Fragment, c.URL.RawFragment = "", "", nil, "", ""
 	c.TransferEncoding, c.GetBody, c.Close = nil, nil, false
-	c.Body, c.ContentLength = nil, int64(len(q.body)) // each call of the handler gets a body
+	c.Body, c.ContentLength = nil, int64(len(q.body)) // each call of the handler gets its own body
 	c.Header = make(http.Header, len(q.header))
 	q.show(c.Header)
 	q.load = c

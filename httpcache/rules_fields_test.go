@@ -72,8 +72,8 @@ func fieldRules() []rule {
 	}
 }
 
-// echo is an origin that puts into its response what it sees of these fields, and of
-// the host.
+// echo is an origin whose response contains the values that it sees of these
+// fields, and the host.
 func echo(directives string, names ...string) origin {
 	return func(w http.ResponseWriter, r *http.Request, n int) {
 		saw := r.Host

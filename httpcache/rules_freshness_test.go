@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// dated is an origin that says when it answered and until when that is fresh.
+// dated is an origin that declares the time of its answer, and the end of its
+// freshness.
 func dated(date, expires time.Duration, fields ...string) origin {
 	return func(w http.ResponseWriter, r *http.Request, n int) {
 		now := time.Now().UTC()

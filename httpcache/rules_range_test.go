@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// digits is an origin whose body is "0123456789", and which knows nothing of ranges.
+// digits is an origin with the body "0123456789" that does not support ranges.
 func digits(fields ...string) origin {
 	return func(w http.ResponseWriter, _ *http.Request, n int) {
 		for i := 0; i < len(fields); i += 2 {
@@ -118,7 +118,7 @@ func rangeRules() (rules []rule) {
 			},
 			steps: []step{
 				{with: []string{"Range", "bytes=2-4"}, status: 206, body: "234", says: "detail=private", fields: []string{"X-Range", "", "Content-Range", "bytes 2-4/10", "Content-Length", "3"}},
-				{with: []string{"Range", "bytes=2-4"}, body: "0123456789", says: "detail=pass", fields: []string{"X-Range", "bytes=2-4"}}, // it is passed as it came
+				{with: []string{"Range", "bytes=2-4"}, body: "0123456789", says: "detail=pass", fields: []string{"X-Range", "bytes=2-4"}}, // it bypasses the cache unchanged
 			},
 		},
 		rule{
@@ -130,9 +130,9 @@ func rangeRules() (rules []rule) {
 	)
 }
 
-// A handler that stops at the first error of a Write, as a ReverseProxy does by a
-// panic, has not failed: the client has its part.
-func TestRange_OfWhatIsNotStoredEndsWithoutAnError(t *testing.T) {
+// A handler that stops at the first error of a Write, like a ReverseProxy,
+// which panics, has not failed: the client has its part.
+func TestRange_OfAnUnstoredResponseEndsWithoutAnError(t *testing.T) {
 	t.Parallel()
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
 		t.Run(method, func(t *testing.T) {
@@ -164,7 +164,8 @@ func TestRange_OfWhatIsNotStoredEndsWithoutAnError(t *testing.T) {
 	}
 }
 
-// FuzzRange holds that a part is within its body, and the one that the grammar means.
+// FuzzRange checks that a part is within its body, and is the one that the
+// grammar means.
 func FuzzRange(f *testing.F) {
 	f.Add("bytes=0-1", int64(10))
 	f.Add("bytes=-5", int64(3))

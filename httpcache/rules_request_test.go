@@ -117,8 +117,8 @@ func requestRules() []rule {
 	}
 }
 
-// flaky is an origin that answers with a status other than 200 from its second call
-// on.
+// flaky is an origin that answers with a status other than 200 from its second
+// call on.
 func flaky(code int, directives string) origin {
 	return func(w http.ResponseWriter, r *http.Request, n int) {
 		if n > 1 {
@@ -171,7 +171,7 @@ func staleRules() []rule {
 			steps: []step{
 				{body: "1"},
 				{wait: 100 * time.Second, body: "1", says: "; fwd=stale; fwd-status=503; ttl=-40; detail=stale-if-error"},
-				{body: "1", says: "; hit; ttl=-40; detail=stale-if-error"}, // during the back-off: the handler is not asked
+				{body: "1", says: "; hit; ttl=-40; detail=stale-if-error"}, // during the back-off: the handler is not called
 				{with: cc("no-cache"), status: 503, body: "3"},
 				{with: cc("max-age=10"), status: 503, body: "4"},
 				{wait: 600 * time.Second, status: 503, body: "*"},
@@ -281,7 +281,7 @@ func varyRules() []rule {
 			steps: []step{
 				{with: []string{"Accept-Language", "en", "Accept", "a"}, body: "1"},
 				{with: []string{"Accept-Language", "de", "Accept", "a"}, body: "2"},
-				// What is known now is that both matter.
+				// Both are now known to matter.
 				{with: []string{"Accept-Language", "de", "Accept", "a"}, body: "3"},
 				{with: []string{"Accept-Language", "de", "Accept", "b"}, body: "4"},
 				{with: []string{"Accept-Language", "de", "Accept", "a"}, body: "3"},

@@ -100,8 +100,8 @@ func TestParseTargeted_ReadsADictionary(t *testing.T) {
 	require.Len(t, list, 2)
 }
 
-// FuzzTargeted holds that any field can be read, and that the directives of a valid
-// one are read as those of Cache-Control.
+// FuzzTargeted checks that any field can be parsed, and that the directives of
+// a valid one are parsed like those of Cache-Control.
 func FuzzTargeted(f *testing.F) {
 	f.Add("max-age=60, no-cache=\"a\", x=(1 2);y, z=:YQ==:")
 	f.Add("a=%\"")

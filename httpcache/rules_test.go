@@ -7,19 +7,19 @@ import (
 	"time"
 )
 
-// A step is one request of a rule, and what must come of it.
+// step is one request of a rule, and the expected reply.
 type step struct {
-	wait   time.Duration // before it
+	wait   time.Duration // before the request
 	method string        // GET if empty
 	path   string        // /p if empty
 	with   []string      // request fields, names and values
 	status int           // 200 if 0
-	body   string        // which call of the origin the response is of; "" for none, "*" for any
-	says   string        // what Cache-Status has to contain
+	body   string        // the number of the origin's call; "" for none, "*" for any
+	says   string        // a part of Cache-Status
 	fields []string      // of the response, names and values; "" for none
 }
 
-// A rule is one of RFC 9111, or of another, by its section.
+// rule is a rule of RFC 9111, or of another one, by its section.
 type rule struct {
 	section string
 	name    string
@@ -81,7 +81,7 @@ func (st step) run(t *testing.T, s *site, i int) {
 	}
 }
 
-// twice is a rule of which the same request is answered by these calls.
+// twice is a rule in which these two calls answer the same request.
 func twice(section, name string, o origin, first, second string) rule {
 	return rule{section: section, name: name, origin: o, steps: []step{{body: first}, {body: second}}}
 }

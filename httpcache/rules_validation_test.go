@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// tagged is an origin with an entity-tag, that answers 304 where it is asked for it.
-// What it was asked is in X-Asked.
+// tagged is an origin with an entity-tag that answers 304 to a matching
+// condition. X-Asked has the condition.
 func tagged(etag string, fields ...string) origin {
 	return func(w http.ResponseWriter, r *http.Request, n int) {
 		asked := r.Header.Get("If-None-Match")

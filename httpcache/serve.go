@@ -14,27 +14,27 @@ import (
 	"github.com/cachex-go/cachex"
 )
 
-// ServeHTTP implements http.Handler. See the package's documentation.
+// ServeHTTP implements http.Handler. See the package documentation.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		h.change(w, r, note{fwd: fwdMethod}, r.Method)
+		h.change(w, r, statusNote{fwd: fwdMethod}, r.Method)
 		return
 	}
 	if method, ok := h.override(r.Header); ok {
-		h.change(w, r, note{fwd: fwdBypass, detail: "method-override"}, method)
+		h.change(w, r, statusNote{fwd: fwdBypass, detail: "method-override"}, method)
 		return
 	}
 	q, why := h.examine(r)
 	if why != "" {
-		h.pass(w, q.from, note{fwd: fwdBypass, detail: why})
+		h.pass(w, q.from, statusNote{fwd: fwdBypass, detail: why})
 		return
 	}
 	s := &serving{h: h, w: w, r: q.from, q: q}
 	s.run()
 }
 
-// override returns the method that one of Options.MethodOverrides claims, one that is
-// not safe if there are several.
+// override returns the method that one of Options.MethodOverrides claims. If
+// there are several, it prefers one that is not safe.
 func (h *Handler) override(header http.Header) (method string, ok bool) {
 	for _, name := range h.overrides {
 		for _, line := range header[name] {
@@ -46,14 +46,14 @@ func (h *Handler) override(header http.Header) (method string, ok bool) {
 	return method, ok
 }
 
-// pass lets the handler answer, as if there were no cache.
-func (h *Handler) pass(w http.ResponseWriter, r *http.Request, n note) {
+// pass calls the handler, as if there were no cache.
+func (h *Handler) pass(w http.ResponseWriter, r *http.Request, n statusNote) {
 	h.passes.Add(1)
-	h.say(w.Header(), n)
+	h.writeStatus(w.Header(), n)
 	h.next.ServeHTTP(w, r)
 }
 
-// A serving is the course of one request that the cache may answer.
+// serving is the state of one request that the cache may answer.
 type serving struct {
 	h *Handler
 	w http.ResponseWriter
@@ -62,10 +62,11 @@ type serving struct {
 
 	index     record
 	waited    bool // for a load of another request
-	validated bool // what is found now was loaded for this request
+	validated bool // records found from now on were loaded for this request
 }
 
-// maxRounds is how often a request looks again since the index has changed.
+// maxRounds limits how often a request looks again because the index has
+// changed.
 const maxRounds = 3
 
 func (s *serving) run() {
@@ -77,14 +78,14 @@ func (s *serving) run() {
 			return
 		}
 	}
-	s.pass(note{fwd: fwdVary, detail: "unsteady"})
+	s.pass(statusNote{fwd: fwdVary, detail: "unsteady"})
 }
 
-// findIndex finds the index of the URI. It reports whether the request is answered,
-// since there was none, and the handler was called to make it.
+// findIndex finds the index of the URI. It reports whether the request is
+// already answered: there was no index, and the handler was called to make it.
 func (s *serving) findIndex() bool {
 	k := s.q.key(indexVariant)
-	if found, ok := s.h.peek(s.r.Context(), k); ok && found.Kind == aIndex {
+	if found, ok := s.h.lookup(s.r.Context(), k); ok && found.Kind == aIndex {
 		s.index = found
 		return false
 	}
@@ -100,15 +101,15 @@ func (s *serving) findIndex() bool {
 	return false
 }
 
-// findResponse finds a response, or has one loaded. It reports whether the request
-// is answered.
+// findResponse finds or loads a response. It reports whether the request is
+// answered.
 func (s *serving) findResponse() bool {
 	k := s.q.key(s.q.variant(s.index.Gen, s.index.Vary))
 	rec, ok := record{}, false
 	if first := s.index.first; first != nil && k.Variant == s.index.firstVariant {
 		rec, ok = *first, true
 	} else {
-		rec, ok = s.h.peek(s.r.Context(), k)
+		rec, ok = s.h.lookup(s.r.Context(), k)
 	}
 	if ok && s.use(k, rec) {
 		return true
@@ -126,8 +127,8 @@ func (s *serving) findResponse() bool {
 		return true
 	}
 	rec, how, x, err := s.load(k, s.index.Vary)
-	if err == nil && x == nil && how == cachex.Hit && rec.Kind == aResponse && rec.assess(s.q, time.Now(), s.validated) == useless {
-		// The cache underneath, whose clock is that of Redis, takes it to be fresh.
+	if err == nil && x == nil && how == cachex.Hit && rec.Kind == aResponse && rec.freshness(s.q, time.Now(), s.validated) == useless {
+		// The inner cache, which uses the clock of Redis, takes it to be fresh.
 		rec, how, x, err = s.loadAnew(k, s.index.Vary)
 	}
 	if err == nil && x == nil {
@@ -143,8 +144,8 @@ func (s *serving) findResponse() bool {
 	return true
 }
 
-// load has a record loaded. A client that wants nothing from a store gets what is
-// loaded after it came.
+// load loads a record. If the client accepts no stored response, the load
+// begins after it came.
 func (s *serving) load(k key, vary []string) (record, cachex.Outcome, *exchange, error) {
 	if s.q.noCache || s.q.maxAge != nil || s.q.minFresh > 0 {
 		return s.loadAnew(k, vary)
@@ -170,27 +171,27 @@ func (s *serving) loadAnew(k key, vary []string) (record, cachex.Outcome, *excha
 func (s *serving) cannotLoad(fwd string) bool {
 	switch {
 	case s.q.onlyIfCached: // RFC 9111, section 5.2.1.7
-		s.h.say(s.w.Header(), note{detail: "only-if-cached"})
+		s.h.writeStatus(s.w.Header(), statusNote{detail: "only-if-cached"})
 		http.Error(s.w, http.StatusText(http.StatusGatewayTimeout), http.StatusGatewayTimeout)
 		return true
-	case s.q.upgrade: // RFC 9110, section 7.8: a stored response is an answer, a new one is the handler's
-		s.pass(note{fwd: fwd, detail: "upgrade"})
+	case s.q.upgrade: // RFC 9110, section 7.8: a stored response may answer it, otherwise the handler does
+		s.pass(statusNote{fwd: fwd, detail: "upgrade"})
 		return true
 	}
 	return false
 }
 
-// use answers the request by a record, if that is good for it.
+// use answers the request with a record, if the record permits.
 func (s *serving) use(k key, rec record) bool {
 	now := time.Now()
-	n := note{hit: !s.waited}
+	n := statusNote{hit: !s.waited}
 	if s.waited {
 		n.fwd, n.collapsed = fwdURI, true
 		if len(s.index.Vary) > 0 {
 			n.fwd = fwdVary
 		}
 	}
-	switch rec.assess(s.q, now, s.validated) {
+	switch rec.freshness(s.q, now, s.validated) {
 	case unvalidated:
 		if s.q.onlyIfCached || s.q.upgrade {
 			return false
@@ -201,7 +202,7 @@ func (s *serving) use(k key, rec record) bool {
 		if s.q.onlyIfCached {
 			return false
 		}
-		s.pass(note{fwd: fwdURI, detail: "pass", alone: s.waited})
+		s.pass(statusNote{fwd: fwdURI, detail: "pass", alone: s.waited})
 		return true
 	case fresh:
 		s.h.hits.Add(1)
@@ -224,15 +225,15 @@ func (s *serving) use(k key, rec record) bool {
 	return true
 }
 
-// validate answers the request by a response that is good only for a request for
-// which the handler confirms it (RFC 9111, section 5.2.2.4): no request shares the
-// answer of another one. A newer response takes its place in the store.
+// validate answers the request with a response that the handler must confirm
+// for each request (RFC 9111, section 5.2.2.4): no request shares the answer of
+// another one. A newer response replaces the stored one.
 func (s *serving) validate(k key, rec record) {
-	if !s.h.crew.enter(false) { // Close does not wait any more
-		s.pass(note{fwd: fwdStale})
+	if !s.h.goroutines.enter(false) { // Close no longer waits
+		s.pass(statusNote{fwd: fwdStale})
 		return
 	}
-	defer s.h.crew.leave()
+	defer s.h.goroutines.leave()
 	s.q.prepare()
 	ctx, j := s.r.Context(), s.job(s.index.Vary)
 	x := s.h.start(ctx, s.q, &rec, j, 1)
@@ -246,16 +247,17 @@ func (s *serving) validate(k key, rec record) {
 		!s.q.noStore && within(out.vary, s.index.Vary) {
 		stored = s.h.loads.Set(ctx, k, out.record) == nil
 	}
-	s.finish(note{fwd: fwdStale, stored: stored}, x)
+	s.finish(statusNote{fwd: fwdStale, stored: stored}, x)
 }
 
-// conclude answers a request that could not be answered from the store. x is its
-// own exchange, nil if the handler was called for another request or not at all.
+// conclude answers a request that could not be answered from the store. x is
+// its own exchange; nil if the handler was called for another request or not at
+// all.
 func (s *serving) conclude(fwd string, rec record, how cachex.Outcome, x *exchange, err error) {
 	now := time.Now()
 	if how == cachex.Stale && rec.forErrors(now) {
-		n := note{hit: x == nil, detail: "stale-if-error"}
-		if x != nil { // RFC 9211, section 2.1: a request that was forwarded is no hit
+		n := statusNote{hit: x == nil, detail: "stale-if-error"}
+		if x != nil { // RFC 9211, section 2.1: a forwarded request is not a hit
 			n.fwd, n.status = fwdStale, x.answered()
 			x.release()
 		}
@@ -264,20 +266,20 @@ func (s *serving) conclude(fwd string, rec record, how cachex.Outcome, x *exchan
 		return
 	}
 	if x == nil && s.r.Context().Err() == nil {
-		s.pass(note{fwd: fwd, alone: !errors.Is(err, cachex.ErrClosed)})
+		s.pass(statusNote{fwd: fwd, alone: !errors.Is(err, cachex.ErrClosed)})
 		return
 	}
-	s.finish(note{fwd: fwd, stored: how == cachex.Loaded && rec.Kind != aMoved && err == nil && !s.q.noStore}, x)
+	s.finish(statusNote{fwd: fwd, stored: how == cachex.Loaded && rec.Kind != aMoved && err == nil && !s.q.noStore}, x)
 }
 
-// finish answers the request by its own exchange. n.stored says whether a response
-// that may be stored was.
-func (s *serving) finish(n note, x *exchange) {
-	if s.r.Context().Err() != nil { // most likely the client has left; others may wait for its exchange
+// finish answers the request with its own exchange. n.stored says whether a
+// storable response was stored.
+func (s *serving) finish(n statusNote, x *exchange) {
+	if s.r.Context().Err() != nil { // the client has probably left; others may wait for its exchange
 		if x != nil {
 			x.release()
 		}
-		s.h.say(s.w.Header(), note{detail: "canceled"})
+		s.h.writeStatus(s.w.Header(), statusNote{detail: "canceled"})
 		http.Error(s.w, http.StatusText(http.StatusServiceUnavailable), http.StatusServiceUnavailable)
 		return
 	}
@@ -293,21 +295,21 @@ func (s *serving) finish(n note, x *exchange) {
 		n.detail = "slow"
 	}
 	n.stored = false
-	s.h.say(s.w.Header(), n)
+	s.h.writeStatus(s.w.Header(), n)
 	x.answer(s.r.Context(), s.q.excerpt(s.w))
 }
 
-func (s *serving) pass(n note) { s.h.pass(s.w, s.r, n) }
+func (s *serving) pass(n statusNote) { s.h.pass(s.w, s.r, n) }
 
-// write answers the request by a response that is whole. reused says that it was
+// write answers the request with a complete response. reused says that it was
 // not loaded for this request.
-func (s *serving) write(rec *record, n note, now time.Time, reused bool) {
+func (s *serving) write(rec *record, n statusNote, now time.Time, reused bool) {
 	out := s.w.Header()
 	left, age := rec.left(now), rec.age(now)
 	if reused || n.stored {
 		n.ttl = &left
 	}
-	s.h.say(out, n)
+	s.h.writeStatus(out, n)
 	header, status, body := rec.Header.Clone(), rec.Status, rec.Body
 	switch condition := rec.conditions(s.q.header, now); {
 	case condition != 0:
@@ -326,7 +328,7 @@ func (s *serving) write(rec *record, n note, now time.Time, reused bool) {
 	}
 }
 
-// part returns the status and the body of the answer by a stored 200: the part that
+// part returns status and body of the answer from a stored 200: the part that
 // the client asks for, or the whole body. It changes header accordingly.
 func (s *serving) part(rec *record, header http.Header, now time.Time) (int, []byte) {
 	if len(s.q.header["Range"]) == 0 {
@@ -347,9 +349,9 @@ func (s *serving) part(rec *record, header http.Header, now time.Time) (int, []b
 	return rec.Status, rec.Body
 }
 
-// peek returns what is stored under k, stale or not. That Redis fails is no error:
-// the cache that loads finds out as well, and what it does then is for it to say.
-func (h *Handler) peek(ctx context.Context, k key) (record, bool) {
+// lookup returns the record stored under k, stale or not. It ignores failures
+// of Redis: the cache that loads notices them too, and decides how to proceed.
+func (h *Handler) lookup(ctx context.Context, k key) (record, bool) {
 	rec, ok, err := h.reads.Lookup(ctx, k)
 	return rec, ok && err == nil
 }

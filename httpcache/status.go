@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// A note is what this cache says of a response in Cache-Status (RFC 9211).
-type note struct {
+// statusNote is the content of this cache's Cache-Status (RFC 9211).
+type statusNote struct {
 	hit       bool
 	fwd       string // why the request went to the handler
-	status    int    // with which the handler answered
+	status    int    // the status that the handler answered
 	stored    bool
 	collapsed bool // it waited for the load of another request
-	alone     bool // and that was of no use
+	alone     bool // but that load was not shared
 	ttl       *time.Duration
 	detail    string // a token
 }
@@ -29,8 +29,8 @@ const (
 	fwdStale   = "stale"
 )
 
-// String returns the member of the list that is this cache's.
-func (n note) text(name string) string {
+// text returns the list member of this cache.
+func (n statusNote) text(name string) string {
 	var b strings.Builder
 	b.WriteString(name)
 	if n.hit {
@@ -60,8 +60,7 @@ func (n note) text(name string) string {
 	return b.String()
 }
 
-// say adds the note to a header, after those of caches that are nearer to the
-// origin.
-func (h *Handler) say(header http.Header, n note) {
+// writeStatus adds the note to a header, after the notes of caches nearer to the origin.
+func (h *Handler) writeStatus(header http.Header, n statusNote) {
 	header.Add("Cache-Status", n.text(h.o.Name))
 }

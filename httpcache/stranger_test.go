@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// strange are requests with something that a client would not need to send.
+// strange are requests with fields that a client need not send.
 var strange = map[string]struct {
 	method string
 	fields []string
@@ -76,8 +76,8 @@ func TestStranger_PurgesNothing(t *testing.T) {
 	}
 }
 
-// A response to no-store is for the waiting clients too, and is not stored.
-func TestNoStore_IsSharedWithThoseWhoWait(t *testing.T) {
+// A response to no-store is shared with the waiting clients, and not stored.
+func TestNoStore_IsSharedWithWaiters(t *testing.T) {
 	t.Parallel()
 	g := newGate()
 	inBubble(t, g.before(says("Cache-Control", fresh60)), Options{}, func(t *testing.T, s *site) {
@@ -97,7 +97,7 @@ func TestNoStore_IsSharedWithThoseWhoWait(t *testing.T) {
 	})
 }
 
-// Each request for a response with no-cache has it confirmed for itself.
+// A response with no-cache is confirmed for each request.
 func TestNoCache_NoRequestSharesTheAnswerOfAnother(t *testing.T) {
 	t.Parallel()
 	inBubble(t, tagged(`"a"`, "Cache-Control", "no-cache"), Options{}, func(t *testing.T, s *site) {

@@ -5,9 +5,8 @@ import (
 	"strings"
 )
 
-// policyOf returns the directives that a response has for this cache: from the first
-// of Options.Targets that is valid and not empty (RFC 9213, section 2.2), or else
-// from Cache-Control. targeted says that Cache-Control and Expires do not count.
+// policyOf returns the directives of a response for this cache: from the first valid and non-empty field of Options.Targets (RFC 9213, section 2.2), otherwise from Cache-Control. If targeted is true, Cache-Control and
+// Expires do not count.
 func (h *Handler) policyOf(header http.Header) (cc directives, targeted bool) {
 	for _, name := range h.targets {
 		if lines := header[name]; len(lines) > 0 {
@@ -19,9 +18,10 @@ func (h *Handler) policyOf(header http.Header) (cc directives, targeted bool) {
 	return parseDirectives(header["Cache-Control"]), false
 }
 
-// parseTargeted reads a targeted field, which is a Dictionary of Structured Fields
-// (RFC 9651, section 3.2): one error makes all of it invalid. A directive whose value
-// has a type that it cannot have is left out, and the field is not empty for that.
+// parseTargeted parses a targeted field, which is a Dictionary of Structured
+// Fields (RFC 9651, section 3.2): one error invalidates the whole field. A
+// directive whose value has a wrong type is left out, but the field still
+// counts as non-empty.
 func parseTargeted(lines []string) (list []directive, empty, ok bool) {
 	s := structured{rest: strings.TrimLeft(strings.Join(lines, ","), " ")}
 	byName := map[string]directive{}
@@ -54,7 +54,7 @@ func parseTargeted(lines []string) (list []directive, empty, ok bool) {
 			return nil, false, false
 		}
 		if s.space(); s.rest == "" {
-			return nil, false, false // a comma at the end
+			return nil, false, false // a trailing comma
 		}
 	}
 	for _, name := range order {
@@ -66,19 +66,19 @@ func parseTargeted(lines []string) (list []directive, empty, ok bool) {
 	return list, len(order) == 0, true
 }
 
-// fits reports whether a directive may have a value of that type (RFC 9213, section
-// 2.1): seconds are an Integer, and a directive that is a flag is true.
+// fits reports whether a directive may have a value of that type (RFC 9213,
+// section 2.1): seconds are an Integer, and a flag is true.
 func fits(d directive, is bareType) bool {
 	switch d.name {
 	case "max-age", "s-maxage", "stale-while-revalidate", "stale-if-error":
 		return is == typeInteger && !strings.HasPrefix(d.arg, "-")
-	case "no-cache", "private": // may have names of fields as their value
+	case "no-cache", "private": // the value may be field names
 		return !d.has || d.arg == "1" && is == typeBoolean || is == typeString || is == typeToken
 	}
 	return is != typeBoolean || d.arg != "0"
 }
 
-// A bareType is the type of a bare item of Structured Fields.
+// bareType is the type of a bare item of Structured Fields.
 type bareType uint8
 
 const (
@@ -90,7 +90,7 @@ const (
 	typeOther // bytes, a date, a display string, an inner list
 )
 
-// A structured reads Structured Fields.
+// structured parses Structured Fields.
 type structured struct{ rest string }
 
 func (s *structured) space() { s.rest = strings.TrimLeft(s.rest, " \t") }
@@ -110,7 +110,7 @@ func (s *structured) cut(n int) string {
 	return part
 }
 
-// span returns the first bytes for which in is true.
+// span returns the leading bytes for which in is true.
 func (s *structured) span(in func(byte) bool) string {
 	n := 0
 	for n < len(s.rest) && in(s.rest[n]) {

@@ -6,12 +6,13 @@ import (
 	"time"
 )
 
-// conditions evaluates the conditional fields of a request against a stored response
-// (RFC 9110, section 13.2.2). It returns 304 or 412, or 0 if the response is the
-// answer. A condition counts only where the answer would be 200 without it.
+// conditions evaluates the conditional fields of a request against a stored
+// response (RFC 9110, section 13.2.2). It returns 304 or 412, or 0 if the
+// response is the answer. A condition counts only if the answer would be 200
+// without it.
 //
-// A cache may ignore If-Match and If-Unmodified-Since, but a client that resumes a
-// download by them must not get a part of another version.
+// A cache may ignore If-Match and If-Unmodified-Since, but a client that
+// resumes a download with them must not get a part of another version.
 func (rec *record) conditions(header http.Header, now time.Time) int {
 	switch {
 	case rec.Status != http.StatusOK:
@@ -24,7 +25,7 @@ func (rec *record) conditions(header http.Header, now time.Time) int {
 	return 0
 }
 
-// unmodified reports whether If-Match, or else If-Unmodified-Since, holds.
+// unmodified reports whether If-Match, or otherwise If-Unmodified-Since, holds.
 func (rec *record) unmodified(header http.Header, now time.Time) bool {
 	if lines := header["If-Match"]; len(lines) > 0 {
 		return matches(strings.Join(lines, ","), rec.Header.Get("Etag"), true)
@@ -38,9 +39,9 @@ func (rec *record) unmodified(header http.Header, now time.Time) bool {
 	return !ok || !known || !modified.After(since)
 }
 
-// notModified reports whether the client has the response already (RFC 9111, section
-// 4.3.2). If-None-Match compares weakly, and If-Modified-Since counts only without it
-// (RFC 9110, section 13.1).
+// notModified reports whether the client already has the response (RFC 9111,
+// section 4.3.2). If-None-Match compares weakly, and If-Modified-Since counts
+// only without it (RFC 9110, section 13.1).
 func (rec *record) notModified(header http.Header, now time.Time) bool {
 	if lines, there := header["If-None-Match"]; there {
 		return matches(strings.Join(lines, ","), rec.Header.Get("Etag"), false)
@@ -60,8 +61,9 @@ func (rec *record) notModified(header http.Header, now time.Time) bool {
 	return ok && !modified.After(since)
 }
 
-// matches reports whether etag is in a list of entity-tags. The list ends where it is
-// not of the grammar. In a strong comparison, a weak tag matches nothing.
+// matches reports whether etag is in a list of entity-tags. The list ends at
+// the first part that does not match the grammar. In a strong comparison, a
+// weak tag matches nothing.
 func matches(list, etag string, strong bool) bool {
 	if strings.Trim(list, " \t") == "*" {
 		return true
@@ -86,13 +88,13 @@ func matches(list, etag string, strong bool) bool {
 	}
 }
 
-// parseETag reads an entity-tag (RFC 9110, section 8.8.3).
+// parseETag parses an entity-tag (RFC 9110, section 8.8.3).
 func parseETag(s string) (opaque string, weak, ok bool) {
 	opaque, rest, weak, ok := cutETag(s)
 	return opaque, weak, ok && rest == ""
 }
 
-// cutETag reads the entity-tag that s begins with.
+// cutETag parses the entity-tag at the beginning of s.
 func cutETag(s string) (opaque, rest string, weak, ok bool) {
 	s, weak = strings.CutPrefix(s, "W/")
 	if !strings.HasPrefix(s, `"`) {

@@ -54,10 +54,9 @@ type Options struct {
 	// Permanent reports whether an error of a statement is permanent, because
 	// the row causes it and not the moment. Defaults to a function that
 	// recognises two databases. For PostgreSQL: data exceptions and constraint
-	// violations (SQLSTATE 22… and 23…), if the error has a method SQLState()
-	// string, like that of pgx. For SQLite: a constraint, a mismatch, or a
+	// violations (SQLSTATE 22… and 23…), if the error has a method SQLState() string, as pgx has. For SQLite: a constraint, a mismatch, or a
 	// value that is too big (codes 19, 20, 18), if the error has a method
-	// Code() int, like that of modernc.org/sqlite.
+	// Code() int, as modernc.org/sqlite has.
 	Permanent func(error) bool
 }
 

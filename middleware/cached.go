@@ -13,7 +13,7 @@ type Cache[K comparable, V any] interface {
 // functions wrapped by one cache share values by their keys, so each f needs
 // its own cache, or at least its own template.
 //
-// Errors are those of the cache, which wrap the error of f. The ctx of f
+// It returns the errors of the cache, which wrap the error of f. The ctx of f
 // carries the values of the first caller's ctx, and ends with the load: see
 // Cache.Get.
 func Cached[K comparable, V any](cache Cache[K, V]) Middleware[K, V] {

@@ -38,7 +38,7 @@ type RetryOptions struct {
 // AWS Architecture Blog, 2015. It does not begin a pause that would outlast the
 // deadline of ctx.
 //
-// If the call was not repeated, the error is that of f, unchanged. Otherwise
+// If the call was not repeated, Retry returns the error of f unchanged. Otherwise
 // the text shows the last error, and errors.Is and errors.As find the error of
 // every attempt, and the cause of the end of ctx if that ended a pause.
 //

@@ -45,7 +45,7 @@ func Timeout[K comparable, V any](d time.Duration) Middleware[K, V] {
 }
 
 // ended reports whether the deadline of ctx has passed, and nothing else has
-// ended ctx. The deadline of a connection is derived from that of the ctx, and
+// ended ctx. The deadline of a connection is derived from the ctx, and
 // may pass first.
 func ended(ctx context.Context, over error) bool {
 	if ctx.Err() != nil {

@@ -56,7 +56,7 @@ type conn struct {
 	opened atomic.Bool // the opening is over; nothing is parsed any more
 
 	mu      sync.Mutex
-	answers bytes.Buffer // guarded by mu: replies to be read before those of the proxy
+	answers bytes.Buffer // guarded by mu: replies that are read before the proxy's
 }
 
 // Write implements net.Conn.

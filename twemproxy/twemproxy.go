@@ -34,7 +34,7 @@ import (
 //
 // A command that twemproxy does not know is not sent. Its error is the [Error]
 // with which a server would reject it. Other commands of the same pipeline are
-// still sent, except those of a MULTI, which are rejected together. A Subscribe
+// still sent, except the commands of a MULTI, which are rejected together. A Subscribe
 // fails on its first read.
 //
 // For several proxies set a Dialer that dials one of them. As
