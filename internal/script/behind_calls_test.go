@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/cachex-go/cachex/internal/redistest"
@@ -110,4 +111,23 @@ func TestListRefused_ReturnsPages(t *testing.T) {
 	require.Len(t, seen, n)
 	require.Equal(t, "4999", seen["id4999"])
 	require.Greater(t, pages, n/most)
+}
+
+// A total that is refused takes the place of the older delta that no process could read:
+// if that became pending again, it would count twice beside the total.
+func TestAckBatch_OfARefusedValueForgetsWhatIsOlder(t *testing.T) {
+	t.Parallel()
+	for merge, v := range map[string]string{"sum": "=5", "last": "newer"} {
+		redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+			key := "{" + redistest.Key(t) + merge + "}"
+			p, more := key+"p", []string{key + "i", key + "d", key + "u", key + "l"}
+			require.NoError(t, rdb.HSet(t.Context(), more[0], "id", v, "#n", "5", "#a", "4", "#tok", "T", "#inc", "1", "#by", "me").Err())
+			require.NoError(t, rdb.HSet(t.Context(), more[2], "id", "2", "other", "3", "#t0", "17", "#v", "S").Err())
+			c := &script.Call{Script: script.AckBatch, Key: p, More: more, Args: []any{"5", "T", merge, "100", "1", "id"}}
+			require.NoError(t, c.Run(t.Context(), rdb))
+			require.EqualValues(t, 1, c.Reply)
+			require.Equal(t, map[string]string{"id": v}, rdb.HGetAll(t.Context(), more[1]).Val(), "refused")
+			require.Equal(t, map[string]string{"other": "3", "#t0": "17", "#v": "S"}, rdb.HGetAll(t.Context(), more[2]).Val(), "unread")
+		})
+	}
 }

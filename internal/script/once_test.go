@@ -227,3 +227,23 @@ func TestRunOrLeave_SaysThatWhatWasWrittenMayBeCarriedOut(t *testing.T) {
 	require.ErrorIs(t, call.Err, script.ErrOutcomeUnknown)
 	proxy.Release()
 }
+
+// A connection whose greeting is refused is dialed again by the client, as often as for
+// any command. Nothing was written, and Do adds no attempts of its own.
+func TestOnce_IsNotTriedAgainWhereTheClientHasTried(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	require.NoError(t, server.Client(nil).Do(t.Context(), "replicaof", "127.0.0.1", "1").Err())
+	var greetings atomic.Int32
+	rdb := server.Client(func(o *redis.Options) {
+		o.OnConnect = func(ctx context.Context, c *redis.Conn) error {
+			greetings.Add(1)
+			return c.Set(ctx, "greeting", "hello", 0).Err()
+		}
+	})
+	require.True(t, redis.IsReadOnlyError(rdb.Set(t.Context(), "k", "v", 0).Err()))
+	want := greetings.Swap(0)
+	require.Positive(t, want)
+	require.True(t, redis.IsReadOnlyError(script.Do(t.Context(), rdb, set(t.Context(), "k", "v"))))
+	require.Equal(t, want, greetings.Load())
+}
