@@ -1,13 +1,13 @@
-// Package breaker tells callers of a peer that is away not to wait for it.
+// Package breaker tells callers of an unavailable peer not to wait for it.
 //
-// A Breaker does not make the calls. It is told how they ended, and says whether
-// the next one is worth its time:
+// A Breaker does not make the calls. Callers report how their calls ended, and
+// ask whether the next one is worth its time:
 //
-//	closed ── Failure(true), or Trip times Failure(false) in a row ──> open
+//	closed ── Failure(true), or Trip consecutive Failure(false) ──> open
 //	   ^                                                              │    ^
-//	   │                                       Probe, once an interval│    │Failure
+//	   │                                     Probe, once an interval  │    │ Failure
 //	   │                                                              v    │
-//	   └──────────────── Success, whoever reports it ──────────────── half open
+//	   └────────────── Success, of any caller ───────────────────── half open
 package breaker
 
 import (
@@ -19,61 +19,63 @@ import (
 
 // Options describe a Breaker.
 type Options struct {
-	// Trip is how many failures in a row open the breaker, each of which proves
-	// nothing by itself. Defaults to 3.
+	// Trip is the number of consecutive failures that open the breaker if no
+	// single one proves that the peer is unavailable. Defaults to 3.
 	Trip int
 
-	// Every is how long after it opened, and after a probe ended, the next probe
-	// is granted. Defaults to 200 ms.
+	// Every is the time from the opening, or from the end of a probe, to the
+	// next probe. Defaults to 200 ms.
 	Every time.Duration
 
-	// Most lets that grow to a quarter of the time for which the breaker has been
-	// open, up to Most. Each interval is then shortened by up to a half at random,
-	// so that the probes of a fleet spread. Defaults to 0: neither.
+	// Most lets that time grow to a quarter of the time since the opening, up
+	// to Most. Each interval is then shortened at random by up to a half, so
+	// that the probes of a fleet spread. Defaults to 0: the time does not grow,
+	// and has no jitter.
 	Most time.Duration
 
-	// Lost is how long after a probe was granted the next one is, if nobody has
-	// said how the first one ended. Defaults to 10 s.
+	// Lost is the time after which another probe is granted if the outcome of
+	// the last one was not reported. Defaults to 10 s.
 	Lost time.Duration
 }
 
-// A Breaker keeps callers from a peer that is away. Its zero value is ready, and
-// closed. It is safe for concurrent use and must not be copied; Options must not
-// change after the first use.
+// Breaker keeps callers from an unavailable peer. Its zero value is ready, and
+// closed. It is safe for concurrent use and must not be copied. Options must
+// not change after the first use.
 //
-// A failure may come late: that of a call which began before the breaker closed
-// again. It counts like any other, and may open the breaker although the peer is
-// back. That ends with the next probe, so one late failure costs at most Every
-// and a probe, and there are no more of them than there were calls under way when
-// the breaker opened. A generation that Allow hands out and Failure takes back
-// would tell them apart. But every caller would have to carry it, those too who
-// do not ask Allow, and most late failures do no harm: one that proves nothing by
-// itself is forgotten with the next success.
+// A failure may be reported late, for a call that began before the breaker
+// closed again. It counts like any other, and may open the breaker although the
+// peer is available. The next probe ends that, so one late failure costs at
+// most Every and a probe. There are at most as many late failures as calls in
+// flight when the breaker opened. A generation, handed out by Allow and
+// returned with Failure, would tell them apart. But every caller would have to
+// carry it, including callers that do not ask Allow. Most late failures are
+// harmless anyway: one that proves nothing alone is forgotten with the next
+// success.
 type Breaker struct {
 	Options
 
-	// word is written under mu. It has the state in its two low bits, and above
-	// them, while closed, how many failures there have been in a row. So it is 0 as
-	// long as all is well, and that is all that a call then looks at.
+	// word is written under mu. Its two low bits are the state. While closed,
+	// the bits above are the number of consecutive failures. So it is 0 as long
+	// as no call fails, and a call then looks at nothing else.
 	word   atomic.Uint64
 	opened atomic.Int64
 
 	mu    sync.Mutex
 	since time.Time // guarded by mu: when it opened
-	next  time.Time // guarded by mu: not before that is a probe granted, unless closed
+	next  time.Time // guarded by mu: unless closed, no probe is granted before
 }
 
-// A State is what a Breaker does with calls.
+// State is the state of a Breaker.
 type State uint8
 
 const (
-	// Closed lets every call through.
+	// Closed allows every call.
 	Closed State = iota
 
-	// Open lets none through.
+	// Open allows no call.
 	Open
 
-	// HalfOpen lets none through while one probe is out.
+	// HalfOpen allows no call while one probe is in flight.
 	HalfOpen
 )
 
@@ -96,15 +98,15 @@ func (s State) String() string {
 	}
 }
 
-// Allow reports whether to call. Whoever does then calls Success or Failure,
-// unless the call says nothing about the peer.
+// Allow reports whether to call. A caller that calls then reports Success or
+// Failure, unless the outcome says nothing about the peer. A rejected caller
+// may ask Probe.
 //
-// It is one atomic load. Whoever is told not to call may ask Probe.
+// Allow is one atomic load.
 func (b *Breaker) Allow() bool { return b.word.Load()&stateMask == 0 }
 
-// Success says that the peer has answered, to anybody. It closes the breaker and
-// forgets the failures before it. While there are none of these it is one atomic
-// load.
+// Success reports that the peer has answered any caller. It closes the breaker
+// and forgets earlier failures. If there are none, it is one atomic load.
 func (b *Breaker) Success() {
 	if b.word.Load() == 0 {
 		return
@@ -114,13 +116,13 @@ func (b *Breaker) Success() {
 	b.word.Store(0)
 }
 
-// Failure says that a call has failed. If that makes it sure that the peer is
-// away, as a refused connection does, the breaker opens at once, else if it is
-// the last of Trip failures in a row.
+// Failure reports a failed call. If sure is true, the failure proves that the
+// peer is unavailable, like a refused connection, and the breaker opens at
+// once. Otherwise it opens after Trip consecutive failures.
 //
-// While open it does nothing: what fails without having asked, and however often,
-// must not put off the probe. While a probe is out it ends the probe, whoever
-// reports it: it says the same as the probe would have.
+// While the breaker is open, Failure does nothing: calls of callers that did
+// not ask must not delay the probe. While it is half open, a failure of any
+// caller ends the probe, since the probe would have failed too.
 func (b *Breaker) Failure(sure bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -142,9 +144,10 @@ func (b *Breaker) Failure(sure bool) {
 	b.next = now.Add(b.interval(now.Sub(b.since)))
 }
 
-// interval returns the time to the next probe of a breaker that has been open for
-// so long. A back-off that doubles would reach Most after 4 s, and make an outage
-// of 4 s one of 6 s; a quarter of the outage is never more than that.
+// interval returns the time to the next probe of a breaker that has been open
+// for the given time. A doubling back-off would reach Most after 4 s, and turn
+// an outage of 4 s into one of 6 s. A quarter of the outage never adds more
+// than that quarter.
 func (b *Breaker) interval(open time.Duration) time.Duration {
 	every := positive(b.Every, 200*time.Millisecond)
 	if b.Most <= 0 {
@@ -154,10 +157,11 @@ func (b *Breaker) interval(open time.Duration) time.Duration {
 	return d - rand.N(d/2+1)
 }
 
-// Probe reports whether the caller is to find out if the peer is back: to call
-// it, and then to say Success or Failure. While the breaker is open it is true for
-// one caller in each interval, see Options. It is false while a probe is out, unless
-// that has taken Lost, and while closed.
+// Probe reports whether the caller must find out if the peer is available: it
+// calls the peer, and then reports Success or Failure. While the breaker is
+// open, Probe is true for one caller in each interval, see [Options]. It is
+// false while closed, and while a probe is in flight, unless that has exceeded
+// Lost.
 func (b *Breaker) Probe() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -170,8 +174,8 @@ func (b *Breaker) Probe() bool {
 	return true
 }
 
-// Wait returns how long it is until a probe can be granted. It is 0 while closed,
-// and while a probe is out, whose end may come at any time.
+// Wait returns the time until a probe can be granted. It is 0 while closed, and
+// while a probe is in flight, which may end at any time.
 func (b *Breaker) Wait() time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -181,14 +185,14 @@ func (b *Breaker) Wait() time.Duration {
 	return max(time.Until(b.next), 0)
 }
 
-// State returns the state at the moment.
+// State returns the present state.
 func (b *Breaker) State() State { return State(b.word.Load() & stateMask) }
 
-// Opened returns how often the breaker has opened. A probe that failed does not
+// Opened returns how often the breaker has opened. A failed probe does not
 // count.
 func (b *Breaker) Opened() int64 { return b.opened.Load() }
 
-// positive returns v, or the default in its place if there is nothing sensible.
+// positive returns v if it is positive, otherwise def.
 func positive[T int | time.Duration](v, def T) T {
 	if v <= 0 {
 		return def

@@ -18,7 +18,7 @@ const (
 	tick  = time.Nanosecond
 )
 
-func TestTheZeroValueLetsCallsThrough(t *testing.T) {
+func TestBreaker_ZeroValueAllowsCalls(t *testing.T) {
 	t.Parallel()
 	var b Breaker
 	require.True(t, b.Allow())
@@ -29,7 +29,7 @@ func TestTheZeroValueLetsCallsThrough(t *testing.T) {
 	require.Zero(t, b.Opened())
 }
 
-func TestAFailureThatIsSureOpensAtOnce(t *testing.T) {
+func TestFailure_SureOpensAtOnce(t *testing.T) {
 	t.Parallel()
 	var b Breaker
 	b.Failure(true)
@@ -38,7 +38,7 @@ func TestAFailureThatIsSureOpensAtOnce(t *testing.T) {
 	require.EqualValues(t, 1, b.Opened())
 }
 
-func TestFailuresInARowOpen(t *testing.T) {
+func TestFailure_ConsecutiveOnesOpen(t *testing.T) {
 	t.Parallel()
 	for trip, want := range map[int]int{0: 3, -1: 3, 1: 1, 2: 2, 3: 3, 100: 100} {
 		b := Breaker{Options: Options{Trip: trip}}
@@ -62,7 +62,7 @@ func TestFailuresInARowOpen(t *testing.T) {
 	}
 }
 
-func TestAProbeIsGrantedOnceEveryInterval(t *testing.T) {
+func TestProbe_IsGrantedOnceAnInterval(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var b Breaker
@@ -93,7 +93,7 @@ func TestAProbeIsGrantedOnceEveryInterval(t *testing.T) {
 	})
 }
 
-func TestTheIntervalsAreThoseOfTheOptions(t *testing.T) {
+func TestProbe_IntervalsFollowTheOptions(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := Breaker{Options: Options{Every: time.Minute, Lost: time.Hour}}
@@ -107,13 +107,13 @@ func TestTheIntervalsAreThoseOfTheOptions(t *testing.T) {
 	})
 }
 
-func TestAProbeThatIsLostIsReplaced(t *testing.T) {
+func TestProbe_LostOneIsReplaced(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var b Breaker
 		b.Failure(true)
 		time.Sleep(every)
-		for range 3 { // nobody ever says how one of them ended
+		for range 3 { // no outcome is reported
 			require.True(t, b.Probe())
 			time.Sleep(lost - tick)
 			require.False(t, b.Probe())
@@ -125,12 +125,12 @@ func TestAProbeThatIsLostIsReplaced(t *testing.T) {
 	})
 }
 
-func TestASuccessClosesWhoeverReportsIt(t *testing.T) {
+func TestSuccess_OfAnyCallerCloses(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var b Breaker
 		b.Failure(true)
-		b.Success() // of a write that got through
+		b.Success() // of a write that succeeded
 		require.Equal(t, Closed, b.State())
 		b.Failure(true)
 		time.Sleep(every)
@@ -142,8 +142,8 @@ func TestASuccessClosesWhoeverReportsIt(t *testing.T) {
 	})
 }
 
-// Writes go out all the while, and each of them fails.
-func TestFailuresOfThoseWhoDidNotAskDoNotPutOffTheProbe(t *testing.T) {
+// Writes are sent all the time, and each of them fails.
+func TestFailure_OfUnaskedCallsDoesNotDelayTheProbe(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var b Breaker
@@ -161,22 +161,22 @@ func TestFailuresOfThoseWhoDidNotAskDoNotPutOffTheProbe(t *testing.T) {
 	})
 }
 
-func TestALateFailureKeepsCallersAwayForOneProbeAtMost(t *testing.T) {
+func TestFailure_LateOneCostsAtMostOneProbe(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var b Breaker
 		b.Failure(true)
 		time.Sleep(every)
 		require.True(t, b.Probe())
-		b.Success() // the peer is back
+		b.Success() // the peer is available again
 		for range 2 {
-			b.Failure(false) // of calls that began before, and ended late
-			b.Success()      // of a new one
+			b.Failure(false) // of calls that began earlier, and ended late
+			b.Success()      // of a new call
 		}
 		b.Failure(false)
 		require.True(t, b.Allow(), "those that prove nothing are forgotten")
 
-		for range 5 { // and this is the worst: one call after the other ends late
+		for range 5 { // the worst case: one call after the other ends late
 			b.Failure(true)
 			require.False(t, b.Allow())
 			time.Sleep(every)
@@ -188,7 +188,7 @@ func TestALateFailureKeepsCallersAwayForOneProbeAtMost(t *testing.T) {
 	})
 }
 
-func TestWaitIsTheTimeUntilTheNextProbe(t *testing.T) {
+func TestWait_IsTheTimeUntilTheNextProbe(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var b Breaker
@@ -208,7 +208,7 @@ func TestWaitIsTheTimeUntilTheNextProbe(t *testing.T) {
 	})
 }
 
-func TestAStateHasAName(t *testing.T) {
+func TestState_HasAName(t *testing.T) {
 	t.Parallel()
 	require.Equal(t, "closed", Closed.String())
 	require.Equal(t, "open", Open.String())
@@ -216,7 +216,7 @@ func TestAStateHasAName(t *testing.T) {
 	require.Equal(t, "unknown", State(3).String())
 }
 
-func TestNothingAllocates(t *testing.T) {
+func TestBreaker_AllocatesNothing(t *testing.T) {
 	b := Breaker{Options: Options{Every: 1}}
 	probes := 0
 	require.Zero(t, testing.AllocsPerRun(1000, func() {
@@ -232,13 +232,13 @@ func TestNothingAllocates(t *testing.T) {
 	require.Positive(t, probes)
 }
 
-// One of many gets the probe, at every instant, and nobody else does.
-func TestOneOfManyGetsTheProbe(t *testing.T) {
+// At every instant exactly one of many callers gets the probe.
+func TestProbe_IsGrantedToOneOfMany(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const callers, probes = 16, 50
 		var b Breaker
-		for range 4 { // Trip is crossed by one of them
+		for range 4 { // one of them reaches Trip
 			var wg sync.WaitGroup
 			for range callers {
 				wg.Go(func() { b.Failure(false) })
@@ -267,8 +267,8 @@ func TestOneOfManyGetsTheProbe(t *testing.T) {
 	})
 }
 
-// What goes on at once must leave it usable.
-func TestABreakerThatEverybodyHammersStillOpensAndCloses(t *testing.T) {
+// Concurrent use leaves it usable.
+func TestBreaker_OpensAndClosesUnderConcurrentUse(t *testing.T) {
 	t.Parallel()
 	b := Breaker{Options: Options{Every: 1, Lost: 1}}
 	for range 20 {
@@ -323,8 +323,8 @@ func BenchmarkProbeWhileOpen(b *testing.B) {
 	})
 }
 
-// probed returns when the probes of a breaker are granted that is asked every ten
-// milliseconds of an outage, counted from its beginning.
+// probed returns when a breaker grants probes, relative to the start of an
+// outage, if it is asked every ten milliseconds.
 func probed(b *Breaker, outage time.Duration) (at []time.Duration) {
 	began := time.Now()
 	b.Failure(true)
@@ -338,7 +338,7 @@ func probed(b *Breaker, outage time.Duration) (at []time.Duration) {
 	return at
 }
 
-func TestProbe_GrowsRareInALongOutage(t *testing.T) {
+func TestProbe_SlowsDownInALongOutage(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const most = 2 * time.Second

@@ -10,13 +10,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A model is what a Breaker is to do, in the simplest words: it has one thing
-// after the other, and a clock of its own.
+// model is a sequential specification of a Breaker, with its own clock.
 type model struct {
 	now      time.Duration
 	state    State
-	failures int           // in a row, while closed
-	since    time.Duration // when it opened, or the last probe ended, or the one that is out was granted
+	failures int           // consecutive, while closed
+	since    time.Duration // when it opened, or the last probe ended, or the present one was granted
 	opened   int64
 }
 
@@ -42,8 +41,7 @@ func (m *model) probe() bool {
 	return due
 }
 
-// A step is what can happen to a Breaker and its model. It returns what the two
-// said.
+// step applies one event to a Breaker and its model, and returns both results.
 type step struct {
 	name string
 	do   func(*Breaker, *model) (got, want bool)
@@ -67,7 +65,8 @@ var steps = []step{
 	passes(lost - every),
 }
 
-// check takes steps, and returns where the Breaker and its model part.
+// check applies steps, and returns an error if the Breaker and its model
+// differ.
 func check(path []int) error {
 	var b Breaker
 	var m model
@@ -88,7 +87,7 @@ func names(path []int) (names []string) {
 	return names
 }
 
-func TestEveryShortHistoryIsThatOfTheModel(t *testing.T) {
+func TestBreaker_MatchesTheModelInAllShortHistories(t *testing.T) {
 	t.Parallel()
 	const length = 6
 	synctest.Test(t, func(t *testing.T) {
@@ -109,7 +108,7 @@ func TestEveryShortHistoryIsThatOfTheModel(t *testing.T) {
 	})
 }
 
-func TestLongHistoriesAreThoseOfTheModel(t *testing.T) {
+func TestBreaker_MatchesTheModelInLongHistories(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for range 200 {

@@ -23,7 +23,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-func TestAReaderWhoIsNotLetThroughIsToldWhy(t *testing.T) {
+func TestAllow_ReturnsTheReason(t *testing.T) {
 	t.Parallel()
 	c := lone()
 	require.NoError(t, c.Allow())
@@ -32,7 +32,7 @@ func TestAReaderWhoIsNotLetThroughIsToldWhy(t *testing.T) {
 	require.NoError(t, c.Allow())
 	c.Done(t.Context(), time.Time{}, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED})
 	err := c.Allow()
-	require.EqualError(t, err, "Redis is not asked, since it did not answer lately: dial tcp: connection refused")
+	require.EqualError(t, err, "Redis was not asked, because it did not answer recently: dial tcp: connection refused")
 	require.ErrorIs(t, err, ErrAway)
 	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 	e, ok := errors.AsType[*net.OpError](err)
@@ -46,12 +46,12 @@ func TestAReaderWhoIsNotLetThroughIsToldWhy(t *testing.T) {
 	require.NoError(t, c.Allow())
 }
 
-// lone returns the route to a server by itself, of no client.
+// lone returns the route to a single server, without a client.
 func lone() Route {
 	return (&Circuits{server: func(string) string { return unknown }}).Of("k")
 }
 
-// opened returns a circuit that is open, and lets a probe be due.
+// opened returns a circuit that is open, with a probe due.
 func opened(t *testing.T) Route {
 	c := lone()
 	c.Done(t.Context(), time.Time{}, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED})
@@ -60,7 +60,7 @@ func opened(t *testing.T) Route {
 	return c
 }
 
-func TestOneReaderProbesInTheBackground(t *testing.T) {
+func TestProbe_RunsOnceInTheBackground(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var wg sync.WaitGroup
@@ -100,7 +100,7 @@ func TestOneReaderProbesInTheBackground(t *testing.T) {
 	})
 }
 
-func TestAProbeThatDoesNotReachRedisLeavesItOpen(t *testing.T) {
+func TestProbe_FailureLeavesItOpen(t *testing.T) {
 	t.Parallel()
 	for name, send := range map[string]func(context.Context) error{
 		"refused": func(context.Context) error { return &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED} },
@@ -124,7 +124,7 @@ func TestAProbeThatDoesNotReachRedisLeavesItOpen(t *testing.T) {
 	}
 }
 
-func TestReadsDoNotWaitForARedisThatIsAwayAndReturnToIt(t *testing.T) {
+func TestCircuit_SkipsAnUnavailableRedisAndReturnsToIt(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, back *redis.Client) {
 		require.NoError(t, back.Set(t.Context(), "k", "v", 0).Err())
@@ -179,26 +179,25 @@ func TestReadsDoNotWaitForARedisThatIsAwayAndReturnToIt(t *testing.T) {
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
-		// A second in which go-redis fails all calls, and an interval of ours.
+		// A second in which go-redis fails all calls, and one interval.
 		require.LessOrEqual(t, time.Since(since), time.Second+mostWait)
 		require.EqualValues(t, 1, cs.opened())
 	})
 }
 
-// A twin is a client whose type does not compare.
+// twin is a client of a type that is not comparable.
 type twin struct {
 	*redis.Client
 	_ []int
 }
 
-// A crooked one is of a type that compares, and has something in it that does
-// not.
+// crooked is of a comparable type, but holds a value that is not.
 type crooked struct {
 	*redis.Client
 	any
 }
 
-func TestAllWhoReadThroughAClientShareItsCircuits(t *testing.T) {
+func TestFor_SharesTheCircuitsOfAClient(t *testing.T) {
 	t.Parallel()
 	rdb, other := redis.NewClient(&redis.Options{}), redis.NewClient(&redis.Options{})
 	defer func() { _, _ = rdb.Close(), other.Close() }()
@@ -217,7 +216,7 @@ func TestAllWhoReadThroughAClientShareItsCircuits(t *testing.T) {
 	runtime.KeepAlive(c)
 }
 
-func TestAClientIsLetGoWithTheLastWhoReadsThroughIt(t *testing.T) {
+func TestFor_ReleasesTheClientWithItsLastUser(t *testing.T) {
 	t.Parallel()
 	rdb := redis.NewClient(&redis.Options{})
 	defer func() { _ = rdb.Close() }()
@@ -231,10 +230,10 @@ func TestAClientIsLetGoWithTheLastWhoReadsThroughIt(t *testing.T) {
 	require.NoError(t, For(rdb).Of("x").Allow(), "who comes now begins anew")
 }
 
-// A hidden client does not tell its masters.
+// hidden is a client that does not reveal its masters.
 type hidden struct{ redis.UniversalClient }
 
-func TestOf_HasACircuitForSomeSlotsEachWhereTheClientHidesItsMasters(t *testing.T) {
+func TestOf_GroupsSlotsIfTheClientHidesItsMasters(t *testing.T) {
 	t.Parallel()
 	rdb := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{closedPort(t)}})
 	defer func() { _ = rdb.Close() }()
@@ -256,7 +255,7 @@ func TestOf_HasACircuitForSomeSlotsEachWhereTheClientHidesItsMasters(t *testing.
 	require.EqualValues(t, 1, cs.opened())
 }
 
-func TestACircuitCostsAReadNoAllocation(t *testing.T) {
+func TestAllow_AllocatesNothing(t *testing.T) {
 	cs := newCircuits(hidden{redis.NewClusterClient(&redis.ClusterOptions{})})
 	defer func() { _ = cs.rdb.Close() }()
 	ctx := t.Context()
@@ -292,9 +291,8 @@ func BenchmarkCircuit(b *testing.B) {
 	}
 }
 
-// With timeouts of the client that are longer than all deadlines, these are all
-// that anybody sees.
-func TestCallersWithShortDeadlinesFindOutThatRedisIsSilent(t *testing.T) {
+// If the client's timeouts exceed all deadlines, callers see no other error.
+func TestDone_ShortDeadlinesRevealASilentRedis(t *testing.T) {
 	t.Parallel()
 	for name, heeds := range map[string]bool{"the client heeds them": true, "the client does not": false} {
 		t.Run(name, func(t *testing.T) {
@@ -321,11 +319,11 @@ func TestCallersWithShortDeadlinesFindOutThatRedisIsSilent(t *testing.T) {
 	}
 }
 
-func TestCircuit_ProbesALongOutageEverySecondOrTwo(t *testing.T) {
+func TestProbe_RunsEverySecondOrTwoInALongOutage(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		o := &redis.Options{}
-		once(o) // with no look-up of a name, which bubbles share
+		once(o) // without a DNS lookup, which bubbles share
 		rdb := redis.NewClient(o)
 		defer func() { _ = rdb.Close() }()
 		c := For(rdb).Of("k")

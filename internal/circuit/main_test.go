@@ -34,11 +34,11 @@ func once(o *redis.Options) {
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 }
 
-// closedPort returns an address where nobody listens, until the test ends.
+// closedPort returns an address without a listener, until the test ends.
 func closedPort(t *testing.T) string { return fmt.Sprintf("127.0.0.1:%d", redistest.Port(t)) }
 
-// scripted returns a client of a server that answers every GET with reply, and
-// not at all if that is empty.
+// scripted returns a client of a server that answers every GET with reply, or
+// never if reply is empty.
 func scripted(t *testing.T, reply string, configure func(*redis.Options)) *redis.Client {
 	o := &redis.Options{Dialer: func(context.Context, string, string) (net.Conn, error) {
 		client, server := net.Pipe()

@@ -8,8 +8,8 @@ import (
 	"github.com/cachex-go/cachex/internal/client"
 )
 
-// servers returns what names the server to which rdb sends the commands of a key.
-// It sends nothing.
+// servers returns a function that names the server to which rdb sends the
+// commands of a key. It sends nothing.
 func servers(rdb redis.UniversalClient) func(key string) string {
 	if server := client.Servers(rdb); server != nil {
 		return server
@@ -22,8 +22,8 @@ func servers(rdb redis.UniversalClient) func(key string) string {
 
 const unknown = client.Unknown
 
-// ofCluster is how many circuits a Cluster has whose client does not tell its
-// masters, each for a range of slots.
+// ofCluster is the number of circuits of a Cluster whose client does not reveal
+// its masters. Each covers a range of slots.
 const ofCluster = 64
 
 var ranges = func() (names [ofCluster]string) {

@@ -20,8 +20,8 @@ import (
 
 var errDial = &net.OpError{Op: "dial", Net: "tcp", Err: errBroken}
 
-// scattered returns a client of a Cluster of three whose slots are dealt out one by
-// one. Slot i belongs to the master i%3, until owner says otherwise.
+// scattered returns a client of a Cluster of three masters. Slot i belongs to
+// the master i%3, until owner says otherwise.
 func scattered(t *testing.T, owner func(slot int) int) *redis.ClusterClient {
 	rdb := redis.NewClusterClient(&redis.ClusterOptions{ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
 		all := make([]redis.ClusterSlot, slots)
@@ -80,7 +80,7 @@ func TestOf_AsksTheMasterThatHasTakenTheSlots(t *testing.T) {
 	rdb := scattered(t, func(slot int) int {
 		select {
 		case <-takes:
-			return 2 // of all
+			return 2 // of all slots
 		default:
 			return byThree(slot)
 		}
@@ -140,7 +140,7 @@ func TestOf_HasOneCircuitWhileTheClientKnowsNoServer(t *testing.T) {
 	require.Equal(t, breaker.Closed, cs.State())
 }
 
-func TestState_LeavesOutAServerThatNobodyAsksFor(t *testing.T) {
+func TestState_IgnoresAnIdleServer(t *testing.T) {
 	t.Parallel()
 	cs := newCircuits(scattered(t, byThree))
 	synctest.Test(t, func(t *testing.T) {
@@ -155,7 +155,7 @@ func TestState_LeavesOutAServerThatNobodyAsksFor(t *testing.T) {
 		cs.Of(keyOf(1)(0)).Done(t.Context(), time.Time{}, io.EOF)
 		require.Len(t, cs.all(), 1, "and it is forgotten when another one fails")
 		require.EqualValues(t, 1, cs.opened())
-		time.Sleep(time.Second) // the client rests after it has looked for its masters
+		time.Sleep(time.Second) // the client pauses after it has looked up its masters
 	})
 }
 
@@ -192,9 +192,9 @@ func TestDone_BlamesTheServersThatDidNotAnswer(t *testing.T) {
 	}
 }
 
-// A caller of many keys who leaves does not know which server was silent. Its next
-// calls do.
-func TestDone_OfACallerWhoLeftBlamesTheServersThatAnswerUntilTheFirstProbe(t *testing.T) {
+// If a caller of many keys leaves, the silent server is unknown. The next calls
+// find it out.
+func TestDone_OfALeavingCallerBlamesAllServersUntilTheFirstProbe(t *testing.T) {
 	t.Parallel()
 	cs := newCircuits(scattered(t, byThree))
 	silent, well := cs.Of(keyOf(0)(0)), cs.Of(keyOf(1)(0))
@@ -213,7 +213,7 @@ func TestDone_OfACallerWhoLeftBlamesTheServersThatAnswerUntilTheFirstProbe(t *te
 		}
 		require.NoError(t, well.Allow())
 		require.Error(t, silent.Allow())
-		time.Sleep(time.Second) // the client rests after it has looked for its masters
+		time.Sleep(time.Second) // the client pauses after it has looked up its masters
 	})
 }
 
@@ -224,7 +224,7 @@ type reply string
 func (r reply) Error() string { return string(r) }
 func (reply) RedisError()     {}
 
-// A master that is stopped answers nobody, and its connections stay open.
+// A stopped master answers no command, and its connections stay open.
 func TestOf_AsksAStoppedMasterThreeTimesWhateverItsSlots(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 3)

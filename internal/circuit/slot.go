@@ -4,8 +4,9 @@ import "strings"
 
 const slots = 1 << 14 // of a Cluster
 
-// slot returns the slot of key in a Cluster: its CRC16, or that of its hash tag.
-// That is what the first { and the first } after it enclose, if anything.
+// slot returns the slot of key in a Cluster: the CRC16 of the key or of its
+// hash tag. The hash tag is the text between the first { and the next }, unless
+// it is empty.
 func slot(key string) int {
 	if _, tag, ok := strings.Cut(key, "{"); ok {
 		if tag, _, ok = strings.Cut(tag, "}"); ok && tag != "" {
@@ -19,7 +20,7 @@ func slot(key string) int {
 	return int(crc % slots)
 }
 
-// xmodem has the CRC16 of every byte, by the polynomial of XMODEM.
+// xmodem has the CRC16 of every byte, with the polynomial of XMODEM.
 var xmodem = func() (table [256]uint16) {
 	for i := range table {
 		crc := uint16(i) << 8

@@ -10,7 +10,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-func TestTheSlotOfAKeyIsTheOneThatRedisSays(t *testing.T) {
+func TestSlot_MatchesRedis(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.Start(t, "--cluster-enabled", "yes").Client(nil)
 	keys := []string{"", "a", "{a}b", "{}b", "a{b}c{d}", "a{b", "a}b{c}", "{{a}}", "{a", "}", "{", "a{}{b}", "{a}{b}", "123456789", "\xff\x00{\xfe}"}
