@@ -96,8 +96,7 @@ func (r Route) circuit() *Circuit {
 }
 
 // Done reports the outcome of a call to Redis that the caller made under ctx at
-// began, allowed or not. ctx must be that of a caller, which may leave at any
-// time, not one that limits the time of Redis. began may be zero, see classify.
+// began, allowed or not. ctx must be the ctx of a caller, which may leave at any time, not one that limits the time of Redis. began may be zero, see classify.
 func (r Route) Done(ctx context.Context, began time.Time, err error) {
 	r.cs.record(r.key, classify(ctx, began, err), err)
 }

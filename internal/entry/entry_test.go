@@ -13,7 +13,7 @@ import (
 	"github.com/cachex-go/cachex/internal/entry"
 )
 
-// compose returns the bytes of an entry, its sum filled in.
+// compose returns the bytes of an entry with its checksum.
 func compose(key string, h entry.Header, payload string) []byte {
 	if h.State != entry.Lease {
 		h.Sum = entry.Sum(key, []byte(payload))
@@ -21,7 +21,7 @@ func compose(key string, h entry.Header, payload string) []byte {
 	return append(h.Append(nil), payload...)
 }
 
-// mend makes the check of a header right again after it was tampered with.
+// mend corrects the check of a header after a change.
 func mend(b []byte) []byte {
 	b[5] = 0
 	for i, c := range b[:entry.Size] {
@@ -32,7 +32,7 @@ func mend(b []byte) []byte {
 	return b
 }
 
-func TestHeaderIsLaidOutAsThePackageSays(t *testing.T) {
+func TestHeader_HasTheDocumentedLayout(t *testing.T) {
 	t.Parallel()
 	h := entry.Header{
 		State: entry.Value, Flags: entry.Expired | entry.Awaited | entry.Stale, Fails: 9,
@@ -54,7 +54,7 @@ func TestHeaderIsLaidOutAsThePackageSays(t *testing.T) {
 	require.LessOrEqual(t, entry.Size, 40)
 }
 
-func TestParseSplitsWhatAppendJoined(t *testing.T) {
+func TestParse_ReversesAppend(t *testing.T) {
 	t.Parallel()
 	for _, g := range golden {
 		h := g.header
@@ -72,7 +72,7 @@ func TestParseSplitsWhatAppendJoined(t *testing.T) {
 	}
 }
 
-func TestParseRefusesEveryPart(t *testing.T) {
+func TestParse_RejectsEveryPrefix(t *testing.T) {
 	t.Parallel()
 	for _, g := range golden {
 		b := compose(goldenKey, g.header, g.payload)
@@ -87,7 +87,7 @@ func TestParseRefusesEveryPart(t *testing.T) {
 	require.False(t, ok)
 }
 
-func TestParseRefusesEveryByteThatChanged(t *testing.T) {
+func TestParse_RejectsEveryChangedByte(t *testing.T) {
 	t.Parallel()
 	for _, g := range golden {
 		b := compose(goldenKey, g.header, g.payload)
@@ -108,12 +108,12 @@ func TestParseRefusesEveryByteThatChanged(t *testing.T) {
 	}
 }
 
-func TestParseRefusesWhatItDoesNotKnowThoughTheCheckIsRight(t *testing.T) {
+func TestParse_RejectsUnknownValuesWithAValidCheck(t *testing.T) {
 	t.Parallel()
 	valid := map[int]string{0: "\xC1", 1: "X", 2: "\x01", 3: "VLN"} // all flags are known
 	for at, known := range valid {
 		for c := range 256 {
-			// Without a payload it is good in every state.
+			// Without a payload it is valid in every state.
 			b := compose(goldenKey, entry.Header{State: entry.Value, Token: entry.Token{1}}, "")
 			b[at] = byte(c)
 			_, _, ok := entry.Parse(goldenKey, mend(b))
@@ -122,7 +122,7 @@ func TestParseRefusesWhatItDoesNotKnowThoughTheCheckIsRight(t *testing.T) {
 	}
 }
 
-func TestParseRefusesForeignBytes(t *testing.T) {
+func TestParse_RejectsForeignBytes(t *testing.T) {
 	t.Parallel()
 	for _, s := range []string{
 		"", "1", "hello", `{"ID":42,"Name":"Ada"}`, strings.Repeat("\x00", entry.Size), strings.Repeat("\xff", 99),
@@ -135,26 +135,26 @@ func TestParseRefusesForeignBytes(t *testing.T) {
 	}
 }
 
-func TestParseRefusesAValueUnderAnotherKey(t *testing.T) {
+func TestParse_RejectsAValueUnderAnotherKey(t *testing.T) {
 	t.Parallel()
 	b := compose("users:42", entry.Header{State: entry.Value, Token: entry.Token{1}}, "payload")
 	for _, key := range []string{"users:43", "users:4", "users:422", "", "Users:42", "users:42p"} {
 		_, _, ok := entry.Parse(key, b)
 		require.False(t, ok, "%q", key)
 	}
-	// That one key has no value says nothing of another.
+	// The absence of a value holds for one key only.
 	none := compose("users:42", entry.Header{State: entry.Absent, Token: entry.Token{1}}, "")
 	_, _, ok := entry.Parse("users:42", none)
 	require.True(t, ok)
 	_, _, ok = entry.Parse("users:43", none)
 	require.False(t, ok)
-	// Without a payload there is nothing to mistake for the value of another
-	// key, and a lease can be released under any.
+	// A lease has no payload to mistake for the value of another key, so it can
+	// be released under any key.
 	_, _, ok = entry.Parse("users:43", entry.Header{State: entry.Lease, Token: entry.Token{1}}.Append(nil))
 	require.True(t, ok)
 }
 
-func TestParseReturnsTheHeaderOfAPayloadThatIsWrong(t *testing.T) {
+func TestParse_ReturnsTheHeaderOfAnInvalidPayload(t *testing.T) {
 	t.Parallel()
 	token := entry.Token{8, 7, 6, 5, 4, 3, 2, 1}
 	value := compose(goldenKey, entry.Header{State: entry.Value, Token: token, Soft: 5, Till: 6}, "payload")
@@ -177,7 +177,7 @@ func TestParseReturnsTheHeaderOfAPayloadThatIsWrong(t *testing.T) {
 	}
 }
 
-func TestAValueIsPausedIfItHasATimeButNoToken(t *testing.T) {
+func TestPaused_HasATimeAndNoToken(t *testing.T) {
 	t.Parallel()
 	token := entry.Token{7: 1}
 	for h, want := range map[entry.Header]bool{
@@ -195,7 +195,7 @@ func TestAValueIsPausedIfItHasATimeButNoToken(t *testing.T) {
 	}
 }
 
-func TestTokensAreNeverZeroNorTwiceTheSame(t *testing.T) {
+func TestNewToken_IsUniqueAndNotZero(t *testing.T) {
 	t.Parallel()
 	seen := map[entry.Token]bool{{}: true}
 	for range 10_000 {
@@ -217,7 +217,7 @@ func crc32c(b string) uint32 {
 	return ^crc
 }
 
-func TestSumIsTheCRC32COfKeyAndPayload(t *testing.T) {
+func TestSum_IsTheCRC32COfKeyAndPayload(t *testing.T) {
 	t.Parallel()
 	require.Equal(t, uint32(0xE3069283), crc32c("123456789"), "the check value of RFC 3720 and of every catalogue")
 	long := strings.Repeat("0123456789abcdef\x00\xff", 500)
@@ -230,7 +230,7 @@ func TestSumIsTheCRC32COfKeyAndPayload(t *testing.T) {
 	require.Equal(t, crc32c("key"), entry.Sum("key", nil))
 }
 
-func TestAppendCostClampsToWhatFits(t *testing.T) {
+func TestAppendCost_ClampsToItsRange(t *testing.T) {
 	t.Parallel()
 	for d, want := range map[time.Duration]string{
 		0:                                    "00000000",
@@ -252,8 +252,9 @@ func TestAppendCostClampsToWhatFits(t *testing.T) {
 	}
 }
 
-// Not parallel: testing.AllocsPerRun counts what all goroutines allocate.
-func TestParseAndSumAllocateNothing(t *testing.T) {
+// It is not parallel: testing.AllocsPerRun counts the allocations of all
+// goroutines.
+func TestParse_AllocatesNothing(t *testing.T) {
 	key, payload := strings.Repeat("key:", 20), []byte(strings.Repeat("payload", 200))
 	b := compose(key, entry.Header{State: entry.Value, Token: entry.Token{1}}, string(payload))
 	require.Zero(t, testing.AllocsPerRun(200, func() {
@@ -281,7 +282,7 @@ func BenchmarkParse(b *testing.B) {
 	}
 }
 
-func TestACountIsADecimalNumberAndNeedsNoSum(t *testing.T) {
+func TestParse_CountIsDecimalWithoutASum(t *testing.T) {
 	t.Parallel()
 	h := entry.Header{State: entry.Value, Flags: entry.Count, Token: entry.Token{1}}
 	for payload, ok := range map[string]bool{

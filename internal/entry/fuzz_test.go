@@ -12,7 +12,7 @@ import (
 
 var number = regexp.MustCompile(`^-?[0-9]+$`)
 
-// FuzzParse gives Parse any bytes, and one change to bytes that it takes.
+// FuzzParse passes any bytes to Parse, and one change of accepted bytes.
 func FuzzParse(f *testing.F) {
 	for _, g := range golden {
 		f.Add(goldenKey, compose(goldenKey, g.header, g.payload), uint(5), byte(1))
@@ -51,7 +51,8 @@ func FuzzParse(f *testing.F) {
 		}
 		i := at % uint(len(b))
 		b[i] += delta
-		// Scripts change the payload of a count and can make no sum of it: only another number passes for it.
+		// Scripts change the payload of a count and cannot update a checksum,
+		// so only another number is accepted.
 		want := delta == 0 || count && i >= entry.Size && number.Match(b[entry.Size:])
 		if _, _, ok := entry.Parse(key, b); ok != want {
 			t.Fatalf("byte %d plus %d: %v", i, delta, ok)
@@ -59,14 +60,14 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// FuzzRoundTrip writes any header and payload, and reads them.
+// FuzzRoundTrip writes any header and payload, and reads them back.
 func FuzzRoundTrip(f *testing.F) {
 	for _, g := range golden {
 		h := g.header
 		f.Add(byte(h.State), byte(h.Flags), h.Fails, h.Soft, h.Token[:], h.Till, h.Born, uint32(h.Cost/time.Millisecond), goldenKey, g.payload)
 	}
 	f.Fuzz(func(t *testing.T, state, flags byte, fails int, soft int64, token []byte, till, born int64, cost uint32, key, payload string) {
-		const limit = entry.Forever // what 48 bits hold
+		const limit = entry.Forever // the greatest number of 48 bits
 		h := entry.Header{
 			State: entry.Value, Flags: entry.Flags(flags) % 16, Fails: fails & entry.MaxFails,
 			Soft: soft & limit, Till: till & limit, Born: born & limit, Cost: time.Duration(cost) * time.Millisecond,

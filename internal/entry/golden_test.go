@@ -20,13 +20,14 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew: an entry of an older release may then be refused")
 
-// goldenKey is where all golden entries stand.
+// goldenKey is the key of all golden entries.
 const goldenKey = "users:42"
 
 // goldenUser is struct{ ID int64; Name string }{42, "Ada"} in MessagePack.
 const goldenUser = "\x82\xa2ID*\xa4Name\xa3Ada"
 
-// The entries of one user, as a cache has them one after the other.
+// golden lists the entries of one user in the order in which a cache stores
+// them.
 var golden = []struct {
 	name    string
 	header  entry.Header
@@ -69,7 +70,7 @@ var golden = []struct {
 
 func goldenFile(name string) string { return filepath.Join("testdata", name+".bin") }
 
-func TestGoldenEntriesAreReadAndWrittenByteForByte(t *testing.T) {
+func TestGolden_EntriesRoundTripByteForByte(t *testing.T) {
 	t.Parallel()
 	for _, g := range golden {
 		if *update {
@@ -89,13 +90,13 @@ func TestGoldenEntriesAreReadAndWrittenByteForByte(t *testing.T) {
 	}
 }
 
-func TestGoldenFilesAreTheOnesTested(t *testing.T) {
+func TestGolden_FilesAreTheTestedOnes(t *testing.T) {
 	t.Parallel()
 	files, err := os.ReadDir("testdata")
 	require.NoError(t, err)
 	var names []string
 	for _, f := range files {
-		if !f.IsDir() { // a directory is what the fuzzer found
+		if !f.IsDir() { // the fuzzer writes a directory
 			names = append(names, f.Name())
 		}
 	}
@@ -106,8 +107,7 @@ func TestGoldenFilesAreTheOnesTested(t *testing.T) {
 	require.ElementsMatch(t, want, names)
 }
 
-// fenced returns what stands between the first fence of that language and its
-// end in docs/entry.md.
+// fenced returns the text of the first fence of that language in docs/entry.md.
 func fenced(t *testing.T, language string) string {
 	t.Helper()
 	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "entry.md"))
@@ -119,21 +119,21 @@ func fenced(t *testing.T, language string) string {
 	return block + "\n"
 }
 
-func TestTheDumpInTheDocumentationIsTheGoldenEntry(t *testing.T) {
+func TestGolden_DumpInTheDocumentationMatches(t *testing.T) {
 	t.Parallel()
 	b, err := os.ReadFile(goldenFile("fresh"))
 	require.NoError(t, err)
 	require.Equal(t, hex.Dump(b), fenced(t, "hexdump"))
 }
 
-func TestThePythonInTheDocumentationReadsGoldenEntries(t *testing.T) {
+func TestGolden_PythonInTheDocumentationReadsThem(t *testing.T) {
 	t.Parallel()
 	python, err := exec.LookPath("python3")
 	if err != nil {
 		t.Skip("python3 is not on PATH: install it to run this test")
 	}
-	// The program of the documentation, then its function on each file, with
-	// each byte changed in turn.
+	// The program of the documentation, then a call of its function for each
+	// file, with each byte changed in turn.
 	const check = `
 import sys
 for name in sys.argv[2:]:
@@ -159,7 +159,7 @@ for name in sys.argv[2:]:
 	require.Equal(t, want.String(), string(out))
 }
 
-// inPython is what parse of the documentation returns, as Python prints it.
+// inPython is the result of parse of the documentation, as Python prints it.
 func inPython(h entry.Header, payload string) string {
 	if h.State != entry.Value {
 		return "None"

@@ -1,10 +1,10 @@
 package entry
 
-// A packed entry is the field of a hash that many entries share, for which a header
-// of 40 bytes would be too much, and of which Redis does not know when it ends. It
-// has one of two forms. A value that is settled, without a lease, a failure or a
-// mark, and the knowledge that there is none, have 7 bytes before the payload. These
-// are 56 bits:
+// A packed entry is a field of a hash that many entries share. A header of 40
+// bytes would be too much for it, and Redis does not know when it ends. It has
+// one of two forms. The short form is for a value without a lease, a failure or
+// a mark, and for a remembered absence of a value. It has 7 bytes before the
+// payload. These are 56 bits:
 //
 //	bits
 //	   1  set
@@ -13,22 +13,23 @@ package entry
 //	  13  check: the CRC-32C of the key and the payload, and the sum of the first 6
 //	      bytes as they are without the check, modulo 8192
 //
-// It ends when it is of no use any more: a value when its cache, which knows for
-// how long, serves it no more even if it is stale, and else with soft. When the
-// load began and what it cost is not kept. The 7 bytes and a zero do for a token:
-// they tell one entry from the next, and no lease ever has them.
+// A value ends when its cache, which knows how long it may be stale, no longer
+// serves it. A remembered absence ends with soft. The start and the cost of the
+// load are not kept. The 7 bytes and a zero serve as its token: they tell one
+// entry from the next, and no lease ever has them.
 //
-// What begins with C1 has the long form, and so has what is of a soft before 2000: some
-// of that would begin with C1, too.
+// Bytes that begin with C1 have the long form. So have entries whose soft is
+// before 2000, since some of their short forms would begin with C1 too.
 //
-// 7 bytes, and not 8, since a hash of 100 with values of 40 or 110 bytes then just
-// fits a size in which the allocator of Redis deals.
+// It is 7 bytes, not 8, since a hash of 100 values of 40 or 110 bytes then just
+// fits a size class of the allocator of Redis.
 //
-// All else has the 40 bytes that an entry has which is not packed, and 6 more before
-// the payload: the end, in milliseconds of the server's clock. Of sum, 13 bits count.
+// All other entries have the 40 bytes of an unpacked entry, and 6 more before
+// the payload: the end, in milliseconds of the server's clock. Of sum, 13 bits
+// count.
 //
-// The key, which is what callers call the entry, is that of the hash, a space, and
-// the field.
+// The key that callers pass consists of the key of the hash, a space, and the
+// field.
 const (
 	short     = 7
 	shortMark = 0x80 // of the first byte
@@ -40,8 +41,8 @@ const (
 	checkHigh = checked >> 8 // of the sixth byte
 )
 
-// ParsePacked is Parse of the field of a hash. A lease has, as Till, the time when
-// it ends.
+// ParsePacked is like Parse, for a field of a hash. The Till of a lease is the
+// time when it ends.
 func ParsePacked(key string, b []byte) (h Header, payload []byte, ok bool) {
 	if len(b) >= short && b[0] >= shortMark && b[0] != magic0 {
 		return parseShort(key, b)
@@ -68,7 +69,7 @@ func ParsePacked(key string, b []byte) (h Header, payload []byte, ok bool) {
 	return h, payload, ok
 }
 
-// parseShort is ParsePacked of the short form.
+// parseShort is ParsePacked for the short form.
 func parseShort(key string, b []byte) (h Header, payload []byte, ok bool) {
 	x := uint48(b)
 	h = Header{State: Value, Soft: x>>5&maxShort + begin}
@@ -87,9 +88,9 @@ func parseShort(key string, b []byte) (h Header, payload []byte, ok bool) {
 	return h, b[short:], true
 }
 
-// AppendPacked is Append of a header of a packed entry that is kept until end, and of
-// which the cache serves no value for longer than stale after Soft, Forever as long as
-// it is there. It is what the scripts do.
+// AppendPacked is like Append, for a packed entry that is kept until end, and
+// whose cache serves a value for at most stale after Soft; Forever means as
+// long as it is there. The scripts do the same.
 func (h Header) AppendPacked(dst []byte, end, stale int64) []byte {
 	if !h.short(end, stale) {
 		return appendUint48(h.Append(dst), end)
@@ -102,7 +103,7 @@ func (h Header) AppendPacked(dst []byte, end, stale int64) []byte {
 	return append(appendUint48(dst, x|int64(sum>>8)), byte(sum))
 }
 
-// short reports whether the short form says all that there is to say.
+// short reports whether the short form can represent h.
 func (h *Header) short(end, stale int64) bool {
 	if h.State == Lease || h.Flags != 0 || h.Fails != 0 || h.Till != 0 || h.Token == (Token{}) {
 		return false
@@ -116,7 +117,7 @@ func (h *Header) short(end, stale int64) bool {
 	return end == due && (h.Soft == Forever || h.Soft >= y2000 && h.Soft < begin+maxShort)
 }
 
-// shortSum returns the sum of the 6 bytes of x, of which the last 5 bits are taken for
+// shortSum returns the sum of the 6 bytes of x, with the last 5 bits taken as
 // zero.
 func shortSum(x int64) (n uint32) {
 	for x &^= checkHigh; x != 0; x >>= 8 {

@@ -21,8 +21,8 @@ func packing(h entry.Header, payload string, end, stale int64) []byte {
 	return append(h.AppendPacked(nil, end, stale), payload...)
 }
 
-// These stay as they are for good: they stand in the Redis of users.
-func TestPackedEntriesHaveTheBytesThatTheyHaveAlwaysHad(t *testing.T) {
+// These bytes must never change: they are stored in the Redis of users.
+func TestPacked_BytesNeverChange(t *testing.T) {
 	t.Parallel()
 	token := entry.Token{1, 2, 3, 4, 5, 6, 7, 8}
 	const soft = 1_767_225_600_123
@@ -40,7 +40,7 @@ func TestPackedEntriesHaveTheBytesThatTheyHaveAlwaysHad(t *testing.T) {
 	}
 }
 
-func TestAPackedEntryIsReadAsItWasWritten(t *testing.T) {
+func TestPacked_RoundTrips(t *testing.T) {
 	t.Parallel()
 	rnd := rand.New(rand.NewPCG(3, 4))
 	shorts := 0
@@ -74,7 +74,7 @@ func TestAPackedEntryIsReadAsItWasWritten(t *testing.T) {
 			h.Till = end
 		}
 		got.Sum, h.Sum = 0, 0
-		if len(b) == 7+len(payload) { // what the short form does not keep
+		if len(b) == 7+len(payload) { // the short form does not keep it
 			shorts++
 			require.NotEqual(t, entry.Token{}, got.Token)
 			got.Token, h.Token, h.Born, h.Cost = entry.Token{}, entry.Token{}, 0, 0
@@ -84,7 +84,7 @@ func TestAPackedEntryIsReadAsItWasWritten(t *testing.T) {
 	require.Greater(t, shorts, 2000)
 }
 
-func TestAPackedEntryThatIsChangedAnywhereIsNone(t *testing.T) {
+func TestPacked_RejectsEveryChange(t *testing.T) {
 	t.Parallel()
 	token, soft := entry.NewToken(), time.Now().UnixMilli()
 	for _, whole := range [][]byte{
@@ -100,7 +100,7 @@ func TestAPackedEntryThatIsChangedAnywhereIsNone(t *testing.T) {
 				b := append([]byte(nil), whole...)
 				b[i] += byte(by)
 				_, _, ok := entry.ParsePacked(packedKey, b)
-				if ok && len(b) == entry.Size+6 && (i >= 36 || i == 0) { // the sum of a value, of which not all bits count; or it has the short form then
+				if ok && len(b) == entry.Size+6 && (i >= 36 || i == 0) { // a byte of the checksum, of which not all bits count; or it then has the short form
 					continue
 				}
 				require.False(t, ok, "byte %d of %x", i, whole)
@@ -114,7 +114,7 @@ func TestAPackedEntryThatIsChangedAnywhereIsNone(t *testing.T) {
 }
 
 // The check has 13 bits.
-func TestAPackedEntryOfAnotherKeyIsHardlyEverTakenForOne(t *testing.T) {
+func TestPacked_RarelyAcceptsAnEntryOfAnotherKey(t *testing.T) {
 	t.Parallel()
 	soft := time.Now().UnixMilli()
 	b := packing(entry.Header{State: entry.Value, Soft: soft, Token: entry.NewToken()}, "payload", soft, 0)

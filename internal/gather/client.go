@@ -1,6 +1,7 @@
-// Package gather has what concurrent callers on one client of Redis read, and what they
-// write, leave together: a lone caller's at once, and what comes while a few are under way
-// in one pipeline for each node; of keys that are read by GET, in one MGET.
+// Package gather batches the reads and writes of concurrent callers on one
+// Redis client. A single command is sent immediately. Commands issued while
+// others are in flight share one pipeline for each node; keys that are read by
+// GET share one MGET.
 package gather
 
 import (
@@ -17,41 +18,42 @@ import (
 	"github.com/cachex-go/cachex/internal/guard"
 )
 
-// A Client reads and writes on a client of Redis, for all who do on that. It is safe for
-// concurrent use.
+// Client batches the reads and writes of all users of one Redis client. It is
+// safe for concurrent use.
 //
-// What is sent together is as good as what is sent alone. Each caller leaves on its own
-// ctx, gets its own error, and never what was read before it came. Values that are known
-// to be large go alone, and so do the keys that had one lately: the others would wait for
-// them.
+// A batched command behaves like one sent alone. Each caller leaves on its own
+// ctx and gets its own error, and never a value that was read before the caller
+// came. Values that are known to be large are sent alone, and so are keys that
+// recently had one: the others would wait for them.
 type Client struct {
 	rdb     redis.UniversalClient
 	oneNode bool         // rdb is a client of one server
 	apart   atomic.Int64 // Unix time in nanoseconds until which no MGET is sent
 	large   large
 
-	alone *lanes   // of all keys; nil if nodes has them
+	alone *lanes   // of all keys; nil if nodes has the lanes
 	nodes sync.Map // from *redis.Client to *lanes
 	count atomic.Int64
 
 	mu      sync.Mutex
-	running int           // guarded by mu: goroutines of ours
-	idle    chan struct{} // guarded by mu: closed when there are none; nil if nobody waits for that
+	running int           // guarded by mu: number of goroutines
+	idle    chan struct{} // guarded by mu: closed when none is left; nil if no caller waits for that
 
-	users int // changed within calls of clients alone
+	users int // accessed only within calls of clients
 }
 
-// Lanes are what goes to one node. Writes have one of their own: a server that pauses
-// them, or refuses them so that the client tries again, answers reads all the same.
+// lanes are the batchers of one node. Writes have their own: a server that
+// pauses writes, or rejects them so that the client retries, still answers
+// reads.
 type lanes struct{ reads, writes lane }
 
 type lane = combine.Combiner[*read]
 
-// clients has the Client of every client in use.
+// clients has the Client of every redis client in use.
 var clients client.Shared[Client]
 
-// For returns the Client of rdb, for whoever calls Release later. Clients that cannot be
-// told apart have one of their own each time.
+// For returns the Client of rdb. The caller must call Release later. If redis
+// clients cannot be compared, each call returns a new Client.
 func For(rdb redis.UniversalClient) *Client {
 	return clients.For(rdb, func() *Client { return newClient(rdb) }, func(c *Client) { c.users++ })
 }
@@ -72,9 +74,9 @@ func (c *Client) newLanes() *lanes {
 	return l
 }
 
-// Release undoes one For. Who still has the Client may use it on. What it returns is
-// closed when nothing is under way any more, if nobody else uses the Client; at once,
-// if somebody does.
+// Release undoes one For. The caller may still use the Client. If it was the
+// last user, the returned channel is closed when nothing is in flight any more;
+// otherwise it is closed at once.
 func (c *Client) Release() <-chan struct{} {
 	last := clients.Release(c.rdb, c, func() bool {
 		c.users--
@@ -93,7 +95,7 @@ func (c *Client) Release() <-chan struct{} {
 	return idle
 }
 
-// spawn is guard.Go in a goroutine that Release waits for.
+// spawn is guard.Go on a goroutine that Release waits for.
 func (c *Client) spawn(code guard.Code, fn func() error, done func(error)) {
 	c.mu.Lock()
 	c.running++
@@ -113,22 +115,21 @@ func (c *Client) landed() {
 	}
 }
 
-// A Value is what a key holds.
+// Value is the value of a key.
 type Value struct {
 	B  []byte
-	of *lot // nil: B is nobody else's
+	of *lot // nil: B is not shared
 }
 
-// Release says that nobody looks at B any more. It need not be called.
+// Release says that the caller no longer uses B. It need not be called.
 func (v Value) Release() {
 	if v.of != nil {
 		v.of.release()
 	}
 }
 
-// Own returns B, or a copy of it, that is good for as long as it is needed, and says that
-// nobody looks at B itself any more. One value that is kept would keep all that were read
-// together, and have no memory be used again where many share what they read.
+// Own returns B, or a copy of it that the caller may keep, and releases B. A
+// retained B would keep the memory of the whole batch, and prevent its reuse.
 func (v Value) Own() []byte {
 	if v.of == nil {
 		return v.B
@@ -137,11 +138,12 @@ func (v Value) Own() []byte {
 	return bytes.Clone(v.B)
 }
 
-// Get returns what a key holds, or a field of a hash unless field is empty; or redis.Nil
-// or another error. It is expected to be so many bytes.
+// Get returns the value of a key, or of a field of a hash unless field is
+// empty; or redis.Nil or another error. size is the expected number of bytes.
 //
-// If it is sent alone, it heeds ctx as far as the client does. It is sent together with
-// others if a few are under way; then Get returns the cause of the end of ctx at once.
+// If the read is sent alone, it respects ctx as far as the client does. If
+// others are in flight, it is batched; then Get returns the cause of the end of
+// ctx at once.
 func (c *Client) Get(ctx context.Context, key, field string, size int) (Value, error) {
 	at := c.lanes(ctx, key)
 	if at == nil {
@@ -163,18 +165,18 @@ func (c *Client) Get(ctx context.Context, key, field string, size int) (Value, e
 	return r.v, r.err
 }
 
-// one sends a read by itself.
+// one sends a read alone.
 func (c *Client) one(ctx context.Context, key, field string) (v Value, err error) {
 	defer guard.Catch(guard.Client, &err)
 	cmd := get(ctx, c.rdb, key, field)
 	b, err := cmd.Bytes()
-	if err == nil { // else nothing is known of it
+	if err == nil { // after an error the size is unknown
 		c.large.note(key, field, len(b))
 	}
 	return Value{B: b}, err
 }
 
-// get queues on c, or sends, the command that reads a key, or a field of it.
+// get sends on c, or queues, the command that reads a key or a field of it.
 func get(ctx context.Context, c redis.Cmdable, key, field string) *redis.StringCmd {
 	if field == "" {
 		return c.Get(ctx, key)
@@ -182,15 +184,15 @@ func get(ctx context.Context, c redis.Cmdable, key, field string) *redis.StringC
 	return c.HGet(ctx, key, field)
 }
 
-// maxNodes is how many nodes a Client knows. A Cluster has fewer; but each that is
-// replaced is another one.
+// maxNodes limits the nodes that a Client knows. A Cluster has fewer, but each
+// replaced node adds one.
 const maxNodes = 1 << 10
 
-// lanes returns the lanes of key, or nil if what is to be done to it is sent by itself: on
-// a client that we do not know, or that joins what it is given itself, as the AutoPipeline
-// face of one does.
+// lanes returns the lanes of key, or nil for clients that must not be batched:
+// unknown types and AutoPipeline.
 //
-// Each node has its own, since those who are together wait for the slowest of them.
+// Each node has its own lanes, since batched commands wait for the slowest of
+// them.
 func (c *Client) lanes(ctx context.Context, key string) *lanes {
 	if c.alone != nil {
 		return c.alone

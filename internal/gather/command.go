@@ -11,16 +11,16 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// An Ask sends the command that reads a key, or queues it if c is a pipeline.
+// Ask sends the command that reads a key, or queues it if c is a pipeline.
 type Ask func(ctx context.Context, c redis.Cmdable, key string) redis.Cmder
 
-// Do returns the command by which ask reads a key, when it has its answer; or the error of
-// that, and then no command. It must read and nothing else, and be no script: the client
-// may send it twice. about is what such replies are like; Do takes note of this one.
+// Do returns the answered command with which ask reads a key; or its error, and
+// then no command. ask must only read, and must not run a script: the client
+// may send it twice. about is the expected size of such replies; Do updates it.
 //
-// If it is sent alone, it heeds ctx as far as the client does. It is sent together with
-// others, by Get too, if a few are under way; then Do returns the cause of the end of ctx
-// at once.
+// If the command is sent alone, it respects ctx as far as the client does. If
+// others are in flight, it is batched, also with Get; then Do returns the cause
+// of the end of ctx at once.
 func (c *Client) Do(ctx context.Context, key string, about *Size, ask Ask) (redis.Cmder, error) {
 	at := c.lanes(ctx, key)
 	if at == nil {
@@ -39,7 +39,7 @@ func (c *Client) Do(ctx context.Context, key string, about *Size, ask Ask) (redi
 	own := &command{ask: ask}
 	own.read = read{key: key, size: size, by: own}
 	if _, err := l.Join(ctx, &own.read); err != nil {
-		return nil, err // and others may still write to own
+		return nil, err // others may still write to own
 	}
 	if own.err != nil {
 		return nil, own.err
@@ -48,7 +48,7 @@ func (c *Client) Do(ctx context.Context, key string, about *Size, ask Ask) (redi
 	return own.cmd, nil
 }
 
-// itself sends a command by itself.
+// itself sends a command alone.
 func (c *Client) itself(ctx context.Context, key string, about *Size, ask Ask) (cmd redis.Cmder, err error) {
 	defer guard.Catch(guard.Client, &err)
 	cmd = ask(ctx, c.rdb, key)
@@ -61,11 +61,11 @@ func (c *Client) itself(ctx context.Context, key string, about *Size, ask Ask) (
 	return cmd, nil
 }
 
-// Write sends cmd, which writes key, and has so many bytes. The error is that of what
-// kept cmd from being sent or waited for, and then it must not be looked at: others may
-// still write to it. Else cmd has its answer or its error.
+// Write sends cmd, which writes key and has size bytes. The error says why cmd
+// was not sent or not awaited; cmd must then not be read, since others may
+// still write to it. If the error is nil, cmd has its answer or its own error.
 //
-// It leaves as with Do, together with what others write.
+// It is batched with other writes, like Do.
 func (c *Client) Write(ctx context.Context, key string, size int, cmd redis.Cmder) error {
 	at := c.lanes(ctx, key)
 	if at == nil {
@@ -93,7 +93,7 @@ func (c *Client) Write(ctx context.Context, key string, size int, cmd redis.Cmde
 	return nil
 }
 
-// wrote sends a command that writes by itself.
+// wrote sends a writing command alone.
 func (c *Client) wrote(ctx context.Context, key string, size int, cmd redis.Cmder) (err error) {
 	defer guard.Catch(guard.Client, &err)
 	if script.Do(ctx, c.rdb, cmd) == nil {
@@ -102,15 +102,15 @@ func (c *Client) wrote(ctx context.Context, key string, size int, cmd redis.Cmde
 	return nil
 }
 
-// A command is a read otherwise than by GET or HGET, or a write.
+// command is a write, or a read other than GET or HGET.
 type command struct {
 	read
 	ask Ask         // nil: it writes
-	cmd redis.Cmder // as it was last sent, or is to be sent
-	got int         // about how many bytes the reply has
+	cmd redis.Cmder // as last sent, or still to send
+	got int         // approximate number of bytes of the reply
 }
 
-// queue queues the command on p, or sends it if that is no pipeline.
+// queue queues the command on p, or sends it if p is not a pipeline.
 func (own *command) queue(ctx context.Context, p redis.Cmdable) {
 	if own.ask != nil {
 		own.cmd = own.ask(ctx, p, own.key)
@@ -124,7 +124,7 @@ func (own *command) queue(ctx context.Context, p redis.Cmdable) {
 	}
 }
 
-// note notes how large the reply is.
+// note records the size of the reply.
 func (own *command) note(l *large) {
 	switch {
 	case own.err != nil:
@@ -136,11 +136,11 @@ func (own *command) note(l *large) {
 	}
 }
 
-// PerElement is how many bytes an element of a reply counts for, beside its own: it takes
-// the server and the client as long as some bytes do.
+// PerElement is the number of bytes that an element of a reply counts in
+// addition to its own, for its cost in the server and the client.
 const PerElement = 16
 
-// replySize returns about how many bytes a reply has.
+// replySize returns the approximate number of bytes of a reply.
 func replySize(cmd redis.Cmder) (n int) {
 	switch cmd := cmd.(type) {
 	case *redis.StringSliceCmd:
@@ -155,27 +155,27 @@ func replySize(cmd redis.Cmder) (n int) {
 	case *redis.ZSliceCmd:
 		for _, z := range cmd.Val() {
 			member, _ := z.Member.(string)
-			n += 2*PerElement + len(member) // and the score
+			n += 2*PerElement + len(member) // plus the score
 		}
 	}
 	return n
 }
 
-// A Size is about how many bytes replies of one kind have: the moving average of those
-// that were not empty. Its zero value knows of none. It is safe for concurrent use; of two
-// who Learn at the same time one may be forgotten.
+// Size is the approximate size of replies of one kind in bytes: the moving
+// average of replies that were not empty. Its zero value is unknown. It is safe
+// for concurrent use; of two concurrent calls of Learn one may be lost.
 type Size struct{ n atomic.Int64 } // negative: a guess
 
-// Guess says how many it is to be until there was a reply.
+// Guess sets the size to expect before the first reply.
 func (s *Size) Guess(n int) { s.n.Store(-int64(n)) }
 
-// About returns how many bytes to expect.
+// About returns the number of bytes to expect.
 func (s *Size) About() int {
 	n := s.n.Load()
 	return int(max(n, -n))
 }
 
-// Learn takes a reply of n bytes into the average.
+// Learn adds a reply of n bytes to the average.
 func (s *Size) Learn(n int) {
 	switch old := s.n.Load(); {
 	case n == 0 || int64(n) == old:

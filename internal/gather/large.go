@@ -5,8 +5,8 @@ import (
 	"sync/atomic"
 )
 
-// A large remembers some of the keys that had a large value when they were last read. It
-// may take another key for one of them, which then goes alone.
+// large remembers some of the keys whose last known value was large. It may
+// confuse another key with one of them, which is then sent alone.
 type large struct {
 	some  atomic.Bool // there was one
 	marks [256]atomic.Uint64
@@ -23,7 +23,7 @@ func (l *large) has(key, field string) bool {
 	return l.marks[h%uint64(len(l.marks))].Load() == h
 }
 
-// note notes how many bytes the key has.
+// note records the size of the key's value.
 func (l *large) note(key, field string, size int) {
 	is := size >= huge
 	if !is && !l.some.Load() {

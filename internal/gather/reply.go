@@ -11,32 +11,34 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// A reply is the reply of one MGET as it comes over the wire. It is written once, and
-// then read once. Its memory is used again, but not that of large values.
+// reply is the reply of one MGET as it arrives. It is written once, then read
+// once. Its memory is reused, except for large values.
 //
-// They are taken as they are: a buffer for all of them would be copied again and
-// again as it grows.
+// Large values get their own buffers: one buffer for all of them would be
+// copied again and again as it grows.
 type reply struct {
-	b    []byte   // of replies that are not large, all of it
-	more [][]byte // each large value, and what follows it
-	rest []byte   // what is not read yet of the piece that is being read
+	b    []byte   // the whole reply, unless it has large values
+	more [][]byte // each large value, and the bytes after it
+	rest []byte   // the unread rest of the current piece
 	next int      // the piece after that: 0 is b
 }
 
-// largeValue is how many bytes make a value large, and largeReply how many are kept for
-// the next reply: what leaves together has about as many, if values have 1 KB.
+// largeValue is the number of bytes that make a value large. largeReply is the
+// number of bytes kept for the next reply: about the size of a batch of values
+// of 1 KB.
 const (
 	largeValue = 1 << 12
 	largeReply = 1 << 18
 
-	// largestStep is how many bytes are made room for at once: a length that makes no
-	// sense must not ask for all the memory there is.
+	// largestStep limits the bytes that are allocated at once: a malformed
+	// length must not ask for all memory.
 	largestStep = 1 << 20
 )
 
 var replies = sync.Pool{New: func() any { return new(reply) }}
 
-// release says that nobody looks any more at what came, and that no more comes.
+// release says that the caller no longer uses the reply, and that no more of it
+// arrives.
 func (r *reply) release() {
 	if cap(r.b) <= largeReply {
 		*r = reply{b: r.b[:0]}
@@ -52,22 +54,22 @@ func (r *reply) last() *[]byte {
 	return &r.b
 }
 
-// Write appends what the client has read.
+// Write appends the bytes that the client has read.
 func (r *reply) Write(b []byte) (int, error) {
 	last := r.last()
 	*last = append(*last, b...)
 	return len(b), nil
 }
 
-// ReadFrom appends what there is to read: a value, of which the client tells the
-// length by a LimitedReader.
+// ReadFrom appends a value. If from is a LimitedReader, the client has told its
+// length.
 func (r *reply) ReadFrom(from io.Reader) (n int64, err error) {
 	rest := int64(1)
 	limited, known := from.(*io.LimitedReader)
 	if known {
 		if rest = limited.N; rest >= largeValue {
 			r.more = append(r.more, make([]byte, 0, min(rest, largestStep)))
-			defer func() { r.more = append(r.more, nil) }() // for what follows
+			defer func() { r.more = append(r.more, nil) }() // for the bytes after it
 		}
 	}
 	last := r.last()
@@ -86,10 +88,10 @@ func (r *reply) ReadFrom(from io.Reader) (n int64, err error) {
 	return n, err
 }
 
-// isArray reports whether values have come: a refusal has no array.
+// isArray reports whether values have arrived: an error is not an array.
 func (r *reply) isArray() bool { return bytes.HasPrefix(r.b, []byte("*")) }
 
-// value returns the next of the values, or redis.Nil.
+// value returns the next value, or redis.Nil.
 func (r *reply) value() ([]byte, error) {
 	kind, n := r.line()
 	if kind == '_' || kind == '$' && n < 0 {
@@ -105,8 +107,8 @@ func (r *reply) value() ([]byte, error) {
 	return b, nil
 }
 
-// line takes a line off the reply: its kind, which is 0 if there is none, and the
-// number in it.
+// line consumes a line of the reply. It returns its type, which is 0 if there
+// is no line, and the number in it.
 func (r *reply) line() (kind byte, n int) {
 	r.turn()
 	end := bytes.IndexByte(r.rest, '\r')
@@ -122,7 +124,7 @@ func (r *reply) line() (kind byte, n int) {
 	return line[0], n
 }
 
-// turn goes on to the next piece if this one is read.
+// turn moves to the next piece if the current one is consumed.
 func (r *reply) turn() {
 	for len(r.rest) == 0 && r.next <= len(r.more) {
 		if r.next == 0 {

@@ -13,27 +13,28 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// A read is that of one caller.
+// read is the read of one caller.
 type read struct {
 	key, field string
-	size       int      // about how many bytes are expected
-	by         *command // nil: GET, or HGET if there is a field
-	v          Value    // unless by has it
+	size       int      // approximate number of bytes to expect
+	by         *command // nil: GET, or HGET if field is set
+	v          Value    // unless by has the value
 	err        error
 }
 
-// What leaves together is bounded: a server that answers it answers nobody else, and
-// those who are together wait for all of it.
+// The size of a batch is limited: while a server answers it, other clients
+// wait, and so do the callers of the batch.
 const (
-	most = 128     // of weight: keys, or
-	unit = 1 << 10 // so many bytes for each
+	most = 128     // of weight: one for each key, plus
+	unit = 1 << 10 // one for each unit of bytes
 
-	huge = 1 << 14 // bytes: larger values go alone
+	huge = 1 << 14 // bytes: larger values are sent alone
 )
 
 func (r *read) weight() int { return 1 + r.size/unit }
 
-// A lot is what was read together. Its memory is used again when all have released it.
+// lot is the shared reply of a batch. Its memory is reused when all callers
+// have released it.
 type lot struct {
 	left atomic.Int64
 	m    *MGet
@@ -45,21 +46,21 @@ func (l *lot) release() {
 	}
 }
 
-// failAll gives reads the error of a send that panicked or called runtime.Goexit.
+// failAll sets the error of reads whose send panicked or called runtime.Goexit.
 func failAll(reads []*read, err error) {
 	for _, r := range reads {
 		r.v, r.err = Value{}, err
 	}
 }
 
-// send reads what several callers ask for.
+// send sends the reads of several callers.
 func (c *Client) send(ctx context.Context, reads []*read) {
 	c.ask(ctx, reads)
 	c.noteAll(reads)
 }
 
 func (c *Client) ask(ctx context.Context, reads []*read) {
-	if len(reads) == 1 { // the others have left, or have nodes of their own
+	if len(reads) == 1 { // the others have left, or have other nodes
 		deal(reads, queue(ctx, c.rdb, reads), nil)
 		return
 	}
@@ -84,7 +85,7 @@ func (c *Client) ask(ctx context.Context, reads []*read) {
 	}
 }
 
-// split returns those of reads that an MGET reads, and the others.
+// split separates the reads that one MGET serves from the others.
 func (c *Client) split(reads []*read) (plain, others []*read) {
 	apart := func(r *read) bool { return r.field != "" || r.by != nil }
 	switch {
@@ -110,8 +111,8 @@ func (c *Client) mget(ctx context.Context, reads []*read) *MGet {
 	return NewMGet(ctx, len(reads), func(i int) string { return reads[i].key })
 }
 
-// queue queues a command for each read, or sends it if p is no pipeline, and returns those
-// that are not in by.
+// queue queues a command for each read, or sends it if p is not a pipeline. It
+// returns the commands of the reads without by.
 func queue(ctx context.Context, p redis.Cmdable, reads []*read) []*redis.StringCmd {
 	cmds := make([]*redis.StringCmd, len(reads))
 	for i, r := range reads {
@@ -124,8 +125,7 @@ func queue(ctx context.Context, p redis.Cmdable, reads []*read) []*redis.StringC
 	return cmds
 }
 
-// deal gives each read what its command was answered; or err, if that is what became of
-// all.
+// deal sets the result of each read; or err, if the whole round trip failed.
 func deal(reads []*read, cmds []*redis.StringCmd, err error) {
 	for i, r := range reads {
 		switch {
@@ -139,8 +139,8 @@ func deal(reads []*read, cmds []*redis.StringCmd, err error) {
 	}
 }
 
-// take gives each read its part of what m was answered; if that cannot be had, they are
-// read each by itself.
+// take sets the result of each read from the reply of m. If m is unfit, the
+// keys are read one by one.
 func (c *Client) take(ctx context.Context, m *MGet, reads []*read) {
 	if !m.Unfit() {
 		of := &lot{m: m}
@@ -160,12 +160,12 @@ func (c *Client) take(ctx context.Context, m *MGet, reads []*read) {
 	}
 }
 
-// noteAll notes which values are large.
+// noteAll records which values are large.
 func (c *Client) noteAll(reads []*read) {
 	for _, r := range reads {
 		if r.by != nil {
 			r.by.note(&c.large)
-		} else if r.err == nil { // else nothing is known of it
+		} else if r.err == nil { // after an error the size is unknown
 			c.large.note(r.key, r.field, len(r.v.B))
 		}
 	}
