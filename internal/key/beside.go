@@ -5,9 +5,10 @@ import (
 	"strings"
 )
 
-// Beside returns what the names of keys begin with that a Cluster keeps where it keeps
-// key, rendered: key itself if it has a hash tag, else key as the hash tag. The error
-// says that it is empty, or has a brace and no hash tag, so that there are no such names.
+// Beside returns a prefix for further keys in the same Cluster slot as the
+// rendered key: key itself if it has a hash tag, otherwise key as the hash tag.
+// It returns an error if no such prefix exists: key is empty, or has a brace
+// but no hash tag.
 func Beside(key string) (string, error) {
 	if key == "" {
 		return "", errors.New("the key is empty: nothing could be kept where it is")

@@ -16,7 +16,8 @@ var (
 	textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
 )
 
-// bind gives each part the value in a key of type t for which it stands, and refuses types that have no rendering.
+// bind assigns to each part its value in a key of type t, and rejects types
+// that have no rendering.
 func bind(t reflect.Type, parts []part) error {
 	if t.Kind() == reflect.Struct && !isText(t) {
 		return bindFields(t, parts)
@@ -34,8 +35,9 @@ func bind(t reflect.Type, parts []part) error {
 	return nil
 }
 
-// bindFields is bind for a struct without a rendering of its own. Every field must be used, once or more often: a field
-// that does not belong to the key does not belong to its type either, so there is no tag to leave one out.
+// bindFields is bind for a struct without a rendering of its own. Every field
+// must be used at least once. There is no tag to leave a field out: a field
+// that is not part of the key must not be part of its type either.
 func bindFields(t reflect.Type, parts []part) error {
 	fields, err := fieldsOf(t)
 	if err != nil {
@@ -73,17 +75,18 @@ func bindFields(t reflect.Type, parts []part) error {
 // field is a field of a struct K.
 type field struct {
 	value  value
-	name   string // its placeholder: the tag, else the Go name in snake case
+	name   string // its placeholder: the tag, otherwise the Go name in snake case
 	goName string
 	tagged bool
 }
 
-// is reports whether a placeholder of that name stands for the field.
+// is reports whether a placeholder of that name means the field.
 func (f *field) is(name string) bool {
 	return strings.EqualFold(name, f.name) || !f.tagged && strings.EqualFold(name, f.goName)
 }
 
-// fieldsOf returns the fields of the struct t, except blank ones: Go does not compare those, so they tell no keys apart.
+// fieldsOf returns the fields of the struct t, except blank ones: Go does not
+// compare them, so they do not distinguish keys.
 func fieldsOf(t reflect.Type) ([]field, error) {
 	var fields []field
 	for i := range t.NumField() {
@@ -111,7 +114,7 @@ func fieldsOf(t reflect.Type) ([]field, error) {
 	return fields, nil
 }
 
-// placeholders lists what could stand in a template for a struct of these fields.
+// placeholders lists the possible placeholders for a struct of these fields.
 func placeholders(fields []field) string {
 	if len(fields) == 0 {
 		return "none, so its template has no placeholder"
@@ -123,12 +126,14 @@ func placeholders(fields []field) string {
 	return strings.Join(names, ", ")
 }
 
-// classOf returns how values of type t are rendered. An error begins with the type.
+// classOf returns the class of values of type t. An error begins with the type.
 //
-// What is refused could all be rendered somehow, but not so that equal keys and only equal keys are one string, and the
-// same string in every process of the fleet. Somebody has to decide what is equal there, and writes it down in a function.
+// The rejected types could all be rendered somehow. But the rendering would not
+// be equal exactly for equal keys, and the same in every process of the fleet.
+// For these types the user must define equality in a function.
 func classOf(t reflect.Type) (class, error) {
-	// Before the methods: what these types have would not tell their values apart.
+	// These come before the methods, which would not distinguish the values of
+	// these types.
 	why := ""
 	switch t.Kind() {
 	case reflect.Interface:
@@ -169,11 +174,11 @@ func classOf(t reflect.Type) (class, error) {
 	case reflect.Float32, reflect.Float64, reflect.Complex64, reflect.Complex128:
 		return 0, refuse(t, "-0 equals 0, and NaN not even itself")
 	}
-	// What remains is structs: Go does not compare maps, slices and functions.
+	// Only structs remain: Go does not compare maps, slices and functions.
 	return 0, refuse(t, "a struct inside a struct needs the method MarshalText, of the value and not of its pointer")
 }
 
-// sizeOf is the size of a value of type t and its class.
+// sizeOf returns the size of a value of type t and of its class.
 func sizeOf(t reflect.Type, c class) int {
 	switch c {
 	case signed, unsigned:
@@ -188,13 +193,15 @@ func refuse(t reflect.Type, why string) error {
 	return fmt.Errorf("%v cannot be in a key: %s: use Spec.KeyFunc", t, why)
 }
 
-// isText reports whether values of type t render themselves. A method of the pointer does not count, as it would not for
-// encoding/json and a value that has no address: whether it is called would depend on where the key comes from.
+// isText reports whether values of type t render themselves. A method of the
+// pointer does not count, like in encoding/json for a value without an address:
+// whether it is called would depend on the origin of the key.
 func isText(t reflect.Type) bool { return t.Implements(textAppender) || t.Implements(textMarshaler) }
 
-// checkPromoted refuses a struct that may have its MarshalText from an embedded field: such a method knows nothing of the
-// fields beside it, and keys that differ in those would collide. A struct that embeds a text type and has a method of its
-// own is refused with the rest, for reflection cannot tell the two apart.
+// checkPromoted rejects a struct whose MarshalText may come from an embedded
+// field. Such a method does not know the other fields, so keys that differ in
+// them would collide. A struct that embeds a text type and has its own method
+// is rejected too, since reflection cannot tell the two apart.
 func checkPromoted(t reflect.Type) error {
 	if t.Kind() != reflect.Struct {
 		return nil

@@ -5,8 +5,9 @@ import (
 	"reflect"
 )
 
-// ErrUnhashable says that a key holds a value that Go cannot compare, a slice say, in
-// a field or element of an interface type. It cannot be the key of a map.
+// ErrUnhashable reports that a key holds a value that Go cannot compare, for
+// example a slice in a field or element of an interface type. Such a key cannot
+// be the key of a map.
 var ErrUnhashable = errors.New("the key holds a value that cannot be the key of a map")
 
 // Hides reports whether a K can hold a value that cannot be compared.
@@ -28,7 +29,7 @@ func hides(t reflect.Type) bool {
 	return false
 }
 
-// Hashable returns nil if k can be the key of a map, else ErrUnhashable.
+// Hashable returns nil if k can be the key of a map, otherwise ErrUnhashable.
 func (t *Template[K]) Hashable(k K) error {
 	if t.hides {
 		return Hashable(k)
@@ -36,11 +37,11 @@ func (t *Template[K]) Hashable(k K) error {
 	return nil
 }
 
-// Hashable returns nil if k can be the key of a map, else ErrUnhashable. A caller who
-// asks often asks Hides first.
+// Hashable returns nil if k can be the key of a map, otherwise ErrUnhashable. A
+// frequent caller asks Hides first.
 //
-// It looks k up in a map. reflect.Value.Comparable looks at the elements of an array
-// and takes one without elements for comparable.
+// It looks up k in a map. reflect.Value.Comparable would inspect the elements
+// of an array, and treat an empty array as comparable.
 func Hashable[K comparable](k K) (err error) {
 	defer func() {
 		if recover() != nil {

@@ -1,48 +1,64 @@
-// Package key renders typed keys as Redis keys, from a template that is checked against the key's type once, when the
-// cache is made, so that nothing is left to go wrong on the way to Redis.
+// Package key renders typed keys as Redis keys. A template is checked against
+// the key's type once, when the cache is made, so that few errors are left for
+// later.
 //
 // # Templates
 //
-// A template is literal text and placeholders. {name} stands for a value. {{name}} stands for a value inside literal
-// braces, a hash tag: Redis Cluster keeps the keys with equal text between the first pair of braces on one node, unless
-// that text is empty. Braces have no other use in a template.
+// A template consists of literals and placeholders. {name} stands for a value.
+// {{name}} stands for a value inside literal braces, a hash tag: Redis Cluster
+// keeps keys with equal text between the first pair of braces on one node,
+// unless that text is empty. Braces have no other use in a template.
 //
-// A struct without a text of its own has a placeholder for each of its fields, found by the field's tag `cachex:"name"`,
-// or without a tag by the field's name as it is in Go or in snake case, whatever the case of the letters: {user_id},
-// {UserID} and {userid} are all the field UserID. Every field must be in the template, or keys that differ would collide.
-// Any other type has exactly one placeholder, and its name is only for the reader.
+// A struct without a text of its own has a placeholder for each of its fields.
+// The placeholder is the field's tag `cachex:"name"`, or otherwise the field's
+// name, as in Go or in snake case, in any case of letters: {user_id}, {UserID}
+// and {userid} all mean the field UserID. Every field must be in the template,
+// or different keys would collide. Any other type has exactly one placeholder,
+// with any name.
 //
 // # Values
 //
-// Integers are decimal, bools true or false, arrays of bytes lower-case hexadecimal. Strings stand as they are, but for
-// '%', ':', '{', '}', control characters, bytes that are not UTF-8, and the character that begins the literal between a
-// string and the next value: of these each byte is written %XX. What [encoding.TextAppender] or [encoding.TextMarshaler]
-// give is treated as a string is; they come before the underlying type, and must be methods of the value, not of its
-// pointer. Named types render as what they are made of. All else is refused, and left to a function.
+// Integers are decimal, bools true or false, arrays of bytes lower-case
+// hexadecimal. Strings are rendered unchanged, with these exceptions: '%', ':',
+// '{', '}', control characters, bytes that are not UTF-8, and the first
+// character of the literal between a string and the next value. Each byte of
+// these is written %XX. Results of [encoding.TextAppender] and
+// [encoding.TextMarshaler] are treated like strings. These methods take
+// precedence over the underlying type, and must be methods of the value, not of
+// its pointer. Named types render like their underlying types. All other types
+// are rejected, and need a function.
 //
-// Text is compared byte by byte, as Go compares strings: it is not folded in case and not brought to a Unicode normal form.
+// Text is compared byte by byte, as Go compares strings: without case folding
+// or Unicode normalization.
 //
-// # Distinct keys are distinct strings
+// # Different keys have different strings
 //
-// Let a key be L0 V0 L1 V1 … Vn Ln+1, the literals L known, with the braces of hash tags in them, and the values V to be
-// found again.
+// Let a key be L0 V0 L1 V1 … Vn Ln+1. The literals L, including the braces of
+// hash tags, are known; the values V must be recovered.
 //
-// One value is found again from its rendering: decimals, bools and hexadecimal plainly, and an escaped string by undoing
-// the escapes, since '%' itself is always escaped. For text this is as good as the type's own method: it must give
-// different text for different values.
+// A value is recovered from its rendering: decimals, bools and hexadecimal
+// directly, and an escaped string by reversing the escapes, since '%' itself is
+// always escaped. For text this depends on the type's own method, which must
+// return different text for different values.
 //
-// The end of each value is found too. The last one ends where the last literal, of known length, begins. Any other value
-// is followed by a literal that is not empty, for touching placeholders are refused, and a reader who goes from left to
-// right knows where that literal begins:
+// The end of each value is recovered too. The last value ends where the last
+// literal, of known length, begins. Any other value is followed by a non-empty
+// literal, since adjacent placeholders are rejected. Reading from left to
+// right, the beginning of that literal is known:
 //
-//   - no bool and no hexadecimal array of a given length is the beginning of another, so they end by themselves;
-//   - an integer is a sign, or none, and digits, and a literal that begins with a digit is refused here;
-//   - a string is a row of escapes, each three bytes long, and of other characters. The character with which the literal
-//     begins is escaped in the string, so the first time it stands outside an escape it is the literal's. That fails for
-//     '%' alone, with which escapes begin, and it is refused here.
+//   - no bool and no hexadecimal array of a given length is a prefix of
+//     another;
+//   - an integer consists of an optional sign and digits, and a following
+//     literal that begins with a digit is rejected here;
+//   - a string consists of escapes, each three bytes long, and of other
+//     characters. The first character of the following literal is escaped in
+//     the string, so its first occurrence outside an escape belongs to the
+//     literal. That would fail only for '%', with which escapes begin, and
+//     which is rejected here.
 //
-// So the key gives back every value, and thereby the K: fields that are not rendered are blank ones, which do not count
-// when Go compares. [Template.Parse] does so, and [Template.Match] tells whether it could.
+// So the key determines every value, and thereby the K: blank fields are not
+// rendered, but Go does not compare them either. [Template.Parse] recovers the
+// K, and [Template.Match] reports whether it could.
 package key
 
 import (
@@ -54,19 +70,20 @@ import (
 	"github.com/cachex-go/cachex/internal/guard"
 )
 
-// MaxLen is the greatest length of a key, in bytes. Redis itself would take 512 MB.
+// MaxLen is the maximum length of a key, in bytes. Redis itself accepts 512 MB.
 const MaxLen = 1024
 
 var (
 	// ErrTooLong is the error for a key of more than MaxLen bytes.
 	ErrTooLong = errors.New("key too long")
 
-	// ErrEmpty is the error for a key of no bytes. Redis would take it, but it is hardly ever what was meant.
+	// ErrEmpty is the error for an empty key. Redis would accept it, but it is
+	// almost always a mistake.
 	ErrEmpty = errors.New("key is empty")
 )
 
-// Template renders a K as a Redis key. It is made by [Compile] or [FromFunc], does not change thereafter, and is safe for
-// concurrent use.
+// Template renders a K as a Redis key. [Compile] and [FromFunc] make it. It is
+// immutable, and safe for concurrent use.
 type Template[K comparable] struct {
 	name  string
 	parts []part
@@ -74,7 +91,7 @@ type Template[K comparable] struct {
 	text  bool   // some part calls a method of the value
 	hides bool   // see Hides
 
-	f func(K) string // if not nil, all else but hides is zero
+	f func(K) string // if not nil, all other fields except hides are zero
 }
 
 // part is a literal and the value after it.
@@ -82,12 +99,12 @@ type part struct {
 	literal string
 	name    string // the placeholder's
 	value   value
-	stop    rune // the character that ends the value, to be escaped in it; zero if nothing need be
-	first   int  // the index of the first part with this value, most often its own
+	stop    rune // the character that ends the value, escaped in it; zero if there is none
+	first   int  // the index of the first part with this value, usually its own
 }
 
-// Compile checks the template against K and returns it, ready for use. Its errors tell what to change, and speak of
-// Spec.KeyFunc where only [FromFunc] can help.
+// Compile checks the template against K and returns it. Its errors say what to
+// change, and mention Spec.KeyFunc only if [FromFunc] is the only way.
 func Compile[K comparable](template string) (*Template[K], error) {
 	parts, tail, err := parse(template)
 	if err != nil {
@@ -108,8 +125,9 @@ func Compile[K comparable](template string) (*Template[K], error) {
 	return t, nil
 }
 
-// FromSpec returns what the fields Key and KeyFunc of a Spec describe, one of which must be set. Its errors begin with the
-// name of the field that is wrong, and tell what to change.
+// FromSpec returns the template of the fields Key and KeyFunc of a Spec,
+// exactly one of which must be set. Its errors begin with the name of the wrong
+// field, and say what to change.
 func FromSpec[K comparable](template string, f func(K) string) (*Template[K], error) {
 	switch {
 	case template != "" && f != nil:
@@ -126,9 +144,10 @@ func FromSpec[K comparable](template string, f func(K) string) (*Template[K], er
 	return t, nil
 }
 
-// FromFunc returns a template that renders keys by f, as they come: nothing is escaped, and that different keys give
-// different strings is up to f. f must be safe for concurrent use and always give the same string for the same key. The
-// only error is for an f that is nil.
+// FromFunc returns a template that renders keys with f, unchanged: nothing is
+// escaped, and f must return different strings for different keys. f must be
+// safe for concurrent use and always return the same string for the same key.
+// FromFunc returns an error only if f is nil.
 func FromFunc[K comparable](f func(K) string) (*Template[K], error) {
 	if f == nil {
 		return nil, errors.New("Spec.KeyFunc is nil")
@@ -136,16 +155,20 @@ func FromFunc[K comparable](f func(K) string) (*Template[K], error) {
 	return &Template[K]{f: f, hides: Hides[K]()}, nil
 }
 
-// Name returns the template up to its first placeholder, without colons at the end: "users" for "users:{user_id}". It is
-// empty if the template begins with a placeholder, or is a function.
+// Name returns the template up to its first placeholder, without trailing
+// colons: "users" for "users:{user_id}". It is empty if the template begins
+// with a placeholder, or is a function.
 func (t *Template[K]) Name() string { return t.name }
 
-// Append appends the key of k to dst, which may be nil. If dst has room it allocates nothing, except once if some value
-// is rendered by a method of its own, and what that method and a template of [FromFunc] allocate themselves.
+// Append appends the key of k to dst, which may be nil. If dst has room, Append
+// allocates nothing, with two exceptions: one allocation if some value is
+// rendered by its own method, and the allocations of that method or of the
+// function of [FromFunc].
 //
-// The error is ErrEmpty, ErrTooLong, or one that wraps what such a method returned; a panic of a method or function is an
-// error too. With an error, what is returned is dst as it was. No error contains the key; but a method's own error may.
-// Append is safe for concurrent use.
+// The error is ErrEmpty, ErrTooLong, or one that wraps the error of such a
+// method. A panic of a method or function is an error too. With an error,
+// Append returns dst unchanged. Its own errors do not contain the key, but the
+// error of a method may. Append is safe for concurrent use.
 func (t *Template[K]) Append(dst []byte, k K) ([]byte, error) {
 	key, err := t.append(dst, k)
 	if err != nil {
@@ -168,9 +191,12 @@ func (t *Template[K]) append(dst []byte, k K) ([]byte, error) {
 	case t.text:
 		return t.appendText(dst, k)
 	}
-	// Two loops that look alike, here and in appendText, because methods are called through interfaces and make the key
-	// escape to the heap. This loop keeps it on the stack, where reflection reads it without allocating: a type switch for
-	// the common types, or unsafe offsets, could save no more than nanoseconds before a call that takes microseconds.
+	// This loop and the one in appendText look alike. They are separate because
+	// methods are called through interfaces, which makes the key escape to the
+	// heap. This loop keeps the key on the stack, where reflection reads it
+	// without allocating. A type switch for the common types, or unsafe
+	// offsets, would save only nanoseconds before a call that takes
+	// microseconds.
 	v := reflect.ValueOf(k)
 	for i := range t.parts {
 		p := &t.parts[i]
@@ -183,10 +209,13 @@ func (t *Template[K]) append(dst []byte, k K) ([]byte, error) {
 	return append(dst, t.tail...), nil
 }
 
-// appendText is append for a K some of whose values have methods to render them.
+// appendText is append for a K some of whose values have methods to render
+// them.
 func (t *Template[K]) appendText(dst []byte, k K) ([]byte, error) {
-	// One allocation for the key, whose methods are called through its address, lest each value be copied to the heap on
-	// its own, and for the text. The text is not written into dst at once because escaping makes it longer.
+	// One allocation serves the key and the text. The methods are called
+	// through the address of the key, otherwise each value would be copied to
+	// the heap. The text is not written into dst at once, since escaping makes
+	// it longer.
 	room := &struct {
 		key  K
 		text [64]byte
@@ -211,7 +240,7 @@ func (t *Template[K]) appendText(dst []byte, k K) ([]byte, error) {
 	return append(dst, t.tail...), nil
 }
 
-// call is t.f without its panics.
+// call calls t.f; a panic is an error.
 func (t *Template[K]) call(k K) (s string, err error) {
 	defer guard.Catch(keyFunc, &err)
 	return t.f(k), nil
@@ -220,8 +249,9 @@ func (t *Template[K]) call(k K) (s string, err error) {
 // keyFunc names Spec.KeyFunc in errors.
 var keyFunc = guard.Named("Spec.KeyFunc")
 
-// separate sees to it that the end of every value can be found, as the package's comment proves. Bools and arrays could
-// touch the next value and still be found, but nobody who looks at the keys would find them.
+// separate checks that the end of every value can be recovered, as the package
+// comment proves. Bools and arrays could touch the next value, but such keys
+// would be unreadable.
 func separate(parts []part) error {
 	for i := range len(parts) - 1 {
 		p, next := &parts[i], &parts[i+1]
@@ -237,7 +267,8 @@ func separate(parts []part) error {
 	return nil
 }
 
-// tooLong wraps ErrTooLong for a key of n bytes or more: a value that is too long by itself is not rendered to the end.
+// tooLong wraps ErrTooLong for a key of at least n bytes: a value that is too
+// long alone is not rendered to its end.
 func tooLong(n int) error {
 	return fmt.Errorf("%w: at least %d bytes, the limit is %d", ErrTooLong, n, MaxLen)
 }

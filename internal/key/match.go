@@ -7,11 +7,13 @@ import (
 	"unicode/utf8"
 )
 
-// Pattern returns the glob, as SCAN takes it after MATCH, that every key of the template matches. A glob knows nothing of
-// classes and escapes, so keys of others may match it as well: Match has the last word.
+// Pattern returns a glob, for SCAN MATCH, that every key of the template
+// matches. A glob has no classes and escapes of values, so other keys may match
+// it too: check them with Match.
 //
-// The error is for a template of [FromFunc], whose keys nobody knows, and for one that begins with a placeholder: without
-// a name before its values there is nothing that tells its keys from those of others, neither here nor for who reads them.
+// It returns an error for a template of [FromFunc], whose keys are unknown, and
+// for one that begins with a placeholder: without a name before the values its
+// keys cannot be told from others.
 func (t *Template[K]) Pattern() (string, error) {
 	switch {
 	case t.f != nil:
@@ -26,8 +28,9 @@ func (t *Template[K]) Pattern() (string, error) {
 	return string(appendGlob(glob, t.tail)), nil
 }
 
-// appendGlob appends the glob that matches s alone. Some of what it escapes has a meaning only in a class, between '[' and
-// ']', and servers other than Redis read globs in ways of their own.
+// appendGlob appends the glob that matches only s. Some of the escaped
+// characters are special only in a class, between '[' and ']', but servers
+// other than Redis read globs in their own ways.
 func appendGlob(glob []byte, s string) []byte {
 	for i := range len(s) {
 		if strings.IndexByte(`*?[]\^-`, s[i]) >= 0 {
@@ -38,9 +41,10 @@ func appendGlob(glob []byte, s string) []byte {
 	return glob
 }
 
-// Match reports whether the template can have rendered key: true for whatever Append returns, and else only for texts,
-// well escaped, that the method of a type would never give. It is false for any key of a template of [FromFunc], which
-// nobody knows. Match is safe for concurrent use.
+// Match reports whether the template can have rendered key. It is true for
+// every result of Append. Otherwise it is true only for well-escaped text that
+// the method of a type would never return. It is false for every key of a
+// template of [FromFunc]. Match is safe for concurrent use.
 func (t *Template[K]) Match(key string) bool {
 	if t.f != nil || key == "" || len(key) > MaxLen {
 		return false
@@ -55,7 +59,7 @@ func (t *Template[K]) Match(key string) bool {
 		if !p.rendered(s) {
 			return false
 		}
-		// A field that stands in two places has one value.
+		// A field that occurs twice has one value.
 		if p.first != i && !p.same(values[p.first], s) {
 			return false
 		}
@@ -63,9 +67,10 @@ func (t *Template[K]) Match(key string) bool {
 	return true
 }
 
-// split appends what stands in key for each part's value, by the proof in the package's comment: it goes from left to right,
-// and each value ends where it says. That they are renderings is not asked here. If a literal is not in its place or a
-// value has no end, it reports false, with the values before.
+// split appends the rendered value of each part of key, by the proof in the
+// package comment: it goes from left to right, and finds the end of each value.
+// It does not check whether they are renderings. If a literal is not in its
+// place or a value has no end, it reports false, with the values before.
 func (t *Template[K]) split(values []string, key string) ([]string, bool) {
 	rest := key
 	for i := range t.parts {
@@ -87,7 +92,8 @@ func (t *Template[K]) split(values []string, key string) ([]string, bool) {
 	return values, rest == t.tail
 }
 
-// end returns the length of the value with which s begins, and which a literal follows; -1 if there is none.
+// end returns the length of the value at the beginning of s, which a literal
+// follows; -1 if there is none.
 func (p *part) end(s string) int {
 	switch p.value.class {
 	case signed, unsigned:
@@ -114,7 +120,8 @@ func (p *part) end(s string) int {
 	return -1
 }
 
-// rendered reports whether s is the rendering of a value: what is read from it is rendered as s again.
+// rendered reports whether s is the rendering of a value: parsing and rendering
+// it gives s again.
 func (p *part) rendered(s string) bool {
 	var room [64]byte
 	switch p.value.class {
@@ -138,8 +145,8 @@ func (p *part) rendered(s string) bool {
 	return err == nil && string(again) == s
 }
 
-// same reports whether a and b, renderings of p's class, are of one value. Text may be escaped in two ways, for it may
-// stand before two literals.
+// same reports whether a and b, renderings of p's class, have the same value.
+// Text may be escaped in two ways, since it may precede two literals.
 func (p *part) same(a, b string) bool {
 	if p.value.class < escaped || a == b {
 		return a == b
@@ -149,8 +156,8 @@ func (p *part) same(a, b string) bool {
 	return string(x) == string(y)
 }
 
-// unescape appends s with the byte for each %XX, and reports whether they all were such. It does not ask whether they had
-// to be.
+// unescape appends s with the byte for each %XX, and reports whether all
+// escapes are valid. It does not check whether they were necessary.
 func unescape(dst []byte, s string) ([]byte, bool) {
 	for i := 0; i < len(s); i++ {
 		if s[i] != '%' {

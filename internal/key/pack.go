@@ -8,32 +8,35 @@ import (
 	"strings"
 )
 
-// A Packed renders a K as the place of an entry in a hash that it shares with others:
-// the key of the hash, a space, and the field. No field has a space in it, so the last
-// one is where the two part. It does not change, and is safe for concurrent use.
+// Packed renders a K as the place of an entry in a shared hash: the key of the
+// hash, a space, and the field. A field has no space, so the last space
+// separates the two. Packed is immutable, and safe for concurrent use.
 //
-// Keys that end in an integer are packed by ranges of it: "users:{id}" by 100 has 4217
-// in field 17 of "users:%~100:42". All others are spread over a number of hashes by a
-// hash of their values, and the field is those: in "users:%#5000:1234", "ann".
+// Keys that end in an integer are packed by ranges of it: "users:{id}" by 100
+// has 4217 in field 17 of "users:%~100:42". All other keys are distributed over
+// a number of hashes by a hash of their values, and the field is these values:
+// in "users:%#5000:1234", "ann".
 //
-// What stands for the rest of the key begins with '%', which in a value is followed by
-// two hexadecimal digits, always. So no template renders it for a value. The number is
-// in there too, for a field means something else under another one.
+// The part that replaces the rest of the key begins with '%'. In a value two
+// hexadecimal digits always follow '%', so no template renders that part for a
+// value. It contains the number, since a field means another key under another
+// number.
 type Packed[K comparable] struct {
-	keys *Template[K] // by ranges: of the keys, as if they were not packed
-	last int          // by ranges: the part that is divided
-	n    uint64       // the size of a range, or how many hashes there are
-	mark string       // the beginning of what stands for the rest, up to the number of the hash
+	keys *Template[K] // by ranges: of the unpacked keys
+	last int          // by ranges: the divided part
+	n    uint64       // the size of a range, or the number of hashes
+	mark string       // the beginning of the replacing part, up to the number of the hash
 
 	fields *Template[K] // by a hash: of the fields; nil by ranges
-	before string       // by a hash: what comes before mark
-	after  string       // by a hash: what comes after the number
+	before string       // by a hash: the text before mark
+	after  string       // by a hash: the text after the number
 
-	hashes *Template[K] // of which only Match and Pattern are of use
+	hashes *Template[K] // only its Match and Pattern are used
 }
 
-// Pack returns how t is packed by n to a hash: by ranges, or if expected is not 0, by
-// a hash, as so many entries are expected. Its errors tell what to change.
+// Pack returns t packed with n entries to a hash: by ranges if expected is 0,
+// otherwise by a hash, for the expected number of entries. Its errors say what
+// to change.
 func (t *Template[K]) Pack(n, expected int) (*Packed[K], error) {
 	switch {
 	case t.f != nil:
@@ -94,8 +97,8 @@ func (p *Packed[K]) byHash(n, expected int) (*Packed[K], error) {
 	return p, nil
 }
 
-// Append appends the place of the entry of k to dst, as [Template.Append] does its key,
-// with the same errors.
+// Append appends the place of the entry of k to dst, like [Template.Append] its
+// key, with the same errors.
 func (p *Packed[K]) Append(dst []byte, k K) ([]byte, error) {
 	place, err := p.append(dst, k)
 	if err != nil {
@@ -123,8 +126,8 @@ func (p *Packed[K]) append(dst []byte, k K) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The integer is the last thing but for the tail. Its rendering gives way to what
-	// stands for it.
+	// The integer is the last part, followed only by the tail. The replacing
+	// part takes the place of its rendering.
 	var room [20]byte
 	x, v := p.keys.parts[p.last].value.of(reflect.ValueOf(k)), uint64(0)
 	var digits []byte
@@ -132,7 +135,7 @@ func (p *Packed[K]) append(dst []byte, k K) ([]byte, error) {
 	if x.CanInt() {
 		digits, negative = strconv.AppendInt(room[:0], x.Int(), 10), x.Int() < 0
 		if v = uint64(x.Int()); negative {
-			v = uint64(-1 - x.Int()) // ranges of numbers below zero count downwards from -1
+			v = uint64(-1 - x.Int()) // ranges of negative numbers count downwards from -1
 		}
 	} else {
 		v = x.Uint()
@@ -150,8 +153,8 @@ func (p *Packed[K]) append(dst []byte, k K) ([]byte, error) {
 	return strconv.AppendUint(place, rest, 10), nil
 }
 
-// Pattern returns the glob that the key of every hash matches, as [Template.Pattern]
-// does.
+// Pattern returns the glob that the key of every hash matches, like
+// [Template.Pattern].
 func (p *Packed[K]) Pattern() (string, error) {
 	if _, err := p.keys.Pattern(); err != nil {
 		return "", err
@@ -159,10 +162,11 @@ func (p *Packed[K]) Pattern() (string, error) {
 	return p.hashes.Pattern()
 }
 
-// Match reports whether key can be that of a hash, of this number or another one.
+// Match reports whether key can be the key of a hash, of this number or another
+// one.
 func (p *Packed[K]) Match(key string) bool { return p.hashes.Match(key) }
 
-// fnv returns the FNV-1a of b, in 64 bits: a hash that is the same in every process.
+// fnv returns the 64-bit FNV-1a hash of b, which is the same in every process.
 func fnv(b []byte) uint64 {
 	h := uint64(14695981039346656037)
 	for _, c := range b {

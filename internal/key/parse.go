@@ -8,15 +8,17 @@ import (
 	"unicode/utf8"
 )
 
-// parse splits a template into parts, their values yet unknown, and the literal after the last. A hash tag's braces are
-// part of the literals around it. There is no escape for a literal brace: in a key of Redis a brace is never mere text.
-// A second hash tag is let through, though Redis Cluster heeds the first only: it does no harm.
+// parse splits a template into parts, with unknown values, and the literal
+// after the last. The braces of a hash tag are part of the adjacent literals. A
+// literal brace cannot be escaped: in a Redis key a brace is never mere text. A
+// second hash tag is accepted, although Redis Cluster ignores it: it is
+// harmless.
 func parse(template string) (parts []part, tail string, err error) {
 	if template == "" {
 		return nil, "", errors.New("it is empty: write a template, such as \"users:{id}\"")
 	}
 	var literal strings.Builder
-	literals := 0 // bytes of all literals: more than MaxLen, and no key could ever be rendered
+	literals := 0 // bytes of all literals: with more than MaxLen no key can be rendered
 	for i := 0; i < len(template); {
 		r, size := utf8.DecodeRuneInString(template[i:])
 		switch {
@@ -54,14 +56,15 @@ func parse(template string) (parts []part, tail string, err error) {
 	return parts, literal.String(), nil
 }
 
-// placeholder returns the name of the placeholder whose brace is at byte i, and whether its braces are double.
+// placeholder returns the name of the placeholder whose brace is at byte i, and
+// whether its braces are double.
 func placeholder(template string, i int) (name string, double bool, err error) {
 	opening, closing := "{", "}"
 	if strings.HasPrefix(template[i:], "{{") {
 		double, opening, closing = true, "{{", "}}"
 	}
-	// The next brace of any kind ends the name, so that a forgotten one is reported where it is missing, and not at the end
-	// of some later placeholder.
+	// The next brace of any type ends the name, so that a missing brace is
+	// reported where it is missing, not at the end of a later placeholder.
 	rest := template[i+len(opening):]
 	end := strings.IndexAny(rest, "{}")
 	switch {
@@ -79,20 +82,23 @@ func placeholder(template string, i int) (name string, double bool, err error) {
 	return name, double, nil
 }
 
-// isName reports whether s can be the name of a placeholder: any Go identifier can, even if a digit comes first.
+// isName reports whether s can be the name of a placeholder: any Go identifier,
+// even with a leading digit.
 func isName(s string) bool {
 	notInName := func(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) }
 	return s != "" && strings.IndexFunc(s, notInName) < 0
 }
 
-// snake returns a Go name in snake case: user_id for UserID, http_port for HTTPPort. There is no list of acronyms: for
-// OAuthID, o_auth_id here, a placeholder may be {OAuthID} or {oauthid} as well.
+// snake returns a Go name in snake case: user_id for UserID, http_port for
+// HTTPPort. There is no list of acronyms: for OAuthID, o_auth_id here, a
+// placeholder may also be {OAuthID} or {oauthid}.
 func snake(name string) string {
 	var b strings.Builder
 	runes := []rune(name)
 	for i, r := range runes {
 		if i > 0 && unicode.IsUpper(r) && runes[i-1] != '_' {
-			// A word begins after a small letter or digit, or with the last capital of several: HTTPPort.
+			// A word begins after a small letter or digit, or with the last
+			// capital of several: HTTPPort.
 			if !unicode.IsUpper(runes[i-1]) || i+1 < len(runes) && unicode.IsLower(runes[i+1]) {
 				b.WriteByte('_')
 			}

@@ -11,10 +11,12 @@ import (
 	"github.com/cachex-go/cachex/internal/guard"
 )
 
-// Parses returns nil if Parse can give back every K, and else says what stands in its way: a function of [FromFunc], or a
-// value whose type has a method that renders it, but whose pointer has no UnmarshalText. That UnmarshalText undoes the
-// other method it takes on trust, as Append does that different values have different texts; Parse finds out for each
-// key. It goes by the types alone, so once is enough, when a cache is made. Parses is safe for concurrent use.
+// Parses returns nil if Parse can recover every K. Otherwise the error names
+// the obstacle: a function of [FromFunc], or a value whose type has a method
+// that renders it, but whose pointer has no UnmarshalText. Parses assumes that
+// UnmarshalText reverses the other method; Parse checks it for each key. Parses
+// uses the types alone, so one call is enough, when a cache is made. It is safe
+// for concurrent use.
 func (t *Template[K]) Parses() error {
 	if t.f != nil {
 		return errOneWay
@@ -29,13 +31,16 @@ func (t *Template[K]) Parses() error {
 	return nil
 }
 
-// Parse returns the K whose key is key: the one for which Append gives exactly these bytes, which Parse makes sure of. Blank
-// fields of it are zero. The K may share the memory of key.
+// Parse returns the K whose key is key. It checks that Append renders the
+// result to exactly these bytes. Blank fields of the K are zero. The K may
+// share the memory of key.
 //
-// Whatever else key is, the error says so, and the K is zero: ErrEmpty, ErrTooLong, a key of another template, a value that
-// Append would have written in another way or that its type cannot hold, or one that UnmarshalText refuses or panics on.
-// [errors.Is] and [errors.As] find what UnmarshalText returned. Where Parses has an error, nothing can be read.
-// The text of an error names fields and placeholders, and repeats nothing of the key.
+// If key has no K, the K is zero, and the error says why: ErrEmpty, ErrTooLong,
+// a key of another template, a value that Append writes differently or that its
+// type cannot hold, or one that UnmarshalText rejects or panics on. [errors.Is]
+// and [errors.As] find the error of UnmarshalText. If Parses returns an error,
+// Parse always fails. The text of an error names fields and placeholders, and
+// repeats nothing of the key.
 //
 // Parse is safe for concurrent use.
 func (t *Template[K]) Parse(key string) (K, error) {
@@ -52,7 +57,8 @@ func (t *Template[K]) Parse(key string) (K, error) {
 
 var errOneWay = errors.New("the keys are made by Spec.KeyFunc, so nobody can read one back: it takes a Spec.Key")
 
-// read sets k, which is zero, to what key says if it is a key of the template. It leaves it to confirm whether it is.
+// read sets k, which is zero, to the values in key. confirm must then check
+// whether key is its key.
 func (t *Template[K]) read(k *K, key string) error {
 	switch {
 	case t.f != nil:
@@ -74,7 +80,7 @@ func (t *Template[K]) read(k *K, key string) error {
 	for i, s := range values {
 		p := &t.parts[i]
 		if p.first != i {
-			continue // it is set, and no UnmarshalText need know what to do with a value that is not zero
+			continue // it is set, and UnmarshalText may expect a zero value
 		}
 		if err := p.value.set(p.value.of(v), s); err != nil {
 			return err
@@ -83,9 +89,10 @@ func (t *Template[K]) read(k *K, key string) error {
 	return nil
 }
 
-// confirm returns nil if k has that key and no other. Whatever is amiss with a key that could be read, a sign, a zero in
-// front, an escape that need not be, a field with two values, a method that reads more than it writes: here it shows. A list
-// of such things would never be complete.
+// confirm returns nil if k has exactly that key. All deviations of a parsed key
+// are found here: a sign, a leading zero, an unnecessary escape, a field with
+// two values, a method that reads more than it writes. A list of such cases
+// would never be complete.
 func (t *Template[K]) confirm(k K, key string) error {
 	var room [128]byte
 	switch again, err := t.Append(room[:0], k); {
@@ -105,12 +112,14 @@ func (v *value) typeIn(k reflect.Type) reflect.Type {
 	return k.Field(v.field).Type
 }
 
-// oneWay is the error for a value of type t that is rendered by a method which nothing undoes.
+// oneWay returns the error for a value of type t whose rendering method has no
+// inverse.
 func (v *value) oneWay(t reflect.Type) error {
 	return fmt.Errorf("%s renders itself, but cannot be read back from a key: give *%v the method UnmarshalText", v.what, t)
 }
 
-// set sets x, which must be addressable, to what is read from s. It need not refuse what would be rendered otherwise.
+// set sets x, which must be addressable, to the value of s. It need not reject
+// renderings that Append would not produce.
 func (v *value) set(x reflect.Value, s string) error {
 	var err error
 	switch v.class {
@@ -132,7 +141,7 @@ func (v *value) set(x reflect.Value, s string) error {
 		return v.setText(x, s)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", v.what, errors.Unwrap(err)) // what strconv wraps around it quotes s
+		return fmt.Errorf("%s: %w", v.what, errors.Unwrap(err)) // the wrapping error of strconv quotes s
 	}
 	return nil
 }
@@ -152,13 +161,14 @@ func (v *value) setHex(x reflect.Value, s string) error {
 	return nil
 }
 
-// setText is set for what is escaped.
+// setText is set for escaped text.
 func (v *value) setText(x reflect.Value, s string) error {
 	if strings.IndexByte(s, '%') < 0 && v.class == escaped {
 		x.SetString(s)
 		return nil
 	}
-	// Memory of its own for each text: UnmarshalText ought not to keep it, but need not be hurt by it.
+	// Each text has its own memory: UnmarshalText should not retain it, but
+	// might.
 	text, ok := unescape(nil, s)
 	switch {
 	case !ok:
@@ -170,7 +180,7 @@ func (v *value) setText(x reflect.Value, s string) error {
 	return v.unmarshal(x, text)
 }
 
-// unmarshal calls the method of x's address that undoes text.
+// unmarshal calls UnmarshalText of x's address.
 func (v *value) unmarshal(x reflect.Value, text []byte) (err error) {
 	u, ok := x.Addr().Interface().(encoding.TextUnmarshaler)
 	if !ok {
@@ -183,7 +193,8 @@ func (v *value) unmarshal(x reflect.Value, text []byte) (err error) {
 	return nil
 }
 
-// quiet is an error that wraps another but does not repeat its text: who could not read something likes to quote it.
+// quiet is an error that wraps another without repeating its text: parsers
+// often quote their input.
 type quiet struct {
 	text  string
 	cause error // or nil

@@ -11,29 +11,30 @@ import (
 	"github.com/cachex-go/cachex/internal/guard"
 )
 
-// class is how a value is rendered. There is no class for fmt.Stringer: what is written for people to read often leaves
-// something out.
+// class is the form in which a value is rendered. There is no class for
+// fmt.Stringer: text for people often omits details.
 type class uint8
 
 const (
 	signed    class = iota
-	unsigned        // rendered as signed is, read otherwise
+	unsigned        // rendered like signed, but parsed differently
 	boolean         // true, false
 	hex             // an array of bytes
 	escaped         // a string
-	appended        // what AppendText gives, escaped
-	marshaled       // what MarshalText gives, escaped
+	appended        // the result of AppendText, escaped
+	marshaled       // the result of MarshalText, escaped
 )
 
-// isText reports whether values of the class are rendered by a method of theirs.
+// isText reports whether values of the class are rendered by their own method.
 func (c class) isText() bool { return c >= appended }
 
-// endsBefore reports whether the end of a value can be told when the literal follows.
+// endsBefore reports whether the end of a value is recognizable if the literal
+// follows.
 func (c class) endsBefore(literal string) bool {
 	first := literal[0]
 	switch c {
 	case signed, unsigned:
-		return first < '0' || first > '9' // '-' is well: an integer has it only in front
+		return first < '0' || first > '9' // '-' is fine: an integer has it only in front
 	case boolean, hex:
 		return true
 	}
@@ -45,7 +46,7 @@ type value struct {
 	class class
 	field int    // its index in the struct, or whole
 	what  string // in errors: "main.ID", "field ID of main.Key"
-	size  int    // of an integer its bits, of an array its bytes, else zero
+	size  int    // the bits of an integer, the bytes of an array, otherwise zero
 }
 
 // whole is the field of a value that is the key itself.
@@ -59,15 +60,17 @@ func (v *value) of(k reflect.Value) reflect.Value {
 	return k.Field(v.field)
 }
 
-// text calls the method of x that renders it. x must be addressable. scratch is room for the text, apart from the key that
-// is being made, so that a method which does not merely append can spoil nothing.
+// text calls the method of x that renders it. x must be addressable. scratch is
+// room for the text, separate from the key, so that a method that does more
+// than append cannot damage the key.
 func (v *value) text(x reflect.Value, scratch []byte) (text []byte, err error) {
 	method := "MarshalText"
 	if v.class == appended {
 		method = "AppendText"
 	}
 	defer guard.Catch(guard.Named(method).Of(v.what), &err)
-	// The address has the methods of the value, and goes into an interface without being copied to the heap.
+	// The address has the methods of the value, and fits into an interface
+	// without a copy on the heap.
 	if p := x.Addr().Interface(); v.class == appended {
 		text, err = p.(encoding.TextAppender).AppendText(scratch)
 	} else {
@@ -103,14 +106,16 @@ const (
 	upperHex = "0123456789ABCDEF"
 )
 
-// appendEscaped appends s, with %XX for each byte of a character that has a meaning in keys, that is a control character
-// or the stop, and for each byte that is not UTF-8. Control characters are Unicode's class Cc, which never changes; a
-// wider notion of what is not printable would change with Go's tables, and with it the keys of a fleet.
+// appendEscaped appends s. It writes %XX for each byte of a character that is
+// special in keys, a control character or the stop, and for each byte that is
+// not UTF-8. Control characters are Unicode's class Cc, which never changes. A
+// wider class of unprintable characters would change with Go's tables, and with
+// it the keys of a fleet.
 func appendEscaped[S string | []byte](dst []byte, s S, stop rune) ([]byte, error) {
 	if len(s) > MaxLen {
 		return nil, tooLong(len(s))
 	}
-	start := 0 // of what is not yet appended
+	start := 0 // of the bytes not yet appended
 	for i := 0; i < len(s); {
 		r, size := rune(s[i]), 1
 		if r >= utf8.RuneSelf {
@@ -129,7 +134,7 @@ func appendEscaped[S string | []byte](dst []byte, s S, stop rune) ([]byte, error
 	return append(dst, s[start:]...), nil
 }
 
-// firstRune returns the character with which s, which is not empty, begins.
+// firstRune returns the first character of s, which is not empty.
 func firstRune(s string) rune {
 	r, _ := utf8.DecodeRuneInString(s)
 	return r

@@ -6,14 +6,15 @@ import (
 	"github.com/cachex-go/cachex/internal/entry"
 )
 
-// leases knows which load of the process has which lease, by its token. So it is
-// no matter by which cache, or by which client, another one meets the lease.
+// leases maps the token of each lease of this process to the load that holds
+// it. So it does not matter by which cache, or by which client, another load
+// meets the lease.
 var leases = struct {
 	mu sync.Mutex
 	m  map[entry.Token]*Load // guarded by mu
 }{m: make(map[entry.Token]*Load)}
 
-// Hold says that l has the leases of the tokens.
+// Hold records that l holds the leases of the tokens.
 func (l *Load) Hold(tokens ...entry.Token) {
 	leases.mu.Lock()
 	defer leases.mu.Unlock()
@@ -22,7 +23,7 @@ func (l *Load) Hold(tokens ...entry.Token) {
 	}
 }
 
-// Release says that nobody has the leases of the tokens any more.
+// Release records that the leases of the tokens are no longer held.
 func Release(tokens ...entry.Token) {
 	leases.mu.Lock()
 	defer leases.mu.Unlock()
@@ -31,8 +32,8 @@ func Release(tokens ...entry.Token) {
 	}
 }
 
-// AwaitLease says that l waits for the lease of a token, which the load of another
-// process may have. The zero Token is that of none.
+// AwaitLease records that l waits for the lease of a token, which the load of
+// another process may hold. The zero Token means no lease.
 func (l *Load) AwaitLease(t entry.Token) {
 	leases.mu.Lock()
 	holder := leases.m[t]

@@ -2,11 +2,11 @@ package waitfor
 
 import "context"
 
-// A Pool has room for so many loads at once. A nil Pool has room for all. It is
+// Pool limits the number of concurrent loads. A nil Pool has no limit. It is
 // safe for concurrent use.
 type Pool struct {
-	room chan struct{} // one for each load inside
-	in   map[*Load]int // guarded by mu: how often each is inside
+	room chan struct{} // one element for each load inside
+	in   map[*Load]int // guarded by mu: how often each load is inside
 }
 
 // NewPool returns a Pool for n loads, nil if n is 0.
@@ -17,8 +17,8 @@ func NewPool(n int) *Pool {
 	return &Pool{room: make(chan struct{}, n), in: make(map[*Load]int)}
 }
 
-// TryEnter lets l in if there is room, and reports whether there was. Who was let
-// in calls Leave.
+// TryEnter lets l in if there is room, and reports whether it did. If so, the
+// caller must call Leave.
 func (p *Pool) TryEnter(l *Load) bool {
 	select {
 	case p.room <- struct{}{}:
@@ -31,9 +31,9 @@ func (p *Pool) TryEnter(l *Load) bool {
 	}
 }
 
-// Enter waits for room. It reports whether l was let in, and calls Leave then.
-// Otherwise the cause of the end of ctx is returned; or nil, and l goes on without
-// room: a load inside waits for it.
+// Enter waits for room, and reports whether l was let in; then the caller must
+// call Leave. Otherwise it returns the cause of the end of ctx; or nil, and l
+// continues without room: a load inside waits for it.
 func (p *Pool) Enter(ctx context.Context, l *Load) (in bool, err error) {
 	if p.TryEnter(l) {
 		return true, nil
@@ -58,7 +58,7 @@ func (p *Pool) Enter(ctx context.Context, l *Load) (in bool, err error) {
 	return in, err
 }
 
-// Pass gives the room of one load to another.
+// Pass transfers the room of one load to another.
 func (p *Pool) Pass(from, to *Load) {
 	mu.Lock()
 	defer mu.Unlock()
@@ -66,14 +66,14 @@ func (p *Pool) Pass(from, to *Load) {
 	p.leave(from)
 }
 
-// leave takes a load out. The caller holds mu.
+// leave removes a load. The caller holds mu.
 func (p *Pool) leave(l *Load) {
 	if p.in[l]--; p.in[l] == 0 {
 		delete(p.in, l)
 	}
 }
 
-// Leave makes room.
+// Leave frees the room of l.
 func (p *Pool) Leave(l *Load) {
 	mu.Lock()
 	p.leave(l)

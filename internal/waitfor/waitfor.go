@@ -1,18 +1,18 @@
-// Package waitfor knows which loads of this process wait for which, and keeps them
-// from waiting for each other for ever.
+// Package waitfor tracks which loads of this process wait for which, and
+// prevents that they wait for each other for ever.
 //
-// A load waits for the flights that it asks for. A flight waits for the load that
-// flies it. That load may wait for a lease that another load of the process holds,
-// and for room in a [Pool], which the loads in the Pool have to give. Together
-// these are the edges of a wait-for graph. A cycle is found when its last edge is
-// added, under one lock for the process, whatever caches it goes through.
+// A load waits for the flights that it asks for. A flight waits for the load
+// that runs it. That load may wait for a lease that another load of the process
+// holds, and for room in a [Pool], which the loads in the Pool must free. These
+// are the edges of a wait-for graph. A cycle is found when its last edge is
+// added, under one lock for the process, across all caches.
 //
-// A cycle that leads through a Pool is no deadlock yet: the load that queues there
-// goes on without room. In any other cycle nothing can move, so one of the waits
-// for a flight is broken, the newest if it is one.
+// A cycle through a Pool is not a deadlock yet: the load that queues there
+// continues without room. In any other cycle no load can continue, so one of
+// the waits for a flight is broken: the newest edge, if it is one.
 //
-// A caller that no load has made waits for loads, and no load waits for it. So it
-// never comes here, and nor does a hit.
+// A caller outside any load waits for loads, but no load waits for it. So such
+// a caller never enters the graph, and neither does a hit.
 package waitfor
 
 import (
@@ -24,37 +24,37 @@ import (
 // mu guards the edges of the graph. No other lock is taken under it.
 var mu sync.Mutex
 
-// A Load is one load under way, of the flights of one or several keys. The zero
-// Load is one of no key.
+// Load is one load in flight, of the flights of one or several keys. The zero
+// Load has no key.
 type Load struct {
-	group any // the Flights that it is of
+	group any // the Flights that it belongs to
 	legs  []Leg
-	above *Load // that asked for this one; nil if none did
+	above *Load // the load that asked for it, or nil
 
-	links  map[*Link]struct{} // guarded by mu: flights that it waits for
+	links  map[*Link]struct{} // guarded by mu: its waits for flights
 	lease  *Load              // guarded by mu: holds the lease that it waits for
 	pool   *Pool              // guarded by mu: where it queues
 	spared chan struct{}      // guarded by mu: closed when it need not queue any more
 }
 
-// A Leg is one key of a load.
+// Leg is one key of a load.
 type Leg struct {
 	Key  string
 	Done <-chan struct{} // closed when the flight has ended
 }
 
-// New returns a load of the legs in a group, which the load of ctx asks for, if
-// ctx is that of one.
+// New returns a load of the legs in a group. If ctx belongs to a load, that
+// load has asked for it.
 func New(ctx context.Context, group any, legs ...Leg) *Load {
 	return &Load{group: group, legs: legs, above: From(ctx)}
 }
 
 type key struct{}
 
-// With returns ctx as that of a load; of none if l is nil.
+// With returns ctx for a load; for no load if l is nil.
 func With(ctx context.Context, l *Load) context.Context { return context.WithValue(ctx, key{}, l) }
 
-// From returns the load whose ctx this is, nil if it is of none.
+// From returns the load that ctx belongs to, or nil.
 func From(ctx context.Context) *Load {
 	l, _ := ctx.Value(key{}).(*Load)
 	return l
@@ -91,24 +91,24 @@ func over(done <-chan struct{}) bool {
 	}
 }
 
-// A Flight is what loads wait for. Its zero value is ready.
+// Flight is the object that loads wait for. Its zero value is ready.
 type Flight struct {
-	by atomic.Pointer[Load] // that flies it
+	by atomic.Pointer[Load] // the load that runs it
 }
 
-// By says which load flies f. That must not wait for anything yet.
+// By sets the load that runs f. That load must not wait yet.
 func (f *Flight) By(l *Load) { f.by.Store(l) }
 
-// A Link is the wait of a load for a flight. A nil one is of a caller that is no
-// load, which may wait for anything.
+// Link is the wait of a load for a flight. A nil Link belongs to a caller
+// outside any load, which may wait for anything.
 type Link struct {
 	from   *Load
 	to     *Flight       // guarded by mu
 	broken chan struct{} // closed under mu
 }
 
-// Await adds the wait of the load of ctx for f. It returns nil if ctx is that of
-// no load.
+// Await adds the wait of the load of ctx for f. It returns nil if ctx belongs
+// to no load.
 func Await(ctx context.Context, f *Flight) *Link {
 	from := From(ctx)
 	if from == nil {
@@ -125,7 +125,7 @@ func Await(ctx context.Context, f *Flight) *Link {
 	return k
 }
 
-// Move makes the wait one for another flight.
+// Move redirects the wait to another flight.
 func (k *Link) Move(to *Flight) {
 	if k == nil {
 		return
@@ -137,7 +137,7 @@ func (k *Link) Move(to *Flight) {
 	}
 }
 
-// End takes the wait back.
+// End removes the wait.
 func (k *Link) End() {
 	if k == nil {
 		return
@@ -147,8 +147,8 @@ func (k *Link) End() {
 	delete(k.from.links, k)
 }
 
-// Broken returns a channel that is closed when the load would wait for itself; nil
-// if that cannot be.
+// Broken returns a channel that is closed when the load would wait for itself;
+// nil if that is impossible.
 func (k *Link) Broken() <-chan struct{} {
 	if k == nil {
 		return nil
@@ -156,8 +156,8 @@ func (k *Link) Broken() <-chan struct{} {
 	return k.broken
 }
 
-// settle cuts all cycles through l. newest is the edge that has been added, if
-// that is a Link. The caller holds mu.
+// settle breaks all cycles through l. newest is the added edge if it is a Link.
+// The caller holds mu.
 func (l *Load) settle(newest *Link) {
 	for {
 		cycle := l.back(l, map[*Load]bool{}, nil)
@@ -167,14 +167,14 @@ func (l *Load) settle(newest *Link) {
 	}
 }
 
-// An edge leads from a load to one that it waits for.
+// edge leads from a load to one that it waits for.
 type edge struct {
 	from *Load
 	link *Link // nil: for a lease, or in a Pool
 	pool bool
 }
 
-// back returns a path from l to a load, nil if there is none. The caller holds mu.
+// back returns a path from l to the load to, or nil. The caller holds mu.
 func (l *Load) back(to *Load, seen map[*Load]bool, path []edge) []edge {
 	step := func(e edge, next *Load) []edge {
 		if next == nil || seen[next] {
@@ -205,7 +205,7 @@ func (l *Load) back(to *Load, seen map[*Load]bool, path []edge) []edge {
 	return nil
 }
 
-// cut takes one edge out of a cycle, and reports whether it could. The caller
+// cut removes one edge of a cycle, and reports whether it could. The caller
 // holds mu.
 func cut(cycle []edge, newest *Link) bool {
 	var link *Link
