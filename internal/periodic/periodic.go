@@ -1,19 +1,20 @@
-// Package periodic runs what is done once in every period by one process of the
-// fleet, for each of many keys.
+// Package periodic runs work once in every period in one process of the fleet,
+// for each of many keys.
 //
-// The turn of a key is a record in Redis, in a key of its own. The process that
-// takes it does the work, keeps it by a heartbeat meanwhile, and says when it is
-// done. That process looks first in the next period, so a key stays where it is as
-// long as its process keeps up.
+// The turn of a key is a record in Redis, under its own key. The process that
+// takes it does the work, keeps the turn by a heartbeat meanwhile, and reports
+// the end. That process looks first in the next period, so a key stays with its
+// process as long as the process keeps up.
 //
-// The other processes queue: the record says for which period the last of them was
-// told to look. So in each period one of them looks, shortly after the turn was due,
-// and takes it over if its process has died. It watches a turn that is under way
-// until that is done. A process looks at least once in longestWait or in two
-// periods, so that the queue of a fleet of which most have died is not waited out.
+// The other processes queue: the record holds the period for which the last of
+// them was told to look. So in each period one of them looks, shortly after the
+// turn was due, and takes it over if its process has died. It watches a running
+// turn until its end. A process looks at least once in longestWait or in two
+// periods, so that a fleet whose processes have mostly died does not wait for
+// the whole queue.
 //
-// Turns are for efficiency, as leases are: a record that is lost makes the work be
-// done once more.
+// Turns are for efficiency, like leases: if a record is lost, the work is done
+// once more.
 package periodic
 
 import (
@@ -31,30 +32,31 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// A Scheduler does the work of the turns that this process gets.
+// Scheduler does the work of the turns that this process gets.
 type Scheduler struct {
 	RDB redis.UniversalClient
 
-	// TTL is how soon the turn of a process that died during its work is taken over.
+	// TTL is the time after which the turn of a process that died during its
+	// work is taken over.
 	TTL time.Duration
 
-	// Every is the period, the same in all of the fleet, in whole milliseconds.
+	// Every is the period, equal in all of the fleet, in whole milliseconds.
 	Every time.Duration
 
-	// Keys are those of the records, and differ.
+	// Keys are the Redis keys of the records. They must differ.
 	Keys []string
 
-	// Work is given indices of Keys, at most Chunk of them, and Places calls run at
-	// once. It must return soon after its ctx has ended. If it returns a *GiveBack, or
-	// an error after its ctx has ended, its turns are given back. Otherwise they are
-	// used up.
+	// Work gets indices of Keys, at most Chunk of them. At most Places calls
+	// run at once. It must return soon after its ctx has ended. If it returns a
+	// *GiveBack, or an error after its ctx has ended, its turns are given back.
+	// Otherwise they are used up.
 	Work          func(ctx context.Context, due []int) error
 	Places, Chunk int
 
-	// Spread is a time within which the first look comes, at random.
+	// Spread is the time within which the first look comes, at random.
 	Spread time.Duration
 
-	// Anyway makes Work run although Redis has failed to say whose turn it is.
+	// Anyway makes Work run if Redis fails to say whose turn it is.
 	Anyway bool
 
 	// Nudge lets others ask for a look in the next period. It may be nil.
@@ -66,33 +68,33 @@ type Scheduler struct {
 	// Code names Work in the errors of a panic.
 	Code guard.Code
 
-	// Failed is told of round trips that failed.
+	// Failed is called with the errors of failed round trips.
 	Failed func(error)
 }
 
-// A GiveBack is the error of work that another process should do.
+// GiveBack is the error of work that another process should do.
 type GiveBack struct {
 	For time.Duration // how long this process does not ask for the turn
-	Err error         // why, or nil
+	Err error         // the reason, or nil
 }
 
-// Error tells why.
+// Error returns the reason.
 func (g *GiveBack) Error() string { return fmt.Sprintf("the turn is given back: %v", g.Err) }
 
 // Unwrap returns Err.
 func (g *GiveBack) Unwrap() error { return g.Err }
 
-// A Nudge makes a [Scheduler] look at all turns in the next period, whatever its
-// places in the queues. It is safe for concurrent use. Make one with NewNudge.
+// Nudge makes a [Scheduler] look at all turns in the next period, whatever its
+// places in the queues. It is safe for concurrent use. NewNudge makes one.
 type Nudge struct {
-	due atomic.Bool // a look is to come, which serves later nudges too
+	due atomic.Bool // a look is pending, which serves later nudges too
 	ch  chan struct{}
 }
 
 // NewNudge returns a Nudge for one Scheduler.
 func NewNudge() *Nudge { return &Nudge{ch: make(chan struct{}, 1)} }
 
-// Now asks for a look. While one is to come, it is one atomic load.
+// Now asks for a look. While one is pending, it is one atomic load.
 func (n *Nudge) Now() {
 	if n.due.Load() || n.due.Swap(true) {
 		return
@@ -111,10 +113,10 @@ func (n *Nudge) wait() <-chan struct{} {
 	return n.ch
 }
 
-// pending reports whether a look is to come.
+// pending reports whether a look is pending.
 func (n *Nudge) pending() bool { return n != nil && n.due.Load() }
 
-// looked says that a look begins: a later nudge asks for another one.
+// looked records that a look begins: a later nudge asks for another one.
 func (n *Nudge) looked() {
 	if n != nil {
 		n.due.Store(false)
@@ -122,13 +124,13 @@ func (n *Nudge) looked() {
 }
 
 const (
-	maxTake     = 512         // turns that are asked for in one round trip
-	patience    = time.Second // with Redis, and with the end of Run
-	longestWait = time.Minute // of a process between two looks at a turn
+	maxTake     = 512         // turns that one round trip asks for
+	patience    = time.Second // for Redis, and for the end of Run
+	longestWait = time.Minute // between two looks of a process at a turn
 )
 
-// Run does the work of the turns until ctx ends, and returns then. It ends the ctx
-// of all work, waits for it, and gives the turns back, for which Redis has a second.
+// Run does the work of the turns until ctx ends. It then ends the ctx of all
+// work, waits for it, and gives the turns back, which may take Redis a second.
 func (s *Scheduler) Run(ctx context.Context) {
 	longest := (longestWait + s.Every - 1) / s.Every
 	r := &run{
@@ -144,8 +146,8 @@ func (s *Scheduler) Run(ctx context.Context) {
 		beats:   make(chan trip, 1),
 		ended:   make(chan done, s.Places),
 	}
-	// In an order of its own, so that processes which start together do not ask
-	// for the same keys.
+	// The order is random, so that processes that start together do not ask for
+	// the same keys.
 	now := time.Now()
 	for _, i := range rand.Perm(len(s.Keys)) {
 		r.due = append(r.due, &turn{i: i, key: s.Keys[i], at: now.Add(rand.N(s.Spread + 1))})
@@ -154,21 +156,21 @@ func (s *Scheduler) Run(ctx context.Context) {
 	r.loop()
 }
 
-// A turn is the part of this process in the turns of one key.
+// turn is the part of this process in the turns of one key.
 type turn struct {
 	i     int
 	key   string
 	at    time.Time // when to look
 	token entry.Token
-	back  bool          // to be given back, not to be ended
-	pause time.Duration // before this process asks again for what it gives back
+	back  bool          // it must be given back, not ended
+	pause time.Duration // the time before this process asks again for a turn that it gives back
 
-	begins  time.Time // a moment at which a period begins, zero if not known
+	begins  time.Time // the start of some period; zero if unknown
 	watched bool      // this process was told to watch the turn of another one
 	place   time.Time // the place in the queue that a nudge has brought forward
 }
 
-// nudged brings the next look forward to the beginning of the next period, and keeps
+// nudged moves the next look forward to the start of the next period, and keeps
 // the place in the queue.
 func (t *turn) nudged(every time.Duration, late time.Duration) bool {
 	if t.begins.IsZero() {
@@ -186,7 +188,7 @@ func (t *turn) nudged(every time.Duration, late time.Duration) bool {
 	return true
 }
 
-// keeps reports whether the turn has a place in the queue yet to come.
+// keeps reports whether the turn has a future place in the queue.
 func (t *turn) keeps() bool { return t.place.After(time.Now()) }
 
 // bits returns the last argument of TakeTurn.

@@ -14,30 +14,30 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// A run is one call of Run. All its fields belong to the goroutine of Run; other
+// run is one call of Run. All its fields belong to the goroutine of Run; other
 // goroutines answer through its channels.
 //
-// Each turn goes through this, and is in one place at a time:
+// Each turn moves through these places, and is in one place at a time:
 //
 //	due ── take ──> held, being worked on ──> over ── end or give back ──> due
 //	 ^      │└ unknown: may have been taken ────^
 //	 └──────┘ another process has it, or had it
 type run struct {
 	*Scheduler
-	work    context.Context // of Work; its end is the one of Run
-	settled context.Context // of calls to Redis, which the end of Run does not cut
-	away    time.Duration   // to wait for a Redis that does not answer
-	lease   time.Duration   // of a turn: so much less than TTL as others look late
+	work    context.Context // of Work; it ends with Run
+	settled context.Context // of calls to Redis, which the end of Run does not cancel
+	away    time.Duration   // the wait for a Redis that does not answer
+	lease   time.Duration   // of a turn: TTL minus the delay of the others' looks
 	longest int             // periods between two looks
 
 	due  turns
 	held map[*turn]struct{} // being worked on
 	over []*turn            // to be ended or given back
-	free int                // of Places
+	free int                // number of free Places
 
-	taking, telling, beating bool // a round trip is on its way
+	taking, telling, beating bool // a round trip is in flight
 
-	took, told, beats chan trip // at most one each is on its way
+	took, told, beats chan trip // at most one of each is in flight
 	ended             chan done
 }
 
@@ -61,7 +61,7 @@ func (r *run) loop() {
 			if beats = busy; busy {
 				heartbeat.Reset(r.TTL / 3)
 			} else {
-				heartbeat.Stop() // a process at rest is not woken
+				heartbeat.Stop() // an idle process is not woken
 			}
 		}
 		select {
@@ -81,10 +81,10 @@ func (r *run) loop() {
 			if more, failed := r.rest(trip); failed {
 				again.Reset(min(r.TTL/3, patience))
 			} else if more {
-				r.tell() // what ended meanwhile
+				r.tell() // turns that ended meanwhile
 			}
 		case <-again.C:
-			r.tell() // what failed the last time
+			r.tell() // turns that failed the last time
 		case <-heartbeat.C:
 			r.beat()
 		case <-r.beats:
@@ -93,11 +93,11 @@ func (r *run) loop() {
 	}
 }
 
-// take asks for the turns that are due, as many as there are places for, or sets
-// look to when one will be.
+// take asks for the turns that are due, as many as there are free places, or
+// sets look to the time when one will be due.
 func (r *run) take(look *time.Timer) {
 	if r.taking || r.free == 0 || len(r.due) == 0 {
-		look.Stop() // what has to come first wakes the loop
+		look.Stop() // the pending event wakes the loop
 		return
 	}
 	now := time.Now()
@@ -118,9 +118,9 @@ func (r *run) take(look *time.Timer) {
 	r.ask(r.took, script.TakeTurn, turns)
 }
 
-// nudge brings all looks forward to the next period.
+// nudge moves all looks forward to the next period.
 func (r *run) nudge() {
-	late := r.late()
+	late := r.stagger()
 	for _, t := range r.due {
 		t.nudged(r.Every, late)
 	}
@@ -130,11 +130,11 @@ func (r *run) nudge() {
 // begin works on the keys whose turns this process got.
 func (r *run) begin(trip trip) {
 	now := time.Now()
-	slow := now.Sub(trip.sent) >= r.TTL/2 // it might run out before the first heartbeat
+	slow := now.Sub(trip.sent) >= r.TTL/2 // it might expire before the first heartbeat
 	var won []*turn
 	for n, t := range trip.turns {
 		answer, left := trip.answer(n)
-		// Not even a nonsensical answer makes this process wait for ever.
+		// A malformed answer must not make this process wait for ever.
 		left = min(left, time.Duration(r.longest+2)*r.Every)
 		switch {
 		case answer == "T" && !slow, answer != "H" && answer != "D" && r.Anyway:
@@ -142,8 +142,9 @@ func (r *run) begin(trip trip) {
 			t.begins, t.watched = time.Time{}, false
 			r.held[t] = struct{}{}
 		case answer == "H":
-			// Within a tenth of TTL after it ran out, which is what the lease of a turn is
-			// short of; and before that, since it may be given back.
+			// Look within a tenth of TTL after its expiry, by which the lease
+			// of a turn is shorter; and before that, since it may be given
+			// back.
 			t.watched = true
 			r.look(t, now.Add(min(left, r.TTL/4, r.Every)+rand.N(r.TTL/20)))
 		case answer == "D":
@@ -151,16 +152,16 @@ func (r *run) begin(trip trip) {
 			if t.keeps() {
 				r.look(t, t.place)
 			} else {
-				r.look(t, t.begins.Add(r.late()))
+				r.look(t, t.begins.Add(r.stagger()))
 			}
 			t.place = time.Time{}
-			if r.Nudge.pending() { // since the question was sent
+			if r.Nudge.pending() { // since the command was sent
 				r.nudge()
 			}
 		default:
-			// It may have been taken. It is not asked for again before Redis has said
-			// that it was given back, so each key costs a Redis that is away one
-			// question, and then one a second to give it back.
+			// It may have been taken. It is not asked for again before Redis
+			// has confirmed that it was given back. So each key costs a Redis
+			// that is down one command, and then one a second to give it back.
 			t.at, t.back = now.Add(r.away+rand.N(r.away/4)), true
 			r.over = append(r.over, t)
 		}
@@ -171,7 +172,7 @@ func (r *run) begin(trip trip) {
 		for n, t := range turns {
 			due[n] = t.i
 		}
-		// Ends with Work, for which loop and stop wait.
+		// It ends with Work, for which loop and stop wait.
 		r.Spawn(r.Code, func() error { return r.Work(r.work, due) }, func(err error) { r.ended <- done{turns, err} })
 	}
 	if len(r.over) > 0 {
@@ -185,7 +186,7 @@ func (r *run) look(t *turn, at time.Time) {
 	heap.Push(&r.due, t)
 }
 
-// end takes back the place of a call of Work.
+// end frees the place of a call of Work.
 func (r *run) end(d done) {
 	r.free++
 	back, _ := errors.AsType[*GiveBack](d.err)
@@ -199,9 +200,9 @@ func (r *run) end(d done) {
 	}
 }
 
-// late is how much later to look than the process that had the last turn. It differs
-// from process to process.
-func (r *run) late() time.Duration {
+// stagger is the extra delay for processes that did not own the last turn. It
+// differs between processes.
+func (r *run) stagger() time.Duration {
 	return time.Millisecond + rand.N(min(r.Every/10, 250*time.Millisecond))
 }
 
@@ -217,10 +218,11 @@ func (r *run) tell() {
 	r.ask(r.told, nil, turns)
 }
 
-// rest plans when to look again at what was told to be over. What failed is told
-// again after a second, or a third of TTL if that is shorter, for as long as Redis is
-// away, since nothing else can be done about the key meanwhile; with Anyway, the work
-// can. rest reports whether anything else waits to be told, and whether anything failed.
+// rest plans the next look at turns whose end was reported. A failed report is
+// repeated after a second, or a third of TTL if that is shorter, while Redis is
+// down, since nothing else can be done about the key. With Anyway, the work can
+// be done meanwhile. rest reports whether other turns wait for their report,
+// and whether any report failed.
 func (r *run) rest(trip trip) (more, failed bool) {
 	r.telling = false
 	more = len(r.over) > 0
@@ -229,26 +231,26 @@ func (r *run) rest(trip trip) (more, failed bool) {
 		switch {
 		case r.Anyway && (!ok || left < 0): // it was not taken, or is lost
 			failed = failed || !ok
-			r.look(t, time.Now().Add(max(t.pause, r.Every)+r.late()))
+			r.look(t, time.Now().Add(max(t.pause, r.Every)+r.stagger()))
 		case !ok:
 			failed = true
 			r.over = append(r.over, t)
 		case left < 0 || t.back:
-			// Nothing is known of it: to ask for the turn tells when the next one is.
-			at := time.Now().Add(t.pause + r.late())
+			// Its state is unknown: asking for the turn reveals the next one.
+			at := time.Now().Add(t.pause + r.stagger())
 			if t.at.After(at) {
 				at = t.at
 			}
 			r.look(t, at)
-		default: // before the others, who look later than they are told
+		default: // before the others, which look later than told
 			r.look(t, time.Now().Add(min(saturate.Millis(left), r.Every)))
 		}
 	}
 	return more, failed
 }
 
-// beat prolongs the turns under way. What it is told is of no use: a turn that is
-// lost cannot be ended either, and its work goes on.
+// beat prolongs the running turns. The replies are not used: a lost turn cannot
+// be ended either, and its work goes on.
 func (r *run) beat() {
 	if !r.beating && len(r.held) > 0 {
 		r.beating = true
@@ -256,9 +258,9 @@ func (r *run) beat() {
 	}
 }
 
-// stop gives back what is held. It waits for all work, whose ctx has ended, and for
-// Redis as long as its patience lasts. A process that is not told waits for the lease
-// of a turn.
+// stop gives back the held turns. It waits for all work, whose ctx has ended,
+// and for Redis within its patience. If that fails, the next process waits for
+// the lease of the turn.
 func (r *run) stop() {
 	for len(r.held) > 0 {
 		r.end(<-r.ended)

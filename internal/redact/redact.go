@@ -11,7 +11,7 @@ type redacted struct {
 	cause error
 }
 
-// Error returns the text without what was redacted.
+// Error returns the redacted text.
 func (e *redacted) Error() string { return e.text }
 
 // Unwrap returns the error that the text is of.

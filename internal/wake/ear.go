@@ -133,7 +133,7 @@ func (e *ear) has(sub *redis.PubSub) bool {
 	return e.l.ears[e.node] == e
 }
 
-// follow subscribes to what is added until ctx ends.
+// follow subscribes to added channels until ctx ends.
 func (e *ear) follow(ctx context.Context, sub *redis.PubSub) error {
 	for {
 		select {
@@ -147,7 +147,7 @@ func (e *ear) follow(ctx context.Context, sub *redis.PubSub) error {
 	}
 }
 
-// subscribe sends what has changed.
+// subscribe sends the changes.
 func (e *ear) subscribe(ctx context.Context, sub *redis.PubSub) error {
 	e.l.mu.Lock()
 	add, drop := e.add, e.drop
