@@ -1,0 +1,14 @@
+package main
+
+import (
+	"os"
+	"syscall"
+)
+
+// peak returns how many bytes a process had at its peak.
+func peak(s *os.ProcessState) int64 {
+	if u, ok := s.SysUsage().(*syscall.Rusage); ok {
+		return int64(u.Maxrss) * 1024
+	}
+	return 0
+}
