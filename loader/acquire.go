@@ -12,22 +12,22 @@ import (
 )
 
 // A late is the servers that take much longer to answer than others.
-type late[V any] struct {
+type late struct {
 	servers []string
-	unasked []*pursuit[V] // whose leases were not asked for, since their server was late before
+	unasked []*pursuit // whose leases were not asked for, since their server was late before
 }
 
 // An asking is leases that are asked for, of several servers perhaps.
-type asking[V any] struct {
-	ps    []*pursuit[V]
+type asking struct {
+	ps    []*pursuit
 	calls []*script.Call // of ps
 	trips *convoy.FanOut // of calls
 	left  []int          // which of ps have no answer yet, once some have; nil: all
 }
 
 // open returns the pursuits that have no answer yet.
-func (a *asking[V]) open() []*pursuit[V] {
-	ps := make([]*pursuit[V], len(a.left))
+func (a *asking) open() []*pursuit {
+	ps := make([]*pursuit, len(a.left))
 	for i, at := range a.left {
 		ps[i] = a.ps[at]
 	}
@@ -38,8 +38,8 @@ func (a *asking[V]) open() []*pursuit[V] {
 // the end of that round trip on. It finishes the flights that need none, adds those that
 // are to be loaded to r.legs and those that have to wait to held, and returns those that
 // are to ask again. Those whose server is late part from the others.
-func (r *run[V]) acquire(ps []*pursuit[V], held []hold[V]) ([]*pursuit[V], []hold[V]) {
-	var again []*pursuit[V]
+func (r *run) acquire(ps []*pursuit, held []hold) ([]*pursuit, []hold) {
+	var again []*pursuit
 	for some := range slices.Chunk(ps, convoy.Most) {
 		if r.ctx.Err() != nil {
 			again = append(again, some...) // and there, all fail
@@ -58,7 +58,7 @@ func (r *run[V]) acquire(ps []*pursuit[V], held []hold[V]) ([]*pursuit[V], []hol
 // had them: a run that queues for a slot holds no lease. Another process may have a slot
 // free. And if loads of two processes ask for each other's keys, the leases and the slots
 // would wait for each other until the timeout.
-func (r *run[V]) yield() (ps []*pursuit[V]) {
+func (r *run) yield() (ps []*pursuit) {
 	legs := r.legs
 	if len(legs) == 0 || r.trySlot() {
 		return nil
@@ -82,8 +82,8 @@ func (r *run[V]) yield() (ps []*pursuit[V]) {
 
 // ask asks for the leases of those that need one, unless their server is late. It adds
 // those that need none to r.legs.
-func (r *run[V]) ask(ps []*pursuit[V]) *asking[V] {
-	l, a := r.l, new(asking[V])
+func (r *run) ask(ps []*pursuit) *asking {
+	l, a := r.l, new(asking)
 	for _, p := range ps {
 		if p.sight.away == nil {
 			p.sight.away = l.refusal(p.key)
@@ -108,7 +108,7 @@ func (r *run[V]) ask(ps []*pursuit[V]) *asking[V] {
 }
 
 // isLate reports whether the server of a pursuit is late.
-func (r *run[V]) isLate(p *pursuit[V]) bool {
+func (r *run) isLate(p *pursuit) bool {
 	if len(r.late.servers) == 0 {
 		return false
 	}
@@ -119,7 +119,7 @@ func (r *run[V]) isLate(p *pursuit[V]) bool {
 // take takes what has been answered since the last take, and parts from the rest if
 // that takes much longer. What is granted has a heartbeat from then on, and no lease waits
 // longer for that than it can.
-func (r *run[V]) take(a *asking[V], again []*pursuit[V], held []hold[V]) ([]*pursuit[V], []hold[V]) {
+func (r *run) take(a *asking, again []*pursuit, held []hold) ([]*pursuit, []hold) {
 	l := r.l
 	all := a.trips.Wait(r.ctx, l.leases.ttl/4)
 	if all && a.left == nil {
@@ -156,12 +156,12 @@ func (r *run[V]) take(a *asking[V], again []*pursuit[V], held []hold[V]) ([]*pur
 }
 
 // note notes how calls ended, as sendBy does.
-func (r *run[V]) note(a *asking[V], calls []*script.Call) {
+func (r *run) note(a *asking, calls []*script.Call) {
 	r.l.away.Done(r.ctx, a.trips.Began(), len(calls), func(i int) (string, error) { return calls[i].Key, calls[i].Err })
 }
 
 // takeOne takes what was answered for one pursuit.
-func (r *run[V]) takeOne(p *pursuit[V], call *script.Call, again []*pursuit[V], held []hold[V]) ([]*pursuit[V], []hold[V]) {
+func (r *run) takeOne(p *pursuit, call *script.Call, again []*pursuit, held []hold) ([]*pursuit, []hold) {
 	l := r.l
 	p.proven = p.joined
 	a, err := acquired(p.token, call)
@@ -178,13 +178,13 @@ func (r *run[V]) takeOne(p *pursuit[V], call *script.Call, again []*pursuit[V], 
 		p.old = a.Entry
 		r.legs = append(r.legs, p)
 	case a.Grant == None && l.none(p.key, a.Entry):
-		p.f.finish(result[V]{err: ErrNotFound, how: OutcomeNotFound}, p.proven)
+		p.f.finish(result{err: ErrNotFound, how: OutcomeNotFound}, p.proven)
 	case a.Grant == None: // it is of another key
 		l.misfit(p, a.Entry)
 		again = append(again, p)
 	case a.Grant == Found:
 		if v, ok := l.value(p.key, a.Entry, 0); ok {
-			p.f.finish(result[V]{v: v, how: p.found()}, p.proven)
+			p.f.finish(result{v: v, how: p.found()}, p.proven)
 		} else {
 			l.misfit(p, a.Entry)
 			again = append(again, p)
@@ -193,28 +193,28 @@ func (r *run[V]) takeOne(p *pursuit[V], call *script.Call, again []*pursuit[V], 
 	case l.spoilt(p, a): // nobody else sees to a new one
 		again = append(again, p)
 	default:
-		held = append(held, hold[V]{p, a})
+		held = append(held, hold{p, a})
 	}
 	return again, held
 }
 
 // partLate has those go on by themselves that were not asked, since their server was late.
-func (r *run[V]) partLate() {
+func (r *run) partLate() {
 	if len(r.late.unasked) > 0 {
 		r.partFrom(r.late.unasked, nil, r.late.unasked)
 	}
-	r.late = late[V]{}
+	r.late = late{}
 }
 
 // partFrom has pursuits go on together, and without the others. Their leases were asked
 // for by a, or are still to be asked for.
-func (r *run[V]) partFrom(ps []*pursuit[V], a *asking[V], unasked []*pursuit[V]) {
-	gone := make(map[*pursuit[V]]bool, len(ps))
-	flights := make([]*flight[V], len(ps))
+func (r *run) partFrom(ps []*pursuit, a *asking, unasked []*pursuit) {
+	gone := make(map[*pursuit]bool, len(ps))
+	flights := make([]*flight, len(ps))
 	for i, p := range ps {
 		gone[p], flights[i] = true, p.f
 	}
-	r.own = slices.DeleteFunc(slices.Clone(r.own), func(p *pursuit[V]) bool { return gone[p] })
+	r.own = slices.DeleteFunc(slices.Clone(r.own), func(p *pursuit) bool { return gone[p] })
 	l, load := r.l, r.load
 	l.flights.part(func() { l.newRun(flights[0].ctx, load, company{}).finish(ps, a, unasked) }, flights...)
 }

@@ -15,10 +15,10 @@ import (
 // process even, can have come between. So a flight answers the members who had
 // joined when it was last proven that nothing had come between, as many as its
 // finish says. The others board one more flight, together and before it starts.
-type flight[V any] struct {
-	fs     *Flights[V]
+type flight struct {
+	fs     *group
 	key    string
-	run    func(*flight[V])        // flies a flight of this key; calls finish, once
+	run    func(*flight)           // flies a flight of this key; calls finish, once
 	values context.Context         // those of the first caller
 	crew   *party                  // guarded by fs.mu: the flights in whose goroutine it is flown
 	ctx    context.Context         // of the flight, or of all that are flown together
@@ -29,7 +29,7 @@ type flight[V any] struct {
 	with   company                 // guarded by fs.mu until it is flown: of its run
 	queued bool                    // guarded by fs.mu: it waits for a place among many, for whoever has one to fly it
 
-	members []*member[V]    // guarded by fs.mu: in the order in which they joined
+	members []*member       // guarded by fs.mu: in the order in which they joined
 	waking  []chan struct{} // guarded by fs.mu: closed by finish, for members who wait for these
 	waiting int             // guarded by fs.mu: members who have not left, and one more if it is steady
 	begun   int             // guarded by fs.mu: how many had joined when the load began
@@ -37,12 +37,12 @@ type flight[V any] struct {
 	steady  bool            // guarded by fs.mu: it flies on though nobody waits, which counts as one who waits
 	anew    bool            // guarded by fs.mu: for those who want a load that begins after they came
 
-	r result[V] // written by finish before it closes done
+	r result // written by finish before it closes done
 }
 
 // A result is what a flight found.
-type result[V any] struct {
-	v    V
+type result struct {
+	v    any // a pointer to the value, nil if there is none
 	err  error
 	how  Outcome
 	kept bool // v is what was there before: nothing newer can be had, for the reason err
@@ -50,17 +50,17 @@ type result[V any] struct {
 }
 
 // launch starts a flight. The caller holds fs.mu, and boards it.
-func (fs *Flights[V]) launch(ctx context.Context, key string, run func(*flight[V])) *flight[V] {
+func (fs *group) launch(ctx context.Context, key string, run func(*flight)) *flight {
 	f := fs.register(context.WithoutCancel(ctx), key, run)
 	fs.fly(func() { run(f) }, f)
 	return f
 }
 
 // register makes a flight that may be joined. The caller holds fs.mu.
-func (fs *Flights[V]) register(values context.Context, key string, run func(*flight[V])) *flight[V] {
-	f := &flight[V]{fs: fs, key: key, run: run, values: values, done: make(chan struct{})}
+func (fs *group) register(values context.Context, key string, run func(*flight)) *flight {
+	f := &flight{fs: fs, key: key, run: run, values: values, done: make(chan struct{})}
 	if fs.m == nil {
-		fs.m, fs.aloft = make(map[string]*flight[V]), make(map[*flight[V]]struct{})
+		fs.m, fs.aloft = make(map[string]*flight), make(map[*flight]struct{})
 	}
 	fs.m[key] = f
 	fs.aloft[f] = struct{}{}
@@ -70,7 +70,7 @@ func (fs *Flights[V]) register(values context.Context, key string, run func(*fli
 
 // fly calls run in a goroutine, for flights that share a ctx: it ends when the
 // last of them is cancelled. The caller holds fs.mu.
-func (fs *Flights[V]) fly(run func(), flights ...*flight[V]) {
+func (fs *group) fly(run func(), flights ...*flight) {
 	legs := make([]waitfor.Leg, len(flights))
 	for i, f := range flights {
 		legs[i] = waitfor.Leg{Key: f.key, Done: f.done}
@@ -78,9 +78,9 @@ func (fs *Flights[V]) fly(run func(), flights ...*flight[V]) {
 	load := waitfor.New(flights[0].values, fs, legs...)
 	ctx, end := context.WithCancelCause(waitfor.With(flights[0].values, load))
 	together := &party{left: len(flights), end: end}
-	if fs.Timeout > 0 {
-		late := fmt.Errorf("load took longer than %v: %w", fs.Timeout, context.DeadlineExceeded)
-		ctx, together.stop = context.WithTimeoutCause(ctx, fs.Timeout, late)
+	if fs.timeout > 0 {
+		late := fmt.Errorf("load took longer than %v: %w", fs.timeout, context.DeadlineExceeded)
+		ctx, together.stop = context.WithTimeoutCause(ctx, fs.timeout, late)
 	}
 	for _, f := range flights {
 		over := false
@@ -126,14 +126,14 @@ func (p *party) leave(cause error) {
 
 // part gives some of several flights a ctx of their own, and flies them apart from the
 // others. If one was cancelled, it is so still.
-func (fs *Flights[V]) part(run func(), flights ...*flight[V]) {
+func (fs *group) part(run func(), flights ...*flight) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	fs.secede(run, flights...)
 }
 
 // secede is part. The caller holds fs.mu.
-func (fs *Flights[V]) secede(run func(), flights ...*flight[V]) {
+func (fs *group) secede(run func(), flights ...*flight) {
 	together, ended := make([]context.CancelCauseFunc, len(flights)), make([]error, len(flights))
 	for i, f := range flights {
 		together[i], ended[i] = f.cancel, f.ended
@@ -153,19 +153,19 @@ func (fs *Flights[V]) secede(run func(), flights ...*flight[V]) {
 // crash ends a flight for all its members if the goroutine that flew it with those
 // of crew did not return: a codec or a hook of the client panicked there, or called
 // runtime.Goexit.
-func (f *flight[V]) crash(crew *party, err error) {
+func (f *flight) crash(crew *party, err error) {
 	f.fs.mu.Lock()
 	flown := f.crew == crew && !over(f.done)
 	n := len(f.members)
 	f.fs.mu.Unlock()
 	if flown {
-		f.finish(result[V]{err: err}, n)
+		f.finish(result{err: err}, n)
 	}
 }
 
 // claim flies a flight that is queued, by itself, and reports whether it was. The
 // caller holds fs.mu.
-func (f *flight[V]) claim(with company) bool {
+func (f *flight) claim(with company) bool {
 	if !f.queued {
 		return false
 	}
@@ -175,14 +175,14 @@ func (f *flight[V]) claim(with company) bool {
 }
 
 // claims is claim for a caller who does not hold fs.mu.
-func (f *flight[V]) claims(with company) bool {
+func (f *flight) claims(with company) bool {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
 	return f.claim(with)
 }
 
 // landed says that one of our goroutines has ended.
-func (fs *Flights[V]) landed() {
+func (fs *group) landed() {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	fs.running--
@@ -193,7 +193,7 @@ func (fs *Flights[V]) landed() {
 
 // spawn is guard.Go in a goroutine that Close waits for. It is for goroutines of a
 // flight that has not ended.
-func (fs *Flights[V]) spawn(code guard.Code, fn func() error, done func(error)) {
+func (fs *group) spawn(code guard.Code, fn func() error, done func(error)) {
 	fs.mu.Lock()
 	fs.running++
 	fs.mu.Unlock()
@@ -201,7 +201,7 @@ func (fs *Flights[V]) spawn(code guard.Code, fn func() error, done func(error)) 
 }
 
 // start is guard.Go in a goroutine that is counted already.
-func (fs *Flights[V]) start(code guard.Code, fn func() error, done func(error)) {
+func (fs *group) start(code guard.Code, fn func() error, done func(error)) {
 	guard.Go(code, fn, func(err error) {
 		defer fs.landed()
 		done(err)
@@ -211,7 +211,7 @@ func (fs *Flights[V]) start(code guard.Code, fn func() error, done func(error)) 
 // protect calls load in a goroutine of its own, so that nothing has to wait for one
 // that does not heed its ctx. If load panics or exits, failed says what comes of
 // that.
-func protect[V, R any](fs *Flights[V], load func() R, failed func(error) R) <-chan R {
+func protect[R any](fs *group, load func() R, failed func(error) R) <-chan R {
 	ch := make(chan R, 1) // so that a load left behind can end
 	var r R
 	fs.spawn(guard.Load, func() error { r = load(); return nil }, func(err error) {
@@ -224,13 +224,13 @@ func protect[V, R any](fs *Flights[V], load func() R, failed func(error) R) <-ch
 }
 
 // board adds a member. The caller holds fs.mu.
-func (f *flight[V]) board() *member[V] {
-	m := new(member[V])
+func (f *flight) board() *member {
+	m := new(member)
 	f.take(m)
 	return m
 }
 
-func (f *flight[V]) take(m *member[V]) {
+func (f *flight) take(m *member) {
 	m.f = f
 	f.members = append(f.members, m)
 	f.waiting++
@@ -238,7 +238,7 @@ func (f *flight[V]) take(m *member[V]) {
 
 // leave takes one member away, and cancels a flight that is then empty. The
 // caller holds fs.mu.
-func (f *flight[V]) leave() {
+func (f *flight) leave() {
 	f.waiting--
 	if f.waiting == 0 {
 		f.detach()
@@ -248,7 +248,7 @@ func (f *flight[V]) leave() {
 
 // detach makes the flight one that nobody joins any more. The caller holds
 // fs.mu.
-func (f *flight[V]) detach() {
+func (f *flight) detach() {
 	if f.fs.m[f.key] == f {
 		delete(f.fs.m, f.key)
 	}
@@ -265,7 +265,7 @@ func over(done <-chan struct{}) bool {
 }
 
 // empty reports whether nobody waits for the flight.
-func (f *flight[V]) empty() bool {
+func (f *flight) empty() bool {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
 	return f.steady && f.waiting == 1
@@ -273,14 +273,14 @@ func (f *flight[V]) empty() bool {
 
 // mark returns how many have joined. Taken before a command is sent that proves
 // the load to be untouched, it says whom the result may be given to.
-func (f *flight[V]) mark() int {
+func (f *flight) mark() int {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
 	return len(f.members)
 }
 
 // marks is mark for several, at one moment; it notes it in each.
-func (fs *Flights[V]) marks(ps []*pursuit[V]) {
+func (fs *group) marks(ps []*pursuit) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	for _, p := range ps {
@@ -289,7 +289,7 @@ func (fs *Flights[V]) marks(ps []*pursuit[V]) {
 }
 
 // marked is marks for whoever must not write to ps.
-func (fs *Flights[V]) marked(ps []*pursuit[V]) []int {
+func (fs *group) marked(ps []*pursuit) []int {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	joined := make([]int, len(ps))
@@ -301,7 +301,7 @@ func (fs *Flights[V]) marked(ps []*pursuit[V]) []int {
 
 // begin says that the load of ps begins. Without a lease, nothing will prove it
 // to whoever joins from now on.
-func (fs *Flights[V]) begin(ps []*pursuit[V]) {
+func (fs *group) begin(ps []*pursuit) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	for _, p := range ps {
@@ -313,7 +313,7 @@ func (fs *Flights[V]) begin(ps []*pursuit[V]) {
 }
 
 // lose detaches a flight whose lease is lost.
-func (f *flight[V]) lose() {
+func (f *flight) lose() {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
 	f.detach()
@@ -322,14 +322,14 @@ func (f *flight[V]) lose() {
 // finish gives r to the first n members, and lets the others who have not left
 // board a flight of their own, or the one that came after this one was detached.
 // Who wants a load that began later than this one is among the others.
-func (f *flight[V]) finish(r result[V], n int) {
+func (f *flight) finish(r result, n int) {
 	fs := f.fs
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	f.detach()
 	delete(fs.aloft, f)
 	fs.some.Store(len(fs.aloft) > 0)
-	var late []*member[V]
+	var late []*member
 	for i, m := range f.members {
 		if !m.left && (i >= n || m.anew && i >= f.begun) {
 			late = append(late, m)
@@ -355,11 +355,11 @@ func (f *flight[V]) finish(r result[V], n int) {
 //
 // Who wants a load that begins after it came is not to board a flight of readers: that
 // may find a value and load nothing, again and again.
-func (f *flight[V]) transfer(late []*member[V]) {
+func (f *flight) transfer(late []*member) {
 	fs := f.fs
 	next := fs.m[f.key]
 	if fs.closed {
-		next = &flight[V]{fs: fs, r: result[V]{err: ErrClosed}, done: f.done}
+		next = &flight{fs: fs, r: result{err: ErrClosed}, done: f.done}
 	}
 	if next != nil {
 		next.claim(company{})

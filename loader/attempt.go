@@ -26,8 +26,11 @@ func Previous[V any](ctx context.Context) (V, bool) {
 	if !ok {
 		return zero, false
 	}
-	v, ok := p.(V)
-	return v, ok
+	v, ok := p.(*V)
+	if !ok {
+		return zero, false
+	}
+	return *v, true
 }
 
 // NoStore makes the load whose ctx this is one whose value is given to its
@@ -71,7 +74,7 @@ func Storing(ctx context.Context) {
 // An attempt is what a load can learn and say by its ctx. Every load has its own,
 // or one that another load asks for would take that one's for it.
 type attempt struct {
-	previous func() (any, bool) // nil: none
+	previous func() (any, bool) // a pointer to a value, and whether there is one; nil: none
 	lease    func(key string) (Lease, bool)
 	unstored atomic.Bool
 	storing  func()                // nil: nobody joins

@@ -7,26 +7,26 @@ import (
 )
 
 // A member is one caller.
-type member[V any] struct {
-	f    *flight[V]    // guarded by fs.mu: whom the member waits for
+type member struct {
+	f    *flight       // guarded by fs.mu: whom the member waits for
 	left bool          // guarded by fs.mu
 	link *waitfor.Link // guarded by fs.mu: nil unless it is a load that waits
 	anew bool          // it wants a load that begins after it came
 
-	run func(*flight[V]) // of a member who is anew: flies a flight that loads
+	run func(*flight) // of a member who is anew: flies a flight that loads
 }
 
 // board joins the flight of key, or starts one, which run then has to finish. If
 // run is nil it does not start one, and returns nil if there is none that may be
 // joined by a caller who has not read the key.
-func (fs *Flights[V]) board(ctx context.Context, key string, run func(*flight[V])) (*member[V], error) {
+func (fs *group) board(ctx context.Context, key string, run func(*flight)) (*member, error) {
 	m, _, err := fs.embark(ctx, key, false, run, nil)
 	return m, err
 }
 
 // boardOne joins the flight of one of many keys, as board does without run, but
 // leaves it in the queue. It returns the flight too if it is queued.
-func (fs *Flights[V]) boardOne(ctx context.Context, key string) (m *member[V], queued *flight[V], err error) {
+func (fs *group) boardOne(ctx context.Context, key string) (m *member, queued *flight, err error) {
 	if err := fs.admit(ctx, key); err != nil {
 		return nil, nil, err
 	}
@@ -46,7 +46,7 @@ func (fs *Flights[V]) boardOne(ctx context.Context, key string) (m *member[V], q
 
 // boardAside joins a flight, or starts one that nobody joins who has not read the
 // key.
-func (fs *Flights[V]) boardAside(ctx context.Context, key string, run func(*flight[V])) (*member[V], error) {
+func (fs *group) boardAside(ctx context.Context, key string, run func(*flight)) (*member, error) {
 	m, _, err := fs.embark(ctx, key, true, run, nil)
 	return m, err
 }
@@ -54,7 +54,7 @@ func (fs *Flights[V]) boardAside(ctx context.Context, key string, run func(*flig
 // embark is board, or boardAside. It reports whether it has started the flight. bring
 // is called, under fs.mu and unless it is nil, if others may join the flight who have
 // not read the key.
-func (fs *Flights[V]) embark(ctx context.Context, key string, aside bool, run, bring func(*flight[V])) (m *member[V], started bool, err error) {
+func (fs *group) embark(ctx context.Context, key string, aside bool, run, bring func(*flight)) (m *member, started bool, err error) {
 	if err := fs.admit(ctx, key); err != nil {
 		return nil, false, err
 	}
@@ -82,7 +82,7 @@ func (fs *Flights[V]) embark(ctx context.Context, key string, aside bool, run, b
 // boardAnew joins a flight of which the load has not begun, or starts one. Who
 // comes while such a load is under way waits for it and for the next one, which
 // all of them share: so at most one at a time runs in this process.
-func (fs *Flights[V]) boardAnew(ctx context.Context, key string, run func(*flight[V])) (*member[V], error) {
+func (fs *group) boardAnew(ctx context.Context, key string, run func(*flight)) (*member, error) {
 	if err := fs.admit(ctx, key); err != nil {
 		return nil, err
 	}
@@ -111,7 +111,7 @@ const (
 )
 
 // leaveAside starts a flight that nobody waits for, unless there is one.
-func (fs *Flights[V]) leaveAside(ctx context.Context, key string, run func(*flight[V])) {
+func (fs *group) leaveAside(ctx context.Context, key string, run func(*flight)) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if !fs.closed && fs.m[key] == nil {
@@ -135,8 +135,8 @@ func unasked(ctx context.Context) context.Context {
 // flies the i-th by itself, should that be needed. If queue is set, they wait to be
 // claimed, by crew or by whoever boards one of them. queued are those that it has
 // found queued. The error is one a key.
-func (fs *Flights[V]) boardAll(ctx context.Context, keys []string, who boarding, queue bool, run func(i int) func(*flight[V]), crew func(n int, queued []*flight[V]) func(fs []*flight[V], is []int)) (members []*member[V], errs []error) {
-	members, errs = make([]*member[V], len(keys)), make([]error, len(keys))
+func (fs *group) boardAll(ctx context.Context, keys []string, who boarding, queue bool, run func(i int) func(*flight), crew func(n int, queued []*flight) func(fs []*flight, is []int)) (members []*member, errs []error) {
+	members, errs = make([]*member, len(keys)), make([]error, len(keys))
 	if who != nobody {
 		for i, key := range keys {
 			errs[i] = fs.admit(ctx, key)
@@ -146,7 +146,7 @@ func (fs *Flights[V]) boardAll(ctx context.Context, keys []string, who boarding,
 	if who == nobody {
 		values = unasked(values)
 	}
-	var started, queued []*flight[V]
+	var started, queued []*flight
 	var is []int
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -180,7 +180,7 @@ func (fs *Flights[V]) boardAll(ctx context.Context, keys []string, who boarding,
 }
 
 // admit returns the error of a caller who cannot board.
-func (fs *Flights[V]) admit(ctx context.Context, key string) error {
+func (fs *group) admit(ctx context.Context, key string) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -192,14 +192,14 @@ func (fs *Flights[V]) admit(ctx context.Context, key string) error {
 
 // await says that m waits, with the ctx of its caller, if that is the one of a load.
 // The caller holds fs.mu.
-func (m *member[V]) await(ctx context.Context) {
+func (m *member) await(ctx context.Context) {
 	if m.link == nil && !over(m.f.done) {
 		m.link = waitfor.Await(ctx, &m.f.node)
 	}
 }
 
 // awaits is await for several, nil or not, before any of them is waited for.
-func (fs *Flights[V]) awaits(ctx context.Context, members []*member[V]) {
+func (fs *group) awaits(ctx context.Context, members []*member) {
 	if waitfor.From(ctx) == nil {
 		return
 	}
@@ -218,7 +218,7 @@ func (fs *Flights[V]) awaits(ctx context.Context, members []*member[V]) {
 // A result has a value in it. It is passed on by reference, since those who wait are
 // many, and of goroutines that have just begun each would have to move to a larger
 // stack for the copies.
-func (fs *Flights[V]) wait(ctx context.Context, m *member[V], early <-chan struct{}) (*result[V], bool) {
+func (fs *group) wait(ctx context.Context, m *member, early <-chan struct{}) (*result, bool) {
 	fs.mu.Lock()
 	f := m.f
 	ended := over(f.done)
@@ -249,7 +249,7 @@ func (fs *Flights[V]) wait(ctx context.Context, m *member[V], early <-chan struc
 			m.left = true
 			m.f.leave()
 			fs.mu.Unlock()
-			return &result[V]{err: ErrReentrant}, true
+			return &result{err: ErrReentrant}, true
 		case m.f != f:
 			f = m.f // it came too late for what that flight found
 		case over(f.done):
@@ -260,7 +260,7 @@ func (fs *Flights[V]) wait(ctx context.Context, m *member[V], early <-chan struc
 			m.left = true
 			f.leave()
 			fs.mu.Unlock()
-			return &result[V]{err: context.Cause(ctx)}, true
+			return &result{err: context.Cause(ctx)}, true
 		}
 		fs.mu.Unlock()
 		if hurry && !over(f.done) {
@@ -270,7 +270,7 @@ func (fs *Flights[V]) wait(ctx context.Context, m *member[V], early <-chan struc
 }
 
 // unlink says that m does not wait any more.
-func (fs *Flights[V]) unlink(m *member[V]) {
+func (fs *group) unlink(m *member) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	m.link.End()
@@ -279,7 +279,7 @@ func (fs *Flights[V]) unlink(m *member[V]) {
 
 // linger is for a member who leaves without harm to the flight: it flies on,
 // though nobody may be waiting for it.
-func (fs *Flights[V]) linger(m *member[V]) {
+func (fs *group) linger(m *member) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	m.left = true

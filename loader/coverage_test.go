@@ -20,13 +20,13 @@ func newManual() *manual {
 	return &manual{found: make(chan string), proven: make(chan int)}
 }
 
-func (m *manual) run(f *flight[string]) {
+func (m *manual) run(f *flight) {
 	m.began = append(m.began, f.ctx)
 	select {
 	case v := <-m.found:
-		f.finish(result[string]{v: v}, <-m.proven)
+		f.finish(result{v: &v}, <-m.proven)
 	case <-f.ctx.Done():
-		f.finish(result[string]{err: context.Cause(f.ctx)}, f.mark())
+		f.finish(result{err: context.Cause(f.ctx)}, f.mark())
 	}
 }
 
@@ -38,14 +38,14 @@ func (m *manual) end(v string, proven int) {
 }
 
 // rides joins the flight of key, or has run fly one, and returns what it finds.
-func rides[V any](ctx context.Context, fs *Flights[V], key string, run func(*flight[V])) (V, error) {
+func rides[V any](ctx context.Context, fs *Flights[V], key string, run func(*flight)) (V, error) {
 	m, err := fs.board(ctx, key, run)
 	if err != nil {
 		var zero V
 		return zero, err
 	}
 	r, _ := fs.wait(ctx, m, nil)
-	return r.v, r.err
+	return unbox[V](r.v), r.err
 }
 
 // join starts n callers of key, one after the other.
@@ -209,7 +209,7 @@ func TestLateCallersOfAClosedFlightsAreToldSo(t *testing.T) {
 func TestEachFlightHasTheWholeTimeout(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		fs := Flights[string]{Timeout: time.Second}
+		fs := Flights[string]{group: group{timeout: time.Second}}
 		m := newManual()
 		early, late := m.join(t.Context(), &fs, 1), m.join(t.Context(), &fs, 1)
 		time.Sleep(900 * time.Millisecond)

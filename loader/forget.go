@@ -2,11 +2,11 @@ package loader
 
 // ForgetAll is Forget for every key. It is for whoever has taken keys away
 // without knowing which.
-func (fs *Flights[V]) ForgetAll() {
+func (fs *group) ForgetAll() {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	clear(fs.m)
 }
 
 // ForgetAll is Forget for every key that is being loaded here.
-func (l *Loader[V]) ForgetAll() { l.flights.ForgetAll() }
+func (l *engine) ForgetAll() { l.flights.ForgetAll() }

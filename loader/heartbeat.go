@@ -17,12 +17,12 @@ import (
 //
 // Its timer costs no goroutine before it fires, which it does not while a load is
 // quick.
-type heartbeat[V any] struct {
-	l     *Loader[V]
+type heartbeat struct {
+	l     *engine
 	is    []int // which of the leases; nil: all
 	renew renewing
 	send  func([]*script.Call)
-	next  *heartbeat[V] // of another server; nil: none
+	next  *heartbeat // of another server; nil: none
 
 	mu    sync.Mutex
 	timer *time.Timer // guarded by mu
@@ -37,7 +37,7 @@ type renewing = func(is []int) (calls []*script.Call, answered func())
 // called for each beat, and its answered not after stop has returned. Both may run on
 // goroutines of the Loader, for several servers at the same time. What is under way when
 // ctx ends or stop is called is left.
-func (l *Loader[V]) beating(ctx context.Context, n int, key func(i int) string, renew renewing) (first *heartbeat[V]) {
+func (l *engine) beating(ctx context.Context, n int, key func(i int) string, renew renewing) (first *heartbeat) {
 	for _, is := range convoy.ByServer(l.rdb, n, func(i int) string {
 		at, _ := l.leases.place(key(i))
 		return at
@@ -51,8 +51,8 @@ func (l *Loader[V]) beating(ctx context.Context, n int, key func(i int) string, 
 }
 
 // beatingAt starts the heartbeat of the leases of one server.
-func (l *Loader[V]) beatingAt(ctx context.Context, is []int, renew renewing, next *heartbeat[V]) *heartbeat[V] {
-	h := &heartbeat[V]{l: l, is: is, renew: renew, next: next}
+func (l *engine) beatingAt(ctx context.Context, is []int, renew renewing, next *heartbeat) *heartbeat {
+	h := &heartbeat{l: l, is: is, renew: renew, next: next}
 	h.send = func(calls []*script.Call) { l.send(ctx, calls) }
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -61,7 +61,7 @@ func (l *Loader[V]) beatingAt(ctx context.Context, is []int, renew renewing, nex
 }
 
 // beat renews the leases once, and has the timer fire again when the answer is there.
-func (h *heartbeat[V]) beat() {
+func (h *heartbeat) beat() {
 	if h.over() {
 		return
 	}
@@ -88,20 +88,20 @@ func (h *heartbeat[V]) beat() {
 }
 
 // over reports whether stop was called.
-func (h *heartbeat[V]) over() bool {
+func (h *heartbeat) over() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.ended
 }
 
 // stop ends the heartbeats, unless there are none. It may be called again.
-func (h *heartbeat[V]) stop() {
+func (h *heartbeat) stop() {
 	for ; h != nil; h = h.next {
 		h.end()
 	}
 }
 
-func (h *heartbeat[V]) end() {
+func (h *heartbeat) end() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ended = true

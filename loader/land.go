@@ -12,10 +12,10 @@ import (
 // portion after the other, each in one round trip to each server, while the leases of the
 // others are still renewed. A server that takes much longer than the others holds up its
 // own flights only.
-func (r *run[V]) land(all []Loaded[V], took time.Duration) {
+func (r *run) land(all []loaded, took time.Duration) {
 	r.loaded()
-	var orphans []*pursuit[V]
-	var late []*landing[V]
+	var orphans []*pursuit
+	var late []*landing
 	some := func(from, to int) {
 		if from == to {
 			return
@@ -47,25 +47,25 @@ func (r *run[V]) land(all []Loaded[V], took time.Duration) {
 }
 
 // A landing is some legs of a run whose results are on their way to Redis.
-type landing[V any] struct {
-	r       *run[V]
+type landing struct {
+	r       *run
 	ctx     context.Context // does not end
-	legs    []*pursuit[V]
+	legs    []*pursuit
 	from    int // where in the legs of the run
-	results []result[V]
+	results []result
 	calls   []*script.Call // of those that have a lease
 	sent    []int          // which of legs that is; -1: it has ended
 	trips   *convoy.FanOut // of calls; nil: all have ended
-	storing *heartbeat[V]
-	orphans []*pursuit[V] // may still have a lease
+	storing *heartbeat
+	orphans []*pursuit // may still have a lease
 }
 
 // landSome begins land for the legs from an index to another, and ends those that have no
 // lease.
-func (r *run[V]) landSome(from, to int, all []Loaded[V], took time.Duration) *landing[V] {
+func (r *run) landSome(from, to int, all []loaded, took time.Duration) *landing {
 	legs := r.legs[from:to]
-	d := &landing[V]{
-		r: r, ctx: context.WithoutCancel(r.ctx), legs: legs, from: from, results: make([]result[V], len(legs)),
+	d := &landing{
+		r: r, ctx: context.WithoutCancel(r.ctx), legs: legs, from: from, results: make([]result, len(legs)),
 		calls: make([]*script.Call, 0, len(legs)), sent: make([]int, 0, len(legs)),
 	}
 	for i, p := range legs {
@@ -91,7 +91,7 @@ func (r *run[V]) landSome(from, to int, all []Loaded[V], took time.Duration) *la
 
 // keep starts a heartbeat of the leases while calls end them, if that takes more than one
 // round trip. Else it returns nil.
-func (d *landing[V]) keep() *heartbeat[V] {
+func (d *landing) keep() *heartbeat {
 	trips := 0
 	for range script.CallLots(d.calls, convoy.Most) {
 		trips++
@@ -99,7 +99,7 @@ func (d *landing[V]) keep() *heartbeat[V] {
 	if trips < 2 {
 		return nil
 	}
-	l, legs := d.r.l, make([]*pursuit[V], len(d.sent))
+	l, legs := d.r.l, make([]*pursuit, len(d.sent))
 	for j, i := range d.sent {
 		legs[j] = d.legs[i]
 	}
@@ -115,7 +115,7 @@ func (d *landing[V]) keep() *heartbeat[V] {
 
 // wait waits for the answers as FanOut.Wait does, and ends the flights of which there are
 // some. It reports whether all have ended.
-func (d *landing[V]) wait() (over bool) {
+func (d *landing) wait() (over bool) {
 	if over = d.trips == nil || d.trips.Wait(d.ctx, 0); over {
 		d.storing.stop()
 	}
@@ -141,7 +141,7 @@ func (d *landing[V]) wait() (over bool) {
 }
 
 // take takes what Redis has answered for one leg.
-func (d *landing[V]) take(i int, call *script.Call) {
+func (d *landing) take(i int, call *script.Call) {
 	l, p := d.r.l, d.legs[i]
 	n, err := number(call, int64(StoredStale))
 	stores := call.Script != script.Release && call.Script != script.Release.Packed()
@@ -163,7 +163,7 @@ func (d *landing[V]) take(i int, call *script.Call) {
 }
 
 // finish ends the flight of one leg.
-func (d *landing[V]) finish(i int) {
+func (d *landing) finish(i int) {
 	p := d.legs[i]
 	if joined := d.r.attempt.joined.Load(); joined != nil { // the load has stored by itself, and later proofs are none of what it knows
 		p.proven = min(p.proven, (*joined)[d.from+i])
@@ -175,7 +175,7 @@ func (d *landing[V]) finish(i int) {
 }
 
 // taken returns the orphans since it was called last.
-func (d *landing[V]) taken() []*pursuit[V] {
+func (d *landing) taken() []*pursuit {
 	some := d.orphans
 	d.orphans = nil
 	return some

@@ -15,7 +15,7 @@ import (
 
 // lead loads under the leases, which their heartbeats renew while the load lives. What
 // has no lease is loaded with them.
-func (r *run[V]) lead() {
+func (r *run) lead() {
 	r.loads()
 	r.l.flights.begin(r.legs)
 	var took time.Duration // written by the load before it sends on the channel
@@ -29,15 +29,15 @@ func (r *run[V]) lead() {
 
 // A portion is legs of which the leases were granted in one round trip, and perhaps some
 // that have none.
-type portion[V any] struct {
+type portion struct {
 	from, to int // of the legs of the run
-	*heartbeat[V]
+	*heartbeat
 }
 
 // keep starts the heartbeat of the leases of the legs from an index on.
-func (r *run[V]) keep(from int) {
+func (r *run) keep(from int) {
 	l := r.l
-	var legs []*pursuit[V]
+	var legs []*pursuit
 	for _, p := range r.legs[from:] {
 		if !p.alone {
 			legs = append(legs, p)
@@ -46,7 +46,7 @@ func (r *run[V]) keep(from int) {
 	if len(legs) == 0 {
 		return
 	}
-	r.portions = append(r.portions, portion[V]{from, len(r.legs), l.beating(r.ctx, len(legs), func(i int) string { return legs[i].key }, func(is []int) ([]*script.Call, func()) {
+	r.portions = append(r.portions, portion{from, len(r.legs), l.beating(r.ctx, len(legs), func(i int) string { return legs[i].key }, func(is []int) ([]*script.Call, func()) {
 		some := those(legs, is)
 		joined := l.flights.marked(some)
 		calls := make([]*script.Call, len(some))
@@ -58,7 +58,7 @@ func (r *run[V]) keep(from int) {
 }
 
 // extended takes the answers to a beat. joined are the members when it was sent.
-func (l *Loader[V]) extended(legs []*pursuit[V], calls []*script.Call, joined []int) {
+func (l *engine) extended(legs []*pursuit, calls []*script.Call, joined []int) {
 	for i, call := range calls {
 		n, err := number(call, 2)
 		switch {
@@ -74,14 +74,14 @@ func (l *Loader[V]) extended(legs []*pursuit[V], calls []*script.Call, joined []
 }
 
 // still ends the heartbeats.
-func (r *run[V]) still() {
+func (r *run) still() {
 	for _, some := range r.portions {
 		some.stop()
 	}
 }
 
 // start starts the load, which takes our slot with it.
-func (r *run[V]) start(took *time.Duration) <-chan []Loaded[V] {
+func (r *run) start(took *time.Duration) <-chan []loaded {
 	l, slot, self := r.l, r.slot, r.self
 	r.slot = false
 	is := make([]int, len(r.legs))
@@ -101,8 +101,8 @@ func (r *run[V]) start(took *time.Duration) <-chan []Loaded[V] {
 	}
 	ctx := context.WithValue(r.ctx, attemptKey{}, at)
 	began := time.Now()
-	return protect(&l.flights, func() []Loaded[V] {
-		var res []Loaded[V]
+	return protect(&l.flights, func() []loaded {
+		var res []loaded
 		defer func() {
 			*took = time.Since(began)
 			l.stats.loads.Add(1)
@@ -131,7 +131,7 @@ func (r *run[V]) start(took *time.Duration) <-chan []Loaded[V] {
 }
 
 // leaseOf returns what finds the lease on a key of the load, as it is when that begins.
-func (r *run[V]) leaseOf() func(key string) (Lease, bool) {
+func (r *run) leaseOf() func(key string) (Lease, bool) {
 	legs := r.legs
 	index := sync.OnceValue(func() map[string]Lease {
 		m := make(map[string]Lease, len(legs))
@@ -149,8 +149,8 @@ func (r *run[V]) leaseOf() func(key string) (Lease, bool) {
 }
 
 // all is what a load returns that has the same error for every key.
-func (r *run[V]) all(err error) []Loaded[V] {
-	res := make([]Loaded[V], len(r.legs))
+func (r *run) all(err error) []loaded {
+	res := make([]loaded, len(r.legs))
 	for i := range res {
 		res[i].Err = err
 	}
@@ -158,7 +158,7 @@ func (r *run[V]) all(err error) []Loaded[V] {
 }
 
 // unanswered reports whether a load gave no answer at all.
-func unanswered[V any](res []Loaded[V]) bool {
+func unanswered(res []loaded) bool {
 	for _, one := range res {
 		if one.Err == nil || errors.Is(one.Err, ErrNotFound) || errors.Is(one.Err, ErrNotModified) {
 			return false
@@ -169,9 +169,9 @@ func unanswered[V any](res []Loaded[V]) bool {
 
 // conclude says what the load of a key has come to, and returns the call that
 // tells Redis.
-func (r *run[V]) conclude(p *pursuit[V], got Loaded[V], took time.Duration, res *result[V]) *script.Call {
+func (r *run) conclude(p *pursuit, got loaded, took time.Duration, res *result) *script.Call {
 	l := r.l
-	*res = result[V]{v: got.Value, err: blame(r.ctx, got.Err), how: OutcomeLoaded}
+	*res = result{v: got.Value, err: blame(r.ctx, got.Err), how: OutcomeLoaded}
 	if p.alone {
 		res.how = OutcomeBypassed
 	}
@@ -198,8 +198,7 @@ func (r *run[V]) conclude(p *pursuit[V], got Loaded[V], took time.Duration, res 
 	}
 	switch {
 	case errors.Is(res.err, ErrNotFound):
-		var zero V
-		if res.v = zero; got.Life.check() != nil {
+		if res.v = nil; got.Life.check() != nil {
 			return l.leases.releasing(p.key, p.token, drop, 0)
 		}
 		payload, err := l.encodeNone(p.key, got.Life.Fresh)
@@ -212,7 +211,9 @@ func (r *run[V]) conclude(p *pursuit[V], got Loaded[V], took time.Duration, res 
 	case p.alone || got.Life.check() != nil:
 		return unstored()
 	}
-	payload, err := l.encode(nil, p.key, res.v, got.Life.Fresh)
+	payload, err := l.encode(nil, p.key, got.Life.Fresh, func(dst []byte, key string) ([]byte, error) {
+		return l.codec.append(dst, key, res.v)
+	})
 	if err != nil {
 		return unstored()
 	}
@@ -221,9 +222,8 @@ func (r *run[V]) conclude(p *pursuit[V], got Loaded[V], took time.Duration, res 
 
 // failing is conclude for a load that failed. The value that was there stays, and
 // is the answer if it may be; but not that of a load which was merely cancelled.
-func (r *run[V]) failing(p *pursuit[V], res *result[V]) *script.Call {
-	var zero V
-	res.v = zero
+func (r *run) failing(p *pursuit, res *result) *script.Call {
+	res.v = nil
 	if p.old == nil || errors.Is(res.err, errAbandoned) || errors.Is(res.err, ErrClosed) {
 		return r.l.leases.releasing(p.key, p.token, "", 0)
 	}
@@ -237,7 +237,7 @@ func (r *run[V]) failing(p *pursuit[V], res *result[V]) *script.Call {
 }
 
 // release gives leases back, whatever ended the flights.
-func (r *run[V]) release(ps []*pursuit[V]) {
+func (r *run) release(ps []*pursuit) {
 	var calls []*script.Call
 	for _, p := range ps {
 		if !p.alone || p.orphan {

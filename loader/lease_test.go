@@ -46,9 +46,9 @@ func TestTheDefaultsAreThoseOfTheDocs(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = l.Close(context.Background()) })
 	require.Equal(t, defaults.LeaseTTL(), l.leases.ttl)
-	require.Equal(t, time.Minute, l.flights.Timeout)
+	require.Equal(t, time.Minute, l.flights.timeout)
 	require.Nil(t, l.slots)
-	require.Equal(t, codec.Bind(codec.For[string]()), l.codec)
+	require.Equal(t, boxed[string]{codec.Bind(codec.For[string]())}, l.codec)
 }
 
 func TestALifeIsWholeMillisecondsUpToTenYears(t *testing.T) {

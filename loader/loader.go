@@ -14,22 +14,12 @@ package loader
 
 import (
 	"context"
-	"fmt"
-	"math"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/codec"
-	"github.com/cachex-go/cachex/internal/circuit"
-	"github.com/cachex-go/cachex/internal/defaults"
-	"github.com/cachex-go/cachex/internal/gather"
-	"github.com/cachex-go/cachex/internal/guard"
-	"github.com/cachex-go/cachex/internal/saturate"
-	"github.com/cachex-go/cachex/internal/waitfor"
-	"github.com/cachex-go/cachex/internal/wake"
 )
 
 // Options describe a Loader.
@@ -92,8 +82,14 @@ type Options[V any] struct {
 	NoCombining bool
 }
 
-// longest returns the longest pause that a back-off of d makes at random.
-func longest(d time.Duration) time.Duration { return d / 5 * 6 }
+// settings returns the options, but for the codec.
+func (o *Options[V]) settings() settings {
+	return settings{
+		LeaseTTL: o.LeaseTTL, Timeout: o.Timeout, MaxLoads: o.MaxLoads,
+		StaleWhileRevalidate: o.StaleWhileRevalidate, StaleIfError: o.StaleIfError, SoftTimeout: o.SoftTimeout,
+		Backoff: o.Backoff, EarlyRefresh: o.EarlyRefresh, Packed: o.Packed, NoCombining: o.NoCombining,
+	}
+}
 
 // MaxBackoff is the longest time without a load after loads that failed, but for
 // the random part, unless Options.Backoff is longer.
@@ -102,33 +98,8 @@ const MaxBackoff = time.Minute
 // A Loader loads each key once for the whole fleet. It is safe for concurrent
 // use.
 type Loader[V any] struct {
-	rdb     redis.UniversalClient
-	gather  *gather.Client // of all who read on rdb
-	apart   bool           // Options.NoCombining
-	codec   codec.Keyed[V]
-	seal    sealer // nil: the codec does not authenticate
-	leases  Leases
-	flights Flights[V]
-	reads   reads[V]
-	slots   *waitfor.Pool     // nil: no limit
-	hear    *wake.Listener    // nil: poll only
-	away    *circuit.Circuits // whether Redis is worth asking
-
-	swr, sie    int64         // milliseconds
-	longest     int64         // milliseconds that a lease or a pause can last
-	softTimeout time.Duration // 0: without end
-	backoff     time.Duration
-	early       float64
-
-	closing sync.Once
-	deaf    chan struct{} // closed when hear and gather are released
-
-	size  gather.Size  // of an entry
-	spare sync.Pool    // of *[]Answer[V], zero
-	cold  atomic.Bool  // most of many keys were missing
-	cost  atomic.Int64 // nanoseconds: moving average of what loads cost, 0 before the first
-	quick atomic.Int64 // nanoseconds: what the quickest load of late took, 0 before the first
-	stats counters
+	*engine
+	spare sync.Pool // of *[]Answer[V], zero
 }
 
 // New returns a Loader, or an error that names the option that is wrong. It
@@ -137,61 +108,12 @@ func New[V any](rdb redis.UniversalClient, o Options[V]) (*Loader[V], error) {
 	if o.Codec == nil {
 		o.Codec = codec.For[V]()
 	}
-	if o.LeaseTTL == 0 {
-		o.LeaseTTL = defaults.LeaseTTL()
-	}
-	if o.Timeout == 0 {
-		o.Timeout = time.Minute
-	}
-	if o.Backoff == 0 {
-		o.Backoff = time.Second
-	}
-	if err := o.check(); err != nil {
-		return nil, err
-	}
-	leases, err := NewLeases(rdb, o.LeaseTTL)
+	c := codec.Bind(o.Codec)
+	e, err := newEngine(rdb, boxed[V]{c}, c, o.settings())
 	if err != nil {
 		return nil, err
 	}
-	l := &Loader[V]{
-		rdb: rdb, codec: codec.Bind(o.Codec), leases: *leases, deaf: make(chan struct{}),
-		swr: o.StaleWhileRevalidate.Milliseconds(), sie: o.StaleIfError.Milliseconds(),
-		longest:     saturate.Mul(max(o.LeaseTTL, o.Backoff, MaxBackoff), 2).Milliseconds() + slack,
-		softTimeout: o.SoftTimeout, backoff: o.Backoff, early: o.EarlyRefresh,
-	}
-	l.seal = sealerOf(l.codec)
-	l.gather, l.apart = gather.For(rdb), o.NoCombining
-	l.leases.stale, l.leases.timed, l.leases.packed = l.swr+l.sie, o.EarlyRefresh > 0, o.Packed
-	l.leases.pause, l.leases.most = longest(o.Backoff).Milliseconds()/2+1, longest(max(o.Backoff, MaxBackoff)).Milliseconds()+1
-	l.cold.Store(true)
-	l.flights.Timeout = o.Timeout
-	l.reads.init()
-	l.slots = waitfor.NewPool(o.MaxLoads)
-	l.hear, l.away = wake.For(rdb), circuit.For(rdb)
-	l.leases.hear = l.hear
-	return l, nil
-}
-
-// check returns an error that names the option that is wrong.
-func (o *Options[V]) check() error {
-	for _, d := range []struct {
-		name string
-		d    time.Duration
-	}{
-		{"Timeout", o.Timeout}, {"StaleWhileRevalidate", o.StaleWhileRevalidate}, {"StaleIfError", o.StaleIfError},
-		{"SoftTimeout", o.SoftTimeout}, {"Backoff", o.Backoff},
-	} {
-		if d.d < 0 {
-			return fmt.Errorf("%s is %v, must not be negative", d.name, d.d)
-		}
-	}
-	switch {
-	case o.MaxLoads < 0:
-		return fmt.Errorf("MaxLoads is %d, must not be negative", o.MaxLoads)
-	case o.EarlyRefresh < 0 || math.IsNaN(o.EarlyRefresh) || math.IsInf(o.EarlyRefresh, 0):
-		return fmt.Errorf("EarlyRefresh is %v, must not be negative", o.EarlyRefresh)
-	}
-	return nil
+	return &Loader[V]{engine: e}, nil
 }
 
 // A Func loads the value of one key and says how long it lives. It returns
@@ -223,51 +145,22 @@ func callFunc[V any](ctx context.Context, load Func[V]) (V, Life, error) { retur
 // GetWith is Get for a load that takes an argument, and says how the value was
 // come by. It saves a hit the closure.
 func GetWith[A, V any](ctx context.Context, l *Loader[V], key string, arg A, load func(context.Context, A) (V, Life, error)) (V, Outcome, error) {
-	var zero V
-	if ctx.Err() != nil {
-		return zero, 0, context.Cause(ctx)
-	}
-	r := reading[V]{l: l, key: key}
-	defer r.end()
-	if !r.join(ctx) {
-		if away := l.refusal(key); away != nil {
-			l.stats.bypasses.Add(1)
-			r.m, r.err = board(ctx, l, key, sight{away: away}, nil, arg, load)
-		} else if r.await(ctx, true) {
-			v, s := l.open(ctx, &r, true)
-			switch {
-			case s.kind.served():
-				if s.kind == due || s.kind == stale {
-					ahead(ctx, l, key, s, arg, load)
-				}
-				return v, l.count(s.kind), nil
-			case s.kind == none:
-				return zero, l.count(none), ErrNotFound
-			}
-			r.m, r.err = board(ctx, l, key, s, r.followers(), arg, load)
-		}
-	}
-	if r.err != nil {
-		return zero, 0, r.err
-	}
-	if !r.counted {
-		l.stats.misses.Add(1)
-	}
-	r.end() // who still waits to read finds the flight
-	return l.answer(l.wait(ctx, key, r.m))
+	v, how, err := l.getOrLoad(ctx, key, &getCall[A, V]{arg: arg, fn: load})
+	return unbox[V](v), how, err
 }
 
-// board joins the flight of key, or starts one, and has bring take others on board. It
-// is a function of its own since it allocates what a hit has no use for.
-func board[A, V any](ctx context.Context, l *Loader[V], key string, s sight, bring func(*flight[V]), arg A, load func(context.Context, A) (V, Life, error)) (*member[V], error) {
-	run := l.single(key, s, func(ctx context.Context) (V, Life, error) { return load(ctx, arg) })
-	m, _, err := l.flights.embark(ctx, key, false, run, bring)
-	return m, err
+// A getCall is one GetWith. It has the value and the argument in one allocation.
+type getCall[A, V any] struct {
+	value V // set by a hit
+	arg   A
+	fn    func(context.Context, A) (V, Life, error)
 }
 
-// ahead loads a new value while the one that is there is served.
-func ahead[A, V any](ctx context.Context, l *Loader[V], key string, s sight, arg A, load func(context.Context, A) (V, Life, error)) {
-	l.flights.leaveAside(ctx, key, l.single(key, s, func(ctx context.Context) (V, Life, error) { return load(ctx, arg) }))
+func (c *getCall[A, V]) into() any { return &c.value }
+
+func (c *getCall[A, V]) load(ctx context.Context) (any, Life, error) {
+	v, life, err := c.fn(ctx, c.arg)
+	return &v, life, err
 }
 
 // Lookup returns the value of key in Redis, and whether there is one. It never
@@ -282,110 +175,46 @@ func (l *Loader[V]) Lookup(ctx context.Context, key string) (V, bool, error) {
 // Find is Lookup, and says how the value was come by: OutcomeHit, OutcomeStale,
 // OutcomeNotFound, or 0 if Redis does not know.
 func (l *Loader[V]) Find(ctx context.Context, key string) (V, Outcome, error) {
-	var zero V
-	if ctx.Err() != nil {
-		return zero, 0, context.Cause(ctx)
-	}
-	if away := l.refusal(key); away != nil {
-		l.stats.bypasses.Add(1)
-		return zero, 0, away
-	}
-	r := reading[V]{l: l, key: key}
-	defer r.end()
-	if !r.await(ctx, false) {
-		return zero, 0, context.Cause(ctx)
-	}
-	v, s := l.open(ctx, &r, false)
-	return l.looked(ctx, v, s)
+	v, how, err := l.find(ctx, key, new(V))
+	return unbox[V](v), how, err
 }
 
-// looked is what Find returns of what was seen.
-func (l *Loader[V]) looked(ctx context.Context, v V, s sight) (V, Outcome, error) {
-	var zero V
-	switch {
-	case s.kind.served() && s.kind != pausing:
-		return v, l.count(s.kind), nil
-	case s.kind == none:
-		return zero, l.count(none), nil
-	case s.away != nil && ctx.Err() != nil:
-		return zero, 0, context.Cause(ctx)
-	case s.away != nil:
-		return zero, 0, s.away
-	}
-	l.stats.misses.Add(1)
-	return zero, 0, nil
+// Refresh loads the value of key now, whatever there is, and returns it, and that
+// it was loaded, or Redis bypassed. Meanwhile
+// the value that was there is served. The load begins after the call of Refresh: if
+// one is under way, here or in another process, what that one loads is not stored.
+// Callers in this process who come during such a load share the next one.
+//
+// The error is the one of load, and the value that was there stays. Where Redis
+// does not answer, load is called all the same, and nothing is stored.
+func (l *Loader[V]) Refresh(ctx context.Context, key string, load Func[V]) (V, Outcome, error) {
+	v, how, err := l.refresh(ctx, key, boxOne(load))
+	return unbox[V](v), how, err
 }
 
-// Forget makes callers who come after it begin anew, in place of joining a load
-// that is under way here. Whoever deletes or writes a key calls it when Redis
-// has answered.
-func (l *Loader[V]) Forget(keys ...string) { l.flights.Forget(keys...) }
-
-// Leases returns the leases that the Loader takes, for code that writes or
-// expires keys.
-func (l *Loader[V]) Leases() *Leases { return &l.leases }
-
-// Stats returns what the Loader has counted since New.
-func (l *Loader[V]) Stats() Stats {
-	s := l.stats.snapshot()
-	s.Breaker = l.away.State()
-	return s
+// Reload is Refresh for a refresher that comes round every so often: a load that
+// is under way, here or elsewhere, is as good as its own, and is waited for. After
+// a load that failed, nobody tries again before the next round, or before that for
+// Options.Backoff, if that is shorter; the value that was there stays, and the
+// error is returned.
+func (l *Loader[V]) Reload(ctx context.Context, key string, every time.Duration, load Func[V]) error {
+	return l.reload(ctx, key, every, boxOne(load))
 }
 
-// Close is Flights.Close, and ends the subscription for waits. What is in Redis
-// can still be read; a miss is ErrClosed. The client stays open.
-func (l *Loader[V]) Close(ctx context.Context) error {
-	err := l.flights.Close(ctx)
-	l.closing.Do(func() {
-		wait, idle := l.hear.Release(), l.gather.Release()
-		if wait == nil && over(idle) {
-			close(l.deaf)
-			return
-		}
-		// Ends with the listener's goroutine, which the client may hold up while it dials,
-		// and with reads that their callers have left.
-		guard.Go(guard.Client, func() error {
-			if wait != nil {
-				wait()
-			}
-			<-idle
-			return nil
-		}, func(error) { close(l.deaf) })
-	})
-	if err != nil {
-		return err
-	}
-	select {
-	case <-l.deaf:
-		return nil
-	default:
-	}
-	select {
-	case <-l.deaf:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+// ReloadMany is Reload for several keys, which must differ, by one call of load. It
+// returns an error for each, nil where all is well.
+func (l *Loader[V]) ReloadMany(ctx context.Context, keys []string, every time.Duration, load ManyFunc[V]) []error {
+	return l.reloadMany(ctx, keys, every, boxMany(load))
 }
 
-// expect returns what a load is going to cost, 0 before the first.
-func (l *Loader[V]) expect() time.Duration { return time.Duration(l.cost.Load()) }
-
-// learn takes a load's cost into the average. Two at the same time may lose one.
-func (l *Loader[V]) learn(took time.Duration) {
-	old := l.cost.Load()
-	if old == 0 {
-		old = int64(took)
-	}
-	l.cost.Store(max(1, old+(int64(took)-old)/4))
-	l.hasten(took)
+// Writing returns v as a value to be written. The error is that of the codec.
+func (l *Loader[V]) Writing(key string, v V, life Life) (Writing, error) {
+	c := l.codec.(boxed[V])
+	return l.writing(key, life, func(dst []byte, key string) ([]byte, error) { return c.AppendKeyed(dst, key, v) })
 }
 
-// hasten takes into the shortest time of late what a load took, even one that failed.
-func (l *Loader[V]) hasten(took time.Duration) {
-	old := l.quick.Load()
-	if old == 0 || int64(took) < old {
-		old = int64(took)
-	}
-	l.quick.Store(max(1, old+(int64(took)-old)/8))
+// Decode sets *v to the value of payload, which is of an entry of key, whenever
+// that ends. The error is that of the codec; a panic of the codec is one too.
+func (l *Loader[V]) Decode(key string, payload []byte, v *V) error {
+	return l.decodeValue(key, payload, v)
 }

@@ -75,23 +75,7 @@ func (l *Loader[V]) Reuse(answers []Answer[V]) {
 // concerned get an error.
 func (l *Loader[V]) GetMany(ctx context.Context, keys []string, limit int, load ManyFunc[V]) []Answer[V] {
 	r := l.Reading(ctx, keys, limit, load)
-	var trips *convoy.FanOut
-	if limit > 0 || l.swr > 0 || !l.cold.Load() {
-		trips = r.depart()
-	}
-	for over := false; !over; {
-		if over = trips == nil; !over {
-			over = trips.Wait(ctx, 0)
-			r.Take(trips.Began(), trips.Ended)
-		}
-		if limit == 0 || len(r.missing) < 2 {
-			r.Load(nil)
-			continue
-		}
-		c := convoy.New(l.rdb)
-		r.Load(c)
-		c.Leave()
-	}
+	r.getMany()
 	return r.Wait()
 }
 
@@ -102,9 +86,40 @@ func (l *Loader[V]) LookupMany(ctx context.Context, keys []string) []Answer[V] {
 	return r.Wait()
 }
 
+// A Reading is GetMany, or LookupMany, in steps, for whoever has the readings of
+// several Loaders share their round trips: Ask, send what that queued, Take, Load,
+// Wait. Take and Load come again as long as there are servers that have not answered.
+// It is for one goroutine, and for one use.
+type Reading[V any] struct {
+	manyRead
+	typed []Answer[V]
+}
+
+// Reading begins GetMany, or LookupMany if load is nil. It boards the flights that
+// are under way.
+func (l *Loader[V]) Reading(ctx context.Context, keys []string, limit int, load ManyFunc[V]) *Reading[V] {
+	r := &Reading[V]{typed: l.room(len(keys))}
+	r.begin(ctx, l.engine, keys, limit, boxMany(load), r)
+	return r
+}
+
+func (r *Reading[V]) into(i int) any { return &r.typed[i].Value }
+
+// Wait returns the answers, when the flights have ended.
+func (r *Reading[V]) Wait() []Answer[V] {
+	answers := r.wait()
+	for i := range answers {
+		from, to := &answers[i], &r.typed[i]
+		to.Outcome, to.Err = from.Outcome, from.Err
+		to.Value = unbox[V](from.Value)
+	}
+	r.reuse()
+	return r.typed
+}
+
 // fly boards the flights of some keys, or starts them. The runs that it starts are
 // parties of r.together.
-func (r *Reading[V]) fly(is []int, who boarding) ([]*member[V], []error) {
+func (r *manyRead) fly(is []int, who boarding) ([]*member, []error) {
 	l, load, a, c := r.l, r.load, r.aim, r.together
 	keys, sights := make([]string, len(is)), make([]sight, len(is))
 	for j, i := range is {
@@ -113,28 +128,28 @@ func (r *Reading[V]) fly(is []int, who boarding) ([]*member[V], []error) {
 		}
 	}
 	single := r.limit > 0 || len(is) == 1
-	again := func(j int) func(*flight[V]) {
+	again := func(j int) func(*flight) {
 		if !single { // the first flight is flown with others
 			return l.flown(keys[j], is[j], sight{}, l.usual(), load)
 		}
 		return l.flown(keys[j], is[j], sights[j], a, load)
 	}
-	var others []*flight[V]
-	members, errs := l.flights.boardAll(r.ctx, keys, who, single, again, func(n int, queued []*flight[V]) func([]*flight[V], []int) {
+	var others []*flight
+	members, errs := l.flights.boardAll(r.ctx, keys, who, single, again, func(n int, queued []*flight) func([]*flight, []int) {
 		others = append(r.queued, queued...)
 		if n > 0 && single {
 			also, places := others, r.pool(who)
 			first := enter(places, n)
 			join(c, len(first))
 			others = nil
-			return func(fs []*flight[V], _ []int) { apart(slices.Concat(fs, also), places, first, c) }
+			return func(fs []*flight, _ []int) { apart(slices.Concat(fs, also), places, first, c) }
 		}
 		if n == 0 {
 			return nil
 		}
 		join(c, 1)
-		return func(fs []*flight[V], js []int) {
-			ps := make([]*pursuit[V], len(fs))
+		return func(fs []*flight, js []int) {
+			ps := make([]*pursuit, len(fs))
 			for n, f := range fs {
 				ps[n] = l.pursue(f, keys[js[n]], is[js[n]], sights[js[n]], a)
 			}
@@ -154,7 +169,7 @@ func (r *Reading[V]) fly(is []int, who boarding) ([]*member[V], []error) {
 
 // pool returns the places for loads of single keys. Keys whose server was late share
 // them with the others. Loads that nobody waits for have places of their own.
-func (r *Reading[V]) pool(who boarding) *waitfor.Pool {
+func (r *manyRead) pool(who boarding) *waitfor.Pool {
 	if r.limit == 0 {
 		return waitfor.NewPool(1)
 	}
@@ -226,7 +241,7 @@ func (c *company) vacate() {
 
 // takePlace waits for a place, if we need one and have given it back. A load that
 // one with a place waits for goes without.
-func (r *run[V]) takePlace() error {
+func (r *run) takePlace() error {
 	if r.places == nil || r.placed != nil {
 		return nil
 	}
@@ -240,7 +255,7 @@ func (r *run[V]) takePlace() error {
 // apart flies flights that are queued each by itself, when there is a place. The first of
 // them have places, and parties for them have joined c. One that was claimed meanwhile, by
 // a caller who asks for it alone or by another call for many, is passed over.
-func apart[V any](fs []*flight[V], places *waitfor.Pool, first []*waitfor.Load, c *convoy.Convoy) {
+func apart(fs []*flight, places *waitfor.Pool, first []*waitfor.Load, c *convoy.Convoy) {
 	for n, f := range fs {
 		var self *waitfor.Load
 		if n < len(first) {

@@ -22,66 +22,66 @@ import (
 // starts a flight, they are on board and send nothing: see bring.
 //
 // A lone caller pays for it with one lock out of 64.
-type reads[V any] struct {
+type reads struct {
 	seed    maphash.Seed
-	stripes [64]stripe[V]
+	stripes [64]stripe
 }
 
-type stripe[V any] struct {
+type stripe struct {
 	mu   sync.Mutex
-	m    map[string]*turn[V] // guarded by mu: the read under way, or about to be
-	lone *sync.Pool          // of turns of lone callers, which are the rule. Nobody else ever sees them
-	_    [40]byte            // no two stripes on a cache line
+	m    map[string]*turn // guarded by mu: the read under way, or about to be
+	lone *sync.Pool       // of turns of lone callers, which are the rule. Nobody else ever sees them
+	_    [40]byte         // no two stripes on a cache line
 }
 
 // A turn is one GET of a key, for all who waited for it. One of them sends it.
-type turn[V any] struct {
+type turn struct {
 	begin chan struct{} // closed when the turn before has ended; nil if there was none
 	done  chan struct{} // closed when b and err are set; nil if nobody else waited
 	n     int           // guarded by stripe.mu: who waits for begin and has not left
 	look  int           // guarded by stripe.mu: those of n who do not load
 	sent  bool          // guarded by stripe.mu: somebody sends it
-	next  *turn[V]      // guarded by stripe.mu: for those who come meanwhile
+	next  *turn         // guarded by stripe.mu: for those who come meanwhile
 	b     []byte
 	err   error
 
 	// Those who wait for begin are on board of a flight, and begin is closed when that
 	// has ended. It is no matter who of them is which of these. Set by bring, under
 	// stripe.mu and before begin is closed; nil if they are not.
-	crew    []member[V]
+	crew    []member
 	claimed atomic.Int64
 }
 
 // claim returns whom the caller is on board.
-func (t *turn[V]) claim() *member[V] { return &t.crew[t.claimed.Add(1)-1] }
+func (t *turn) claim() *member { return &t.crew[t.claimed.Add(1)-1] }
 
-func (rs *reads[V]) init() {
+func (rs *reads) init() {
 	rs.seed = maphash.MakeSeed()
-	lone := &sync.Pool{New: func() any { return &turn[V]{sent: true} }}
+	lone := &sync.Pool{New: func() any { return &turn{sent: true} }}
 	for i := range rs.stripes {
-		rs.stripes[i].m, rs.stripes[i].lone = make(map[string]*turn[V]), lone
+		rs.stripes[i].m, rs.stripes[i].lone = make(map[string]*turn), lone
 	}
 }
 
-func (rs *reads[V]) stripe(key string) *stripe[V] {
+func (rs *reads) stripe(key string) *stripe {
 	return &rs.stripes[maphash.String(rs.seed, key)%uint64(len(rs.stripes))]
 }
 
 // take returns the next turn of key. Who gets one that has no begin sends it at
 // once; others wait for begin, and then claim if there is a crew, or else call send
 // or leave. load says whether the caller loads what is not there.
-func (s *stripe[V]) take(key string, load bool) *turn[V] {
+func (s *stripe) take(key string, load bool) *turn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.m[key]
 	if t == nil {
-		t = s.lone.Get().(*turn[V])
+		t = s.lone.Get().(*turn)
 		s.m[key] = t
 		return t
 	}
 	if t.begin == nil || t.sent { // else it has begun, but may still be joined
 		if t.next == nil {
-			t.next = &turn[V]{begin: make(chan struct{}), done: make(chan struct{})}
+			t.next = &turn{begin: make(chan struct{}), done: make(chan struct{})}
 		}
 		t = t.next
 	}
@@ -96,7 +96,7 @@ func (s *stripe[V]) take(key string, load bool) *turn[V] {
 // board it then. They wait on, until f has ended. So they are woken once and not
 // twice; and not while f asks for the lease, when they would only be in its way if
 // they are many. It returns how many they are. The caller holds fs.mu.
-func (s *stripe[V]) bring(t *turn[V], f *flight[V]) int {
+func (s *stripe) bring(t *turn, f *flight) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	next := t.next
@@ -104,7 +104,7 @@ func (s *stripe[V]) bring(t *turn[V], f *flight[V]) int {
 		return 0
 	}
 	t.next = nil
-	next.crew = make([]member[V], next.n)
+	next.crew = make([]member, next.n)
 	for i := range next.crew {
 		f.take(&next.crew[i])
 	}
@@ -114,7 +114,7 @@ func (s *stripe[V]) bring(t *turn[V], f *flight[V]) int {
 
 // send reports whether the caller is the one who sends the turn. Else it waits
 // for done.
-func (s *stripe[V]) send(t *turn[V]) bool {
+func (s *stripe) send(t *turn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t.n--
@@ -127,7 +127,7 @@ func (s *stripe[V]) send(t *turn[V]) bool {
 
 // leave is for who has waited, and does not read any more. It returns whom the caller
 // is on board of a flight, which it has not left; nil if it is not.
-func (s *stripe[V]) leave(key string, t *turn[V], load bool) *member[V] {
+func (s *stripe) leave(key string, t *turn, load bool) *member {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if t.crew != nil {
@@ -143,7 +143,7 @@ func (s *stripe[V]) leave(key string, t *turn[V], load bool) *member[V] {
 }
 
 // end gives what was read to those who share the turn, and begins the next one.
-func (s *stripe[V]) end(key string, t *turn[V], v gather.Value, err error) {
+func (s *stripe) end(key string, t *turn, v gather.Value, err error) {
 	s.mu.Lock()
 	s.pass(key, t)
 	s.mu.Unlock()
@@ -158,7 +158,7 @@ func (s *stripe[V]) end(key string, t *turn[V], v gather.Value, err error) {
 }
 
 // pass makes the turn after t the one of key. The caller holds mu.
-func (s *stripe[V]) pass(key string, t *turn[V]) {
+func (s *stripe) pass(key string, t *turn) {
 	for t = t.next; t != nil && t.n == 0; {
 		t = t.next // all who waited for it have left
 	}
@@ -171,24 +171,24 @@ func (s *stripe[V]) pass(key string, t *turn[V]) {
 }
 
 // A reading is one caller's part in a turn.
-type reading[V any] struct {
-	l   *Loader[V]
-	s   *stripe[V]
+type reading struct {
+	l   *engine
+	s   *stripe
 	key string
-	t   *turn[V] // nil once we have no part in it
-	own bool     // we send it
+	t   *turn // nil once we have no part in it
+	own bool  // we send it
 
 	v     gather.Value // what we read, for those who share the turn
 	found error        // of reading v
 
-	m       *member[V] // of the flight that we joined
-	counted bool       // as a miss, by whoever has brought us on board
-	err     error      // of joining it, or of waiting
+	m       *member // of the flight that we joined
+	counted bool    // as a miss, by whoever has brought us on board
+	err     error   // of joining it, or of waiting
 }
 
 // join joins the flight of the key if there is one, and reports whether that, or
 // an error of it, makes reading unnecessary.
-func (r *reading[V]) join(ctx context.Context) bool {
+func (r *reading) join(ctx context.Context) bool {
 	if r.l.flights.some.Load() {
 		r.m, r.err = r.l.flights.board(ctx, r.key, nil)
 	}
@@ -197,7 +197,7 @@ func (r *reading[V]) join(ctx context.Context) bool {
 
 // await waits for our turn, and reports whether there is still anything to read.
 // If load is set and a flight has begun meanwhile, we are on board instead.
-func (r *reading[V]) await(ctx context.Context, load bool) bool {
+func (r *reading) await(ctx context.Context, load bool) bool {
 	r.s = r.l.reads.stripe(r.key)
 	r.t = r.s.take(r.key, load)
 	if r.t.begin == nil {
@@ -227,7 +227,7 @@ func (r *reading[V]) await(ctx context.Context, load bool) bool {
 // read returns what key holds, redis.Nil if nothing. It leaves when ctx is done
 // if another caller sends the GET; its own GET heeds ctx as far as the client
 // does.
-func (r *reading[V]) read(ctx context.Context) ([]byte, error) {
+func (r *reading) read(ctx context.Context) ([]byte, error) {
 	if r.own {
 		r.found = convoy.ErrSilent // for those who share it, should a hook of the client panic
 		r.v, r.found = r.l.get(ctx, r.key)
@@ -253,16 +253,16 @@ func (r *reading[V]) read(ctx context.Context) ([]byte, error) {
 
 // followers returns what takes those on board of a flight who wait for this read to
 // end; nil if they have to be woken, to see to it that they do not wait for too long.
-func (r *reading[V]) followers() func(*flight[V]) {
+func (r *reading) followers() func(*flight) {
 	if !r.own || r.l.hasty() {
 		return nil
 	}
 	s, t, misses := r.s, r.t, &r.l.stats.misses
-	return func(f *flight[V]) { misses.Add(int64(s.bring(t, f))) }
+	return func(f *flight) { misses.Add(int64(s.bring(t, f))) }
 }
 
 // end lets those go on who wait for this read. Called again it does nothing.
-func (r *reading[V]) end() {
+func (r *reading) end() {
 	if r.own && r.t != nil {
 		r.s.end(r.key, r.t, r.v, r.found)
 	}

@@ -14,17 +14,15 @@ import (
 	"github.com/cachex-go/cachex/internal/waitfor"
 )
 
-// A Reading is GetMany, or LookupMany, in steps, for whoever has the readings of
-// several Loaders share their round trips: Ask, send what that queued, Take, Load,
-// Wait. Take and Load come again as long as there are servers that have not answered.
-// It is for one goroutine, and for one use.
-type Reading[V any] struct {
-	l     *Loader[V]
-	ctx   context.Context // of the call, which the Reading does not outlive
-	keys  []string
-	load  ManyFunc[V] // nil: never load
-	limit int
-	aim   aim
+// A manyRead is a Reading, but for the type of its values.
+type manyRead struct {
+	target manyTarget
+	l      *engine
+	ctx    context.Context // of the call, which the Reading does not outlive
+	keys   []string
+	load   loadMany // nil: never load
+	limit  int
+	aim    aim
 
 	asked   []int // keys that were asked for
 	got     fetch // of them
@@ -35,26 +33,38 @@ type Reading[V any] struct {
 	taken   bool
 	away    error // why Redis was not asked, or did not answer
 
-	queued   []*flight[V] // that others have queued, and that we have boarded
+	queued   []*flight // that others have queued, and that we have boarded
 	together *convoy.Convoy
 	places   [nobody + 1]*waitfor.Pool // of the loads of single keys, if limit is not 0
-	answers  []Answer[V]
-	members  []*member[V]  // of those who wait for a flight; nil if nobody does
+	answers  []answer
+	members  []*member     // of those who wait for a flight; nil if nobody does
 	sights   []sight       // of those to be loaded; nil if nothing was read, or all was there
 	over     chan struct{} // closed when the soft timeout is over; nil if there is none
 	timer    *time.Timer
 }
 
-// Reading begins GetMany, or LookupMany if load is nil. It boards the flights that
-// are under way.
-func (l *Loader[V]) Reading(ctx context.Context, keys []string, limit int, load ManyFunc[V]) *Reading[V] {
-	r := &Reading[V]{l: l, ctx: ctx, keys: keys, load: load, limit: limit, aim: l.usual()}
+// A manyTarget has room for the values.
+type manyTarget interface {
+	// into returns a pointer to a value, which may be zero, for the i-th key.
+	into(i int) any
+}
+
+// An answer is an Answer whose value is a pointer in an any, nil if there is none.
+type answer struct {
+	Value   any
+	Outcome Outcome
+	Err     error
+}
+
+// begin is Loader.Reading.
+func (r *manyRead) begin(ctx context.Context, l *engine, keys []string, limit int, load loadMany, into manyTarget) {
+	*r = manyRead{target: into, l: l, ctx: ctx, keys: keys, load: load, limit: limit, aim: l.usual()}
 	r.answers, r.missing = l.room(len(keys)), make([]int, 0, len(keys))
 	joins := load != nil && l.flights.some.Load()
 	for i, key := range keys {
-		var m *member[V]
+		var m *member
 		if joins {
-			var queued *flight[V]
+			var queued *flight
 			if m, queued, r.answers[i].Err = l.flights.boardOne(ctx, key); queued != nil {
 				r.queued = append(r.queued, queued)
 			}
@@ -64,13 +74,52 @@ func (l *Loader[V]) Reading(ctx context.Context, keys []string, limit int, load 
 			r.missing = append(r.missing, i)
 		}
 	}
-	return r
+}
+
+// room returns n answers that are zero.
+func (l *engine) room(n int) []answer {
+	if spare, ok := l.spare.Get().(*[]answer); ok && cap(*spare) >= n {
+		return (*spare)[:n]
+	}
+	return make([]answer, n)
+}
+
+// reuse says that nobody looks at the answers any more.
+func (r *manyRead) reuse() {
+	if cap(r.answers) <= mostSpare {
+		answers := r.answers
+		clear(answers)
+		r.l.spare.Put(&answers)
+	}
+	r.answers = nil
+}
+
+// getMany is Loader.GetMany, up to Wait.
+func (r *manyRead) getMany() {
+	l := r.l
+	var trips *convoy.FanOut
+	if r.limit > 0 || l.swr > 0 || !l.cold.Load() {
+		trips = r.depart()
+	}
+	for over := false; !over; {
+		if over = trips == nil; !over {
+			over = trips.Wait(r.ctx, 0)
+			r.Take(trips.Began(), trips.Ended)
+		}
+		if r.limit == 0 || len(r.missing) < 2 {
+			r.Load(nil)
+			continue
+		}
+		c := convoy.New(l.rdb)
+		r.Load(c)
+		c.Leave()
+	}
 }
 
 // await notes that the i-th key waits for a flight.
-func (r *Reading[V]) await(i int, m *member[V]) {
+func (r *manyRead) await(i int, m *member) {
 	if m != nil && r.members == nil {
-		r.members = make([]*member[V], len(r.keys))
+		r.members = make([]*member, len(r.keys))
 	}
 	if m != nil {
 		r.members[i] = m
@@ -79,7 +128,7 @@ func (r *Reading[V]) await(i int, m *member[V]) {
 
 // Ask queues on p the commands that read what has no flight, but not those for
 // which Redis is not worth asking.
-func (r *Reading[V]) Ask(ctx context.Context, p redis.Pipeliner) {
+func (r *manyRead) Ask(ctx context.Context, p redis.Pipeliner) {
 	wanted := r.missing
 	r.missing, r.asked = nil, wanted[:0]
 	for _, i := range wanted {
@@ -101,7 +150,7 @@ func (r *Reading[V]) Ask(ctx context.Context, p redis.Pipeliner) {
 // Take takes what the commands were answered that have ended since the last Take, all
 // of which were sent at a time. A command of which ended returns an error is not looked
 // at.
-func (r *Reading[V]) Take(sent time.Time, ended convoy.Ended) {
+func (r *manyRead) Take(sent time.Time, ended convoy.Ended) {
 	if r.got.many != nil { // from one server: all have ended
 		if _, err := ended(0); r.got.unfit(err) {
 			sent = time.Now()
@@ -148,7 +197,7 @@ func (r *Reading[V]) Take(sent time.Time, ended convoy.Ended) {
 
 // answered returns which of the keys that were asked for have been answered since the
 // last Take; nil if all have, and there was none.
-func (r *Reading[V]) answered(ended convoy.Ended) []int {
+func (r *manyRead) answered(ended convoy.Ended) []int {
 	before, again := r.open, r.taken
 	n := len(r.asked)
 	if again {
@@ -184,28 +233,29 @@ func all(n int, holds func(int) bool) bool {
 }
 
 // see takes what GET returned for the i-th key.
-func (r *Reading[V]) see(i int, b []byte, err error, now time.Time) {
+func (r *manyRead) see(i int, b []byte, err error, now time.Time) {
 	l, a := r.l, &r.answers[i]
-	s := l.see(r.keys[i], b, err, r.load != nil, now, &a.Value)
+	v := r.target.into(i)
+	s := l.see(r.keys[i], b, err, r.load != nil, now, v)
 	if s.away != nil && (errors.Is(s.away, circuit.ErrAway) || !script.Answered(s.away)) {
 		r.away = s.away
 	}
 	if r.load == nil {
-		a.Value, a.Outcome, a.Err = l.looked(r.ctx, a.Value, s)
+		a.Value, a.Outcome, a.Err = l.looked(r.ctx, v, s)
 		return
 	}
 	switch {
 	case s.kind.served():
-		a.Outcome = l.count(s.kind)
+		a.Value, a.Outcome = v, l.count(s.kind)
 		if s.kind != due && s.kind != stale {
 			return
 		}
 		r.aside = append(r.aside, i)
 	case s.kind == none:
-		*a = Answer[V]{Outcome: l.count(none), Err: ErrNotFound}
+		*a = answer{Outcome: l.count(none), Err: ErrNotFound}
 		return
 	default: // a value that is too old is none
-		*a = Answer[V]{}
+		*a = answer{}
 		r.missing, r.lacking = append(r.missing, i), r.lacking+1
 	}
 	if r.sights == nil {
@@ -215,7 +265,7 @@ func (r *Reading[V]) see(i int, b []byte, err error, now time.Time) {
 }
 
 // learn notes whether most keys are missing.
-func (r *Reading[V]) learn(asked, missing int) {
+func (r *manyRead) learn(asked, missing int) {
 	if asked > 0 {
 		r.l.cold.Store(2*missing > asked)
 	}
@@ -223,11 +273,11 @@ func (r *Reading[V]) learn(asked, missing int) {
 
 // Away returns why Redis was not asked for some of the keys, or did not answer, and
 // nil if it was and did. They may have been loaded all the same.
-func (r *Reading[V]) Away() error { return r.away }
+func (r *manyRead) Away() error { return r.away }
 
 // Load begins to load what was not there, and does not wait for it. The loads take
 // part in c, if it is not nil.
-func (r *Reading[V]) Load(c *convoy.Convoy) {
+func (r *manyRead) Load(c *convoy.Convoy) {
 	if r.load == nil {
 		return
 	}
@@ -250,12 +300,12 @@ func (r *Reading[V]) Load(c *convoy.Convoy) {
 }
 
 // Waits reports whether Wait has anything to wait for.
-func (r *Reading[V]) Waits() bool {
-	return slices.ContainsFunc(r.members, func(m *member[V]) bool { return m != nil })
+func (r *manyRead) Waits() bool {
+	return slices.ContainsFunc(r.members, func(m *member) bool { return m != nil })
 }
 
-// Wait returns the answers, when the flights have ended.
-func (r *Reading[V]) Wait() []Answer[V] {
+// wait returns the answers, when the flights have ended.
+func (r *manyRead) wait() []answer {
 	if r.timer != nil {
 		defer r.timer.Stop()
 	}
@@ -286,7 +336,7 @@ func (r *Reading[V]) Wait() []Answer[V] {
 
 // answer answers a key by what its flight has found, and reports whether that was
 // there without one.
-func (r *Reading[V]) answer(i int, res *result[V]) bool {
+func (r *manyRead) answer(i int, res *result) bool {
 	a := &r.answers[i]
 	a.Value, a.Outcome, a.Err = r.l.answer(res)
 	switch a.Outcome {
@@ -304,7 +354,7 @@ func (r *Reading[V]) answer(i int, res *result[V]) bool {
 
 // read is Ask and Take in round trips of its own. It leaves when ctx is done or
 // Redis is silent for too long.
-func (r *Reading[V]) read() {
+func (r *manyRead) read() {
 	p := r.l.rdb.Pipeline()
 	r.Ask(r.ctx, p)
 	sent := time.Now()
@@ -316,7 +366,7 @@ func (r *Reading[V]) read() {
 }
 
 // depart is Ask, and sends what that queued, to each server by itself.
-func (r *Reading[V]) depart() *convoy.FanOut {
+func (r *manyRead) depart() *convoy.FanOut {
 	p := r.l.rdb.Pipeline()
 	r.Ask(r.ctx, p)
 	return convoy.Depart(r.ctx, r.l.rdb, r.l.silence(), r.l.Spawn, p)

@@ -26,29 +26,29 @@ import (
 // Of several flights, those that have to wait for somebody else part from the
 // others, and each goes on by itself. Those of which the server takes much longer to
 // answer than others part too, and go on together.
-type run[V any] struct {
-	l    *Loader[V]
+type run struct {
+	l    *engine
 	ctx  context.Context // of the flights, until they part
 	self *waitfor.Load   // that of ctx
-	load ManyFunc[V]
-	own  []*pursuit[V] // those that have not parted because of their server
-	legs []*pursuit[V] // those to be loaded
-	late late[V]       // the servers that others do not wait for
-	slot bool          // we have one of MaxLoads
+	load loadMany
+	own  []*pursuit // those that have not parted because of their server
+	legs []*pursuit // those to be loaded
+	late late       // the servers that others do not wait for
+	slot bool       // we have one of MaxLoads
 
-	attempt  *attempt     // the load, once it is started
-	portions []portion[V] // of legs, in their order: those that have leases
+	attempt  *attempt  // the load, once it is started
+	portions []portion // of legs, in their order: those that have leases
 	company
 }
 
 // newRun returns the run of flights that share a ctx.
-func (l *Loader[V]) newRun(ctx context.Context, load ManyFunc[V], with company) *run[V] {
-	return &run[V]{l: l, ctx: ctx, self: waitfor.From(ctx), load: load, company: with}
+func (l *engine) newRun(ctx context.Context, load loadMany, with company) *run {
+	return &run{l: l, ctx: ctx, self: waitfor.From(ctx), load: load, company: with}
 }
 
 // A pursuit is the part that one key has in a run.
-type pursuit[V any] struct {
-	f   *flight[V]
+type pursuit struct {
+	f   *flight
 	key string
 	i   int // which of the keys that the load knows it is
 	w   *wake.Wait
@@ -80,28 +80,28 @@ type aim struct {
 }
 
 // usual is the aim of a flight for a value that is missing.
-func (l *Loader[V]) usual() aim {
+func (l *engine) usual() aim {
 	return aim{pause: l.backoff, most: max(l.backoff, MaxBackoff)}
 }
 
 // single returns what flies a flight of one key that was seen so.
-func (l *Loader[V]) single(key string, s sight, load Func[V]) func(*flight[V]) {
+func (l *engine) single(key string, s sight, load loadOne) func(*flight) {
 	return l.flown(key, 0, s, l.usual(), one(load))
 }
 
 // one is a load of one key as a load of several.
-func one[V any](load Func[V]) ManyFunc[V] {
-	return func(ctx context.Context, _ []int) []Loaded[V] {
+func one(load loadOne) loadMany {
+	return func(ctx context.Context, _ []int) []loaded {
 		v, life, err := load(ctx)
-		return []Loaded[V]{{v, life, err}}
+		return []loaded{{v, life, err}}
 	}
 }
 
 // flown returns what flies a flight of the i-th key of a load, in the company that
 // it has been given. A flight that comes after it, for those who came too late,
 // looks again.
-func (l *Loader[V]) flown(key string, i int, s sight, a aim, load ManyFunc[V]) func(*flight[V]) {
-	return func(f *flight[V]) {
+func (l *engine) flown(key string, i int, s sight, a aim, load loadMany) func(*flight) {
+	return func(f *flight) {
 		p := l.pursue(f, key, i, s, a)
 		if s = (sight{}); a.want != script.Now {
 			a = l.usual()
@@ -117,8 +117,8 @@ func (l *Loader[V]) flown(key string, i int, s sight, a aim, load ManyFunc[V]) f
 
 // pursue registers an interest in the key too, before the command is sent whose
 // answer may make it a wait.
-func (l *Loader[V]) pursue(f *flight[V], key string, i int, s sight, a aim) *pursuit[V] {
-	return &pursuit[V]{f: f, key: key, i: i, w: l.expectEnd(key), aim: a, sight: s}
+func (l *engine) pursue(f *flight, key string, i int, s sight, a aim) *pursuit {
+	return &pursuit{f: f, key: key, i: i, w: l.expectEnd(key), aim: a, sight: s}
 }
 
 // maxUnfit is how many values that cannot be used a run overwrites. One is what
@@ -126,10 +126,10 @@ func (l *Loader[V]) pursue(f *flight[V], key string, i int, s sight, a aim) *pur
 const maxUnfit = 3
 
 // fly finishes the flights of ps, but for those that part.
-func (r *run[V]) fly(ps ...*pursuit[V]) { r.finish(ps, nil, ps) }
+func (r *run) fly(ps ...*pursuit) { r.finish(ps, nil, ps) }
 
 // finish is fly, of pursuits of which the leases are asked for, but for some of them.
-func (r *run[V]) finish(ps []*pursuit[V], begun *asking[V], unasked []*pursuit[V]) {
+func (r *run) finish(ps []*pursuit, begun *asking, unasked []*pursuit) {
 	r.own = ps
 	defer func() {
 		tokens := make([]Token, len(r.own))
@@ -155,15 +155,15 @@ func (r *run[V]) finish(ps []*pursuit[V], begun *asking[V], unasked []*pursuit[V
 
 // abandon gives leases back in the background. A codec or a hook of the client has not
 // returned in the goroutine of the run, whose flights crash.
-func (r *run[V]) abandon(ps []*pursuit[V]) {
+func (r *run) abandon(ps []*pursuit) {
 	r.l.flights.spawn(guard.Client, func() error { r.release(ps); return nil }, func(error) {})
 }
 
 // course is fly, but for what is to be given back at its end.
-func (r *run[V]) course(ps []*pursuit[V], begun *asking[V], unasked []*pursuit[V]) {
+func (r *run) course(ps []*pursuit, begun *asking, unasked []*pursuit) {
 	// What was asked for is taken before we queue for a slot: a key that is held or found
 	// needs none.
-	asking, held := unasked, []hold[V](nil)
+	asking, held := unasked, []hold(nil)
 	if begun != nil { // all were asked for
 		asking, held = r.take(begun, nil, nil)
 		if len(ps) > 1 {
@@ -208,7 +208,7 @@ func (r *run[V]) course(ps []*pursuit[V], begun *asking[V], unasked []*pursuit[V
 }
 
 // enter takes a place and a slot for n pursuits that are to be loaded, perhaps.
-func (r *run[V]) enter(n int) error {
+func (r *run) enter(n int) error {
 	if n == 0 {
 		return nil
 	}
@@ -219,7 +219,7 @@ func (r *run[V]) enter(n int) error {
 }
 
 // giveUp ends the flights of the run, since ctx has ended.
-func (r *run[V]) giveUp(err error, asking []*pursuit[V], held []hold[V]) {
+func (r *run) giveUp(err error, asking []*pursuit, held []hold) {
 	for _, h := range held {
 		asking = append(asking, h.p)
 	}
@@ -231,20 +231,20 @@ func (r *run[V]) giveUp(err error, asking []*pursuit[V], held []hold[V]) {
 }
 
 // A hold is a key of which somebody else has the lease.
-type hold[V any] struct {
-	p *pursuit[V]
+type hold struct {
+	p *pursuit
 	a Acquisition
 }
 
 // partHeld has flights wait each by itself.
-func (r *run[V]) partHeld(held []hold[V]) {
+func (r *run) partHeld(held []hold) {
 	for _, h := range held {
 		r.l.flights.part(func() { r.part(h) }, h.p.f)
 	}
 }
 
 // part goes on with one flight by itself.
-func (r *run[V]) part(h hold[V]) {
+func (r *run) part(h hold) {
 	p := *h.p // of which the others end the interest
 	p.w = r.l.expectEnd(p.key)
 	alone := r.l.newRun(p.f.ctx, r.load, company{})
@@ -257,9 +257,9 @@ func (r *run[V]) part(h hold[V]) {
 }
 
 // settle finishes a flight that need not wait for the one that has the lease.
-func (l *Loader[V]) settle(p *pursuit[V], a Acquisition) bool {
+func (l *engine) settle(p *pursuit, a Acquisition) bool {
 	if p.f.empty() {
-		p.f.finish(result[V]{}, 0)
+		p.f.finish(result{}, 0)
 		return true
 	}
 	if a.Grant == Held {
@@ -271,7 +271,7 @@ func (l *Loader[V]) settle(p *pursuit[V], a Acquisition) bool {
 	}
 	v, ok := l.value(p.key, a.Entry, l.swr+l.sie)
 	if ok {
-		res := result[V]{v: v, how: OutcomeStale}
+		res := result{v: v, how: OutcomeStale}
 		if h.Paused() {
 			res.err, res.kept = errPaused, true
 		}
@@ -282,13 +282,13 @@ func (l *Loader[V]) settle(p *pursuit[V], a Acquisition) bool {
 
 // spoilt reports whether the value after a load that failed cannot be decoded. It
 // is none then, and its pause is for nobody. If so, it is noted as misfit.
-func (l *Loader[V]) spoilt(p *pursuit[V], a Acquisition) bool {
+func (l *engine) spoilt(p *pursuit, a Acquisition) bool {
 	if a.Grant != Stale {
 		return false
 	}
 	h, payload, ok := l.leases.parse(p.key, a.Entry)
-	var v V
-	if !h.Paused() || ok && !l.over(payload, time.Now(), l.swr+l.sie) && l.decode(p.key, payload, &v) {
+	v := l.codec.new()
+	if !h.Paused() || ok && !l.over(payload, time.Now(), l.swr+l.sie) && l.decode(p.key, payload, v) {
 		return false
 	}
 	l.misfit(p, a.Entry)
@@ -296,7 +296,7 @@ func (l *Loader[V]) spoilt(p *pursuit[V], a Acquisition) bool {
 }
 
 // claim is what a pursuit has to say to Acquire.
-func (p *pursuit[V]) claim(expect time.Duration) claim {
+func (p *pursuit) claim(expect time.Duration) claim {
 	p.sent = time.Now()
 	c := claim{token: p.token, want: p.aim.want, expect: expect, suspect: p.suspect}
 	switch p.sight.kind {
@@ -309,7 +309,7 @@ func (p *pursuit[V]) claim(expect time.Duration) claim {
 }
 
 // found is the outcome of a value that was found, and not loaded here.
-func (p *pursuit[V]) found() Outcome {
+func (p *pursuit) found() Outcome {
 	if p.waited {
 		return OutcomeWaited
 	}
@@ -317,16 +317,16 @@ func (p *pursuit[V]) found() Outcome {
 }
 
 // misfit notes that an entry cannot be used.
-func (l *Loader[V]) misfit(p *pursuit[V], b []byte) {
+func (l *engine) misfit(p *pursuit, b []byte) {
 	h, _, _ := l.leases.parse(p.key, b)
 	p.sight = sight{kind: unfit, token: h.Token}
 	p.unfit++
 }
 
 // fail ends flights for all their members.
-func (r *run[V]) fail(err error, ps []*pursuit[V]) {
+func (r *run) fail(err error, ps []*pursuit) {
 	for _, p := range ps {
-		p.f.finish(result[V]{err: err, vain: true}, p.f.mark())
+		p.f.finish(result{err: err, vain: true}, p.f.mark())
 	}
 }
 
@@ -334,7 +334,7 @@ func (r *run[V]) fail(err error, ps []*pursuit[V]) {
 // goes without: the one that waits for it has a slot, and might have the last. So
 // does one that has been asked for by others first, if a load with a slot waits
 // for it by now.
-func (r *run[V]) takeSlot() (err error) {
+func (r *run) takeSlot() (err error) {
 	if r.trySlot() {
 		return nil
 	}
@@ -344,7 +344,7 @@ func (r *run[V]) takeSlot() (err error) {
 }
 
 // trySlot takes a slot if one is free, and reports whether the run may load.
-func (r *run[V]) trySlot() bool {
+func (r *run) trySlot() bool {
 	if r.l.slots == nil || r.slot || r.self.Nested() {
 		return true
 	}
@@ -352,7 +352,7 @@ func (r *run[V]) trySlot() bool {
 	return r.slot
 }
 
-func (r *run[V]) freeSlot() {
+func (r *run) freeSlot() {
 	if r.slot {
 		r.l.slots.Leave(r.self)
 		r.slot = false
@@ -368,7 +368,7 @@ const (
 
 // send sends calls, together with the other parties if there are any. It waits for
 // them no longer than patience; and for those who load if it has loaded itself.
-func (r *run[V]) send(ctx context.Context, calls []*script.Call, loaded bool, patience time.Duration) {
+func (r *run) send(ctx context.Context, calls []*script.Call, loaded bool, patience time.Duration) {
 	c := r.together
 	if c == nil {
 		r.l.send(ctx, calls)
@@ -378,7 +378,7 @@ func (r *run[V]) send(ctx context.Context, calls []*script.Call, loaded bool, pa
 }
 
 // sendApart is send, to each server by itself. It does not wait, and notes nothing.
-func (r *run[V]) sendApart(ctx context.Context, calls []*script.Call, loaded bool, patience time.Duration) *convoy.FanOut {
+func (r *run) sendApart(ctx context.Context, calls []*script.Call, loaded bool, patience time.Duration) *convoy.FanOut {
 	l := r.l
 	if c := r.together; c != nil {
 		return c.SendApart(ctx, l.silence(), l.Spawn, calls, loaded, patience)

@@ -6,7 +6,6 @@ import (
 	"math"
 	"time"
 
-	"github.com/cachex-go/cachex/codec"
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/guard"
 )
@@ -35,8 +34,8 @@ type sealer interface {
 	DecodeNone(src []byte, key string) error
 }
 
-// sealerOf returns nil if c does not authenticate.
-func sealerOf[V any](c codec.Keyed[V]) sealer {
+// sealerOf returns nil if the codec c does not authenticate.
+func sealerOf(c any) sealer {
 	if s, ok := c.(sealer); ok && s.Authenticates() {
 		return s
 	}
@@ -56,18 +55,19 @@ func appendEnd(dst []byte, fresh time.Duration) []byte {
 	return append(dst, binary.BigEndian.AppendUint64(nil, uint64(end))[2:]...)
 }
 
-// encode appends the payload of v, which is fresh for so long, to dst.
-func (l *Loader[V]) encode(dst []byte, key string, v V, fresh time.Duration) (b []byte, err error) {
+// encode appends a payload that is fresh for so long to dst. encodeKeyed is
+// codec.Keyed.AppendKeyed of the value.
+func (l *engine) encode(dst []byte, key string, fresh time.Duration, encodeKeyed func(dst []byte, key string) ([]byte, error)) (b []byte, err error) {
 	defer guard.Catch(guard.Codec, &err)
 	if l.seal == nil {
-		return l.codec.AppendKeyed(dst, key, v)
+		return encodeKeyed(dst, key)
 	}
 	b = appendEnd(dst, fresh)
-	return l.codec.AppendKeyed(b, bound(key, b[len(dst):]), v)
+	return encodeKeyed(b, bound(key, b[len(dst):]))
 }
 
 // encodeNone returns the payload of an absence that is remembered for so long.
-func (l *Loader[V]) encodeNone(key string, fresh time.Duration) (b []byte, err error) {
+func (l *engine) encodeNone(key string, fresh time.Duration) (b []byte, err error) {
 	defer guard.Catch(guard.Codec, &err)
 	if l.seal == nil {
 		return nil, nil
@@ -76,21 +76,21 @@ func (l *Loader[V]) encodeNone(key string, fresh time.Duration) (b []byte, err e
 	return l.seal.AppendNone(b, bound(key, b))
 }
 
-// Decode sets *v to the value of payload, which is of an entry of key, whenever
+// decodeValue sets *v to the value of payload, which is of an entry of key, whenever
 // that ends. The error is that of the codec; a panic of the codec is one too.
-func (l *Loader[V]) Decode(key string, payload []byte, v *V) (err error) {
+func (l *engine) decodeValue(key string, payload []byte, v any) (err error) {
 	defer guard.Catch(guard.Codec, &err)
 	if l.seal == nil {
-		return l.codec.DecodeKeyed(payload, key, v)
+		return l.codec.decode(payload, key, v)
 	}
 	if len(payload) < endSize {
 		return errNoEnd
 	}
-	return l.codec.DecodeKeyed(payload[endSize:], bound(key, payload[:endSize]), v)
+	return l.codec.decode(payload[endSize:], bound(key, payload[:endSize]), v)
 }
 
 // decodeNone returns nil if payload says that key has no value.
-func (l *Loader[V]) decodeNone(key string, payload []byte) (err error) {
+func (l *engine) decodeNone(key string, payload []byte) (err error) {
 	defer guard.Catch(guard.Codec, &err)
 	switch {
 	case l.seal == nil && len(payload) > 0:
@@ -105,7 +105,7 @@ func (l *Loader[V]) decodeNone(key string, payload []byte) (err error) {
 
 // end returns when payload ends at the latest, by the clock of this process: its
 // own end, and what clocks may differ by.
-func (l *Loader[V]) end(payload []byte) int64 {
+func (l *engine) end(payload []byte) int64 {
 	if l.seal == nil || len(payload) < endSize {
 		return math.MaxInt64
 	}
@@ -117,12 +117,12 @@ func (l *Loader[V]) end(payload []byte) int64 {
 }
 
 // over reports whether payload ended longer ago than windows, in milliseconds.
-func (l *Loader[V]) over(payload []byte, now time.Time, windows int64) bool {
+func (l *engine) over(payload []byte, now time.Time, windows int64) bool {
 	return now.UnixMilli()-l.end(payload) >= windows
 }
 
 // limit makes h say no more than payload does.
-func (l *Loader[V]) limit(h *entry.Header, payload []byte, now time.Time) {
+func (l *engine) limit(h *entry.Header, payload []byte, now time.Time) {
 	end := l.end(payload)
 	h.Soft = min(h.Soft, end)
 	if end <= now.UnixMilli() {

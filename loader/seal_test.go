@@ -41,7 +41,7 @@ func newForger(t testing.TB, packed bool) *forger {
 	for _, key := range []string{"users: 1", "users: 2"} {
 		for _, end := range []time.Duration{-time.Hour, -150 * time.Second, -80 * time.Second, -20 * time.Second, time.Hour, Forever} {
 			value := key + end.String()
-			b, err := l.encode(nil, key, value, end)
+			b, err := l.encode(nil, key, end, func(dst []byte, key string) ([]byte, error) { return l.codec.append(dst, key, &value) })
 			require.NoError(t, err)
 			f.made = append(f.made, genuine{key, false, value, end, b})
 			b, err = l.encodeNone(key, end)
@@ -133,10 +133,10 @@ func (f *forger) check(t testing.TB, key string, b []byte) (believed bool) {
 		}
 	}
 	if v, ok := f.l.value(key, b, 0); ok {
-		within("a value that a script calls fresh", false, v, 0)
+		within("a value that a script calls fresh", false, *v.(*string), 0)
 	}
 	if v, ok := f.l.value(key, b, f.l.swr+f.l.sie); ok {
-		within("a value that a script calls stale", false, v, 2*time.Minute)
+		within("a value that a script calls stale", false, *v.(*string), 2*time.Minute)
 	}
 	if f.l.none(key, b) {
 		within("what a script calls an absence", true, "", 0)

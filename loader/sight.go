@@ -37,16 +37,15 @@ const (
 // served reports whether a value is there that a caller gets at once.
 func (k kind) served() bool { return k >= fresh && k <= pausing }
 
-// open reads and returns the value of a key, or what is known of it. A value that
-// is old comes with it too.
-func (l *Loader[V]) open(ctx context.Context, r *reading[V], doubt bool) (v V, s sight) {
+// open reads a key, sets *v, which is zero before, to its value, and returns what is
+// known of it. A value that is old is one too. If there is none, *v may be anything.
+func (l *engine) open(ctx context.Context, r *reading, doubt bool, v any) sight {
 	b, err := r.read(ctx)
-	s = l.see(r.key, b, err, doubt, time.Now(), &v)
-	return v, s
+	return l.see(r.key, b, err, doubt, time.Now(), v)
 }
 
-// see is open of what a GET has returned. It sets *v, which is zero before.
-func (l *Loader[V]) see(key string, b []byte, err error, doubt bool, now time.Time, v *V) sight {
+// see is open of what a GET has returned.
+func (l *engine) see(key string, b []byte, err error, doubt bool, now time.Time, v any) sight {
 	switch {
 	case err == nil:
 		return l.parse(key, b, doubt, now, v)
@@ -68,7 +67,7 @@ func (l *Loader[V]) see(key string, b []byte, err error, doubt bool, now time.Ti
 // cannot be used. If doubt is set, a value that should not be there any more is
 // none. Our clock may be wrong, so that is only for a caller who then asks a
 // script.
-func (l *Loader[V]) parse(key string, b []byte, doubt bool, now time.Time, v *V) (s sight) {
+func (l *engine) parse(key string, b []byte, doubt bool, now time.Time, v any) (s sight) {
 	h, payload, ok := l.leases.parse(key, b)
 	s.token = h.Token
 	if ok {
@@ -84,28 +83,26 @@ func (l *Loader[V]) parse(key string, b []byte, doubt bool, now time.Time, v *V)
 	if s.kind = missing; h.State != 0 {
 		s.kind = unfit
 	}
-	var zero V
-	*v = zero
 	return s
 }
 
-// value returns the value of an entry that a script has found fit to be served,
+// value returns a pointer to the value of an entry that a script has found fit to be served,
 // whatever our clock says; but of a sealed one only if it has not ended for longer
 // than windows, in milliseconds.
-func (l *Loader[V]) value(key string, b []byte, windows int64) (v V, ok bool) {
+func (l *engine) value(key string, b []byte, windows int64) (v any, ok bool) {
 	h, payload, ok := l.leases.parse(key, b)
-	if ok && h.State == entry.Value && !l.over(payload, time.Now(), windows) && l.decode(key, payload, &v) {
+	v = l.codec.new()
+	if ok && h.State == entry.Value && !l.over(payload, time.Now(), windows) && l.decode(key, payload, v) {
 		return v, true
 	}
 	if len(b) > 0 {
 		l.stats.decodeFailures.Add(1)
 	}
-	var zero V
-	return zero, false
+	return nil, false
 }
 
 // none reports whether an entry says that key has no value.
-func (l *Loader[V]) none(key string, b []byte) bool {
+func (l *engine) none(key string, b []byte) bool {
 	h, payload, ok := l.leases.parse(key, b)
 	if ok = ok && h.State == entry.Absent && !l.over(payload, time.Now(), 0) && l.decodeNone(key, payload) == nil; !ok {
 		l.stats.decodeFailures.Add(1)
@@ -117,7 +114,7 @@ func (l *Loader[V]) none(key string, b []byte) bool {
 // wrong, a value is reloaded sooner or later than it should be, and no more: who
 // may load, and what is too old for anything, a script decides, by the clock of
 // the server.
-func (l *Loader[V]) judge(h *entry.Header, doubt bool, now time.Time) kind {
+func (l *engine) judge(h *entry.Header, doubt bool, now time.Time) kind {
 	if h.State == entry.Lease {
 		return missing
 	}
@@ -167,7 +164,7 @@ const overdue = 3_600_000
 // busy reports whether somebody is loading a new value, or too early for that. A
 // lease or pause that ends later than any does is a clock's fault; then a script
 // is asked.
-func (l *Loader[V]) busy(h *entry.Header, now time.Time) bool {
+func (l *engine) busy(h *entry.Header, now time.Time) bool {
 	left := h.Till - now.UnixMilli()
 	return left > 0 && left <= l.longest
 }
@@ -176,14 +173,15 @@ func (l *Loader[V]) busy(h *entry.Header, now time.Time) bool {
 // loaded again by whoever reads it now: the more likely the nearer its end is,
 // in terms of what the load costs. This is the optimal probabilistic early
 // expiration, XFetch, of Vattani, Chierichetti and Lowenstein, VLDB 2015.
-func (l *Loader[V]) soon(left int64, cost time.Duration) bool {
+func (l *engine) soon(left int64, cost time.Duration) bool {
 	if cost == 0 { // of a value that was written; or less than a millisecond
 		cost = l.expect()
 	}
 	return rand.ExpFloat64()*l.early*float64(cost) >= float64(left)*float64(time.Millisecond)
 }
 
-// decode reports whether payload is a V. Decode may be the user's.
-func (l *Loader[V]) decode(key string, payload []byte, v *V) bool {
-	return l.Decode(key, payload, v) == nil
+// decode reports whether payload is that of a value, and sets *v to it. The codec may be
+// the user's.
+func (l *engine) decode(key string, payload []byte, v any) bool {
+	return l.decodeValue(key, payload, v) == nil
 }

@@ -28,8 +28,8 @@ import (
 //
 // If down fails, nobody knows whether it has persisted anything. What was there is
 // expired, for the next reader to load.
-func (l *Loader[V]) WriteThrough(ctx context.Context, ws []Writing, down func(context.Context) []error) []error {
-	t := &through[V]{l: l, ws: ws, keys: make([]string, len(ws)), tokens: make([]Token, len(ws)), granted: make([]bool, len(ws))}
+func (l *engine) WriteThrough(ctx context.Context, ws []Writing, down func(context.Context) []error) []error {
+	t := &through{l: l, ws: ws, keys: make([]string, len(ws)), tokens: make([]Token, len(ws)), granted: make([]bool, len(ws))}
 	for i, w := range ws {
 		t.keys[i], t.tokens[i] = w.Key, entry.NewToken()
 	}
@@ -78,17 +78,17 @@ func (l *Loader[V]) WriteThrough(ctx context.Context, ws []Writing, down func(co
 }
 
 // through is one WriteThrough.
-type through[V any] struct {
-	l       *Loader[V]
+type through struct {
+	l       *engine
 	ws      []Writing
 	keys    []string
 	tokens  []Token
-	granted []bool          // whether there was a lease
-	beats   []*heartbeat[V] // of each 500 keys
+	granted []bool       // whether there was a lease
+	beats   []*heartbeat // of each 500 keys
 }
 
 // portion returns the indices of the n-th 500 keys that have leases.
-func (t *through[V]) portion(n int) (is []int) {
+func (t *through) portion(n int) (is []int) {
 	for i := n * convoy.Most; i < min((n+1)*convoy.Most, len(t.ws)); i++ {
 		if t.granted[i] {
 			is = append(is, i)
@@ -99,7 +99,7 @@ func (t *through[V]) portion(n int) (is []int) {
 
 // acquire takes the leases, in one round trip for each 500, and has them renewed from the
 // end of that round trip on. A lease that is lost is found to be when the value is stored.
-func (t *through[V]) acquire(ctx context.Context, began time.Time) map[string]Lease {
+func (t *through) acquire(ctx context.Context, began time.Time) map[string]Lease {
 	l := t.l
 	leases := make(map[string]Lease, len(t.ws))
 	for some := range slices.Chunk(t.keys, convoy.Most) {
@@ -131,7 +131,7 @@ func (t *through[V]) acquire(ctx context.Context, began time.Time) map[string]Le
 
 // store stores the values of the n-th 500 keys that went well, and returns the indices of
 // those that were not stored.
-func (t *through[V]) store(ctx context.Context, n int, errs []error, began time.Time) (lost []int) {
+func (t *through) store(ctx context.Context, n int, errs []error, began time.Time) (lost []int) {
 	var is []int
 	var stores []*script.Call
 	for _, i := range t.portion(n) {
@@ -150,7 +150,7 @@ func (t *through[V]) store(ctx context.Context, n int, errs []error, began time.
 }
 
 // still ends the heartbeats.
-func (t *through[V]) still() {
+func (t *through) still() {
 	for _, beat := range t.beats {
 		beat.stop()
 	}
@@ -158,7 +158,7 @@ func (t *through[V]) still() {
 
 // unsettle expires keys of which nobody knows what the source has, and gives their
 // leases back.
-func (l *Loader[V]) unsettle(ctx context.Context, keys []string, tokens []Token) {
+func (l *engine) unsettle(ctx context.Context, keys []string, tokens []Token) {
 	calls := make([]*script.Call, len(keys))
 	for i, key := range keys {
 		calls[i] = l.leases.expiring(key)
@@ -171,7 +171,7 @@ func (l *Loader[V]) unsettle(ctx context.Context, keys []string, tokens []Token)
 }
 
 // unlink deletes some keys, and returns the errors by their indices.
-func (l *Loader[V]) unlink(ctx context.Context, keys []string, is []int) map[int]error {
+func (l *engine) unlink(ctx context.Context, keys []string, is []int) map[int]error {
 	if len(is) == 0 {
 		return nil
 	}

@@ -14,7 +14,7 @@ import (
 
 // wait waits until the lease of somebody else ends. It reports false if it has
 // ended the flight; else what is known of the key now is in the pursuit.
-func (r *run[V]) wait(h hold[V]) bool {
+func (r *run) wait(h hold) bool {
 	l, p := r.l, h.p
 	l.stats.waits.Add(1)
 	p.waited = true
@@ -24,18 +24,18 @@ func (r *run[V]) wait(h hold[V]) bool {
 	for {
 		p.w.Until(r.ctx, &poll)
 		if r.ctx.Err() != nil {
-			r.fail(context.Cause(r.ctx), []*pursuit[V]{p})
+			r.fail(context.Cause(r.ctx), []*pursuit{p})
 			return false
 		}
 		if p.f.empty() { // nobody waits with us any more
-			p.f.finish(result[V]{}, 0)
+			p.f.finish(result{}, 0)
 			return false
 		}
 		proven := p.f.mark()
 		b, err := l.poll(r.ctx, p.key)
 		switch p.sight = (sight{}); {
 		case r.ctx.Err() != nil:
-			r.fail(context.Cause(r.ctx), []*pursuit[V]{p})
+			r.fail(context.Cause(r.ctx), []*pursuit{p})
 			return false
 		case errors.Is(err, redis.Nil), wrongType(err):
 			return true
@@ -70,15 +70,15 @@ func (r *run[V]) wait(h hold[V]) bool {
 				l.learn(h.Cost)
 			}
 		}
-		var v V
-		switch s := l.parse(p.key, b, false, time.Now(), &v); {
+		v := l.codec.new()
+		switch s := l.parse(p.key, b, false, time.Now(), v); {
 		case s.kind == unfit:
 			l.misfit(p, b)
 		case s.kind == none:
-			p.f.finish(result[V]{err: ErrNotFound, how: OutcomeWaited}, proven)
+			p.f.finish(result{err: ErrNotFound, how: OutcomeWaited}, proven)
 			return false
 		case s.kind.served():
-			p.f.finish(result[V]{v: v, how: OutcomeWaited}, proven)
+			p.f.finish(result{v: v, how: OutcomeWaited}, proven)
 			return false
 		}
 		return true
@@ -89,7 +89,7 @@ func (r *run[V]) wait(h hold[V]) bool {
 // till: once it has had no heartbeat for the length of one, and again, as a suspect,
 // after twice that. Till may be hours ahead though its holder is dead. What is seen is
 // kept from one wait to the next: the answer to the first question is another wait.
-func (p *pursuit[V]) idle(till int64, lease time.Duration) bool {
+func (p *pursuit) idle(till int64, lease time.Duration) bool {
 	if till != p.till {
 		p.till, p.seen, p.asked = till, time.Now(), false
 	}
@@ -105,13 +105,13 @@ func (p *pursuit[V]) idle(till int64, lease time.Duration) bool {
 }
 
 // expectEnd registers an interest in the end of a lease on key.
-func (l *Loader[V]) expectEnd(key string) *wake.Wait {
+func (l *engine) expectEnd(key string) *wake.Wait {
 	at, _ := l.leases.place(key)
 	return l.hear.Expect(key, at)
 }
 
 // polling plans for a load that takes as long as its holder, or else we, expect.
-func (l *Loader[V]) polling(a Acquisition) wake.Poll {
+func (l *engine) polling(a Acquisition) wake.Poll {
 	expect := l.expect()
 	if a.Cost > 0 {
 		expect = a.Cost
@@ -123,7 +123,7 @@ func (l *Loader[V]) polling(a Acquisition) wake.Poll {
 }
 
 // holder returns the token of the lease that is waited for.
-func (h *hold[V]) holder(l *Loader[V]) Token {
+func (h *hold) holder(l *engine) Token {
 	if h.a.Grant == Held {
 		return h.a.holder
 	}

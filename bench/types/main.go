@@ -39,7 +39,7 @@ func main() {
 // run prints the table.
 func run(dir, only string, few, many, rounds int) error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "library\ttypes\tbinary, KB\tcompile, s\tmemory, MB\t")
+	_, _ = fmt.Fprintln(w, "library\ttypes\tbinary, KB\tcompile, s\tmemory, MB\t")
 	for _, l := range libraries {
 		if only != "" && only != l.name {
 			continue
@@ -51,10 +51,10 @@ func run(dir, only string, few, many, rounds int) error {
 				return fmt.Errorf("%s with %d types: %w", l.name, types, err)
 			}
 			costs[i] = c
-			fmt.Fprintf(w, "%s\t%d\t%.1f\t%.2f\t%.1f\t\n", l.name, types, kilo(c.binary), c.cpu.Seconds(), mega(c.memory))
+			_, _ = fmt.Fprintf(w, "%s\t%d\t%.1f\t%.2f\t%.1f\t\n", l.name, types, kilo(c.binary), c.cpu.Seconds(), mega(c.memory))
 		}
 		further := costs[1].further(costs[0], many-few)
-		fmt.Fprintf(w, "%s\tfurther\t%.1f\t%.3f\t%.2f\t\n", l.name, kilo(further.binary), further.cpu.Seconds(), mega(further.memory))
+		_, _ = fmt.Fprintf(w, "%s\tfurther\t%.1f\t%.3f\t%.2f\t\n", l.name, kilo(further.binary), further.cpu.Seconds(), mega(further.memory))
 	}
 	return w.Flush()
 }
