@@ -39,12 +39,12 @@ func (m *manual) end(v string, proven int) {
 
 // rides joins the flight of key, or has run fly one, and returns what it finds.
 func rides[V any](ctx context.Context, fs *Flights[V], key string, run func(*flight)) (V, error) {
-	m, err := fs.board(ctx, key, run)
+	m, err := fs.group.board(ctx, key, run)
 	if err != nil {
 		var zero V
 		return zero, err
 	}
-	r, _ := fs.wait(ctx, m, nil)
+	r, _ := fs.group.wait(ctx, m, nil)
 	return unbox[V](r.v), r.err
 }
 

@@ -92,7 +92,7 @@ var manyScenarios = map[string]scenario{
 	"a reader of two keys that are read first, and a writer of one": {0, func(w *world) {
 		w.most = 1
 		l := w.loader("A")
-		l.cold.Store(false)
+		l.engine.cold.Store(false)
 		w.call("A", "A", w.pair("A", l))
 		w.change("W", nothingMore, nothingMore)
 	}},

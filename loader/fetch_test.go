@@ -69,7 +69,7 @@ func TestKeysThatAreRefusedTogetherAreReadEachByItselfForAWhile(t *testing.T) {
 		requireMany(t, l, keys)
 		require.Equal(t, 1, counter.Count("mget"), "not tried again yet")
 		require.Equal(t, 6, counter.Count("get"))
-		l.gather.Apart(time.Now()) // the while is over
+		l.engine.gather.Apart(time.Now()) // the while is over
 		requireMany(t, l, keys)
 		require.Equal(t, 2, counter.Count("mget"))
 		require.Zero(t, l.Stats().RedisFailures)
@@ -93,7 +93,7 @@ func TestAServerThatRefusesEveryReadIsAskedTogetherAgain(t *testing.T) {
 		for _, a := range l.LookupMany(t.Context(), keys) {
 			require.ErrorIs(t, a.Err, loading)
 		}
-		require.True(t, l.gather.Together())
+		require.True(t, l.engine.gather.Together())
 	})
 }
 
@@ -109,8 +109,8 @@ func TestARefusalOverTheWireIsSeen(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = limited.Close(context.WithoutCancel(t.Context())) })
 	requireMany(t, limited, keys)
-	require.False(t, limited.gather.Together())
-	require.True(t, l.gather.Together())
+	require.False(t, limited.engine.gather.Together())
+	require.True(t, l.engine.gather.Together())
 }
 
 // The client does not repeat a command whose reply it has begun to write somewhere.
@@ -126,7 +126,7 @@ func TestManyKeysAreReadAgainWhenTheConnectionBreaks(t *testing.T) {
 	requireMany(t, l, keys)
 	proxy.Cut()
 	requireMany(t, l, keys)
-	require.True(t, l.gather.Together(), "nobody has refused anything")
+	require.True(t, l.engine.gather.Together(), "nobody has refused anything")
 }
 
 func TestWithoutAnEndOfItsCtxAReadIsSentByTheCaller(t *testing.T) {

@@ -41,10 +41,10 @@ func unheard(t *testing.T) func(context.Context) (string, error) {
 func empty[V any](t *testing.T, fs *Flights[V]) {
 	t.Helper()
 	synctest.Wait()
-	require.Empty(t, fs.m)
-	require.Empty(t, fs.aloft)
-	require.False(t, fs.some.Load())
-	require.Zero(t, fs.running)
+	require.Empty(t, fs.group.m)
+	require.Empty(t, fs.group.aloft)
+	require.False(t, fs.group.some.Load())
+	require.Zero(t, fs.group.running)
 }
 
 func TestCallersOfOneKeyShareOneLoad(t *testing.T) {

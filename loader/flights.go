@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/cachex-go/cachex/internal/guard"
 )
 
 // Flights loads each key once in this process: callers who ask for a key while
@@ -26,7 +28,7 @@ type Flights[V any] struct {
 	Timeout time.Duration
 
 	began sync.Once // sets group.timeout
-	group
+	group group
 }
 
 // Do returns what load returns for key: its own call of it, or that of a flight
@@ -45,8 +47,8 @@ func (fs *Flights[V]) Do(ctx context.Context, key string, load func(context.Cont
 // started it, so that load is called. wait then waits, and returns what Do would; it
 // must be called, once, or the flight takes the caller for one who waits for ever.
 func (fs *Flights[V]) Begin(ctx context.Context, key string, load func(context.Context) (V, error)) (own bool, wait func() (V, error)) {
-	fs.began.Do(func() { fs.timeout = fs.Timeout })
-	own, result := fs.share(ctx, key, func(ctx context.Context) (any, error) {
+	fs.began.Do(func() { fs.group.timeout = fs.Timeout })
+	own, result := fs.group.share(ctx, key, func(ctx context.Context) (any, error) {
 		v, err := load(ctx)
 		return &v, err
 	})
@@ -55,3 +57,24 @@ func (fs *Flights[V]) Begin(ctx context.Context, key string, load func(context.C
 		return unbox[V](v), err
 	}
 }
+
+// Forget detaches the flights of keys: who is on board gets the result, and who
+// comes after begins anew. Call it when what a load may have read is no longer
+// true.
+func (fs *Flights[V]) Forget(keys ...string) { fs.group.Forget(keys...) }
+
+// ForgetAll is Forget for every key. It is for whoever has taken keys away
+// without knowing which.
+func (fs *Flights[V]) ForgetAll() { fs.group.ForgetAll() }
+
+// Spawn is guard.Go in a goroutine that Close waits for. Once Close has ended, or
+// would at once, it is guard.Run in the goroutine of the caller.
+func (fs *Flights[V]) Spawn(code guard.Code, fn func() error, done func(error)) {
+	fs.group.Spawn(code, fn, done)
+}
+
+// Close makes every further Do return ErrClosed and waits for the loads under
+// way. If ctx ends first, Close cancels them, so that their callers return, and
+// returns the cause of that end; a load that does not heed its ctx is then still
+// running. Close may be called more than once, and from several goroutines.
+func (fs *Flights[V]) Close(ctx context.Context) error { return fs.group.Close(ctx) }

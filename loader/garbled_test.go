@@ -28,7 +28,7 @@ func TestAReplyThatMakesNoSenseProvesNothing(t *testing.T) {
 				synctest.Wait()
 				faults.Add(redistest.Fault{Match: named(script), Reply: reply})
 				if script == "extend" {
-					time.Sleep(p.leases.ttl) // heartbeats
+					time.Sleep(p.engine.leases.ttl) // heartbeats
 					synctest.Wait()
 				}
 				s.value <- "old"

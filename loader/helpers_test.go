@@ -232,8 +232,8 @@ func newLoader[V any](l *lab, rdb redis.UniversalClient, o Options[V]) *Loader[V
 
 // quiet makes a Loader poll, and not listen.
 func quiet[V any](loader *Loader[V]) *Loader[V] {
-	loader.hear.Release()
-	loader.hear, loader.leases.hear = nil, nil
+	loader.engine.hear.Release()
+	loader.engine.hear, loader.engine.leases.hear = nil, nil
 	return loader
 }
 

@@ -45,10 +45,10 @@ func TestTheDefaultsAreThoseOfTheDocs(t *testing.T) {
 	l, err := New(rdb, Options[string]{})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = l.Close(context.Background()) })
-	require.Equal(t, defaults.LeaseTTL(), l.leases.ttl)
-	require.Equal(t, time.Minute, l.flights.timeout)
-	require.Nil(t, l.slots)
-	require.Equal(t, boxed[string]{codec.Bind(codec.For[string]())}, l.codec)
+	require.Equal(t, defaults.LeaseTTL(), l.engine.leases.ttl)
+	require.Equal(t, time.Minute, l.engine.flights.timeout)
+	require.Nil(t, l.engine.slots)
+	require.Equal(t, boxed[string]{codec.Bind(codec.For[string]())}, l.engine.codec)
 }
 
 func TestALifeIsWholeMillisecondsUpToTenYears(t *testing.T) {

@@ -20,6 +20,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/codec"
+	"github.com/cachex-go/cachex/internal/guard"
+	"github.com/cachex-go/cachex/internal/script"
 )
 
 // Options describe a Loader.
@@ -98,8 +100,8 @@ const MaxBackoff = time.Minute
 // A Loader loads each key once for the whole fleet. It is safe for concurrent
 // use.
 type Loader[V any] struct {
-	*engine
-	spare sync.Pool // of *[]Answer[V], zero
+	engine *engine   // not embedded: each type would then compile a wrapper of each of its methods
+	spare  sync.Pool // of *[]Answer[V], zero
 }
 
 // New returns a Loader, or an error that names the option that is wrong. It
@@ -145,7 +147,7 @@ func callFunc[V any](ctx context.Context, load Func[V]) (V, Life, error) { retur
 // GetWith is Get for a load that takes an argument, and says how the value was
 // come by. It saves a hit the closure.
 func GetWith[A, V any](ctx context.Context, l *Loader[V], key string, arg A, load func(context.Context, A) (V, Life, error)) (V, Outcome, error) {
-	v, how, err := l.getOrLoad(ctx, key, &getCall[A, V]{arg: arg, fn: load})
+	v, how, err := l.engine.getOrLoad(ctx, key, &getCall[A, V]{arg: arg, fn: load})
 	return unbox[V](v), how, err
 }
 
@@ -175,7 +177,7 @@ func (l *Loader[V]) Lookup(ctx context.Context, key string) (V, bool, error) {
 // Find is Lookup, and says how the value was come by: OutcomeHit, OutcomeStale,
 // OutcomeNotFound, or 0 if Redis does not know.
 func (l *Loader[V]) Find(ctx context.Context, key string) (V, Outcome, error) {
-	v, how, err := l.find(ctx, key, new(V))
+	v, how, err := l.engine.find(ctx, key, new(V))
 	return unbox[V](v), how, err
 }
 
@@ -188,7 +190,7 @@ func (l *Loader[V]) Find(ctx context.Context, key string) (V, Outcome, error) {
 // The error is the one of load, and the value that was there stays. Where Redis
 // does not answer, load is called all the same, and nothing is stored.
 func (l *Loader[V]) Refresh(ctx context.Context, key string, load Func[V]) (V, Outcome, error) {
-	v, how, err := l.refresh(ctx, key, boxOne(load))
+	v, how, err := l.engine.refresh(ctx, key, boxOne(load))
 	return unbox[V](v), how, err
 }
 
@@ -198,23 +200,86 @@ func (l *Loader[V]) Refresh(ctx context.Context, key string, load Func[V]) (V, O
 // Options.Backoff, if that is shorter; the value that was there stays, and the
 // error is returned.
 func (l *Loader[V]) Reload(ctx context.Context, key string, every time.Duration, load Func[V]) error {
-	return l.reload(ctx, key, every, boxOne(load))
+	return l.engine.reload(ctx, key, every, boxOne(load))
 }
 
 // ReloadMany is Reload for several keys, which must differ, by one call of load. It
 // returns an error for each, nil where all is well.
 func (l *Loader[V]) ReloadMany(ctx context.Context, keys []string, every time.Duration, load ManyFunc[V]) []error {
-	return l.reloadMany(ctx, keys, every, boxMany(load))
+	return l.engine.reloadMany(ctx, keys, every, boxMany(load))
 }
 
 // Writing returns v as a value to be written. The error is that of the codec.
 func (l *Loader[V]) Writing(key string, v V, life Life) (Writing, error) {
-	c := l.codec.(boxed[V])
-	return l.writing(key, life, func(dst []byte, key string) ([]byte, error) { return c.AppendKeyed(dst, key, v) })
+	c := l.engine.codec.(boxed[V])
+	return l.engine.writing(key, life, func(dst []byte, key string) ([]byte, error) { return c.AppendKeyed(dst, key, v) })
 }
 
 // Decode sets *v to the value of payload, which is of an entry of key, whenever
 // that ends. The error is that of the codec; a panic of the codec is one too.
 func (l *Loader[V]) Decode(key string, payload []byte, v *V) error {
-	return l.decodeValue(key, payload, v)
+	return l.engine.decodeValue(key, payload, v)
 }
+
+// Write stores the value of a key whatever is there, and takes the lease away from a load
+// under way. Of two writes at the same time one stays. It leaves together with what others
+// write, if a few are under way, and then returns when ctx ends.
+//
+// The value is sent once. If Redis does not answer, or ctx ends after it was sent, the
+// error wraps ErrOutcomeUnknown: the value may be stored, or may be yet, even after a
+// later write. After any other error nothing was stored.
+func (l *Loader[V]) Write(ctx context.Context, w Writing) error { return l.engine.Write(ctx, w) }
+
+// Delete is Leases.Delete. If it is of one key, it leaves together with what others write,
+// if a few are under way, and then returns when ctx ends.
+func (l *Loader[V]) Delete(ctx context.Context, keys []string) []error {
+	return l.engine.Delete(ctx, keys)
+}
+
+// WriteThrough persists values by down, which returns an error for each or nil,
+// and then stores those that went well. It returns an error for each: of down, or
+// of Redis, and then the value is persisted all the same.
+//
+// If down fails, nobody knows whether it has persisted anything. What was there is
+// expired, for the next reader to load.
+func (l *Loader[V]) WriteThrough(ctx context.Context, ws []Writing, down func(context.Context) []error) []error {
+	return l.engine.WriteThrough(ctx, ws, down)
+}
+
+// Forget makes callers who come after it begin anew, in place of joining a load
+// that is under way here. Whoever deletes or writes a key calls it when Redis
+// has answered.
+func (l *Loader[V]) Forget(keys ...string) { l.engine.Forget(keys...) }
+
+// ForgetAll is Forget for every key that is being loaded here.
+func (l *Loader[V]) ForgetAll() { l.engine.ForgetAll() }
+
+// Leases returns the leases that the Loader takes, for code that writes or
+// expires keys.
+func (l *Loader[V]) Leases() *Leases { return l.engine.Leases() }
+
+// Turns returns turns that are held for the LeaseTTL of l, and whose failures l
+// counts. It makes no call to Redis.
+func (l *Loader[V]) Turns() *Turns { return l.engine.Turns() }
+
+// Send is for scripts beside those of the Loader: it runs them in one round trip for each
+// 500 of them, and leaves when ctx is done, or when Redis has not answered for too long.
+func (l *Loader[V]) Send(ctx context.Context, calls ...*script.Call) { l.engine.Send(ctx, calls...) }
+
+// Note says how a call to Redis for key ended that began at began and was not made
+// by the Loader: it is evidence of whether Redis is worth asking.
+func (l *Loader[V]) Note(ctx context.Context, key string, began time.Time, err error) {
+	l.engine.Note(ctx, key, began, err)
+}
+
+// Spawn is Flights.Spawn.
+func (l *Loader[V]) Spawn(code guard.Code, fn func() error, done func(error)) {
+	l.engine.Spawn(code, fn, done)
+}
+
+// Stats returns what the Loader has counted since New.
+func (l *Loader[V]) Stats() Stats { return l.engine.Stats() }
+
+// Close is Flights.Close, and ends the subscription for waits. What is in Redis
+// can still be read; a miss is ErrClosed. The client stays open.
+func (l *Loader[V]) Close(ctx context.Context) error { return l.engine.Close(ctx) }

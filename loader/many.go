@@ -3,6 +3,9 @@ package loader
 import (
 	"context"
 	"slices"
+	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/internal/convoy"
 	"github.com/cachex-go/cachex/internal/guard"
@@ -75,14 +78,14 @@ func (l *Loader[V]) Reuse(answers []Answer[V]) {
 // concerned get an error.
 func (l *Loader[V]) GetMany(ctx context.Context, keys []string, limit int, load ManyFunc[V]) []Answer[V] {
 	r := l.Reading(ctx, keys, limit, load)
-	r.getMany()
+	r.read.getMany()
 	return r.Wait()
 }
 
 // LookupMany is Find for several keys, in one round trip.
 func (l *Loader[V]) LookupMany(ctx context.Context, keys []string) []Answer[V] {
 	r := l.Reading(ctx, keys, 0, nil)
-	r.read()
+	r.read.read()
 	return r.Wait()
 }
 
@@ -91,7 +94,7 @@ func (l *Loader[V]) LookupMany(ctx context.Context, keys []string) []Answer[V] {
 // Wait. Take and Load come again as long as there are servers that have not answered.
 // It is for one goroutine, and for one use.
 type Reading[V any] struct {
-	manyRead
+	read  manyRead
 	typed []Answer[V]
 }
 
@@ -99,21 +102,41 @@ type Reading[V any] struct {
 // are under way.
 func (l *Loader[V]) Reading(ctx context.Context, keys []string, limit int, load ManyFunc[V]) *Reading[V] {
 	r := &Reading[V]{typed: l.room(len(keys))}
-	r.begin(ctx, l.engine, keys, limit, boxMany(load), r)
+	r.read.begin(ctx, l.engine, keys, limit, boxMany(load), r)
 	return r
 }
+
+// Ask queues on p the commands that read what has no flight, but not those for
+// which Redis is not worth asking.
+func (r *Reading[V]) Ask(ctx context.Context, p redis.Pipeliner) { r.read.Ask(ctx, p) }
+
+// Take takes what the commands were answered that have ended since the last Take, all
+// of which were sent at a time. A command of which ended returns an error is not looked
+// at.
+func (r *Reading[V]) Take(sent time.Time, ended convoy.Ended) { r.read.Take(sent, ended) }
+
+// Away returns why Redis was not asked for some of the keys, or did not answer, and
+// nil if it was and did. They may have been loaded all the same.
+func (r *Reading[V]) Away() error { return r.read.Away() }
+
+// Load begins to load what was not there, and does not wait for it. The loads take
+// part in c, if it is not nil.
+func (r *Reading[V]) Load(c *convoy.Convoy) { r.read.Load(c) }
+
+// Waits reports whether Wait has anything to wait for.
+func (r *Reading[V]) Waits() bool { return r.read.Waits() }
 
 func (r *Reading[V]) into(i int) any { return &r.typed[i].Value }
 
 // Wait returns the answers, when the flights have ended.
 func (r *Reading[V]) Wait() []Answer[V] {
-	answers := r.wait()
+	answers := r.read.wait()
 	for i := range answers {
 		from, to := &answers[i], &r.typed[i]
 		to.Outcome, to.Err = from.Outcome, from.Err
 		to.Value = unbox[V](from.Value)
 	}
-	r.reuse()
+	r.read.reuse()
 	return r.typed
 }
 

@@ -343,8 +343,8 @@ func TestReadsUnderLoadLeaveNothingBehind(t *testing.T) {
 // requireNoTurns asserts that nothing is left of any read.
 func requireNoTurns[V any](t testing.TB, p *Loader[V]) {
 	t.Helper()
-	for i := range p.reads.stripes {
-		s := &p.reads.stripes[i]
+	for i := range p.engine.reads.stripes {
+		s := &p.engine.reads.stripes[i]
 		s.mu.Lock()
 		require.Empty(t, s.m)
 		s.mu.Unlock()
@@ -390,7 +390,7 @@ func TestAPanicOfTheClientInASharedReadIsItsCallersOwn(t *testing.T) {
 	wg.Go(look)
 	wg.Go(look)
 	require.Eventually(t, func() bool {
-		s := p.reads.stripe("k")
+		s := p.engine.reads.stripe("k")
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		t := s.m["k"]

@@ -41,10 +41,10 @@ func newForger(t testing.TB, packed bool) *forger {
 	for _, key := range []string{"users: 1", "users: 2"} {
 		for _, end := range []time.Duration{-time.Hour, -150 * time.Second, -80 * time.Second, -20 * time.Second, time.Hour, Forever} {
 			value := key + end.String()
-			b, err := l.encode(nil, key, end, func(dst []byte, key string) ([]byte, error) { return l.codec.append(dst, key, &value) })
+			b, err := l.engine.encode(nil, key, end, func(dst []byte, key string) ([]byte, error) { return l.engine.codec.append(dst, key, &value) })
 			require.NoError(t, err)
 			f.made = append(f.made, genuine{key, false, value, end, b})
-			b, err = l.encodeNone(key, end)
+			b, err = l.engine.encodeNone(key, end)
 			require.NoError(t, err)
 			f.made = append(f.made, genuine{key, true, "", end, b})
 		}
@@ -77,7 +77,7 @@ func (f *forger) forge(r *rand.Rand, key string) []byte {
 	}
 	h.Sum = entry.Sum(key, payload)
 	var b []byte
-	if f.l.leases.packed {
+	if f.l.engine.leases.packed {
 		end, stale := entry.Forever, int64(0)
 		if r.IntN(2) == 0 {
 			h.Flags, h.Fails, h.Till, end, stale = 0, 0, 0, h.Soft, 0
@@ -94,7 +94,7 @@ func (f *forger) forge(r *rand.Rand, key string) []byte {
 
 // genuine returns what was sealed that b holds for key, and whether there is any.
 func (f *forger) genuine(key string, b []byte, none bool) (genuine, bool) {
-	_, payload, _ := f.l.leases.parse(key, b)
+	_, payload, _ := f.l.engine.leases.parse(key, b)
 	for _, g := range f.made {
 		if g.key == key && g.none == none && bytes.Equal(g.payload, payload) {
 			return g, true
@@ -120,7 +120,7 @@ func (f *forger) check(t testing.TB, key string, b []byte) (believed bool) {
 	}
 	for _, doubt := range []bool{false, true} {
 		var v string
-		switch s := f.l.parse(key, b, doubt, time.Now(), &v); s.kind {
+		switch s := f.l.engine.parse(key, b, doubt, time.Now(), &v); s.kind {
 		case missing, unfit:
 		case none:
 			within("an absence", true, "", 0)
@@ -132,13 +132,13 @@ func (f *forger) check(t testing.TB, key string, b []byte) (believed bool) {
 			within("an old value", false, v, 2*time.Minute)
 		}
 	}
-	if v, ok := f.l.value(key, b, 0); ok {
+	if v, ok := f.l.engine.value(key, b, 0); ok {
 		within("a value that a script calls fresh", false, *v.(*string), 0)
 	}
-	if v, ok := f.l.value(key, b, f.l.swr+f.l.sie); ok {
+	if v, ok := f.l.engine.value(key, b, f.l.engine.swr+f.l.engine.sie); ok {
 		within("a value that a script calls stale", false, *v.(*string), 2*time.Minute)
 	}
-	if f.l.none(key, b) {
+	if f.l.engine.none(key, b) {
 		within("what a script calls an absence", true, "", 0)
 	}
 	return believed
@@ -188,8 +188,8 @@ func TestSeal_AnAbsenceOfAPlainCodecHasNoPayload(t *testing.T) {
 			h := entry.Header{State: entry.Absent, Soft: entry.Forever, Token: entry.NewToken(), Sum: entry.Sum(t.key, []byte(payload))}
 			b := append(h.Append(nil), payload...)
 			var v string
-			require.Equal(t, want, l.parse(t.key, b, true, time.Now(), &v).kind, "%q", payload)
-			require.Equal(t, want == none, l.none(t.key, b), "%q", payload)
+			require.Equal(t, want, l.engine.parse(t.key, b, true, time.Now(), &v).kind, "%q", payload)
+			require.Equal(t, want == none, l.engine.none(t.key, b), "%q", payload)
 		}
 	})
 }

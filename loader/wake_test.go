@@ -41,13 +41,13 @@ func TestAWaiterLooksFirstWhenTheLoadShouldBeOver(t *testing.T) {
 			"a stale value says nothing": {Acquisition{Grant: Stale}, time.Second, lease, 5 * time.Millisecond},
 		} {
 			l := newLoader(t, t.client(), Options[string]{LeaseTTL: test.lease})
-			l.cost.Store(int64(test.expect))
-			p := l.polling(test.a)
+			l.engine.cost.Store(int64(test.expect))
+			p := l.engine.polling(test.a)
 			first := p.Next(false) // with jitter, see the tests of Poll
 			require.GreaterOrEqual(t, first, test.want, name)
 			require.LessOrEqual(t, first, test.want+min(test.want/4, 50*time.Millisecond), name)
 
-			live := l.polling(test.a)
+			live := l.engine.polling(test.a)
 			grace := min(max(100*time.Millisecond, test.want/4), 250*time.Millisecond)
 			first = live.Next(true)
 			require.GreaterOrEqual(t, first, test.want+grace, "%s, and a message may come", name)
@@ -115,7 +115,7 @@ func TestAWaiterWhoIsLiveHardlyPolls(t *testing.T) {
 	each(t, func(t *lab) {
 		var asked redistest.Counter
 		p, q := newLoader(t, t.client(), still[string]()), newLoader(t, t.client(&asked), still[string]())
-		p.cost.Store(int64(time.Hour)) // what P says that its load costs
+		p.engine.cost.Store(int64(time.Hour)) // what P says that its load costs
 		source := newSource[string]()
 		a := get(t, p, source.load)
 		within(t, source.began)
@@ -133,7 +133,7 @@ func TestAWriteWakesTheWaiters(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		p, q := newLoader(t, t.client(), still[string]()), newLoader(t, t.client(), still[string]())
-		p.cost.Store(int64(time.Hour)) // so that Q's first poll is an hour away
+		p.engine.cost.Store(int64(time.Hour)) // so that Q's first poll is an hour away
 		source := newSource[string]()
 		a := get(t, p, source.load)
 		within(t, source.began)
@@ -195,7 +195,7 @@ func TestAWaiterPollsWhereSubscriptionsAreRefused(t *testing.T) {
 		b := get(t, q, never[string](t))
 		t.awaited()
 		require.Eventually(t, func() bool { // it was refused
-			live, retryAt, _ := q.hear.State()
+			live, retryAt, _ := q.engine.hear.State()
 			return !live && retryAt.After(time.Now())
 		}, patience, time.Millisecond)
 		source.value <- "v" // the script may not publish, and stores all the same
@@ -210,22 +210,22 @@ func TestAWaiterWhoseSubscriptionBreaksLooksAtOnceAndSubscribesAgain(t *testing.
 	s := redistest.Start(t)
 	work(t, s.Client(nil), func(t *lab) {
 		p, q := newLoader(t, t.client(), still[string]()), newLoader(t, t.client(), still[string]())
-		p.cost.Store(int64(time.Hour))
+		p.engine.cost.Store(int64(time.Hour))
 		source := newSource[string]()
 		a := get(t, p, source.load)
 		within(t, source.began)
 		b := get(t, q, never[string](t))
 		t.awaited()
 		for range 3 {
-			listens(t, q.hear)
-			_, _, before := q.hear.State()
+			listens(t, q.engine.hear)
+			_, _, before := q.engine.hear.State()
 			require.NoError(t, t.rdb.ClientKillByFilter(t.Context(), "TYPE", "pubsub").Err())
 			require.Eventually(t, func() bool {
-				_, _, begun := q.hear.State()
+				_, _, begun := q.engine.hear.State()
 				return begun > before
 			}, patience, time.Millisecond)
 		}
-		listens(t, q.hear)
+		listens(t, q.engine.hear)
 		source.value <- "v"
 		gets(t, "v", a, b)
 	})
@@ -268,7 +268,7 @@ func TestAWaiterLooksWhenItsSubscriptionBeginsForItMayHaveMissedTheMessage(t *te
 	embedded(t, func(t *lab) {
 		rdb, conns := t.watched()
 		p, q := newLoader(t, t.client(), still[string]()), newLoader(t, rdb, still[string]())
-		p.cost.Store(int64(time.Hour))
+		p.engine.cost.Store(int64(time.Hour))
 		source := newSource[string]()
 		a := get(t, p, source.load)
 		within(t, source.began)
@@ -295,7 +295,7 @@ func TestWaiter_DoesNotLookAfterASubscriptionThatWasQuick(t *testing.T) {
 		var asked redistest.Counter
 		p, q := newLoader(t, t.client(), still[string]()), newLoader(t, t.client(&asked), still[string]())
 		for _, l := range []*Loader[string]{p, q} {
-			l.learn(100 * time.Millisecond)
+			l.engine.learn(100 * time.Millisecond)
 		}
 		for _, takes := range []time.Duration{100 * time.Millisecond, 104 * time.Millisecond, 98 * time.Millisecond} {
 			t.delete()
@@ -338,11 +338,11 @@ func TestWaiter_FindsALoadThatEndedBeforeItsSubscriptionBegan(t *testing.T) {
 				rdb, conns := t.watched()
 				p, q := newLoader(t, t.client(), still[string]()), newLoader(t, rdb, still[string]())
 				for _, cost := range test.costs {
-					p.learn(cost)
-					q.learn(cost)
+					p.engine.learn(cost)
+					q.engine.learn(cost)
 				}
 				if test.costs == nil {
-					p.learn(time.Hour)
+					p.engine.learn(time.Hour)
 				}
 				source := newSource[string]()
 				a := get(t, p, source.load)
@@ -374,11 +374,11 @@ func TestLoader_KnowsHowQuickLoadsOfLateWere(t *testing.T) {
 				return "v", hour, err
 			})
 			require.Equal(t, err, got)
-			return time.Duration(l.quick.Load())
+			return time.Duration(l.engine.quick.Load())
 		}
 		require.Equal(t, time.Second, load(time.Second, nil))
 		require.Equal(t, time.Millisecond, load(time.Millisecond, errBroken))
-		require.Equal(t, time.Second, l.expect())
+		require.Equal(t, time.Second, l.engine.expect())
 		require.Less(t, load(time.Second, nil), 200*time.Millisecond)
 		for range 40 {
 			load(time.Second, nil)
@@ -407,7 +407,7 @@ func TestWaiter_PollsBesideAReleaseThatPublishesElsewhere(t *testing.T) {
 		q := newLoader(t, t.client(), still[string]())
 		b := get(t, q, never[string](t))
 		t.awaited()
-		listens(t, q.hear)
+		listens(t, q.engine.hear)
 		args := leases.storing(t.key, entry.Value, a.Token, []byte("v"), hour, time.Now(), time.Second).Args
 		require.NoError(t, t.rdb.Eval(t.Context(), old, []string{t.key}, args...).Err())
 		msg, err := heard.ReceiveMessage(t.Context())
@@ -497,7 +497,7 @@ func TestListener_OfAClientSubscribesToAKeyOnceAndNotForLong(t *testing.T) {
 		rdb := t.client()
 		p := newLoader(t, t.client(), Options[string]{LeaseTTL: time.Minute})
 		q, r := newLoader(t, rdb, Options[string]{}), newLoader(t, rdb, Options[int]{})
-		require.Same(t, q.hear, r.hear)
+		require.Same(t, q.engine.hear, r.engine.hear)
 		require.Zero(t, subscribers(t), "who does not wait does not listen")
 		source := newSource[string]()
 		a := get(t, p, source.load)
@@ -532,7 +532,7 @@ func TestTheLastLoaderOfAClientEndsTheSubscription(t *testing.T) {
 		synctest.Wait()
 		require.Zero(t, subscribers(t))
 		next := wake.For(rdb)
-		require.NotSame(t, q.hear, next, "it is kept no longer")
+		require.NotSame(t, q.engine.hear, next, "it is kept no longer")
 		require.Nil(t, next.Release())
 	})
 }
@@ -557,8 +557,8 @@ func TestClientsThatHaveNoUseForMessagesPoll(t *testing.T) {
 	for _, rdb := range []redis.UniversalClient{ring, hidden{cluster}, wrapped{UniversalClient: ring}} {
 		l, err := New(rdb, Options[string]{})
 		require.NoError(t, err)
-		require.Nil(t, l.hear)
-		require.False(t, l.hear.Hears(), "it asks for no message")
+		require.Nil(t, l.engine.hear)
+		require.False(t, l.engine.hear.Hears(), "it asks for no message")
 		require.NoError(t, l.Close(t.Context()))
 	}
 }

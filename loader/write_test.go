@@ -164,7 +164,7 @@ func TestAWriteWakesThoseWhoWaitForTheLeaseThatItTakes(t *testing.T) {
 				q := newLoader(t, t.client(), Options[string]{LeaseTTL: time.Hour})
 				waits := get(t, q, never[string](t))
 				t.awaited()
-				listens(t, q.hear)
+				listens(t, q.engine.hear)
 				began := time.Now()
 				require.NoError(t, write(t, t.client(), Options[string]{}, valued(t.key, "v", hour)))
 				gets(t, "v", waits)
