@@ -88,12 +88,12 @@ func refused[K comparable, V any](spec Spec[K, V]) error {
 }
 
 func valueRefused[V any](c codec.Codec[V]) error {
-	_, _, err := Spec[int64, V]{Key: "users:{id}", TTL: time.Minute, Codec: c}.resolve()
+	_, _, err := (&Spec[int64, V]{Key: "users:{id}", TTL: time.Minute, Codec: c}).resolve()
 	return err
 }
 
 func keyRefused[K comparable](template string) error {
-	_, _, err := Spec[K, string]{Key: template, TTL: time.Minute}.resolve()
+	_, _, err := (&Spec[K, string]{Key: template, TTL: time.Minute}).resolve()
 	return err
 }
 

@@ -6,16 +6,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
-	"reflect"
-	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/errs"
-	"github.com/cachex-go/cachex/internal/kind"
 	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/ledger"
 	"github.com/cachex-go/cachex/loader"
@@ -27,7 +21,9 @@ import (
 // is then not persisted is still pending, and is tried again. A *writebehind.AsideError
 // in its chain tells how many values the database refused for good meanwhile, and how
 // many this process cannot read.
-func (c *Cache[K, V]) Flush(ctx context.Context) error {
+func (c *Cache[K, V]) Flush(ctx context.Context) error { return c.core.flushAll(ctx) }
+
+func (c *core) flushAll(ctx context.Context) error {
 	if err := c.admit(ctx, "flush"); err != nil {
 		return err
 	}
@@ -38,7 +34,7 @@ func (c *Cache[K, V]) Flush(ctx context.Context) error {
 	return nil
 }
 
-func (c *Cache[K, V]) flush(ctx context.Context) error {
+func (c *core) flush(ctx context.Context) error {
 	drained := c.drain(ctx, false)
 	if c.engine == nil {
 		return drained
@@ -47,11 +43,11 @@ func (c *Cache[K, V]) flush(ctx context.Context) error {
 }
 
 // drain sends what a kind keeps in this process.
-func (c *Cache[K, V]) drain(ctx context.Context, closing bool) error {
-	if c.kind == nil || c.kind.Drain == nil {
+func (c *core) drain(ctx context.Context, closing bool) error {
+	if c.drainKind == nil {
 		return nil
 	}
-	return c.kind.Drain(ctx, closing)
+	return c.drainKind(ctx, closing)
 }
 
 // Reconcile flushes what is written behind, and asks choose what becomes of each batch
@@ -61,6 +57,10 @@ func (c *Cache[K, V]) drain(ctx context.Context, closing bool) error {
 // them. It does nothing without Spec.WriteBehind. The error is an *Error; what is then
 // not persisted is still in Redis.
 func (c *Cache[K, V]) Reconcile(ctx context.Context, choose func(writebehind.ForkError) writebehind.Choice) ([]writebehind.ForkError, error) {
+	return c.core.reconcile(ctx, choose)
+}
+
+func (c *core) reconcile(ctx context.Context, choose func(writebehind.ForkError) writebehind.Choice) ([]writebehind.ForkError, error) {
 	if err := c.admit(ctx, "reconcile"); err != nil {
 		return nil, err
 	}
@@ -71,14 +71,6 @@ func (c *Cache[K, V]) Reconcile(ctx context.Context, choose func(writebehind.For
 	}
 	forks, failed := c.engine.Reconcile(ctx, choose)
 	return forks, c.failing("reconcile", errors.Join(err, failed))
-}
-
-// failing is fail of an error that may be nil, of a call without a key.
-func (c *Cache[K, V]) failing(op string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return c.fail(op, "", err)
 }
 
 // namespace returns the name of the buckets of write-behind. It is made of all the
@@ -104,20 +96,12 @@ func namespace(template string) string {
 }
 
 // behind makes the engine of Spec.WriteBehind.
-func (c *Cache[K, V]) behind() (err error) {
-	o := c.spec.WriteBehindOptions
-	o.Name, o.Merge, o.Every = namespace(c.spec.Key), c.merge(), c.spec.WriteBehind
-	o.Persist, o.Check = c.persist, c.check
-	if c.kind == nil && c.spec.DownMany == nil {
-		o.MaxBatch = 1 // Ledger.Once of Down then records just its value
-	}
-	c.engine, err = writebehind.New(c.rdb, o)
-	if err != nil {
-		return fmt.Errorf("Spec.WriteBehind: %w", err)
-	}
-	if c.kind != nil {
-		c.kind.Engine = c.engine
-		return nil
+func (c *Cache[K, V]) behind() error {
+	if err := c.core.behind(c.persist, c.check); err != nil || c.kind != nil {
+		if c.kind != nil {
+			c.kind.Engine = c.core.engine
+		}
+		return err
 	}
 	if up := c.spec.Up; up != nil || c.spec.UpMany == nil {
 		c.spec.Up = c.upPending(up)
@@ -128,16 +112,25 @@ func (c *Cache[K, V]) behind() (err error) {
 	return nil
 }
 
-func (c *Cache[K, V]) merge() writebehind.Merge {
-	if c.kind != nil {
-		return writebehind.Sum
+func (c *core) behind(persist func(context.Context, ledger.Batch) error, check func(id string, value []byte) error) (err error) {
+	o := c.settings.writeBehindOptions
+	o.Name, o.Merge, o.Every = namespace(c.settings.key), writebehind.Last, c.settings.writeBehind
+	o.Persist, o.Check = persist, check
+	switch {
+	case c.settings.counts:
+		o.Merge = writebehind.Sum
+	case !c.settings.downMany:
+		o.MaxBatch = 1 // Ledger.Once of Down then records just its value
 	}
-	return writebehind.Last
+	if c.engine, err = writebehind.New(c.rdb, o); err != nil {
+		return fmt.Errorf("Spec.WriteBehind: %w", err)
+	}
+	return nil
 }
 
 // setBehind writes values, and that they are to be persisted, in one round trip for
 // each 500. It returns an error for each.
-func (c *Cache[K, V]) setBehind(ctx context.Context, ws []loader.Writing) []error {
+func (c *core) setBehind(ctx context.Context, ws []loader.Writing) []error {
 	c.engine.Start()
 	calls := make([]*script.Call, len(ws))
 	ks := make([]string, len(ws))
@@ -151,26 +144,11 @@ func (c *Cache[K, V]) setBehind(ctx context.Context, ws []loader.Writing) []erro
 		}
 		ks[i] = w.Key
 	}
-	c.loader.Send(ctx, calls...)
-	c.loader.Forget(ks...)
+	c.loads.Send(ctx, calls...)
+	c.loads.Forget(ks...)
 	errs := make([]error, len(ws))
 	for i, call := range calls {
 		errs[i] = writebehind.Written(call)
-	}
-	return errs
-}
-
-// setBehindBy is setBehind of a kind.
-func (c *Cache[K, V]) setBehindBy(ctx context.Context, keys []K, values []V) []error {
-	counts := make([]int64, len(values))
-	for i, v := range values {
-		counts[i], _ = any(v).(int64)
-	}
-	errs := c.kind.SetMany(ctx, keys, counts)
-	for _, key := range keys {
-		if k, err := c.render(key); err == nil {
-			c.loader.Forget(k)
-		}
 	}
 	return errs
 }
@@ -182,13 +160,19 @@ func (c *Cache[K, V]) whole() (pattern string, match func(string) bool, err erro
 		return pattern, c.packed.Match, err
 	}
 	pattern, err = c.key.Pattern()
+	return c.core.tagged(pattern, c.key.Match, err)
+}
+
+// tagged returns the pattern and the test of keys that have the hash tag of write-behind,
+// if they have.
+func (c *core) tagged(pattern string, match func(string) bool, err error) (string, func(string) bool, error) {
 	if err != nil || c.engine == nil {
-		return pattern, c.key.Match, err
+		return pattern, match, err
 	}
 	glob := strings.NewReplacer(`*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`, `^`, `\^`, `-`, `\-`, `\`, `\\`)
-	return "{" + glob.Replace(namespace(c.spec.Key)) + ":*}" + pattern, func(k string) bool {
+	return "{" + glob.Replace(namespace(c.settings.key)) + ":*}" + pattern, func(k string) bool {
 		id := untagged(k)
-		return k == c.engine.Tag(id)+id && c.key.Match(id)
+		return k == c.engine.Tag(id)+id && match(id)
 	}, nil
 }
 
@@ -246,33 +230,48 @@ func (c *Cache[K, V]) upManyPending(up func(context.Context, []K) (map[K]V, erro
 // pending returns the values of keys that the source may lack. Where Redis does not
 // tell, or one of them cannot be decoded, by this version of a program say, what is
 // loaded is returned to whoever asked and not stored.
-func (c *Cache[K, V]) pending(ctx context.Context, keys []K) (map[K]V, error) {
+func (c *Cache[K, V]) pending(ctx context.Context, keys []K) (values map[K]V, err error) {
+	err = c.core.pending(ctx, len(keys), func(i int) string {
+		k, _ := c.render(keys[i]) // it was rendered before, for the call
+		return untagged(k)
+	}, func(i int, k string, payload []byte) error {
+		var v V
+		if err := c.decode(k, payload, &v); err != nil {
+			return err
+		}
+		if values == nil {
+			values = make(map[K]V)
+		}
+		values[keys[i]] = v
+		return nil
+	})
+	return values, err
+}
+
+// pending looks for what the source may lack of n ids, and has decode take it: the
+// payload of the i-th id, which would be an entry of the key k.
+func (c *core) pending(ctx context.Context, n int, id func(i int) string, decode func(i int, k string, payload []byte) error) error {
 	c.engine.Start()
-	ids := make([]string, len(keys))
-	for i, key := range keys {
-		k, _ := c.render(key) // it was rendered before, for the call
-		ids[i] = untagged(k)
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = id(i)
 	}
 	seen, err := c.engine.LookMany(ctx, ids)
 	if err != nil {
 		NoStore(ctx)
-		return nil, err
+		return err
 	}
-	values := make(map[K]V)
 	for i, s := range seen {
 		payload := cmp.Or(s.Pending, s.InFlight)
 		if payload == nil {
 			continue
 		}
-		var v V
-		if bad := c.decode(c.engine.Tag(ids[i])+ids[i], []byte(*payload), &v); bad != nil {
+		if bad := decode(i, c.engine.Tag(ids[i])+ids[i], []byte(*payload)); bad != nil {
 			NoStore(ctx)
-			err = cmp.Or(err, fmt.Errorf("what is pending: %w", bad))
-			continue // of the others, the pending values hold all the same
+			err = cmp.Or(err, fmt.Errorf("what is pending: %w", bad)) // of the others, the pending values hold all the same
 		}
-		values[keys[i]] = v
 	}
-	return values, err
+	return err
 }
 
 func (c *Cache[K, V]) decode(k string, payload []byte, v *V) error {
@@ -289,106 +288,49 @@ func (c *Cache[K, V]) check(id string, value []byte) error {
 		return c.kind.Check(value)
 	}
 	var v V
-	return c.decode(c.engine.Tag(id)+id, value, &v)
+	return c.decode(c.core.engine.Tag(id)+id, value, &v)
 }
 
-// persist has Down, or the kind, persist a batch of what check can read.
-func (c *Cache[K, V]) persist(ctx context.Context, b ledger.Batch) (err error) {
+// persist has Down persist a batch of what check can read.
+func (c *Cache[K, V]) persist(ctx context.Context, b ledger.Batch) error {
+	if c.kind != nil {
+		return c.core.observePersist(ctx, b, func(ctx context.Context, ids []string) error {
+			return persistKind(ctx, c.kind, c.key, b, ids)
+		})
+	}
+	return c.core.observePersist(ctx, b, func(ctx context.Context, ids []string) error {
+		keys, values := make([]K, 0, len(ids)), make(map[K]V, len(ids))
+		for _, id := range ids {
+			key, err := c.key.Parse(id)
+			if err != nil {
+				return err
+			}
+			var v V
+			if err := c.decode(c.core.engine.Tag(id)+id, b.Values[id], &v); err != nil {
+				return err
+			}
+			keys, values[key] = append(keys, key), v
+		}
+		if c.spec.DownMany != nil {
+			return c.downMany(ctx, keys, values)[0]
+		}
+		return refusedAs(ids, c.down(ctx, keys[0], values[keys[0]])) // one: see MaxBatch
+	})
+}
+
+// observePersist calls persist for a batch, and tells the observer.
+func (c *core) observePersist(ctx context.Context, b ledger.Batch, persist func(ctx context.Context, ids []string) error) (err error) {
 	ids := b.IDs()
 	ctx, w := c.begin(ctx, OpPersist, ids[0], len(ids))
 	defer func() { w.end(ctx, 0, err) }()
-	ctx = ledger.NewContext(ctx, b)
-	deltas, totals := make(map[K]int64, len(b.Deltas)), make(map[K]int64)
-	values := make(map[K]V, len(b.Values))
-	for _, id := range ids {
-		key, err := c.key.Parse(id)
-		if err != nil {
-			return err
-		}
-		if c.kind != nil {
-			if total, ok := b.Values[id]; ok {
-				totals[key], _ = strconv.ParseInt(string(total), 10, 64) // the engine has parsed it
-			} else {
-				deltas[key] = b.Deltas[id]
-			}
-			continue
-		}
-		var v V
-		if err := c.decode(c.engine.Tag(id)+id, b.Values[id], &v); err != nil {
-			return err
-		}
-		values[key] = v
-	}
-	if c.kind != nil {
-		return c.kind.Persist(ctx, b, deltas, totals)
-	}
-	if c.spec.DownMany != nil {
-		return c.downMany(ctx, slices.Collect(maps.Keys(values)), values)[0]
-	}
-	for key, v := range values { // one: see MaxBatch
-		err = c.down(ctx, key, v)
-		if refused, beside := errs.Find[*ledger.RefusedError](err); len(refused) > 0 && !beside {
-			return &ledger.RefusedError{IDs: ids, Err: err} // by whatever name Down knows it
-		}
+	return persist(ledger.NewContext(ctx, b), ids)
+}
+
+// refusedAs returns err, of Down for these ids. If it says that they are refused, by
+// whatever names Down knows them, the result names them as the ledger does.
+func refusedAs(ids []string, err error) error {
+	if refused, beside := errs.Find[*ledger.RefusedError](err); len(refused) > 0 && !beside {
+		return &ledger.RefusedError{IDs: ids, Err: err}
 	}
 	return err
 }
-
-// carry gives the kind that a codec carries what it needs of c.
-func (c *Cache[K, V]) carry(k *kind.Kind[K]) {
-	c.kind = k
-	k.Fail = c.fail
-	k.Send = func(ctx context.Context, calls ...*script.Call) { c.loader.Send(ctx, calls...) }
-	k.Spawn = c.loader.Spawn
-	k.Enter = func(ctx context.Context, op string, key K) (*kind.Call, error) {
-		k, err := c.enter(ctx, op, key)
-		if err != nil {
-			return nil, err
-		}
-		call := &kind.Call{Key: k, ID: k}
-		if c.engine != nil {
-			call.ID = untagged(k)
-		}
-		call.End = func(error) error { c.calls.leave(); return nil } // should the Observer panic
-		ctx, w := c.begin(ctx, op, k, 1)
-		call.Ctx = ctx
-		call.End = func(err error) error {
-			defer c.calls.leave()
-			if err != nil {
-				err = c.fail(op, k, err)
-			}
-			w.end(ctx, 0, err)
-			return err
-		}
-		return call, nil
-	}
-}
-
-// validateBehind is validate of Spec.WriteBehind.
-func (s Spec[K, V]) validateBehind(parses func() error, counts bool) error {
-	o := s.WriteBehindOptions
-	switch {
-	case s.WriteBehind == 0 && !reflect.ValueOf(o).IsZero():
-		return errors.New("Spec.WriteBehindOptions needs Spec.WriteBehind")
-	case s.WriteBehind == 0:
-		return nil
-	case o.Name != "" || o.Merge != 0 || o.Every != 0 || o.Persist != nil || o.Check != nil:
-		return errors.New("Spec.WriteBehindOptions: Name, Merge, Every, Persist and Check must not be set: the cache has its own")
-	case o.MaxBatch > 1 && s.DownMany == nil && !counts:
-		return errors.New("Spec.WriteBehindOptions.MaxBatch needs Spec.DownMany: Down is given one value")
-	case s.WriteBehind < minBehind || s.WriteBehind%time.Millisecond != 0:
-		return fmt.Errorf("Spec.WriteBehind is %v, must be whole milliseconds, at least %v", s.WriteBehind, minBehind)
-	case s.KeyFunc != nil:
-		return errors.New("Spec.WriteBehind needs Spec.Key in place of Spec.KeyFunc: the flusher must parse the key")
-	case strings.Contains(s.Key, "{{"):
-		return errors.New("Spec.WriteBehind gives keys a hash tag of its own: write Spec.Key without {{…}}")
-	case s.Down == nil && s.DownMany == nil && !counts:
-		return errors.New("Spec.WriteBehind needs Spec.Down or Spec.DownMany, which persists")
-	}
-	if err := parses(); err != nil {
-		return fmt.Errorf("Spec.WriteBehind: %w", err)
-	}
-	return nil
-}
-
-const minBehind = 10 * time.Millisecond

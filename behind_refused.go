@@ -14,6 +14,10 @@ var errNotBehind = errors.New("Spec.WriteBehind is not set")
 // Spec.Key renders it, and a Value is what the codec made of it. It needs
 // Spec.WriteBehind. The error is an *Error; the list then lacks some.
 func (c *Cache[K, V]) Refused(ctx context.Context) ([]writebehind.Refused, error) {
+	return c.core.refused(ctx)
+}
+
+func (c *core) refused(ctx context.Context) ([]writebehind.Refused, error) {
 	if err := c.admitBehind(ctx, "refused"); err != nil {
 		return nil, err
 	}
@@ -30,6 +34,10 @@ func (c *Cache[K, V]) Refused(ctx context.Context) ([]writebehind.Refused, error
 // that is pending is dropped. It needs Spec.WriteBehind. The error is an *Error, and
 // Retry may be called again.
 func (c *Cache[K, V]) Retry(ctx context.Context, ids ...string) (int, error) {
+	return c.core.retry(ctx, ids)
+}
+
+func (c *core) retry(ctx context.Context, ids []string) (int, error) {
 	if err := c.admitBehind(ctx, "retry"); err != nil {
 		return 0, err
 	}
@@ -42,7 +50,7 @@ func (c *Cache[K, V]) Retry(ctx context.Context, ids ...string) (int, error) {
 }
 
 // admitBehind is admit for calls that need an engine.
-func (c *Cache[K, V]) admitBehind(ctx context.Context, op string) error {
+func (c *core) admitBehind(ctx context.Context, op string) error {
 	if c.engine == nil {
 		return c.fail(op, "", errNotBehind)
 	}

@@ -1,9 +1,7 @@
 package cachex
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"reflect"
 	"sync"
@@ -11,11 +9,9 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/cachex-go/cachex/internal/client"
 	"github.com/cachex-go/cachex/internal/key"
 	"github.com/cachex-go/cachex/internal/kind"
 	"github.com/cachex-go/cachex/loader"
-	"github.com/cachex-go/cachex/writebehind"
 )
 
 // A Cache keeps values of type V by keys of type K in Redis, and restores those
@@ -26,25 +22,14 @@ import (
 // but for the one that hears of loads elsewhere, which ends with Close or a minute
 // after it was last of use.
 type Cache[K comparable, V any] struct {
-	name     string
-	spec     Spec[K, V] // with its defaults
-	rdb      redis.UniversalClient
-	key      *key.Template[K]
-	packed   *key.Packed[K]                      // nil: every entry has a key of its own
-	up       func(context.Context, K) (V, error) // Spec.Up, or UpMany for one key
-	loader   *loader.Loader[V]
-	load     func(context.Context, K) (V, loader.Life, error) // restore, made once: a hit need not
-	observer Observer
-	engine   *writebehind.Engine // nil: nothing is written behind
-	kind     *kind.Kind[K]       // nil: a Cache, and no more
-
-	calls         door
-	release       func()          // of the template
-	closing       context.Context // ends with Close, for calls that would go on
-	end           context.CancelFunc
-	redisFailures atomic.Int64 // of Set and Delete
-
-	observerFailures atomic.Int64
+	core   core       // not embedded: each type would then compile a wrapper of each of its methods
+	spec   Spec[K, V] // with its Codec
+	key    *key.Template[K]
+	packed *key.Packed[K]                      // nil: every entry has a key of its own
+	up     func(context.Context, K) (V, error) // Spec.Up, or UpMany for one key
+	loader *loader.Loader[V]
+	load   func(context.Context, K) (V, loader.Life, error) // restore, made once: a hit need not
+	kind   *kind.Kind[K]                                    // nil: a Cache, and no more
 }
 
 // New returns the cache that spec describes, or an error that names the field
@@ -54,83 +39,60 @@ type Cache[K comparable, V any] struct {
 // Caches of one template and one client share their entries, so New returns an error
 // where an open one has values of another type. New does not compare caches with
 // KeyFunc.
-func New[K comparable, V any](rdb redis.UniversalClient, spec Spec[K, V]) (_ *Cache[K, V], err error) {
-	spec, template, err := spec.resolve()
+func New[K comparable, V any](rdb redis.UniversalClient, spec Spec[K, V]) (*Cache[K, V], error) {
+	set, template, err := spec.resolve()
 	if err != nil {
 		return nil, err
 	}
-	name := cmp.Or(spec.Name, template.Name())
-	if spec.WriteBehind != 0 { // what is pending may be lost, and not only stale
-		err = client.CheckShards(rdb)
-	}
-	if err == nil {
-		err = client.CheckReads(rdb, spec.AllowStaleReads, "Spec.AllowStaleReads")
-	}
-	if err != nil {
+	c := &Cache[K, V]{spec: spec, key: template}
+	if err := c.open(rdb, &set); err != nil {
+		c.core.release()
 		return nil, fmt.Errorf("cachex: %w", err)
 	}
-	var packed *key.Packed[K]
-	if spec.Packed > 0 {
-		if packed, err = template.Pack(spec.Packed, spec.Expected); err != nil {
-			return nil, fmt.Errorf("cachex: Spec.Packed %w", err)
+	return c, nil
+}
+
+// open makes what a Cache is made of.
+func (c *Cache[K, V]) open(rdb redis.UniversalClient, set *settings) (err error) {
+	if err = c.core.open(rdb, set, c.key.Name(), reflect.TypeFor[V]()); err != nil {
+		return err
+	}
+	if set.packed > 0 {
+		if c.packed, err = c.key.Pack(set.packed, set.expected); err != nil {
+			return fmt.Errorf("Spec.Packed %w", err)
 		}
 	}
-	carrier, carries := spec.Codec.(kind.Carrier[K])
-	release := func() {}
-	if spec.Key != "" {
-		of := "cache"
-		if carries {
-			of = "counter"
-		}
-		if release, err = client.TemplatesOf(rdb).Claim(spec.Key, spec.Packed, of, name, reflect.TypeFor[V]()); err != nil {
-			return nil, fmt.Errorf("cachex: %w", err)
-		}
-		defer func() {
-			if err != nil {
-				release()
-			}
-		}()
-	}
-	l, err := loader.New(rdb, loader.Options[V]{
-		Codec:                spec.Codec,
-		LeaseTTL:             spec.LeaseTTL,
-		Timeout:              spec.UpTimeout,
-		MaxLoads:             spec.MaxLoads,
-		StaleWhileRevalidate: spec.StaleWhileRevalidate,
-		StaleIfError:         spec.StaleIfError,
-		SoftTimeout:          spec.SoftTimeout,
-		Backoff:              spec.Backoff,
-		EarlyRefresh:         spec.EarlyRefresh,
-		Packed:               packed != nil,
-		NoCombining:          spec.NoCombining,
+	c.loader, err = loader.New(rdb, loader.Options[V]{
+		Codec:                c.spec.Codec,
+		LeaseTTL:             set.leaseTTL,
+		Timeout:              set.upTimeout,
+		MaxLoads:             set.maxLoads,
+		StaleWhileRevalidate: set.swr,
+		StaleIfError:         set.sie,
+		SoftTimeout:          set.softTimeout,
+		Backoff:              set.backoff,
+		EarlyRefresh:         set.earlyRefresh,
+		Packed:               c.packed != nil,
+		NoCombining:          set.noCombining,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("cachex: %w", err)
+		return err
 	}
-	c := &Cache[K, V]{
-		name:     name,
-		spec:     spec,
-		rdb:      rdb,
-		key:      template,
-		packed:   packed,
-		loader:   l,
-		observer: spec.Observer,
-		release:  release,
+	c.core.loads = c.loader
+	if carrier, ok := c.spec.Codec.(kind.Carrier[K]); ok {
+		c.kind = carrier.Kind()
+		carry(&c.core, c.kind, c.render)
 	}
-	if carries {
-		c.carry(carrier.Kind())
-	}
-	if spec.WriteBehind != 0 {
+	if set.writeBehind != 0 {
 		if err := c.behind(); err != nil {
-			return nil, fmt.Errorf("cachex: %w", err)
+			return err
 		}
 	}
 	if c.up = c.spec.Up; c.up == nil && c.spec.UpMany != nil {
 		c.up = c.upOne
 	}
 	c.load = func(ctx context.Context, key K) (V, loader.Life, error) { return c.restore(ctx, key, c.up) }
-	c.closing, c.end = context.WithCancel(context.Background())
-	return c, nil
+	return nil
 }
 
 // Must returns v if err is nil and panics otherwise. It is for caches that are
@@ -143,7 +105,7 @@ func Must[T any](v T, err error) T {
 }
 
 // Name returns Spec.Name.
-func (c *Cache[K, V]) Name() string { return c.name }
+func (c *Cache[K, V]) Name() string { return c.core.name }
 
 // Key returns the key in Redis, or "" where Get would return an error for it: a
 // key that is too long, or whose text cannot be made. Of a cache with Spec.Packed it
@@ -168,62 +130,14 @@ func (c *Cache[K, V]) Key(key K) string {
 // these caches share. A cache that is not closed keeps neither itself nor its client in
 // memory once the program holds neither, unless it has Spec.WriteBehind or a call is
 // under way.
-func (c *Cache[K, V]) Close(ctx context.Context) error {
-	if ctx == nil {
-		return c.fail("close", "", errNilContext)
-	}
-	drained := c.drain(ctx, true)
-	var late error
-	idle := c.calls.shut()
-	c.end()
-	c.release()
-	select {
-	case <-idle:
-	default:
-		select {
-		case <-idle:
-		case <-ctx.Done():
-			late = context.Cause(ctx)
-		}
-	}
-	var persisted error
-	if c.engine != nil {
-		persisted = c.engine.Close(ctx)
-	}
-	if err := cmp.Or(errors.Join(persisted, drained), c.loader.Close(ctx), late); err != nil {
-		return c.fail("close", "", err)
-	}
-	return nil
-}
+func (c *Cache[K, V]) Close(ctx context.Context) error { return c.core.close(ctx) }
 
-// enter begins a call: it returns the key in Redis, or the error of the call.
-// Whoever gets no error calls c.calls.leave.
+// enter begins a call: it returns the key in Redis, or the error of the call. If the
+// error is nil, the caller must call c.calls.leave.
 func (c *Cache[K, V]) enter(ctx context.Context, op string, key K) (string, error) {
 	// The key first: KeyFunc is the user's, and might not come back.
 	k, bad := c.render(key)
-	if err := c.admit(ctx, op); err != nil {
-		return "", err
-	}
-	if bad != nil {
-		c.calls.leave()
-		return "", c.fail(op, "", bad)
-	}
-	return k, nil
-}
-
-// admit is enter for a call that has no one key.
-func (c *Cache[K, V]) admit(ctx context.Context, op string) error {
-	if ctx == nil {
-		return c.fail(op, "", errNilContext)
-	}
-	if !c.calls.enter() {
-		return c.fail(op, "", ErrClosed)
-	}
-	if ctx.Err() != nil {
-		c.calls.leave()
-		return c.fail(op, "", context.Cause(ctx))
-	}
-	return nil
+	return c.core.enter(ctx, op, k, bad)
 }
 
 func (c *Cache[K, V]) render(key K) (string, error) {
@@ -237,18 +151,14 @@ func (c *Cache[K, V]) appendKey(dst []byte, key K) ([]byte, error) {
 	if c.packed != nil {
 		return c.packed.Append(dst, key)
 	}
-	if c.engine == nil {
+	if c.core.engine == nil {
 		return c.key.Append(dst, key)
 	}
 	b, err := c.key.Append(nil, key)
 	if err != nil {
 		return dst, err
 	}
-	return append(append(dst, c.engine.Tag(string(b))...), b...), nil
-}
-
-func (c *Cache[K, V]) fail(op, key string, err error) error {
-	return &Error{Op: op, Cache: c.name, Key: key, Err: err}
+	return append(append(dst, c.core.engine.Tag(string(b))...), b...), nil
 }
 
 // A door counts those who are inside, and when shut says when the last has left.

@@ -33,7 +33,7 @@ type split[K comparable] struct {
 // split finds the keys that differ. It keeps their hashes while it does, and not what
 // they are in Redis: that takes more memory than anything else here.
 func (c *Cache[K, V]) split(op string, keys []K) *split[K] {
-	s := &split[K]{keys: keys, size: c.spec.MaxKeys}
+	s := &split[K]{keys: keys, size: c.core.settings.maxKeys}
 	seen := newHashes(len(keys))
 	var b, other []byte
 	for i, key := range keys {
@@ -42,7 +42,7 @@ func (c *Cache[K, V]) split(op string, keys []K) *split[K] {
 			err = c.key.Hashable(key) // the result is a map
 		}
 		if err != nil && s.bad == nil {
-			s.bad, s.before = c.fail(op, "", err), s.n
+			s.bad, s.before = c.core.fail(op, "", err), s.n
 		}
 		if err != nil || !seen.add(b, i, func(at int) bool {
 			other, _ = c.appendKey(other[:0], keys[at])
@@ -153,16 +153,16 @@ func chunked(ctx context.Context, n, atOnce int, prepare func(chunk int) func(),
 // manyChunks is many for more keys than are in one call of UpMany.
 func (c *Cache[K, V]) manyChunks(ctx context.Context, op string, keys []K, zero bool, ask askMany[K, V]) (map[K]V, error) {
 	s := c.split(op, keys)
-	if err := c.admit(ctx, op); err != nil {
+	if err := c.core.admit(ctx, op); err != nil {
 		tell(ctx, 0)
 		return nil, err
 	}
-	defer c.calls.leave()
+	defer c.core.calls.leave()
 	f := found[K, V]{values: make(map[K]V, s.n), at: s.before, failed: s.bad}
 	if s.n == 0 {
 		return c.finish(ctx, nil, &f)
 	}
-	ctx, w := c.begin(ctx, op, s.first, s.n)
+	ctx, w := c.core.begin(ctx, op, s.first, s.n)
 	var mu sync.Mutex // of f
 	atOnce := c.atOnce(len(s.starts))
 	chunked(ctx, len(s.starts), atOnce, func(n int) func() {
@@ -182,7 +182,7 @@ func (c *Cache[K, V]) manyChunks(ctx context.Context, op string, keys []K, zero 
 		defer mu.Unlock()
 		if n*s.size < f.at || f.failed == nil {
 			k, _ := c.render(s.keys[s.starts[n]])
-			f.fail(n*s.size, c.fail(op, k, err))
+			f.fail(n*s.size, c.core.fail(op, k, err))
 		}
 	})
 	return c.finish(ctx, w, &f)
@@ -201,19 +201,19 @@ func (c *Cache[K, V]) setChunks(ctx context.Context, values map[K]V) error {
 			return err
 		}
 	}
-	if err := c.admit(ctx, OpSetMany); err != nil {
+	if err := c.core.admit(ctx, OpSetMany); err != nil {
 		return err
 	}
-	defer c.calls.leave()
+	defer c.core.calls.leave()
 	var w *watch
 	var failed error
 	begun := false
-	most := min(len(values), c.spec.MaxKeys)
+	most := min(len(values), c.core.settings.maxKeys)
 	ws, keys := make([]loader.Writing, 0, most), make([]K, 0, most)
 	flush := func() error {
 		if !begun {
 			begun = true
-			ctx, w = c.begin(ctx, OpSetMany, ws[0].Key, len(values))
+			ctx, w = c.core.begin(ctx, OpSetMany, ws[0].Key, len(values))
 		}
 		some := make(map[K]V, len(keys))
 		for _, key := range keys {
@@ -229,7 +229,7 @@ func (c *Cache[K, V]) setChunks(ctx context.Context, values map[K]V) error {
 		if writing, failed = c.writingOf(key, value); failed != nil {
 			break
 		}
-		if ws, keys = append(ws, writing), append(keys, key); len(ws) < c.spec.MaxKeys {
+		if ws, keys = append(ws, writing), append(keys, key); len(ws) < c.core.settings.maxKeys {
 			continue
 		}
 		if failed = flush(); failed != nil {

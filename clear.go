@@ -40,23 +40,26 @@ import (
 // AutoPipeline of a ClusterClient; then nothing was sent. What has been removed by
 // then is counted and stays gone. Of several masters, those that do not fail are
 // cleared to the end. It is safe to Clear again, and for several to Clear at once.
-func (c *Cache[K, V]) Clear(ctx context.Context) (int64, error) {
+func (c *Cache[K, V]) Clear(ctx context.Context) (int64, error) { return c.core.clear(ctx, c.whole) }
+
+// clear is Cache.Clear. whole returns the pattern and the test of the keys.
+func (c *core) clear(ctx context.Context, whole func() (pattern string, match func(string) bool, err error)) (int64, error) {
 	if err := c.admit(ctx, OpClear); err != nil {
 		return 0, err
 	}
 	defer c.calls.leave()
-	pattern, match, err := c.whole()
+	pattern, match, err := whole()
 	if err != nil {
 		return 0, c.fail(OpClear, "", err)
 	}
-	s := &sweep{pattern: pattern, match: match, packed: c.packed != nil}
+	s := &sweep{pattern: pattern, match: match, packed: c.settings.packed != 0}
 	s.progress, _ = ctx.Value(progressKey{}).(func(Progress))
 	walk, err := s.over(c.rdb)
 	if err != nil {
 		return 0, c.fail(OpClear, "", err)
 	}
 	// After the removal, for the reason that Delete has.
-	defer c.loader.ForgetAll()
+	defer c.loads.ForgetAll()
 	ctx, w := c.begin(ctx, OpClear, "", 0)
 	err = guard.Call(guard.Client, func() error { return walk(ctx) })
 	w.end(ctx, 0, err)

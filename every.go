@@ -63,29 +63,29 @@ var errNoKeys = errors.New("no keys")
 func (c *Cache[K, V]) RefreshEvery(ctx context.Context, every time.Duration, keys ...K) error {
 	const op = "refresh every"
 	names, bad := c.turns(keys)
-	if err := c.admit(ctx, op); err != nil {
+	if err := c.core.admit(ctx, op); err != nil {
 		return err
 	}
-	defer c.calls.leave()
+	defer c.core.calls.leave()
 	switch {
 	case c.up == nil:
-		return c.fail(op, "", errNoUp)
+		return c.core.fail(op, "", errNoUp)
 	case bad != nil:
-		return c.fail(op, "", bad)
+		return c.core.fail(op, "", bad)
 	case len(names.keys) == 0:
-		return c.fail(op, "", errNoKeys)
+		return c.core.fail(op, "", errNoKeys)
 	}
 	if err := loader.CheckPeriod(every); err != nil {
-		return c.fail(op, "", err)
+		return c.core.fail(op, "", err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(c.closing, func() { cancel(ErrClosed) })()
+	defer context.AfterFunc(c.core.closing, func() { cancel(ErrClosed) })()
 
 	turns := c.loader.Turns()
-	turns.Places = min(maxRefreshes, cmp.Or(c.spec.MaxLoads, maxRefreshes))
+	turns.Places = min(maxRefreshes, cmp.Or(c.core.settings.maxLoads, maxRefreshes))
 	if c.spec.UpMany != nil {
-		turns.Chunk = min(maxChunk, c.spec.MaxKeys)
+		turns.Chunk = min(maxChunk, c.core.settings.maxKeys)
 	}
 	err := turns.Run(ctx, every, names.turns, func(ctx context.Context, due []int) error {
 		keys, entries := make([]K, len(due)), make([]string, len(due))
@@ -94,7 +94,7 @@ func (c *Cache[K, V]) RefreshEvery(ctx context.Context, every time.Duration, key
 		}
 		return c.reload(ctx, every, keys, entries)
 	})
-	return c.fail(op, "", err)
+	return c.core.fail(op, "", err)
 }
 
 // turnSuffix makes the key of a turn of that of an entry. In what a template

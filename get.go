@@ -36,7 +36,7 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 // ErrNotFound. Functions that Wrap returns and Get share values, and loads under
 // way: for one key they should all load the same.
 func (c *Cache[K, V]) Wrap(up func(context.Context, K) (V, error)) func(context.Context, K) (V, error) {
-	if up != nil && c.engine != nil && c.kind == nil {
+	if up != nil && c.core.engine != nil && c.kind == nil {
 		up = c.upPending(up)
 	}
 	load := func(ctx context.Context, key K) (V, loader.Life, error) { return c.restore(ctx, key, up) }
@@ -49,8 +49,8 @@ func (c *Cache[K, V]) get(ctx context.Context, key K, loads bool, load func(cont
 		tell(ctx, 0)
 		return v, err
 	}
-	defer c.calls.leave()
-	ctx, w := c.begin(ctx, OpGet, k, 1)
+	defer c.core.calls.leave()
+	ctx, w := c.core.begin(ctx, OpGet, k, 1)
 	var how Outcome
 	if loads {
 		v, how, err = loader.GetWith(ctx, c.loader, k, key, load)
@@ -64,7 +64,7 @@ func (c *Cache[K, V]) get(ctx context.Context, key K, loads bool, load func(cont
 		if v = zero; !errors.Is(err, ErrNotFound) {
 			how = 0
 		}
-		err = c.fail(OpGet, k, err)
+		err = c.core.fail(OpGet, k, err)
 	}
 	tell(ctx, how)
 	w.end(ctx, how, err)
@@ -93,11 +93,11 @@ func (c *Cache[K, V]) Lookup(ctx context.Context, key K) (V, bool, error) {
 		var zero V
 		return zero, false, err
 	}
-	defer c.calls.leave()
-	ctx, w := c.begin(ctx, OpLookup, k, 1)
+	defer c.core.calls.leave()
+	ctx, w := c.core.begin(ctx, OpLookup, k, 1)
 	v, how, err := c.loader.Find(ctx, k)
 	if err != nil {
-		err = c.fail(OpLookup, k, err)
+		err = c.core.fail(OpLookup, k, err)
 	}
 	tell(ctx, how)
 	w.end(ctx, how, err)

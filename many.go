@@ -55,7 +55,7 @@ func (c *Cache[K, V]) eachLimit() int {
 	if c.spec.UpMany != nil {
 		return math.MaxInt
 	}
-	return cmp.Or(c.spec.MaxLoads, eachLimit)
+	return cmp.Or(c.core.settings.maxLoads, eachLimit)
 }
 
 // plan returns what loads keys, nil if nothing does, and how many at a time if it
@@ -79,20 +79,20 @@ type askMany[K comparable, V any] func(ctx context.Context, ks []string, keys []
 // many asks for the values of keys, each once. If zero is set, a key without a value
 // has the zero value.
 func (c *Cache[K, V]) many(ctx context.Context, op string, keys []K, zero bool, ask askMany[K, V]) (map[K]V, error) {
-	if len(keys) > c.spec.MaxKeys {
+	if len(keys) > c.core.settings.maxKeys {
 		return c.manyChunks(ctx, op, keys, zero, ask)
 	}
 	ks, distinct, before, bad := c.renderAll(op, keys)
-	if err := c.admit(ctx, op); err != nil {
+	if err := c.core.admit(ctx, op); err != nil {
 		tell(ctx, 0)
 		return nil, err
 	}
-	defer c.calls.leave()
+	defer c.core.calls.leave()
 	f := found[K, V]{values: make(map[K]V, len(ks)), at: before, failed: bad}
 	if len(ks) == 0 {
 		return c.finish(ctx, nil, &f)
 	}
-	ctx, w := c.begin(ctx, op, ks[0], len(ks))
+	ctx, w := c.core.begin(ctx, op, ks[0], len(ks))
 	f.take(c, op, 0, zero, ks, distinct, ask(ctx, ks, distinct, 1))
 	return c.finish(ctx, w, &f)
 }
@@ -120,7 +120,7 @@ func (f *found[K, V]) take(c *Cache[K, V], op string, from int, zero bool, ks []
 			f.values[keys[i]] = a.Value
 		case a.Err != nil && !errors.Is(a.Err, ErrNotFound):
 			if f.failed == nil || from+i < f.at {
-				f.fail(from+i, c.fail(op, ks[i], a.Err))
+				f.fail(from+i, c.core.fail(op, ks[i], a.Err))
 			}
 			continue // it has no outcome
 		}

@@ -25,7 +25,7 @@ func (c *Cache[K, V]) renderAll(op string, keys []K) (ks []string, distinct []K,
 		}
 		if err != nil {
 			if bad == nil {
-				bad, before = c.fail(op, "", err), len(distinct)
+				bad, before = c.core.fail(op, "", err), len(distinct)
 			}
 			continue
 		}

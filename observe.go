@@ -132,7 +132,7 @@ func (w *watch) tell(fn func()) bool {
 
 // begin tells the observer, if there is one, of a call. Without one, the watch is nil,
 // so that a call allocates none.
-func (c *Cache[K, V]) begin(ctx context.Context, op, key string, keys int) (context.Context, *watch) {
+func (c *core) begin(ctx context.Context, op, key string, keys int) (context.Context, *watch) {
 	if c.observer == nil {
 		return ctx, nil
 	}
@@ -159,15 +159,16 @@ func (w *watch) end(ctx context.Context, how Outcome, err error) {
 	w.tell(func() { w.observer.End(ctx, w.event, r) })
 }
 
-// loads is begin for a load, whose ctx does not show whose outcome is asked for.
-func (c *Cache[K, V]) loads(ctx context.Context, keys ...K) (context.Context, func(error)) {
+// beginLoad is begin for a load, whose ctx does not show whose outcome is asked for. render
+// returns the first of so many keys.
+func (c *core) beginLoad(ctx context.Context, keys int, render func() (string, error)) (context.Context, func(error)) {
 	if ctx.Value(outcomeKey{}) != nil {
 		ctx = context.WithValue(ctx, outcomeKey{}, nil)
 	}
 	if c.observer == nil {
 		return ctx, func(error) {}
 	}
-	k, _ := c.render(keys[0]) // it was rendered before, for the call
-	ctx, w := c.begin(ctx, OpLoad, k, len(keys))
+	k, _ := render() // it was rendered before, for the call
+	ctx, w := c.begin(ctx, OpLoad, k, keys)
 	return ctx, func(err error) { w.end(ctx, 0, err) }
 }

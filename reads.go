@@ -19,17 +19,17 @@ import (
 // with what Get would return for each key.
 func (c *Cache[K, V]) BatchRead(ctx context.Context, keys []K, got func(i int, v V, err error)) batch.Reading {
 	r := &batchRead[K, V]{c: c, keys: keys, got: got}
-	if err := c.admit(ctx, OpGet); err != nil {
+	if err := c.core.admit(ctx, OpGet); err != nil {
 		r.bad = err
 		return r
 	}
 	begun := false
 	defer func() {
 		if !begun { // there is nothing to read, or KeyFunc or the Observer has panicked
-			c.calls.leave()
+			c.core.calls.leave()
 		}
 	}()
-	first := keys[:min(len(keys), c.spec.MaxKeys)] // those after it are read by readRest
+	first := keys[:min(len(keys), c.core.settings.maxKeys)] // those after it are read by readRest
 	ks, able := make([]string, 0, len(first)), first
 	for i, key := range first {
 		k, err := c.render(key)
@@ -42,7 +42,7 @@ func (c *Cache[K, V]) BatchRead(ctx context.Context, keys []K, got func(i int, v
 				able, r.at = slices.Clone(keys[:i]), upTo(i)
 			}
 			var zero V
-			got(i, zero, c.fail(OpGet, "", err))
+			got(i, zero, c.core.fail(OpGet, "", err))
 			continue
 		case r.at != nil:
 			able, r.at = append(able, key), append(r.at, i)
@@ -56,10 +56,10 @@ func (c *Cache[K, V]) BatchRead(ctx context.Context, keys []K, got func(i int, v
 	if len(ks) > 0 {
 		k = ks[0]
 	}
-	ctx, r.watch = c.begin(ctx, OpGet, k, n)
+	ctx, r.watch = c.core.begin(ctx, OpGet, k, n)
 	r.ctx = ctx
 	if r.atOnce = 1; len(first) < len(keys) {
-		r.atOnce = max(c.atOnce(1+chunks(len(keys)-len(first), c.spec.MaxKeys)), 2) // this one, and others
+		r.atOnce = max(c.atOnce(1+chunks(len(keys)-len(first), c.core.settings.maxKeys)), 2) // this one, and others
 	}
 	limit, load := c.plan(able, r.atOnce)
 	r.Reading, begun, r.inside = c.loader.Reading(ctx, ks, limit, load), true, true
@@ -87,7 +87,7 @@ type batchRead[K comparable, V any] struct {
 var _ convoy.Loading = (*batchRead[int, int])(nil)
 
 // Client returns the client of the Cache.
-func (r *batchRead[K, V]) Client() redis.UniversalClient { return r.c.rdb }
+func (r *batchRead[K, V]) Client() redis.UniversalClient { return r.c.core.rdb }
 
 // Ask queues a GET for each key that is not being loaded.
 func (r *batchRead[K, V]) Ask(ctx context.Context, p redis.Pipeliner) {
@@ -109,7 +109,7 @@ func (r *batchRead[K, V]) Load(c *convoy.Convoy) {
 		return
 	}
 	r.Reading.Load(c)
-	if len(r.keys) > r.c.spec.MaxKeys && r.rest == nil {
+	if len(r.keys) > r.c.core.settings.maxKeys && r.rest == nil {
 		r.rest = make(chan *found[K, V], 1)
 		f := new(found[K, V])
 		r.c.loader.Spawn(guard.Client, func() error { r.readRest(f); return nil }, func(error) { r.rest <- f }) // ends with ctx
@@ -119,7 +119,7 @@ func (r *batchRead[K, V]) Load(c *convoy.Convoy) {
 // readRest reads the keys that come after the first Spec.MaxKeys, in round trips of its
 // own, so many at a time.
 func (r *batchRead[K, V]) readRest(f *found[K, V]) {
-	c, size := r.c, r.c.spec.MaxKeys
+	c, size := r.c, r.c.core.settings.maxKeys
 	keys := r.keys[size:]
 	var mu sync.Mutex // of f
 	chunked(r.ctx, chunks(len(keys), size), r.atOnce-1, func(n int) func() {
@@ -131,7 +131,7 @@ func (r *batchRead[K, V]) readRest(f *found[K, V]) {
 			}
 			if err != nil {
 				var zero V
-				r.got(size+n*size+i, zero, c.fail(OpGet, "", err))
+				r.got(size+n*size+i, zero, c.core.fail(OpGet, "", err))
 				continue
 			}
 			ks, at, some = append(ks, k), append(at, size+n*size+i), append(some, key)
@@ -158,7 +158,7 @@ func (r *batchRead[K, V]) readRest(f *found[K, V]) {
 				k, err = "", bad
 			}
 			var zero V
-			failed := c.fail(OpGet, k, err)
+			failed := c.core.fail(OpGet, k, err)
 			mu.Lock()
 			f.fail(size+n*size+i, failed)
 			mu.Unlock()
@@ -168,7 +168,7 @@ func (r *batchRead[K, V]) readRest(f *found[K, V]) {
 }
 
 // Silence returns how long the Cache waits for an answer of Redis.
-func (r *batchRead[K, V]) Silence() time.Duration { return convoy.Silence(r.c.spec.LeaseTTL) }
+func (r *batchRead[K, V]) Silence() time.Duration { return convoy.Silence(r.c.core.settings.leaseTTL) }
 
 // Away returns why Redis was not asked, or did not answer.
 func (r *batchRead[K, V]) Away() error {
@@ -187,7 +187,7 @@ func (r *batchRead[K, V]) Spawn(code guard.Code, fn func() error, done func(erro
 func (r *batchRead[K, V]) Drop() {
 	if r.inside {
 		r.inside = false
-		r.c.calls.leave()
+		r.c.core.calls.leave()
 	}
 }
 
@@ -241,7 +241,7 @@ func (r *batchRead[K, V]) give(f *found[K, V], ks []string, answers []loader.Ans
 		}
 		one := a.Err
 		if one != nil {
-			one = c.fail(OpGet, ks[i], one)
+			one = c.core.fail(OpGet, ks[i], one)
 		}
 		if one == nil || errors.Is(one, ErrNotFound) {
 			f.how = max(f.how, a.Outcome)

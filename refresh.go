@@ -25,15 +25,15 @@ func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
 		tell(ctx, 0)
 		return zero, err
 	}
-	defer c.calls.leave()
+	defer c.core.calls.leave()
 	if c.up == nil {
 		tell(ctx, 0)
-		return zero, c.fail(OpRefresh, k, errNoUp)
+		return zero, c.core.fail(OpRefresh, k, errNoUp)
 	}
-	ctx, w := c.begin(ctx, OpRefresh, k, 1)
+	ctx, w := c.core.begin(ctx, OpRefresh, k, 1)
 	v, how, err := c.loader.Refresh(ctx, k, c.loading(key))
 	if err != nil {
-		v, err = zero, c.fail(OpRefresh, k, err)
+		v, err = zero, c.core.fail(OpRefresh, k, err)
 	}
 	tell(ctx, how)
 	w.end(ctx, how, err)

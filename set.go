@@ -1,14 +1,9 @@
 package cachex
 
 import (
-	"cmp"
 	"context"
-	"errors"
-	"slices"
-	"time"
 
 	"github.com/cachex-go/cachex/internal/guard"
-	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/loader"
 )
 
@@ -34,8 +29,8 @@ func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 	if err != nil {
 		return err
 	}
-	defer c.calls.leave()
-	ctx, w := c.begin(ctx, OpSet, k, 1)
+	defer c.core.calls.leave()
+	ctx, w := c.core.begin(ctx, OpSet, k, 1)
 	err = c.set(ctx, key, k, value)
 	w.end(ctx, 0, err)
 	return err
@@ -44,28 +39,21 @@ func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 func (c *Cache[K, V]) set(ctx context.Context, key K, k string, value V) error {
 	writing, err := c.writing(key, k, value)
 	if err != nil {
-		return c.fail(OpSet, k, err)
+		return c.core.fail(OpSet, k, err)
 	}
 	switch {
-	case c.engine != nil && c.kind != nil:
-		return c.wrote(ctx, OpSet, []string{k}, c.setBehindBy(ctx, []K{key}, []V{value}))
-	case c.engine != nil:
-		return c.wrote(ctx, OpSet, []string{k}, c.setBehind(ctx, []loader.Writing{writing}))
+	case c.core.engine != nil && c.kind != nil:
+		return c.core.wrote(ctx, OpSet, []string{k}, setBehindBy(ctx, &c.core, c.kind, []K{key}, []int64{count(value)}, c.render))
+	case c.core.engine != nil:
+		return c.core.wrote(ctx, OpSet, []string{k}, c.core.setBehind(ctx, []loader.Writing{writing}))
 	}
 	if c.spec.Down != nil {
-		errs := c.loader.WriteThrough(ctx, []loader.Writing{writing}, func(ctx context.Context) []error {
+		errs := c.core.loads.WriteThrough(ctx, []loader.Writing{writing}, func(ctx context.Context) []error {
 			return []error{c.down(ctx, key, value)}
 		})
-		return c.wrote(ctx, OpSet, []string{k}, errs)
+		return c.core.wrote(ctx, OpSet, []string{k}, errs)
 	}
-	began := time.Now()
-	err = c.loader.Write(ctx, writing)
-	c.loader.Note(ctx, k, began, err)
-	c.loader.Forget(k) // after the write: who joins a load from now on must see it
-	if err != nil {
-		return c.redisFailed(ctx, OpSet, k, err)
-	}
-	return nil
+	return c.core.write(ctx, writing)
 }
 
 // SetMany is Set for several values, in one round trip for each 500; with Down in
@@ -77,7 +65,7 @@ func (c *Cache[K, V]) set(ctx context.Context, key K, k string, value V) error {
 // may then be set or not; it is safe to set them all again. If the codec or
 // Spec.TTLFor fails for one, nothing is set.
 func (c *Cache[K, V]) SetMany(ctx context.Context, values map[K]V) error {
-	if len(values) > c.spec.MaxKeys {
+	if len(values) > c.core.settings.maxKeys {
 		return c.setChunks(ctx, values)
 	}
 	ws, keys := make([]loader.Writing, 0, len(values)), make([]K, 0, len(values))
@@ -88,14 +76,14 @@ func (c *Cache[K, V]) SetMany(ctx context.Context, values map[K]V) error {
 		}
 		ws, keys = append(ws, w), append(keys, key)
 	}
-	if err := c.admit(ctx, OpSetMany); err != nil || len(ws) == 0 {
+	if err := c.core.admit(ctx, OpSetMany); err != nil || len(ws) == 0 {
 		if err == nil {
-			c.calls.leave()
+			c.core.calls.leave()
 		}
 		return err
 	}
-	defer c.calls.leave()
-	ctx, w := c.begin(ctx, OpSetMany, ws[0].Key, len(ws))
+	defer c.core.calls.leave()
+	ctx, w := c.core.begin(ctx, OpSetMany, ws[0].Key, len(ws))
 	err := c.setSome(ctx, ws, keys, values)
 	w.end(ctx, 0, err)
 	return err
@@ -105,11 +93,11 @@ func (c *Cache[K, V]) SetMany(ctx context.Context, values map[K]V) error {
 func (c *Cache[K, V]) writingOf(key K, value V) (loader.Writing, error) {
 	k, err := c.render(key)
 	if err != nil {
-		return loader.Writing{}, c.fail(OpSetMany, "", err)
+		return loader.Writing{}, c.core.fail(OpSetMany, "", err)
 	}
 	w, err := c.writing(key, k, value)
 	if err != nil {
-		return w, c.fail(OpSetMany, k, err)
+		return w, c.core.fail(OpSetMany, k, err)
 	}
 	return w, nil
 }
@@ -122,23 +110,26 @@ func (c *Cache[K, V]) setSome(ctx context.Context, ws []loader.Writing, keys []K
 	}
 	var errs []error
 	switch {
-	case c.engine != nil && c.kind != nil:
-		all := make([]V, len(keys))
+	case c.core.engine != nil && c.kind != nil:
+		counts := make([]int64, len(keys))
 		for i, key := range keys {
-			all[i] = values[key]
+			counts[i] = count(values[key])
 		}
-		errs = c.setBehindBy(ctx, keys, all)
-	case c.engine != nil:
-		errs = c.setBehind(ctx, ws)
+		errs = setBehindBy(ctx, &c.core, c.kind, keys, counts, c.render)
+	case c.core.engine != nil:
+		errs = c.core.setBehind(ctx, ws)
 	case c.spec.Down == nil:
-		began := time.Now()
-		errs = c.loader.Leases().WriteMany(ctx, ws)
-		c.loader.Note(ctx, ks[0], began, errs[0])
-		c.loader.Forget(ks...)
+		errs = c.core.writeMany(ctx, ws, ks)
 	default:
-		errs = c.loader.WriteThrough(ctx, ws, func(ctx context.Context) []error { return c.downMany(ctx, keys, values) })
+		errs = c.core.loads.WriteThrough(ctx, ws, func(ctx context.Context) []error { return c.downMany(ctx, keys, values) })
 	}
-	return c.wrote(ctx, OpSetMany, ks, errs)
+	return c.core.wrote(ctx, OpSetMany, ks, errs)
+}
+
+// count returns the value of a cache of a kind.
+func count(value any) int64 {
+	n, _ := value.(int64)
+	return n
 }
 
 // writing returns what is to be written for a value.
@@ -148,20 +139,6 @@ func (c *Cache[K, V]) writing(key K, k string, value V) (loader.Writing, error) 
 		return loader.Writing{}, err
 	}
 	return c.loader.Writing(k, value, life)
-}
-
-// wrote returns the first error of a write.
-func (c *Cache[K, V]) wrote(ctx context.Context, op string, ks []string, errs []error) error {
-	for i, err := range errs {
-		switch _, down := errors.AsType[*downError](err); {
-		case err == nil:
-		case down:
-			return c.fail(op, ks[i], err)
-		default:
-			return c.redisFailed(ctx, op, ks[i], err)
-		}
-	}
-	return nil
 }
 
 // A downError is one of Spec.Down, and not of Redis.
@@ -213,14 +190,7 @@ func (c *Cache[K, V]) downMany(ctx context.Context, keys []K, values map[K]V) []
 //
 // The error is as that of Delete.
 func (c *Cache[K, V]) Expire(ctx context.Context, keys ...K) error {
-	return c.each(ctx, OpExpire, keys, func(ctx context.Context, ks []string) (string, error) {
-		for i, err := range c.loader.Leases().ExpireMany(ctx, ks) {
-			if err != nil {
-				return ks[i], err
-			}
-		}
-		return "", nil
-	})
+	return c.core.each(ctx, OpExpire, len(keys), func(i int) (string, error) { return c.render(keys[i]) }, c.core.expire)
 }
 
 // deleteChunk is how many keys go out in one pipeline.
@@ -234,57 +204,5 @@ const deleteChunk = 512
 // the cause of the end of ctx. Other keys may then be deleted or not; it is safe
 // to Delete them all again.
 func (c *Cache[K, V]) Delete(ctx context.Context, keys ...K) error {
-	return c.each(ctx, OpDelete, keys, c.unlink)
-}
-
-// each does something to keys in Redis, some at a time. do returns the first key
-// that failed.
-func (c *Cache[K, V]) each(ctx context.Context, op string, keys []K, do func(context.Context, []string) (string, error)) error {
-	if err := c.admit(ctx, op); err != nil {
-		return err
-	}
-	defer c.calls.leave()
-	ks := make([]string, len(keys))
-	for i, key := range keys {
-		k, err := c.render(key)
-		if err != nil {
-			return c.fail(op, "", err)
-		}
-		ks[i] = k
-	}
-	if len(ks) == 0 {
-		return nil
-	}
-	ctx, w := c.begin(ctx, op, ks[0], len(ks))
-	// Afterwards: a load that began before may have read what is now out of date,
-	// and must not be joined.
-	defer c.loader.Forget(ks...)
-	var err error
-	for some := range slices.Chunk(ks, deleteChunk) {
-		began := time.Now()
-		k, failed := do(ctx, some)
-		c.loader.Note(ctx, cmp.Or(k, some[0]), began, failed)
-		if failed != nil {
-			err = c.redisFailed(ctx, op, k, failed)
-			break
-		}
-	}
-	w.end(ctx, 0, err)
-	return err
-}
-
-// unlink returns the first key that failed.
-func (c *Cache[K, V]) unlink(ctx context.Context, keys []string) (string, error) {
-	for i, err := range c.loader.Delete(ctx, keys) {
-		if err != nil {
-			return keys[i], err
-		}
-	}
-	return "", nil
-}
-
-// redisFailed counts a failure of Redis and returns it.
-func (c *Cache[K, V]) redisFailed(ctx context.Context, op, key string, err error) error {
-	c.redisFailures.Add(1)
-	return c.fail(op, key, script.Cause(ctx, err))
+	return c.core.each(ctx, OpDelete, len(keys), func(i int) (string, error) { return c.render(keys[i]) }, c.core.unlink)
 }

@@ -1,15 +1,11 @@
 package cachex
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/cachex-go/cachex/codec"
-	"github.com/cachex-go/cachex/internal/defaults"
 	"github.com/cachex-go/cachex/internal/key"
 	"github.com/cachex-go/cachex/internal/kind"
 	"github.com/cachex-go/cachex/loader"
@@ -242,133 +238,36 @@ const (
 	NoJitter = -1
 )
 
-// withDefaults returns the Spec with every field set that has a default.
-func (s Spec[K, V]) withDefaults() Spec[K, V] {
-	s.Jitter = cmp.Or(s.Jitter, 0.1)
+// settings returns the Spec without its types, with every field set that has a default.
+func (s *Spec[K, V]) settings() settings {
+	_, counts := s.Codec.(kind.Carrier[K])
+	all := settings{
+		name: s.Name, key: s.Key, ttl: s.TTL, swr: s.StaleWhileRevalidate, sie: s.StaleIfError, softTimeout: s.SoftTimeout,
+		backoff: s.Backoff, notFoundTTL: s.NotFoundTTL, earlyRefresh: s.EarlyRefresh, jitter: s.Jitter, maxKeys: s.MaxKeys,
+		upContext: s.UpContext, writeBehind: s.WriteBehind, writeBehindOptions: s.WriteBehindOptions, upTimeout: s.UpTimeout,
+		leaseTTL: s.LeaseTTL, maxLoads: s.MaxLoads, allowStaleReads: s.AllowStaleReads, packed: s.Packed, expected: s.Expected,
+		noCombining: s.NoCombining, observer: s.Observer,
+		near: s.Near != nil, keyFunc: s.KeyFunc != nil, upMany: s.UpMany != nil, down: s.Down != nil, downMany: s.DownMany != nil,
+		counts: counts, codec: codec.Check(s.Codec),
+	}
+	all.withDefaults()
+	return all
+}
+
+// resolve returns the settings of the Spec, sets its Codec if it has none, and returns
+// how its keys are made; or the error of New. It is a method of its own so that to test
+// a Spec that is refused costs no Cache of its types.
+func (s *Spec[K, V]) resolve() (settings, *key.Template[K], error) {
+	template, err := key.FromSpec(s.Key, s.KeyFunc)
+	if err != nil {
+		return settings{}, nil, fmt.Errorf("cachex: %w", err)
+	}
 	if s.Codec == nil {
 		s.Codec = codec.For[V]()
 	}
-	s.UpTimeout = cmp.Or(s.UpTimeout, time.Minute)
-	s.LeaseTTL = cmp.Or(s.LeaseTTL, defaults.LeaseTTL())
-	s.Backoff = cmp.Or(s.Backoff, time.Second)
-	s.MaxKeys = cmp.Or(s.MaxKeys, 1000)
-	return s
-}
-
-// resolve returns the Spec with its defaults, and how its keys are made, or the error of
-// New. It is a method of its own so that to test a Spec that is refused costs no Cache of
-// its types.
-func (s Spec[K, V]) resolve() (Spec[K, V], *key.Template[K], error) {
-	template, err := key.FromSpec(s.Key, s.KeyFunc)
-	if err != nil {
-		return s, nil, fmt.Errorf("cachex: %w", err)
+	all := s.settings()
+	if err := all.validate(template.Parses); err != nil {
+		return settings{}, nil, fmt.Errorf("cachex: %w", err)
 	}
-	s = s.withDefaults()
-	if err = s.validate(); err == nil {
-		_, counts := s.Codec.(kind.Carrier[K])
-		err = s.validateBehind(template.Parses, counts)
-	}
-	if err != nil {
-		return s, nil, fmt.Errorf("cachex: %w", err)
-	}
-	return s, template, nil
-}
-
-// validate returns an error for the first field that is wrong, by its name.
-func (s Spec[K, V]) validate() error {
-	if s.Near != nil {
-		return errors.New("Spec.Near is not supported yet")
-	}
-	if s.TTL == 0 {
-		return errors.New("Spec.TTL is required: choose one, or Forever")
-	}
-	if err := loader.CheckLife(s.TTL); err != nil {
-		return fmt.Errorf("Spec.TTL: %w", err)
-	}
-	if s.Jitter != NoJitter && (s.Jitter < 0 || s.Jitter > 1 || math.IsNaN(s.Jitter)) {
-		return fmt.Errorf("Spec.Jitter is %v, must be from 0 to 1, or NoJitter", s.Jitter)
-	}
-	if err := codec.Check(s.Codec); err != nil && !errors.Is(err, codec.ErrNote) {
-		return fmt.Errorf("Spec.Codec: %w", err)
-	}
-	switch {
-	case s.UpTimeout < time.Millisecond:
-		return fmt.Errorf("Spec.UpTimeout is %v, must be at least 1ms", s.UpTimeout)
-	case s.LeaseTTL < loader.MinLeaseTTL:
-		return fmt.Errorf("Spec.LeaseTTL is %v, must be at least %v", s.LeaseTTL, loader.MinLeaseTTL)
-	case s.LeaseTTL%time.Millisecond != 0:
-		return fmt.Errorf("Spec.LeaseTTL is %v, must be whole milliseconds", s.LeaseTTL)
-	case s.MaxLoads < 0:
-		return fmt.Errorf("Spec.MaxLoads is %d, must not be negative", s.MaxLoads)
-	case s.MaxKeys < 1 || s.MaxKeys > mostKeys:
-		return fmt.Errorf("Spec.MaxKeys is %d, must be from 1 to %d, or 0: the leases of one call of UpMany are renewed together", s.MaxKeys, mostKeys)
-	}
-	if err := s.validatePacked(); err != nil {
-		return err
-	}
-	return s.validateStale()
-}
-
-// mostKeys is the largest Spec.MaxKeys. Its leases take twenty round trips to renew, which
-// go out side by side.
-const mostKeys = 10_000
-
-// maxPacked is how many entries to a hash one may ask for. A field is found by looking
-// at those before it.
-const maxPacked = 1024
-
-// validatePacked is validate of Spec.Packed, but for what the keys have to say.
-func (s Spec[K, V]) validatePacked() error {
-	switch {
-	case s.Packed == 0 && s.Expected != 0:
-		return errors.New("Spec.Expected needs Spec.Packed")
-	case s.Packed == 0:
-		return nil
-	case s.Packed < 2 || s.Packed > maxPacked:
-		return fmt.Errorf("Spec.Packed is %d, must be from 2 to %d, or 0", s.Packed, maxPacked)
-	case s.Expected < 0:
-		return fmt.Errorf("Spec.Expected is %d, must not be negative", s.Expected)
-	case s.WriteBehind != 0:
-		return errors.New("Spec.Packed and Spec.WriteBehind are both set: what is written behind has a key of its own")
-	}
-	return nil
-}
-
-// validateStale is validate of what happens when a value is not fresh. It accepts
-// fields that only loads use without Up and UpMany: Wrap may bring the load later.
-func (s Spec[K, V]) validateStale() error {
-	for _, d := range []struct {
-		name string
-		d    time.Duration
-	}{
-		{"StaleWhileRevalidate", s.StaleWhileRevalidate},
-		{"StaleIfError", s.StaleIfError},
-		{"NotFoundTTL", s.NotFoundTTL},
-		{"SoftTimeout", s.SoftTimeout},
-		{"Backoff", s.Backoff},
-	} {
-		switch {
-		case d.d == 0:
-		case d.d < 0:
-			return fmt.Errorf("Spec.%s is %v, must not be negative", d.name, d.d)
-		default:
-			if err := loader.CheckLife(d.d); err != nil || d.d == Forever {
-				return fmt.Errorf("Spec.%s: %w", d.name, cmp.Or(err, errors.New("Forever is for Spec.TTL")))
-			}
-		}
-	}
-	if kept := keep(s.TTL, s.StaleWhileRevalidate+s.StaleIfError); loader.CheckLife(kept) != nil {
-		return fmt.Errorf("Spec.TTL, StaleWhileRevalidate and StaleIfError: %w", loader.CheckLife(kept))
-	}
-	switch {
-	case s.SoftTimeout != 0 && s.StaleIfError == 0:
-		return errors.New("Spec.SoftTimeout needs Spec.StaleIfError, which keeps the value that is then served")
-	case s.SoftTimeout > 0 && s.SoftTimeout >= s.UpTimeout:
-		return fmt.Errorf("Spec.SoftTimeout is %v, must be shorter than Spec.UpTimeout, which is %v", s.SoftTimeout, s.UpTimeout)
-	case s.EarlyRefresh < 0 || math.IsNaN(s.EarlyRefresh) || math.IsInf(s.EarlyRefresh, 0):
-		return fmt.Errorf("Spec.EarlyRefresh is %v, must be 0 or positive", s.EarlyRefresh)
-	case s.DownMany != nil && s.Down == nil && s.WriteBehind == 0:
-		return errors.New("Spec.DownMany needs Spec.Down, which Set calls")
-	}
-	return nil
+	return all, template, nil
 }

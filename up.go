@@ -3,12 +3,9 @@ package cachex
 import (
 	"context"
 	"errors"
-	"fmt"
-	"math/rand/v2"
 	"slices"
 	"time"
 
-	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/redact"
 	"github.com/cachex-go/cachex/loader"
 )
@@ -43,7 +40,7 @@ func NoStore(ctx context.Context) { loader.NoStore(ctx) }
 // restore calls up, and says how long lives what it returns. It is the load of
 // every flight.
 func (c *Cache[K, V]) restore(ctx context.Context, key K, up func(context.Context, K) (V, error)) (v V, life loader.Life, err error) {
-	ctx, done := c.loads(c.cross(ctx), key)
+	ctx, done := c.core.beginLoad(c.core.cross(ctx), 1, func() (string, error) { return c.render(key) })
 	defer func() { done(err) }()
 	v, err = up(ctx, key)
 	return v, c.lives(ctx, key, v, err), err
@@ -53,11 +50,7 @@ func (c *Cache[K, V]) restore(ctx context.Context, key K, up func(context.Contex
 func (c *Cache[K, V]) lives(ctx context.Context, key K, v V, err error) loader.Life {
 	switch {
 	case errors.Is(err, ErrNotFound):
-		if c.spec.NotFoundTTL == 0 {
-			return loader.Life{}
-		}
-		ttl := c.jittered(c.spec.NotFoundTTL)
-		return loader.Life{Fresh: ttl, Keep: ttl}
+		return c.core.notFoundLife()
 	case errors.Is(err, ErrNotModified):
 		v, _ = Previous[V](ctx)
 	case err != nil:
@@ -89,7 +82,7 @@ func (c *Cache[K, V]) upOne(ctx context.Context, key K) (V, error) {
 // restoreMany calls UpMany for some keys.
 func (c *Cache[K, V]) restoreMany(ctx context.Context, keys []K) []loader.Loaded[V] {
 	var err error
-	ctx, done := c.loads(c.cross(ctx), keys...)
+	ctx, done := c.core.beginLoad(c.core.cross(ctx), len(keys), func() (string, error) { return c.render(keys[0]) })
 	defer func() { done(err) }()
 	values, err := c.spec.UpMany(ctx, slices.Clone(keys)) // it may well sort them
 	all := make([]loader.Loaded[V], len(keys))
@@ -111,42 +104,9 @@ func (c *Cache[K, V]) restoreMany(ctx context.Context, keys []K) []loader.Loaded
 }
 
 // life returns how long value is to live, with the jitter taken off.
-func (c *Cache[K, V]) life(key K, value V) (life loader.Life, err error) {
-	ttl := c.spec.TTL
-	stale := c.spec.StaleWhileRevalidate + c.spec.StaleIfError
-	if c.spec.TTLFor != nil {
-		defer guard.Catch(ttlFor, &err)
-		if d := c.spec.TTLFor(key, value); d != 0 {
-			err := loader.CheckLife(d)
-			if err == nil {
-				err = loader.CheckLife(keep(d, stale))
-			}
-			if err != nil {
-				return loader.Life{}, fmt.Errorf("Spec.TTLFor: %w", err)
-			}
-			ttl = d
-		}
+func (c *Cache[K, V]) life(key K, value V) (loader.Life, error) {
+	if c.spec.TTLFor == nil {
+		return c.core.life(nil)
 	}
-	ttl = c.jittered(ttl)
-	return loader.Life{Fresh: ttl, Keep: keep(ttl, stale)}, nil
-}
-
-// ttlFor names Spec.TTLFor in errors.
-var ttlFor = guard.Named("Spec.TTLFor")
-
-// keep returns for how long a value is in Redis that is fresh for ttl.
-func keep(ttl, stale time.Duration) time.Duration {
-	if ttl == Forever || ttl > Forever-stale {
-		return ttl
-	}
-	return ttl + stale
-}
-
-// jittered returns ttl with the jitter taken off.
-func (c *Cache[K, V]) jittered(ttl time.Duration) time.Duration {
-	share := max(c.spec.Jitter, 0) // NoJitter is negative
-	if off := int64(share * float64(ttl.Milliseconds())); off > 0 && ttl != Forever {
-		return max(ttl-time.Duration(rand.Int64N(off+1))*time.Millisecond, time.Millisecond)
-	}
-	return ttl
+	return c.core.life(func() time.Duration { return c.spec.TTLFor(key, value) })
 }

@@ -25,11 +25,11 @@ func (c crossing) Value(key any) any {
 var module = reflect.TypeFor[crossing]().PkgPath()
 
 // cross returns the ctx of a load with the values that Spec.UpContext lets cross.
-func (c *Cache[K, V]) cross(ctx context.Context) context.Context {
-	if c.spec.UpContext == nil {
+func (c *core) cross(ctx context.Context) context.Context {
+	if c.settings.upContext == nil {
 		return ctx
 	}
-	values := c.spec.UpContext(ctx)
+	values := c.settings.upContext(ctx)
 	if values == nil {
 		values = context.Background()
 	}

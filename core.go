@@ -1,0 +1,299 @@
+package cachex
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/cachex-go/cachex/internal/client"
+	"github.com/cachex-go/cachex/internal/guard"
+	"github.com/cachex-go/cachex/internal/script"
+	"github.com/cachex-go/cachex/loader"
+	"github.com/cachex-go/cachex/writebehind"
+)
+
+// A core is a Cache without its types. It is compiled once for all caches of a program,
+// so whatever needs neither a K nor a V is a method of it.
+type core struct {
+	name     string
+	settings settings
+	rdb      redis.UniversalClient
+	loads    loads               // nil until the Loader is made
+	engine   *writebehind.Engine // nil: nothing is written behind
+	observer Observer
+
+	calls         door
+	release       func()          // of the template
+	closing       context.Context // ends with Close, for calls that would go on
+	end           context.CancelFunc
+	redisFailures atomic.Int64 // of Set and Delete
+
+	observerFailures atomic.Int64
+
+	drainKind func(ctx context.Context, closing bool) error // nil: a kind keeps nothing in this process
+}
+
+// loads is a loader.Loader without the type of its values.
+type loads interface {
+	Close(ctx context.Context) error
+	Delete(ctx context.Context, keys []string) []error
+	Forget(keys ...string)
+	ForgetAll()
+	Leases() *loader.Leases
+	Note(ctx context.Context, key string, began time.Time, err error)
+	Send(ctx context.Context, calls ...*script.Call)
+	Spawn(code guard.Code, fn func() error, done func(error))
+	Stats() loader.Stats
+	Turns() *loader.Turns
+	Write(ctx context.Context, w loader.Writing) error
+	WriteThrough(ctx context.Context, ws []loader.Writing, down func(context.Context) []error) []error
+}
+
+// open checks that a client is fit for a cache, and begins the core of one. values is
+// the type of its values, and template the name of its template. The caller calls
+// release if the cache is not made after all.
+func (c *core) open(rdb redis.UniversalClient, set *settings, template string, values reflect.Type) (err error) {
+	c.name, c.settings, c.rdb, c.observer, c.release = cmp.Or(set.name, template), *set, rdb, set.observer, func() {}
+	if set.writeBehind != 0 { // what is pending may be lost, and not only stale
+		err = client.CheckShards(rdb)
+	}
+	if err == nil {
+		err = client.CheckReads(rdb, set.allowStaleReads, "Spec.AllowStaleReads")
+	}
+	if err == nil && set.key != "" {
+		of := "cache"
+		if set.counts {
+			of = "counter"
+		}
+		var release func()
+		if release, err = client.TemplatesOf(rdb).Claim(set.key, set.packed, of, c.name, values); err == nil {
+			c.release = release
+		}
+	}
+	c.closing, c.end = context.WithCancel(context.Background())
+	return err
+}
+
+// close is Cache.Close.
+func (c *core) close(ctx context.Context) error {
+	if ctx == nil {
+		return c.fail("close", "", errNilContext)
+	}
+	drained := c.drain(ctx, true)
+	var late error
+	idle := c.calls.shut()
+	c.end()
+	c.release()
+	select {
+	case <-idle:
+	default:
+		select {
+		case <-idle:
+		case <-ctx.Done():
+			late = context.Cause(ctx)
+		}
+	}
+	var persisted error
+	if c.engine != nil {
+		persisted = c.engine.Close(ctx)
+	}
+	if err := cmp.Or(errors.Join(persisted, drained), c.loads.Close(ctx), late); err != nil {
+		return c.fail("close", "", err)
+	}
+	return nil
+}
+
+// enter begins a call for the key k in Redis, or returns the error of the call, which is
+// bad if that is not nil. If the error is nil, the caller must call c.calls.leave.
+func (c *core) enter(ctx context.Context, op, k string, bad error) (string, error) {
+	if err := c.admit(ctx, op); err != nil {
+		return "", err
+	}
+	if bad != nil {
+		c.calls.leave()
+		return "", c.fail(op, "", bad)
+	}
+	return k, nil
+}
+
+// admit is enter for a call that has no one key.
+func (c *core) admit(ctx context.Context, op string) error {
+	if ctx == nil {
+		return c.fail(op, "", errNilContext)
+	}
+	if !c.calls.enter() {
+		return c.fail(op, "", ErrClosed)
+	}
+	if ctx.Err() != nil {
+		c.calls.leave()
+		return c.fail(op, "", context.Cause(ctx))
+	}
+	return nil
+}
+
+func (c *core) fail(op, key string, err error) error {
+	return &Error{Op: op, Cache: c.name, Key: key, Err: err}
+}
+
+// failing is fail of an error that may be nil, of a call without a key.
+func (c *core) failing(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return c.fail(op, "", err)
+}
+
+// redisFailed counts a failure of Redis and returns it.
+func (c *core) redisFailed(ctx context.Context, op, key string, err error) error {
+	c.redisFailures.Add(1)
+	return c.fail(op, key, script.Cause(ctx, err))
+}
+
+// each does something to n keys in Redis, some at a time. render returns the i-th key, and do
+// the first key that failed.
+func (c *core) each(ctx context.Context, op string, n int, render func(i int) (string, error), do func(context.Context, []string) (string, error)) error {
+	if err := c.admit(ctx, op); err != nil {
+		return err
+	}
+	defer c.calls.leave()
+	ks := make([]string, n)
+	for i := range ks {
+		k, err := render(i)
+		if err != nil {
+			return c.fail(op, "", err)
+		}
+		ks[i] = k
+	}
+	if len(ks) == 0 {
+		return nil
+	}
+	ctx, w := c.begin(ctx, op, ks[0], len(ks))
+	// Afterwards: a load that began before may have read what is now out of date,
+	// and must not be joined.
+	defer c.loads.Forget(ks...)
+	var err error
+	for some := range slices.Chunk(ks, deleteChunk) {
+		began := time.Now()
+		k, failed := do(ctx, some)
+		c.loads.Note(ctx, cmp.Or(k, some[0]), began, failed)
+		if failed != nil {
+			err = c.redisFailed(ctx, op, k, failed)
+			break
+		}
+	}
+	w.end(ctx, 0, err)
+	return err
+}
+
+// unlink returns the first key that failed.
+func (c *core) unlink(ctx context.Context, keys []string) (string, error) {
+	for i, err := range c.loads.Delete(ctx, keys) {
+		if err != nil {
+			return keys[i], err
+		}
+	}
+	return "", nil
+}
+
+// expire returns the first key that failed.
+func (c *core) expire(ctx context.Context, keys []string) (string, error) {
+	for i, err := range c.loads.Leases().ExpireMany(ctx, keys) {
+		if err != nil {
+			return keys[i], err
+		}
+	}
+	return "", nil
+}
+
+// write stores a value without Down.
+func (c *core) write(ctx context.Context, w loader.Writing) error {
+	began := time.Now()
+	err := c.loads.Write(ctx, w)
+	c.loads.Note(ctx, w.Key, began, err)
+	c.loads.Forget(w.Key) // after the write: who joins a load from now on must see it
+	if err != nil {
+		return c.redisFailed(ctx, OpSet, w.Key, err)
+	}
+	return nil
+}
+
+// writeMany stores values without Down.
+func (c *core) writeMany(ctx context.Context, ws []loader.Writing, ks []string) []error {
+	began := time.Now()
+	errs := c.loads.Leases().WriteMany(ctx, ws)
+	c.loads.Note(ctx, ks[0], began, errs[0])
+	c.loads.Forget(ks...)
+	return errs
+}
+
+// wrote returns the first error of a write.
+func (c *core) wrote(ctx context.Context, op string, ks []string, errs []error) error {
+	for i, err := range errs {
+		switch _, down := errors.AsType[*downError](err); {
+		case err == nil:
+		case down:
+			return c.fail(op, ks[i], err)
+		default:
+			return c.redisFailed(ctx, op, ks[i], err)
+		}
+	}
+	return nil
+}
+
+// life returns how long a value is to live, with the jitter taken off. ttlFor is
+// Spec.TTLFor of the value; nil: it has none.
+func (c *core) life(ttlFor func() time.Duration) (life loader.Life, err error) {
+	ttl, stale := c.settings.ttl, c.settings.swr+c.settings.sie
+	if ttlFor != nil {
+		defer guard.Catch(ttlForCode, &err)
+		if d := ttlFor(); d != 0 {
+			err := loader.CheckLife(d)
+			if err == nil {
+				err = loader.CheckLife(keep(d, stale))
+			}
+			if err != nil {
+				return loader.Life{}, fmt.Errorf("Spec.TTLFor: %w", err)
+			}
+			ttl = d
+		}
+	}
+	ttl = c.jittered(ttl)
+	return loader.Life{Fresh: ttl, Keep: keep(ttl, stale)}, nil
+}
+
+// ttlForCode names Spec.TTLFor in errors.
+var ttlForCode = guard.Named("Spec.TTLFor")
+
+// keep returns for how long a value is in Redis that is fresh for ttl.
+func keep(ttl, stale time.Duration) time.Duration {
+	if ttl == Forever || ttl > Forever-stale {
+		return ttl
+	}
+	return ttl + stale
+}
+
+// jittered returns ttl with the jitter taken off.
+func (c *core) jittered(ttl time.Duration) time.Duration {
+	share := max(c.settings.jitter, 0) // NoJitter is negative
+	if off := int64(share * float64(ttl.Milliseconds())); off > 0 && ttl != Forever {
+		return max(ttl-time.Duration(rand.Int64N(off+1))*time.Millisecond, time.Millisecond)
+	}
+	return ttl
+}
+
+// notFoundLife returns how long ErrNotFound is remembered.
+func (c *core) notFoundLife() loader.Life {
+	if c.settings.notFoundTTL == 0 {
+		return loader.Life{}
+	}
+	ttl := c.jittered(c.settings.notFoundTTL)
+	return loader.Life{Fresh: ttl, Keep: ttl}
+}
