@@ -38,7 +38,7 @@ func (c *encrypted[V]) Deterministic() error { return errNonces }
 
 // Deterministic returns an error if V has a map.
 func (c *generatedCodec[V]) Deterministic() error {
-	if c.shape.hasMap(map[*shape]bool{}) {
+	if c.untyped.shape.hasMap(map[*shape]bool{}) {
 		return misconfigured(errMapsOf, reflect.TypeFor[V]())
 	}
 	return nil

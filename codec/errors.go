@@ -130,3 +130,11 @@ func catchDecode[V any](method string, v *V, err *error) {
 		*v = *new(V)
 	}
 }
+
+// catchCall is catchDecode for what the caller makes zero after any error.
+func catchCall(method string, err *error) {
+	if r := recover(); r != nil {
+		cause, _ := r.(error)
+		*err = badFormat(describePanic(method, r), cause)
+	}
+}

@@ -21,7 +21,7 @@ func generatedFor[V any]() (Codec[V], bool) {
 	c := new(generatedCodec[V])
 	on := reflect.PointerTo(t)
 	if t.Kind() == reflect.Pointer {
-		c.elem, on = t.Elem(), t
+		c.untyped.elem, on = t.Elem(), t
 	}
 	if !on.Implements(reflect.TypeFor[msgpMarshaler]()) || !on.Implements(reflect.TypeFor[msgpUnmarshaler]()) {
 		return nil, false
@@ -30,7 +30,7 @@ func generatedFor[V any]() (Codec[V], bool) {
 	if err != nil {
 		return invalid[V]{err}, true
 	}
-	c.shape = s
+	c.untyped.shape = s
 	return c, true
 }
 
@@ -38,27 +38,50 @@ func generatedFor[V any]() (Codec[V], bool) {
 // the pointer. A nil of the latter is MessagePack's nil, for which the methods
 // have no form of their own.
 type generatedCodec[V any] struct {
-	elem  reflect.Type // what V points to, else nil
-	shape *shape
-	slots slots[V]
+	untyped generated
+	slots   slots[V]
 }
 
 // Append calls MarshalMsg, and scans what it appended.
-func (c *generatedCodec[V]) Append(dst []byte, v V) (out []byte, err error) {
-	defer catchAppend("MarshalMsg", dst, &out, &err)
-	p := c.slots.get(v)
+func (c *generatedCodec[V]) Append(dst []byte, v V) ([]byte, error) {
+	p, again := c.slots.get(v), c.slots.get(*new(V))
 	defer c.slots.put(p)
+	defer c.slots.put(again)
+	return c.untyped.append(dst, p, again)
+}
+
+// Decode scans src, and calls UnmarshalMsg only if it is sound.
+func (c *generatedCodec[V]) Decode(src []byte, v *V) error {
+	*v = *new(V)
+	err := c.untyped.decode(src, v)
+	if err != nil {
+		*v = *new(V)
+	}
+	return err
+}
+
+// generated is a generatedCodec of variables that it knows as pointers in an any. It is
+// compiled once for all types.
+type generated struct {
+	elem  reflect.Type // what V points to, else nil
+	shape *shape
+}
+
+// append appends the variable at p, and decodes that into the one at again, which is zero.
+func (c *generated) append(dst []byte, p, again any) (out []byte, err error) {
+	defer catchAppend("MarshalMsg", dst, &out, &err)
 	if c.shape.nests {
 		if err := checkDepth(c.shape, reflect.ValueOf(p).Elem(), true); err != nil {
 			return dst, err
 		}
 	}
-	var with any = p
+	with := p
 	if c.elem != nil {
-		if reflect.ValueOf(p).Elem().IsNil() {
+		v := reflect.ValueOf(p).Elem()
+		if v.IsNil() {
 			return append(dst, codeNil), nil
 		}
-		with = *p
+		with = v.Interface()
 	}
 	if out, err = with.(msgpMarshaler).MarshalMsg(dst); err != nil {
 		return dst, cannotEncode("MarshalMsg: "+describe(err), err)
@@ -72,9 +95,7 @@ func (c *generatedCodec[V]) Append(dst []byte, v V) (out []byte, err error) {
 	if err := s.all(out[len(dst):]); err != nil {
 		return dst, unreadable(err)
 	}
-	again := c.slots.get(*new(V))
-	defer c.slots.put(again)
-	if err := c.Decode(out[len(dst):], again); err != nil {
+	if err := c.decode(out[len(dst):], again); err != nil {
 		return dst, unreadable(err)
 	}
 	return out, nil
@@ -82,22 +103,22 @@ func (c *generatedCodec[V]) Append(dst []byte, v V) (out []byte, err error) {
 
 var errNotAppended = cannotEncode("MarshalMsg did not append", nil)
 
-// Decode scans src, and calls UnmarshalMsg only if it is sound.
-func (c *generatedCodec[V]) Decode(src []byte, v *V) (err error) {
-	defer catchDecode("UnmarshalMsg", v, &err)
-	*v = *new(V)
+// decode reads src into the variable at p, which is zero. After an error, the variable
+// may be anything.
+func (c *generated) decode(src []byte, p any) (err error) {
+	defer catchCall("UnmarshalMsg", &err)
 	var s scan
 	if err := s.all(src); err != nil {
 		return err
 	}
-	var into any = v
+	into := p
 	if c.elem != nil {
 		if src[0] == codeNil {
 			return nil
 		}
-		p := reflect.New(c.elem)
-		reflect.ValueOf(v).Elem().Set(p)
-		into = p.Interface()
+		v := reflect.New(c.elem)
+		reflect.ValueOf(p).Elem().Set(v)
+		into = v.Interface()
 	}
 	rest, err := into.(msgpUnmarshaler).UnmarshalMsg(src)
 	if err != nil {

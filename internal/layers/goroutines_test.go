@@ -30,7 +30,7 @@ var unguarded = map[string]struct {
 	"loader/refresh.go":         {1, "a timer that closes a channel"},
 	"httpcache/exchange.go":     {1, "it cancels a ctx"},
 
-	"codec/errors.go":          {2, "the errors of a codec are ErrEncode or ErrFormat, and tell no stack"},
+	"codec/errors.go":          {3, "the errors of a codec are ErrEncode or ErrFormat, and tell no stack"},
 	"codec/msgpackany.go":      {1, "it asks a map whether it takes a key"},
 	"codec/msgpackproof.go":    {3, "it recovers what it throws, and asks reflect and what is registered whether they panic"},
 	"codec/methods.go":         {1, "it asks msgpack whether it panics"},
