@@ -21,7 +21,7 @@ import (
 // is then not persisted is still pending, and is tried again. A *writebehind.AsideError
 // in its chain tells how many values the database refused for good meanwhile, and how
 // many this process cannot read.
-func (c *Cache[K, V]) Flush(ctx context.Context) error { return c.core.flushAll(ctx) }
+func (c *Cache[K, V]) Flush(ctx context.Context) error { return c.keyed.core.flushAll(ctx) }
 
 func (c *core) flushAll(ctx context.Context) error {
 	if err := c.admit(ctx, "flush"); err != nil {
@@ -57,7 +57,7 @@ func (c *core) drain(ctx context.Context, closing bool) error {
 // them. It does nothing without Spec.WriteBehind. The error is an *Error; what is then
 // not persisted is still in Redis.
 func (c *Cache[K, V]) Reconcile(ctx context.Context, choose func(writebehind.ForkError) writebehind.Choice) ([]writebehind.ForkError, error) {
-	return c.core.reconcile(ctx, choose)
+	return c.keyed.core.reconcile(ctx, choose)
 }
 
 func (c *core) reconcile(ctx context.Context, choose func(writebehind.ForkError) writebehind.Choice) ([]writebehind.ForkError, error) {
@@ -96,18 +96,18 @@ func namespace(template string) string {
 }
 
 // behind makes the engine of Spec.WriteBehind.
-func (c *Cache[K, V]) behind() error {
+func (c *keyed[K]) behind() error {
 	if err := c.core.behind(c.persist, c.check); err != nil || c.kind != nil {
 		if c.kind != nil {
 			c.kind.Engine = c.core.engine
 		}
 		return err
 	}
-	if up := c.spec.Up; up != nil || c.spec.UpMany == nil {
-		c.spec.Up = c.upPending(up)
+	if c.up != nil || c.upMany == nil {
+		c.up = c.upPending(c.up)
 	}
-	if up := c.spec.UpMany; up != nil {
-		c.spec.UpMany = c.upManyPending(up)
+	if c.upMany != nil {
+		c.upMany = c.upManyPending(c.upMany)
 	}
 	return nil
 }
@@ -144,23 +144,13 @@ func (c *core) setBehind(ctx context.Context, ws []loader.Writing) []error {
 		}
 		ks[i] = w.Key
 	}
-	c.loads.Send(ctx, calls...)
-	c.loads.Forget(ks...)
+	c.loader.Send(ctx, calls...)
+	c.loader.Forget(ks...)
 	errs := make([]error, len(ws))
 	for i, call := range calls {
 		errs[i] = writebehind.Written(call)
 	}
 	return errs
-}
-
-// whole returns the pattern and the test of the keys of c.
-func (c *Cache[K, V]) whole() (pattern string, match func(string) bool, err error) {
-	if c.packed != nil {
-		pattern, err = c.packed.Pattern()
-		return pattern, c.packed.Match, err
-	}
-	pattern, err = c.key.Pattern()
-	return c.core.tagged(pattern, c.key.Match, err)
 }
 
 // tagged returns the pattern and the test of keys that have the hash tag of write-behind,
@@ -182,139 +172,130 @@ func untagged(k string) string {
 	return id
 }
 
+// wrapped returns up as Wrap calls it.
+func (c *keyed[K]) wrapped(up upBox[K]) upBox[K] {
+	if c.core.engine != nil && c.kind == nil {
+		return c.upPending(up)
+	}
+	return up
+}
+
 // upPending is Up where values are written behind: what is still pending is newer than
 // what the source has. That is asked first, and if nothing is pending, the source has
 // all that was.
-func (c *Cache[K, V]) upPending(up func(context.Context, K) (V, error)) func(context.Context, K) (V, error) {
-	return func(ctx context.Context, key K) (V, error) {
-		values, err := c.pending(ctx, []K{key})
-		if v, ok := values[key]; ok {
-			return v, nil
+func (c *keyed[K]) upPending(up upBox[K]) upBox[K] {
+	return func(ctx context.Context, key K) (any, error) {
+		boxes, err := c.pending(ctx, []K{key})
+		if boxes[0] != nil {
+			return boxes[0], nil
 		}
 		if up == nil {
-			var zero V
-			return zero, cmp.Or(err, ErrNotFound)
+			return nil, cmp.Or(err, ErrNotFound)
 		}
 		return up(ctx, key)
 	}
 }
 
 // upManyPending is upPending for several keys.
-func (c *Cache[K, V]) upManyPending(up func(context.Context, []K) (map[K]V, error)) func(context.Context, []K) (map[K]V, error) {
-	return func(ctx context.Context, keys []K) (map[K]V, error) {
-		pending, _ := c.pending(ctx, keys)
+func (c *keyed[K]) upManyPending(up upManyBox[K]) upManyBox[K] {
+	return func(ctx context.Context, keys []K) ([]any, error) {
+		all, _ := c.pending(ctx, keys)
 		var others []K
-		for _, key := range keys {
-			if _, ok := pending[key]; !ok {
-				others = append(others, key)
+		var at []int
+		for i, key := range keys {
+			if all[i] == nil {
+				others, at = append(others, key), append(at, i)
 			}
 		}
 		if len(others) == 0 {
-			return pending, nil
+			return all, nil
 		}
-		values, err := up(ctx, others)
-		if len(pending) == 0 {
-			return values, err
+		boxes, err := up(ctx, others)
+		for j, i := range at {
+			all[i] = boxes[j]
 		}
-		// UpMany may return more than it was asked for. Of a key that is pending, what
-		// it says is older.
-		for _, key := range others {
-			if v, ok := values[key]; ok {
-				pending[key] = v
-			}
-		}
-		return pending, err
+		return all, err
 	}
 }
 
-// pending returns the values of keys that the source may lack. Where Redis does not
-// tell, or one of them cannot be decoded, by this version of a program say, what is
-// loaded is returned to whoever asked and not stored.
-func (c *Cache[K, V]) pending(ctx context.Context, keys []K) (values map[K]V, err error) {
-	err = c.core.pending(ctx, len(keys), func(i int) string {
+// pending returns the values of keys that the source may lack, in boxes; nil for those
+// that it does not. Where Redis does not tell, or one of them cannot be decoded, by this
+// version of a program say, what is loaded is returned to whoever asked and not stored.
+func (c *keyed[K]) pending(ctx context.Context, keys []K) ([]any, error) {
+	return c.core.pending(ctx, len(keys), func(i int) string {
 		k, _ := c.render(keys[i]) // it was rendered before, for the call
 		return untagged(k)
-	}, func(i int, k string, payload []byte) error {
-		var v V
-		if err := c.decode(k, payload, &v); err != nil {
-			return err
-		}
-		if values == nil {
-			values = make(map[K]V)
-		}
-		values[keys[i]] = v
-		return nil
 	})
-	return values, err
 }
 
-// pending looks for what the source may lack of n ids, and has decode take it: the
-// payload of the i-th id, which would be an entry of the key k.
-func (c *core) pending(ctx context.Context, n int, id func(i int) string, decode func(i int, k string, payload []byte) error) error {
+// pending returns what the source may lack of n ids, in boxes; nil for an id of which it
+// lacks nothing.
+func (c *core) pending(ctx context.Context, n int, id func(i int) string) ([]any, error) {
 	c.engine.Start()
-	ids := make([]string, n)
+	ids, boxes := make([]string, n), make([]any, n)
 	for i := range ids {
 		ids[i] = id(i)
 	}
 	seen, err := c.engine.LookMany(ctx, ids)
 	if err != nil {
 		NoStore(ctx)
-		return err
+		return boxes, err
 	}
 	for i, s := range seen {
 		payload := cmp.Or(s.Pending, s.InFlight)
 		if payload == nil {
 			continue
 		}
-		if bad := decode(i, c.engine.Tag(ids[i])+ids[i], []byte(*payload)); bad != nil {
+		box, bad := c.decode(ids[i], []byte(*payload))
+		if bad != nil {
 			NoStore(ctx)
 			err = cmp.Or(err, fmt.Errorf("what is pending: %w", bad)) // of the others, the pending values hold all the same
+			continue
 		}
+		boxes[i] = box
 	}
-	return err
+	return boxes, err
 }
 
-func (c *Cache[K, V]) decode(k string, payload []byte, v *V) error {
-	return c.loader.Decode(k, payload, v)
+// decode returns the value of what is written behind under an id.
+func (c *core) decode(id string, payload []byte) (any, error) {
+	box := c.values.NewBox()
+	return box, c.loader.Decode(c.engine.Tag(id)+id, payload, box)
 }
 
 // check returns an error if this release cannot read an id, or its value: those of a
 // template, a codec, or a key that is not its own. Another one persists them.
-func (c *Cache[K, V]) check(id string, value []byte) error {
-	if _, err := c.key.Parse(id); err != nil {
+func (c *keyed[K]) check(id string, value []byte) error {
+	if _, err := c.template.Parse(id); err != nil {
 		return err
 	}
 	if c.kind != nil {
 		return c.kind.Check(value)
 	}
-	var v V
-	return c.decode(c.core.engine.Tag(id)+id, value, &v)
+	_, err := c.core.decode(id, value)
+	return err
 }
 
 // persist has Down persist a batch of what check can read.
-func (c *Cache[K, V]) persist(ctx context.Context, b ledger.Batch) error {
-	if c.kind != nil {
-		return c.core.observePersist(ctx, b, func(ctx context.Context, ids []string) error {
-			return persistKind(ctx, c.kind, c.key, b, ids)
-		})
-	}
+func (c *keyed[K]) persist(ctx context.Context, b ledger.Batch) error {
 	return c.core.observePersist(ctx, b, func(ctx context.Context, ids []string) error {
-		keys, values := make([]K, 0, len(ids)), make(map[K]V, len(ids))
-		for _, id := range ids {
-			key, err := c.key.Parse(id)
-			if err != nil {
+		if c.kind != nil {
+			return c.persistCounts(ctx, b, ids)
+		}
+		keys, boxes := make([]K, len(ids)), make([]any, len(ids))
+		for i, id := range ids {
+			var err error
+			if keys[i], err = c.template.Parse(id); err != nil {
 				return err
 			}
-			var v V
-			if err := c.decode(c.core.engine.Tag(id)+id, b.Values[id], &v); err != nil {
+			if boxes[i], err = c.core.decode(id, b.Values[id]); err != nil {
 				return err
 			}
-			keys, values[key] = append(keys, key), v
 		}
-		if c.spec.DownMany != nil {
-			return c.downMany(ctx, keys, values)[0]
+		if c.core.settings.downMany {
+			return c.downMany(ctx, keys, boxes, true)[0]
 		}
-		return refusedAs(ids, c.down(ctx, keys[0], values[keys[0]])) // one: see MaxBatch
+		return refusedAs(ids, c.downMany(ctx, keys[:1], boxes[:1], false)[0]) // one: see MaxBatch
 	})
 }
 

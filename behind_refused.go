@@ -14,7 +14,7 @@ var errNotBehind = errors.New("Spec.WriteBehind is not set")
 // Spec.Key renders it, and a Value is what the codec made of it. It needs
 // Spec.WriteBehind. The error is an *Error; the list then lacks some.
 func (c *Cache[K, V]) Refused(ctx context.Context) ([]writebehind.Refused, error) {
-	return c.core.refused(ctx)
+	return c.keyed.core.refused(ctx)
 }
 
 func (c *core) refused(ctx context.Context) ([]writebehind.Refused, error) {
@@ -34,7 +34,7 @@ func (c *core) refused(ctx context.Context) ([]writebehind.Refused, error) {
 // that is pending is dropped. It needs Spec.WriteBehind. The error is an *Error, and
 // Retry may be called again.
 func (c *Cache[K, V]) Retry(ctx context.Context, ids ...string) (int, error) {
-	return c.core.retry(ctx, ids)
+	return c.keyed.core.retry(ctx, ids)
 }
 
 func (c *core) retry(ctx context.Context, ids []string) (int, error) {

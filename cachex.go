@@ -2,16 +2,13 @@ package cachex
 
 import (
 	"context"
-	"fmt"
 	"reflect"
 	"sync"
 	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/cachex-go/cachex/internal/key"
-	"github.com/cachex-go/cachex/internal/kind"
-	"github.com/cachex-go/cachex/loader"
+	"github.com/cachex-go/cachex/codec"
 )
 
 // A Cache keeps values of type V by keys of type K in Redis, and restores those
@@ -22,14 +19,8 @@ import (
 // but for the one that hears of loads elsewhere, which ends with Close or a minute
 // after it was last of use.
 type Cache[K comparable, V any] struct {
-	core   core       // not embedded: each type would then compile a wrapper of each of its methods
-	spec   Spec[K, V] // with its Codec
-	key    *key.Template[K]
-	packed *key.Packed[K]                      // nil: every entry has a key of its own
-	up     func(context.Context, K) (V, error) // Spec.Up, or UpMany for one key
-	loader *loader.Loader[V]
-	load   func(context.Context, K) (V, loader.Life, error) // restore, made once: a hit need not
-	kind   *kind.Kind[K]                                    // nil: a Cache, and no more
+	keyed *keyed[K] // not embedded: each type would then compile a wrapper of each of its methods
+	typed *typed[K, V]
 }
 
 // New returns the cache that spec describes, or an error that names the field
@@ -44,55 +35,16 @@ func New[K comparable, V any](rdb redis.UniversalClient, spec Spec[K, V]) (*Cach
 	if err != nil {
 		return nil, err
 	}
-	c := &Cache[K, V]{spec: spec, key: template}
-	if err := c.open(rdb, &set); err != nil {
-		c.core.release()
-		return nil, fmt.Errorf("cachex: %w", err)
+	t := &typed[K, V]{
+		codec: spec.Codec, upFunc: spec.Up, upManyFunc: spec.UpMany,
+		downFunc: spec.Down, downManyFunc: spec.DownMany, ttlFunc: spec.TTLFor,
 	}
-	return c, nil
-}
-
-// open makes what a Cache is made of.
-func (c *Cache[K, V]) open(rdb redis.UniversalClient, set *settings) (err error) {
-	if err = c.core.open(rdb, set, c.key.Name(), reflect.TypeFor[V]()); err != nil {
-		return err
-	}
-	if set.packed > 0 {
-		if c.packed, err = c.key.Pack(set.packed, set.expected); err != nil {
-			return fmt.Errorf("Spec.Packed %w", err)
-		}
-	}
-	c.loader, err = loader.New(rdb, loader.Options[V]{
-		Codec:                c.spec.Codec,
-		LeaseTTL:             set.leaseTTL,
-		Timeout:              set.upTimeout,
-		MaxLoads:             set.maxLoads,
-		StaleWhileRevalidate: set.swr,
-		StaleIfError:         set.sie,
-		SoftTimeout:          set.softTimeout,
-		Backoff:              set.backoff,
-		EarlyRefresh:         set.earlyRefresh,
-		Packed:               c.packed != nil,
-		NoCombining:          set.noCombining,
-	})
+	t.keyed, _ = spec.Codec.(codec.Keyed[V])
+	k, err := open(rdb, &set, template, t, spec.Codec, reflect.TypeFor[V]())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	c.core.loads = c.loader
-	if carrier, ok := c.spec.Codec.(kind.Carrier[K]); ok {
-		c.kind = carrier.Kind()
-		carry(&c.core, c.kind, c.render)
-	}
-	if set.writeBehind != 0 {
-		if err := c.behind(); err != nil {
-			return err
-		}
-	}
-	if c.up = c.spec.Up; c.up == nil && c.spec.UpMany != nil {
-		c.up = c.upOne
-	}
-	c.load = func(ctx context.Context, key K) (V, loader.Life, error) { return c.restore(ctx, key, c.up) }
-	return nil
+	return &Cache[K, V]{k, t}, nil
 }
 
 // Must returns v if err is nil and panics otherwise. It is for caches that are
@@ -105,13 +57,13 @@ func Must[T any](v T, err error) T {
 }
 
 // Name returns Spec.Name.
-func (c *Cache[K, V]) Name() string { return c.core.name }
+func (c *Cache[K, V]) Name() string { return c.keyed.core.name }
 
 // Key returns the key in Redis, or "" where Get would return an error for it: a
 // key that is too long, or whose text cannot be made. Of a cache with Spec.Packed it
 // returns the key of a hash, a space, and a field, which is what HGET takes.
 func (c *Cache[K, V]) Key(key K) string {
-	k, err := c.render(key)
+	k, err := c.keyed.render(key)
 	if err != nil {
 		return ""
 	}
@@ -130,36 +82,7 @@ func (c *Cache[K, V]) Key(key K) string {
 // these caches share. A cache that is not closed keeps neither itself nor its client in
 // memory once the program holds neither, unless it has Spec.WriteBehind or a call is
 // under way.
-func (c *Cache[K, V]) Close(ctx context.Context) error { return c.core.close(ctx) }
-
-// enter begins a call: it returns the key in Redis, or the error of the call. If the
-// error is nil, the caller must call c.calls.leave.
-func (c *Cache[K, V]) enter(ctx context.Context, op string, key K) (string, error) {
-	// The key first: KeyFunc is the user's, and might not come back.
-	k, bad := c.render(key)
-	return c.core.enter(ctx, op, k, bad)
-}
-
-func (c *Cache[K, V]) render(key K) (string, error) {
-	var buf [96]byte
-	b, err := c.appendKey(buf[:0], key)
-	return string(b), err
-}
-
-// appendKey appends what render returns.
-func (c *Cache[K, V]) appendKey(dst []byte, key K) ([]byte, error) {
-	if c.packed != nil {
-		return c.packed.Append(dst, key)
-	}
-	if c.core.engine == nil {
-		return c.key.Append(dst, key)
-	}
-	b, err := c.key.Append(nil, key)
-	if err != nil {
-		return dst, err
-	}
-	return append(append(dst, c.core.engine.Tag(string(b))...), b...), nil
-}
+func (c *Cache[K, V]) Close(ctx context.Context) error { return c.keyed.core.close(ctx) }
 
 // A door counts those who are inside, and when shut says when the last has left.
 type door struct {

@@ -5,11 +5,9 @@ import (
 	"context"
 	"hash/maphash"
 	"math/rand/v2"
-	"slices"
 	"sync"
 
 	"github.com/cachex-go/cachex/internal/guard"
-	"github.com/cachex-go/cachex/loader"
 )
 
 // chunksAtOnce is how many chunks of a call are under way at once. Each of them has at
@@ -19,11 +17,10 @@ const chunksAtOnce = 4
 
 // A split is the keys of a call in chunks of Spec.MaxKeys, so that the call needs no more
 // memory than its result, some bytes for each key, and what a few chunks do.
-type split[K comparable] struct {
-	keys   []K
+type split struct {
 	size   int
 	n      int    // keys that differ
-	starts []int  // where in keys each chunk begins
+	starts []int  // where in the keys of the call each chunk begins
 	skip   []bool // keys that are in no chunk: they came before, or cannot be rendered; nil: none
 	first  string // the first key as it is in Redis
 	before int    // keys that differ before the first that cannot be rendered
@@ -32,24 +29,22 @@ type split[K comparable] struct {
 
 // split finds the keys that differ. It keeps their hashes while it does, and not what
 // they are in Redis: that takes more memory than anything else here.
-func (c *Cache[K, V]) split(op string, keys []K) *split[K] {
-	s := &split[K]{keys: keys, size: c.core.settings.maxKeys}
-	seen := newHashes(len(keys))
+func (c *core) split(op string, from keys) *split {
+	n := from.len()
+	s := &split{size: c.settings.maxKeys}
+	seen := newHashes(n)
 	var b, other []byte
-	for i, key := range keys {
+	for i := range n {
 		var err error
-		if b, err = c.appendKey(b[:0], key); err == nil {
-			err = c.key.Hashable(key) // the result is a map
-		}
-		if err != nil && s.bad == nil {
-			s.bad, s.before = c.core.fail(op, "", err), s.n
+		if b, err = from.append(b[:0], i); err != nil && s.bad == nil {
+			s.bad, s.before = c.fail(op, "", err), s.n
 		}
 		if err != nil || !seen.add(b, i, func(at int) bool {
-			other, _ = c.appendKey(other[:0], keys[at])
+			other, _ = from.append(other[:0], at)
 			return bytes.Equal(other, b)
 		}) {
 			if s.skip == nil {
-				s.skip = make([]bool, len(keys))
+				s.skip = make([]bool, n)
 			}
 			s.skip[i] = true
 			continue
@@ -65,12 +60,12 @@ func (c *Cache[K, V]) split(op string, keys []K) *split[K] {
 	return s
 }
 
-// chunk returns a copy of the keys of a chunk.
-func (s *split[K]) chunk(n int) []K {
-	some := make([]K, 0, min(s.size, s.n-n*s.size))
+// chunk returns where the keys of a chunk are.
+func (s *split) chunk(n int) []int {
+	some := make([]int, 0, min(s.size, s.n-n*s.size))
 	for i := s.starts[n]; len(some) < cap(some); i++ {
 		if s.skip == nil || !s.skip[i] {
-			some = append(some, s.keys[i])
+			some = append(some, i)
 		}
 	}
 	return some
@@ -150,97 +145,49 @@ func chunked(ctx context.Context, n, atOnce int, prepare func(chunk int) func(),
 	}
 }
 
-// manyChunks is many for more keys than are in one call of UpMany.
-func (c *Cache[K, V]) manyChunks(ctx context.Context, op string, keys []K, zero bool, ask askMany[K, V]) (map[K]V, error) {
-	s := c.split(op, keys)
-	if err := c.core.admit(ctx, op); err != nil {
+// chunks is many for more keys than are in one call of UpMany.
+func (m *manyCall) chunks(ctx context.Context) error {
+	c := m.c
+	s := c.split(m.op, m.keys)
+	if err := c.admit(ctx, m.op); err != nil {
 		tell(ctx, 0)
-		return nil, err
+		return err
 	}
-	defer c.core.calls.leave()
-	f := found[K, V]{values: make(map[K]V, s.n), at: s.before, failed: s.bad}
+	defer c.calls.leave()
+	m.at, m.failed = s.before, s.bad
+	m.into.begin(s.n)
 	if s.n == 0 {
-		return c.finish(ctx, nil, &f)
+		return m.finish(ctx, nil)
 	}
-	ctx, w := c.core.begin(ctx, op, s.first, s.n)
-	var mu sync.Mutex // of f
+	ctx, w := c.begin(ctx, m.op, s.first, s.n)
+	var mu sync.Mutex // of m.found
 	atOnce := c.atOnce(len(s.starts))
 	chunked(ctx, len(s.starts), atOnce, func(n int) func() {
-		ks, distinct, _, bad := c.renderAll(op, s.chunk(n))
+		ks, is, _, bad := c.renderAll(m.op, m.keys, s.chunk(n))
 		return func() {
-			var answers []loader.Answer[V]
 			if len(ks) > 0 {
-				answers = ask(ctx, ks, distinct, atOnce)
+				answers, boxes := m.ask(ctx, ks, is, atOnce)
+				mu.Lock()
+				defer mu.Unlock()
+				m.take(n*s.size, ks, is, answers)
+				boxes.free()
+			} else {
+				mu.Lock()
+				defer mu.Unlock()
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			f.take(c, op, n*s.size, zero, ks, distinct, answers)
-			f.fail(n*s.size+len(ks), bad) // of a key that could be rendered before
+			m.fail(n*s.size+len(ks), bad) // of a key that could be rendered before
 		}
 	}, func(n int, err error) {
 		mu.Lock()
 		defer mu.Unlock()
-		if n*s.size < f.at || f.failed == nil {
-			k, _ := c.render(s.keys[s.starts[n]])
-			f.fail(n*s.size, c.core.fail(op, k, err))
+		if n*s.size < m.at || m.failed == nil {
+			k, _ := m.keys.append(nil, s.starts[n])
+			m.fail(n*s.size, c.fail(m.op, string(k), err))
 		}
 	})
-	return c.finish(ctx, w, &f)
+	return m.finish(ctx, w)
 }
 
 // atOnce returns how many of n chunks are under way at once. Without UpMany the calls of Up
 // are shared among them: see share.
-func (c *Cache[K, V]) atOnce(n int) int { return max(min(n, chunksAtOnce, c.eachLimit()), 1) }
-
-// setChunks is SetMany for more values than are in one call of DownMany. Chunks are set
-// one after the other: two calls of DownMany at once might wait for each other in the
-// system of record.
-func (c *Cache[K, V]) setChunks(ctx context.Context, values map[K]V) error {
-	for key, value := range values { // before anything is set
-		if _, err := c.writingOf(key, value); err != nil {
-			return err
-		}
-	}
-	if err := c.core.admit(ctx, OpSetMany); err != nil {
-		return err
-	}
-	defer c.core.calls.leave()
-	var w *watch
-	var failed error
-	begun := false
-	most := min(len(values), c.core.settings.maxKeys)
-	ws, keys := make([]loader.Writing, 0, most), make([]K, 0, most)
-	flush := func() error {
-		if !begun {
-			begun = true
-			ctx, w = c.core.begin(ctx, OpSetMany, ws[0].Key, len(values))
-		}
-		some := make(map[K]V, len(keys))
-		for _, key := range keys {
-			some[key] = values[key]
-		}
-		err := c.setSome(ctx, ws, slices.Clone(keys), some)
-		clear(ws)
-		ws, keys = ws[:0], keys[:0]
-		return err
-	}
-	for key, value := range values {
-		var writing loader.Writing
-		if writing, failed = c.writingOf(key, value); failed != nil {
-			break
-		}
-		if ws, keys = append(ws, writing), append(keys, key); len(ws) < c.core.settings.maxKeys {
-			continue
-		}
-		if failed = flush(); failed != nil {
-			break
-		}
-	}
-	if failed == nil && len(ws) > 0 {
-		failed = flush()
-	}
-	if begun {
-		w.end(ctx, 0, failed)
-	}
-	return failed
-}
+func (c *core) atOnce(n int) int { return max(min(n, chunksAtOnce, c.eachLimit()), 1) }

@@ -40,7 +40,9 @@ import (
 // AutoPipeline of a ClusterClient; then nothing was sent. What has been removed by
 // then is counted and stays gone. Of several masters, those that do not fail are
 // cleared to the end. It is safe to Clear again, and for several to Clear at once.
-func (c *Cache[K, V]) Clear(ctx context.Context) (int64, error) { return c.core.clear(ctx, c.whole) }
+func (c *Cache[K, V]) Clear(ctx context.Context) (int64, error) {
+	return c.keyed.core.clear(ctx, c.keyed.whole)
+}
 
 // clear is Cache.Clear. whole returns the pattern and the test of the keys.
 func (c *core) clear(ctx context.Context, whole func() (pattern string, match func(string) bool, err error)) (int64, error) {
@@ -59,7 +61,7 @@ func (c *core) clear(ctx context.Context, whole func() (pattern string, match fu
 		return 0, c.fail(OpClear, "", err)
 	}
 	// After the removal, for the reason that Delete has.
-	defer c.loads.ForgetAll()
+	defer c.loader.ForgetAll()
 	ctx, w := c.begin(ctx, OpClear, "", 0)
 	err = guard.Call(guard.Client, func() error { return walk(ctx) })
 	w.end(ctx, 0, err)

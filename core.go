@@ -20,15 +20,18 @@ import (
 	"github.com/cachex-go/cachex/writebehind"
 )
 
-// A core is a Cache without its types. It is compiled once for all caches of a program,
-// so whatever needs neither a K nor a V is a method of it.
+// A core is a Cache without its types. It is compiled once for all caches of a
+// program, so all code that needs neither a K nor a V is a method of it.
 type core struct {
 	name     string
 	settings settings
 	rdb      redis.UniversalClient
-	loads    loads               // nil until the Loader is made
+	values   boxes
+	loader   *loader.Engine      // nil until load has made it
 	engine   *writebehind.Engine // nil: nothing is written behind
 	observer Observer
+	ups      bool // there is an Up or UpMany
+	zero     bool // a key without a value has the zero value: see kind.Kind
 
 	calls         door
 	release       func()          // of the template
@@ -41,25 +44,25 @@ type core struct {
 	drainKind func(ctx context.Context, closing bool) error // nil: a kind keeps nothing in this process
 }
 
-// loads is a loader.Loader without the type of its values.
-type loads interface {
-	Close(ctx context.Context) error
-	Delete(ctx context.Context, keys []string) []error
-	Forget(keys ...string)
-	ForgetAll()
-	Leases() *loader.Leases
-	Note(ctx context.Context, key string, began time.Time, err error)
-	Send(ctx context.Context, calls ...*script.Call)
-	Spawn(code guard.Code, fn func() error, done func(error))
-	Stats() loader.Stats
-	Turns() *loader.Turns
-	Write(ctx context.Context, w loader.Writing) error
-	WriteThrough(ctx context.Context, ws []loader.Writing, down func(context.Context) []error) []error
+// boxes is the part of values that core uses.
+type boxes interface {
+	loader.BoxCodec
+
+	// slab returns boxes for n values.
+	slab(n int) slab
 }
 
-// open checks that a client is fit for a cache, and begins the core of one. values is
-// the type of its values, and template the name of its template. The caller calls
-// release if the cache is not made after all.
+// A slab is boxes for the values that are read together.
+type slab interface {
+	loader.BoxTargets
+
+	// free gives the slab back. The boxes must not be used afterwards.
+	free()
+}
+
+// open checks that a client is fit for a cache, and begins the core of one.
+// values is the type of its values, and template the name of its template. The
+// caller calls release if the cache is not made after all.
 func (c *core) open(rdb redis.UniversalClient, set *settings, template string, values reflect.Type) (err error) {
 	c.name, c.settings, c.rdb, c.observer, c.release = cmp.Or(set.name, template), *set, rdb, set.observer, func() {}
 	if set.writeBehind != 0 { // what is pending may be lost, and not only stale
@@ -79,6 +82,25 @@ func (c *core) open(rdb redis.UniversalClient, set *settings, template string, v
 		}
 	}
 	c.closing, c.end = context.WithCancel(context.Background())
+	return err
+}
+
+// load makes the Engine that loads values into the boxes of vs.
+func (c *core) load(vs boxes) (err error) {
+	set := &c.settings
+	c.values = vs
+	c.loader, err = loader.NewEngine(c.rdb, vs, loader.EngineOptions{
+		LeaseTTL:             set.leaseTTL,
+		Timeout:              set.upTimeout,
+		MaxLoads:             set.maxLoads,
+		StaleWhileRevalidate: set.swr,
+		StaleIfError:         set.sie,
+		SoftTimeout:          set.softTimeout,
+		Backoff:              set.backoff,
+		EarlyRefresh:         set.earlyRefresh,
+		Packed:               set.packed > 0,
+		NoCombining:          set.noCombining,
+	})
 	return err
 }
 
@@ -105,14 +127,15 @@ func (c *core) close(ctx context.Context) error {
 	if c.engine != nil {
 		persisted = c.engine.Close(ctx)
 	}
-	if err := cmp.Or(errors.Join(persisted, drained), c.loads.Close(ctx), late); err != nil {
+	if err := cmp.Or(errors.Join(persisted, drained), c.loader.Close(ctx), late); err != nil {
 		return c.fail("close", "", err)
 	}
 	return nil
 }
 
-// enter begins a call for the key k in Redis, or returns the error of the call, which is
-// bad if that is not nil. If the error is nil, the caller must call c.calls.leave.
+// enter begins a call for the key k in Redis, or returns the error of the call,
+// which is bad if that is not nil. If the error is nil, the caller must call
+// c.calls.leave.
 func (c *core) enter(ctx context.Context, op, k string, bad error) (string, error) {
 	if err := c.admit(ctx, op); err != nil {
 		return "", err
@@ -157,8 +180,8 @@ func (c *core) redisFailed(ctx context.Context, op, key string, err error) error
 	return c.fail(op, key, script.Cause(ctx, err))
 }
 
-// each does something to n keys in Redis, some at a time. render returns the i-th key, and do
-// the first key that failed.
+// each does something to n keys in Redis, some at a time. render returns the
+// i-th key, and do the first key that failed.
 func (c *core) each(ctx context.Context, op string, n int, render func(i int) (string, error), do func(context.Context, []string) (string, error)) error {
 	if err := c.admit(ctx, op); err != nil {
 		return err
@@ -176,14 +199,14 @@ func (c *core) each(ctx context.Context, op string, n int, render func(i int) (s
 		return nil
 	}
 	ctx, w := c.begin(ctx, op, ks[0], len(ks))
-	// Afterwards: a load that began before may have read what is now out of date,
-	// and must not be joined.
-	defer c.loads.Forget(ks...)
+	// Afterwards: a load that began before may have read what is now out of
+	// date, and must not be joined.
+	defer c.loader.Forget(ks...)
 	var err error
 	for some := range slices.Chunk(ks, deleteChunk) {
 		began := time.Now()
 		k, failed := do(ctx, some)
-		c.loads.Note(ctx, cmp.Or(k, some[0]), began, failed)
+		c.loader.Note(ctx, cmp.Or(k, some[0]), began, failed)
 		if failed != nil {
 			err = c.redisFailed(ctx, op, k, failed)
 			break
@@ -195,7 +218,7 @@ func (c *core) each(ctx context.Context, op string, n int, render func(i int) (s
 
 // unlink returns the first key that failed.
 func (c *core) unlink(ctx context.Context, keys []string) (string, error) {
-	for i, err := range c.loads.Delete(ctx, keys) {
+	for i, err := range c.loader.Delete(ctx, keys) {
 		if err != nil {
 			return keys[i], err
 		}
@@ -205,7 +228,7 @@ func (c *core) unlink(ctx context.Context, keys []string) (string, error) {
 
 // expire returns the first key that failed.
 func (c *core) expire(ctx context.Context, keys []string) (string, error) {
-	for i, err := range c.loads.Leases().ExpireMany(ctx, keys) {
+	for i, err := range c.loader.Leases().ExpireMany(ctx, keys) {
 		if err != nil {
 			return keys[i], err
 		}
@@ -216,9 +239,9 @@ func (c *core) expire(ctx context.Context, keys []string) (string, error) {
 // write stores a value without Down.
 func (c *core) write(ctx context.Context, w loader.Writing) error {
 	began := time.Now()
-	err := c.loads.Write(ctx, w)
-	c.loads.Note(ctx, w.Key, began, err)
-	c.loads.Forget(w.Key) // after the write: who joins a load from now on must see it
+	err := c.loader.Write(ctx, w)
+	c.loader.Note(ctx, w.Key, began, err)
+	c.loader.Forget(w.Key) // after the write: who joins a load from now on must see it
 	if err != nil {
 		return c.redisFailed(ctx, OpSet, w.Key, err)
 	}
@@ -228,9 +251,9 @@ func (c *core) write(ctx context.Context, w loader.Writing) error {
 // writeMany stores values without Down.
 func (c *core) writeMany(ctx context.Context, ws []loader.Writing, ks []string) []error {
 	began := time.Now()
-	errs := c.loads.Leases().WriteMany(ctx, ws)
-	c.loads.Note(ctx, ks[0], began, errs[0])
-	c.loads.Forget(ks...)
+	errs := c.loader.Leases().WriteMany(ctx, ws)
+	c.loader.Note(ctx, ks[0], began, errs[0])
+	c.loader.Forget(ks...)
 	return errs
 }
 
@@ -248,8 +271,8 @@ func (c *core) wrote(ctx context.Context, op string, ks []string, errs []error) 
 	return nil
 }
 
-// life returns how long a value is to live, with the jitter taken off. ttlFor is
-// Spec.TTLFor of the value; nil: it has none.
+// life returns how long a value is to live, with the jitter taken off. ttlFor
+// is Spec.TTLFor of the value; nil: it has none.
 func (c *core) life(ttlFor func() time.Duration) (life loader.Life, err error) {
 	ttl, stale := c.settings.ttl, c.settings.swr+c.settings.sie
 	if ttlFor != nil {

@@ -61,40 +61,58 @@ var errNoKeys = errors.New("no keys")
 // key, if there are no keys, or no Up. When it returns, no Up that heeds its ctx is
 // under way, and turns not used are given back.
 func (c *Cache[K, V]) RefreshEvery(ctx context.Context, every time.Duration, keys ...K) error {
+	k := c.keyed
+	return k.core.refreshEvery(ctx, every, &keyList[K]{c: k, keys: keys, any: k.upMany == nil}) // UpMany returns a map
+}
+
+func (c *core) refreshEvery(ctx context.Context, every time.Duration, from keys) error {
 	const op = "refresh every"
-	names, bad := c.turns(keys)
-	if err := c.core.admit(ctx, op); err != nil {
+	names, bad := turnsOf(from)
+	if err := c.admit(ctx, op); err != nil {
 		return err
 	}
-	defer c.core.calls.leave()
+	defer c.calls.leave()
 	switch {
-	case c.up == nil:
-		return c.core.fail(op, "", errNoUp)
+	case !c.ups:
+		return c.fail(op, "", errNoUp)
 	case bad != nil:
-		return c.core.fail(op, "", bad)
+		return c.fail(op, "", bad)
 	case len(names.keys) == 0:
-		return c.core.fail(op, "", errNoKeys)
+		return c.fail(op, "", errNoKeys)
 	}
 	if err := loader.CheckPeriod(every); err != nil {
-		return c.core.fail(op, "", err)
+		return c.fail(op, "", err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(c.core.closing, func() { cancel(ErrClosed) })()
+	defer context.AfterFunc(c.closing, func() { cancel(ErrClosed) })()
 
 	turns := c.loader.Turns()
-	turns.Places = min(maxRefreshes, cmp.Or(c.core.settings.maxLoads, maxRefreshes))
-	if c.spec.UpMany != nil {
-		turns.Chunk = min(maxChunk, c.core.settings.maxKeys)
+	turns.Places = min(maxRefreshes, cmp.Or(c.settings.maxLoads, maxRefreshes))
+	if c.settings.upMany {
+		turns.Chunk = min(maxChunk, c.settings.maxKeys)
 	}
 	err := turns.Run(ctx, every, names.turns, func(ctx context.Context, due []int) error {
-		keys, entries := make([]K, len(due)), make([]string, len(due))
+		is, entries := make([]int, len(due)), make([]string, len(due))
 		for j, i := range due {
-			keys[j], entries[j] = names.keys[i], names.entries[i]
+			is[j], entries[j] = names.keys[i], names.entries[i]
 		}
-		return c.reload(ctx, every, keys, entries)
+		return c.reload(ctx, every, from, is, entries)
 	})
-	return c.core.fail(op, "", err)
+	return c.fail(op, "", err)
+}
+
+// reload is refresh for a refresher that comes round every so often: for some keys, or
+// for one if there is no UpMany. It returns the first error.
+func (c *core) reload(ctx context.Context, every time.Duration, from keys, is []int, ks []string) error {
+	if !c.settings.upMany {
+		return c.loader.Reload(ctx, ks[0], every, func(ctx context.Context) (any, loader.Life, error) {
+			one := from.load(ctx, is)[0]
+			return one.Value, one.Life, one.Err
+		})
+	}
+	_, load := c.plan(from, is, 1)
+	return errors.Join(c.loader.ReloadMany(ctx, ks, every, load)...)
 }
 
 // turnSuffix makes the key of a turn of that of an entry. In what a template
@@ -104,24 +122,22 @@ const turnSuffix = ":%every"
 // turnKey returns the key of the record that says whose turn it is to reload k.
 func turnKey(k string) string { return k + turnSuffix }
 
-// turnNames are keys, each once, with their entries and turns in Redis.
-type turnNames[K comparable] struct {
-	keys    []K
+// turnNames are keys that differ, by their places, with their entries and turns in Redis.
+type turnNames struct {
+	keys    []int
 	entries []string
 	turns   []string
 }
 
-// turns renders keys.
-func (c *Cache[K, V]) turns(keys []K) (n turnNames[K], err error) {
-	seen := make(map[string]bool, len(keys))
-	for _, id := range keys {
-		k, err := c.render(id)
-		if err == nil && c.spec.UpMany != nil {
-			err = c.key.Hashable(id) // UpMany returns a map
-		}
-		if err != nil {
+// turnsOf renders keys.
+func turnsOf(from keys) (n turnNames, err error) {
+	seen := make(map[string]bool, from.len())
+	var buf []byte
+	for i := range from.len() {
+		if buf, err = from.append(buf[:0], i); err != nil {
 			return n, err
 		}
+		k := string(buf)
 		if seen[k] {
 			continue
 		}
@@ -130,7 +146,7 @@ func (c *Cache[K, V]) turns(keys []K) (n turnNames[K], err error) {
 		if len(turn) > key.MaxLen {
 			return n, fmt.Errorf("%w: %d bytes with %q, the limit is %d", key.ErrTooLong, len(turn), turnSuffix, key.MaxLen)
 		}
-		n.keys, n.entries, n.turns = append(n.keys, id), append(n.entries, k), append(n.turns, turn)
+		n.keys, n.entries, n.turns = append(n.keys, i), append(n.entries, k), append(n.turns, turn)
 	}
 	return n, nil
 }

@@ -26,7 +26,7 @@ import (
 // it is the error of Redis. Bytes in Redis that cannot be used are a miss, and
 // are overwritten.
 func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
-	return c.get(ctx, key, c.up != nil, c.load)
+	return c.get(ctx, key, c.keyed.up)
 }
 
 // Wrap returns a function that returns what up does, as Get returns what Spec.Up
@@ -36,45 +36,49 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 // ErrNotFound. Functions that Wrap returns and Get share values, and loads under
 // way: for one key they should all load the same.
 func (c *Cache[K, V]) Wrap(up func(context.Context, K) (V, error)) func(context.Context, K) (V, error) {
-	if up != nil && c.core.engine != nil && c.kind == nil {
-		up = c.upPending(up)
+	var boxed upBox[K]
+	if up != nil {
+		boxed = c.keyed.wrapped(func(ctx context.Context, key K) (any, error) {
+			v, err := up(ctx, key)
+			return &v, err
+		})
 	}
-	load := func(ctx context.Context, key K) (V, loader.Life, error) { return c.restore(ctx, key, up) }
-	return func(ctx context.Context, key K) (V, error) { return c.get(ctx, key, up != nil, load) }
+	return func(ctx context.Context, key K) (V, error) { return c.get(ctx, key, boxed) }
 }
 
-func (c *Cache[K, V]) get(ctx context.Context, key K, loads bool, load func(context.Context, K) (V, loader.Life, error)) (v V, err error) {
-	k, err := c.enter(ctx, OpGet, key)
+// get is Cache.Get of the key k in Redis, unless bad is not nil. loads says whether t can
+// load.
+func (c *core) get(ctx context.Context, k string, bad error, loads bool, t loader.BoxTarget) (box any, err error) {
+	k, err = c.enter(ctx, OpGet, k, bad)
 	if err != nil {
 		tell(ctx, 0)
-		return v, err
+		return nil, err
 	}
-	defer c.core.calls.leave()
-	ctx, w := c.core.begin(ctx, OpGet, k, 1)
+	defer c.calls.leave()
+	ctx, w := c.begin(ctx, OpGet, k, 1)
 	var how Outcome
 	if loads {
-		v, how, err = loader.GetWith(ctx, c.loader, k, key, load)
-	} else if v, how, err = c.loader.Find(ctx, k); err == nil && how != Hit && how != Stale {
+		box, how, err = c.loader.GetOrLoad(ctx, k, t)
+	} else if box, how, err = c.loader.Find(ctx, k, t.Box()); err == nil && how != Hit && how != Stale {
 		if err = c.absent(); err == nil {
 			how = NotFound
 		}
 	}
 	if err != nil {
-		var zero V
-		if v = zero; !errors.Is(err, ErrNotFound) {
+		if box = nil; !errors.Is(err, ErrNotFound) {
 			how = 0
 		}
-		err = c.core.fail(OpGet, k, err)
+		err = c.fail(OpGet, k, err)
 	}
 	tell(ctx, how)
 	w.end(ctx, how, err)
-	return v, err
+	return box, err
 }
 
 // absent returns the error of a read that has found no value in Redis, where nothing
 // is loaded.
-func (c *Cache[K, V]) absent() error {
-	if c.kind != nil && c.kind.Zero {
+func (c *core) absent() error {
+	if c.zero {
 		return nil
 	}
 	return ErrNotFound
@@ -87,19 +91,25 @@ func (c *Cache[K, V]) absent() error {
 // The error is an *Error, of Redis or of the end of ctx. Bytes in Redis that
 // cannot be used are no value, and stay.
 func (c *Cache[K, V]) Lookup(ctx context.Context, key K) (V, bool, error) {
-	k, err := c.enter(ctx, OpLookup, key)
+	box, ok, err := c.keyed.lookup(ctx, key, new(V))
+	return unbox[V](box), ok, err
+}
+
+// lookup is Cache.Lookup of the key k in Redis, unless bad is not nil. box has room for
+// the value.
+func (c *core) lookup(ctx context.Context, k string, bad error, box any) (any, bool, error) {
+	k, err := c.enter(ctx, OpLookup, k, bad)
 	if err != nil {
 		tell(ctx, 0)
-		var zero V
-		return zero, false, err
+		return nil, false, err
 	}
-	defer c.core.calls.leave()
-	ctx, w := c.core.begin(ctx, OpLookup, k, 1)
-	v, how, err := c.loader.Find(ctx, k)
+	defer c.calls.leave()
+	ctx, w := c.begin(ctx, OpLookup, k, 1)
+	box, how, err := c.loader.Find(ctx, k, box)
 	if err != nil {
-		err = c.core.fail(OpLookup, k, err)
+		err = c.fail(OpLookup, k, err)
 	}
 	tell(ctx, how)
 	w.end(ctx, how, err)
-	return v, how == Hit || how == Stale, err
+	return box, how == Hit || how == Stale, err
 }

@@ -4,65 +4,74 @@ import (
 	"context"
 	"strconv"
 
-	"github.com/cachex-go/cachex/internal/key"
 	"github.com/cachex-go/cachex/internal/kind"
 	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/ledger"
 )
 
-// carry gives a kind what it needs of its cache, of which render renders the keys.
-func carry[K comparable](c *core, k *kind.Kind[K], render func(K) (string, error)) {
-	c.drainKind = func(ctx context.Context, closing bool) error {
-		if k.Drain == nil {
+// carry connects the kind with its cache.
+func (c *keyed[K]) carry() {
+	c.core.drainKind = func(ctx context.Context, closing bool) error {
+		if c.kind.Drain == nil {
 			return nil
 		}
-		return k.Drain(ctx, closing)
+		return c.kind.Drain(ctx, closing)
 	}
-	k.Fail = c.fail
-	k.Send = func(ctx context.Context, calls ...*script.Call) { c.loads.Send(ctx, calls...) }
-	k.Spawn = c.loads.Spawn
-	k.Enter = func(ctx context.Context, op string, key K) (*kind.Call, error) {
+	c.kind.Fail = c.core.fail
+	c.kind.Send = func(ctx context.Context, calls ...*script.Call) { c.core.loader.Send(ctx, calls...) }
+	c.kind.Spawn = c.core.loader.Spawn
+	c.kind.Enter = func(ctx context.Context, op string, key K) (*kind.Call, error) {
 		// The key first: KeyFunc is the user's, and might not come back.
-		k, bad := render(key)
-		k, err := c.enter(ctx, op, k, bad)
-		if err != nil {
-			return nil, err
-		}
-		call := &kind.Call{Key: k, ID: k}
-		if c.engine != nil {
-			call.ID = untagged(k)
-		}
-		call.End = func(error) error { c.calls.leave(); return nil } // should the Observer panic
-		ctx, w := c.begin(ctx, op, k, 1)
-		call.Ctx = ctx
-		call.End = func(err error) error {
-			defer c.calls.leave()
-			if err != nil {
-				err = c.fail(op, k, err)
-			}
-			w.end(ctx, 0, err)
-			return err
-		}
-		return call, nil
+		k, bad := c.render(key)
+		return c.core.enterKind(ctx, op, k, bad)
 	}
 }
 
-// setBehindBy is setBehind of a kind.
-func setBehindBy[K comparable](ctx context.Context, c *core, k *kind.Kind[K], keys []K, counts []int64, render func(K) (string, error)) []error {
-	errs := k.SetMany(ctx, keys, counts)
+// enterKind begins a call on a kind, for the key k in Redis, unless bad is not
+// nil.
+func (c *core) enterKind(ctx context.Context, op, k string, bad error) (*kind.Call, error) {
+	k, err := c.enter(ctx, op, k, bad)
+	if err != nil {
+		return nil, err
+	}
+	call := &kind.Call{Key: k, ID: k}
+	if c.engine != nil {
+		call.ID = untagged(k)
+	}
+	call.End = func(error) error { c.calls.leave(); return nil } // should the Observer panic
+	ctx, w := c.begin(ctx, op, k, 1)
+	call.Ctx = ctx
+	call.End = func(err error) error {
+		defer c.calls.leave()
+		if err != nil {
+			err = c.fail(op, k, err)
+		}
+		w.end(ctx, 0, err)
+		return err
+	}
+	return call, nil
+}
+
+// setCounts is setBehind of a kind.
+func (c *keyed[K]) setCounts(ctx context.Context, keys []K, boxes []any) []error {
+	counts := make([]int64, len(keys))
+	for i, box := range boxes {
+		counts[i] = *box.(*int64) // the values of a kind
+	}
+	errs := c.kind.SetMany(ctx, keys, counts)
 	for _, key := range keys {
-		if k, err := render(key); err == nil {
-			c.loads.Forget(k)
+		if k, err := c.render(key); err == nil {
+			c.core.loader.Forget(k)
 		}
 	}
 	return errs
 }
 
-// persistKind has a kind persist the batch b, whose ids are those.
-func persistKind[K comparable](ctx context.Context, k *kind.Kind[K], template *key.Template[K], b ledger.Batch, ids []string) error {
+// persistCounts has the kind persist the ids of the batch b.
+func (c *keyed[K]) persistCounts(ctx context.Context, b ledger.Batch, ids []string) error {
 	deltas, totals := make(map[K]int64, len(b.Deltas)), make(map[K]int64)
 	for _, id := range ids {
-		key, err := template.Parse(id)
+		key, err := c.template.Parse(id)
 		if err != nil {
 			return err
 		}
@@ -72,5 +81,5 @@ func persistKind[K comparable](ctx context.Context, k *kind.Kind[K], template *k
 			deltas[key] = b.Deltas[id]
 		}
 	}
-	return k.Persist(ctx, b, deltas, totals)
+	return c.kind.Persist(ctx, b, deltas, totals)
 }

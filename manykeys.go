@@ -7,33 +7,47 @@ import (
 	"sync"
 )
 
-// renderAll returns the keys in Redis of keys that differ, and these; and how
-// many come before the first that cannot be rendered, and the error of that.
+// renderAll returns the keys in Redis of some keys of a call that differ, of
+// all if some is nil; where these are among the keys of the call, nil if all
+// are in their place; and how many come before the first that cannot be
+// rendered, and the error of that.
 //
-// A call for many keys takes a good part of its time for that. So they are rendered one
-// behind the other, and are parts of one string; and those that come twice are found
-// without a map.
-func (c *Cache[K, V]) renderAll(op string, keys []K) (ks []string, distinct []K, before int, bad error) {
+// A call for many keys takes a good part of its time for that. So they are
+// rendered one behind the other, and are parts of one string; and those that
+// come twice are found without a map.
+func (c *core) renderAll(op string, from keys, some []int) (ks []string, is []int, before int, bad error) {
+	n := from.len()
+	if some != nil {
+		n = len(some)
+	}
 	r := rowPool.Get().(*keyRow)
 	defer r.end()
-	r.begin(len(keys))
-	distinct = make([]K, 0, len(keys))
-	for _, key := range keys {
-		b, err := c.appendKey(r.b, key)
-		if err == nil {
-			err = c.key.Hashable(key) // the result is a map
+	r.begin(n)
+	dropped := false
+	for j := range n {
+		i := place(some, j)
+		b, err := from.append(r.b, i)
+		if err != nil && bad == nil {
+			bad, before = c.fail(op, "", err), len(r.ends)
 		}
-		if err != nil {
-			if bad == nil {
-				bad, before = c.core.fail(op, "", err), len(distinct)
+		if err == nil && r.add(b) {
+			if dropped {
+				is = append(is, i)
 			}
 			continue
 		}
-		if r.add(b) {
-			distinct = append(distinct, key)
+		if !dropped { // from now on, others take its place
+			dropped = true
+			is = make([]int, j, n)
+			for at := range is {
+				is[at] = place(some, at)
+			}
 		}
 	}
-	return r.strings(), distinct, before, bad
+	if !dropped {
+		is = some
+	}
+	return r.strings(), is, before, bad
 }
 
 // A keyRow is keys that differ, one behind the other. It is used again.
@@ -73,8 +87,8 @@ func (r *keyRow) key(i int) []byte {
 	return r.b[r.ends[i-1]:r.ends[i]]
 }
 
-// add adds what b has behind the keys, unless it is one of them, and reports whether it
-// is not.
+// add adds what b has behind the keys, unless it is one of them, and reports
+// whether it is not.
 func (r *keyRow) add(b []byte) bool {
 	key := b[len(r.b):]
 	at := int(maphash.Bytes(rowSeed, key)) & (len(r.table) - 1)

@@ -69,7 +69,7 @@ func TestALoadFromBeforeADeletionOfAPackedEntryIsNotStored(t *testing.T) {
 				return "old", nil
 			},
 		})
-		other := newCache(t, again(t, rdb), Spec[int, string]{Packed: 100, Key: c.spec.Key})
+		other := newCache(t, again(t, rdb), Spec[int, string]{Packed: 100, Key: c.keyed.core.settings.key})
 		require.NoError(t, other.Set(t.Context(), 2, "beside"))
 		done := make(chan error)
 		go func() {

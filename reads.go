@@ -3,7 +3,6 @@ package cachex
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
@@ -18,186 +17,192 @@ import (
 // BatchRead makes a Cache a batch.Source. It is for package batch, which calls got
 // with what Get would return for each key.
 func (c *Cache[K, V]) BatchRead(ctx context.Context, keys []K, got func(i int, v V, err error)) batch.Reading {
-	r := &batchRead[K, V]{c: c, keys: keys, got: got}
-	if err := c.core.admit(ctx, OpGet); err != nil {
+	k := c.keyed
+	return k.core.batchRead(ctx, &keyList[K]{c: k, keys: keys}, func(i int, box any, err error) { got(i, unbox[V](box), err) })
+}
+
+func (c *core) batchRead(ctx context.Context, from keys, got func(i int, box any, err error)) batch.Reading {
+	r := &batchRead{c: c, keys: from, got: got}
+	if err := c.admit(ctx, OpGet); err != nil {
 		r.bad = err
 		return r
 	}
 	begun := false
 	defer func() {
 		if !begun { // there is nothing to read, or KeyFunc or the Observer has panicked
-			c.core.calls.leave()
+			c.calls.leave()
 		}
 	}()
-	first := keys[:min(len(keys), c.core.settings.maxKeys)] // those after it are read by readRest
-	ks, able := make([]string, 0, len(first)), first
-	for i, key := range first {
-		k, err := c.render(key)
-		if err == nil {
-			err = c.key.Hashable(key)
-		}
+	n := from.len()
+	first := min(n, c.settings.maxKeys) // those after it are read by readRest
+	ks := make([]string, 0, first)
+	var buf []byte
+	for i := range first {
+		b, err := from.append(buf[:0], i)
 		switch {
 		case err != nil:
 			if r.at == nil {
-				able, r.at = slices.Clone(keys[:i]), upTo(i)
+				r.at = upTo(i)
 			}
-			var zero V
-			got(i, zero, c.core.fail(OpGet, "", err))
+			got(i, nil, c.fail(OpGet, "", err))
 			continue
 		case r.at != nil:
-			able, r.at = append(able, key), append(r.at, i)
+			r.at = append(r.at, i)
 		}
-		ks = append(ks, k)
+		buf, ks = b, append(ks, string(b))
 	}
-	if r.ks = ks; len(ks) == 0 && len(first) == len(keys) {
+	if r.ks = ks; len(ks) == 0 && first == n {
 		return r
 	}
-	k, n := "", len(ks)+len(keys)-len(first)
+	k := ""
 	if len(ks) > 0 {
 		k = ks[0]
 	}
-	ctx, r.watch = c.core.begin(ctx, OpGet, k, n)
+	ctx, r.watch = c.begin(ctx, OpGet, k, len(ks)+n-first)
 	r.ctx = ctx
-	if r.atOnce = 1; len(first) < len(keys) {
-		r.atOnce = max(c.atOnce(1+chunks(len(keys)-len(first), c.core.settings.maxKeys)), 2) // this one, and others
+	if r.atOnce = 1; first < n {
+		r.atOnce = max(c.atOnce(1+chunks(n-first, c.settings.maxKeys)), 2) // this one, and others
 	}
-	limit, load := c.plan(able, r.atOnce)
-	r.Reading, begun, r.inside = c.loader.Reading(ctx, ks, limit, load), true, true
+	limit, load := c.plan(from, r.at, r.atOnce)
+	r.boxes = c.values.slab(len(ks))
+	r.reading, begun, r.inside = c.loader.Reading(ctx, ks, limit, load, r.boxes), true, true
 	return r
 }
 
 // A batchRead is the part that a Cache has in a Batch. It takes part in a Convoy.
-type batchRead[K comparable, V any] struct {
-	*loader.Reading[V] // nil: there is nothing to read
-	c                  *Cache[K, V]
-	keys               []K
-	ks                 []string
-	at                 []int // where in keys they are; nil: all in their place
-	got                func(int, V, error)
-	bad                error // of every key
-	ctx                context.Context
-	watch              *watch
-	atOnce             int               // how many chunks of keys are under way at once
-	rest               chan *found[K, V] // nil: the keys are one chunk
-	taken, loaded      bool              // Take, or Load, was called
-	answered           bool
-	inside             bool // Close waits for us
+type batchRead struct {
+	reading       *loader.BoxReading // nil: there is nothing to read
+	boxes         slab               // of reading
+	c             *core
+	keys          keys
+	ks            []string
+	at            []int // where in keys they are; nil: all in their place
+	got           func(i int, box any, err error)
+	bad           error // of every key
+	ctx           context.Context
+	watch         *watch
+	atOnce        int         // how many chunks of keys are under way at once
+	rest          chan *found // nil: the keys are one chunk
+	taken, loaded bool        // Take, or Load, was called
+	answered      bool
+	inside        bool // Close waits for us
 }
 
-var _ convoy.Loading = (*batchRead[int, int])(nil)
+var _ convoy.Loading = (*batchRead)(nil)
 
 // Client returns the client of the Cache.
-func (r *batchRead[K, V]) Client() redis.UniversalClient { return r.c.core.rdb }
+func (r *batchRead) Client() redis.UniversalClient { return r.c.rdb }
 
 // Ask queues a GET for each key that is not being loaded.
-func (r *batchRead[K, V]) Ask(ctx context.Context, p redis.Pipeliner) {
-	if r.Reading != nil {
-		r.Reading.Ask(ctx, p)
+func (r *batchRead) Ask(ctx context.Context, p redis.Pipeliner) {
+	if r.reading != nil {
+		r.reading.Ask(ctx, p)
 	}
 }
 
-// Take decodes what is there.
-func (r *batchRead[K, V]) Take(sent time.Time, ended convoy.Ended) {
-	if r.taken = true; r.Reading != nil {
-		r.Reading.Take(sent, ended)
+// Take decodes what is there. After Answer the boxes may be those of others.
+func (r *batchRead) Take(sent time.Time, ended convoy.Ended) {
+	if r.taken = true; r.reading != nil && !r.answered {
+		r.reading.Take(sent, ended)
 	}
 }
 
 // Load begins to load what is not, and to read the keys that come after Spec.MaxKeys.
-func (r *batchRead[K, V]) Load(c *convoy.Convoy) {
-	if r.loaded = true; r.Reading == nil {
+func (r *batchRead) Load(c *convoy.Convoy) {
+	if r.loaded = true; r.reading == nil {
 		return
 	}
-	r.Reading.Load(c)
-	if len(r.keys) > r.c.core.settings.maxKeys && r.rest == nil {
-		r.rest = make(chan *found[K, V], 1)
-		f := new(found[K, V])
+	r.reading.Load(c)
+	if r.keys.len() > r.c.settings.maxKeys && r.rest == nil {
+		r.rest = make(chan *found, 1)
+		f := new(found)
 		r.c.loader.Spawn(guard.Client, func() error { r.readRest(f); return nil }, func(error) { r.rest <- f }) // ends with ctx
 	}
 }
 
 // readRest reads the keys that come after the first Spec.MaxKeys, in round trips of its
 // own, so many at a time.
-func (r *batchRead[K, V]) readRest(f *found[K, V]) {
-	c, size := r.c, r.c.core.settings.maxKeys
-	keys := r.keys[size:]
+func (r *batchRead) readRest(f *found) {
+	c, size := r.c, r.c.settings.maxKeys
+	all := r.keys.len()
 	var mu sync.Mutex // of f
-	chunked(r.ctx, chunks(len(keys), size), r.atOnce-1, func(n int) func() {
-		ks, at, some := make([]string, 0, size), make([]int, 0, size), make([]K, 0, size)
-		for i, key := range keys[n*size : min((n+1)*size, len(keys))] {
-			k, err := c.render(key)
-			if err == nil {
-				err = c.key.Hashable(key)
-			}
+	chunked(r.ctx, chunks(all-size, size), r.atOnce-1, func(n int) func() {
+		from := size + n*size
+		ks, at := make([]string, 0, size), make([]int, 0, size)
+		var buf []byte
+		for i := from; i < min(from+size, all); i++ {
+			b, err := r.keys.append(buf[:0], i)
 			if err != nil {
-				var zero V
-				r.got(size+n*size+i, zero, c.core.fail(OpGet, "", err))
+				r.got(i, nil, c.fail(OpGet, "", err))
 				continue
 			}
-			ks, at, some = append(ks, k), append(at, size+n*size+i), append(some, key)
+			buf, ks, at = b, append(ks, string(b)), append(at, i)
 		}
 		return func() {
 			if len(ks) == 0 {
 				return
 			}
-			limit, load := c.plan(some, r.atOnce)
-			var answers []loader.Answer[V]
+			limit, load := c.plan(r.keys, at, r.atOnce)
+			boxes := c.values.slab(len(ks))
+			var answers []loader.BoxAnswer
 			if load == nil {
-				answers = c.loader.LookupMany(r.ctx, ks)
+				answers = c.loader.LookupMany(r.ctx, ks, boxes)
 			} else {
-				answers = c.loader.GetMany(r.ctx, ks, limit, load)
+				answers = c.loader.GetMany(r.ctx, ks, limit, load, boxes)
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			r.give(f, ks, answers, func(i int) int { return at[i] })
+			r.give(f, ks, at, answers)
+			boxes.free()
 		}
 	}, func(n int, err error) {
-		for i, key := range keys[n*size : min((n+1)*size, len(keys))] {
-			k, bad := c.render(key)
-			if bad != nil {
-				k, err = "", bad
+		from := size + n*size
+		for i := from; i < min(from+size, all); i++ {
+			b, one := r.keys.append(nil, i)
+			if one != nil {
+				b = nil
+			} else {
+				one = err
 			}
-			var zero V
-			failed := c.core.fail(OpGet, k, err)
+			failed := c.fail(OpGet, string(b), one)
 			mu.Lock()
-			f.fail(size+n*size+i, failed)
+			f.fail(i, failed)
 			mu.Unlock()
-			r.got(size+n*size+i, zero, failed)
+			r.got(i, nil, failed)
 		}
 	})
 }
 
 // Silence returns how long the Cache waits for an answer of Redis.
-func (r *batchRead[K, V]) Silence() time.Duration { return convoy.Silence(r.c.core.settings.leaseTTL) }
+func (r *batchRead) Silence() time.Duration { return convoy.Silence(r.c.settings.leaseTTL) }
 
 // Away returns why Redis was not asked, or did not answer.
-func (r *batchRead[K, V]) Away() error {
-	if r.Reading == nil {
+func (r *batchRead) Away() error {
+	if r.reading == nil {
 		return nil
 	}
-	return r.Reading.Away()
+	return r.reading.Away()
 }
 
 // Spawn is guard.Go in a goroutine that Close waits for.
-func (r *batchRead[K, V]) Spawn(code guard.Code, fn func() error, done func(error)) {
+func (r *batchRead) Spawn(code guard.Code, fn func() error, done func(error)) {
 	r.c.loader.Spawn(code, fn, done)
 }
 
 // Drop lets Close go on.
-func (r *batchRead[K, V]) Drop() {
+func (r *batchRead) Drop() {
 	if r.inside {
 		r.inside = false
-		r.c.core.calls.leave()
+		r.c.calls.leave()
 	}
 }
 
 // Answer waits for the loads and answers all keys.
-func (r *batchRead[K, V]) Answer(_ context.Context, err error) {
-	if r.Reading == nil {
+func (r *batchRead) Answer(_ context.Context, err error) {
+	if r.reading == nil {
 		if r.bad != nil {
-			for i := range r.keys {
-				var zero V
-				r.got(i, zero, r.bad)
+			for i := range r.keys.len() {
+				r.got(i, nil, r.bad)
 			}
 		}
 		return
@@ -208,18 +213,14 @@ func (r *batchRead[K, V]) Answer(_ context.Context, err error) {
 	r.answered = true
 	defer r.Drop()
 	if !r.taken { // by a Batch that is not ours
-		r.Take(time.Now(), convoy.AllEnded(err))
+		r.reading.Take(time.Now(), convoy.AllEnded(err))
 	}
 	if !r.loaded {
 		r.Load(nil)
 	}
-	f := new(found[K, V])
-	r.give(f, r.ks, r.Wait(), func(i int) int {
-		if r.at != nil {
-			return r.at[i]
-		}
-		return i
-	})
+	f := new(found)
+	r.give(f, r.ks, r.at, r.reading.Wait())
+	r.boxes.free()
 	if r.rest != nil {
 		more := <-r.rest
 		f.how = max(f.how, more.how)
@@ -231,9 +232,9 @@ func (r *batchRead[K, V]) Answer(_ context.Context, err error) {
 	r.watch.end(r.ctx, f.how, f.failed)
 }
 
-// give answers keys, and notes the outcome. at returns which of the keys of the Batch the
-// i-th is.
-func (r *batchRead[K, V]) give(f *found[K, V], ks []string, answers []loader.Answer[V], at func(i int) int) {
+// give answers some keys, and notes the outcome. is says where they are among the keys of
+// the Batch, nil if all are in their place.
+func (r *batchRead) give(f *found, ks []string, is []int, answers []loader.BoxAnswer) {
 	c := r.c
 	for i, a := range answers {
 		if a.Err == nil && (a.Outcome == 0 || a.Outcome == NotFound) {
@@ -241,14 +242,15 @@ func (r *batchRead[K, V]) give(f *found[K, V], ks []string, answers []loader.Ans
 		}
 		one := a.Err
 		if one != nil {
-			one = c.core.fail(OpGet, ks[i], one)
+			one = c.fail(OpGet, ks[i], one)
 		}
+		at := place(is, i)
 		if one == nil || errors.Is(one, ErrNotFound) {
 			f.how = max(f.how, a.Outcome)
 		} else {
-			f.fail(at(i), one)
+			f.fail(at, one)
 		}
-		r.got(at(i), a.Value, one)
+		r.got(at, a.Value, one)
 	}
 	c.loader.Reuse(answers)
 }

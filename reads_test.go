@@ -1,12 +1,15 @@
 package cachex
 
 import (
+	"context"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/cachex-go/cachex/internal/key"
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
@@ -30,5 +33,23 @@ func TestAReadingOfABatchAnswersOnce(t *testing.T) {
 			r.Answer(t.Context(), err)
 			require.Equal(t, []string{"one", "two"}, got)
 		}
+	})
+}
+
+func TestBatchRead_GivesEachKeyItsOwnErrorWhenCtxEndsBetweenChunks(t *testing.T) {
+	t.Parallel()
+	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
+		c := newCache(t, rdb, Spec[string, string]{Key: "k:{id}", MaxKeys: 2})
+		ctx, cancel := context.WithCancel(t.Context())
+		errs := make([]error, 4)
+		r := c.BatchRead(ctx, []string{"a", "b", strings.Repeat("x", key.MaxLen), "c"}, func(i int, _ string, err error) { errs[i] = err })
+		p := rdb.Pipeline()
+		r.Ask(ctx, p)
+		_, _ = p.Exec(ctx) // redis.Nil: the keys are not there
+		cancel()
+		r.Answer(ctx, nil)
+		require.ErrorIs(t, errs[2], key.ErrTooLong)
+		require.ErrorIs(t, errs[3], context.Canceled)
+		require.NotErrorIs(t, errs[3], key.ErrTooLong)
 	})
 }

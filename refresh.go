@@ -3,7 +3,6 @@ package cachex
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/cachex-go/cachex/loader"
 )
@@ -19,50 +18,30 @@ import (
 // ctx. What was in Redis then stays, but for ErrNotFound. Where Redis fails, Up is
 // called all the same, and nothing is stored; Stats count it.
 func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
-	var zero V
-	k, err := c.enter(ctx, OpRefresh, key)
+	box, err := c.keyed.refresh(ctx, key)
+	return unbox[V](box), err
+}
+
+// refresh is Cache.Refresh of the key k in Redis, unless bad is not nil.
+func (c *core) refresh(ctx context.Context, k string, bad error, load loader.BoxFunc) (any, error) {
+	k, err := c.enter(ctx, OpRefresh, k, bad)
 	if err != nil {
 		tell(ctx, 0)
-		return zero, err
+		return nil, err
 	}
-	defer c.core.calls.leave()
-	if c.up == nil {
+	defer c.calls.leave()
+	if !c.ups {
 		tell(ctx, 0)
-		return zero, c.core.fail(OpRefresh, k, errNoUp)
+		return nil, c.fail(OpRefresh, k, errNoUp)
 	}
-	ctx, w := c.core.begin(ctx, OpRefresh, k, 1)
-	v, how, err := c.loader.Refresh(ctx, k, c.loading(key))
+	ctx, w := c.begin(ctx, OpRefresh, k, 1)
+	box, how, err := c.loader.Refresh(ctx, k, load)
 	if err != nil {
-		v, err = zero, c.core.fail(OpRefresh, k, err)
+		box, err = nil, c.fail(OpRefresh, k, err)
 	}
 	tell(ctx, how)
 	w.end(ctx, how, err)
-	return v, err
-}
-
-// reload is Refresh for a refresher that comes round every so often. It returns
-// the first error.
-func (c *Cache[K, V]) reload(ctx context.Context, every time.Duration, keys []K, ks []string) error {
-	if c.spec.UpMany == nil {
-		return c.loader.Reload(ctx, ks[0], every, c.loading(keys[0]))
-	}
-	return errors.Join(c.loader.ReloadMany(ctx, ks, every, c.loadingMany(keys))...)
-}
-
-// loadingMany is the load of several keys.
-func (c *Cache[K, V]) loadingMany(keys []K) loader.ManyFunc[V] {
-	return func(ctx context.Context, is []int) []loader.Loaded[V] {
-		some := make([]K, len(is))
-		for j, i := range is {
-			some[j] = keys[i]
-		}
-		return c.restoreMany(ctx, some)
-	}
-}
-
-// loading is the load of one key.
-func (c *Cache[K, V]) loading(key K) loader.Func[V] {
-	return func(ctx context.Context) (V, loader.Life, error) { return c.restore(ctx, key, c.up) }
+	return box, err
 }
 
 var errNoUp = errors.New("Spec.Up is not set")

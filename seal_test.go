@@ -38,7 +38,7 @@ func TestEncrypt_AForgedAbsenceIsAMiss(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		b := newBin(t, rdb, sealedStrings(), "up")
 		unknown := newCache(t, rdb, Spec[int, string]{
-			Key: b.with.spec.Key, Codec: sealedStrings(), NotFoundTTL: time.Hour,
+			Key: b.with.keyed.core.settings.key, Codec: sealedStrings(), NotFoundTTL: time.Hour,
 			Up: func(context.Context, int) (string, error) { return "", ErrNotFound },
 		})
 		_, err := unknown.Get(t.Context(), 2)

@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"github.com/cachex-go/cachex/internal/guard"
-	"github.com/cachex-go/cachex/loader"
 )
 
 // Set stores value as the value of key, after Spec.Down, if there is one, has
@@ -25,35 +24,10 @@ import (
 //     stored then is deleted, which is no error; so an error says that what was in
 //     Redis before may still be there.
 func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
-	k, err := c.enter(ctx, OpSet, key)
-	if err != nil {
-		return err
-	}
-	defer c.core.calls.leave()
-	ctx, w := c.core.begin(ctx, OpSet, k, 1)
-	err = c.set(ctx, key, k, value)
-	w.end(ctx, 0, err)
+	box := c.typed.lend(value)
+	err := c.keyed.set(ctx, key, box)
+	c.typed.giveBack(box)
 	return err
-}
-
-func (c *Cache[K, V]) set(ctx context.Context, key K, k string, value V) error {
-	writing, err := c.writing(key, k, value)
-	if err != nil {
-		return c.core.fail(OpSet, k, err)
-	}
-	switch {
-	case c.core.engine != nil && c.kind != nil:
-		return c.core.wrote(ctx, OpSet, []string{k}, setBehindBy(ctx, &c.core, c.kind, []K{key}, []int64{count(value)}, c.render))
-	case c.core.engine != nil:
-		return c.core.wrote(ctx, OpSet, []string{k}, c.core.setBehind(ctx, []loader.Writing{writing}))
-	}
-	if c.spec.Down != nil {
-		errs := c.core.loads.WriteThrough(ctx, []loader.Writing{writing}, func(ctx context.Context) []error {
-			return []error{c.down(ctx, key, value)}
-		})
-		return c.core.wrote(ctx, OpSet, []string{k}, errs)
-	}
-	return c.core.write(ctx, writing)
 }
 
 // SetMany is Set for several values, in one round trip for each 500; with Down in
@@ -65,80 +39,7 @@ func (c *Cache[K, V]) set(ctx context.Context, key K, k string, value V) error {
 // may then be set or not; it is safe to set them all again. If the codec or
 // Spec.TTLFor fails for one, nothing is set.
 func (c *Cache[K, V]) SetMany(ctx context.Context, values map[K]V) error {
-	if len(values) > c.core.settings.maxKeys {
-		return c.setChunks(ctx, values)
-	}
-	ws, keys := make([]loader.Writing, 0, len(values)), make([]K, 0, len(values))
-	for key, value := range values {
-		w, err := c.writingOf(key, value)
-		if err != nil {
-			return err
-		}
-		ws, keys = append(ws, w), append(keys, key)
-	}
-	if err := c.core.admit(ctx, OpSetMany); err != nil || len(ws) == 0 {
-		if err == nil {
-			c.core.calls.leave()
-		}
-		return err
-	}
-	defer c.core.calls.leave()
-	ctx, w := c.core.begin(ctx, OpSetMany, ws[0].Key, len(ws))
-	err := c.setSome(ctx, ws, keys, values)
-	w.end(ctx, 0, err)
-	return err
-}
-
-// writingOf returns what is to be written for a value of SetMany, or its error.
-func (c *Cache[K, V]) writingOf(key K, value V) (loader.Writing, error) {
-	k, err := c.render(key)
-	if err != nil {
-		return loader.Writing{}, c.core.fail(OpSetMany, "", err)
-	}
-	w, err := c.writing(key, k, value)
-	if err != nil {
-		return w, c.core.fail(OpSetMany, k, err)
-	}
-	return w, nil
-}
-
-// setSome sets the values of keys, and returns the first error.
-func (c *Cache[K, V]) setSome(ctx context.Context, ws []loader.Writing, keys []K, values map[K]V) error {
-	ks := make([]string, len(ws))
-	for i, w := range ws {
-		ks[i] = w.Key
-	}
-	var errs []error
-	switch {
-	case c.core.engine != nil && c.kind != nil:
-		counts := make([]int64, len(keys))
-		for i, key := range keys {
-			counts[i] = count(values[key])
-		}
-		errs = setBehindBy(ctx, &c.core, c.kind, keys, counts, c.render)
-	case c.core.engine != nil:
-		errs = c.core.setBehind(ctx, ws)
-	case c.spec.Down == nil:
-		errs = c.core.writeMany(ctx, ws, ks)
-	default:
-		errs = c.core.loads.WriteThrough(ctx, ws, func(ctx context.Context) []error { return c.downMany(ctx, keys, values) })
-	}
-	return c.core.wrote(ctx, OpSetMany, ks, errs)
-}
-
-// count returns the value of a cache of a kind.
-func count(value any) int64 {
-	n, _ := value.(int64)
-	return n
-}
-
-// writing returns what is to be written for a value.
-func (c *Cache[K, V]) writing(key K, k string, value V) (loader.Writing, error) {
-	life, err := c.life(key, value)
-	if err != nil {
-		return loader.Writing{}, err
-	}
-	return c.loader.Writing(k, value, life)
+	return c.keyed.setMany(ctx, len(values), c.entries(values))
 }
 
 // A downError is one of Spec.Down, and not of Redis.
@@ -150,30 +51,30 @@ func (e *downError) Error() string { return "Spec.Down: " + e.err.Error() }
 // Unwrap returns that error.
 func (e *downError) Unwrap() error { return e.err }
 
-// down calls Spec.Down. Its panic is an error.
-func (c *Cache[K, V]) down(ctx context.Context, key K, value V) error {
-	if err := guard.Call(it, func() error { return c.spec.Down(ctx, key, value) }); err != nil {
+// it names Spec.Down in a downError, which begins with that name.
+var it = guard.Named("it")
+
+// persisted calls one of Spec.Down or DownMany. Its panic is an error.
+func persisted(call func() error) error {
+	if err := guard.Call(it, call); err != nil {
 		return &downError{err}
 	}
 	return nil
 }
 
-// it names Spec.Down in a downError, which begins with that name.
-var it = guard.Named("it")
-
-// downMany calls Spec.DownMany, or Down for each key. It returns an error for each.
-func (c *Cache[K, V]) downMany(ctx context.Context, keys []K, values map[K]V) []error {
-	errs := make([]error, len(keys))
-	if c.spec.DownMany == nil {
-		for i, key := range keys {
-			errs[i] = c.down(ctx, key, values[key])
+// persistEach persists n values: all by many if that is set, else the i-th by one. It
+// returns an error for each.
+func persistEach(n int, one func(i int) error, many func() error) []error {
+	errs := make([]error, n)
+	if many == nil {
+		for i := range errs {
+			errs[i] = persisted(func() error { return one(i) })
 		}
 		return errs
 	}
-	err := guard.Call(it, func() error { return c.spec.DownMany(ctx, values) })
-	if err != nil {
+	if err := persisted(many); err != nil {
 		for i := range errs {
-			errs[i] = &downError{err}
+			errs[i] = err
 		}
 	}
 	return errs
@@ -190,7 +91,7 @@ func (c *Cache[K, V]) downMany(ctx context.Context, keys []K, values map[K]V) []
 //
 // The error is as that of Delete.
 func (c *Cache[K, V]) Expire(ctx context.Context, keys ...K) error {
-	return c.core.each(ctx, OpExpire, len(keys), func(i int) (string, error) { return c.render(keys[i]) }, c.core.expire)
+	return c.keyed.each(ctx, OpExpire, keys, c.keyed.core.expire)
 }
 
 // deleteChunk is how many keys go out in one pipeline.
@@ -204,5 +105,5 @@ const deleteChunk = 512
 // the cause of the end of ctx. Other keys may then be deleted or not; it is safe
 // to Delete them all again.
 func (c *Cache[K, V]) Delete(ctx context.Context, keys ...K) error {
-	return c.core.each(ctx, OpDelete, len(keys), func(i int) (string, error) { return c.render(keys[i]) }, c.core.unlink)
+	return c.keyed.each(ctx, OpDelete, keys, c.keyed.core.unlink)
 }

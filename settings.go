@@ -16,8 +16,8 @@ import (
 	"github.com/cachex-go/cachex/writebehind"
 )
 
-// A settings is a Spec without its types: what can be checked, and used, by code that is
-// compiled once for all caches of a program.
+// A settings is a Spec without its types: what can be checked, and used, by
+// code that is compiled once for all caches of a program.
 type settings struct {
 	name, key          string
 	ttl                time.Duration
@@ -39,9 +39,9 @@ type settings struct {
 	noCombining        bool
 	observer           Observer
 
-	near, keyFunc, upMany, down, downMany bool  // whether the field is set
-	counts                                bool  // the Codec carries a kind
-	codec                                 error // of codec.Check
+	near, keyFunc, up, upMany, down, downMany, ttlFor bool  // whether the field is set
+	counts                                            bool  // the Codec carries a kind
+	codec                                             error // of codec.Check
 }
 
 // withDefaults sets every field that has a default.
@@ -53,8 +53,8 @@ func (s *settings) withDefaults() {
 	s.maxKeys = cmp.Or(s.maxKeys, 1000)
 }
 
-// validate returns an error for the first field that is wrong, by its name. parses
-// returns an error if a key cannot be told from its text.
+// validate returns an error for the first field that is wrong, by its name.
+// parses returns an error if a key cannot be told from its text.
 func (s *settings) validate(parses func() error) error {
 	if s.near {
 		return errors.New("Spec.Near is not supported yet")
@@ -92,12 +92,12 @@ func (s *settings) validate(parses func() error) error {
 	return s.validateBehind(parses)
 }
 
-// mostKeys is the largest Spec.MaxKeys. Its leases take twenty round trips to renew, which
-// go out side by side.
+// mostKeys is the largest Spec.MaxKeys. Its leases take twenty round trips to
+// renew, which go out side by side.
 const mostKeys = 10_000
 
-// maxPacked is how many entries to a hash one may ask for. A field is found by looking
-// at those before it.
+// maxPacked is how many entries to a hash one may ask for. A field is found by
+// looking at those before it.
 const maxPacked = 1024
 
 // validatePacked is validate of Spec.Packed, but for what the keys have to say.
@@ -117,8 +117,9 @@ func (s *settings) validatePacked() error {
 	return nil
 }
 
-// validateStale is validate of what happens when a value is not fresh. It accepts
-// fields that only loads use without Up and UpMany: Wrap may bring the load later.
+// validateStale is validate of what happens when a value is not fresh. It
+// accepts fields that only loads use without Up and UpMany: Wrap may bring the
+// load later.
 func (s *settings) validateStale() error {
 	for _, d := range []struct {
 		name string

@@ -238,36 +238,39 @@ const (
 	NoJitter = -1
 )
 
-// settings returns the Spec without its types, with every field set that has a default.
-func (s *Spec[K, V]) settings() settings {
-	_, counts := s.Codec.(kind.Carrier[K])
+// resolve returns the settings of the Spec, sets its Codec if it has none, and returns
+// how its keys are made; or the error of New. It is a method of its own so that to test
+// a Spec that is refused costs no Cache of its types.
+func (s *Spec[K, V]) resolve() (settings, *key.Template[K], error) {
+	if s.Codec == nil {
+		s.Codec = codec.For[V]()
+	}
 	all := settings{
 		name: s.Name, key: s.Key, ttl: s.TTL, swr: s.StaleWhileRevalidate, sie: s.StaleIfError, softTimeout: s.SoftTimeout,
 		backoff: s.Backoff, notFoundTTL: s.NotFoundTTL, earlyRefresh: s.EarlyRefresh, jitter: s.Jitter, maxKeys: s.MaxKeys,
 		upContext: s.UpContext, writeBehind: s.WriteBehind, writeBehindOptions: s.WriteBehindOptions, upTimeout: s.UpTimeout,
 		leaseTTL: s.LeaseTTL, maxLoads: s.MaxLoads, allowStaleReads: s.AllowStaleReads, packed: s.Packed, expected: s.Expected,
 		noCombining: s.NoCombining, observer: s.Observer,
-		near: s.Near != nil, keyFunc: s.KeyFunc != nil, upMany: s.UpMany != nil, down: s.Down != nil, downMany: s.DownMany != nil,
-		counts: counts, codec: codec.Check(s.Codec),
+		near: s.Near != nil, keyFunc: s.KeyFunc != nil, up: s.Up != nil, upMany: s.UpMany != nil,
+		down: s.Down != nil, downMany: s.DownMany != nil, ttlFor: s.TTLFor != nil,
 	}
-	all.withDefaults()
-	return all
+	template, err := resolved(&all, s.KeyFunc, s.Codec)
+	return all, template, err
 }
 
-// resolve returns the settings of the Spec, sets its Codec if it has none, and returns
-// how its keys are made; or the error of New. It is a method of its own so that to test
-// a Spec that is refused costs no Cache of its types.
-func (s *Spec[K, V]) resolve() (settings, *key.Template[K], error) {
-	template, err := key.FromSpec(s.Key, s.KeyFunc)
+// resolved is resolve of the settings of a Spec, without the type of its values.
+func resolved[K comparable](all *settings, keyFunc func(K) string, c any) (*key.Template[K], error) {
+	template, err := key.FromSpec(all.key, keyFunc)
 	if err != nil {
-		return settings{}, nil, fmt.Errorf("cachex: %w", err)
+		return nil, fmt.Errorf("cachex: %w", err)
 	}
-	if s.Codec == nil {
-		s.Codec = codec.For[V]()
+	_, all.counts = c.(kind.Carrier[K])
+	if c, ok := c.(interface{ Check() error }); ok { // as codec.Check has it
+		all.codec = c.Check()
 	}
-	all := s.settings()
+	all.withDefaults()
 	if err := all.validate(template.Parses); err != nil {
-		return settings{}, nil, fmt.Errorf("cachex: %w", err)
+		return nil, fmt.Errorf("cachex: %w", err)
 	}
-	return all, template, nil
+	return template, nil
 }

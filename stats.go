@@ -51,10 +51,10 @@ func (s Stats) String() string { return nonzero.Format(s) }
 
 // Stats returns a snapshot. The fields are read one after the other, so a call
 // under way may be counted in some of them and not yet in others.
-func (c *Cache[K, V]) Stats() Stats { return c.core.stats() }
+func (c *Cache[K, V]) Stats() Stats { return c.keyed.core.stats() }
 
 func (c *core) stats() Stats {
-	l := c.loads.Stats()
+	l := c.loader.Stats()
 	s := Stats{
 		Hits:           l.Hits,
 		StaleHits:      l.StaleHits,

@@ -3,7 +3,6 @@ package cachex
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/cachex-go/cachex/internal/redact"
@@ -39,58 +38,64 @@ func NoStore(ctx context.Context) { loader.NoStore(ctx) }
 
 // restore calls up, and says how long lives what it returns. It is the load of
 // every flight.
-func (c *Cache[K, V]) restore(ctx context.Context, key K, up func(context.Context, K) (V, error)) (v V, life loader.Life, err error) {
+func (c *keyed[K]) restore(ctx context.Context, key K, up upBox[K]) (box any, life loader.Life, err error) {
 	ctx, done := c.core.beginLoad(c.core.cross(ctx), 1, func() (string, error) { return c.render(key) })
 	defer func() { done(err) }()
-	v, err = up(ctx, key)
-	return v, c.lives(ctx, key, v, err), err
+	box, err = up(ctx, key)
+	return box, c.lives(ctx, key, box, err), err
 }
 
 // lives says how long to keep what an Up has returned.
-func (c *Cache[K, V]) lives(ctx context.Context, key K, v V, err error) loader.Life {
+func (c *keyed[K]) lives(ctx context.Context, key K, box any, err error) loader.Life {
 	switch {
 	case errors.Is(err, ErrNotFound):
 		return c.core.notFoundLife()
 	case errors.Is(err, ErrNotModified):
-		v, _ = Previous[V](ctx)
+		box, _ = loader.PreviousBox(ctx)
 	case err != nil:
 		return loader.Life{}
 	}
-	life, err := c.life(key, v)
+	life, err := c.life(key, box)
 	if err != nil {
 		return loader.Life{Fresh: -1} // no life at all: the value is returned, not stored, and counted
 	}
 	return life
 }
 
-// upOne is Up by UpMany.
-func (c *Cache[K, V]) upOne(ctx context.Context, key K) (V, error) {
-	var zero V
-	if err := c.key.Hashable(key); err != nil {
-		return zero, err // UpMany returns a map
+// life returns how long a value is to live, with the jitter taken off.
+func (c *keyed[K]) life(key K, box any) (loader.Life, error) {
+	if !c.core.settings.ttlFor {
+		return c.core.life(nil)
 	}
-	values, err := c.spec.UpMany(ctx, []K{key})
-	if v, ok := values[key]; ok {
-		return v, nil
+	return c.core.life(func() time.Duration { return c.values.ttl(key, box) })
+}
+
+// upOne is Up by UpMany.
+func (c *keyed[K]) upOne(ctx context.Context, key K) (any, error) {
+	if err := c.template.Hashable(key); err != nil {
+		return nil, err // UpMany returns a map
+	}
+	boxes, err := c.upMany(ctx, []K{key})
+	if boxes[0] != nil {
+		return boxes[0], nil
 	}
 	if err == nil {
 		err = ErrNotFound
 	}
-	return zero, err
+	return nil, err
 }
 
 // restoreMany calls UpMany for some keys.
-func (c *Cache[K, V]) restoreMany(ctx context.Context, keys []K) []loader.Loaded[V] {
+func (c *keyed[K]) restoreMany(ctx context.Context, keys []K) []loader.BoxLoaded {
 	var err error
 	ctx, done := c.core.beginLoad(c.core.cross(ctx), len(keys), func() (string, error) { return c.render(keys[0]) })
 	defer func() { done(err) }()
-	values, err := c.spec.UpMany(ctx, slices.Clone(keys)) // it may well sort them
-	all := make([]loader.Loaded[V], len(keys))
+	boxes, err := c.upMany(ctx, keys)
+	all := make([]loader.BoxLoaded, len(keys))
 	for i, key := range keys {
-		v, ok := values[key]
 		one := err
 		switch {
-		case ok:
+		case boxes[i] != nil:
 			one = nil
 		case err == nil:
 			one = ErrNotFound
@@ -98,15 +103,7 @@ func (c *Cache[K, V]) restoreMany(ctx context.Context, keys []K) []loader.Loaded
 			// Of which key? It is not known of any that it has no value.
 			one = redact.Error("Spec.UpMany: "+err.Error(), nil)
 		}
-		all[i] = loader.Loaded[V]{Value: v, Life: c.lives(ctx, key, v, one), Err: one}
+		all[i] = loader.BoxLoaded{Value: boxes[i], Life: c.lives(ctx, key, boxes[i], one), Err: one}
 	}
 	return all
-}
-
-// life returns how long value is to live, with the jitter taken off.
-func (c *Cache[K, V]) life(key K, value V) (loader.Life, error) {
-	if c.spec.TTLFor == nil {
-		return c.core.life(nil)
-	}
-	return c.core.life(func() time.Duration { return c.spec.TTLFor(key, value) })
 }

@@ -17,20 +17,25 @@ var ErrNotModified = errors.New("not modified")
 // it holds is too old or cannot be decoded; nor, ever, in a load of several keys.
 // The value must not be changed. Safe for concurrent use.
 func Previous[V any](ctx context.Context) (V, bool) {
-	var zero V
-	at, _ := ctx.Value(attemptKey{}).(*attempt)
-	if at == nil || at.previous == nil {
-		return zero, false
-	}
-	p, ok := at.previous()
+	box, _ := PreviousBox(ctx)
+	v, ok := box.(*V)
 	if !ok {
-		return zero, false
-	}
-	v, ok := p.(*V)
-	if !ok {
+		var zero V
 		return zero, false
 	}
 	return *v, true
+}
+
+// PreviousBox is Previous of a value in a box, which is nil if there is none.
+func PreviousBox(ctx context.Context) (box any, ok bool) {
+	at, _ := ctx.Value(attemptKey{}).(*attempt)
+	if at == nil || at.previous == nil {
+		return nil, false
+	}
+	if box, ok = at.previous(); !ok {
+		return nil, false
+	}
+	return box, true
 }
 
 // NoStore makes the load whose ctx this is one whose value is given to its

@@ -7,57 +7,88 @@ import (
 	"github.com/cachex-go/cachex/codec"
 )
 
-// The engine is compiled once, whatever types a program caches. It passes a value on as a
-// pointer in an any, and neither reads nor writes it. Only this file and the typed front
-// in loader.go, many.go, and flights.go know the type of a value.
+// A box is a pointer to a value, in an any. An Engine passes boxes on, and
+// neither reads nor writes their values. So the Engine is compiled once for all
+// types that a program caches. Only a BoxCodec, Loader and Flights know the type
+// of a value.
 
-// A valueCodec is a codec whose values are pointers in an any.
-type valueCodec interface {
-	// new returns a pointer to a zero value.
-	new() any
+// A BoxCodec is a codec of boxes. It is safe for concurrent use.
+type BoxCodec interface {
+	// NewBox returns a pointer to a zero value.
+	NewBox() any
 
-	// append is codec.Keyed.AppendKeyed of *v.
-	append(dst []byte, key string, v any) ([]byte, error)
+	// AppendBox is codec.Keyed.AppendKeyed of the value in box.
+	AppendBox(dst []byte, key string, box any) ([]byte, error)
 
-	// decode is codec.Keyed.DecodeKeyed into *v.
-	decode(src []byte, key string, v any) error
+	// DecodeBox is codec.Keyed.DecodeKeyed into box.
+	DecodeBox(src []byte, key string, box any) error
+
+	// Codec returns the codec of the values. If it authenticates, see
+	// codec.Keyed, so does the Engine.
+	Codec() any
 }
 
-// boxed is a valueCodec of values of type V.
-type boxed[V any] struct{ codec.Keyed[V] }
+// boxed is a BoxCodec of values of type V.
+type boxed[V any] struct{ codec codec.Keyed[V] }
 
-func (boxed[V]) new() any { return new(V) }
+func (boxed[V]) NewBox() any { return new(V) }
 
-func (b boxed[V]) append(dst []byte, key string, v any) ([]byte, error) {
-	return b.AppendKeyed(dst, key, *v.(*V))
+func (b boxed[V]) AppendBox(dst []byte, key string, box any) ([]byte, error) {
+	return b.codec.AppendKeyed(dst, key, *box.(*V))
 }
 
-func (b boxed[V]) decode(src []byte, key string, v any) error {
-	return b.DecodeKeyed(src, key, v.(*V))
+func (b boxed[V]) DecodeBox(src []byte, key string, box any) error {
+	return b.codec.DecodeKeyed(src, key, box.(*V))
 }
 
-// unbox returns the value that v points to, or the zero value if v is nil.
-func unbox[V any](v any) (value V) {
-	if p, ok := v.(*V); ok {
+func (b boxed[V]) Codec() any { return b.codec }
+
+// unbox returns the value in a box, or the zero value if box is nil.
+func unbox[V any](box any) (value V) {
+	if p, ok := box.(*V); ok {
 		value = *p
 	}
 	return value
 }
 
-// A loadOne is a Func whose value is a pointer in an any.
-type loadOne func(ctx context.Context) (any, Life, error)
+// A BoxFunc is a Func whose value is in a box.
+type BoxFunc func(ctx context.Context) (any, Life, error)
 
-// A loadMany is a ManyFunc whose values are pointers in an any.
-type loadMany func(ctx context.Context, keys []int) []loaded
+// A BoxManyFunc is a ManyFunc whose values are in boxes.
+type BoxManyFunc func(ctx context.Context, keys []int) []BoxLoaded
 
-// A loaded is a Loaded whose value is a pointer in an any.
-type loaded struct {
+// A BoxLoaded is a Loaded whose value is in a box, nil if there is none.
+type BoxLoaded struct {
 	Value any
 	Life  Life
 	Err   error
 }
 
-func boxOne[V any](load Func[V]) loadOne {
+// A BoxAnswer is an Answer whose value is in a box, nil if there is none.
+type BoxAnswer struct {
+	Value   any
+	Outcome Outcome
+	Err     error
+}
+
+// A BoxTarget receives the value of a hit, and loads on a miss. See
+// Engine.GetOrLoad.
+type BoxTarget interface {
+	// Box returns a pointer to a zero value, which a hit sets. The Engine calls
+	// it at most once.
+	Box() any
+
+	// Load is a BoxFunc.
+	Load(ctx context.Context) (any, Life, error)
+}
+
+// A BoxTargets receives the values of several keys.
+type BoxTargets interface {
+	// Box returns a pointer to a value, which may be zero, for the i-th key.
+	Box(i int) any
+}
+
+func boxOne[V any](load Func[V]) BoxFunc {
 	return func(ctx context.Context) (any, Life, error) {
 		v, life, err := load(ctx)
 		return &v, life, err
@@ -65,16 +96,16 @@ func boxOne[V any](load Func[V]) loadOne {
 }
 
 // boxMany returns nil if load is nil.
-func boxMany[V any](load ManyFunc[V]) loadMany {
+func boxMany[V any](load ManyFunc[V]) BoxManyFunc {
 	if load == nil {
 		return nil
 	}
-	return func(ctx context.Context, keys []int) []loaded {
+	return func(ctx context.Context, keys []int) []BoxLoaded {
 		typed := slices.Clone(load(ctx, keys)) // the values are pointed to from now on
-		all := make([]loaded, len(typed))
+		all := make([]BoxLoaded, len(typed))
 		for i := range typed {
 			one := &typed[i]
-			all[i] = loaded{Value: &one.Value, Life: one.Life, Err: one.Err}
+			all[i] = BoxLoaded{Value: &one.Value, Life: one.Life, Err: one.Err}
 		}
 		return all
 	}

@@ -22,12 +22,13 @@ import (
 // longest returns the longest pause that a back-off of d makes at random.
 func longest(d time.Duration) time.Duration { return d / 5 * 6 }
 
-// An engine is what a Loader is made of, but for the type of its values.
-type engine struct {
+// An Engine is a Loader whose values are in boxes: package cachex makes its
+// caches of it. It is safe for concurrent use.
+type Engine struct {
 	rdb     redis.UniversalClient
 	gather  *gather.Client // of all who read on rdb
 	apart   bool           // Options.NoCombining
-	codec   valueCodec
+	codec   BoxCodec
 	seal    sealer // nil: the codec does not authenticate
 	leases  Leases
 	flights group
@@ -46,15 +47,15 @@ type engine struct {
 	deaf    chan struct{} // closed when hear and gather are released
 
 	size  gather.Size  // of an entry
-	spare sync.Pool    // of *[]answer, zero
+	spare sync.Pool    // of *[]BoxAnswer, zero
 	cold  atomic.Bool  // most of many keys were missing
 	cost  atomic.Int64 // nanoseconds: moving average of what loads cost, 0 before the first
 	quick atomic.Int64 // nanoseconds: what the quickest load of late took, 0 before the first
 	stats counters
 }
 
-// A settings is Options, but for the codec.
-type settings struct {
+// EngineOptions are Options without the codec.
+type EngineOptions struct {
 	LeaseTTL, Timeout                               time.Duration
 	MaxLoads                                        int
 	StaleWhileRevalidate, StaleIfError, SoftTimeout time.Duration
@@ -63,8 +64,8 @@ type settings struct {
 	Packed, NoCombining                             bool
 }
 
-// newEngine is New.
-func newEngine(rdb redis.UniversalClient, c valueCodec, authenticates any, o settings) (*engine, error) {
+// NewEngine is New for boxes.
+func NewEngine(rdb redis.UniversalClient, c BoxCodec, o EngineOptions) (*Engine, error) {
 	if o.LeaseTTL == 0 {
 		o.LeaseTTL = defaults.LeaseTTL()
 	}
@@ -81,8 +82,8 @@ func newEngine(rdb redis.UniversalClient, c valueCodec, authenticates any, o set
 	if err != nil {
 		return nil, err
 	}
-	l := &engine{
-		rdb: rdb, codec: c, seal: sealerOf(authenticates), leases: *leases, deaf: make(chan struct{}),
+	l := &Engine{
+		rdb: rdb, codec: c, seal: sealerOf(c.Codec()), leases: *leases, deaf: make(chan struct{}),
 		swr: o.StaleWhileRevalidate.Milliseconds(), sie: o.StaleIfError.Milliseconds(),
 		longest:     saturate.Mul(max(o.LeaseTTL, o.Backoff, MaxBackoff), 2).Milliseconds() + slack,
 		softTimeout: o.SoftTimeout, backoff: o.Backoff, early: o.EarlyRefresh,
@@ -100,7 +101,7 @@ func newEngine(rdb redis.UniversalClient, c valueCodec, authenticates any, o set
 }
 
 // check returns an error that names the option that is wrong.
-func (o *settings) check() error {
+func (o *EngineOptions) check() error {
 	for _, d := range []struct {
 		name string
 		d    time.Duration
@@ -121,17 +122,9 @@ func (o *settings) check() error {
 	return nil
 }
 
-// A getTarget is what a caller of getOrLoad has for it.
-type getTarget interface {
-	// into returns a pointer to a zero value, which a hit sets.
-	into() any
-
-	// load is a loadOne.
-	load(ctx context.Context) (any, Life, error)
-}
-
-// getOrLoad is Loader.Get. A hit allocates nothing for what only a load needs.
-func (l *engine) getOrLoad(ctx context.Context, key string, t getTarget) (any, Outcome, error) {
+// GetOrLoad is Loader.Get, and tells how the value was come by. A hit allocates
+// nothing for what only a load needs.
+func (l *Engine) GetOrLoad(ctx context.Context, key string, t BoxTarget) (any, Outcome, error) {
 	if ctx.Err() != nil {
 		return nil, 0, context.Cause(ctx)
 	}
@@ -142,7 +135,7 @@ func (l *engine) getOrLoad(ctx context.Context, key string, t getTarget) (any, O
 			l.stats.bypasses.Add(1)
 			r.m, r.err = l.board(ctx, key, sight{away: away}, nil, t)
 		} else if r.await(ctx, true) {
-			v := t.into()
+			v := t.Box()
 			s := l.open(ctx, &r, true, v)
 			switch {
 			case s.kind.served():
@@ -166,21 +159,22 @@ func (l *engine) getOrLoad(ctx context.Context, key string, t getTarget) (any, O
 	return l.answer(l.wait(ctx, key, r.m))
 }
 
-// board joins the flight of key, or starts one, and has bring take others on board. It
-// is a function of its own since it allocates what a hit has no use for.
-func (l *engine) board(ctx context.Context, key string, s sight, bring func(*flight), t getTarget) (*member, error) {
-	m, _, err := l.flights.embark(ctx, key, false, l.single(key, s, t.load), bring)
+// board joins the flight of key, or starts one, and has bring take others on
+// board. It is a function of its own since it allocates what a hit has no use
+// for.
+func (l *Engine) board(ctx context.Context, key string, s sight, bring func(*flight), t BoxTarget) (*member, error) {
+	m, _, err := l.flights.embark(ctx, key, false, l.single(key, s, t.Load), bring)
 	return m, err
 }
 
 // ahead loads a new value while the one that is there is served.
-func (l *engine) ahead(ctx context.Context, key string, s sight, t getTarget) {
-	l.flights.leaveAside(ctx, key, l.single(key, s, t.load))
+func (l *Engine) ahead(ctx context.Context, key string, s sight, t BoxTarget) {
+	l.flights.leaveAside(ctx, key, l.single(key, s, t.Load))
 }
 
-// find is Loader.Find, where v is a pointer to a zero value. It returns v, or nil if
-// there is no value.
-func (l *engine) find(ctx context.Context, key string, v any) (any, Outcome, error) {
+// Find is Loader.Find, where v is a pointer to a zero value. It returns v, or
+// nil if there is no value.
+func (l *Engine) Find(ctx context.Context, key string, v any) (any, Outcome, error) {
 	if ctx.Err() != nil {
 		return nil, 0, context.Cause(ctx)
 	}
@@ -196,8 +190,8 @@ func (l *engine) find(ctx context.Context, key string, v any) (any, Outcome, err
 	return l.looked(ctx, v, l.open(ctx, &r, false, v))
 }
 
-// looked is what find returns of what was seen.
-func (l *engine) looked(ctx context.Context, v any, s sight) (any, Outcome, error) {
+// looked is what Find returns of what was seen.
+func (l *Engine) looked(ctx context.Context, v any, s sight) (any, Outcome, error) {
 	switch {
 	case s.kind.served() && s.kind != pausing:
 		return v, l.count(s.kind), nil
@@ -215,14 +209,14 @@ func (l *engine) looked(ctx context.Context, v any, s sight) (any, Outcome, erro
 // Forget makes callers who come after it begin anew, in place of joining a load
 // that is under way here. Whoever deletes or writes a key calls it when Redis
 // has answered.
-func (l *engine) Forget(keys ...string) { l.flights.Forget(keys...) }
+func (l *Engine) Forget(keys ...string) { l.flights.Forget(keys...) }
 
 // Leases returns the leases that the Loader takes, for code that writes or
 // expires keys.
-func (l *engine) Leases() *Leases { return &l.leases }
+func (l *Engine) Leases() *Leases { return &l.leases }
 
 // Stats returns what the Loader has counted since New.
-func (l *engine) Stats() Stats {
+func (l *Engine) Stats() Stats {
 	s := l.stats.snapshot()
 	s.Breaker = l.away.State()
 	return s
@@ -230,7 +224,7 @@ func (l *engine) Stats() Stats {
 
 // Close is Flights.Close, and ends the subscription for waits. What is in Redis
 // can still be read; a miss is ErrClosed. The client stays open.
-func (l *engine) Close(ctx context.Context) error {
+func (l *Engine) Close(ctx context.Context) error {
 	err := l.flights.Close(ctx)
 	l.closing.Do(func() {
 		wait, idle := l.hear.Release(), l.gather.Release()
@@ -238,8 +232,8 @@ func (l *engine) Close(ctx context.Context) error {
 			close(l.deaf)
 			return
 		}
-		// Ends with the listener's goroutine, which the client may hold up while it dials,
-		// and with reads that their callers have left.
+		// Ends with the listener's goroutine, which the client may hold up
+		// while it dials, and with reads that their callers have left.
 		guard.Go(guard.Client, func() error {
 			if wait != nil {
 				wait()
@@ -265,10 +259,11 @@ func (l *engine) Close(ctx context.Context) error {
 }
 
 // expect returns what a load is going to cost, 0 before the first.
-func (l *engine) expect() time.Duration { return time.Duration(l.cost.Load()) }
+func (l *Engine) expect() time.Duration { return time.Duration(l.cost.Load()) }
 
-// learn takes a load's cost into the average. Two at the same time may lose one.
-func (l *engine) learn(took time.Duration) {
+// learn takes a load's cost into the average. Two at the same time may lose
+// one.
+func (l *Engine) learn(took time.Duration) {
 	old := l.cost.Load()
 	if old == 0 {
 		old = int64(took)
@@ -277,8 +272,9 @@ func (l *engine) learn(took time.Duration) {
 	l.hasten(took)
 }
 
-// hasten takes into the shortest time of late what a load took, even one that failed.
-func (l *engine) hasten(took time.Duration) {
+// hasten takes into the shortest time of late what a load took, even one that
+// failed.
+func (l *Engine) hasten(took time.Duration) {
 	old := l.quick.Load()
 	if old == 0 || int64(took) < old {
 		old = int64(took)

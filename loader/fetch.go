@@ -27,7 +27,7 @@ type fetch struct {
 }
 
 // fetch queues on p what reads keys.
-func (l *engine) fetch(ctx context.Context, p redis.Pipeliner, keys []string) fetch {
+func (l *Engine) fetch(ctx context.Context, p redis.Pipeliner, keys []string) fetch {
 	if l.leases.packed {
 		f := fetch{keys: keys}
 		f.gets, f.of, f.deal = l.leases.hashes(ctx, p, keys)
@@ -112,7 +112,7 @@ func (f *fetch) end() {
 
 // again reads by a GET each what an MGET was not answered for, in a round trip of its
 // own. It leaves when ctx is done or Redis is silent for too long.
-func (l *engine) again(ctx context.Context, f *fetch) (fetch, error) {
+func (l *Engine) again(ctx context.Context, f *fetch) (fetch, error) {
 	p := l.rdb.Pipeline()
 	each := fetchEach(ctx, p, f.keys)
 	err := l.sendAll(ctx, p)

@@ -9,4 +9,4 @@ func (fs *group) ForgetAll() {
 }
 
 // ForgetAll is Forget for every key that is being loaded here.
-func (l *engine) ForgetAll() { l.flights.ForgetAll() }
+func (l *Engine) ForgetAll() { l.flights.ForgetAll() }

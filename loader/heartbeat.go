@@ -18,7 +18,7 @@ import (
 // Its timer costs no goroutine before it fires, which it does not while a load is
 // quick.
 type heartbeat struct {
-	l     *engine
+	l     *Engine
 	is    []int // which of the leases; nil: all
 	renew renewing
 	send  func([]*script.Call)
@@ -37,7 +37,7 @@ type renewing = func(is []int) (calls []*script.Call, answered func())
 // called for each beat, and its answered not after stop has returned. Both may run on
 // goroutines of the Loader, for several servers at the same time. What is under way when
 // ctx ends or stop is called is left.
-func (l *engine) beating(ctx context.Context, n int, key func(i int) string, renew renewing) (first *heartbeat) {
+func (l *Engine) beating(ctx context.Context, n int, key func(i int) string, renew renewing) (first *heartbeat) {
 	for _, is := range convoy.ByServer(l.rdb, n, func(i int) string {
 		at, _ := l.leases.place(key(i))
 		return at
@@ -51,7 +51,7 @@ func (l *engine) beating(ctx context.Context, n int, key func(i int) string, ren
 }
 
 // beatingAt starts the heartbeat of the leases of one server.
-func (l *engine) beatingAt(ctx context.Context, is []int, renew renewing, next *heartbeat) *heartbeat {
+func (l *Engine) beatingAt(ctx context.Context, is []int, renew renewing, next *heartbeat) *heartbeat {
 	h := &heartbeat{l: l, is: is, renew: renew, next: next}
 	h.send = func(calls []*script.Call) { l.send(ctx, calls) }
 	h.mu.Lock()

@@ -12,7 +12,7 @@ import (
 // portion after the other, each in one round trip to each server, while the leases of the
 // others are still renewed. A server that takes much longer than the others holds up its
 // own flights only.
-func (r *run) land(all []loaded, took time.Duration) {
+func (r *run) land(all []BoxLoaded, took time.Duration) {
 	r.loaded()
 	var orphans []*pursuit
 	var late []*landing
@@ -62,7 +62,7 @@ type landing struct {
 
 // landSome begins land for the legs from an index to another, and ends those that have no
 // lease.
-func (r *run) landSome(from, to int, all []loaded, took time.Duration) *landing {
+func (r *run) landSome(from, to int, all []BoxLoaded, took time.Duration) *landing {
 	legs := r.legs[from:to]
 	d := &landing{
 		r: r, ctx: context.WithoutCancel(r.ctx), legs: legs, from: from, results: make([]result, len(legs)),

@@ -58,7 +58,7 @@ func (r *run) keep(from int) {
 }
 
 // extended takes the answers to a beat. joined are the members when it was sent.
-func (l *engine) extended(legs []*pursuit, calls []*script.Call, joined []int) {
+func (l *Engine) extended(legs []*pursuit, calls []*script.Call, joined []int) {
 	for i, call := range calls {
 		n, err := number(call, 2)
 		switch {
@@ -81,7 +81,7 @@ func (r *run) still() {
 }
 
 // start starts the load, which takes our slot with it.
-func (r *run) start(took *time.Duration) <-chan []loaded {
+func (r *run) start(took *time.Duration) <-chan []BoxLoaded {
 	l, slot, self := r.l, r.slot, r.self
 	r.slot = false
 	is := make([]int, len(r.legs))
@@ -101,8 +101,8 @@ func (r *run) start(took *time.Duration) <-chan []loaded {
 	}
 	ctx := context.WithValue(r.ctx, attemptKey{}, at)
 	began := time.Now()
-	return protect(&l.flights, func() []loaded {
-		var res []loaded
+	return protect(&l.flights, func() []BoxLoaded {
+		var res []BoxLoaded
 		defer func() {
 			*took = time.Since(began)
 			l.stats.loads.Add(1)
@@ -149,8 +149,8 @@ func (r *run) leaseOf() func(key string) (Lease, bool) {
 }
 
 // all is what a load returns that has the same error for every key.
-func (r *run) all(err error) []loaded {
-	res := make([]loaded, len(r.legs))
+func (r *run) all(err error) []BoxLoaded {
+	res := make([]BoxLoaded, len(r.legs))
 	for i := range res {
 		res[i].Err = err
 	}
@@ -158,7 +158,7 @@ func (r *run) all(err error) []loaded {
 }
 
 // unanswered reports whether a load gave no answer at all.
-func unanswered(res []loaded) bool {
+func unanswered(res []BoxLoaded) bool {
 	for _, one := range res {
 		if one.Err == nil || errors.Is(one.Err, ErrNotFound) || errors.Is(one.Err, ErrNotModified) {
 			return false
@@ -169,7 +169,7 @@ func unanswered(res []loaded) bool {
 
 // conclude says what the load of a key has come to, and returns the call that
 // tells Redis.
-func (r *run) conclude(p *pursuit, got loaded, took time.Duration, res *result) *script.Call {
+func (r *run) conclude(p *pursuit, got BoxLoaded, took time.Duration, res *result) *script.Call {
 	l := r.l
 	*res = result{v: got.Value, err: blame(r.ctx, got.Err), how: OutcomeLoaded}
 	if p.alone {
@@ -211,9 +211,7 @@ func (r *run) conclude(p *pursuit, got loaded, took time.Duration, res *result) 
 	case p.alone || got.Life.check() != nil:
 		return unstored()
 	}
-	payload, err := l.encode(nil, p.key, got.Life.Fresh, func(dst []byte, key string) ([]byte, error) {
-		return l.codec.append(dst, key, res.v)
-	})
+	payload, err := l.encode(nil, p.key, got.Life.Fresh, res.v)
 	if err != nil {
 		return unstored()
 	}

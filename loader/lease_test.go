@@ -48,7 +48,7 @@ func TestTheDefaultsAreThoseOfTheDocs(t *testing.T) {
 	require.Equal(t, defaults.LeaseTTL(), l.engine.leases.ttl)
 	require.Equal(t, time.Minute, l.engine.flights.timeout)
 	require.Nil(t, l.engine.slots)
-	require.Equal(t, boxed[string]{codec.Bind(codec.For[string]())}, l.engine.codec)
+	require.Equal(t, boxed[string]{codec: codec.Bind(codec.For[string]())}, l.engine.codec)
 }
 
 func TestALifeIsWholeMillisecondsUpToTenYears(t *testing.T) {

@@ -14,7 +14,6 @@ package loader
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -84,9 +83,9 @@ type Options[V any] struct {
 	NoCombining bool
 }
 
-// settings returns the options, but for the codec.
-func (o *Options[V]) settings() settings {
-	return settings{
+// untyped returns the options without the codec.
+func (o *Options[V]) untyped() EngineOptions {
+	return EngineOptions{
 		LeaseTTL: o.LeaseTTL, Timeout: o.Timeout, MaxLoads: o.MaxLoads,
 		StaleWhileRevalidate: o.StaleWhileRevalidate, StaleIfError: o.StaleIfError, SoftTimeout: o.SoftTimeout,
 		Backoff: o.Backoff, EarlyRefresh: o.EarlyRefresh, Packed: o.Packed, NoCombining: o.NoCombining,
@@ -100,8 +99,7 @@ const MaxBackoff = time.Minute
 // A Loader loads each key once for the whole fleet. It is safe for concurrent
 // use.
 type Loader[V any] struct {
-	engine *engine   // not embedded: each type would then compile a wrapper of each of its methods
-	spare  sync.Pool // of *[]Answer[V], zero
+	engine *Engine // not embedded: each type would then compile a wrapper of each of its methods
 }
 
 // New returns a Loader, or an error that names the option that is wrong. It
@@ -110,8 +108,7 @@ func New[V any](rdb redis.UniversalClient, o Options[V]) (*Loader[V], error) {
 	if o.Codec == nil {
 		o.Codec = codec.For[V]()
 	}
-	c := codec.Bind(o.Codec)
-	e, err := newEngine(rdb, boxed[V]{c}, c, o.settings())
+	e, err := NewEngine(rdb, boxed[V]{codec.Bind(o.Codec)}, o.untyped())
 	if err != nil {
 		return nil, err
 	}
@@ -138,30 +135,22 @@ type Func[V any] func(ctx context.Context) (V, Life, error)
 // load says for how long. That Redis failed, or that a value could not be stored,
 // is no error: Stats count it.
 func (l *Loader[V]) Get(ctx context.Context, key string, load Func[V]) (V, error) {
-	v, _, err := GetWith(ctx, l, key, load, callFunc)
-	return v, err
+	v, _, err := l.engine.GetOrLoad(ctx, key, &getCall[V]{fn: load})
+	return unbox[V](v), err
 }
 
-func callFunc[V any](ctx context.Context, load Func[V]) (V, Life, error) { return load(ctx) }
-
-// GetWith is Get for a load that takes an argument, and says how the value was
-// come by. It saves a hit the closure.
-func GetWith[A, V any](ctx context.Context, l *Loader[V], key string, arg A, load func(context.Context, A) (V, Life, error)) (V, Outcome, error) {
-	v, how, err := l.engine.getOrLoad(ctx, key, &getCall[A, V]{arg: arg, fn: load})
-	return unbox[V](v), how, err
-}
-
-// A getCall is one GetWith. It has the value and the argument in one allocation.
-type getCall[A, V any] struct {
+// A getCall is one Get. It has the value and the load in one allocation.
+type getCall[V any] struct {
 	value V // set by a hit
-	arg   A
-	fn    func(context.Context, A) (V, Life, error)
+	fn    Func[V]
 }
 
-func (c *getCall[A, V]) into() any { return &c.value }
+// Box returns a pointer to the value.
+func (c *getCall[V]) Box() any { return &c.value }
 
-func (c *getCall[A, V]) load(ctx context.Context) (any, Life, error) {
-	v, life, err := c.fn(ctx, c.arg)
+// Load calls the load.
+func (c *getCall[V]) Load(ctx context.Context) (any, Life, error) {
+	v, life, err := c.fn(ctx)
 	return &v, life, err
 }
 
@@ -177,7 +166,7 @@ func (l *Loader[V]) Lookup(ctx context.Context, key string) (V, bool, error) {
 // Find is Lookup, and says how the value was come by: OutcomeHit, OutcomeStale,
 // OutcomeNotFound, or 0 if Redis does not know.
 func (l *Loader[V]) Find(ctx context.Context, key string) (V, Outcome, error) {
-	v, how, err := l.engine.find(ctx, key, new(V))
+	v, how, err := l.engine.Find(ctx, key, new(V))
 	return unbox[V](v), how, err
 }
 
@@ -190,7 +179,7 @@ func (l *Loader[V]) Find(ctx context.Context, key string) (V, Outcome, error) {
 // The error is the one of load, and the value that was there stays. Where Redis
 // does not answer, load is called all the same, and nothing is stored.
 func (l *Loader[V]) Refresh(ctx context.Context, key string, load Func[V]) (V, Outcome, error) {
-	v, how, err := l.engine.refresh(ctx, key, boxOne(load))
+	v, how, err := l.engine.Refresh(ctx, key, boxOne(load))
 	return unbox[V](v), how, err
 }
 
@@ -200,25 +189,24 @@ func (l *Loader[V]) Refresh(ctx context.Context, key string, load Func[V]) (V, O
 // Options.Backoff, if that is shorter; the value that was there stays, and the
 // error is returned.
 func (l *Loader[V]) Reload(ctx context.Context, key string, every time.Duration, load Func[V]) error {
-	return l.engine.reload(ctx, key, every, boxOne(load))
+	return l.engine.Reload(ctx, key, every, boxOne(load))
 }
 
 // ReloadMany is Reload for several keys, which must differ, by one call of load. It
 // returns an error for each, nil where all is well.
 func (l *Loader[V]) ReloadMany(ctx context.Context, keys []string, every time.Duration, load ManyFunc[V]) []error {
-	return l.engine.reloadMany(ctx, keys, every, boxMany(load))
+	return l.engine.ReloadMany(ctx, keys, every, boxMany(load))
 }
 
 // Writing returns v as a value to be written. The error is that of the codec.
 func (l *Loader[V]) Writing(key string, v V, life Life) (Writing, error) {
-	c := l.engine.codec.(boxed[V])
-	return l.engine.writing(key, life, func(dst []byte, key string) ([]byte, error) { return c.AppendKeyed(dst, key, v) })
+	return l.engine.Writing(key, life, &v)
 }
 
 // Decode sets *v to the value of payload, which is of an entry of key, whenever
 // that ends. The error is that of the codec; a panic of the codec is one too.
 func (l *Loader[V]) Decode(key string, payload []byte, v *V) error {
-	return l.engine.decodeValue(key, payload, v)
+	return l.engine.Decode(key, payload, v)
 }
 
 // Write stores the value of a key whatever is there, and takes the lease away from a load

@@ -3,9 +3,6 @@ package loader
 import (
 	"context"
 	"slices"
-	"time"
-
-	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/internal/convoy"
 	"github.com/cachex-go/cachex/internal/guard"
@@ -29,26 +26,6 @@ type Answer[V any] struct {
 	Value   V
 	Outcome Outcome
 	Err     error // as that of Get
-}
-
-// room returns n answers that are zero.
-func (l *Loader[V]) room(n int) []Answer[V] {
-	if spare, ok := l.spare.Get().(*[]Answer[V]); ok && cap(*spare) >= n {
-		return (*spare)[:n]
-	}
-	return make([]Answer[V], n)
-}
-
-// mostSpare is how many answers are kept for the next call.
-const mostSpare = 1 << 10
-
-// Reuse says that nobody looks at answers of the Loader any more: they are a good part
-// of what a call allocates. It need not be called.
-func (l *Loader[V]) Reuse(answers []Answer[V]) {
-	if cap(answers) <= mostSpare {
-		clear(answers)
-		l.spare.Put(&answers)
-	}
 }
 
 // GetMany is Get for several keys, which must differ. What is in Redis comes in one
@@ -77,72 +54,33 @@ func (l *Loader[V]) Reuse(answers []Answer[V]) {
 // Every key has its own answer. If load panics or returns too little, the keys
 // concerned get an error.
 func (l *Loader[V]) GetMany(ctx context.Context, keys []string, limit int, load ManyFunc[V]) []Answer[V] {
-	r := l.Reading(ctx, keys, limit, load)
-	r.read.getMany()
-	return r.Wait()
+	into := make(values[V], len(keys))
+	return into.answers(l.engine.GetMany(ctx, keys, limit, boxMany(load), into))
 }
 
 // LookupMany is Find for several keys, in one round trip.
 func (l *Loader[V]) LookupMany(ctx context.Context, keys []string) []Answer[V] {
-	r := l.Reading(ctx, keys, 0, nil)
-	r.read.read()
-	return r.Wait()
+	into := make(values[V], len(keys))
+	return into.answers(l.engine.LookupMany(ctx, keys, into))
 }
 
-// A Reading is GetMany, or LookupMany, in steps, for whoever has the readings of
-// several Loaders share their round trips: Ask, send what that queued, Take, Load,
-// Wait. Take and Load come again as long as there are servers that have not answered.
-// It is for one goroutine, and for one use.
-type Reading[V any] struct {
-	read  manyRead
-	typed []Answer[V]
-}
+// values are a BoxTargets.
+type values[V any] []V
 
-// Reading begins GetMany, or LookupMany if load is nil. It boards the flights that
-// are under way.
-func (l *Loader[V]) Reading(ctx context.Context, keys []string, limit int, load ManyFunc[V]) *Reading[V] {
-	r := &Reading[V]{typed: l.room(len(keys))}
-	r.read.begin(ctx, l.engine, keys, limit, boxMany(load), r)
-	return r
-}
+func (vs values[V]) Box(i int) any { return &vs[i] }
 
-// Ask queues on p the commands that read what has no flight, but not those for
-// which Redis is not worth asking.
-func (r *Reading[V]) Ask(ctx context.Context, p redis.Pipeliner) { r.read.Ask(ctx, p) }
-
-// Take takes what the commands were answered that have ended since the last Take, all
-// of which were sent at a time. A command of which ended returns an error is not looked
-// at.
-func (r *Reading[V]) Take(sent time.Time, ended convoy.Ended) { r.read.Take(sent, ended) }
-
-// Away returns why Redis was not asked for some of the keys, or did not answer, and
-// nil if it was and did. They may have been loaded all the same.
-func (r *Reading[V]) Away() error { return r.read.Away() }
-
-// Load begins to load what was not there, and does not wait for it. The loads take
-// part in c, if it is not nil.
-func (r *Reading[V]) Load(c *convoy.Convoy) { r.read.Load(c) }
-
-// Waits reports whether Wait has anything to wait for.
-func (r *Reading[V]) Waits() bool { return r.read.Waits() }
-
-func (r *Reading[V]) into(i int) any { return &r.typed[i].Value }
-
-// Wait returns the answers, when the flights have ended.
-func (r *Reading[V]) Wait() []Answer[V] {
-	answers := r.read.wait()
-	for i := range answers {
-		from, to := &answers[i], &r.typed[i]
-		to.Outcome, to.Err = from.Outcome, from.Err
-		to.Value = unbox[V](from.Value)
+// answers returns the answers without their boxes.
+func (values[V]) answers(boxes []BoxAnswer) []Answer[V] {
+	all := make([]Answer[V], len(boxes))
+	for i, a := range boxes {
+		all[i] = Answer[V]{Value: unbox[V](a.Value), Outcome: a.Outcome, Err: a.Err}
 	}
-	r.read.reuse()
-	return r.typed
+	return all
 }
 
 // fly boards the flights of some keys, or starts them. The runs that it starts are
 // parties of r.together.
-func (r *manyRead) fly(is []int, who boarding) ([]*member, []error) {
+func (r *BoxReading) fly(is []int, who boarding) ([]*member, []error) {
 	l, load, a, c := r.l, r.load, r.aim, r.together
 	keys, sights := make([]string, len(is)), make([]sight, len(is))
 	for j, i := range is {
@@ -192,7 +130,7 @@ func (r *manyRead) fly(is []int, who boarding) ([]*member, []error) {
 
 // pool returns the places for loads of single keys. Keys whose server was late share
 // them with the others. Loads that nobody waits for have places of their own.
-func (r *manyRead) pool(who boarding) *waitfor.Pool {
+func (r *BoxReading) pool(who boarding) *waitfor.Pool {
 	if r.limit == 0 {
 		return waitfor.NewPool(1)
 	}

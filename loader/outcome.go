@@ -25,7 +25,7 @@ func (o Outcome) String() string {
 }
 
 // count counts a read that found something in Redis, and returns its outcome.
-func (l *engine) count(k kind) Outcome {
+func (l *Engine) count(k kind) Outcome {
 	switch k {
 	case none:
 		l.stats.notFoundHits.Add(1)
@@ -40,7 +40,7 @@ func (l *engine) count(k kind) Outcome {
 
 // answer is what a reader gets of what a flight has found. A value that was there
 // before is as good as any if there is nothing newer.
-func (l *engine) answer(res *result) (any, Outcome, error) {
+func (l *Engine) answer(res *result) (any, Outcome, error) {
 	if res.kept || res.how == OutcomeStale {
 		l.stats.staleHits.Add(1)
 		return res.v, OutcomeStale, nil

@@ -48,7 +48,7 @@ const (
 
 // Turns returns turns that are held for the LeaseTTL of l, and whose failures l
 // counts. It makes no call to Redis.
-func (l *engine) Turns() *Turns {
+func (l *Engine) Turns() *Turns {
 	fs := &l.flights
 	return &Turns{
 		rdb: l.rdb,

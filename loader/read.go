@@ -172,7 +172,7 @@ func (s *stripe) pass(key string, t *turn) {
 
 // A reading is one caller's part in a turn.
 type reading struct {
-	l   *engine
+	l   *Engine
 	s   *stripe
 	key string
 	t   *turn // nil once we have no part in it

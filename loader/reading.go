@@ -14,13 +14,16 @@ import (
 	"github.com/cachex-go/cachex/internal/waitfor"
 )
 
-// A manyRead is a Reading, but for the type of its values.
-type manyRead struct {
-	target manyTarget
-	l      *engine
+// A BoxReading is GetMany, or LookupMany, in steps, for whoever has the readings of
+// several Engines share their round trips: Ask, send what that queued, Take, Load,
+// Wait. Take and Load come again as long as there are servers that have not answered.
+// It is for one goroutine, and for one use.
+type BoxReading struct {
+	target BoxTargets
+	l      *Engine
 	ctx    context.Context // of the call, which the Reading does not outlive
 	keys   []string
-	load   loadMany // nil: never load
+	load   BoxManyFunc // nil: never load
 	limit  int
 	aim    aim
 
@@ -36,29 +39,17 @@ type manyRead struct {
 	queued   []*flight // that others have queued, and that we have boarded
 	together *convoy.Convoy
 	places   [nobody + 1]*waitfor.Pool // of the loads of single keys, if limit is not 0
-	answers  []answer
+	answers  []BoxAnswer
 	members  []*member     // of those who wait for a flight; nil if nobody does
 	sights   []sight       // of those to be loaded; nil if nothing was read, or all was there
 	over     chan struct{} // closed when the soft timeout is over; nil if there is none
 	timer    *time.Timer
 }
 
-// A manyTarget has room for the values.
-type manyTarget interface {
-	// into returns a pointer to a value, which may be zero, for the i-th key.
-	into(i int) any
-}
-
-// An answer is an Answer whose value is a pointer in an any, nil if there is none.
-type answer struct {
-	Value   any
-	Outcome Outcome
-	Err     error
-}
-
-// begin is Loader.Reading.
-func (r *manyRead) begin(ctx context.Context, l *engine, keys []string, limit int, load loadMany, into manyTarget) {
-	*r = manyRead{target: into, l: l, ctx: ctx, keys: keys, load: load, limit: limit, aim: l.usual()}
+// Reading begins GetMany, or LookupMany if load is nil. It boards the flights that
+// are under way. into has the values.
+func (l *Engine) Reading(ctx context.Context, keys []string, limit int, load BoxManyFunc, into BoxTargets) *BoxReading {
+	r := &BoxReading{target: into, l: l, ctx: ctx, keys: keys, load: load, limit: limit, aim: l.usual()}
 	r.answers, r.missing = l.room(len(keys)), make([]int, 0, len(keys))
 	joins := load != nil && l.flights.some.Load()
 	for i, key := range keys {
@@ -74,39 +65,49 @@ func (r *manyRead) begin(ctx context.Context, l *engine, keys []string, limit in
 			r.missing = append(r.missing, i)
 		}
 	}
+	return r
 }
 
 // room returns n answers that are zero.
-func (l *engine) room(n int) []answer {
-	if spare, ok := l.spare.Get().(*[]answer); ok && cap(*spare) >= n {
+func (l *Engine) room(n int) []BoxAnswer {
+	if spare, ok := l.spare.Get().(*[]BoxAnswer); ok && cap(*spare) >= n {
 		return (*spare)[:n]
 	}
-	return make([]answer, n)
+	return make([]BoxAnswer, n)
 }
 
-// reuse says that nobody looks at the answers any more.
-func (r *manyRead) reuse() {
-	if cap(r.answers) <= mostSpare {
-		answers := r.answers
+// mostSpare is how many answers are kept for the next call.
+const mostSpare = 1 << 10
+
+// Reuse says that nobody looks at answers of the Engine any more: they are a good part
+// of what a call allocates. It need not be called.
+func (l *Engine) Reuse(answers []BoxAnswer) {
+	if cap(answers) <= mostSpare {
 		clear(answers)
-		r.l.spare.Put(&answers)
+		l.spare.Put(&answers)
 	}
-	r.answers = nil
 }
 
-// getMany is Loader.GetMany, up to Wait.
-func (r *manyRead) getMany() {
-	l := r.l
+// LookupMany is Loader.LookupMany. into has the values.
+func (l *Engine) LookupMany(ctx context.Context, keys []string, into BoxTargets) []BoxAnswer {
+	r := l.Reading(ctx, keys, 0, nil, into)
+	r.read()
+	return r.Wait()
+}
+
+// GetMany is Loader.GetMany. into has the values that are in Redis.
+func (l *Engine) GetMany(ctx context.Context, keys []string, limit int, load BoxManyFunc, into BoxTargets) []BoxAnswer {
+	r := l.Reading(ctx, keys, limit, load, into)
 	var trips *convoy.FanOut
-	if r.limit > 0 || l.swr > 0 || !l.cold.Load() {
+	if limit > 0 || l.swr > 0 || !l.cold.Load() {
 		trips = r.depart()
 	}
 	for over := false; !over; {
 		if over = trips == nil; !over {
-			over = trips.Wait(r.ctx, 0)
+			over = trips.Wait(ctx, 0)
 			r.Take(trips.Began(), trips.Ended)
 		}
-		if r.limit == 0 || len(r.missing) < 2 {
+		if limit == 0 || len(r.missing) < 2 {
 			r.Load(nil)
 			continue
 		}
@@ -114,10 +115,11 @@ func (r *manyRead) getMany() {
 		r.Load(c)
 		c.Leave()
 	}
+	return r.Wait()
 }
 
 // await notes that the i-th key waits for a flight.
-func (r *manyRead) await(i int, m *member) {
+func (r *BoxReading) await(i int, m *member) {
 	if m != nil && r.members == nil {
 		r.members = make([]*member, len(r.keys))
 	}
@@ -128,7 +130,7 @@ func (r *manyRead) await(i int, m *member) {
 
 // Ask queues on p the commands that read what has no flight, but not those for
 // which Redis is not worth asking.
-func (r *manyRead) Ask(ctx context.Context, p redis.Pipeliner) {
+func (r *BoxReading) Ask(ctx context.Context, p redis.Pipeliner) {
 	wanted := r.missing
 	r.missing, r.asked = nil, wanted[:0]
 	for _, i := range wanted {
@@ -150,7 +152,7 @@ func (r *manyRead) Ask(ctx context.Context, p redis.Pipeliner) {
 // Take takes what the commands were answered that have ended since the last Take, all
 // of which were sent at a time. A command of which ended returns an error is not looked
 // at.
-func (r *manyRead) Take(sent time.Time, ended convoy.Ended) {
+func (r *BoxReading) Take(sent time.Time, ended convoy.Ended) {
 	if r.got.many != nil { // from one server: all have ended
 		if _, err := ended(0); r.got.unfit(err) {
 			sent = time.Now()
@@ -197,7 +199,7 @@ func (r *manyRead) Take(sent time.Time, ended convoy.Ended) {
 
 // answered returns which of the keys that were asked for have been answered since the
 // last Take; nil if all have, and there was none.
-func (r *manyRead) answered(ended convoy.Ended) []int {
+func (r *BoxReading) answered(ended convoy.Ended) []int {
 	before, again := r.open, r.taken
 	n := len(r.asked)
 	if again {
@@ -233,9 +235,9 @@ func all(n int, holds func(int) bool) bool {
 }
 
 // see takes what GET returned for the i-th key.
-func (r *manyRead) see(i int, b []byte, err error, now time.Time) {
+func (r *BoxReading) see(i int, b []byte, err error, now time.Time) {
 	l, a := r.l, &r.answers[i]
-	v := r.target.into(i)
+	v := r.target.Box(i)
 	s := l.see(r.keys[i], b, err, r.load != nil, now, v)
 	if s.away != nil && (errors.Is(s.away, circuit.ErrAway) || !script.Answered(s.away)) {
 		r.away = s.away
@@ -252,10 +254,10 @@ func (r *manyRead) see(i int, b []byte, err error, now time.Time) {
 		}
 		r.aside = append(r.aside, i)
 	case s.kind == none:
-		*a = answer{Outcome: l.count(none), Err: ErrNotFound}
+		*a = BoxAnswer{Outcome: l.count(none), Err: ErrNotFound}
 		return
 	default: // a value that is too old is none
-		*a = answer{}
+		*a = BoxAnswer{}
 		r.missing, r.lacking = append(r.missing, i), r.lacking+1
 	}
 	if r.sights == nil {
@@ -265,7 +267,7 @@ func (r *manyRead) see(i int, b []byte, err error, now time.Time) {
 }
 
 // learn notes whether most keys are missing.
-func (r *manyRead) learn(asked, missing int) {
+func (r *BoxReading) learn(asked, missing int) {
 	if asked > 0 {
 		r.l.cold.Store(2*missing > asked)
 	}
@@ -273,11 +275,11 @@ func (r *manyRead) learn(asked, missing int) {
 
 // Away returns why Redis was not asked for some of the keys, or did not answer, and
 // nil if it was and did. They may have been loaded all the same.
-func (r *manyRead) Away() error { return r.away }
+func (r *BoxReading) Away() error { return r.away }
 
 // Load begins to load what was not there, and does not wait for it. The loads take
 // part in c, if it is not nil.
-func (r *manyRead) Load(c *convoy.Convoy) {
+func (r *BoxReading) Load(c *convoy.Convoy) {
 	if r.load == nil {
 		return
 	}
@@ -300,12 +302,12 @@ func (r *manyRead) Load(c *convoy.Convoy) {
 }
 
 // Waits reports whether Wait has anything to wait for.
-func (r *manyRead) Waits() bool {
+func (r *BoxReading) Waits() bool {
 	return slices.ContainsFunc(r.members, func(m *member) bool { return m != nil })
 }
 
-// wait returns the answers, when the flights have ended.
-func (r *manyRead) wait() []answer {
+// Wait returns the answers, when the flights have ended.
+func (r *BoxReading) Wait() []BoxAnswer {
 	if r.timer != nil {
 		defer r.timer.Stop()
 	}
@@ -336,7 +338,7 @@ func (r *manyRead) wait() []answer {
 
 // answer answers a key by what its flight has found, and reports whether that was
 // there without one.
-func (r *manyRead) answer(i int, res *result) bool {
+func (r *BoxReading) answer(i int, res *result) bool {
 	a := &r.answers[i]
 	a.Value, a.Outcome, a.Err = r.l.answer(res)
 	switch a.Outcome {
@@ -354,7 +356,7 @@ func (r *manyRead) answer(i int, res *result) bool {
 
 // read is Ask and Take in round trips of its own. It leaves when ctx is done or
 // Redis is silent for too long.
-func (r *manyRead) read() {
+func (r *BoxReading) read() {
 	p := r.l.rdb.Pipeline()
 	r.Ask(r.ctx, p)
 	sent := time.Now()
@@ -366,7 +368,7 @@ func (r *manyRead) read() {
 }
 
 // depart is Ask, and sends what that queued, to each server by itself.
-func (r *manyRead) depart() *convoy.FanOut {
+func (r *BoxReading) depart() *convoy.FanOut {
 	p := r.l.rdb.Pipeline()
 	r.Ask(r.ctx, p)
 	return convoy.Depart(r.ctx, r.l.rdb, r.l.silence(), r.l.Spawn, p)

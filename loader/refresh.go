@@ -9,8 +9,8 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// refresh is Loader.Refresh.
-func (l *engine) refresh(ctx context.Context, key string, load loadOne) (any, Outcome, error) {
+// Refresh is Loader.Refresh.
+func (l *Engine) Refresh(ctx context.Context, key string, load BoxFunc) (any, Outcome, error) {
 	a := l.usual()
 	a.want = script.Now
 	m, err := l.flights.boardAnew(ctx, key, l.flown(key, 0, sight{}, a, one(load)))
@@ -25,8 +25,8 @@ func (l *engine) refresh(ctx context.Context, key string, load loadOne) (any, Ou
 	return res.v, res.how, nil
 }
 
-// reload is Loader.Reload.
-func (l *engine) reload(ctx context.Context, key string, every time.Duration, load loadOne) error {
+// Reload is Loader.Reload.
+func (l *Engine) Reload(ctx context.Context, key string, every time.Duration, load BoxFunc) error {
 	a := l.rounds(every)
 	m, err := l.flights.boardAside(ctx, key, l.flown(key, 0, sight{}, a, one(load)))
 	if err != nil {
@@ -38,13 +38,13 @@ func (l *engine) reload(ctx context.Context, key string, every time.Duration, lo
 
 // rounds returns the aim of a refresher that comes round every so often. No pause
 // is longer than those of readers: a longer one would pass for a clock's fault.
-func (l *engine) rounds(every time.Duration) aim {
+func (l *Engine) rounds(every time.Duration) aim {
 	return aim{want: script.Due, pause: min(l.backoff, every), most: min(every, max(l.backoff, MaxBackoff))}
 }
 
-// reloadMany is Loader.ReloadMany.
-func (l *engine) reloadMany(ctx context.Context, keys []string, every time.Duration, load loadMany) []error {
-	r := &manyRead{l: l, ctx: ctx, keys: keys, load: load, sights: make([]sight, len(keys))}
+// ReloadMany is Loader.ReloadMany.
+func (l *Engine) ReloadMany(ctx context.Context, keys []string, every time.Duration, load BoxManyFunc) []error {
+	r := &BoxReading{l: l, ctx: ctx, keys: keys, load: load, sights: make([]sight, len(keys))}
 	r.aim = l.rounds(every)
 	is := make([]int, len(keys))
 	for i := range is {
@@ -63,18 +63,18 @@ func (l *engine) reloadMany(ctx context.Context, keys []string, every time.Durat
 // wait returns what the flight of m finds. If that takes longer than the patience
 // of callers, and there is a value that may be served if there is no newer one,
 // that is returned, and the flight goes on.
-func (l *engine) wait(ctx context.Context, key string, m *member) *result {
+func (l *Engine) wait(ctx context.Context, key string, m *member) *result {
 	return l.rescue(ctx, key, l.waitOut(ctx, key, m))
 }
 
 // rescue returns the value that is kept for failures in place of a timeout in
 // which nothing was loaded.
-func (l *engine) rescue(ctx context.Context, key string, res *result) *result {
+func (l *Engine) rescue(ctx context.Context, key string, res *result) *result {
 	if res.vain && l.sie > 0 && ctx.Err() == nil && errors.Is(res.err, context.DeadlineExceeded) {
 		// The timeout has ended the wait for a lease, or for one of MaxLoads: that is
 		// no better than a load which takes too long.
 		b, err := l.poll(ctx, key)
-		v := l.codec.new()
+		v := l.codec.NewBox()
 		if s := l.see(key, b, err, true, time.Now(), v); s.kind.served() || s.kind == old {
 			return &result{v: v, how: OutcomeStale}
 		}
@@ -84,9 +84,9 @@ func (l *engine) rescue(ctx context.Context, key string, res *result) *result {
 
 // hasty reports whether the patience of callers ends before the load does. It is
 // counted from when they wait for a flight.
-func (l *engine) hasty() bool { return l.softTimeout > 0 && l.swr+l.sie > 0 }
+func (l *Engine) hasty() bool { return l.softTimeout > 0 && l.swr+l.sie > 0 }
 
-func (l *engine) waitOut(ctx context.Context, key string, m *member) *result {
+func (l *Engine) waitOut(ctx context.Context, key string, m *member) *result {
 	if !l.hasty() {
 		res, _ := l.flights.wait(ctx, m, nil)
 		return res
@@ -102,12 +102,12 @@ func (l *engine) waitOut(ctx context.Context, key string, m *member) *result {
 }
 
 // waitLate is wait for who has waited for the soft timeout.
-func (l *engine) waitLate(ctx context.Context, key string, m *member) *result {
+func (l *Engine) waitLate(ctx context.Context, key string, m *member) *result {
 	// The value is read now, and not when the call began: that would cost every
 	// caller who joins a flight a GET. It is read in a goroutine, for the flight
 	// may still be faster.
 	kept := make(chan struct{})
-	v := l.codec.new()
+	v := l.codec.NewBox()
 	l.flights.Spawn(guard.Codec, func() error {
 		b, err := l.poll(ctx, key)
 		var s sight

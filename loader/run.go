@@ -27,10 +27,10 @@ import (
 // others, and each goes on by itself. Those of which the server takes much longer to
 // answer than others part too, and go on together.
 type run struct {
-	l    *engine
+	l    *Engine
 	ctx  context.Context // of the flights, until they part
 	self *waitfor.Load   // that of ctx
-	load loadMany
+	load BoxManyFunc
 	own  []*pursuit // those that have not parted because of their server
 	legs []*pursuit // those to be loaded
 	late late       // the servers that others do not wait for
@@ -42,7 +42,7 @@ type run struct {
 }
 
 // newRun returns the run of flights that share a ctx.
-func (l *engine) newRun(ctx context.Context, load loadMany, with company) *run {
+func (l *Engine) newRun(ctx context.Context, load BoxManyFunc, with company) *run {
 	return &run{l: l, ctx: ctx, self: waitfor.From(ctx), load: load, company: with}
 }
 
@@ -80,27 +80,27 @@ type aim struct {
 }
 
 // usual is the aim of a flight for a value that is missing.
-func (l *engine) usual() aim {
+func (l *Engine) usual() aim {
 	return aim{pause: l.backoff, most: max(l.backoff, MaxBackoff)}
 }
 
 // single returns what flies a flight of one key that was seen so.
-func (l *engine) single(key string, s sight, load loadOne) func(*flight) {
+func (l *Engine) single(key string, s sight, load BoxFunc) func(*flight) {
 	return l.flown(key, 0, s, l.usual(), one(load))
 }
 
 // one is a load of one key as a load of several.
-func one(load loadOne) loadMany {
-	return func(ctx context.Context, _ []int) []loaded {
+func one(load BoxFunc) BoxManyFunc {
+	return func(ctx context.Context, _ []int) []BoxLoaded {
 		v, life, err := load(ctx)
-		return []loaded{{v, life, err}}
+		return []BoxLoaded{{v, life, err}}
 	}
 }
 
 // flown returns what flies a flight of the i-th key of a load, in the company that
 // it has been given. A flight that comes after it, for those who came too late,
 // looks again.
-func (l *engine) flown(key string, i int, s sight, a aim, load loadMany) func(*flight) {
+func (l *Engine) flown(key string, i int, s sight, a aim, load BoxManyFunc) func(*flight) {
 	return func(f *flight) {
 		p := l.pursue(f, key, i, s, a)
 		if s = (sight{}); a.want != script.Now {
@@ -117,7 +117,7 @@ func (l *engine) flown(key string, i int, s sight, a aim, load loadMany) func(*f
 
 // pursue registers an interest in the key too, before the command is sent whose
 // answer may make it a wait.
-func (l *engine) pursue(f *flight, key string, i int, s sight, a aim) *pursuit {
+func (l *Engine) pursue(f *flight, key string, i int, s sight, a aim) *pursuit {
 	return &pursuit{f: f, key: key, i: i, w: l.expectEnd(key), aim: a, sight: s}
 }
 
@@ -257,7 +257,7 @@ func (r *run) part(h hold) {
 }
 
 // settle finishes a flight that need not wait for the one that has the lease.
-func (l *engine) settle(p *pursuit, a Acquisition) bool {
+func (l *Engine) settle(p *pursuit, a Acquisition) bool {
 	if p.f.empty() {
 		p.f.finish(result{}, 0)
 		return true
@@ -282,12 +282,12 @@ func (l *engine) settle(p *pursuit, a Acquisition) bool {
 
 // spoilt reports whether the value after a load that failed cannot be decoded. It
 // is none then, and its pause is for nobody. If so, it is noted as misfit.
-func (l *engine) spoilt(p *pursuit, a Acquisition) bool {
+func (l *Engine) spoilt(p *pursuit, a Acquisition) bool {
 	if a.Grant != Stale {
 		return false
 	}
 	h, payload, ok := l.leases.parse(p.key, a.Entry)
-	v := l.codec.new()
+	v := l.codec.NewBox()
 	if !h.Paused() || ok && !l.over(payload, time.Now(), l.swr+l.sie) && l.decode(p.key, payload, v) {
 		return false
 	}
@@ -317,7 +317,7 @@ func (p *pursuit) found() Outcome {
 }
 
 // misfit notes that an entry cannot be used.
-func (l *engine) misfit(p *pursuit, b []byte) {
+func (l *Engine) misfit(p *pursuit, b []byte) {
 	h, _, _ := l.leases.parse(p.key, b)
 	p.sight = sight{kind: unfit, token: h.Token}
 	p.unfit++

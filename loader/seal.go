@@ -55,19 +55,18 @@ func appendEnd(dst []byte, fresh time.Duration) []byte {
 	return append(dst, binary.BigEndian.AppendUint64(nil, uint64(end))[2:]...)
 }
 
-// encode appends a payload that is fresh for so long to dst. encodeKeyed is
-// codec.Keyed.AppendKeyed of the value.
-func (l *engine) encode(dst []byte, key string, fresh time.Duration, encodeKeyed func(dst []byte, key string) ([]byte, error)) (b []byte, err error) {
+// encode appends the payload of the value in box, which is fresh for so long, to dst.
+func (l *Engine) encode(dst []byte, key string, fresh time.Duration, box any) (b []byte, err error) {
 	defer guard.Catch(guard.Codec, &err)
 	if l.seal == nil {
-		return encodeKeyed(dst, key)
+		return l.codec.AppendBox(dst, key, box)
 	}
 	b = appendEnd(dst, fresh)
-	return encodeKeyed(b, bound(key, b[len(dst):]))
+	return l.codec.AppendBox(b, bound(key, b[len(dst):]), box)
 }
 
 // encodeNone returns the payload of an absence that is remembered for so long.
-func (l *engine) encodeNone(key string, fresh time.Duration) (b []byte, err error) {
+func (l *Engine) encodeNone(key string, fresh time.Duration) (b []byte, err error) {
 	defer guard.Catch(guard.Codec, &err)
 	if l.seal == nil {
 		return nil, nil
@@ -76,21 +75,21 @@ func (l *engine) encodeNone(key string, fresh time.Duration) (b []byte, err erro
 	return l.seal.AppendNone(b, bound(key, b))
 }
 
-// decodeValue sets *v to the value of payload, which is of an entry of key, whenever
+// Decode sets *v to the value of payload, which is of an entry of key, whenever
 // that ends. The error is that of the codec; a panic of the codec is one too.
-func (l *engine) decodeValue(key string, payload []byte, v any) (err error) {
+func (l *Engine) Decode(key string, payload []byte, v any) (err error) {
 	defer guard.Catch(guard.Codec, &err)
 	if l.seal == nil {
-		return l.codec.decode(payload, key, v)
+		return l.codec.DecodeBox(payload, key, v)
 	}
 	if len(payload) < endSize {
 		return errNoEnd
 	}
-	return l.codec.decode(payload[endSize:], bound(key, payload[:endSize]), v)
+	return l.codec.DecodeBox(payload[endSize:], bound(key, payload[:endSize]), v)
 }
 
 // decodeNone returns nil if payload says that key has no value.
-func (l *engine) decodeNone(key string, payload []byte) (err error) {
+func (l *Engine) decodeNone(key string, payload []byte) (err error) {
 	defer guard.Catch(guard.Codec, &err)
 	switch {
 	case l.seal == nil && len(payload) > 0:
@@ -105,7 +104,7 @@ func (l *engine) decodeNone(key string, payload []byte) (err error) {
 
 // end returns when payload ends at the latest, by the clock of this process: its
 // own end, and what clocks may differ by.
-func (l *engine) end(payload []byte) int64 {
+func (l *Engine) end(payload []byte) int64 {
 	if l.seal == nil || len(payload) < endSize {
 		return math.MaxInt64
 	}
@@ -117,12 +116,12 @@ func (l *engine) end(payload []byte) int64 {
 }
 
 // over reports whether payload ended longer ago than windows, in milliseconds.
-func (l *engine) over(payload []byte, now time.Time, windows int64) bool {
+func (l *Engine) over(payload []byte, now time.Time, windows int64) bool {
 	return now.UnixMilli()-l.end(payload) >= windows
 }
 
 // limit makes h say no more than payload does.
-func (l *engine) limit(h *entry.Header, payload []byte, now time.Time) {
+func (l *Engine) limit(h *entry.Header, payload []byte, now time.Time) {
 	end := l.end(payload)
 	h.Soft = min(h.Soft, end)
 	if end <= now.UnixMilli() {

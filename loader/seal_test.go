@@ -41,7 +41,7 @@ func newForger(t testing.TB, packed bool) *forger {
 	for _, key := range []string{"users: 1", "users: 2"} {
 		for _, end := range []time.Duration{-time.Hour, -150 * time.Second, -80 * time.Second, -20 * time.Second, time.Hour, Forever} {
 			value := key + end.String()
-			b, err := l.engine.encode(nil, key, end, func(dst []byte, key string) ([]byte, error) { return l.engine.codec.append(dst, key, &value) })
+			b, err := l.engine.encode(nil, key, end, &value)
 			require.NoError(t, err)
 			f.made = append(f.made, genuine{key, false, value, end, b})
 			b, err = l.engine.encodeNone(key, end)

@@ -17,7 +17,7 @@ import (
 // send runs calls, in one round trip for each 500 of them and each 4 MB. It leaves when ctx is done, or when
 // Redis has not answered one of these round trips for too long. The calls that have no
 // answer then have that as their error; see script.Call.Left.
-func (l *engine) send(ctx context.Context, calls []*script.Call) {
+func (l *Engine) send(ctx context.Context, calls []*script.Call) {
 	silent := false
 	for some := range script.CallLots(calls, convoy.Most) {
 		if silent { // and so it is not asked again
@@ -34,10 +34,10 @@ func (l *engine) send(ctx context.Context, calls []*script.Call) {
 }
 
 // Send is for scripts beside those of the Loader: it runs them as send does.
-func (l *engine) Send(ctx context.Context, calls ...*script.Call) { l.send(ctx, calls) }
+func (l *Engine) Send(ctx context.Context, calls ...*script.Call) { l.send(ctx, calls) }
 
 // sendBy runs calls by run, which leaves, and notes how they ended.
-func (l *engine) sendBy(ctx context.Context, calls []*script.Call, run func()) {
+func (l *Engine) sendBy(ctx context.Context, calls []*script.Call, run func()) {
 	if len(calls) == 0 {
 		return
 	}
@@ -48,7 +48,7 @@ func (l *engine) sendBy(ctx context.Context, calls []*script.Call, run func()) {
 
 // refusal returns nil if Redis is worth asking for key, else the error of that. If it
 // is time to, it is asked in the background, to find out whether it is back.
-func (l *engine) refusal(key string) error {
+func (l *Engine) refusal(key string) error {
 	c := l.circuit(key)
 	err := c.Allow()
 	if err != nil {
@@ -62,7 +62,7 @@ func (l *engine) refusal(key string) error {
 
 // get reads key, together with what others read if a few reads are under way. It heeds
 // ctx as far as the client does, if it is sent by itself.
-func (l *engine) get(ctx context.Context, key string) (v gather.Value, err error) {
+func (l *Engine) get(ctx context.Context, key string) (v gather.Value, err error) {
 	began := time.Now()
 	at, field := l.leases.place(key)
 	if l.apart {
@@ -78,7 +78,7 @@ func (l *engine) get(ctx context.Context, key string) (v gather.Value, err error
 }
 
 // poll is get for a caller that leaves when ctx is done or Redis is silent for too long.
-func (l *engine) poll(ctx context.Context, key string) ([]byte, error) {
+func (l *Engine) poll(ctx context.Context, key string) ([]byte, error) {
 	if err := l.refusal(key); err != nil {
 		return nil, err
 	}
@@ -96,33 +96,33 @@ func (l *engine) poll(ctx context.Context, key string) ([]byte, error) {
 }
 
 // circuit returns the route of key.
-func (l *engine) circuit(key string) circuit.Route {
+func (l *Engine) circuit(key string) circuit.Route {
 	at, _ := l.leases.place(key)
 	return l.away.Of(at)
 }
 
 // Note says how a call to Redis for key ended that began at began and was not made
 // by the Loader: it is evidence of whether Redis is worth asking.
-func (l *engine) Note(ctx context.Context, key string, began time.Time, err error) {
+func (l *Engine) Note(ctx context.Context, key string, began time.Time, err error) {
 	l.circuit(key).Done(ctx, began, err)
 }
 
 // ask runs fn, a call to Redis, and leaves when ctx is done or Redis has been
 // silent for too long. Whoever leaves does not know what fn did, or will do.
-func ask[T any](l *engine, ctx context.Context, fn func(context.Context) (T, error)) (T, error) {
+func ask[T any](l *Engine, ctx context.Context, fn func(context.Context) (T, error)) (T, error) {
 	return convoy.Leave(ctx, l.silence(), l.Spawn, fn)
 }
 
 // sendAll sends the commands that are queued on p, as convoy.Send does. It leaves as
 // send does, and then they must not be looked at.
-func (l *engine) sendAll(ctx context.Context, p redis.Pipeliner) error {
+func (l *Engine) sendAll(ctx context.Context, p redis.Pipeliner) error {
 	return convoy.SendOrLeave(ctx, l.rdb, l.silence(), l.Spawn, p)
 }
 
 // silence is for how long Redis may take to answer one round trip.
-func (l *engine) silence() time.Duration { return convoy.Silence(l.leases.ttl) }
+func (l *Engine) silence() time.Duration { return convoy.Silence(l.leases.ttl) }
 
 // Spawn is Flights.Spawn.
-func (l *engine) Spawn(code guard.Code, fn func() error, done func(error)) {
+func (l *Engine) Spawn(code guard.Code, fn func() error, done func(error)) {
 	l.flights.Spawn(code, fn, done)
 }

@@ -39,13 +39,13 @@ func (k kind) served() bool { return k >= fresh && k <= pausing }
 
 // open reads a key, sets *v, which is zero before, to its value, and returns what is
 // known of it. A value that is old is one too. If there is none, *v may be anything.
-func (l *engine) open(ctx context.Context, r *reading, doubt bool, v any) sight {
+func (l *Engine) open(ctx context.Context, r *reading, doubt bool, v any) sight {
 	b, err := r.read(ctx)
 	return l.see(r.key, b, err, doubt, time.Now(), v)
 }
 
 // see is open of what a GET has returned.
-func (l *engine) see(key string, b []byte, err error, doubt bool, now time.Time, v any) sight {
+func (l *Engine) see(key string, b []byte, err error, doubt bool, now time.Time, v any) sight {
 	switch {
 	case err == nil:
 		return l.parse(key, b, doubt, now, v)
@@ -67,7 +67,7 @@ func (l *engine) see(key string, b []byte, err error, doubt bool, now time.Time,
 // cannot be used. If doubt is set, a value that should not be there any more is
 // none. Our clock may be wrong, so that is only for a caller who then asks a
 // script.
-func (l *engine) parse(key string, b []byte, doubt bool, now time.Time, v any) (s sight) {
+func (l *Engine) parse(key string, b []byte, doubt bool, now time.Time, v any) (s sight) {
 	h, payload, ok := l.leases.parse(key, b)
 	s.token = h.Token
 	if ok {
@@ -89,9 +89,9 @@ func (l *engine) parse(key string, b []byte, doubt bool, now time.Time, v any) (
 // value returns a pointer to the value of an entry that a script has found fit to be served,
 // whatever our clock says; but of a sealed one only if it has not ended for longer
 // than windows, in milliseconds.
-func (l *engine) value(key string, b []byte, windows int64) (v any, ok bool) {
+func (l *Engine) value(key string, b []byte, windows int64) (v any, ok bool) {
 	h, payload, ok := l.leases.parse(key, b)
-	v = l.codec.new()
+	v = l.codec.NewBox()
 	if ok && h.State == entry.Value && !l.over(payload, time.Now(), windows) && l.decode(key, payload, v) {
 		return v, true
 	}
@@ -102,7 +102,7 @@ func (l *engine) value(key string, b []byte, windows int64) (v any, ok bool) {
 }
 
 // none reports whether an entry says that key has no value.
-func (l *engine) none(key string, b []byte) bool {
+func (l *Engine) none(key string, b []byte) bool {
 	h, payload, ok := l.leases.parse(key, b)
 	if ok = ok && h.State == entry.Absent && !l.over(payload, time.Now(), 0) && l.decodeNone(key, payload) == nil; !ok {
 		l.stats.decodeFailures.Add(1)
@@ -114,7 +114,7 @@ func (l *engine) none(key string, b []byte) bool {
 // wrong, a value is reloaded sooner or later than it should be, and no more: who
 // may load, and what is too old for anything, a script decides, by the clock of
 // the server.
-func (l *engine) judge(h *entry.Header, doubt bool, now time.Time) kind {
+func (l *Engine) judge(h *entry.Header, doubt bool, now time.Time) kind {
 	if h.State == entry.Lease {
 		return missing
 	}
@@ -164,7 +164,7 @@ const overdue = 3_600_000
 // busy reports whether somebody is loading a new value, or too early for that. A
 // lease or pause that ends later than any does is a clock's fault; then a script
 // is asked.
-func (l *engine) busy(h *entry.Header, now time.Time) bool {
+func (l *Engine) busy(h *entry.Header, now time.Time) bool {
 	left := h.Till - now.UnixMilli()
 	return left > 0 && left <= l.longest
 }
@@ -173,7 +173,7 @@ func (l *engine) busy(h *entry.Header, now time.Time) bool {
 // loaded again by whoever reads it now: the more likely the nearer its end is,
 // in terms of what the load costs. This is the optimal probabilistic early
 // expiration, XFetch, of Vattani, Chierichetti and Lowenstein, VLDB 2015.
-func (l *engine) soon(left int64, cost time.Duration) bool {
+func (l *Engine) soon(left int64, cost time.Duration) bool {
 	if cost == 0 { // of a value that was written; or less than a millisecond
 		cost = l.expect()
 	}
@@ -182,6 +182,6 @@ func (l *engine) soon(left int64, cost time.Duration) bool {
 
 // decode reports whether payload is that of a value, and sets *v to it. The codec may be
 // the user's.
-func (l *engine) decode(key string, payload []byte, v any) bool {
-	return l.decodeValue(key, payload, v) == nil
+func (l *Engine) decode(key string, payload []byte, v any) bool {
+	return l.Decode(key, payload, v) == nil
 }

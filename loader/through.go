@@ -28,7 +28,7 @@ import (
 //
 // If down fails, nobody knows whether it has persisted anything. What was there is
 // expired, for the next reader to load.
-func (l *engine) WriteThrough(ctx context.Context, ws []Writing, down func(context.Context) []error) []error {
+func (l *Engine) WriteThrough(ctx context.Context, ws []Writing, down func(context.Context) []error) []error {
 	t := &through{l: l, ws: ws, keys: make([]string, len(ws)), tokens: make([]Token, len(ws)), granted: make([]bool, len(ws))}
 	for i, w := range ws {
 		t.keys[i], t.tokens[i] = w.Key, entry.NewToken()
@@ -79,7 +79,7 @@ func (l *engine) WriteThrough(ctx context.Context, ws []Writing, down func(conte
 
 // through is one WriteThrough.
 type through struct {
-	l       *engine
+	l       *Engine
 	ws      []Writing
 	keys    []string
 	tokens  []Token
@@ -158,7 +158,7 @@ func (t *through) still() {
 
 // unsettle expires keys of which nobody knows what the source has, and gives their
 // leases back.
-func (l *engine) unsettle(ctx context.Context, keys []string, tokens []Token) {
+func (l *Engine) unsettle(ctx context.Context, keys []string, tokens []Token) {
 	calls := make([]*script.Call, len(keys))
 	for i, key := range keys {
 		calls[i] = l.leases.expiring(key)
@@ -171,7 +171,7 @@ func (l *engine) unsettle(ctx context.Context, keys []string, tokens []Token) {
 }
 
 // unlink deletes some keys, and returns the errors by their indices.
-func (l *engine) unlink(ctx context.Context, keys []string, is []int) map[int]error {
+func (l *Engine) unlink(ctx context.Context, keys []string, is []int) map[int]error {
 	if len(is) == 0 {
 		return nil
 	}

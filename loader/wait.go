@@ -70,7 +70,7 @@ func (r *run) wait(h hold) bool {
 				l.learn(h.Cost)
 			}
 		}
-		v := l.codec.new()
+		v := l.codec.NewBox()
 		switch s := l.parse(p.key, b, false, time.Now(), v); {
 		case s.kind == unfit:
 			l.misfit(p, b)
@@ -105,13 +105,13 @@ func (p *pursuit) idle(till int64, lease time.Duration) bool {
 }
 
 // expectEnd registers an interest in the end of a lease on key.
-func (l *engine) expectEnd(key string) *wake.Wait {
+func (l *Engine) expectEnd(key string) *wake.Wait {
 	at, _ := l.leases.place(key)
 	return l.hear.Expect(key, at)
 }
 
 // polling plans for a load that takes as long as its holder, or else we, expect.
-func (l *engine) polling(a Acquisition) wake.Poll {
+func (l *Engine) polling(a Acquisition) wake.Poll {
 	expect := l.expect()
 	if a.Cost > 0 {
 		expect = a.Cost
@@ -123,7 +123,7 @@ func (l *engine) polling(a Acquisition) wake.Poll {
 }
 
 // holder returns the token of the lease that is waited for.
-func (h *hold) holder(l *engine) Token {
+func (h *hold) holder(l *Engine) Token {
 	if h.a.Grant == Held {
 		return h.a.holder
 	}

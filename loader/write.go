@@ -22,9 +22,9 @@ type Writing struct {
 	entry []byte // room for a header, and the payload; nil: the payload stands alone
 }
 
-// writing is Loader.Writing. encodeKeyed is codec.Keyed.AppendKeyed of the value.
-func (l *engine) writing(key string, life Life, encodeKeyed func(dst []byte, key string) ([]byte, error)) (Writing, error) {
-	b, err := l.encode(make([]byte, entry.Size, entry.Size+max(l.size.About(), 64)), key, life.Fresh, encodeKeyed)
+// Writing returns the value in box as one to be written. The error is that of the codec.
+func (l *Engine) Writing(key string, life Life, box any) (Writing, error) {
+	b, err := l.encode(make([]byte, entry.Size, entry.Size+max(l.size.About(), 64)), key, life.Fresh, box)
 	switch {
 	case err != nil:
 		return Writing{}, err
@@ -43,7 +43,7 @@ var errNotAppended = errors.New("codec: Append has not kept the bytes that it wa
 // The value is sent once. If Redis does not answer, or ctx ends after it was sent, the
 // error wraps ErrOutcomeUnknown: the value may be stored, or may be yet, even after a
 // later write. After any other error nothing was stored.
-func (l *engine) Write(ctx context.Context, w Writing) error {
+func (l *Engine) Write(ctx context.Context, w Writing) error {
 	cmd := l.leases.write(ctx, w)
 	if err := l.alter(ctx, w.Key, len(w.Payload), cmd); err != nil {
 		return err
@@ -53,7 +53,7 @@ func (l *engine) Write(ctx context.Context, w Writing) error {
 
 // Delete is Leases.Delete. If it is of one key, it leaves together with what others write,
 // if a few are under way, and then returns when ctx ends.
-func (l *engine) Delete(ctx context.Context, keys []string) []error {
+func (l *Engine) Delete(ctx context.Context, keys []string) []error {
 	if len(keys) != 1 {
 		return l.leases.Delete(ctx, keys)
 	}
@@ -67,7 +67,7 @@ func (l *engine) Delete(ctx context.Context, keys []string) []error {
 
 // alter sends cmd, which changes the entry of key. If the error is not nil, cmd must not
 // be looked at.
-func (l *engine) alter(ctx context.Context, key string, size int, cmd redis.Cmder) error {
+func (l *Engine) alter(ctx context.Context, key string, size int, cmd redis.Cmder) error {
 	if l.apart {
 		_ = script.Do(ctx, l.rdb, cmd) // the error is in cmd
 		return nil

@@ -18,8 +18,9 @@ type cost struct {
 	memory int64         // bytes that the compiler had at its peak
 }
 
-// measure builds the program of a library, and returns what it costs. dir is a folder of
-// the module that requires the library. CPU and memory are the least of so many rounds.
+// measure builds the program of a library, and returns what it costs. dir is a
+// folder of the module that requires the library. CPU and memory are the least
+// of so many rounds.
 func measure(dir string, l library, types, rounds int) (least cost, err error) {
 	tmp, err := os.MkdirTemp("", "types")
 	if err != nil {
@@ -80,8 +81,9 @@ type usage struct {
 	Memory int64
 }
 
-// wrapped runs a tool as go build asks for with -toolexec, and reports what it used if
-// it compiled the package main. ok is false if this process is not such a wrapper.
+// wrapped runs a tool as go build asks for with -toolexec, and reports what it
+// used if it compiled the package main. ok is false if this process is not such
+// a wrapper.
 func wrapped(args []string) (status int, ok bool) {
 	report := os.Getenv(reportTo)
 	if report == "" || len(args) == 0 {

@@ -2,14 +2,14 @@
 //
 //	go run ./bench/types
 //
-// It writes programs that have a few and many caches of different struct types, builds
-// them, and prints the size of the binary, and what the compiler took for the package
-// with the types: CPU time, and memory at its peak. The packages that a program imports
-// are compiled beforehand and not counted.
+// It writes programs that have a few and many caches of different struct types,
+// builds them, and prints the size of the binary, and what the compiler took
+// for the package with the types: CPU time, and memory at its peak. The
+// packages that a program imports are compiled beforehand and not counted.
 //
-// The size is that of a binary without symbols (-ldflags='-s -w'), and exact: the same
-// source and the same toolchain make the same binary. CPU time is not, so each program
-// is compiled several times, and the least is printed.
+// The size is that of a binary without symbols (-ldflags='-s -w'), and exact:
+// the same source and the same toolchain make the same binary. CPU time is not,
+// so each program is compiled several times, and the least is printed.
 package main
 
 import (

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) {
 
 // mostFurther is how many bytes a further cache type may add to a program, about a
 // percent more than it does add.
-const mostFurther = 155_000
+const mostFurther = 59_500
 
 // TestFurtherType_KeepsTheBinarySmall holds what a further cache type costs: a value
 // type must not compile the engine once more.

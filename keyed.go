@@ -1,0 +1,195 @@
+package cachex
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/cachex-go/cachex/internal/key"
+	"github.com/cachex-go/cachex/internal/kind"
+	"github.com/cachex-go/cachex/loader"
+)
+
+// A keyed is a Cache without the type of its values, which it knows as boxes:
+// see loader.Engine. A program compiles it once for each type of keys. Code that
+// needs neither a K nor a V is in core.
+type keyed[K comparable] struct {
+	core     core // not embedded: each type of keys would then compile a wrapper of each of its methods
+	template *key.Template[K]
+	packed   *key.Packed[K] // nil: every entry has a key of its own
+	kind     *kind.Kind[K]  // nil: a Cache, and no more
+	values   values[K]
+	up       upBox[K]     // Spec.Up, or UpMany for one key; nil: nothing is loaded
+	upMany   upManyBox[K] // Spec.UpMany
+}
+
+// values is the part of a Cache that knows the type of its values: see typed.
+type values[K comparable] interface {
+	boxes
+
+	// up and upMany call Spec.Up and UpMany. upMany returns a box for each key,
+	// nil for one that has no value.
+	up(ctx context.Context, key K) (any, error)
+	upMany(ctx context.Context, keys []K) ([]any, error)
+
+	// down and downMany call Spec.Down and DownMany.
+	down(ctx context.Context, key K, box any) error
+	downMany(ctx context.Context, keys []K, boxes []any) error
+
+	// ttl calls Spec.TTLFor. A box that is nil stands for a zero value.
+	ttl(key K, box any) time.Duration
+}
+
+type (
+	upBox[K comparable]     func(ctx context.Context, key K) (any, error)
+	upManyBox[K comparable] func(ctx context.Context, keys []K) ([]any, error)
+)
+
+// open returns the keyed of a Cache with this Codec and type of values.
+func open[K comparable](rdb redis.UniversalClient, set *settings, template *key.Template[K], vs values[K], codec any, of reflect.Type) (*keyed[K], error) {
+	c := &keyed[K]{template: template, values: vs}
+	if err := c.open(rdb, set, codec, of); err != nil {
+		c.core.release()
+		return nil, fmt.Errorf("cachex: %w", err)
+	}
+	return c, nil
+}
+
+func (c *keyed[K]) open(rdb redis.UniversalClient, set *settings, codec any, of reflect.Type) (err error) {
+	if err = c.core.open(rdb, set, c.template.Name(), of); err != nil {
+		return err
+	}
+	if set.packed > 0 {
+		if c.packed, err = c.template.Pack(set.packed, set.expected); err != nil {
+			return fmt.Errorf("Spec.Packed %w", err)
+		}
+	}
+	if err := c.core.load(c.values); err != nil {
+		return err
+	}
+	if carrier, ok := codec.(kind.Carrier[K]); ok {
+		c.kind = carrier.Kind()
+		c.core.zero = c.kind.Zero
+		c.carry()
+	}
+	if set.up {
+		c.up = c.values.up
+	}
+	if set.upMany {
+		c.upMany = c.values.upMany
+	}
+	if set.writeBehind != 0 {
+		if err := c.behind(); err != nil {
+			return err
+		}
+	}
+	if c.up == nil && c.upMany != nil {
+		c.up = c.upOne
+	}
+	c.core.ups = c.up != nil
+	return nil
+}
+
+func (c *keyed[K]) render(key K) (string, error) {
+	var buf [96]byte
+	b, err := c.appendKey(buf[:0], key)
+	return string(b), err
+}
+
+// appendKey appends what render returns.
+func (c *keyed[K]) appendKey(dst []byte, key K) ([]byte, error) {
+	if c.packed != nil {
+		return c.packed.Append(dst, key)
+	}
+	if c.core.engine == nil {
+		return c.template.Append(dst, key)
+	}
+	b, err := c.template.Append(nil, key)
+	if err != nil {
+		return dst, err
+	}
+	return append(append(dst, c.core.engine.Tag(string(b))...), b...), nil
+}
+
+// A keyList is the keys of one call, as code without types knows them.
+type keyList[K comparable] struct {
+	c    *keyed[K]
+	keys []K
+	any  bool // whether keys may be such as no map has
+}
+
+func (l *keyList[K]) len() int { return len(l.keys) }
+
+// append appends the i-th key in Redis.
+func (l *keyList[K]) append(dst []byte, i int) ([]byte, error) {
+	b, err := l.c.appendKey(dst, l.keys[i])
+	if err == nil && !l.any {
+		err = l.c.template.Hashable(l.keys[i])
+	}
+	return b, err
+}
+
+// load loads the values of some keys by UpMany, or of one key by Up.
+func (l *keyList[K]) load(ctx context.Context, is []int) []loader.BoxLoaded {
+	if l.c.upMany == nil {
+		v, life, err := l.c.restore(ctx, l.keys[is[0]], l.c.up)
+		return []loader.BoxLoaded{{Value: v, Life: life, Err: err}}
+	}
+	some := make([]K, len(is))
+	for j, i := range is {
+		some[j] = l.keys[i]
+	}
+	return l.c.restoreMany(ctx, some)
+}
+
+// A target is the loader.BoxTarget of a Get.
+type target[K comparable] struct {
+	c   *keyed[K]
+	key K
+	up  upBox[K] // nil: nothing is loaded
+	box any
+}
+
+// Box returns the box for a hit.
+func (t *target[K]) Box() any { return t.box }
+
+// Load calls up.
+func (t *target[K]) Load(ctx context.Context) (any, loader.Life, error) {
+	return t.c.restore(ctx, t.key, t.up)
+}
+
+// get is Cache.Get, or a function that Wrap returns.
+func (c *keyed[K]) get(ctx context.Context, t *target[K]) (any, error) {
+	k, bad := c.render(t.key)
+	return c.core.get(ctx, k, bad, t.up != nil, t)
+}
+
+// lookup is Cache.Lookup. box has room for the value.
+func (c *keyed[K]) lookup(ctx context.Context, key K, box any) (any, bool, error) {
+	k, bad := c.render(key)
+	return c.core.lookup(ctx, k, bad, box)
+}
+
+// refresh is Cache.Refresh.
+func (c *keyed[K]) refresh(ctx context.Context, key K) (any, error) {
+	k, bad := c.render(key)
+	return c.core.refresh(ctx, k, bad, (&target[K]{c: c, key: key, up: c.up}).Load)
+}
+
+// each does something to keys in Redis.
+func (c *keyed[K]) each(ctx context.Context, op string, keys []K, do func(context.Context, []string) (string, error)) error {
+	return c.core.each(ctx, op, len(keys), func(i int) (string, error) { return c.render(keys[i]) }, do)
+}
+
+// whole returns the pattern and the test of the keys of c.
+func (c *keyed[K]) whole() (pattern string, match func(string) bool, err error) {
+	if c.packed != nil {
+		pattern, err = c.packed.Pattern()
+		return pattern, c.packed.Match, err
+	}
+	pattern, err = c.template.Pattern()
+	return c.core.tagged(pattern, c.template.Match, err)
+}

@@ -1,0 +1,201 @@
+package cachex
+
+import (
+	"context"
+
+	"github.com/cachex-go/cachex/loader"
+)
+
+// writing returns a value as one to be written under the key k.
+func (c *keyed[K]) writing(key K, k string, box any) (loader.Writing, error) {
+	life, err := c.life(key, box)
+	if err != nil {
+		return loader.Writing{}, err
+	}
+	return c.core.loader.Writing(k, life, box)
+}
+
+// writingOf is writing of a value of SetMany.
+func (c *keyed[K]) writingOf(key K, box any) (loader.Writing, error) {
+	k, err := c.render(key)
+	if err != nil {
+		return loader.Writing{}, c.core.fail(OpSetMany, "", err)
+	}
+	w, err := c.writing(key, k, box)
+	if err != nil {
+		return w, c.core.fail(OpSetMany, k, err)
+	}
+	return w, nil
+}
+
+// set is Cache.Set.
+func (c *keyed[K]) set(ctx context.Context, key K, box any) error {
+	k, bad := c.render(key)
+	k, err := c.core.enter(ctx, OpSet, k, bad)
+	if err != nil {
+		return err
+	}
+	defer c.core.calls.leave()
+	ctx, w := c.core.begin(ctx, OpSet, k, 1)
+	err = c.setOne(ctx, key, k, box)
+	w.end(ctx, 0, err)
+	return err
+}
+
+func (c *keyed[K]) setOne(ctx context.Context, key K, k string, box any) error {
+	writing, err := c.writing(key, k, box)
+	switch {
+	case err != nil:
+		return c.core.fail(OpSet, k, err)
+	case c.core.engine == nil && !c.core.settings.down:
+		return c.core.write(ctx, writing)
+	}
+	return c.setSome(ctx, OpSet, []loader.Writing{writing}, []K{key}, []any{box}, false)
+}
+
+// entries are values to be set, each in a box of its own if keep is set, else
+// in one that the next value replaces.
+type entries[K comparable] func(keep bool, yield func(key K, box any) bool)
+
+// setMany is SetMany of n values.
+func (c *keyed[K]) setMany(ctx context.Context, n int, all entries[K]) error {
+	if n > c.core.settings.maxKeys {
+		return c.setChunks(ctx, n, all)
+	}
+	s := c.setting(n)
+	all(c.keeps(), s.add)
+	if s.err != nil {
+		return s.err
+	}
+	if err := c.core.admit(ctx, OpSetMany); err != nil || len(s.ws) == 0 {
+		if err == nil {
+			c.core.calls.leave()
+		}
+		return err
+	}
+	defer c.core.calls.leave()
+	ctx, w := c.core.begin(ctx, OpSetMany, s.ws[0].Key, len(s.ws))
+	err := s.flush(ctx)
+	w.end(ctx, 0, err)
+	return err
+}
+
+// keeps reports whether values are of use when they are encoded.
+func (c *keyed[K]) keeps() bool { return c.kind != nil || c.core.settings.down }
+
+// setChunks is setMany for more values than are in one call of DownMany. Chunks
+// are set one after the other: two calls of DownMany at once might wait for
+// each other in the system of record.
+func (c *keyed[K]) setChunks(ctx context.Context, n int, all entries[K]) error {
+	var bad error
+	all(false, func(key K, box any) bool { // before anything is set
+		_, bad = c.writingOf(key, box)
+		return bad == nil
+	})
+	if bad != nil {
+		return bad
+	}
+	if err := c.core.admit(ctx, OpSetMany); err != nil {
+		return err
+	}
+	defer c.core.calls.leave()
+	var w *watch
+	begun := false
+	s := c.setting(c.core.settings.maxKeys)
+	flush := func() {
+		if !begun {
+			begun = true
+			ctx, w = c.core.begin(ctx, OpSetMany, s.ws[0].Key, n)
+		}
+		s.err = s.flush(ctx)
+		clear(s.ws)
+		s.begin(s.ws[:0])
+	}
+	all(c.keeps(), func(key K, box any) bool {
+		if s.add(key, box) && len(s.ws) == c.core.settings.maxKeys {
+			flush()
+		}
+		return s.err == nil
+	})
+	if s.err == nil && len(s.ws) > 0 {
+		flush()
+	}
+	if begun {
+		w.end(ctx, 0, s.err)
+	}
+	return s.err
+}
+
+// A setting is values that are set together.
+type setting[K comparable] struct {
+	c     *keyed[K]
+	ws    []loader.Writing
+	keys  []K   // nil: the values are of no use any more
+	boxes []any // of keys
+	err   error // of the last value
+}
+
+// setting returns a setting with room for n values.
+func (c *keyed[K]) setting(n int) *setting[K] {
+	s := &setting[K]{c: c}
+	s.begin(make([]loader.Writing, 0, n))
+	return s
+}
+
+// begin makes a setting empty. ws is room for what is to be written.
+func (s *setting[K]) begin(ws []loader.Writing) {
+	if s.ws = ws; s.c.keeps() { // the keys before may still be looked at
+		s.keys, s.boxes = make([]K, 0, cap(ws)), make([]any, 0, cap(ws))
+	}
+}
+
+// add adds a value, and reports whether it can be encoded.
+func (s *setting[K]) add(key K, box any) bool {
+	var w loader.Writing
+	if w, s.err = s.c.writingOf(key, box); s.err != nil {
+		return false
+	}
+	s.ws = append(s.ws, w)
+	if s.c.keeps() {
+		s.keys, s.boxes = append(s.keys, key), append(s.boxes, box)
+	}
+	return true
+}
+
+// flush sets the values, and returns the first error.
+func (s *setting[K]) flush(ctx context.Context) error {
+	return s.c.setSome(ctx, OpSetMany, s.ws, s.keys, s.boxes, s.c.core.settings.downMany)
+}
+
+// setSome sets the values of keys, and returns the first error. together says
+// that DownMany is called for them.
+func (c *keyed[K]) setSome(ctx context.Context, op string, ws []loader.Writing, keys []K, boxes []any, together bool) error {
+	ks := make([]string, len(ws))
+	for i, w := range ws {
+		ks[i] = w.Key
+	}
+	var errs []error
+	switch {
+	case c.core.engine != nil && c.kind != nil:
+		errs = c.setCounts(ctx, keys, boxes)
+	case c.core.engine != nil:
+		errs = c.core.setBehind(ctx, ws)
+	case !c.core.settings.down:
+		errs = c.core.writeMany(ctx, ws, ks)
+	default:
+		errs = c.core.loader.WriteThrough(ctx, ws, func(ctx context.Context) []error {
+			return c.downMany(ctx, keys, boxes, together)
+		})
+	}
+	return c.core.wrote(ctx, op, ks, errs)
+}
+
+// downMany calls Spec.DownMany if together is set, else Down for each key. It
+// returns an error for each.
+func (c *keyed[K]) downMany(ctx context.Context, keys []K, boxes []any, together bool) []error {
+	var many func() error
+	if together {
+		many = func() error { return c.values.downMany(ctx, keys, boxes) }
+	}
+	return persistEach(len(keys), func(i int) error { return c.values.down(ctx, keys[i], boxes[i]) }, many)
+}

@@ -1,0 +1,185 @@
+package cachex
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cachex-go/cachex/codec"
+)
+
+// A typed takes the values of a Cache out of their boxes: see loader.Engine. It
+// implements values. Every type of values compiles it again, in the package of
+// the user, so all code that can do without that type is in keyed and core.
+type typed[K comparable, V any] struct {
+	codec        codec.Codec[V]
+	keyed        codec.Keyed[V] // codec, if it is one
+	upFunc       func(context.Context, K) (V, error)
+	upManyFunc   func(context.Context, []K) (map[K]V, error)
+	downFunc     func(context.Context, K, V) error
+	downManyFunc func(context.Context, map[K]V) error
+	ttlFunc      func(K, V) time.Duration
+	spare        sync.Pool // of *V, zero
+	slabs        sync.Pool // of *slabOf[V], zero
+}
+
+// unbox returns the value in a box, or the zero value if box is nil.
+func unbox[V any](box any) (v V) {
+	if box != nil {
+		v = *box.(*V)
+	}
+	return v
+}
+
+// NewBox returns a pointer to a zero value.
+func (t *typed[K, V]) NewBox() any { return new(V) }
+
+// AppendBox encodes the value in box.
+func (t *typed[K, V]) AppendBox(dst []byte, key string, box any) ([]byte, error) {
+	if t.keyed != nil {
+		return t.keyed.AppendKeyed(dst, key, *box.(*V))
+	}
+	return t.codec.Append(dst, *box.(*V))
+}
+
+// DecodeBox decodes into box.
+func (t *typed[K, V]) DecodeBox(src []byte, key string, box any) error {
+	if t.keyed != nil {
+		return t.keyed.DecodeKeyed(src, key, box.(*V))
+	}
+	return t.codec.Decode(src, box.(*V))
+}
+
+// Codec returns the codec.
+func (t *typed[K, V]) Codec() any { return t.codec }
+
+func (t *typed[K, V]) up(ctx context.Context, key K) (any, error) {
+	v, err := t.upFunc(ctx, key)
+	return &v, err
+}
+
+func (t *typed[K, V]) upMany(ctx context.Context, keys []K) ([]any, error) {
+	values, err := t.upManyFunc(ctx, slices.Clone(keys)) // it may well sort them
+	boxes, vs := make([]any, len(keys)), make([]V, len(keys))
+	for i, key := range keys {
+		if v, ok := values[key]; ok {
+			vs[i] = v
+			boxes[i] = &vs[i]
+		}
+	}
+	return boxes, err
+}
+
+func (t *typed[K, V]) down(ctx context.Context, key K, box any) error {
+	return t.downFunc(ctx, key, unbox[V](box))
+}
+
+func (t *typed[K, V]) downMany(ctx context.Context, keys []K, boxes []any) error {
+	values := make(map[K]V, len(keys))
+	for i, key := range keys {
+		values[key] = unbox[V](boxes[i])
+	}
+	return t.downManyFunc(ctx, values)
+}
+
+func (t *typed[K, V]) ttl(key K, box any) time.Duration { return t.ttlFunc(key, unbox[V](box)) }
+
+// lend returns a box with v. The caller gives it back when it is unused.
+func (t *typed[K, V]) lend(v V) *V {
+	box, ok := t.spare.Get().(*V)
+	if !ok {
+		box = new(V)
+	}
+	*box = v
+	return box
+}
+
+func (t *typed[K, V]) giveBack(box *V) {
+	*box = *new(V) // or the pool would keep what v refers to
+	t.spare.Put(box)
+}
+
+// slab returns boxes for n values.
+func (t *typed[K, V]) slab(n int) slab {
+	s, ok := t.slabs.Get().(*slabOf[V])
+	if !ok || cap(s.values) < n {
+		s = &slabOf[V]{values: make([]V, n), pool: &t.slabs}
+	}
+	s.values = s.values[:n]
+	return s
+}
+
+// mostSpare is how many values are kept for the next call.
+const mostSpare = 1 << 10
+
+// A slabOf is a slab of values of type V.
+type slabOf[V any] struct {
+	values []V
+	pool   *sync.Pool
+}
+
+// Box returns the i-th box.
+func (s *slabOf[V]) Box(i int) any { return &s.values[i] }
+
+func (s *slabOf[V]) free() {
+	if cap(s.values) <= mostSpare {
+		clear(s.values)
+		s.pool.Put(s)
+	}
+}
+
+// A getCall is one Get. It has the value of a hit and the arguments of a load in
+// one allocation.
+type getCall[K comparable, V any] struct {
+	target target[K]
+	value  V
+}
+
+// get is Get, or a function that Wrap returns.
+func (c *Cache[K, V]) get(ctx context.Context, key K, up upBox[K]) (V, error) {
+	call := &getCall[K, V]{target: target[K]{c: c.keyed, key: key, up: up}}
+	call.target.box = &call.value
+	box, err := c.keyed.get(ctx, &call.target)
+	return unbox[V](box), err
+}
+
+// A gathered is the result of a call for many keys.
+type gathered[K comparable, V any] struct {
+	keys   []K
+	values map[K]V
+}
+
+func (g *gathered[K, V]) begin(n int) { g.values = make(map[K]V, n) }
+
+func (g *gathered[K, V]) put(i int, box any) { g.values[g.keys[i]] = unbox[V](box) }
+
+// many is GetMany or LookupMany.
+func (c *Cache[K, V]) many(ctx context.Context, op string, keys []K) (map[K]V, error) {
+	g := gathered[K, V]{keys: keys}
+	err := c.keyed.core.many(ctx, op, &keyList[K]{c: c.keyed, keys: keys}, &g)
+	return g.values, err
+}
+
+// entries returns the values of SetMany, in boxes.
+func (c *Cache[K, V]) entries(values map[K]V) entries[K] {
+	return func(keep bool, yield func(K, any) bool) {
+		size := 1
+		if keep {
+			size = min(len(values), 64)
+		}
+		room := make([]V, 0, size)
+		for key, v := range values {
+			switch {
+			case !keep:
+				room = room[:0]
+			case len(room) == size:
+				room = make([]V, 0, size) // the boxes of those before stay
+			}
+			room = append(room, v)
+			if !yield(key, &room[len(room)-1]) {
+				return
+			}
+		}
+	}
+}
