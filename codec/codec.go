@@ -59,24 +59,26 @@ type Codec[V any] interface {
 // codec, if these are to be called.
 //
 // If V cannot be stored, [Check] of the codec says why, and so does each call.
-func For[V any]() Codec[V] {
-	t := reflect.TypeFor[V]()
+func For[V any]() Codec[V] { return &typed[V]{as: codecOf(reflect.TypeFor[V]())} }
+
+// codecOf is For of a type.
+func codecOf(t reflect.Type) anyCodec {
 	switch t.Kind() {
 	case reflect.String:
-		return stringCodec[V]{}
+		return stringCodec{}
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-		return intCodec[V]{}
+		return intCodec{}
 	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
-		return uintCodec[V]{}
+		return uintCodec{}
 	case reflect.Slice:
 		if t.Elem().Kind() == reflect.Uint8 {
-			return bytesCodec[V]{}
+			return bytesCodec{}
 		}
 	}
-	if c, ok := generatedFor[V](); ok {
+	if c := generatedFor(t); c != nil {
 		return c
 	}
-	return MessagePack[V]()
+	return messagePackOf(t)
 }
 
 // Check reports why c can never work, or nil: V has a field of a type that c
@@ -100,21 +102,4 @@ func Check[V any](c Codec[V]) error {
 		return c.Check()
 	}
 	return nil
-}
-
-// invalid is a codec that cannot work; err says why.
-type invalid[V any] struct{ err *failure }
-
-// Check returns why the codec cannot work.
-func (c invalid[V]) Check() error { return c.err }
-
-// Append fails with what Check returns, as an [ErrEncode].
-func (c invalid[V]) Append(dst []byte, _ V) ([]byte, error) {
-	return dst, &failure{c.err.msg, []error{ErrEncode, ErrConfig}}
-}
-
-// Decode fails with what Check returns, as an [ErrFormat].
-func (c invalid[V]) Decode(_ []byte, v *V) error {
-	*v = *new(V)
-	return &failure{c.err.msg, []error{ErrFormat, ErrConfig}}
 }

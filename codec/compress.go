@@ -55,11 +55,11 @@ func Compress[V any](c Codec[V], how Compression) Codec[V] {
 	}
 	switch {
 	case how.Algorithm > Zstd:
-		return invalid[V]{misconfigured("Compression.Algorithm %d is unknown", how.Algorithm)}
+		return refused[V](misconfigured("Compression.Algorithm %d is unknown", how.Algorithm))
 	case how.Threshold < 0:
-		return invalid[V]{misconfigured("Compression.Threshold %d is negative", how.Threshold)}
+		return refused[V](misconfigured("Compression.Threshold %d is negative", how.Threshold))
 	case how.MaxSize < 0 || how.MaxSize > maxEncoded:
-		return invalid[V]{misconfigured("Compression.MaxSize %d is not in 0 to 512 MiB", how.MaxSize)}
+		return refused[V](misconfigured("Compression.MaxSize %d is not in 0 to 512 MiB", how.MaxSize))
 	}
 	return &compressed[V]{sealerOf(c), Bind(c), how}
 }

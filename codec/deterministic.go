@@ -1,7 +1,5 @@
 package codec
 
-import "reflect"
-
 // Deterministic returns an [ErrConfig] if c may make different bytes of equal
 // values, as [Encrypt] does, and nil otherwise. It goes through wrappers.
 //
@@ -35,14 +33,6 @@ func (c *mapped[V, S]) Deterministic() error { return Deterministic[S](c.inner) 
 
 // Deterministic returns an error: nonces are random.
 func (c *encrypted[V]) Deterministic() error { return errNonces }
-
-// Deterministic returns an error if V has a map.
-func (c *generatedCodec[V]) Deterministic() error {
-	if c.untyped.shape.hasMap(map[*shape]bool{}) {
-		return misconfigured(errMapsOf, reflect.TypeFor[V]())
-	}
-	return nil
-}
 
 // hasMap reports whether s or a part of it is a map.
 func (s *shape) hasMap(seen map[*shape]bool) bool {

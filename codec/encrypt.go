@@ -48,19 +48,19 @@ func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 func Encrypt[V any](c Codec[V], keys ...Key) Codec[V] {
 	e := &encrypted[V]{inner: Bind(c), open: make(map[uint32]cipher.AEAD, len(keys))}
 	if len(keys) == 0 {
-		return invalid[V]{misconfigured("Encrypt: a key is required")}
+		return refused[V](misconfigured("Encrypt: a key is required"))
 	}
 	e.id = keys[0].ID
 	for _, k := range keys {
 		if e.open[k.ID] != nil {
-			return invalid[V]{misconfigured("Encrypt: two keys have the ID %d", k.ID)}
+			return refused[V](misconfigured("Encrypt: two keys have the ID %d", k.ID))
 		}
 		block, err := aes.NewCipher(k.Secret)
 		if err != nil {
-			return invalid[V]{misconfigured("Encrypt: Secret of key %d has %d bytes, want 16, 24 or 32", k.ID, len(k.Secret))}
+			return refused[V](misconfigured("Encrypt: Secret of key %d has %d bytes, want 16, 24 or 32", k.ID, len(k.Secret)))
 		}
 		if e.open[k.ID], err = cipher.NewGCMWithRandomNonce(block); err != nil {
-			return invalid[V]{misconfigured("Encrypt: key %d: %v", k.ID, err)}
+			return refused[V](misconfigured("Encrypt: key %d: %v", k.ID, err))
 		}
 	}
 	e.seal = e.open[e.id]

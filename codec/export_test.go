@@ -7,33 +7,32 @@ import (
 
 // ByLibrary returns MessagePack[V] that leaves all to msgpack.
 func ByLibrary[V any]() Codec[V] {
-	c, ok := MessagePack[V]().(*msgpackCodec[V])
-	if !ok {
-		return MessagePack[V]()
+	c := MessagePack[V]().(*typed[V])
+	if u, ok := c.as.(*untyped); ok {
+		u.compiled().top.becomeLeaf()
+		c.as = byLibrary{u}
 	}
-	c.untyped.compiled().top.becomeLeaf()
-	return byLibrary[V]{c}
+	return c
 }
 
-type byLibrary[V any] struct{ *msgpackCodec[V] }
+type byLibrary struct{ *untyped }
 
-func (c byLibrary[V]) Decode(src []byte, v *V) (err error) {
-	defer catchDecode("a method of the value", v, &err)
-	*v = *new(V)
-	return c.untyped.decodeByLibrary(src, unsafe.Pointer(v), 0)
+func (c byLibrary) decodeInto(src []byte, p any) (err error) {
+	defer catchCall("a method of the value", &err)
+	return c.decodeByLibrary(src, reflect.ValueOf(p).UnsafePointer(), 0)
 }
 
 // Compiled reports whether the program for V does more than to leave all to
 // msgpack.
 func Compiled[V any]() bool {
-	c, ok := MessagePack[V]().(*msgpackCodec[V])
-	return ok && c.untyped.compiled().top.op != opLeaf
+	c, ok := MessagePack[V]().(*typed[V]).as.(*untyped)
+	return ok && c.compiled().top.op != opLeaf
 }
 
 // ReadByProgram reports whether the program of c is sure of src, and what it
 // reads.
 func ReadByProgram[V any](c Codec[V], src []byte) (v V, ok bool) {
-	ok, _ = c.(*msgpackCodec[V]).untyped.compiled().read(src, unsafe.Pointer(&v))
+	ok, _ = c.(*typed[V]).as.(*untyped).compiled().read(src, unsafe.Pointer(&v))
 	return v, ok
 }
 

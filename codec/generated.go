@@ -1,6 +1,9 @@
 package codec
 
-import "reflect"
+import (
+	"reflect"
+	"sync"
+)
 
 // msgpMarshaler and msgpUnmarshaler are the methods that tinylib/msgp generates.
 // They are known by their form, so that this module need not depend on it.
@@ -11,60 +14,58 @@ type (
 	}
 )
 
-// generatedFor returns the codec of a V that has those methods.
+// generatedFor returns the codec of a type that has those methods, or nil.
 //
 // What they read is scanned first as for [MessagePack], so nothing is deeper,
 // longer or shorter than it says. The methods see to integers themselves; a
 // slice they make at once, at the size of its elements for each byte at most.
-func generatedFor[V any]() (Codec[V], bool) {
-	t := reflect.TypeFor[V]()
-	c := new(generatedCodec[V])
+func generatedFor(t reflect.Type) anyCodec {
+	c := &generated{typ: t}
 	on := reflect.PointerTo(t)
 	if t.Kind() == reflect.Pointer {
-		c.untyped.elem, on = t.Elem(), t
+		c.elem, on = t.Elem(), t
 	}
 	if !on.Implements(reflect.TypeFor[msgpMarshaler]()) || !on.Implements(reflect.TypeFor[msgpUnmarshaler]()) {
-		return nil, false
+		return nil
 	}
 	s, _, err := newShape(t, true)
 	if err != nil {
-		return invalid[V]{err}, true
+		return invalid{err}
 	}
-	c.untyped.shape = s
-	return c, true
+	c.shape = s
+	return c
 }
 
-// generatedCodec serves a V with the methods on V or *V, and a V that is itself
-// the pointer. A nil of the latter is MessagePack's nil, for which the methods
+// generated serves a type with the methods on it or a pointer to it, and one that is
+// itself the pointer. A nil of the latter is MessagePack's nil, for which the methods
 // have no form of their own.
-type generatedCodec[V any] struct {
-	untyped generated
-	slots   slots[V]
-}
-
-// Append calls MarshalMsg, and scans what it appended.
-func (c *generatedCodec[V]) Append(dst []byte, v V) ([]byte, error) {
-	p, again := c.slots.get(v), c.slots.get(*new(V))
-	defer c.slots.put(p)
-	defer c.slots.put(again)
-	return c.untyped.append(dst, p, again)
-}
-
-// Decode scans src, and calls UnmarshalMsg only if it is sound.
-func (c *generatedCodec[V]) Decode(src []byte, v *V) error {
-	*v = *new(V)
-	err := c.untyped.decode(src, v)
-	if err != nil {
-		*v = *new(V)
-	}
-	return err
-}
-
-// generated is a generatedCodec of variables that it knows as pointers in an any. It is
-// compiled once for all types.
 type generated struct {
-	elem  reflect.Type // what V points to, else nil
+	typ   reflect.Type
+	elem  reflect.Type // what typ points to, else nil
 	shape *shape
+	spare sync.Pool // of pointers to variables of typ, which are zero
+}
+
+func (c *generated) check() error { return nil }
+
+// deterministic returns an error if the type has a map.
+func (c *generated) deterministic() error {
+	if c.shape.hasMap(map[*shape]bool{}) {
+		return misconfigured(errMapsOf, c.typ)
+	}
+	return nil
+}
+
+// encode calls MarshalMsg, and scans what it appended.
+func (c *generated) encode(dst []byte, p any) ([]byte, error) {
+	again := c.spare.Get()
+	if again == nil {
+		again = reflect.New(c.typ).Interface()
+	}
+	out, err := c.append(dst, p, again)
+	reflect.ValueOf(again).Elem().SetZero()
+	c.spare.Put(again)
+	return out, err
 }
 
 // append appends the variable at p, and decodes that into the one at again, which is zero.
@@ -95,7 +96,7 @@ func (c *generated) append(dst []byte, p, again any) (out []byte, err error) {
 	if err := s.all(out[len(dst):]); err != nil {
 		return dst, unreadable(err)
 	}
-	if err := c.decode(out[len(dst):], again); err != nil {
+	if err := c.decodeInto(out[len(dst):], again); err != nil {
 		return dst, unreadable(err)
 	}
 	return out, nil
@@ -103,9 +104,8 @@ func (c *generated) append(dst []byte, p, again any) (out []byte, err error) {
 
 var errNotAppended = cannotEncode("MarshalMsg did not append", nil)
 
-// decode reads src into the variable at p, which is zero. After an error, the variable
-// may be anything.
-func (c *generated) decode(src []byte, p any) (err error) {
+// decodeInto scans src, and calls UnmarshalMsg only if it is sound.
+func (c *generated) decodeInto(src []byte, p any) (err error) {
 	defer catchCall("UnmarshalMsg", &err)
 	var s scan
 	if err := s.all(src); err != nil {

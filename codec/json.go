@@ -20,60 +20,62 @@ import (
 // and 4 MB, with an error that wraps ErrTooLarge: an element of a slice costs the size
 // of its type, however few bytes it takes in JSON. Append refuses such values too.
 // Methods of V's parts allocate what they like.
-func JSON[V any]() Codec[V] {
-	t := reflect.TypeFor[V]()
+func JSON[V any]() Codec[V] { return &typed[V]{as: jsonOf(reflect.TypeFor[V]())} }
+
+// jsonOf is JSON of a type.
+func jsonOf(t reflect.Type) anyCodec {
 	if err := checkJSON(t, t.String(), map[reflect.Type]bool{}); err != nil {
-		return invalid[V]{err}
+		return invalid{err}
 	}
-	return &jsonCodec[V]{plan: newJSONPlan(t), nullable: nilable(t) || hasOwnJSON(t), verify: holdsOwnJSON(t, map[reflect.Type]bool{})}
+	return &jsonCodec{typ: t, plan: newJSONPlan(t), nullable: nilable(t) || hasOwnJSON(t), verify: holdsOwnJSON(t, map[reflect.Type]bool{})}
 }
 
-type jsonCodec[V any] struct {
+type jsonCodec struct {
+	sure
+	typ      reflect.Type
 	plan     *jsonPlan
-	nullable bool // null at the top is a V
+	nullable bool // null at the top is a value
 	verify   bool // a part encodes itself, and may not decode what it makes
 	encoders sync.Pool
 }
 
-// jsonEncoder is what one Append needs.
-type jsonEncoder[V any] struct {
+// jsonEncoder is what one encode needs.
+type jsonEncoder struct {
 	enc *json.Encoder
 	buf buffer
-	v   V
 }
 
-// Append appends v as encoding/json writes it, without HTML escapes.
-func (c *jsonCodec[V]) Append(dst []byte, v V) (out []byte, err error) {
+// encode appends a variable as encoding/json writes it, without HTML escapes.
+func (c *jsonCodec) encode(dst []byte, p any) (out []byte, err error) {
 	defer catchAppend("a method of the value", dst, &out, &err)
-	e, ok := c.encoders.Get().(*jsonEncoder[V])
+	e, ok := c.encoders.Get().(*jsonEncoder)
 	if !ok {
-		e = new(jsonEncoder[V])
+		e = new(jsonEncoder)
 		e.enc = json.NewEncoder(&e.buf)
 		e.enc.SetEscapeHTML(false)
 	}
-	e.buf.b, e.v = dst, v
-	if err := e.enc.Encode(&e.v); err != nil {
+	e.buf.b = dst
+	if err := e.enc.Encode(p); err != nil {
 		// The encoder is not put back: it remembers some errors.
 		return dst, cannotEncode(describe(err), err)
 	}
 	out = e.buf.b[:len(e.buf.b)-1] // without the newline that Encode adds
-	e.buf.b, e.v = nil, *new(V)
+	e.buf.b = nil
 	c.encoders.Put(e)
 	if err := c.plan.check(out[len(dst):]); err != nil {
 		return dst, unreadable(err)
 	}
 	if c.verify {
-		if err := c.Decode(out[len(dst):], new(V)); err != nil {
+		if err := c.decodeInto(out[len(dst):], reflect.New(c.typ).Interface()); err != nil {
 			return dst, unreadable(err)
 		}
 	}
 	return out, nil
 }
 
-// Decode reads src with encoding/json. It refuses null where V has no nil.
-func (c *jsonCodec[V]) Decode(src []byte, v *V) (err error) {
-	defer catchDecode("a method of the value", v, &err)
-	*v = *new(V)
+// decodeInto reads src with encoding/json. It refuses null where the type has no nil.
+func (c *jsonCodec) decodeInto(src []byte, p any) (err error) {
+	defer catchCall("a method of the value", &err)
 	// Unmarshal takes null for anything, and leaves it zero.
 	if !c.nullable && len(src) >= len("null") && string(bytes.TrimSpace(src)) == "null" {
 		return errNull
@@ -81,7 +83,7 @@ func (c *jsonCodec[V]) Decode(src []byte, v *V) (err error) {
 	if err := c.plan.check(src); err != nil {
 		return err
 	}
-	if err := json.Unmarshal(src, v); err != nil {
+	if err := json.Unmarshal(src, p); err != nil {
 		return badFormat(describe(err), err)
 	}
 	return nil

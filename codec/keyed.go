@@ -27,7 +27,7 @@ type Keyed[V any] interface {
 // AppendKeyed and DecodeKeyed.
 func Bind[V any](c Codec[V]) Keyed[V] {
 	if c == nil {
-		return keyless[V]{invalid[V]{misconfigured("codec is nil")}}
+		return keyless[V]{refused[V](misconfigured("codec is nil"))}
 	}
 	if k, ok := c.(Keyed[V]); ok {
 		return k

@@ -15,7 +15,7 @@ package codec
 // Both functions are called at the same time by many goroutines.
 func Map[V, S any](c Codec[S], to func(V) (S, error), from func(S) (V, error)) Codec[V] {
 	if to == nil || from == nil {
-		return invalid[V]{misconfigured("Map: to and from are required")}
+		return refused[V](misconfigured("Map: to and from are required"))
 	}
 	return &mapped[V, S]{sealerOf(c), Bind(c), to, from}
 }

@@ -62,37 +62,15 @@ import (
 // codec is first used, with what was registered with msgpack until then. Short
 // strings of one value then share memory: a string that is kept holds up to a
 // kilobyte.
-func MessagePack[V any]() Codec[V] {
-	p, err := newPlan(reflect.TypeFor[V]())
+func MessagePack[V any]() Codec[V] { return &typed[V]{as: messagePackOf(reflect.TypeFor[V]())} }
+
+// messagePackOf is MessagePack of a type.
+func messagePackOf(t reflect.Type) anyCodec {
+	p, err := newPlan(t)
 	if err != nil {
-		return invalid[V]{err}
+		return invalid{err}
 	}
-	return &msgpackCodec[V]{untyped: untyped{typ: reflect.TypeFor[V](), plan: p}}
-}
-
-type msgpackCodec[V any] struct {
-	untyped untyped
-	slots   slots[V]
-}
-
-// Check returns nil, or a note.
-func (c *msgpackCodec[V]) Check() error { return jsonNote(c.untyped.typ) }
-
-// Append appends v in the format of msgpack. It refuses cycles, and what Decode
-// would not take back.
-func (c *msgpackCodec[V]) Append(dst []byte, v V) (out []byte, err error) {
-	defer catchAppend("a method of the value", dst, &out, &err)
-	p := c.slots.get(v)
-	out, err = c.untyped.append(dst, unsafe.Pointer(p))
-	c.slots.put(p)
-	return out, err
-}
-
-// Decode reads src as msgpack does, but for what MessagePack says it refuses.
-func (c *msgpackCodec[V]) Decode(src []byte, v *V) (err error) {
-	defer catchDecode("a method of the value", v, &err)
-	*v = *new(V)
-	return c.untyped.decode(src, unsafe.Pointer(v))
+	return &untyped{typ: t, plan: p}
 }
 
 // untyped is a codec of the type typ. Of what it points to it is as sure as a
@@ -103,6 +81,24 @@ type untyped struct {
 
 	compile sync.Once
 	program *program
+}
+
+// check returns nil, or a note.
+func (c *untyped) check() error { return jsonNote(c.typ) }
+
+func (c *untyped) deterministic() error { return nil }
+
+// encode appends a variable in the format of msgpack. It refuses cycles, and what Decode
+// would not take back.
+func (c *untyped) encode(dst []byte, p any) (out []byte, err error) {
+	defer catchAppend("a method of the value", dst, &out, &err)
+	return c.append(dst, reflect.ValueOf(p).UnsafePointer())
+}
+
+// decodeInto reads src as msgpack does, but for what MessagePack says it refuses.
+func (c *untyped) decodeInto(src []byte, p any) (err error) {
+	defer catchCall("a method of the value", &err)
+	return c.decode(src, reflect.ValueOf(p).UnsafePointer())
 }
 
 // compiled returns the program of the type. It is made when first asked for,

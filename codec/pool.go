@@ -29,25 +29,6 @@ func (w *buffer) WriteByte(c byte) error {
 	return nil
 }
 
-// slots lends variables of type V. Code that takes any, such as an encoder, can
-// be given a pointer to one without an allocation for each value, and finds
-// there the methods with a pointer receiver too.
-type slots[V any] struct{ pool sync.Pool }
-
-func (s *slots[V]) get(v V) *V {
-	p, ok := s.pool.Get().(*V)
-	if !ok {
-		p = new(V)
-	}
-	*p = v
-	return p
-}
-
-func (s *slots[V]) put(p *V) {
-	*p = *new(V) // or the pool would keep what v refers to
-	s.pool.Put(p)
-}
-
 // maxPooled is the capacity above which a buffer is left to the garbage
 // collector, lest one large value be paid for by every pooled buffer.
 const maxPooled = 256 << 10

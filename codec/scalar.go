@@ -7,12 +7,12 @@ import (
 
 // String returns a codec that stores a string as it is, whatever its bytes.
 // Any bytes decode. Decode allocates the string and nothing else.
-func String[V ~string]() Codec[V] { return stringCodec[V]{} }
+func String[V ~string]() Codec[V] { return &typed[V]{as: stringCodec{}} }
 
 // Bytes returns a codec that stores a slice of bytes as it is. Any bytes
 // decode. A nil slice and an empty one are both no bytes, which decode to an
 // empty slice that is not nil. Decode allocates the slice and nothing else.
-func Bytes[V ~[]byte]() Codec[V] { return bytesCodec[V]{} }
+func Bytes[V ~[]byte]() Codec[V] { return &typed[V]{as: bytesCodec{}} }
 
 // Integer is the set of the types that [Int] stores.
 type Integer interface {
@@ -26,57 +26,52 @@ type Integer interface {
 // Neither Append nor Decode allocates, but for dst.
 func Int[V Integer]() Codec[V] {
 	if ^V(0) < 0 {
-		return intCodec[V]{}
+		return &typed[V]{as: intCodec{}}
 	}
-	return uintCodec[V]{}
+	return &typed[V]{as: uintCodec{}}
 }
 
-// The codecs go by the kind of V at run time, and so serve [For] as well, which
-// knows V only as a type of that kind. Reflection on a pointer to a scalar does
-// not allocate; a twin of each codec that converts instead is 5 ns faster.
+// The codecs go by the kind of V at run time, and so serve [For] as well. Reflection on a
+// pointer to a scalar does not allocate.
 
-type stringCodec[V any] struct{}
+type stringCodec struct{ sure }
 
-// Append appends the string.
-func (stringCodec[V]) Append(dst []byte, v V) ([]byte, error) {
-	return append(dst, reflect.ValueOf(&v).Elem().String()...), nil
+func (stringCodec) encode(dst []byte, p any) ([]byte, error) {
+	return append(dst, reflect.ValueOf(p).Elem().String()...), nil
 }
 
-// Decode takes src for the string. It never fails.
-func (stringCodec[V]) Decode(src []byte, v *V) error {
-	reflect.ValueOf(v).Elem().SetString(string(src))
+// decodeInto takes src for the string. It never fails.
+func (stringCodec) decodeInto(src []byte, p any) error {
+	reflect.ValueOf(p).Elem().SetString(string(src))
 	return nil
 }
 
-type bytesCodec[V any] struct{}
+type bytesCodec struct{ sure }
 
-// Append appends the bytes.
-func (bytesCodec[V]) Append(dst []byte, v V) ([]byte, error) {
-	return append(dst, reflect.ValueOf(&v).Elem().Bytes()...), nil
+func (bytesCodec) encode(dst []byte, p any) ([]byte, error) {
+	return append(dst, reflect.ValueOf(p).Elem().Bytes()...), nil
 }
 
-// Decode copies src. It never fails, and of no bytes makes an empty slice.
-func (bytesCodec[V]) Decode(src []byte, v *V) error {
+// decodeInto copies src. It never fails, and of no bytes makes an empty slice.
+func (bytesCodec) decodeInto(src []byte, p any) error {
 	// Not bytes.Clone, which makes of no bytes a nil slice if src is nil.
-	reflect.ValueOf(v).Elem().SetBytes(append([]byte{}, src...))
+	reflect.ValueOf(p).Elem().SetBytes(append([]byte{}, src...))
 	return nil
 }
 
-type intCodec[V any] struct{}
+type intCodec struct{ sure }
 
-// Append appends the number in decimal.
-func (intCodec[V]) Append(dst []byte, v V) ([]byte, error) {
-	return strconv.AppendInt(dst, reflect.ValueOf(&v).Elem().Int(), 10), nil
+func (intCodec) encode(dst []byte, p any) ([]byte, error) {
+	return strconv.AppendInt(dst, reflect.ValueOf(p).Elem().Int(), 10), nil
 }
 
-// Decode reads what Append and Redis write, and nothing else.
-func (intCodec[V]) Decode(src []byte, v *V) error {
-	e := reflect.ValueOf(v).Elem()
-	e.SetInt(0)
+// decodeInto reads what encode and Redis write, and nothing else.
+func (intCodec) decodeInto(src []byte, p any) error {
 	n, ok := parseInt(src)
 	if !ok {
 		return errNotInteger
 	}
+	e := reflect.ValueOf(p).Elem()
 	if e.OverflowInt(n) {
 		return errOutOfRange
 	}
@@ -84,21 +79,19 @@ func (intCodec[V]) Decode(src []byte, v *V) error {
 	return nil
 }
 
-type uintCodec[V any] struct{}
+type uintCodec struct{ sure }
 
-// Append appends the number in decimal.
-func (uintCodec[V]) Append(dst []byte, v V) ([]byte, error) {
-	return strconv.AppendUint(dst, reflect.ValueOf(&v).Elem().Uint(), 10), nil
+func (uintCodec) encode(dst []byte, p any) ([]byte, error) {
+	return strconv.AppendUint(dst, reflect.ValueOf(p).Elem().Uint(), 10), nil
 }
 
-// Decode reads what Append and Redis write, and nothing else.
-func (uintCodec[V]) Decode(src []byte, v *V) error {
-	e := reflect.ValueOf(v).Elem()
-	e.SetUint(0)
+// decodeInto reads what encode and Redis write, and nothing else.
+func (uintCodec) decodeInto(src []byte, p any) error {
 	n, ok := parseUint(src)
 	if !ok {
 		return errNotInteger
 	}
+	e := reflect.ValueOf(p).Elem()
 	if e.OverflowUint(n) {
 		return errOutOfRange
 	}

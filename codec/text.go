@@ -9,15 +9,17 @@ import (
 // AppendText of [encoding.TextAppender] if there is one, else MarshalText, and
 // UnmarshalText. V may be the type with these methods or a pointer to it; a nil
 // pointer is an [ErrEncode], and so is a text that UnmarshalText does not take.
-func Text[V any]() Codec[V] {
-	t := reflect.TypeFor[V]()
+func Text[V any]() Codec[V] { return &typed[V]{as: textOf(reflect.TypeFor[V]())} }
+
+// textOf is Text of a type.
+func textOf(t reflect.Type) anyCodec {
 	appender := reflect.TypeFor[encoding.TextAppender]()
 	marshaler := reflect.TypeFor[encoding.TextMarshaler]()
 	unmarshaler := reflect.TypeFor[encoding.TextUnmarshaler]()
 
 	// The methods of *V include those of V. Those of a V that is a pointer are
 	// not in *V.
-	c := new(textCodec[V])
+	c := &textCodec{typ: t}
 	on := reflect.PointerTo(t)
 	if t.Kind() == reflect.Pointer {
 		c.elem, on = t.Elem(), t
@@ -25,33 +27,33 @@ func Text[V any]() Codec[V] {
 	c.appends = on.Implements(appender)
 	switch {
 	case !c.appends && !on.Implements(marshaler):
-		return invalid[V]{misconfigured("Text: %s has no method AppendText or MarshalText", t)}
+		return invalid{misconfigured("Text: %s has no method AppendText or MarshalText", t)}
 	case !on.Implements(unmarshaler):
-		return invalid[V]{misconfigured("Text: %s has no method UnmarshalText", t)}
+		return invalid{misconfigured("Text: %s has no method UnmarshalText", t)}
 	}
 	return c
 }
 
-// textCodec serves a V with the methods on V or *V, and a V that is itself the
-// pointer.
-type textCodec[V any] struct {
-	elem    reflect.Type // what V points to, else nil
-	appends bool         // V has AppendText
-	slots   slots[V]
+// textCodec serves a type with the methods on it or a pointer to it, and one that is
+// itself the pointer.
+type textCodec struct {
+	sure
+	typ     reflect.Type
+	elem    reflect.Type // what typ points to, else nil
+	appends bool         // it has AppendText
 }
 
-// Append calls AppendText, or MarshalText if there is none. A nil pointer is an
+// encode calls AppendText, or MarshalText if there is none. A nil pointer is an
 // error.
-func (c *textCodec[V]) Append(dst []byte, v V) (out []byte, err error) {
+func (c *textCodec) encode(dst []byte, p any) (out []byte, err error) {
 	defer catchAppend("a method of the value", dst, &out, &err)
-	p := c.slots.get(v)
-	defer c.slots.put(p)
-	var with any = p
+	with := p
 	if c.elem != nil {
-		if reflect.ValueOf(p).Elem().IsNil() {
+		v := reflect.ValueOf(p).Elem()
+		if v.IsNil() {
 			return dst, errNilText
 		}
-		with = *p
+		with = v.Interface()
 	}
 	if c.appends {
 		out, err = with.(encoding.TextAppender).AppendText(dst)
@@ -63,21 +65,20 @@ func (c *textCodec[V]) Append(dst []byte, v V) (out []byte, err error) {
 	if err != nil {
 		return dst, cannotEncode("text: "+describe(err), err)
 	}
-	if err := c.Decode(out[len(dst):], new(V)); err != nil {
+	if err := c.decodeInto(out[len(dst):], reflect.New(c.typ).Interface()); err != nil {
 		return dst, unreadable(err)
 	}
 	return out, nil
 }
 
-// Decode calls UnmarshalText on a new value.
-func (c *textCodec[V]) Decode(src []byte, v *V) (err error) {
-	defer catchDecode("UnmarshalText", v, &err)
-	*v = *new(V)
-	var into any = v
+// decodeInto calls UnmarshalText on a new value.
+func (c *textCodec) decodeInto(src []byte, p any) (err error) {
+	defer catchCall("UnmarshalText", &err)
+	into := p
 	if c.elem != nil {
-		p := reflect.New(c.elem)
-		reflect.ValueOf(v).Elem().Set(p)
-		into = p.Interface()
+		v := reflect.New(c.elem)
+		reflect.ValueOf(p).Elem().Set(v)
+		into = v.Interface()
 	}
 	if err := into.(encoding.TextUnmarshaler).UnmarshalText(src); err != nil {
 		return badFormat("text: "+describe(err), err)
