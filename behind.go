@@ -8,11 +8,11 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/cachex-go/cachex/internal/engine"
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/errs"
 	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/ledger"
-	"github.com/cachex-go/cachex/loader"
 	"github.com/cachex-go/cachex/writebehind"
 )
 
@@ -36,10 +36,10 @@ func (c *core) flushAll(ctx context.Context) error {
 
 func (c *core) flush(ctx context.Context) error {
 	drained := c.drain(ctx, false)
-	if c.engine == nil {
+	if c.writeBehind == nil {
 		return drained
 	}
-	return errors.Join(drained, c.engine.Flush(ctx))
+	return errors.Join(drained, c.writeBehind.Flush(ctx))
 }
 
 // drain sends what a kind keeps in this process.
@@ -66,10 +66,10 @@ func (c *core) reconcile(ctx context.Context, choose func(writebehind.ForkError)
 	}
 	defer c.calls.leave()
 	err := c.drain(ctx, false)
-	if c.engine == nil {
+	if c.writeBehind == nil {
 		return nil, c.failing("reconcile", err)
 	}
-	forks, failed := c.engine.Reconcile(ctx, choose)
+	forks, failed := c.writeBehind.Reconcile(ctx, choose)
 	return forks, c.failing("reconcile", errors.Join(err, failed))
 }
 
@@ -99,7 +99,7 @@ func namespace(template string) string {
 func (c *keyed[K]) behind() error {
 	if err := c.core.behind(c.persist, c.check); err != nil || c.kind != nil {
 		if c.kind != nil {
-			c.kind.Engine = c.core.engine
+			c.kind.Engine = c.core.writeBehind
 		}
 		return err
 	}
@@ -122,7 +122,7 @@ func (c *core) behind(persist func(context.Context, ledger.Batch) error, check f
 	case !c.settings.downMany:
 		o.MaxBatch = 1 // Ledger.Once of Down then records just its value
 	}
-	if c.engine, err = writebehind.New(c.rdb, o); err != nil {
+	if c.writeBehind, err = writebehind.New(c.rdb, o); err != nil {
 		return fmt.Errorf("Spec.WriteBehind: %w", err)
 	}
 	return nil
@@ -130,8 +130,8 @@ func (c *core) behind(persist func(context.Context, ledger.Batch) error, check f
 
 // setBehind writes values, and that they are to be persisted, in one round trip for
 // each 500. It returns an error for each.
-func (c *core) setBehind(ctx context.Context, ws []loader.Writing) []error {
-	c.engine.Start()
+func (c *core) setBehind(ctx context.Context, ws []engine.Writing) []error {
+	c.writeBehind.Start()
 	calls := make([]*script.Call, len(ws))
 	ks := make([]string, len(ws))
 	for i, w := range ws {
@@ -139,16 +139,16 @@ func (c *core) setBehind(ctx context.Context, ws []loader.Writing) []error {
 		token, sum := entry.NewToken(), binary.BigEndian.AppendUint32(nil, entry.Sum(w.Key, w.Payload))
 		keep, fresh := w.Life.Args()
 		calls[i] = &script.Call{
-			Script: script.WriteBehind, Key: w.Key, More: []string{c.engine.Keys(c.engine.Bucket(id)).Pending},
+			Script: script.WriteBehind, Key: w.Key, More: []string{c.writeBehind.Keys(c.writeBehind.Bucket(id)).Pending},
 			Args: []any{token[:], keep, fresh, sum, w.Payload, writebehind.Field(id)},
 		}
 		ks[i] = w.Key
 	}
-	c.loader.Send(ctx, calls...)
-	c.loader.Forget(ks...)
+	c.engine.Send(ctx, calls...)
+	c.engine.Forget(ks...)
 	errs := make([]error, len(ws))
 	for i, call := range calls {
-		errs[i] = writebehind.Written(call)
+		errs[i] = writebehind.Written(call.Reply, call.Err)
 	}
 	return errs
 }
@@ -156,13 +156,13 @@ func (c *core) setBehind(ctx context.Context, ws []loader.Writing) []error {
 // tagged returns the pattern and the test of keys that have the hash tag of write-behind,
 // if they have.
 func (c *core) tagged(pattern string, match func(string) bool, err error) (string, func(string) bool, error) {
-	if err != nil || c.engine == nil {
+	if err != nil || c.writeBehind == nil {
 		return pattern, match, err
 	}
 	glob := strings.NewReplacer(`*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`, `^`, `\^`, `-`, `\-`, `\`, `\\`)
 	return "{" + glob.Replace(namespace(c.settings.key)) + ":*}" + pattern, func(k string) bool {
 		id := untagged(k)
-		return k == c.engine.Tag(id)+id && match(id)
+		return k == c.writeBehind.Tag(id)+id && match(id)
 	}, nil
 }
 
@@ -174,7 +174,7 @@ func untagged(k string) string {
 
 // wrapped returns up as Wrap calls it.
 func (c *keyed[K]) wrapped(up upBox[K]) upBox[K] {
-	if c.core.engine != nil && c.kind == nil {
+	if c.core.writeBehind != nil && c.kind == nil {
 		return c.upPending(up)
 	}
 	return up
@@ -231,12 +231,12 @@ func (c *keyed[K]) pending(ctx context.Context, keys []K) ([]any, error) {
 // pending returns what the source may lack of n ids, in boxes; nil for an id of which it
 // lacks nothing.
 func (c *core) pending(ctx context.Context, n int, id func(i int) string) ([]any, error) {
-	c.engine.Start()
+	c.writeBehind.Start()
 	ids, boxes := make([]string, n), make([]any, n)
 	for i := range ids {
 		ids[i] = id(i)
 	}
-	seen, err := c.engine.LookMany(ctx, ids)
+	seen, err := c.writeBehind.LookMany(ctx, ids)
 	if err != nil {
 		NoStore(ctx)
 		return boxes, err
@@ -260,7 +260,7 @@ func (c *core) pending(ctx context.Context, n int, id func(i int) string) ([]any
 // decode returns the value of what is written behind under an id.
 func (c *core) decode(id string, payload []byte) (any, error) {
 	box := c.values.NewBox()
-	return box, c.loader.Decode(c.engine.Tag(id)+id, payload, box)
+	return box, c.engine.Decode(c.writeBehind.Tag(id)+id, payload, box)
 }
 
 // check returns an error if this release cannot read an id, or its value: those of a

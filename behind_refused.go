@@ -22,7 +22,7 @@ func (c *core) refused(ctx context.Context) ([]writebehind.Refused, error) {
 		return nil, err
 	}
 	defer c.calls.leave()
-	all, err := c.engine.Refused(ctx)
+	all, err := c.writeBehind.Refused(ctx)
 	if err != nil {
 		err = c.fail("refused", "", err)
 	}
@@ -42,7 +42,7 @@ func (c *core) retry(ctx context.Context, ids []string) (int, error) {
 		return 0, err
 	}
 	defer c.calls.leave()
-	n, err := c.engine.Retry(ctx, ids...)
+	n, err := c.writeBehind.Retry(ctx, ids...)
 	if err != nil {
 		err = c.fail("retry", "", err)
 	}
@@ -51,7 +51,7 @@ func (c *core) retry(ctx context.Context, ids []string) (int, error) {
 
 // admitBehind is admit for calls that need an engine.
 func (c *core) admitBehind(ctx context.Context, op string) error {
-	if c.engine == nil {
+	if c.writeBehind == nil {
 		return c.fail(op, "", errNotBehind)
 	}
 	return c.admit(ctx, op)

@@ -61,7 +61,7 @@ func twoReleases(t *testing.T, rdb *redis.Client, codecs [2]codec.Codec[string],
 	require.NoError(t, err)
 	require.Empty(t, refused, "another release can read it")
 	require.Equal(t, int64(2), old.Stats().WriteBehind.Unread)
-	backlog, err := old.keyed.core.engine.Backlog(ctx)
+	backlog, err := old.keyed.core.writeBehind.Backlog(ctx)
 	require.NoError(t, err)
 	require.Equal(t, int64(2), backlog.Unread)
 	require.Positive(t, backlog.OldestUnread)

@@ -164,7 +164,7 @@ func TestWhatIsPendingIsBoundToItsKey(t *testing.T) {
 		require.NoError(t, a.Set(t.Context(), 1, "secret"))
 		require.NoError(t, a.Delete(t.Context(), 1))
 		requireValue(t, b, 1, "secret")
-		for _, text := range rdb.HGetAll(t.Context(), a.keyed.core.engine.Keys(a.keyed.core.engine.Bucket(untagged(a.Key(1)))).Pending).Val() {
+		for _, text := range rdb.HGetAll(t.Context(), a.keyed.core.writeBehind.Keys(a.keyed.core.writeBehind.Bucket(untagged(a.Key(1)))).Pending).Val() {
 			require.NotContains(t, text, "secret")
 		}
 		require.NoError(t, b.Flush(t.Context()))
@@ -189,7 +189,7 @@ func TestWhatIsPendingAndNoValueWaits(t *testing.T) {
 			require.NoError(t, a.Set(t.Context(), id, want[id]))
 		}
 		id := untagged(a.Key(1))
-		require.NoError(t, a.keyed.core.engine.Put(t.Context(), id, []byte("no JSON")))
+		require.NoError(t, a.keyed.core.writeBehind.Put(t.Context(), id, []byte("no JSON")))
 		require.NoError(t, a.Delete(t.Context(), ids...))
 		delete(want, 1)
 		many, _ := b.GetMany(t.Context(), ids)

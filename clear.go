@@ -61,7 +61,7 @@ func (c *core) clear(ctx context.Context, whole func() (pattern string, match fu
 		return 0, c.fail(OpClear, "", err)
 	}
 	// After the removal, for the reason that Delete has.
-	defer c.loader.ForgetAll()
+	defer c.engine.ForgetAll()
 	ctx, w := c.begin(ctx, OpClear, "", 0)
 	err = guard.Call(guard.Client, func() error { return walk(ctx) })
 	w.end(ctx, 0, err)

@@ -14,24 +14,24 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cachex-go/cachex/internal/client"
+	"github.com/cachex-go/cachex/internal/engine"
 	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/script"
-	"github.com/cachex-go/cachex/loader"
 	"github.com/cachex-go/cachex/writebehind"
 )
 
 // A core is a Cache without its types. It is compiled once for all caches of a
 // program, so all code that needs neither a K nor a V is a method of it.
 type core struct {
-	name     string
-	settings settings
-	rdb      redis.UniversalClient
-	values   boxes
-	loader   *loader.Engine      // nil until load has made it
-	engine   *writebehind.Engine // nil: nothing is written behind
-	observer Observer
-	ups      bool // there is an Up or UpMany
-	zero     bool // a key without a value has the zero value: see kind.Kind
+	name        string
+	settings    settings
+	rdb         redis.UniversalClient
+	values      boxes
+	engine      *engine.Engine      // nil until load has made it
+	writeBehind *writebehind.Engine // nil: nothing is written behind
+	observer    Observer
+	ups         bool // there is an Up or UpMany
+	zero        bool // a key without a value has the zero value: see kind.Kind
 
 	calls         door
 	release       func()          // of the template
@@ -46,7 +46,7 @@ type core struct {
 
 // boxes is the part of values that core uses.
 type boxes interface {
-	loader.BoxCodec
+	engine.Codec
 
 	// slab returns boxes for n values.
 	slab(n int) slab
@@ -54,7 +54,7 @@ type boxes interface {
 
 // A slab is boxes for the values that are read together.
 type slab interface {
-	loader.BoxTargets
+	engine.Targets
 
 	// free gives the slab back. The boxes must not be used afterwards.
 	free()
@@ -89,7 +89,7 @@ func (c *core) open(rdb redis.UniversalClient, set *settings, template string, v
 func (c *core) load(vs boxes) (err error) {
 	set := &c.settings
 	c.values = vs
-	c.loader, err = loader.NewEngine(c.rdb, vs, loader.EngineOptions{
+	c.engine, err = engine.New(c.rdb, vs, engine.Options{
 		LeaseTTL:             set.leaseTTL,
 		Timeout:              set.upTimeout,
 		MaxLoads:             set.maxLoads,
@@ -124,10 +124,10 @@ func (c *core) close(ctx context.Context) error {
 		}
 	}
 	var persisted error
-	if c.engine != nil {
-		persisted = c.engine.Close(ctx)
+	if c.writeBehind != nil {
+		persisted = c.writeBehind.Close(ctx)
 	}
-	if err := cmp.Or(errors.Join(persisted, drained), c.loader.Close(ctx), late); err != nil {
+	if err := cmp.Or(errors.Join(persisted, drained), c.engine.Close(ctx), late); err != nil {
 		return c.fail("close", "", err)
 	}
 	return nil
@@ -201,12 +201,12 @@ func (c *core) each(ctx context.Context, op string, n int, render func(i int) (s
 	ctx, w := c.begin(ctx, op, ks[0], len(ks))
 	// Afterwards: a load that began before may have read what is now out of
 	// date, and must not be joined.
-	defer c.loader.Forget(ks...)
+	defer c.engine.Forget(ks...)
 	var err error
 	for some := range slices.Chunk(ks, deleteChunk) {
 		began := time.Now()
 		k, failed := do(ctx, some)
-		c.loader.Note(ctx, cmp.Or(k, some[0]), began, failed)
+		c.engine.Note(ctx, cmp.Or(k, some[0]), began, failed)
 		if failed != nil {
 			err = c.redisFailed(ctx, op, k, failed)
 			break
@@ -218,7 +218,7 @@ func (c *core) each(ctx context.Context, op string, n int, render func(i int) (s
 
 // unlink returns the first key that failed.
 func (c *core) unlink(ctx context.Context, keys []string) (string, error) {
-	for i, err := range c.loader.Delete(ctx, keys) {
+	for i, err := range c.engine.Delete(ctx, keys) {
 		if err != nil {
 			return keys[i], err
 		}
@@ -228,7 +228,7 @@ func (c *core) unlink(ctx context.Context, keys []string) (string, error) {
 
 // expire returns the first key that failed.
 func (c *core) expire(ctx context.Context, keys []string) (string, error) {
-	for i, err := range c.loader.Leases().ExpireMany(ctx, keys) {
+	for i, err := range c.engine.Leases().ExpireMany(ctx, keys) {
 		if err != nil {
 			return keys[i], err
 		}
@@ -237,11 +237,11 @@ func (c *core) expire(ctx context.Context, keys []string) (string, error) {
 }
 
 // write stores a value without Down.
-func (c *core) write(ctx context.Context, w loader.Writing) error {
+func (c *core) write(ctx context.Context, w engine.Writing) error {
 	began := time.Now()
-	err := c.loader.Write(ctx, w)
-	c.loader.Note(ctx, w.Key, began, err)
-	c.loader.Forget(w.Key) // after the write: who joins a load from now on must see it
+	err := c.engine.Write(ctx, w)
+	c.engine.Note(ctx, w.Key, began, err)
+	c.engine.Forget(w.Key) // after the write: who joins a load from now on must see it
 	if err != nil {
 		return c.redisFailed(ctx, OpSet, w.Key, err)
 	}
@@ -249,11 +249,11 @@ func (c *core) write(ctx context.Context, w loader.Writing) error {
 }
 
 // writeMany stores values without Down.
-func (c *core) writeMany(ctx context.Context, ws []loader.Writing, ks []string) []error {
+func (c *core) writeMany(ctx context.Context, ws []engine.Writing, ks []string) []error {
 	began := time.Now()
-	errs := c.loader.Leases().WriteMany(ctx, ws)
-	c.loader.Note(ctx, ks[0], began, errs[0])
-	c.loader.Forget(ks...)
+	errs := c.engine.Leases().WriteMany(ctx, ws)
+	c.engine.Note(ctx, ks[0], began, errs[0])
+	c.engine.Forget(ks...)
 	return errs
 }
 
@@ -273,23 +273,23 @@ func (c *core) wrote(ctx context.Context, op string, ks []string, errs []error) 
 
 // life returns how long a value is to live, with the jitter taken off. ttlFor
 // is Spec.TTLFor of the value; nil: it has none.
-func (c *core) life(ttlFor func() time.Duration) (life loader.Life, err error) {
+func (c *core) life(ttlFor func() time.Duration) (life engine.Life, err error) {
 	ttl, stale := c.settings.ttl, c.settings.swr+c.settings.sie
 	if ttlFor != nil {
 		defer guard.Catch(ttlForCode, &err)
 		if d := ttlFor(); d != 0 {
-			err := loader.CheckLife(d)
+			err := engine.CheckLife(d)
 			if err == nil {
-				err = loader.CheckLife(keep(d, stale))
+				err = engine.CheckLife(keep(d, stale))
 			}
 			if err != nil {
-				return loader.Life{}, fmt.Errorf("Spec.TTLFor: %w", err)
+				return engine.Life{}, fmt.Errorf("Spec.TTLFor: %w", err)
 			}
 			ttl = d
 		}
 	}
 	ttl = c.jittered(ttl)
-	return loader.Life{Fresh: ttl, Keep: keep(ttl, stale)}, nil
+	return engine.Life{Fresh: ttl, Keep: keep(ttl, stale)}, nil
 }
 
 // ttlForCode names Spec.TTLFor in errors.
@@ -313,10 +313,10 @@ func (c *core) jittered(ttl time.Duration) time.Duration {
 }
 
 // notFoundLife returns how long ErrNotFound is remembered.
-func (c *core) notFoundLife() loader.Life {
+func (c *core) notFoundLife() engine.Life {
 	if c.settings.notFoundTTL == 0 {
-		return loader.Life{}
+		return engine.Life{}
 	}
 	ttl := c.jittered(c.settings.notFoundTTL)
-	return loader.Life{Fresh: ttl, Keep: ttl}
+	return engine.Life{Fresh: ttl, Keep: ttl}
 }

@@ -7,17 +7,16 @@ import (
 	"unicode/utf8"
 
 	"github.com/cachex-go/cachex/internal/errs"
-	"github.com/cachex-go/cachex/loader"
 )
 
 var (
 	// ErrNotFound says that there is no value for a key. Spec.Up returns it,
 	// perhaps wrapped, if the source has none, and Get then returns it too. It is
 	// loader.ErrNotFound.
-	ErrNotFound = loader.ErrNotFound
+	ErrNotFound = errs.ErrNotFound
 
 	// ErrClosed is the error of every call after Close. It is loader.ErrClosed.
-	ErrClosed = loader.ErrClosed
+	ErrClosed = errs.ErrClosed
 
 	// ErrOutcomeUnknown says that a write was sent and not answered: it may have been
 	// carried out, or may be yet, even after later calls. It was not sent again. Errors of

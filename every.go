@@ -7,13 +7,13 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/cachex-go/cachex/internal/engine"
 	"github.com/cachex-go/cachex/internal/key"
-	"github.com/cachex-go/cachex/loader"
 )
 
 // MinEvery is the shortest period of RefreshEvery. Who wants to be more up to date
 // than that should Set the value when it changes.
-const MinEvery = loader.MinPeriod
+const MinEvery = engine.MinPeriod
 
 const (
 	maxRefreshes = 16  // calls of Up or UpMany that a RefreshEvery has under way at once
@@ -80,14 +80,14 @@ func (c *core) refreshEvery(ctx context.Context, every time.Duration, from keys)
 	case len(names.keys) == 0:
 		return c.fail(op, "", errNoKeys)
 	}
-	if err := loader.CheckPeriod(every); err != nil {
+	if err := engine.CheckPeriod(every); err != nil {
 		return c.fail(op, "", err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(c.closing, func() { cancel(ErrClosed) })()
 
-	turns := c.loader.Turns()
+	turns := c.engine.Turns()
 	turns.Places = min(maxRefreshes, cmp.Or(c.settings.maxLoads, maxRefreshes))
 	if c.settings.upMany {
 		turns.Chunk = min(maxChunk, c.settings.maxKeys)
@@ -106,13 +106,13 @@ func (c *core) refreshEvery(ctx context.Context, every time.Duration, from keys)
 // for one if there is no UpMany. It returns the first error.
 func (c *core) reload(ctx context.Context, every time.Duration, from keys, is []int, ks []string) error {
 	if !c.settings.upMany {
-		return c.loader.Reload(ctx, ks[0], every, func(ctx context.Context) (any, loader.Life, error) {
+		return c.engine.Reload(ctx, ks[0], every, func(ctx context.Context) (any, engine.Life, error) {
 			one := from.load(ctx, is)[0]
 			return one.Value, one.Life, one.Err
 		})
 	}
 	_, load := c.plan(from, is, 1)
-	return errors.Join(c.loader.ReloadMany(ctx, ks, every, load)...)
+	return errors.Join(c.engine.ReloadMany(ctx, ks, every, load)...)
 }
 
 // turnSuffix makes the key of a turn of that of an entry. In what a template

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 
-	"github.com/cachex-go/cachex/loader"
+	"github.com/cachex-go/cachex/internal/engine"
 )
 
 // Get returns the value of key: from Redis, or else from Up, once for the whole
@@ -48,7 +48,7 @@ func (c *Cache[K, V]) Wrap(up func(context.Context, K) (V, error)) func(context.
 
 // get is Cache.Get of the key k in Redis, unless bad is not nil. loads says whether t can
 // load.
-func (c *core) get(ctx context.Context, k string, bad error, loads bool, t loader.BoxTarget) (box any, err error) {
+func (c *core) get(ctx context.Context, k string, bad error, loads bool, t engine.Target) (box any, err error) {
 	k, err = c.enter(ctx, OpGet, k, bad)
 	if err != nil {
 		tell(ctx, 0)
@@ -56,12 +56,12 @@ func (c *core) get(ctx context.Context, k string, bad error, loads bool, t loade
 	}
 	defer c.calls.leave()
 	ctx, w := c.begin(ctx, OpGet, k, 1)
-	var how Outcome
+	var how engine.Outcome
 	if loads {
-		box, how, err = c.loader.GetOrLoad(ctx, k, t)
-	} else if box, how, err = c.loader.Find(ctx, k, t.Box()); err == nil && how != Hit && how != Stale {
+		box, how, err = c.engine.GetOrLoad(ctx, k, t)
+	} else if box, how, err = c.engine.Find(ctx, k, t.Box()); err == nil && how != engine.OutcomeHit && how != engine.OutcomeStale {
 		if err = c.absent(); err == nil {
-			how = NotFound
+			how = engine.OutcomeNotFound
 		}
 	}
 	if err != nil {
@@ -70,8 +70,8 @@ func (c *core) get(ctx context.Context, k string, bad error, loads bool, t loade
 		}
 		err = c.fail(OpGet, k, err)
 	}
-	tell(ctx, how)
-	w.end(ctx, how, err)
+	tell(ctx, Outcome(how))
+	w.end(ctx, Outcome(how), err)
 	return box, err
 }
 
@@ -105,11 +105,11 @@ func (c *core) lookup(ctx context.Context, k string, bad error, box any) (any, b
 	}
 	defer c.calls.leave()
 	ctx, w := c.begin(ctx, OpLookup, k, 1)
-	box, how, err := c.loader.Find(ctx, k, box)
+	box, how, err := c.engine.Find(ctx, k, box)
 	if err != nil {
 		err = c.fail(OpLookup, k, err)
 	}
-	tell(ctx, how)
-	w.end(ctx, how, err)
-	return box, how == Hit || how == Stale, err
+	tell(ctx, Outcome(how))
+	w.end(ctx, Outcome(how), err)
+	return box, how == engine.OutcomeHit || how == engine.OutcomeStale, err
 }

@@ -8,13 +8,13 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/cachex-go/cachex/internal/engine"
 	"github.com/cachex-go/cachex/internal/key"
 	"github.com/cachex-go/cachex/internal/kind"
-	"github.com/cachex-go/cachex/loader"
 )
 
 // A keyed is a Cache without the type of its values, which it knows as boxes:
-// see loader.Engine. A program compiles it once for each type of keys. Code that
+// see engine.Engine. A program compiles it once for each type of keys. Code that
 // needs neither a K nor a V is in core.
 type keyed[K comparable] struct {
 	core     core // not embedded: each type of keys would then compile a wrapper of each of its methods
@@ -104,14 +104,14 @@ func (c *keyed[K]) appendKey(dst []byte, key K) ([]byte, error) {
 	if c.packed != nil {
 		return c.packed.Append(dst, key)
 	}
-	if c.core.engine == nil {
+	if c.core.writeBehind == nil {
 		return c.template.Append(dst, key)
 	}
 	b, err := c.template.Append(nil, key)
 	if err != nil {
 		return dst, err
 	}
-	return append(append(dst, c.core.engine.Tag(string(b))...), b...), nil
+	return append(append(dst, c.core.writeBehind.Tag(string(b))...), b...), nil
 }
 
 // A keyList is the keys of one call, as code without types knows them.
@@ -133,10 +133,10 @@ func (l *keyList[K]) append(dst []byte, i int) ([]byte, error) {
 }
 
 // load loads the values of some keys by UpMany, or of one key by Up.
-func (l *keyList[K]) load(ctx context.Context, is []int) []loader.BoxLoaded {
+func (l *keyList[K]) load(ctx context.Context, is []int) []engine.Loaded {
 	if l.c.upMany == nil {
 		v, life, err := l.c.restore(ctx, l.keys[is[0]], l.c.up)
-		return []loader.BoxLoaded{{Value: v, Life: life, Err: err}}
+		return []engine.Loaded{{Value: v, Life: life, Err: err}}
 	}
 	some := make([]K, len(is))
 	for j, i := range is {
@@ -145,7 +145,7 @@ func (l *keyList[K]) load(ctx context.Context, is []int) []loader.BoxLoaded {
 	return l.c.restoreMany(ctx, some)
 }
 
-// A target is the loader.BoxTarget of a Get.
+// A target is the engine.Target of a Get.
 type target[K comparable] struct {
 	c   *keyed[K]
 	key K
@@ -157,7 +157,7 @@ type target[K comparable] struct {
 func (t *target[K]) Box() any { return t.box }
 
 // Load calls up.
-func (t *target[K]) Load(ctx context.Context) (any, loader.Life, error) {
+func (t *target[K]) Load(ctx context.Context) (any, engine.Life, error) {
 	return t.c.restore(ctx, t.key, t.up)
 }
 

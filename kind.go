@@ -18,8 +18,8 @@ func (c *keyed[K]) carry() {
 		return c.kind.Drain(ctx, closing)
 	}
 	c.kind.Fail = c.core.fail
-	c.kind.Send = func(ctx context.Context, calls ...*script.Call) { c.core.loader.Send(ctx, calls...) }
-	c.kind.Spawn = c.core.loader.Spawn
+	c.kind.Send = func(ctx context.Context, calls ...*script.Call) { c.core.engine.Send(ctx, calls...) }
+	c.kind.Spawn = c.core.engine.Spawn
 	c.kind.Enter = func(ctx context.Context, op string, key K) (*kind.Call, error) {
 		// The key first: KeyFunc is the user's, and might not come back.
 		k, bad := c.render(key)
@@ -35,7 +35,7 @@ func (c *core) enterKind(ctx context.Context, op, k string, bad error) (*kind.Ca
 		return nil, err
 	}
 	call := &kind.Call{Key: k, ID: k}
-	if c.engine != nil {
+	if c.writeBehind != nil {
 		call.ID = untagged(k)
 	}
 	call.End = func(error) error { c.calls.leave(); return nil } // should the Observer panic
@@ -61,7 +61,7 @@ func (c *keyed[K]) setCounts(ctx context.Context, keys []K, boxes []any) []error
 	errs := c.kind.SetMany(ctx, keys, counts)
 	for _, key := range keys {
 		if k, err := c.render(key); err == nil {
-			c.core.loader.Forget(k)
+			c.core.engine.Forget(k)
 		}
 	}
 	return errs

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"math"
 
-	"github.com/cachex-go/cachex/loader"
+	"github.com/cachex-go/cachex/internal/engine"
 )
 
 // eachLimit is how many calls of Up GetMany makes at once if Spec.MaxLoads does
@@ -53,7 +53,7 @@ type keys interface {
 	append(dst []byte, i int) ([]byte, error)
 
 	// load loads the values of some keys, or of one if there is no Spec.UpMany.
-	load(ctx context.Context, is []int) []loader.BoxLoaded
+	load(ctx context.Context, is []int) []engine.Loaded
 }
 
 // A sink takes the values of a call for many keys.
@@ -87,14 +87,14 @@ func (c *core) eachLimit() int {
 // plan returns the load of some of the keys of a call, nil if nothing loads, and
 // how many at a time if it loads them one by one: its part where several share
 // them.
-func (c *core) plan(from keys, some []int, share int) (limit int, load loader.BoxManyFunc) {
+func (c *core) plan(from keys, some []int, share int) (limit int, load engine.ManyFunc) {
 	if !c.ups {
 		return 0, nil
 	}
 	if !c.settings.upMany {
 		limit = max(c.eachLimit()/share, 1)
 	}
-	return limit, func(ctx context.Context, is []int) []loader.BoxLoaded {
+	return limit, func(ctx context.Context, is []int) []engine.Loaded {
 		if some != nil {
 			at := make([]int, len(is))
 			for j, i := range is {
@@ -145,13 +145,13 @@ func (c *core) many(ctx context.Context, op string, from keys, into sink) error 
 
 // ask asks for some of the keys, at the same time as so many others share the
 // calls of Up. The answers are in a slab.
-func (m *manyCall) ask(ctx context.Context, ks []string, is []int, share int) ([]loader.BoxAnswer, slab) {
+func (m *manyCall) ask(ctx context.Context, ks []string, is []int, share int) ([]engine.Answer, slab) {
 	c, boxes := m.c, m.c.values.slab(len(ks))
 	if !m.loads {
-		return c.loader.LookupMany(ctx, ks, boxes), boxes
+		return c.engine.LookupMany(ctx, ks, boxes), boxes
 	}
 	limit, load := c.plan(m.keys, is, share)
-	return c.loader.GetMany(ctx, ks, limit, load, boxes), boxes
+	return c.engine.GetMany(ctx, ks, limit, load, boxes), boxes
 }
 
 // found is the result so far of a call for many keys.
@@ -171,10 +171,10 @@ func (f *found) fail(at int, err error) {
 
 // take takes the answers for some keys, of which the first is the from-th that
 // differs.
-func (m *manyCall) take(from int, ks []string, is []int, answers []loader.BoxAnswer) {
+func (m *manyCall) take(from int, ks []string, is []int, answers []engine.Answer) {
 	for i, a := range answers {
 		switch {
-		case a.Err == nil && (m.zero || a.Outcome != 0 && a.Outcome != NotFound):
+		case a.Err == nil && (m.zero || a.Outcome != 0 && a.Outcome != engine.OutcomeNotFound):
 			m.into.put(place(is, i), a.Value)
 		case a.Err != nil && !errors.Is(a.Err, ErrNotFound):
 			if m.failed == nil || from+i < m.at {
@@ -182,9 +182,9 @@ func (m *manyCall) take(from int, ks []string, is []int, answers []loader.BoxAns
 			}
 			continue // it has no outcome
 		}
-		m.how = max(m.how, a.Outcome)
+		m.how = max(m.how, Outcome(a.Outcome))
 	}
-	m.c.loader.Reuse(answers)
+	m.c.engine.Reuse(answers)
 }
 
 // finish ends a call for many keys, which w has watched if it is not nil.

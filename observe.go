@@ -5,22 +5,26 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cachex-go/cachex/internal/engine"
 	"github.com/cachex-go/cachex/internal/guard"
-	"github.com/cachex-go/cachex/loader"
 )
 
-// An Outcome says how a value was come by.
-type Outcome = loader.Outcome
+// Outcome says where a value, or the answer that there is none, came from. The
+// zero value means no answer, or an error.
+type Outcome uint8
 
-// How a value, or the answer that there is none, was come by.
+// The outcomes of a read, in the order of their cost.
 const (
-	Hit      = loader.OutcomeHit      // it was in Redis
-	NotFound = loader.OutcomeNotFound // Redis knew that there is none
-	Stale    = loader.OutcomeStale    // it was in Redis, stale: one process reloads it, or Up failed or is slow
-	Waited   = loader.OutcomeWaited   // another process loaded it meanwhile
-	Loaded   = loader.OutcomeLoaded   // it was loaded in this process, for this call or one before
-	Bypassed = loader.OutcomeBypassed // it was loaded in this process without Redis, and is not stored
+	Hit      = Outcome(engine.OutcomeHit)      // the value was in Redis
+	NotFound = Outcome(engine.OutcomeNotFound) // Redis remembered that there is no value
+	Stale    = Outcome(engine.OutcomeStale)    // a stale value was in Redis: one process reloads it, or Up failed or is slow
+	Waited   = Outcome(engine.OutcomeWaited)   // another process loaded the value during the call
+	Loaded   = Outcome(engine.OutcomeLoaded)   // this process loaded the value, for this call or an earlier one
+	Bypassed = Outcome(engine.OutcomeBypassed) // this process loaded the value without Redis, and did not store it
 )
+
+// String returns the outcome in a word or two, "" for the zero value.
+func (o Outcome) String() string { return engine.Outcome(o).String() }
 
 // WithOutcome returns a ctx by which a call tells how it came by its value: it
 // sets *o before it returns. 0 means that it returns no value, but for an error

@@ -10,8 +10,8 @@ import (
 
 	"github.com/cachex-go/cachex/batch"
 	"github.com/cachex-go/cachex/internal/convoy"
+	"github.com/cachex-go/cachex/internal/engine"
 	"github.com/cachex-go/cachex/internal/guard"
-	"github.com/cachex-go/cachex/loader"
 )
 
 // BatchRead makes a Cache a batch.Source. It is for package batch, which calls got
@@ -65,14 +65,14 @@ func (c *core) batchRead(ctx context.Context, from keys, got func(i int, box any
 	}
 	limit, load := c.plan(from, r.at, r.atOnce)
 	r.boxes = c.values.slab(len(ks))
-	r.reading, begun, r.inside = c.loader.Reading(ctx, ks, limit, load, r.boxes), true, true
+	r.reading, begun, r.inside = c.engine.Reading(ctx, ks, limit, load, r.boxes), true, true
 	return r
 }
 
 // A batchRead is the part that a Cache has in a Batch. It takes part in a Convoy.
 type batchRead struct {
-	reading       *loader.BoxReading // nil: there is nothing to read
-	boxes         slab               // of reading
+	reading       *engine.ManyRead // nil: there is nothing to read
+	boxes         slab             // of reading
 	c             *core
 	keys          keys
 	ks            []string
@@ -116,7 +116,7 @@ func (r *batchRead) Load(c *convoy.Convoy) {
 	if r.keys.len() > r.c.settings.maxKeys && r.rest == nil {
 		r.rest = make(chan *found, 1)
 		f := new(found)
-		r.c.loader.Spawn(guard.Client, func() error { r.readRest(f); return nil }, func(error) { r.rest <- f }) // ends with ctx
+		r.c.engine.Spawn(guard.Client, func() error { r.readRest(f); return nil }, func(error) { r.rest <- f }) // ends with ctx
 	}
 }
 
@@ -144,11 +144,11 @@ func (r *batchRead) readRest(f *found) {
 			}
 			limit, load := c.plan(r.keys, at, r.atOnce)
 			boxes := c.values.slab(len(ks))
-			var answers []loader.BoxAnswer
+			var answers []engine.Answer
 			if load == nil {
-				answers = c.loader.LookupMany(r.ctx, ks, boxes)
+				answers = c.engine.LookupMany(r.ctx, ks, boxes)
 			} else {
-				answers = c.loader.GetMany(r.ctx, ks, limit, load, boxes)
+				answers = c.engine.GetMany(r.ctx, ks, limit, load, boxes)
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -186,7 +186,7 @@ func (r *batchRead) Away() error {
 
 // Spawn is guard.Go in a goroutine that Close waits for.
 func (r *batchRead) Spawn(code guard.Code, fn func() error, done func(error)) {
-	r.c.loader.Spawn(code, fn, done)
+	r.c.engine.Spawn(code, fn, done)
 }
 
 // Drop lets Close go on.
@@ -234,10 +234,10 @@ func (r *batchRead) Answer(_ context.Context, err error) {
 
 // give answers some keys, and notes the outcome. is says where they are among the keys of
 // the Batch, nil if all are in their place.
-func (r *batchRead) give(f *found, ks []string, is []int, answers []loader.BoxAnswer) {
+func (r *batchRead) give(f *found, ks []string, is []int, answers []engine.Answer) {
 	c := r.c
 	for i, a := range answers {
-		if a.Err == nil && (a.Outcome == 0 || a.Outcome == NotFound) {
+		if a.Err == nil && (a.Outcome == 0 || a.Outcome == engine.OutcomeNotFound) {
 			a.Err = c.absent() // of a Cache that does not load
 		}
 		one := a.Err
@@ -246,13 +246,13 @@ func (r *batchRead) give(f *found, ks []string, is []int, answers []loader.BoxAn
 		}
 		at := place(is, i)
 		if one == nil || errors.Is(one, ErrNotFound) {
-			f.how = max(f.how, a.Outcome)
+			f.how = max(f.how, Outcome(a.Outcome))
 		} else {
 			f.fail(at, one)
 		}
 		r.got(at, a.Value, one)
 	}
-	c.loader.Reuse(answers)
+	c.engine.Reuse(answers)
 }
 
 // chunks returns how many chunks of a size n keys are.

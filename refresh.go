@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 
-	"github.com/cachex-go/cachex/loader"
+	"github.com/cachex-go/cachex/internal/engine"
 )
 
 // Refresh loads the value of key now, whatever is in Redis, stores it and returns
@@ -23,7 +23,7 @@ func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
 }
 
 // refresh is Cache.Refresh of the key k in Redis, unless bad is not nil.
-func (c *core) refresh(ctx context.Context, k string, bad error, load loader.BoxFunc) (any, error) {
+func (c *core) refresh(ctx context.Context, k string, bad error, load engine.Func) (any, error) {
 	k, err := c.enter(ctx, OpRefresh, k, bad)
 	if err != nil {
 		tell(ctx, 0)
@@ -35,12 +35,12 @@ func (c *core) refresh(ctx context.Context, k string, bad error, load loader.Box
 		return nil, c.fail(OpRefresh, k, errNoUp)
 	}
 	ctx, w := c.begin(ctx, OpRefresh, k, 1)
-	box, how, err := c.loader.Refresh(ctx, k, load)
+	box, how, err := c.engine.Refresh(ctx, k, load)
 	if err != nil {
 		box, err = nil, c.fail(OpRefresh, k, err)
 	}
-	tell(ctx, how)
-	w.end(ctx, how, err)
+	tell(ctx, Outcome(how))
+	w.end(ctx, Outcome(how), err)
 	return box, err
 }
 

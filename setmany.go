@@ -3,23 +3,23 @@ package cachex
 import (
 	"context"
 
-	"github.com/cachex-go/cachex/loader"
+	"github.com/cachex-go/cachex/internal/engine"
 )
 
 // writing returns a value as one to be written under the key k.
-func (c *keyed[K]) writing(key K, k string, box any) (loader.Writing, error) {
+func (c *keyed[K]) writing(key K, k string, box any) (engine.Writing, error) {
 	life, err := c.life(key, box)
 	if err != nil {
-		return loader.Writing{}, err
+		return engine.Writing{}, err
 	}
-	return c.core.loader.Writing(k, life, box)
+	return c.core.engine.Writing(k, life, box)
 }
 
 // writingOf is writing of a value of SetMany.
-func (c *keyed[K]) writingOf(key K, box any) (loader.Writing, error) {
+func (c *keyed[K]) writingOf(key K, box any) (engine.Writing, error) {
 	k, err := c.render(key)
 	if err != nil {
-		return loader.Writing{}, c.core.fail(OpSetMany, "", err)
+		return engine.Writing{}, c.core.fail(OpSetMany, "", err)
 	}
 	w, err := c.writing(key, k, box)
 	if err != nil {
@@ -47,10 +47,10 @@ func (c *keyed[K]) setOne(ctx context.Context, key K, k string, box any) error {
 	switch {
 	case err != nil:
 		return c.core.fail(OpSet, k, err)
-	case c.core.engine == nil && !c.core.settings.down:
+	case c.core.writeBehind == nil && !c.core.settings.down:
 		return c.core.write(ctx, writing)
 	}
-	return c.setSome(ctx, OpSet, []loader.Writing{writing}, []K{key}, []any{box}, false)
+	return c.setSome(ctx, OpSet, []engine.Writing{writing}, []K{key}, []any{box}, false)
 }
 
 // entries are values to be set, each in a box of its own if keep is set, else
@@ -129,7 +129,7 @@ func (c *keyed[K]) setChunks(ctx context.Context, n int, all entries[K]) error {
 // A setting is values that are set together.
 type setting[K comparable] struct {
 	c     *keyed[K]
-	ws    []loader.Writing
+	ws    []engine.Writing
 	keys  []K   // nil: the values are of no use any more
 	boxes []any // of keys
 	err   error // of the last value
@@ -138,12 +138,12 @@ type setting[K comparable] struct {
 // setting returns a setting with room for n values.
 func (c *keyed[K]) setting(n int) *setting[K] {
 	s := &setting[K]{c: c}
-	s.begin(make([]loader.Writing, 0, n))
+	s.begin(make([]engine.Writing, 0, n))
 	return s
 }
 
 // begin makes a setting empty. ws is room for what is to be written.
-func (s *setting[K]) begin(ws []loader.Writing) {
+func (s *setting[K]) begin(ws []engine.Writing) {
 	if s.ws = ws; s.c.keeps() { // the keys before may still be looked at
 		s.keys, s.boxes = make([]K, 0, cap(ws)), make([]any, 0, cap(ws))
 	}
@@ -151,7 +151,7 @@ func (s *setting[K]) begin(ws []loader.Writing) {
 
 // add adds a value, and reports whether it can be encoded.
 func (s *setting[K]) add(key K, box any) bool {
-	var w loader.Writing
+	var w engine.Writing
 	if w, s.err = s.c.writingOf(key, box); s.err != nil {
 		return false
 	}
@@ -169,21 +169,21 @@ func (s *setting[K]) flush(ctx context.Context) error {
 
 // setSome sets the values of keys, and returns the first error. together says
 // that DownMany is called for them.
-func (c *keyed[K]) setSome(ctx context.Context, op string, ws []loader.Writing, keys []K, boxes []any, together bool) error {
+func (c *keyed[K]) setSome(ctx context.Context, op string, ws []engine.Writing, keys []K, boxes []any, together bool) error {
 	ks := make([]string, len(ws))
 	for i, w := range ws {
 		ks[i] = w.Key
 	}
 	var errs []error
 	switch {
-	case c.core.engine != nil && c.kind != nil:
+	case c.core.writeBehind != nil && c.kind != nil:
 		errs = c.setCounts(ctx, keys, boxes)
-	case c.core.engine != nil:
+	case c.core.writeBehind != nil:
 		errs = c.core.setBehind(ctx, ws)
 	case !c.core.settings.down:
 		errs = c.core.writeMany(ctx, ws, ks)
 	default:
-		errs = c.core.loader.WriteThrough(ctx, ws, func(ctx context.Context) []error {
+		errs = c.core.engine.WriteThrough(ctx, ws, func(ctx context.Context) []error {
 			return c.downMany(ctx, keys, boxes, together)
 		})
 	}

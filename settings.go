@@ -12,7 +12,7 @@ import (
 
 	"github.com/cachex-go/cachex/codec"
 	"github.com/cachex-go/cachex/internal/defaults"
-	"github.com/cachex-go/cachex/loader"
+	"github.com/cachex-go/cachex/internal/engine"
 	"github.com/cachex-go/cachex/writebehind"
 )
 
@@ -62,7 +62,7 @@ func (s *settings) validate(parses func() error) error {
 	if s.ttl == 0 {
 		return errors.New("Spec.TTL is required: choose one, or Forever")
 	}
-	if err := loader.CheckLife(s.ttl); err != nil {
+	if err := engine.CheckLife(s.ttl); err != nil {
 		return fmt.Errorf("Spec.TTL: %w", err)
 	}
 	if s.jitter != NoJitter && (s.jitter < 0 || s.jitter > 1 || math.IsNaN(s.jitter)) {
@@ -74,8 +74,8 @@ func (s *settings) validate(parses func() error) error {
 	switch {
 	case s.upTimeout < time.Millisecond:
 		return fmt.Errorf("Spec.UpTimeout is %v, must be at least 1ms", s.upTimeout)
-	case s.leaseTTL < loader.MinLeaseTTL:
-		return fmt.Errorf("Spec.LeaseTTL is %v, must be at least %v", s.leaseTTL, loader.MinLeaseTTL)
+	case s.leaseTTL < engine.MinLeaseTTL:
+		return fmt.Errorf("Spec.LeaseTTL is %v, must be at least %v", s.leaseTTL, engine.MinLeaseTTL)
 	case s.leaseTTL%time.Millisecond != 0:
 		return fmt.Errorf("Spec.LeaseTTL is %v, must be whole milliseconds", s.leaseTTL)
 	case s.maxLoads < 0:
@@ -136,13 +136,13 @@ func (s *settings) validateStale() error {
 		case d.d < 0:
 			return fmt.Errorf("Spec.%s is %v, must not be negative", d.name, d.d)
 		default:
-			if err := loader.CheckLife(d.d); err != nil || d.d == Forever {
+			if err := engine.CheckLife(d.d); err != nil || d.d == Forever {
 				return fmt.Errorf("Spec.%s: %w", d.name, cmp.Or(err, errors.New("Forever is for Spec.TTL")))
 			}
 		}
 	}
-	if kept := keep(s.ttl, s.swr+s.sie); loader.CheckLife(kept) != nil {
-		return fmt.Errorf("Spec.TTL, StaleWhileRevalidate and StaleIfError: %w", loader.CheckLife(kept))
+	if kept := keep(s.ttl, s.swr+s.sie); engine.CheckLife(kept) != nil {
+		return fmt.Errorf("Spec.TTL, StaleWhileRevalidate and StaleIfError: %w", engine.CheckLife(kept))
 	}
 	switch {
 	case s.softTimeout != 0 && s.sie == 0:

@@ -6,9 +6,9 @@ import (
 	"time"
 
 	"github.com/cachex-go/cachex/codec"
+	"github.com/cachex-go/cachex/internal/engine"
 	"github.com/cachex-go/cachex/internal/key"
 	"github.com/cachex-go/cachex/internal/kind"
-	"github.com/cachex-go/cachex/loader"
 	"github.com/cachex-go/cachex/near"
 	"github.com/cachex-go/cachex/writebehind"
 )
@@ -232,7 +232,7 @@ type Spec[K comparable, V any] struct {
 const (
 	// Forever is the TTL of a value that is fresh until it is deleted, and the
 	// HeartbeatFrequency of a redis.Ring that drops no shard.
-	Forever = loader.Forever
+	Forever = engine.Forever
 
 	// NoJitter is the Jitter of values that live exactly for their TTL.
 	NoJitter = -1

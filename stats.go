@@ -3,22 +3,25 @@ package cachex
 import (
 	"time"
 
+	"github.com/cachex-go/cachex/internal/breaker"
 	"github.com/cachex-go/cachex/internal/nonzero"
-	"github.com/cachex-go/cachex/loader"
 	"github.com/cachex-go/cachex/writebehind"
 )
 
-// A BreakerState says whether reads ask Redis. After calls that failed they do
-// not, so that nobody waits for the timeouts of the client; a probe in the
-// background finds out when it is back. Caches of one client share the breaker.
-type BreakerState = loader.BreakerState
+// BreakerState says whether reads ask Redis. After failed calls they do not, so
+// that no caller waits for the timeouts of the client. A probe in the background
+// detects that Redis answers again. Caches of one client share the breaker.
+type BreakerState uint8
 
 // The states of the breaker.
 const (
-	BreakerClosed   = loader.BreakerClosed   // reads ask Redis
-	BreakerOpen     = loader.BreakerOpen     // they do not, since it has not answered lately
-	BreakerHalfOpen = loader.BreakerHalfOpen // they do not, but it is being probed
+	BreakerClosed   = BreakerState(breaker.Closed)   // reads ask Redis
+	BreakerOpen     = BreakerState(breaker.Open)     // reads do not ask Redis
+	BreakerHalfOpen = BreakerState(breaker.HalfOpen) // reads do not ask Redis, and a probe is under way
 )
+
+// String returns the state in words.
+func (s BreakerState) String() string { return breaker.State(s).String() }
 
 // Stats are what a Cache has counted. Each is a total since New, of this Cache
 // in this process. A read of many keys counts once for each.
@@ -54,7 +57,7 @@ func (s Stats) String() string { return nonzero.Format(s) }
 func (c *Cache[K, V]) Stats() Stats { return c.keyed.core.stats() }
 
 func (c *core) stats() Stats {
-	l := c.loader.Stats()
+	l := c.engine.Stats()
 	s := Stats{
 		Hits:           l.Hits,
 		StaleHits:      l.StaleHits,
@@ -69,12 +72,12 @@ func (c *core) stats() Stats {
 		DecodeFailures: l.DecodeFailures,
 		RedisFailures:  l.RedisFailures + c.redisFailures.Load(),
 		Bypasses:       l.Bypasses,
-		Breaker:        l.Breaker,
+		Breaker:        BreakerState(l.Breaker),
 
 		ObserverFailures: c.observerFailures.Load(),
 	}
-	if c.engine != nil {
-		s.WriteBehind = c.engine.Stats()
+	if c.writeBehind != nil {
+		s.WriteBehind = c.writeBehind.Stats()
 	}
 	return s
 }

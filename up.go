@@ -5,14 +5,14 @@ import (
 	"errors"
 	"time"
 
+	"github.com/cachex-go/cachex/internal/engine"
 	"github.com/cachex-go/cachex/internal/redact"
-	"github.com/cachex-go/cachex/loader"
 )
 
 // ErrNotModified says that the value that Previous returned is still right.
 // Spec.Up returns it, perhaps wrapped: that value then lives as long as a new one,
-// and is not sent to Redis again. It is loader.ErrNotModified.
-var ErrNotModified = loader.ErrNotModified
+// and is not sent to Redis again.
+var ErrNotModified = engine.ErrNotModified
 
 // Previous returns the value that an Up is about to replace, and whether there is
 // one; ctx is the one that Up was given. There is none if the key was absent, was
@@ -28,17 +28,25 @@ var ErrNotModified = loader.ErrNotModified
 //		}
 //		return page, err
 //	},
-func Previous[V any](ctx context.Context) (V, bool) { return loader.Previous[V](ctx) }
+func Previous[V any](ctx context.Context) (V, bool) {
+	box, _ := engine.Previous(ctx)
+	p, ok := box.(*V)
+	if !ok {
+		var zero V
+		return zero, false
+	}
+	return *p, true
+}
 
 // NoStore says that the value that an Up is going to return is not to be stored;
 // ctx is the one that Up was given. The callers who wait for it get it, and what
 // was stored before stays, unless Up returns ErrNotFound. In UpMany it concerns
 // all the keys of that call. It is safe for concurrent use.
-func NoStore(ctx context.Context) { loader.NoStore(ctx) }
+func NoStore(ctx context.Context) { engine.NoStore(ctx) }
 
 // restore calls up, and says how long lives what it returns. It is the load of
 // every flight.
-func (c *keyed[K]) restore(ctx context.Context, key K, up upBox[K]) (box any, life loader.Life, err error) {
+func (c *keyed[K]) restore(ctx context.Context, key K, up upBox[K]) (box any, life engine.Life, err error) {
 	ctx, done := c.core.beginLoad(c.core.cross(ctx), 1, func() (string, error) { return c.render(key) })
 	defer func() { done(err) }()
 	box, err = up(ctx, key)
@@ -46,24 +54,24 @@ func (c *keyed[K]) restore(ctx context.Context, key K, up upBox[K]) (box any, li
 }
 
 // lives says how long to keep what an Up has returned.
-func (c *keyed[K]) lives(ctx context.Context, key K, box any, err error) loader.Life {
+func (c *keyed[K]) lives(ctx context.Context, key K, box any, err error) engine.Life {
 	switch {
 	case errors.Is(err, ErrNotFound):
 		return c.core.notFoundLife()
 	case errors.Is(err, ErrNotModified):
-		box, _ = loader.PreviousBox(ctx)
+		box, _ = engine.Previous(ctx)
 	case err != nil:
-		return loader.Life{}
+		return engine.Life{}
 	}
 	life, err := c.life(key, box)
 	if err != nil {
-		return loader.Life{Fresh: -1} // no life at all: the value is returned, not stored, and counted
+		return engine.Life{Fresh: -1} // no life at all: the value is returned, not stored, and counted
 	}
 	return life
 }
 
 // life returns how long a value is to live, with the jitter taken off.
-func (c *keyed[K]) life(key K, box any) (loader.Life, error) {
+func (c *keyed[K]) life(key K, box any) (engine.Life, error) {
 	if !c.core.settings.ttlFor {
 		return c.core.life(nil)
 	}
@@ -86,12 +94,12 @@ func (c *keyed[K]) upOne(ctx context.Context, key K) (any, error) {
 }
 
 // restoreMany calls UpMany for some keys.
-func (c *keyed[K]) restoreMany(ctx context.Context, keys []K) []loader.BoxLoaded {
+func (c *keyed[K]) restoreMany(ctx context.Context, keys []K) []engine.Loaded {
 	var err error
 	ctx, done := c.core.beginLoad(c.core.cross(ctx), len(keys), func() (string, error) { return c.render(keys[0]) })
 	defer func() { done(err) }()
 	boxes, err := c.upMany(ctx, keys)
-	all := make([]loader.BoxLoaded, len(keys))
+	all := make([]engine.Loaded, len(keys))
 	for i, key := range keys {
 		one := err
 		switch {
@@ -103,7 +111,7 @@ func (c *keyed[K]) restoreMany(ctx context.Context, keys []K) []loader.BoxLoaded
 			// Of which key? It is not known of any that it has no value.
 			one = redact.Error("Spec.UpMany: "+err.Error(), nil)
 		}
-		all[i] = loader.BoxLoaded{Value: boxes[i], Life: c.lives(ctx, key, boxes[i], one), Err: one}
+		all[i] = engine.Loaded{Value: boxes[i], Life: c.lives(ctx, key, boxes[i], one), Err: one}
 	}
 	return all
 }

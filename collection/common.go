@@ -13,10 +13,10 @@ import (
 	"github.com/cachex-go/cachex/internal/circuit"
 	"github.com/cachex-go/cachex/internal/client"
 	"github.com/cachex-go/cachex/internal/defaults"
+	"github.com/cachex-go/cachex/internal/engine"
 	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/key"
 	"github.com/cachex-go/cachex/internal/waitfor"
-	"github.com/cachex-go/cachex/loader"
 )
 
 // commonSpec has the fields that all Specs share, under the same names. E is the
@@ -78,7 +78,7 @@ func (s commonSpec[K, E]) check() error {
 	if s.TTL == 0 {
 		return errors.New("Spec.TTL is required: choose one, or cachex.Forever")
 	}
-	if err := loader.CheckLife(s.TTL); err != nil {
+	if err := engine.CheckLife(s.TTL); err != nil {
 		return fmt.Errorf("Spec.TTL: %w", err)
 	}
 	if err := codec.Check(s.Codec); err != nil && !errors.Is(err, codec.ErrNote) {
@@ -87,8 +87,8 @@ func (s commonSpec[K, E]) check() error {
 	switch {
 	case s.UpTimeout < time.Millisecond:
 		return fmt.Errorf("Spec.UpTimeout is %v, must be at least 1ms", s.UpTimeout)
-	case s.LeaseTTL < loader.MinLeaseTTL:
-		return fmt.Errorf("Spec.LeaseTTL is %v, must be at least %v", s.LeaseTTL, loader.MinLeaseTTL)
+	case s.LeaseTTL < engine.MinLeaseTTL:
+		return fmt.Errorf("Spec.LeaseTTL is %v, must be at least %v", s.LeaseTTL, engine.MinLeaseTTL)
 	case s.LeaseTTL%time.Millisecond != 0:
 		return fmt.Errorf("Spec.LeaseTTL is %v, must be whole milliseconds", s.LeaseTTL)
 	case s.MaxLoads < 0:

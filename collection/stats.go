@@ -46,7 +46,7 @@ func (h *store[K, T]) Stats() Stats {
 		Fenced:        c.fenced.Load(),
 		RedisFailures: c.redisFailures.Load(),
 		Bypasses:      c.bypasses.Load(),
-		Breaker:       h.breakers.State(),
+		Breaker:       cachex.BreakerState(h.breakers.State()),
 	}
 }
 

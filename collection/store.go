@@ -14,13 +14,13 @@ import (
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/internal/circuit"
 	"github.com/cachex-go/cachex/internal/convoy"
+	"github.com/cachex-go/cachex/internal/engine"
 	"github.com/cachex-go/cachex/internal/gather"
 	"github.com/cachex-go/cachex/internal/guard"
 	"github.com/cachex-go/cachex/internal/key"
 	"github.com/cachex-go/cachex/internal/script"
 	"github.com/cachex-go/cachex/internal/waitfor"
 	"github.com/cachex-go/cachex/internal/wake"
-	"github.com/cachex-go/cachex/loader"
 )
 
 // store implements the parts that all collections share: Redis keys, and the
@@ -58,7 +58,7 @@ type store[K comparable, T any] struct {
 	closing sync.Once
 	idle    <-chan struct{} // set by closing, which releases gather: closed when its reads have ended
 
-	flights  loader.Flights[loadResult[T]]
+	flights  engine.Flights[loadResult[T]]
 	slots    *waitfor.Pool     // nil: no limit
 	breakers *circuit.Circuits // of the nodes of the client
 	wakes    *wake.Listener    // notifies of leases that other processes release; nil: poll only

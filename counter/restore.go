@@ -10,11 +10,11 @@ import (
 	"time"
 
 	"github.com/cachex-go/cachex"
+	"github.com/cachex-go/cachex/internal/engine"
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/guard"
 	keys "github.com/cachex-go/cachex/internal/key"
 	"github.com/cachex-go/cachex/internal/script"
-	"github.com/cachex-go/cachex/loader"
 	"github.com/cachex-go/cachex/writebehind"
 )
 
@@ -62,7 +62,7 @@ func (c *Counter[K]) up(ctx context.Context, key K) (int64, error) {
 type restoring[K comparable] struct {
 	key      K
 	rkey, id string
-	lease    loader.Lease
+	lease    engine.Lease
 	leased   bool // it has a lease
 	seen     writebehind.Seen
 	n        int64
@@ -83,7 +83,7 @@ func (c *Counter[K]) restoreAll(ctx context.Context, keys []K, up func(context.C
 	for i, key := range keys {
 		r := &restoring[K]{key: key, rkey: c.Key(key)}
 		r.id = untagged(r.rkey, c.kind.Engine != nil)
-		r.lease, r.leased = loader.LeaseOf(ctx, r.rkey)
+		r.lease, r.leased = engine.LeaseOf(ctx, r.rkey)
 		left[i] = r
 	}
 	counts := make(map[K]int64, len(keys))
@@ -229,7 +229,7 @@ func (c *Counter[K]) storeRestored(ctx context.Context, all []*restoring[K], too
 			sent, calls = append(sent, r), append(calls, c.storeCall(r, took, last))
 		}
 	}
-	loader.Storing(ctx) // callers that come after a later Add must see it
+	engine.Storing(ctx) // callers that come after a later Add must see it
 	c.kind.Send(ctx, calls...)
 	for i, r := range sent {
 		n, status, err := parseAdded(calls[i])

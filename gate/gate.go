@@ -24,11 +24,11 @@ import (
 
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/internal/client"
+	"github.com/cachex-go/cachex/internal/engine"
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/key"
 	"github.com/cachex-go/cachex/internal/saturate"
 	"github.com/cachex-go/cachex/internal/script"
-	"github.com/cachex-go/cachex/loader"
 )
 
 // Spec describes a gate. It is a value: New copies it and changes nothing.
@@ -251,7 +251,7 @@ func check(rdb redis.UniversalClient, every time.Duration) error {
 	case every > maxEvery:
 		return fmt.Errorf("Spec.Every is %v, must be at most ten years: keep permanent facts in a database", every)
 	}
-	if err := loader.CheckLife(every); err != nil {
+	if err := engine.CheckLife(every); err != nil {
 		return fmt.Errorf("Spec.Every: %w", err)
 	}
 	return client.CheckShards(rdb)

@@ -1,67 +1,48 @@
 package loader
 
 import (
-	"sync/atomic"
 	"time"
 
-	"github.com/cachex-go/cachex/internal/breaker"
 	"github.com/cachex-go/cachex/internal/nonzero"
 )
 
-// Stats are what a Loader has counted. Each is a total since New.
+// Stats count the calls of a Loader. Each field is a total since New.
 type Stats struct {
-	Hits           int64         // keys whose value was found in Redis
-	StaleHits      int64         // keys whose value was served stale; some of them are misses too
-	NotFoundHits   int64         // keys of which Redis knew that they have none
-	Misses         int64         // keys for which there was nothing to be served at once
-	Loads          int64         // calls of a load function that have ended
-	LoadFailures   int64         // of these, those that returned an error other than ErrNotFound
-	LoadTime       time.Duration // spent in them, in all
-	Waits          int64         // times that a flight waited for a lease of somebody else
-	Fenced         int64         // values not stored because something had happened to the key
-	StoreFailures  int64         // values not stored for another reason: Redis, the codec, their Life
-	DecodeFailures int64         // entries that could not be used and were overwritten
+	Hits           int64         // keys whose fresh value was in Redis
+	StaleHits      int64         // keys whose stale value was served; some of them are misses too
+	NotFoundHits   int64         // keys for which Redis remembered ErrNotFound
+	Misses         int64         // keys without a value that could be served at once
+	Loads          int64         // calls of load that have ended
+	LoadFailures   int64         // loads that returned an error other than ErrNotFound
+	LoadTime       time.Duration // time spent in loads, in all
+	Waits          int64         // times that a load waited for the lease of another process
+	Fenced         int64         // values not stored because the key was deleted or written during the load
+	StoreFailures  int64         // values not stored for another reason: Redis, the codec, the Life
+	DecodeFailures int64         // entries that could not be decoded, and were overwritten
 	RedisFailures  int64         // calls to Redis that failed
-	Bypasses       int64         // keys that Redis was not asked for, since it had not answered lately
-	Breaker        BreakerState  // whether it is asked now; of a Cluster, the worst state of any part
+	Bypasses       int64         // keys for which Redis was not asked, since the breaker was open
 }
 
 // String returns the fields that are not zero, for %v and %+v.
 func (s Stats) String() string { return nonzero.Format(s) }
 
-// A BreakerState says whether Redis is asked. What one Loader of a client finds
-// out is true for all of them.
-type BreakerState = breaker.State
-
-// The states of the breaker.
-const (
-	BreakerClosed   = breaker.Closed   // Redis is asked
-	BreakerOpen     = breaker.Open     // it is not, since it has not answered lately
-	BreakerHalfOpen = breaker.HalfOpen // it is not, but is being probed
-)
-
-// counters are Stats that are being counted.
-type counters struct {
-	hits, staleHits, notFoundHits, misses                atomic.Int64
-	loads, loadFailures, loadTime, waits                 atomic.Int64
-	fenced, storeFailures, decodeFailures, redisFailures atomic.Int64
-	bypasses                                             atomic.Int64
-}
-
-func (c *counters) snapshot() Stats {
+// Stats returns a snapshot. Fields are read one by one, so a call that is under
+// way may be counted in some fields and not in others.
+func (l *Loader[V]) Stats() Stats {
+	s := l.engine.Stats()
 	return Stats{
-		Hits:           c.hits.Load(),
-		StaleHits:      c.staleHits.Load(),
-		NotFoundHits:   c.notFoundHits.Load(),
-		Misses:         c.misses.Load(),
-		Loads:          c.loads.Load(),
-		LoadFailures:   c.loadFailures.Load(),
-		LoadTime:       time.Duration(c.loadTime.Load()),
-		Waits:          c.waits.Load(),
-		Fenced:         c.fenced.Load(),
-		StoreFailures:  c.storeFailures.Load(),
-		DecodeFailures: c.decodeFailures.Load(),
-		RedisFailures:  c.redisFailures.Load(),
-		Bypasses:       c.bypasses.Load(),
+		Hits:           s.Hits,
+		StaleHits:      s.StaleHits,
+		NotFoundHits:   s.NotFoundHits,
+		Misses:         s.Misses,
+		Loads:          s.Loads,
+		LoadFailures:   s.LoadFailures,
+		LoadTime:       s.LoadTime,
+		Waits:          s.Waits,
+		Fenced:         s.Fenced,
+		StoreFailures:  s.StoreFailures,
+		DecodeFailures: s.DecodeFailures,
+		RedisFailures:  s.RedisFailures,
+		Bypasses:       s.Bypasses,
 	}
 }

@@ -58,13 +58,13 @@ func Outcome(err error) error {
 
 var errWritten = errors.New("unexpected reply of a script")
 
-// Written is Outcome of such a script, which replies 1 and nothing else. After any
-// other reply, of a broken proxy, it is not known what Redis has done.
-func Written(call *script.Call) error {
-	if call.Err == nil && call.Reply != int64(1) {
+// Written is Outcome of a script whose only reply is 1. If the reply is anything
+// else, as a broken proxy may send, the error is ErrOutcomeUnknown.
+func Written(reply any, err error) error {
+	if err == nil && reply != int64(1) {
 		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, errWritten)
 	}
-	return Outcome(call.Err)
+	return Outcome(err)
 }
 
 func (e *Engine) write(ctx context.Context, op string, m Merge, s *script.Script, id string, arg any) error {
@@ -83,7 +83,7 @@ func (e *Engine) write(ctx context.Context, op string, m Merge, s *script.Script
 		convoy.RunOrLeave(ctx, e.rdb, forever, start, []*script.Call{c}, func(ctx context.Context, sent []*script.Call) {
 			_ = sent[0].Run(ctx, e.rdb) // the error is in the call
 		})
-		err = Written(c)
+		err = Written(c.Reply, c.Err)
 	}
 	if err != nil {
 		return fmt.Errorf("cachex: %s %s: %w", op, printable(e.o.Name+":"+id), err)

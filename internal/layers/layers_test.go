@@ -29,8 +29,8 @@ var rows = [][]string{
 	2: {"internal/script"},
 	3: {"internal/circuit", "internal/convoy", "internal/waitfor", "internal/wake"},
 	4: {"internal/gather", "internal/periodic"},
-	5: {"batch", "loader", "middleware", "near", "writebehind", "codec/codectest"},
-	6: {"internal/kind"},
+	5: {"batch", "internal/engine", "middleware", "near", "writebehind", "codec/codectest"},
+	6: {"internal/kind", "loader"},
 	7: {"."}, // the front door
 	8: {"collection", "counter", "gate", "httpcache"},
 	9: {"cachextest"},
@@ -127,7 +127,7 @@ func TestImportsThatGoElsewhereAreRefused(t *testing.T) {
 	t.Parallel()
 	for _, edge := range [][2]string{
 		{"loader", module},                                 // up
-		{"loader", module + "/near"},                       // sideways
+		{"internal/engine", module + "/batch"},             // sideways
 		{"codec", module + "/codec/codectest"},             // up, into a kit
 		{".", module + "/internal/redistest"},              // down, into a kit
 		{".", module + "/counter"},                         // up
@@ -141,7 +141,7 @@ func TestImportsThatGoElsewhereAreRefused(t *testing.T) {
 		require.NotEmpty(t, fault(edge[0], edge[1]), edge)
 	}
 	for _, edge := range [][2]string{
-		{".", module + "/loader"}, {"counter", module}, {"counter", module + "/codec"},
+		{".", module + "/internal/engine"}, {"loader", module + "/internal/engine"}, {"counter", module}, {"counter", module + "/codec"},
 		{"codec/codectest", module + "/codec"}, {"cachextest", module + "/internal/redistest"},
 		{"codec/codectest", "testing"}, {"codec", "github.com/klauspost/compress/zstd"}, {".", "fmt"},
 	} {

@@ -96,7 +96,7 @@ func TestPlain_HasARowForEachCommandAndTheClientSendsNoneThatIsSentOnce(t *testi
 			return true
 		})
 	})
-	note("loader/write.go", "set", true)
+	note("internal/engine/write.go", "set", true)
 	note("gather/mget.go", "mget", false)
 	for _, name := range []string{"ping", "subscribe", "unsubscribe", "ssubscribe", "sunsubscribe"} {
 		note("internal/wake/ear.go", name, false)
