@@ -14,7 +14,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cachex-go/cachex"
-	"github.com/cachex-go/cachex/internal/breaker"
 	"github.com/cachex-go/cachex/internal/gather"
 	"github.com/cachex-go/cachex/internal/redistest"
 )
@@ -222,15 +221,15 @@ func TestBatching_WaitingInVainOpensTheBreaker(t *testing.T) {
 		for range 5 {
 			leave(50 * time.Millisecond)
 		}
-		require.Equal(t, breaker.Closed, p.top.Stats().Breaker)
+		require.Equal(t, cachex.BreakerClosed, p.top.Stats().Breaker)
 		for range 3 {
-			require.Equal(t, breaker.Closed, p.top.Stats().Breaker)
+			require.Equal(t, cachex.BreakerClosed, p.top.Stats().Breaker)
 			leave(150 * time.Millisecond)
 		}
-		require.Equal(t, breaker.Open, p.top.Stats().Breaker)
+		require.Equal(t, cachex.BreakerOpen, p.top.Stats().Breaker)
 		close(silent)
 		wg.Wait()
-		require.Equal(t, breaker.Closed, p.top.Stats().Breaker, "somebody was answered")
+		require.Equal(t, cachex.BreakerClosed, p.top.Stats().Breaker, "somebody was answered")
 	})
 }
 

@@ -15,6 +15,7 @@ package loader
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -87,6 +88,20 @@ type Life struct {
 // Forever is the duration of a Life that does not end.
 const Forever = engine.Forever
 
+// check returns an error that names the field that is wrong.
+func (l Life) check() error {
+	if err := engine.CheckLife(l.Fresh); err != nil {
+		return fmt.Errorf("Life.Fresh: %w", err)
+	}
+	if err := engine.CheckLife(l.Keep); err != nil {
+		return fmt.Errorf("Life.Keep: %w", err)
+	}
+	if l.Keep < l.Fresh {
+		return fmt.Errorf("Life.Keep is %v, must be at least Life.Fresh, which is %v", l.Keep, l.Fresh)
+	}
+	return nil
+}
+
 // Get returns the value of key from Redis. If Redis has no value, one caller in
 // one process takes a lease, calls load and stores the result; all other callers
 // wait for that load. If Redis does not answer, load is called once at a time in
@@ -121,13 +136,16 @@ func (l *Loader[V]) Refresh(ctx context.Context, key string, load func(ctx conte
 	return unbox[V](box), err
 }
 
-// Set stores a value. A load of key that is under way in any process is then not
+// Set stores a value for life, which must not be zero. A load of key that is under way in any process is then not
 // stored. Of two concurrent calls one value stays.
 //
 // The value is sent once. If Redis does not answer, or ctx ends after the value
 // was sent, the error is cachex.ErrOutcomeUnknown: the value may be stored, or be
 // stored later. After any other error nothing is stored.
 func (l *Loader[V]) Set(ctx context.Context, key string, value V, life Life) error {
+	if err := life.check(); err != nil {
+		return err
+	}
 	w, err := l.engine.Writing(key, engine.Life(life), &value)
 	if err != nil {
 		return err

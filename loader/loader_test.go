@@ -141,7 +141,11 @@ func TestSet_ReplacesAValueAndARefreshTheSetOne(t *testing.T) {
 func TestSet_RefusesAWrongLifeAndStoresNothing(t *testing.T) {
 	t.Parallel()
 	each(t, loader.Options[string]{}, func(t *testing.T, l *loader.Loader[string], key string) {
-		require.Error(t, l.Set(t.Context(), key, "set", loader.Life{Fresh: time.Microsecond, Keep: time.Hour}))
+		for _, life := range []loader.Life{
+			{}, {Fresh: time.Microsecond, Keep: time.Hour}, {Fresh: time.Hour, Keep: -1}, {Fresh: time.Hour, Keep: time.Minute},
+		} {
+			require.ErrorContains(t, l.Set(t.Context(), key, "set", life), "Life.")
+		}
 		_, found, err := l.Lookup(t.Context(), key)
 		require.NoError(t, err)
 		require.False(t, found)

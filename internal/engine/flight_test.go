@@ -303,7 +303,7 @@ func TestAPanicIsOneErrorForEveryCaller(t *testing.T) {
 		require.Same(t, p, errB)
 		require.Equal(t, "boom", p.Value)
 		require.EqualError(t, p, "load panicked: boom")
-		require.Contains(t, string(p.Stack), "loader.explode", "the stack is that of the load")
+		require.Contains(t, string(p.Stack), "engine.explode", "the stack is that of the load")
 		require.NoError(t, p.Unwrap())
 		empty(t, &fs)
 	})

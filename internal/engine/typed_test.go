@@ -14,17 +14,17 @@ import (
 
 // typedOptions are Options with a codec.
 type typedOptions[V any] struct {
-	Codec codec.Codec[V]
-	LeaseTTL time.Duration
-	Timeout time.Duration
-	MaxLoads int
+	Codec                codec.Codec[V]
+	LeaseTTL             time.Duration
+	Timeout              time.Duration
+	MaxLoads             int
 	StaleWhileRevalidate time.Duration
-	StaleIfError time.Duration
-	SoftTimeout time.Duration
-	Backoff time.Duration
-	EarlyRefresh float64
-	Packed bool
-	NoCombining bool
+	StaleIfError         time.Duration
+	SoftTimeout          time.Duration
+	Backoff              time.Duration
+	EarlyRefresh         float64
+	Packed               bool
+	NoCombining          bool
 }
 
 func (o *typedOptions[V]) untyped() Options {
