@@ -19,8 +19,8 @@ import (
 // and exported methods of exported types and interfaces. Lower them when names
 // go. The aim is 170 names and 110 methods.
 const (
-	maxNames   = 283
-	maxMethods = 230
+	maxNames   = 235
+	maxMethods = 190
 )
 
 // surface counts the exported names and methods of one package.
