@@ -82,3 +82,16 @@ func TestDocs_IndexHasEachPageOnce(t *testing.T) {
 		}
 	}
 }
+
+// The glossary and the page on the architecture say where things are.
+func TestDocs_PackagesExist(t *testing.T) {
+	t.Parallel()
+	internal := regexp.MustCompile("`(internal/[a-z]+)`")
+	for _, file := range pages(t) {
+		for _, m := range internal.FindAllStringSubmatch(page(t, file), -1) {
+			if _, err := os.Stat(filepath.Join("..", "..", filepath.FromSlash(m[1]))); err != nil {
+				t.Errorf("%s: no package %s", file, m[1])
+			}
+		}
+	}
+}
