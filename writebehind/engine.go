@@ -119,14 +119,19 @@ type Options struct {
 }
 
 // An Engine persists what is pending under one name. It is safe for concurrent use.
+//
+// A field that is not guarded by mu is written by New alone, before there is a goroutine;
+// or it is a channel, an atomic, or the property of one goroutine, as its comment says.
+// Tests that change rdb, o, me, atOnce or grace do so before the first call: the sweeper,
+// which the first Add, Put, Flush or Settle starts, reads them.
 type Engine struct {
 	rdb      redis.UniversalClient
 	o        Options
 	me       string        // who takes batches
 	atOnce   int           // ids that one script takes or returns at most
-	buckets  []bucket      // by number
+	buckets  []bucket      // by number; see there for what guards its fields
 	workers  chan struct{} // has an element for each batch being persisted
-	counters counters      // of Stats
+	counters counters      // of Stats; atomics, but for one
 	closing  chan struct{} // has an element while a Close drains
 	begun    atomic.Bool   // Start was called
 	yielded  time.Time     // the sweeper's alone; when it last left its turn to others
@@ -134,6 +139,8 @@ type Engine struct {
 	wrote    *periodic.Nudge
 	grace    time.Duration // what Redis has to tell Close how much is left
 
+	// mu is held for a few instructions: while it is, no call is made to Redis, to Persist
+	// or to Notify, and no other lock is taken.
 	mu     sync.Mutex
 	closed bool               // guarded by mu; no more calls
 	ended  bool               // guarded by mu; no more goroutines
@@ -147,10 +154,11 @@ type Engine struct {
 
 // A bucket is what this process knows of one.
 type bucket struct {
-	busy chan struct{} // has an element while somebody here flushes it
+	busy chan struct{} // has an element while a goroutine of this process flushes it
 
-	// done is the batch that was persisted and perhaps not acknowledged. Whoever has
-	// put an element into busy may use it.
+	// done is the batch that was persisted and perhaps not acknowledged. It belongs to
+	// the goroutine that has put an element into busy. Commands that this one has left get
+	// copies of the strings, which are not changed.
 	done struct {
 		n, token string
 		outcome

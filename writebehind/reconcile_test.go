@@ -216,11 +216,11 @@ func TestPutAside_TakesAllThatIsPendingByParts(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		h := newHistory(t, rdb, func(o *Options) { o.MaxBatch, o.RolledBack = 10, PutAside })
+		h.e.atOnce = 7
 		for range 3 {
 			h.add("x", 1)
 			h.flush()
 		}
-		h.e.atOnce = 7
 		inFlight := h.e.Keys(0).InFlight
 		require.NoError(t, rdb.HSet(h.ctx, inFlight, "#n", 1, "#a", 1).Err())
 		for i := range 95 {

@@ -1,6 +1,7 @@
 package writebehind
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -42,8 +43,11 @@ func (e *Engine) Add(ctx context.Context, id string, delta int64) error {
 // Put replaces what is pending of an id by value. It is for an engine whose Merge is
 // Last. When it returns nil, the value will be persisted, unless another one takes its
 // place before, or Redis loses it. An error other than ErrOutcomeUnknown means that
-// nothing was put.
+// nothing was put. The caller may change value as soon as Put returns.
 func (e *Engine) Put(ctx context.Context, id string, value []byte) error {
+	if ctx != nil && ctx.Done() != nil {
+		value = bytes.Clone(value) // the client may still be sending it when ctx has ended
+	}
 	return e.write(ctx, "put", Last, script.PendPut, id, value)
 }
 

@@ -1,13 +1,18 @@
 package writebehind
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -344,10 +349,9 @@ func TestSettleWaitsForAsLongAsItsCtxLasts(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		h := newHistory(t, rdb, nil)
 		h.add("x", 5)
-		h.e.me = "somebody else"
-		_, err := h.e.take(h.ctx, 0, true)
+		other := engine(t, rdb, h.e.o) // of another process
+		_, err := other.take(h.ctx, 0, true)
 		require.NoError(t, err)
-		h.e.me = "me"
 		ctx, cancel := context.WithCancelCause(h.ctx)
 		ended := make(chan error)
 		go func() { ended <- h.e.Settle(ctx, 0, "x") }()
@@ -355,9 +359,58 @@ func TestSettleWaitsForAsLongAsItsCtxLasts(t *testing.T) {
 		cancel(cause)
 		require.ErrorIs(t, <-ended, cause)
 		require.NoError(t, h.e.Settle(h.ctx, 0, "y"), "y is not in flight")
-		h.e.me = "somebody else"
-		h.flush()
+		require.NoError(t, other.Flush(h.ctx))
 	})
+}
+
+// slowConn is a connection that says when it is given something long, and keeps that
+// until it is released.
+type slowConn struct {
+	net.Conn
+	given   func()
+	release chan struct{}
+}
+
+func (c *slowConn) Write(b []byte) (int, error) {
+	if len(b) > 1<<19 {
+		c.given()
+		<-c.release
+	}
+	return c.Conn.Write(b)
+}
+
+// A client sends a large value from the memory that it was given, and may still do so
+// when ctx ends and Put returns.
+func TestPut_SendsTheValueAsItWasWhenTheCallerHasLeft(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	given, release := make(chan struct{}), make(chan struct{})
+	once := sync.OnceFunc(func() { close(given) })
+	rdb := server.Client(func(o *redis.Options) {
+		o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := new(net.Dialer).DialContext(ctx, network, addr)
+			return &slowConn{c, once, release}, err
+		}
+	})
+	e := engine(t, rdb, options(t, newDatabase(), Last))
+	require.NoError(t, e.Put(t.Context(), "x", []byte("short")), "Redis knows the script")
+	value := bytes.Repeat([]byte("a"), 1<<20)
+	ctx, cancel := context.WithCancel(t.Context())
+	put := make(chan error)
+	go func() { put <- e.Put(ctx, "x", value) }()
+	<-given
+	cancel()
+	require.ErrorIs(t, <-put, ErrOutcomeUnknown)
+	for i := range value {
+		value[i] = 'b'
+	}
+	close(release)
+	var pending string
+	require.Eventually(t, func() bool {
+		pending = server.Client(nil).HGet(t.Context(), e.Keys(0).Pending, Field("x")).Val()
+		return len(pending) == len(value)
+	}, patience, 10*time.Millisecond)
+	require.Empty(t, strings.Trim(pending, "a"))
 }
 
 // Close may come between the beginning of Settle and the start of the engine.
