@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cachex-go/cachex/batch"
+	"github.com/cachex-go/cachex/codec"
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
@@ -276,4 +277,37 @@ func TestAPackedCacheWorksOnAClusterAndThroughAProxy(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A hash of large values makes one HMGET take the server tens of milliseconds.
+func TestPacked_RefusesAValueThatIsTooLarge(t *testing.T) {
+	t.Parallel()
+	const most = 16_000
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		key := redistest.Key(t)
+		c := newCache(t, rdb, Spec[int, string]{
+			Key: key + ":{id}", Packed: 100,
+			UpMany: func(_ context.Context, ids []int) (map[int]string, error) {
+				found := map[int]string{}
+				for _, id := range ids {
+					found[id] = strings.Repeat("x", most+id)
+				}
+				return found, nil
+			},
+		})
+		err := c.Set(t.Context(), 1, strings.Repeat("x", most+1))
+		require.ErrorIs(t, err, codec.ErrTooLarge)
+		require.ErrorContains(t, err, "the value has 16001 bytes, a packed one may have 16000: set Spec.Packed to 0")
+		got, err := c.GetMany(t.Context(), []int{0, 1})
+		require.NoError(t, err)
+		require.Len(t, got, 2, "it is returned all the same")
+		stored, err := c.LookupMany(t.Context(), []int{0, 1})
+		require.NoError(t, err)
+		require.Len(t, stored, 1)
+		require.Len(t, stored[0], most)
+		require.EqualValues(t, 1, c.Stats().StoreFailures)
+		v, err := c.Get(t.Context(), 1)
+		require.NoError(t, err)
+		require.Len(t, v, most+1)
+	})
 }

@@ -3,9 +3,11 @@ package engine
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math"
 	"time"
 
+	"github.com/cachex-go/cachex/codec"
 	"github.com/cachex-go/cachex/internal/entry"
 	"github.com/cachex-go/cachex/internal/guard"
 )
@@ -55,14 +57,24 @@ func appendEnd(dst []byte, fresh time.Duration) []byte {
 	return append(dst, binary.BigEndian.AppendUint64(nil, uint64(end))[2:]...)
 }
 
-// encode appends the payload of the value in box, which is fresh for so long, to dst.
+// mostPacked is how many bytes the payload of a packed entry has at most. One HMGET
+// reads mostFields of them: 2 MB, which take Redis a millisecond.
+const mostPacked = 16_000
+
+// encode appends the payload of the value in box, which is fresh for so long, to
+// dst.
 func (l *Engine) encode(dst []byte, key string, fresh time.Duration, box any) (b []byte, err error) {
 	defer guard.Catch(guard.Codec, &err)
 	if l.seal == nil {
-		return l.codec.AppendBox(dst, key, box)
+		b, err = l.codec.AppendBox(dst, key, box)
+	} else {
+		b = appendEnd(dst, fresh)
+		b, err = l.codec.AppendBox(b, bound(key, b[len(dst):]), box)
 	}
-	b = appendEnd(dst, fresh)
-	return l.codec.AppendBox(b, bound(key, b[len(dst):]), box)
+	if n := len(b) - len(dst); err == nil && l.leases.packed && n > mostPacked {
+		return nil, fmt.Errorf("%w: the value has %d bytes, a packed one may have %d: set Spec.Packed to 0", codec.ErrTooLarge, n, mostPacked)
+	}
+	return b, err
 }
 
 // encodeNone returns the payload of an absence that is remembered for so long.

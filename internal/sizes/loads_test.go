@@ -31,7 +31,18 @@ func packed(t *testing.T, rdb *redis.Client) []load {
 			require.Len(t, values, n)
 		}})
 	}
-	return all
+	large := newCache(t, rdb, spec{Key: "packed-large:{id}", Packed: 1024})
+	return append(all, load{"GetMany of a Packed hash of 1024 large ones", func(t *testing.T, ctx context.Context) {
+		values := goods("", numbers(0, 1024)...)
+		for id := range values {
+			values[id] = strings.Repeat("x", 16_000)
+		}
+		require.NoError(t, large.SetMany(ctx, values))
+	}, func(t *testing.T, ctx context.Context) {
+		values, err := large.GetMany(ctx, numbers(0, 1024))
+		require.NoError(t, err)
+		require.Len(t, values, 1024)
+	}})
 }
 
 // entries are those of caches, of as many bytes as any server takes. How long a value is
@@ -44,7 +55,7 @@ func entries(t *testing.T, rdb *redis.Client) []load {
 	} {
 		value := strings.Repeat("x", 1<<20-1000)
 		if s.Packed > 0 {
-			value = value[:10_000] // it is for small ones
+			value = value[:16_000] // the most
 		}
 		s.Up = func(context.Context, int) (string, error) { return value, nil }
 		c := newCache(t, rdb, s)
