@@ -15,8 +15,9 @@ import (
 )
 
 // Most is how many commands go out in one pipeline, and how many keys in one MGET,
-// which counts for as many commands. A server answers nobody else while it works one
-// off.
+// which counts for as many commands, as an HMGET counts for its fields. A command may
+// have a method Weight, which tells for how many it counts. A server answers no other
+// client while it works one off.
 const Most = 500
 
 // Send sends the commands that are queued on all, in one round trip for each Most, or
@@ -92,8 +93,11 @@ func loads(cmds []redis.Cmder) iter.Seq[[]redis.Cmder] {
 		from, sum := 0, 0
 		for i, c := range cmds {
 			weight := 1
-			if c.Name() == "mget" {
-				weight = len(c.Args()) - 1
+			if c.Name() == "hmget" {
+				weight = len(c.Args()) - 2
+			}
+			if w, ok := c.(interface{ Weight() int }); ok {
+				weight = w.Weight()
 			}
 			if sum += weight; sum > Most && i > from {
 				if !lots(cmds[from:i], yield) {

@@ -260,6 +260,7 @@ func all(n int, holds func(int) bool) bool {
 // see takes what GET returned for the i-th key.
 func (r *ManyRead) see(i int, b []byte, err error, now time.Time) {
 	l, a := r.l, &r.answers[i]
+	l.size.Learn(len(b))
 	v := r.target.Box(i)
 	s := l.see(r.keys[i], b, err, r.load != nil, now, v)
 	if s.away != nil && (errors.Is(s.away, circuit.ErrAway) || !script.Answered(s.away)) {

@@ -14,8 +14,9 @@ import (
 // buffer: go-redis would make two allocations for each value.
 type MGet struct {
 	*redis.RawWriteToCmd
-	reply *reply
-	begun bool
+	reply  *reply
+	begun  bool
+	weight int
 }
 
 // NewMGet returns the command that reads the keys that keys returns for 0 to
@@ -27,8 +28,14 @@ func NewMGet(ctx context.Context, n int, keys func(int) string) *MGet {
 		args = append(args, keys(i))
 	}
 	r := replies.Get().(*reply)
-	return &MGet{RawWriteToCmd: redis.NewRawWriteToCmd(ctx, r, args...), reply: r}
+	return &MGet{RawWriteToCmd: redis.NewRawWriteToCmd(ctx, r, args...), reply: r, weight: n}
 }
+
+// Weigh sets for how many commands m counts. The default is its number of keys.
+func (m *MGet) Weigh(n int) { m.weight = n }
+
+// Weight returns for how many commands m counts.
+func (m *MGet) Weight() int { return m.weight }
 
 // Unfit reports whether the keys must be read one by one. The server may have
 // rejected the command because of one key. If the connection breaks, the client
