@@ -203,6 +203,7 @@ type Spec[K comparable, V any] struct {
 	// readers, since Redis does not know of it. EarlyRefresh goes by what loads take in
 	// this process. It does not go together with KeyFunc and WriteBehind, nor with a
 	// hash tag of what is packed. To change it, or Expected, is to change all keys.
+	// A value of more than 16,000 bytes is not stored: codec.ErrTooLarge.
 	// Defaults to 0: every entry has a key of its own.
 	Packed int
 
