@@ -3,8 +3,6 @@ package cachex
 import (
 	"context"
 	"reflect"
-	"sync"
-	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
 
@@ -63,11 +61,11 @@ func (c *Cache[K, V]) Name() string { return c.keyed.core.name }
 // key that is too long, or whose text cannot be made. Of a cache with Spec.Packed it
 // returns the key of a hash, a space, and a field, which is what HGET takes.
 func (c *Cache[K, V]) Key(key K) string {
-	k, err := c.keyed.render(key)
+	rkey, err := c.keyed.render(key)
 	if err != nil {
 		return ""
 	}
-	return k
+	return rkey
 }
 
 // Close makes every further call return ErrClosed, ends RefreshEvery, and waits
@@ -83,38 +81,3 @@ func (c *Cache[K, V]) Key(key K) string {
 // memory once the program holds neither, unless it has Spec.WriteBehind or a call is
 // under way.
 func (c *Cache[K, V]) Close(ctx context.Context) error { return c.keyed.core.close(ctx) }
-
-// A door counts those who are inside, and when shut says when the last has left.
-type door struct {
-	n    atomic.Int64                  // how many are inside, and shutBit
-	idle atomic.Pointer[chan struct{}] // made by the first shut
-	once sync.Once                     // closes idle
-}
-
-const shutBit = 1 << 62
-
-// enter reports whether the door is open, and then counts the caller.
-func (d *door) enter() bool {
-	if d.n.Add(1)&shutBit == 0 {
-		return true
-	}
-	d.leave()
-	return false
-}
-
-func (d *door) leave() {
-	if d.n.Add(-1) == shutBit {
-		d.once.Do(func() { close(*d.idle.Load()) }) // who is refused passes here too
-	}
-}
-
-// shut shuts the door and returns a channel that is closed when nobody is
-// inside.
-func (d *door) shut() <-chan struct{} {
-	idle := make(chan struct{})
-	if d.idle.CompareAndSwap(nil, &idle) {
-		d.n.Add(shutBit + 1)
-		d.leave() // if we are the last
-	}
-	return *d.idle.Load()
-}

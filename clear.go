@@ -41,7 +41,7 @@ import (
 // then is counted and stays gone. Of several masters, those that do not fail are
 // cleared to the end. It is safe to Clear again, and for several to Clear at once.
 func (c *Cache[K, V]) Clear(ctx context.Context) (int64, error) {
-	return c.keyed.core.clear(ctx, c.keyed.whole)
+	return c.keyed.core.clear(ctx, c.keyed.keyMatcher)
 }
 
 // clear is Cache.Clear. whole returns the pattern and the test of the keys.
@@ -49,30 +49,30 @@ func (c *core) clear(ctx context.Context, whole func() (pattern string, match fu
 	if err := c.admit(ctx, OpClear); err != nil {
 		return 0, err
 	}
-	defer c.calls.leave()
+	defer c.calls.exit()
 	pattern, match, err := whole()
 	if err != nil {
 		return 0, c.fail(OpClear, "", err)
 	}
-	s := &sweep{pattern: pattern, match: match, packed: c.settings.packed != 0}
+	s := &clearRun{pattern: pattern, match: match, packed: c.settings.packed != 0}
 	s.progress, _ = ctx.Value(progressKey{}).(func(Progress))
-	walk, err := s.over(c.rdb)
+	walk, err := s.allMasters(c.rdb)
 	if err != nil {
 		return 0, c.fail(OpClear, "", err)
 	}
 	// After the removal, for the reason that Delete has.
 	defer c.engine.ForgetAll()
-	ctx, w := c.begin(ctx, OpClear, "", 0)
+	ctx, obs := c.observe(ctx, OpClear, "", 0)
 	err = guard.Call(guard.Client, func() error { return walk(ctx) })
-	w.end(ctx, 0, err)
-	removed, panicked := s.end()
+	obs.end(ctx, 0, err)
+	removed, panicked := s.result()
 	switch {
 	case err == nil:
 		return removed, nil
 	case panicked != nil || ctx.Err() != nil:
 		return removed, c.fail(OpClear, "", cmp.Or(panicked, context.Cause(ctx)))
 	}
-	return removed, c.redisFailed(ctx, OpClear, "", err)
+	return removed, c.failRedis(ctx, OpClear, "", err)
 }
 
 // Progress is how far a Clear has come.
@@ -100,7 +100,7 @@ type progressKey struct{}
 const scanCount = 1000
 
 // A sweep is the course of one Clear.
-type sweep struct {
+type clearRun struct {
 	pattern  string
 	match    func(key string) bool
 	packed   bool           // the keys are those of hashes
@@ -112,7 +112,7 @@ type sweep struct {
 }
 
 // over returns what walks every master of rdb.
-func (s *sweep) over(rdb redis.UniversalClient) (func(context.Context) error, error) {
+func (s *clearRun) allMasters(rdb redis.UniversalClient) (func(context.Context) error, error) {
 	topology, each, err := client.EachMaster(rdb)
 	switch {
 	case err != nil:
@@ -136,7 +136,7 @@ func (s *sweep) over(rdb redis.UniversalClient) (func(context.Context) error, er
 var errSameCursor = errors.New("SCAN returned the cursor that it was given")
 
 // walk scans node, and removes by rdb what is ours there.
-func (s *sweep) walk(ctx context.Context, node, rdb redis.Cmdable) error {
+func (s *clearRun) walk(ctx context.Context, node, rdb redis.Cmdable) error {
 	left, sized := int64(math.MaxInt64), false // to be scanned, as far as is known
 	if s.progress != nil {
 		if n, err := node.DBSize(ctx).Result(); err == nil { // an error that matters comes again
@@ -152,7 +152,7 @@ func (s *sweep) walk(ctx context.Context, node, rdb redis.Cmdable) error {
 		}
 		keys, next, err := node.Scan(ctx, cursor, s.pattern, scanCount).Result()
 		if err != nil {
-			return scanFailed(cursor, err)
+			return scanError(cursor, err)
 		}
 		scanned := min(scanCount, left) // SCAN does not say
 		if sized && next == 0 {
@@ -161,7 +161,7 @@ func (s *sweep) walk(ctx context.Context, node, rdb redis.Cmdable) error {
 		left -= scanned
 		keys = slices.DeleteFunc(keys, func(key string) bool { return !s.match(key) })
 		removed, err := s.remove(ctx, rdb, keys)
-		if err := cmp.Or(err, s.add(scanned, removed)); err != nil {
+		if err := cmp.Or(err, s.addProgress(scanned, removed)); err != nil {
 			return err
 		}
 		switch {
@@ -176,18 +176,18 @@ func (s *sweep) walk(ctx context.Context, node, rdb redis.Cmdable) error {
 
 // remove unlinks keys and returns how many entries were there. It sends one
 // command a key, since those of one node may be of different slots.
-func (s *sweep) remove(ctx context.Context, rdb redis.Cmdable, keys []string) (removed int64, err error) {
+func (s *clearRun) remove(ctx context.Context, rdb redis.Cmdable, keys []string) (removed int64, err error) {
 	for batch := range slices.Chunk(keys, deleteChunk) {
 		if ctx.Err() != nil {
 			return removed, context.Cause(ctx)
 		}
 		cmds, sizes := make([]*redis.IntCmd, len(batch)), make([]*redis.IntCmd, len(batch))
 		_, err := rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-			for i, k := range batch {
+			for i, rkey := range batch {
 				if s.packed {
-					sizes[i] = p.HLen(ctx, k)
+					sizes[i] = p.HLen(ctx, rkey)
 				}
-				cmds[i] = p.Unlink(ctx, k)
+				cmds[i] = p.Unlink(ctx, rkey)
 			}
 			return nil
 		})
@@ -215,7 +215,7 @@ func (s *sweep) remove(ctx context.Context, rdb redis.Cmdable, keys []string) (r
 
 // add counts what one batch has done, and tells of it. The error is the panic of
 // progress, now or before.
-func (s *sweep) add(scanned, removed int64) (err error) {
+func (s *clearRun) addProgress(scanned, removed int64) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sum.Scanned += scanned
@@ -223,15 +223,15 @@ func (s *sweep) add(scanned, removed int64) (err error) {
 	if s.progress == nil || s.panicked != nil {
 		return s.panicked
 	}
-	s.panicked = guard.Call(progress, func() error { s.progress(s.sum); return nil })
+	s.panicked = guard.Call(progressCode, func() error { s.progress(s.sum); return nil })
 	return s.panicked
 }
 
 // progress names the function of WithProgress in errors.
-var progress = guard.Named("the function of WithProgress")
+var progressCode = guard.Named("the function of WithProgress")
 
 // end returns what add has made of it.
-func (s *sweep) end() (removed int64, panicked error) {
+func (s *clearRun) result() (removed int64, panicked error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.sum.Removed, s.panicked
@@ -240,7 +240,7 @@ func (s *sweep) end() (removed int64, panicked error) {
 // scanFailed says what a SCAN at cursor is for, where it looks as if it was
 // refused. A proxy that does not know a command may say so or hang up, as
 // twemproxy does.
-func scanFailed(cursor uint64, err error) error {
+func scanError(cursor uint64, err error) error {
 	hungUp := errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 	if cursor == 0 && hungUp || redis.HasErrorPrefix(err, "unknown command") || redis.HasErrorPrefix(err, "NOPERM") {
 		return fmt.Errorf("Clear needs SCAN, which some proxies and ACLs refuse: %w", err)

@@ -23,17 +23,17 @@ import (
 // A core is a Cache without its types. It is compiled once for all caches of a
 // program, so all code that needs neither a K nor a V is a method of it.
 type core struct {
-	name        string
-	settings    settings
-	rdb         redis.UniversalClient
-	values      boxes
-	engine      *engine.Engine      // nil until load has made it
-	writeBehind *writebehind.Engine // nil: nothing is written behind
-	observer    Observer
-	ups         bool // there is an Up or UpMany
-	zero        bool // a key without a value has the zero value: see kind.Kind
+	name          string
+	settings      settings
+	rdb           redis.UniversalClient
+	values        boxCodec
+	engine        *engine.Engine      // nil until load has made it
+	writeBehind   *writebehind.Engine // nil: nothing is written behind
+	observer      Observer
+	hasUp         bool // there is an Up or UpMany
+	zeroIfMissing bool // a key without a value has the zero value: see kind.Kind
 
-	calls         door
+	calls         callGroup
 	release       func()          // of the template
 	closing       context.Context // ends with Close, for calls that would go on
 	end           context.CancelFunc
@@ -45,7 +45,7 @@ type core struct {
 }
 
 // boxes is the part of values that core uses.
-type boxes interface {
+type boxCodec interface {
 	engine.Codec
 
 	// slab returns boxes for n values.
@@ -86,7 +86,7 @@ func (c *core) open(rdb redis.UniversalClient, set *settings, template string, v
 }
 
 // load makes the Engine that loads values into the boxes of vs.
-func (c *core) load(vs boxes) (err error) {
+func (c *core) openEngine(vs boxCodec) (err error) {
 	set := &c.settings
 	c.values = vs
 	c.engine, err = engine.New(c.rdb, vs, engine.Options{
@@ -111,7 +111,7 @@ func (c *core) close(ctx context.Context) error {
 	}
 	drained := c.drain(ctx, true)
 	var late error
-	idle := c.calls.shut()
+	idle := c.calls.close()
 	c.end()
 	c.release()
 	select {
@@ -136,15 +136,15 @@ func (c *core) close(ctx context.Context) error {
 // enter begins a call for the key k in Redis, or returns the error of the call,
 // which is bad if that is not nil. If the error is nil, the caller must call
 // c.calls.leave.
-func (c *core) enter(ctx context.Context, op, k string, bad error) (string, error) {
+func (c *core) enter(ctx context.Context, op, rkey string, bad error) (string, error) {
 	if err := c.admit(ctx, op); err != nil {
 		return "", err
 	}
 	if bad != nil {
-		c.calls.leave()
+		c.calls.exit()
 		return "", c.fail(op, "", bad)
 	}
-	return k, nil
+	return rkey, nil
 }
 
 // admit is enter for a call that has no one key.
@@ -156,7 +156,7 @@ func (c *core) admit(ctx context.Context, op string) error {
 		return c.fail(op, "", ErrClosed)
 	}
 	if ctx.Err() != nil {
-		c.calls.leave()
+		c.calls.exit()
 		return c.fail(op, "", context.Cause(ctx))
 	}
 	return nil
@@ -167,7 +167,7 @@ func (c *core) fail(op, key string, err error) error {
 }
 
 // failing is fail of an error that may be nil, of a call without a key.
-func (c *core) failing(op string, err error) error {
+func (c *core) failUnlessNil(op string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -175,44 +175,44 @@ func (c *core) failing(op string, err error) error {
 }
 
 // redisFailed counts a failure of Redis and returns it.
-func (c *core) redisFailed(ctx context.Context, op, key string, err error) error {
+func (c *core) failRedis(ctx context.Context, op, key string, err error) error {
 	c.redisFailures.Add(1)
 	return c.fail(op, key, script.Cause(ctx, err))
 }
 
 // each does something to n keys in Redis, some at a time. render returns the
 // i-th key, and do the first key that failed.
-func (c *core) each(ctx context.Context, op string, n int, render func(i int) (string, error), do func(context.Context, []string) (string, error)) error {
+func (c *core) forChunks(ctx context.Context, op string, n int, render func(i int) (string, error), do func(context.Context, []string) (string, error)) error {
 	if err := c.admit(ctx, op); err != nil {
 		return err
 	}
-	defer c.calls.leave()
-	ks := make([]string, n)
-	for i := range ks {
-		k, err := render(i)
+	defer c.calls.exit()
+	rkeys := make([]string, n)
+	for i := range rkeys {
+		rkey, err := render(i)
 		if err != nil {
 			return c.fail(op, "", err)
 		}
-		ks[i] = k
+		rkeys[i] = rkey
 	}
-	if len(ks) == 0 {
+	if len(rkeys) == 0 {
 		return nil
 	}
-	ctx, w := c.begin(ctx, op, ks[0], len(ks))
+	ctx, obs := c.observe(ctx, op, rkeys[0], len(rkeys))
 	// Afterwards: a load that began before may have read what is now out of
 	// date, and must not be joined.
-	defer c.engine.Forget(ks...)
+	defer c.engine.Forget(rkeys...)
 	var err error
-	for some := range slices.Chunk(ks, deleteChunk) {
+	for some := range slices.Chunk(rkeys, deleteChunk) {
 		began := time.Now()
-		k, failed := do(ctx, some)
-		c.engine.Note(ctx, cmp.Or(k, some[0]), began, failed)
+		rkey, failed := do(ctx, some)
+		c.engine.Note(ctx, cmp.Or(rkey, some[0]), began, failed)
 		if failed != nil {
-			err = c.redisFailed(ctx, op, k, failed)
+			err = c.failRedis(ctx, op, rkey, failed)
 			break
 		}
 	}
-	w.end(ctx, 0, err)
+	obs.end(ctx, 0, err)
 	return err
 }
 
@@ -243,29 +243,29 @@ func (c *core) write(ctx context.Context, w engine.Writing) error {
 	c.engine.Note(ctx, w.Key, began, err)
 	c.engine.Forget(w.Key) // after the write: who joins a load from now on must see it
 	if err != nil {
-		return c.redisFailed(ctx, OpSet, w.Key, err)
+		return c.failRedis(ctx, OpSet, w.Key, err)
 	}
 	return nil
 }
 
 // writeMany stores values without Down.
-func (c *core) writeMany(ctx context.Context, ws []engine.Writing, ks []string) []error {
+func (c *core) writeMany(ctx context.Context, ws []engine.Writing, rkeys []string) []error {
 	began := time.Now()
 	errs := c.engine.Leases().WriteMany(ctx, ws)
-	c.engine.Note(ctx, ks[0], began, errs[0])
-	c.engine.Forget(ks...)
+	c.engine.Note(ctx, rkeys[0], began, errs[0])
+	c.engine.Forget(rkeys...)
 	return errs
 }
 
 // wrote returns the first error of a write.
-func (c *core) wrote(ctx context.Context, op string, ks []string, errs []error) error {
+func (c *core) firstError(ctx context.Context, op string, rkeys []string, errs []error) error {
 	for i, err := range errs {
 		switch _, down := errors.AsType[*downError](err); {
 		case err == nil:
 		case down:
-			return c.fail(op, ks[i], err)
+			return c.fail(op, rkeys[i], err)
 		default:
-			return c.redisFailed(ctx, op, ks[i], err)
+			return c.failRedis(ctx, op, rkeys[i], err)
 		}
 	}
 	return nil
@@ -273,14 +273,14 @@ func (c *core) wrote(ctx context.Context, op string, ks []string, errs []error) 
 
 // life returns how long a value is to live, with the jitter taken off. ttlFor
 // is Spec.TTLFor of the value; nil: it has none.
-func (c *core) life(ttlFor func() time.Duration) (life engine.Life, err error) {
+func (c *core) lifetime(ttlFor func() time.Duration) (life engine.Life, err error) {
 	ttl, stale := c.settings.ttl, c.settings.swr+c.settings.sie
 	if ttlFor != nil {
 		defer guard.Catch(ttlForCode, &err)
 		if d := ttlFor(); d != 0 {
 			err := engine.CheckLife(d)
 			if err == nil {
-				err = engine.CheckLife(keep(d, stale))
+				err = engine.CheckLife(retention(d, stale))
 			}
 			if err != nil {
 				return engine.Life{}, fmt.Errorf("Spec.TTLFor: %w", err)
@@ -289,14 +289,14 @@ func (c *core) life(ttlFor func() time.Duration) (life engine.Life, err error) {
 		}
 	}
 	ttl = c.jittered(ttl)
-	return engine.Life{Fresh: ttl, Keep: keep(ttl, stale)}, nil
+	return engine.Life{Fresh: ttl, Keep: retention(ttl, stale)}, nil
 }
 
 // ttlForCode names Spec.TTLFor in errors.
 var ttlForCode = guard.Named("Spec.TTLFor")
 
 // keep returns for how long a value is in Redis that is fresh for ttl.
-func keep(ttl, stale time.Duration) time.Duration {
+func retention(ttl, stale time.Duration) time.Duration {
 	if ttl == Forever || ttl > Forever-stale {
 		return ttl
 	}
@@ -313,7 +313,7 @@ func (c *core) jittered(ttl time.Duration) time.Duration {
 }
 
 // notFoundLife returns how long ErrNotFound is remembered.
-func (c *core) notFoundLife() engine.Life {
+func (c *core) notFoundLifetime() engine.Life {
 	if c.settings.notFoundTTL == 0 {
 		return engine.Life{}
 	}

@@ -38,7 +38,7 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 func (c *Cache[K, V]) Wrap(up func(context.Context, K) (V, error)) func(context.Context, K) (V, error) {
 	var boxed upBox[K]
 	if up != nil {
-		boxed = c.keyed.wrapped(func(ctx context.Context, key K) (any, error) {
+		boxed = c.keyed.wrapUp(func(ctx context.Context, key K) (any, error) {
 			v, err := up(ctx, key)
 			return &v, err
 		})
@@ -48,37 +48,37 @@ func (c *Cache[K, V]) Wrap(up func(context.Context, K) (V, error)) func(context.
 
 // get is Cache.Get of the key k in Redis, unless bad is not nil. loads says whether t can
 // load.
-func (c *core) get(ctx context.Context, k string, bad error, loads bool, t engine.Target) (box any, err error) {
-	k, err = c.enter(ctx, OpGet, k, bad)
+func (c *core) get(ctx context.Context, rkey string, bad error, loads bool, t engine.Target) (box any, err error) {
+	rkey, err = c.enter(ctx, OpGet, rkey, bad)
 	if err != nil {
-		tell(ctx, 0)
+		setOutcome(ctx, 0)
 		return nil, err
 	}
-	defer c.calls.leave()
-	ctx, w := c.begin(ctx, OpGet, k, 1)
-	var how engine.Outcome
+	defer c.calls.exit()
+	ctx, obs := c.observe(ctx, OpGet, rkey, 1)
+	var outcome engine.Outcome
 	if loads {
-		box, how, err = c.engine.GetOrLoad(ctx, k, t)
-	} else if box, how, err = c.engine.Find(ctx, k, t.Box()); err == nil && how != engine.OutcomeHit && how != engine.OutcomeStale {
-		if err = c.absent(); err == nil {
-			how = engine.OutcomeNotFound
+		box, outcome, err = c.engine.GetOrLoad(ctx, rkey, t)
+	} else if box, outcome, err = c.engine.Find(ctx, rkey, t.Box()); err == nil && outcome != engine.OutcomeHit && outcome != engine.OutcomeStale {
+		if err = c.errMissing(); err == nil {
+			outcome = engine.OutcomeNotFound
 		}
 	}
 	if err != nil {
 		if box = nil; !errors.Is(err, ErrNotFound) {
-			how = 0
+			outcome = 0
 		}
-		err = c.fail(OpGet, k, err)
+		err = c.fail(OpGet, rkey, err)
 	}
-	tell(ctx, Outcome(how))
-	w.end(ctx, Outcome(how), err)
+	setOutcome(ctx, Outcome(outcome))
+	obs.end(ctx, Outcome(outcome), err)
 	return box, err
 }
 
 // absent returns the error of a read that has found no value in Redis, where nothing
 // is loaded.
-func (c *core) absent() error {
-	if c.zero {
+func (c *core) errMissing() error {
+	if c.zeroIfMissing {
 		return nil
 	}
 	return ErrNotFound
@@ -97,19 +97,19 @@ func (c *Cache[K, V]) Lookup(ctx context.Context, key K) (V, bool, error) {
 
 // lookup is Cache.Lookup of the key k in Redis, unless bad is not nil. box has room for
 // the value.
-func (c *core) lookup(ctx context.Context, k string, bad error, box any) (any, bool, error) {
-	k, err := c.enter(ctx, OpLookup, k, bad)
+func (c *core) lookup(ctx context.Context, rkey string, bad error, box any) (any, bool, error) {
+	rkey, err := c.enter(ctx, OpLookup, rkey, bad)
 	if err != nil {
-		tell(ctx, 0)
+		setOutcome(ctx, 0)
 		return nil, false, err
 	}
-	defer c.calls.leave()
-	ctx, w := c.begin(ctx, OpLookup, k, 1)
-	box, how, err := c.engine.Find(ctx, k, box)
+	defer c.calls.exit()
+	ctx, obs := c.observe(ctx, OpLookup, rkey, 1)
+	box, outcome, err := c.engine.Find(ctx, rkey, box)
 	if err != nil {
-		err = c.fail(OpLookup, k, err)
+		err = c.fail(OpLookup, rkey, err)
 	}
-	tell(ctx, Outcome(how))
-	w.end(ctx, Outcome(how), err)
-	return box, how == engine.OutcomeHit || how == engine.OutcomeStale, err
+	setOutcome(ctx, Outcome(outcome))
+	obs.end(ctx, Outcome(outcome), err)
+	return box, outcome == engine.OutcomeHit || outcome == engine.OutcomeStale, err
 }

@@ -28,7 +28,7 @@ type keyed[K comparable] struct {
 
 // values is the part of a Cache that knows the type of its values: see typed.
 type values[K comparable] interface {
-	boxes
+	boxCodec
 
 	// up and upMany call Spec.Up and UpMany. upMany returns a box for each key,
 	// nil for one that has no value.
@@ -67,13 +67,13 @@ func (c *keyed[K]) open(rdb redis.UniversalClient, set *settings, codec any, of 
 			return fmt.Errorf("Spec.Packed %w", err)
 		}
 	}
-	if err := c.core.load(c.values); err != nil {
+	if err := c.core.openEngine(c.values); err != nil {
 		return err
 	}
 	if carrier, ok := codec.(kind.Carrier[K]); ok {
 		c.kind = carrier.Kind()
-		c.core.zero = c.kind.Zero
-		c.carry()
+		c.core.zeroIfMissing = c.kind.Zero
+		c.attachKind()
 	}
 	if set.up {
 		c.up = c.values.up
@@ -82,14 +82,14 @@ func (c *keyed[K]) open(rdb redis.UniversalClient, set *settings, codec any, of 
 		c.upMany = c.values.upMany
 	}
 	if set.writeBehind != 0 {
-		if err := c.behind(); err != nil {
+		if err := c.openWriteBehind(); err != nil {
 			return err
 		}
 	}
 	if c.up == nil && c.upMany != nil {
-		c.up = c.upOne
+		c.up = c.upViaMany
 	}
-	c.core.ups = c.up != nil
+	c.core.hasUp = c.up != nil
 	return nil
 }
 
@@ -115,16 +115,16 @@ func (c *keyed[K]) appendKey(dst []byte, key K) ([]byte, error) {
 }
 
 // A keyList is the keys of one call, as code without types knows them.
-type keyList[K comparable] struct {
+type typedKeys[K comparable] struct {
 	c    *keyed[K]
 	keys []K
 	any  bool // whether keys may be such as no map has
 }
 
-func (l *keyList[K]) len() int { return len(l.keys) }
+func (l *typedKeys[K]) len() int { return len(l.keys) }
 
 // append appends the i-th key in Redis.
-func (l *keyList[K]) append(dst []byte, i int) ([]byte, error) {
+func (l *typedKeys[K]) append(dst []byte, i int) ([]byte, error) {
 	b, err := l.c.appendKey(dst, l.keys[i])
 	if err == nil && !l.any {
 		err = l.c.template.Hashable(l.keys[i])
@@ -133,16 +133,16 @@ func (l *keyList[K]) append(dst []byte, i int) ([]byte, error) {
 }
 
 // load loads the values of some keys by UpMany, or of one key by Up.
-func (l *keyList[K]) load(ctx context.Context, is []int) []engine.Loaded {
+func (l *typedKeys[K]) load(ctx context.Context, is []int) []engine.Loaded {
 	if l.c.upMany == nil {
-		v, life, err := l.c.restore(ctx, l.keys[is[0]], l.c.up)
+		v, life, err := l.c.loadOne(ctx, l.keys[is[0]], l.c.up)
 		return []engine.Loaded{{Value: v, Life: life, Err: err}}
 	}
 	some := make([]K, len(is))
 	for j, i := range is {
 		some[j] = l.keys[i]
 	}
-	return l.c.restoreMany(ctx, some)
+	return l.c.loadMany(ctx, some)
 }
 
 // A target is the engine.Target of a Get.
@@ -158,38 +158,38 @@ func (t *target[K]) Box() any { return t.box }
 
 // Load calls up.
 func (t *target[K]) Load(ctx context.Context) (any, engine.Life, error) {
-	return t.c.restore(ctx, t.key, t.up)
+	return t.c.loadOne(ctx, t.key, t.up)
 }
 
 // get is Cache.Get, or a function that Wrap returns.
 func (c *keyed[K]) get(ctx context.Context, t *target[K]) (any, error) {
-	k, bad := c.render(t.key)
-	return c.core.get(ctx, k, bad, t.up != nil, t)
+	rkey, bad := c.render(t.key)
+	return c.core.get(ctx, rkey, bad, t.up != nil, t)
 }
 
 // lookup is Cache.Lookup. box has room for the value.
 func (c *keyed[K]) lookup(ctx context.Context, key K, box any) (any, bool, error) {
-	k, bad := c.render(key)
-	return c.core.lookup(ctx, k, bad, box)
+	rkey, bad := c.render(key)
+	return c.core.lookup(ctx, rkey, bad, box)
 }
 
 // refresh is Cache.Refresh.
 func (c *keyed[K]) refresh(ctx context.Context, key K) (any, error) {
-	k, bad := c.render(key)
-	return c.core.refresh(ctx, k, bad, (&target[K]{c: c, key: key, up: c.up}).Load)
+	rkey, bad := c.render(key)
+	return c.core.refresh(ctx, rkey, bad, (&target[K]{c: c, key: key, up: c.up}).Load)
 }
 
 // each does something to keys in Redis.
-func (c *keyed[K]) each(ctx context.Context, op string, keys []K, do func(context.Context, []string) (string, error)) error {
-	return c.core.each(ctx, op, len(keys), func(i int) (string, error) { return c.render(keys[i]) }, do)
+func (c *keyed[K]) forChunks(ctx context.Context, op string, keys []K, do func(context.Context, []string) (string, error)) error {
+	return c.core.forChunks(ctx, op, len(keys), func(i int) (string, error) { return c.render(keys[i]) }, do)
 }
 
 // whole returns the pattern and the test of the keys of c.
-func (c *keyed[K]) whole() (pattern string, match func(string) bool, err error) {
+func (c *keyed[K]) keyMatcher() (pattern string, match func(string) bool, err error) {
 	if c.packed != nil {
 		pattern, err = c.packed.Pattern()
 		return pattern, c.packed.Match, err
 	}
 	pattern, err = c.template.Pattern()
-	return c.core.tagged(pattern, c.template.Match, err)
+	return c.core.tagMatcher(pattern, c.template.Match, err)
 }

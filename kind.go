@@ -10,7 +10,7 @@ import (
 )
 
 // carry connects the kind with its cache.
-func (c *keyed[K]) carry() {
+func (c *keyed[K]) attachKind() {
 	c.core.drainKind = func(ctx context.Context, closing bool) error {
 		if c.kind.Drain == nil {
 			return nil
@@ -22,31 +22,31 @@ func (c *keyed[K]) carry() {
 	c.kind.Spawn = c.core.engine.Spawn
 	c.kind.Enter = func(ctx context.Context, op string, key K) (*kind.Call, error) {
 		// The key first: KeyFunc is the user's, and might not come back.
-		k, bad := c.render(key)
-		return c.core.enterKind(ctx, op, k, bad)
+		rkey, bad := c.render(key)
+		return c.core.enterKindCall(ctx, op, rkey, bad)
 	}
 }
 
 // enterKind begins a call on a kind, for the key k in Redis, unless bad is not
 // nil.
-func (c *core) enterKind(ctx context.Context, op, k string, bad error) (*kind.Call, error) {
-	k, err := c.enter(ctx, op, k, bad)
+func (c *core) enterKindCall(ctx context.Context, op, rkey string, bad error) (*kind.Call, error) {
+	rkey, err := c.enter(ctx, op, rkey, bad)
 	if err != nil {
 		return nil, err
 	}
-	call := &kind.Call{Key: k, ID: k}
+	call := &kind.Call{Key: rkey, ID: rkey}
 	if c.writeBehind != nil {
-		call.ID = untagged(k)
+		call.ID = withoutTag(rkey)
 	}
-	call.End = func(error) error { c.calls.leave(); return nil } // should the Observer panic
-	ctx, w := c.begin(ctx, op, k, 1)
+	call.End = func(error) error { c.calls.exit(); return nil } // should the Observer panic
+	ctx, obs := c.observe(ctx, op, rkey, 1)
 	call.Ctx = ctx
 	call.End = func(err error) error {
-		defer c.calls.leave()
+		defer c.calls.exit()
 		if err != nil {
-			err = c.fail(op, k, err)
+			err = c.fail(op, rkey, err)
 		}
-		w.end(ctx, 0, err)
+		obs.end(ctx, 0, err)
 		return err
 	}
 	return call, nil
@@ -60,8 +60,8 @@ func (c *keyed[K]) setCounts(ctx context.Context, keys []K, boxes []any) []error
 	}
 	errs := c.kind.SetMany(ctx, keys, counts)
 	for _, key := range keys {
-		if k, err := c.render(key); err == nil {
-			c.core.engine.Forget(k)
+		if rkey, err := c.render(key); err == nil {
+			c.core.engine.Forget(rkey)
 		}
 	}
 	return errs

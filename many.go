@@ -11,7 +11,7 @@ import (
 
 // eachLimit is how many calls of Up GetMany makes at once if Spec.MaxLoads does
 // not say.
-const eachLimit = 16
+const defaultUpCalls = 16
 
 // GetMany returns the values of keys: from Redis, in one round trip, or else
 // from UpMany, in one call, and what that returns is stored in one more round
@@ -33,19 +33,19 @@ const eachLimit = 16
 // The error is an *Error with the first key, in the order of keys, that failed.
 // The map is right all the same: it has every value that could be had.
 func (c *Cache[K, V]) GetMany(ctx context.Context, keys []K) (map[K]V, error) {
-	return c.many(ctx, OpGetMany, keys)
+	return c.readMany(ctx, OpGetMany, keys)
 }
 
 // LookupMany returns the values of keys that are in Redis, in one round trip
 // for each 500. It never loads, and does not wait for a load. The error is as
 // that of GetMany.
 func (c *Cache[K, V]) LookupMany(ctx context.Context, keys []K) (map[K]V, error) {
-	return c.many(ctx, OpLookupMany, keys)
+	return c.readMany(ctx, OpLookupMany, keys)
 }
 
 // keys are the keys of a call, as code that is compiled once knows them: by
 // their places.
-type keys interface {
+type keySource interface {
 	len() int
 
 	// append appends the i-th key in Redis. It returns an error if there is
@@ -68,7 +68,7 @@ type sink interface {
 
 // place returns which of the keys of a call the i-th of some is: is[i], or i if
 // is is nil.
-func place(is []int, i int) int {
+func indexAt(is []int, i int) int {
 	if is == nil {
 		return i
 	}
@@ -77,22 +77,22 @@ func place(is []int, i int) int {
 
 // eachLimit returns how many calls of Up a call makes at once; with UpMany,
 // which has no such limit, as many as it likes.
-func (c *core) eachLimit() int {
+func (c *core) maxUpCalls() int {
 	if c.settings.upMany {
 		return math.MaxInt
 	}
-	return cmp.Or(c.settings.maxLoads, eachLimit)
+	return cmp.Or(c.settings.maxLoads, defaultUpCalls)
 }
 
 // plan returns the load of some of the keys of a call, nil if nothing loads, and
 // how many at a time if it loads them one by one: its part where several share
 // them.
-func (c *core) plan(from keys, some []int, share int) (limit int, load engine.ManyFunc) {
-	if !c.ups {
+func (c *core) loadPlan(from keySource, some []int, share int) (limit int, load engine.ManyFunc) {
+	if !c.hasUp {
 		return 0, nil
 	}
 	if !c.settings.upMany {
-		limit = max(c.eachLimit()/share, 1)
+		limit = max(c.maxUpCalls()/share, 1)
 	}
 	return limit, func(ctx context.Context, is []int) []engine.Loaded {
 		if some != nil {
@@ -107,94 +107,94 @@ func (c *core) plan(from keys, some []int, share int) (limit int, load engine.Ma
 }
 
 // A manyCall is one GetMany or LookupMany.
-type manyCall struct {
-	c     *core
-	op    string
-	keys  keys
-	loads bool // what is not in Redis is loaded
-	zero  bool // a key without a value has the zero value
-	found
+type manyRead struct {
+	c             *core
+	op            string
+	keys          keySource
+	loading       bool // what is not in Redis is loaded
+	zeroIfMissing bool // a key without a value has the zero value
+	manyResult
 }
 
 // many is Cache.GetMany, or LookupMany.
-func (c *core) many(ctx context.Context, op string, from keys, into sink) error {
-	m := manyCall{c: c, op: op, keys: from, found: found{into: into}}
+func (c *core) readMany(ctx context.Context, op string, from keySource, into sink) error {
+	m := manyRead{c: c, op: op, keys: from, manyResult: manyResult{into: into}}
 	if op == OpGetMany {
-		m.loads, m.zero = c.ups, !c.ups && c.absent() == nil
+		m.loading, m.zeroIfMissing = c.hasUp, !c.hasUp && c.errMissing() == nil
 	}
 	if from.len() > c.settings.maxKeys {
-		return m.chunks(ctx)
+		return m.readChunks(ctx)
 	}
-	ks, is, before, bad := c.renderAll(op, from, nil)
+	rkeys, is, before, bad := c.renderDistinct(op, from, nil)
 	if err := c.admit(ctx, op); err != nil {
-		tell(ctx, 0)
+		setOutcome(ctx, 0)
 		return err
 	}
-	defer c.calls.leave()
-	m.at, m.failed = before, bad
-	into.begin(len(ks))
-	if len(ks) == 0 {
+	defer c.calls.exit()
+	m.errAt, m.err = before, bad
+	into.begin(len(rkeys))
+	if len(rkeys) == 0 {
 		return m.finish(ctx, nil)
 	}
-	ctx, w := c.begin(ctx, op, ks[0], len(ks))
-	answers, boxes := m.ask(ctx, ks, is, 1)
-	m.take(0, ks, is, answers)
+	ctx, obs := c.observe(ctx, op, rkeys[0], len(rkeys))
+	answers, boxes := m.read(ctx, rkeys, is, 1)
+	m.collect(0, rkeys, is, answers)
 	boxes.free()
-	return m.finish(ctx, w)
+	return m.finish(ctx, obs)
 }
 
 // ask asks for some of the keys, at the same time as so many others share the
 // calls of Up. The answers are in a slab.
-func (m *manyCall) ask(ctx context.Context, ks []string, is []int, share int) ([]engine.Answer, slab) {
-	c, boxes := m.c, m.c.values.slab(len(ks))
-	if !m.loads {
-		return c.engine.LookupMany(ctx, ks, boxes), boxes
+func (m *manyRead) read(ctx context.Context, rkeys []string, is []int, share int) ([]engine.Answer, slab) {
+	c, boxes := m.c, m.c.values.slab(len(rkeys))
+	if !m.loading {
+		return c.engine.LookupMany(ctx, rkeys, boxes), boxes
 	}
-	limit, load := c.plan(m.keys, is, share)
-	return c.engine.GetMany(ctx, ks, limit, load, boxes), boxes
+	limit, load := c.loadPlan(m.keys, is, share)
+	return c.engine.GetMany(ctx, rkeys, limit, load, boxes), boxes
 }
 
 // found is the result so far of a call for many keys.
-type found struct {
-	into   sink
-	how    Outcome
-	failed error // nil: no key has failed
-	at     int   // which of the keys it is that failed
+type manyResult struct {
+	into    sink
+	outcome Outcome
+	err     error // nil: no key has failed
+	errAt   int   // which of the keys it is that failed
 }
 
 // fail notes the error of the key at a place, unless one before it has failed.
-func (f *found) fail(at int, err error) {
-	if err != nil && (f.failed == nil || at < f.at) {
-		f.at, f.failed = at, err
+func (f *manyResult) recordError(at int, err error) {
+	if err != nil && (f.err == nil || at < f.errAt) {
+		f.errAt, f.err = at, err
 	}
 }
 
 // take takes the answers for some keys, of which the first is the from-th that
 // differs.
-func (m *manyCall) take(from int, ks []string, is []int, answers []engine.Answer) {
+func (m *manyRead) collect(from int, rkeys []string, is []int, answers []engine.Answer) {
 	for i, a := range answers {
 		switch {
-		case a.Err == nil && (m.zero || a.Outcome != 0 && a.Outcome != engine.OutcomeNotFound):
-			m.into.put(place(is, i), a.Value)
+		case a.Err == nil && (m.zeroIfMissing || a.Outcome != 0 && a.Outcome != engine.OutcomeNotFound):
+			m.into.put(indexAt(is, i), a.Value)
 		case a.Err != nil && !errors.Is(a.Err, ErrNotFound):
-			if m.failed == nil || from+i < m.at {
-				m.fail(from+i, m.c.fail(m.op, ks[i], a.Err))
+			if m.err == nil || from+i < m.errAt {
+				m.recordError(from+i, m.c.fail(m.op, rkeys[i], a.Err))
 			}
 			continue // it has no outcome
 		}
-		m.how = max(m.how, Outcome(a.Outcome))
+		m.outcome = max(m.outcome, Outcome(a.Outcome))
 	}
 	m.c.engine.Reuse(answers)
 }
 
 // finish ends a call for many keys, which w has watched if it is not nil.
-func (m *manyCall) finish(ctx context.Context, w *watch) error {
-	if m.failed != nil {
-		m.how = 0 // of the call as a whole: Outcome stands for what was returned without an error
+func (m *manyRead) finish(ctx context.Context, obs *observation) error {
+	if m.err != nil {
+		m.outcome = 0 // of the call as a whole: Outcome stands for what was returned without an error
 	}
-	tell(ctx, m.how)
-	if w != nil {
-		w.end(ctx, m.how, m.failed)
+	setOutcome(ctx, m.outcome)
+	if obs != nil {
+		obs.end(ctx, m.outcome, m.err)
 	}
-	return m.failed
+	return m.err
 }

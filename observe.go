@@ -41,12 +41,12 @@ type outcomeKey struct{}
 
 // tell sets what WithOutcome was given. Every call that reads does it, also one that
 // is refused, for a ctx that is nil perhaps.
-func tell(ctx context.Context, how Outcome) {
+func setOutcome(ctx context.Context, outcome Outcome) {
 	if ctx == nil {
 		return
 	}
 	if o, _ := ctx.Value(outcomeKey{}).(*Outcome); o != nil {
-		*o = how
+		*o = outcome
 	}
 }
 
@@ -103,76 +103,76 @@ type Result struct {
 }
 
 // A watch is one Event under way. A nil watch is one without an Observer.
-type watch struct {
-	observer Observer
-	failures *atomic.Int64 // of the observer
-	ours     bool          // it is not told in the goroutine of a caller
-	event    Event
-	began    time.Time
+type observation struct {
+	observer   Observer
+	failures   *atomic.Int64 // of the observer
+	background bool          // it is not told in the goroutine of a caller
+	event      Event
+	began      time.Time
 }
 
 // observer names Spec.Observer in errors.
-var observer = guard.Named("Spec.Observer")
+var observerCode = guard.Named("Spec.Observer")
 
 // tell calls fn, of the observer, and reports whether it returned.
 //
 // In a goroutine of ours that is done in yet another one, for a runtime.Goexit would
 // take along the load, and what it returns.
-func (w *watch) tell(fn func()) bool {
+func (obs *observation) notify(fn func()) bool {
 	var err error
 	told := func() error { fn(); return nil }
-	if w.ours {
+	if obs.background {
 		ended := make(chan error, 1)
-		guard.Go(observer, told, func(err error) { ended <- err })
+		guard.Go(observerCode, told, func(err error) { ended <- err })
 		err = <-ended
 	} else {
-		err = guard.Call(observer, told)
+		err = guard.Call(observerCode, told)
 	}
 	if err != nil {
-		w.failures.Add(1)
+		obs.failures.Add(1)
 	}
 	return err == nil
 }
 
 // begin tells the observer, if there is one, of a call. Without one, the watch is nil,
 // so that a call allocates none.
-func (c *core) begin(ctx context.Context, op, key string, keys int) (context.Context, *watch) {
+func (c *core) observe(ctx context.Context, op, key string, keys int) (context.Context, *observation) {
 	if c.observer == nil {
 		return ctx, nil
 	}
-	w := &watch{
-		observer: c.observer, failures: &c.observerFailures, ours: op == OpLoad || op == OpPersist,
+	obs := &observation{
+		observer: c.observer, failures: &c.observerFailures, background: op == OpLoad || op == OpPersist,
 		event: Event{Op: op, Cache: c.name, Key: key, Keys: keys}, began: time.Now(),
 	}
 	inside := ctx
-	if !w.tell(func() { inside = w.observer.Begin(ctx, w.event) }) {
+	if !obs.notify(func() { inside = obs.observer.Begin(ctx, obs.event) }) {
 		return ctx, nil
 	}
 	if inside == nil {
 		inside = ctx
 	}
-	return inside, w
+	return inside, obs
 }
 
 // end tells the observer that it has ended. ctx is the one that begin returned.
-func (w *watch) end(ctx context.Context, how Outcome, err error) {
-	if w == nil {
+func (obs *observation) end(ctx context.Context, outcome Outcome, err error) {
+	if obs == nil {
 		return
 	}
-	r := Result{Outcome: how, Took: time.Since(w.began), Err: err}
-	w.tell(func() { w.observer.End(ctx, w.event, r) })
+	r := Result{Outcome: outcome, Took: time.Since(obs.began), Err: err}
+	obs.notify(func() { obs.observer.End(ctx, obs.event, r) })
 }
 
 // beginLoad is begin for a load, whose ctx does not show whose outcome is asked for. render
 // returns the first of so many keys.
-func (c *core) beginLoad(ctx context.Context, keys int, render func() (string, error)) (context.Context, func(error)) {
+func (c *core) observeLoad(ctx context.Context, keys int, render func() (string, error)) (context.Context, func(error)) {
 	if ctx.Value(outcomeKey{}) != nil {
 		ctx = context.WithValue(ctx, outcomeKey{}, nil)
 	}
 	if c.observer == nil {
 		return ctx, func(error) {}
 	}
-	k, _ := render() // it was rendered before, for the call
-	ctx, w := c.begin(ctx, OpLoad, k, keys)
-	return ctx, func(err error) { w.end(ctx, 0, err) }
+	rkey, _ := render() // it was rendered before, for the call
+	ctx, obs := c.observe(ctx, OpLoad, rkey, keys)
+	return ctx, func(err error) { obs.end(ctx, 0, err) }
 }

@@ -23,24 +23,24 @@ func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
 }
 
 // refresh is Cache.Refresh of the key k in Redis, unless bad is not nil.
-func (c *core) refresh(ctx context.Context, k string, bad error, load engine.Func) (any, error) {
-	k, err := c.enter(ctx, OpRefresh, k, bad)
+func (c *core) refresh(ctx context.Context, rkey string, bad error, load engine.Func) (any, error) {
+	rkey, err := c.enter(ctx, OpRefresh, rkey, bad)
 	if err != nil {
-		tell(ctx, 0)
+		setOutcome(ctx, 0)
 		return nil, err
 	}
-	defer c.calls.leave()
-	if !c.ups {
-		tell(ctx, 0)
-		return nil, c.fail(OpRefresh, k, errNoUp)
+	defer c.calls.exit()
+	if !c.hasUp {
+		setOutcome(ctx, 0)
+		return nil, c.fail(OpRefresh, rkey, errNoUp)
 	}
-	ctx, w := c.begin(ctx, OpRefresh, k, 1)
-	box, how, err := c.engine.Refresh(ctx, k, load)
+	ctx, obs := c.observe(ctx, OpRefresh, rkey, 1)
+	box, outcome, err := c.engine.Refresh(ctx, rkey, load)
 	if err != nil {
-		box, err = nil, c.fail(OpRefresh, k, err)
+		box, err = nil, c.fail(OpRefresh, rkey, err)
 	}
-	tell(ctx, Outcome(how))
-	w.end(ctx, Outcome(how), err)
+	setOutcome(ctx, Outcome(outcome))
+	obs.end(ctx, Outcome(outcome), err)
 	return box, err
 }
 

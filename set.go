@@ -24,9 +24,9 @@ import (
 //     stored then is deleted, which is no error; so an error says that what was in
 //     Redis before may still be there.
 func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
-	box := c.typed.lend(value)
+	box := c.typed.getBox(value)
 	err := c.keyed.set(ctx, key, box)
-	c.typed.giveBack(box)
+	c.typed.putBox(box)
 	return err
 }
 
@@ -39,7 +39,7 @@ func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 // may then be set or not; it is safe to set them all again. If the codec or
 // Spec.TTLFor fails for one, nothing is set.
 func (c *Cache[K, V]) SetMany(ctx context.Context, values map[K]V) error {
-	return c.keyed.setMany(ctx, len(values), c.entries(values))
+	return c.keyed.setMany(ctx, len(values), c.boxSeq(values))
 }
 
 // A downError is one of Spec.Down, and not of Redis.
@@ -52,11 +52,11 @@ func (e *downError) Error() string { return "Spec.Down: " + e.err.Error() }
 func (e *downError) Unwrap() error { return e.err }
 
 // it names Spec.Down in a downError, which begins with that name.
-var it = guard.Named("it")
+var downCode = guard.Named("it")
 
 // persisted calls one of Spec.Down or DownMany. Its panic is an error.
-func persisted(call func() error) error {
-	if err := guard.Call(it, call); err != nil {
+func callDown(call func() error) error {
+	if err := guard.Call(downCode, call); err != nil {
 		return &downError{err}
 	}
 	return nil
@@ -68,11 +68,11 @@ func persistEach(n int, one func(i int) error, many func() error) []error {
 	errs := make([]error, n)
 	if many == nil {
 		for i := range errs {
-			errs[i] = persisted(func() error { return one(i) })
+			errs[i] = callDown(func() error { return one(i) })
 		}
 		return errs
 	}
-	if err := persisted(many); err != nil {
+	if err := callDown(many); err != nil {
 		for i := range errs {
 			errs[i] = err
 		}
@@ -91,7 +91,7 @@ func persistEach(n int, one func(i int) error, many func() error) []error {
 //
 // The error is as that of Delete.
 func (c *Cache[K, V]) Expire(ctx context.Context, keys ...K) error {
-	return c.keyed.each(ctx, OpExpire, keys, c.keyed.core.expire)
+	return c.keyed.forChunks(ctx, OpExpire, keys, c.keyed.core.expire)
 }
 
 // deleteChunk is how many keys go out in one pipeline.
@@ -105,5 +105,5 @@ const deleteChunk = 512
 // the cause of the end of ctx. Other keys may then be deleted or not; it is safe
 // to Delete them all again.
 func (c *Cache[K, V]) Delete(ctx context.Context, keys ...K) error {
-	return c.keyed.each(ctx, OpDelete, keys, c.keyed.core.unlink)
+	return c.keyed.forChunks(ctx, OpDelete, keys, c.keyed.core.unlink)
 }

@@ -80,8 +80,8 @@ func (s *settings) validate(parses func() error) error {
 		return fmt.Errorf("Spec.LeaseTTL is %v, must be whole milliseconds", s.leaseTTL)
 	case s.maxLoads < 0:
 		return fmt.Errorf("Spec.MaxLoads is %d, must not be negative", s.maxLoads)
-	case s.maxKeys < 1 || s.maxKeys > mostKeys:
-		return fmt.Errorf("Spec.MaxKeys is %d, must be from 1 to %d, or 0: the leases of one call of UpMany are renewed together", s.maxKeys, mostKeys)
+	case s.maxKeys < 1 || s.maxKeys > maxKeysLimit:
+		return fmt.Errorf("Spec.MaxKeys is %d, must be from 1 to %d, or 0: the leases of one call of UpMany are renewed together", s.maxKeys, maxKeysLimit)
 	}
 	if err := s.validatePacked(); err != nil {
 		return err
@@ -89,16 +89,16 @@ func (s *settings) validate(parses func() error) error {
 	if err := s.validateStale(); err != nil {
 		return err
 	}
-	return s.validateBehind(parses)
+	return s.validateWriteBehind(parses)
 }
 
 // mostKeys is the largest Spec.MaxKeys. Its leases take twenty round trips to
 // renew, which go out side by side.
-const mostKeys = 10_000
+const maxKeysLimit = 10_000
 
 // maxPacked is how many entries to a hash one may ask for. A field is found by
 // looking at those before it.
-const maxPacked = 1024
+const packedLimit = 1024
 
 // validatePacked is validate of Spec.Packed, but for what the keys have to say.
 func (s *settings) validatePacked() error {
@@ -107,8 +107,8 @@ func (s *settings) validatePacked() error {
 		return errors.New("Spec.Expected needs Spec.Packed")
 	case s.packed == 0:
 		return nil
-	case s.packed < 2 || s.packed > maxPacked:
-		return fmt.Errorf("Spec.Packed is %d, must be from 2 to %d, or 0", s.packed, maxPacked)
+	case s.packed < 2 || s.packed > packedLimit:
+		return fmt.Errorf("Spec.Packed is %d, must be from 2 to %d, or 0", s.packed, packedLimit)
 	case s.expected < 0:
 		return fmt.Errorf("Spec.Expected is %d, must not be negative", s.expected)
 	case s.writeBehind != 0:
@@ -141,7 +141,7 @@ func (s *settings) validateStale() error {
 			}
 		}
 	}
-	if kept := keep(s.ttl, s.swr+s.sie); engine.CheckLife(kept) != nil {
+	if kept := retention(s.ttl, s.swr+s.sie); engine.CheckLife(kept) != nil {
 		return fmt.Errorf("Spec.TTL, StaleWhileRevalidate and StaleIfError: %w", engine.CheckLife(kept))
 	}
 	switch {
@@ -158,7 +158,7 @@ func (s *settings) validateStale() error {
 }
 
 // validateBehind is validate of Spec.WriteBehind.
-func (s *settings) validateBehind(parses func() error) error {
+func (s *settings) validateWriteBehind(parses func() error) error {
 	o := s.writeBehindOptions
 	switch {
 	case s.writeBehind == 0 && !reflect.ValueOf(o).IsZero():
@@ -169,8 +169,8 @@ func (s *settings) validateBehind(parses func() error) error {
 		return errors.New("Spec.WriteBehindOptions: Name, Merge, Every, Persist and Check must not be set: the cache has its own")
 	case o.MaxBatch > 1 && !s.downMany && !s.counts:
 		return errors.New("Spec.WriteBehindOptions.MaxBatch needs Spec.DownMany: Down is given one value")
-	case s.writeBehind < minBehind || s.writeBehind%time.Millisecond != 0:
-		return fmt.Errorf("Spec.WriteBehind is %v, must be whole milliseconds, at least %v", s.writeBehind, minBehind)
+	case s.writeBehind < minWriteBehind || s.writeBehind%time.Millisecond != 0:
+		return fmt.Errorf("Spec.WriteBehind is %v, must be whole milliseconds, at least %v", s.writeBehind, minWriteBehind)
 	case s.keyFunc:
 		return errors.New("Spec.WriteBehind needs Spec.Key in place of Spec.KeyFunc: the flusher must parse the key")
 	case strings.Contains(s.key, "{{"):
@@ -184,4 +184,4 @@ func (s *settings) validateBehind(parses func() error) error {
 	return nil
 }
 
-const minBehind = 10 * time.Millisecond
+const minWriteBehind = 10 * time.Millisecond

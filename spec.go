@@ -255,12 +255,12 @@ func (s *Spec[K, V]) resolve() (settings, *key.Template[K], error) {
 		near: s.Near != nil, keyFunc: s.KeyFunc != nil, up: s.Up != nil, upMany: s.UpMany != nil,
 		down: s.Down != nil, downMany: s.DownMany != nil, ttlFor: s.TTLFor != nil,
 	}
-	template, err := resolved(&all, s.KeyFunc, s.Codec)
+	template, err := resolveSettings(&all, s.KeyFunc, s.Codec)
 	return all, template, err
 }
 
 // resolved is resolve of the settings of a Spec, without the type of its values.
-func resolved[K comparable](all *settings, keyFunc func(K) string, c any) (*key.Template[K], error) {
+func resolveSettings[K comparable](all *settings, keyFunc func(K) string, c any) (*key.Template[K], error) {
 	template, err := key.FromSpec(all.key, keyFunc)
 	if err != nil {
 		return nil, fmt.Errorf("cachex: %w", err)

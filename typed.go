@@ -20,8 +20,8 @@ type typed[K comparable, V any] struct {
 	downFunc     func(context.Context, K, V) error
 	downManyFunc func(context.Context, map[K]V) error
 	ttlFunc      func(K, V) time.Duration
-	spare        sync.Pool // of *V, zero
-	slabs        sync.Pool // of *slabOf[V], zero
+	boxPool      sync.Pool // of *V, zero
+	slabPool     sync.Pool // of *slabOf[V], zero
 }
 
 // unbox returns the value in a box, or the zero value if box is nil.
@@ -86,8 +86,8 @@ func (t *typed[K, V]) downMany(ctx context.Context, keys []K, boxes []any) error
 func (t *typed[K, V]) ttl(key K, box any) time.Duration { return t.ttlFunc(key, unbox[V](box)) }
 
 // lend returns a box with v. The caller gives it back when it is unused.
-func (t *typed[K, V]) lend(v V) *V {
-	box, ok := t.spare.Get().(*V)
+func (t *typed[K, V]) getBox(v V) *V {
+	box, ok := t.boxPool.Get().(*V)
 	if !ok {
 		box = new(V)
 	}
@@ -95,23 +95,23 @@ func (t *typed[K, V]) lend(v V) *V {
 	return box
 }
 
-func (t *typed[K, V]) giveBack(box *V) {
+func (t *typed[K, V]) putBox(box *V) {
 	*box = *new(V) // or the pool would keep what v refers to
-	t.spare.Put(box)
+	t.boxPool.Put(box)
 }
 
 // slab returns boxes for n values.
 func (t *typed[K, V]) slab(n int) slab {
-	s, ok := t.slabs.Get().(*slabOf[V])
+	s, ok := t.slabPool.Get().(*slabOf[V])
 	if !ok || cap(s.values) < n {
-		s = &slabOf[V]{values: make([]V, n), pool: &t.slabs}
+		s = &slabOf[V]{values: make([]V, n), pool: &t.slabPool}
 	}
 	s.values = s.values[:n]
 	return s
 }
 
 // mostSpare is how many values are kept for the next call.
-const mostSpare = 1 << 10
+const maxPooledSlab = 1 << 10
 
 // A slabOf is a slab of values of type V.
 type slabOf[V any] struct {
@@ -123,7 +123,7 @@ type slabOf[V any] struct {
 func (s *slabOf[V]) Box(i int) any { return &s.values[i] }
 
 func (s *slabOf[V]) free() {
-	if cap(s.values) <= mostSpare {
+	if cap(s.values) <= maxPooledSlab {
 		clear(s.values)
 		s.pool.Put(s)
 	}
@@ -145,24 +145,24 @@ func (c *Cache[K, V]) get(ctx context.Context, key K, up upBox[K]) (V, error) {
 }
 
 // A gathered is the result of a call for many keys.
-type gathered[K comparable, V any] struct {
+type mapSink[K comparable, V any] struct {
 	keys   []K
 	values map[K]V
 }
 
-func (g *gathered[K, V]) begin(n int) { g.values = make(map[K]V, n) }
+func (g *mapSink[K, V]) begin(n int) { g.values = make(map[K]V, n) }
 
-func (g *gathered[K, V]) put(i int, box any) { g.values[g.keys[i]] = unbox[V](box) }
+func (g *mapSink[K, V]) put(i int, box any) { g.values[g.keys[i]] = unbox[V](box) }
 
 // many is GetMany or LookupMany.
-func (c *Cache[K, V]) many(ctx context.Context, op string, keys []K) (map[K]V, error) {
-	g := gathered[K, V]{keys: keys}
-	err := c.keyed.core.many(ctx, op, &keyList[K]{c: c.keyed, keys: keys}, &g)
+func (c *Cache[K, V]) readMany(ctx context.Context, op string, keys []K) (map[K]V, error) {
+	g := mapSink[K, V]{keys: keys}
+	err := c.keyed.core.readMany(ctx, op, &typedKeys[K]{c: c.keyed, keys: keys}, &g)
 	return g.values, err
 }
 
 // entries returns the values of SetMany, in boxes.
-func (c *Cache[K, V]) entries(values map[K]V) entries[K] {
+func (c *Cache[K, V]) boxSeq(values map[K]V) boxSeq[K] {
 	return func(keep bool, yield func(K, any) bool) {
 		size := 1
 		if keep {

@@ -29,7 +29,7 @@ import (
 // read by several. It must not be copied.
 type Batch struct {
 	state atomic.Int32
-	parts []part
+	reads []sourceReads
 }
 
 // The states of a Batch.
@@ -56,10 +56,10 @@ var (
 
 // A Value is what Run reads. Its zero value is one that is never read.
 type Value[V any] struct {
-	b   *Batch       // nil: refused, for the reason err
-	of  *[]answer[V] // of its source; made by Run
-	at  int          // where in of
-	err error
+	b       *Batch       // nil: refused, for the reason err
+	answers *[]answer[V] // of its source; made by Run
+	at      int          // where in of
+	err     error
 }
 
 // Get returns the value, or the error for its key alone: that of Get of the source,
@@ -69,7 +69,7 @@ type Value[V any] struct {
 // ErrNotRun.
 func (v *Value[V]) Get() (V, error) {
 	if v.b != nil && v.b.state.Load() == done {
-		a := &(*v.of)[v.at]
+		a := &(*v.answers)[v.at]
 		return a.v, a.err
 	}
 	var zero V
@@ -79,45 +79,45 @@ func (v *Value[V]) Get() (V, error) {
 // Get adds the value of key to b. The Value has it when Run has returned. A key that
 // is asked for twice of the same source is read once.
 func Get[K comparable, V any](b *Batch, src Source[K, V], key K) *Value[V] {
-	s, err := sourced(b, src)
+	s, err := readsFor(b, src)
 	if err != nil {
 		return &Value[V]{err: err}
 	}
-	return &Value[V]{b: b, of: &s.answers, at: s.add(key)}
+	return &Value[V]{b: b, answers: &s.answers, at: s.add(key)}
 }
 
 // GetMany adds the values of keys to b. The Value has them, but those that do not
 // exist, when Run has returned.
 func GetMany[K comparable, V any](b *Batch, src Source[K, V], keys []K) *Value[map[K]V] {
-	s, err := sourced(b, src)
+	s, err := readsFor(b, src)
 	if err != nil {
 		return &Value[map[K]V]{err: err}
 	}
 	at := make([]int, len(keys))
-	s.expect(len(keys))
+	s.reserve(len(keys))
 	for i, key := range keys {
 		at[i] = s.add(key)
 	}
-	l := &lot[K, V]{at: at}
-	s.lots = append(s.lots, l)
-	return &Value[map[K]V]{b: b, of: &l.answer}
+	l := &manyRequest[K, V]{at: at}
+	s.requests = append(s.requests, l)
+	return &Value[map[K]V]{b: b, answers: &l.result}
 }
 
 // A part is what is asked of one source.
-type part interface {
-	is(src any) bool
-	prepare() *reader // what reads it; nil if there is nothing to read
-	finish()          // gives the Values what was answered
+type sourceReads interface {
+	isFor(src any) bool
+	prepare() *sourceReader // what reads it; nil if there is nothing to read
+	deliver()               // gives the Values what was answered
 }
 
 // asked is the part of one source.
-type asked[K comparable, V any] struct {
-	src     Source[K, V]
-	keys    []K
-	seen    map[K]int // where in keys; nil as long as these are few
-	hides   bool      // see key.Hides
-	answers []answer[V]
-	lots    []*lot[K, V]
+type typedReads[K comparable, V any] struct {
+	src      Source[K, V]
+	keys     []K
+	seen     map[K]int // where in keys; nil as long as these are few
+	hides    bool      // see key.Hides
+	answers  []answer[V]
+	requests []*manyRequest[K, V]
 }
 
 type answer[V any] struct {
@@ -126,13 +126,13 @@ type answer[V any] struct {
 }
 
 // lot is what a Value of GetMany is made of, and where its keys are.
-type lot[K comparable, V any] struct {
+type manyRequest[K comparable, V any] struct {
 	at     []int
-	answer []answer[map[K]V] // one
+	result []answer[map[K]V] // one
 }
 
 // sourced returns the part of src in b, or why there is none.
-func sourced[K comparable, V any](b *Batch, src Source[K, V]) (*asked[K, V], error) {
+func readsFor[K comparable, V any](b *Batch, src Source[K, V]) (*typedReads[K, V], error) {
 	switch {
 	case b == nil:
 		return nil, ErrNilBatch
@@ -141,13 +141,13 @@ func sourced[K comparable, V any](b *Batch, src Source[K, V]) (*asked[K, V], err
 	case b.state.Load() != open:
 		return nil, ErrUsed
 	}
-	for _, p := range b.parts {
-		if s, ok := p.(*asked[K, V]); ok && s.is(src) {
+	for _, p := range b.reads {
+		if s, ok := p.(*typedReads[K, V]); ok && s.isFor(src) {
 			return s, nil
 		}
 	}
-	s := &asked[K, V]{src: src, hides: keys.Hides[K]()}
-	b.parts = append(b.parts, s)
+	s := &typedReads[K, V]{src: src, hides: keys.Hides[K]()}
+	b.reads = append(b.reads, s)
 	return s, nil
 }
 
@@ -159,15 +159,17 @@ func isNil(src any) bool {
 
 // is reports whether src is the source of the part. Sources that cannot be compared
 // have a part each time.
-func (s *asked[K, V]) is(src any) bool { return reflect.ValueOf(src).Comparable() && any(s.src) == src }
+func (s *typedReads[K, V]) isFor(src any) bool {
+	return reflect.ValueOf(src).Comparable() && any(s.src) == src
+}
 
 // few is how many keys are searched one after the other: a map costs more.
-const few = 32
+const maxLinear = 32
 
 // expect makes room for n more keys.
-func (s *asked[K, V]) expect(n int) {
+func (s *typedReads[K, V]) reserve(n int) {
 	s.keys = slices.Grow(s.keys, n)
-	if n += len(s.keys); n > few && s.seen == nil {
+	if n += len(s.keys); n > maxLinear && s.seen == nil {
 		s.seen = make(map[K]int, n)
 		for at, key := range s.keys {
 			if s.hashable(key) == nil {
@@ -178,7 +180,7 @@ func (s *asked[K, V]) expect(n int) {
 }
 
 // hashable returns nil if key can be the key of a map.
-func (s *asked[K, V]) hashable(key K) error {
+func (s *typedReads[K, V]) hashable(key K) error {
 	if s.hides {
 		return keys.Hashable(key)
 	}
@@ -186,7 +188,7 @@ func (s *asked[K, V]) hashable(key K) error {
 }
 
 // add returns where key is in keys.
-func (s *asked[K, V]) add(key K) int {
+func (s *typedReads[K, V]) add(key K) int {
 	if s.hashable(key) != nil { // it is the key of no map, and cannot even be compared
 		s.keys = append(s.keys, key)
 		return len(s.keys) - 1
@@ -195,8 +197,8 @@ func (s *asked[K, V]) add(key K) int {
 		if at := slices.Index(s.keys, key); at >= 0 {
 			return at
 		}
-		if len(s.keys) == few {
-			s.expect(few)
+		if len(s.keys) == maxLinear {
+			s.reserve(maxLinear)
 		}
 	} else if at, ok := s.seen[key]; ok {
 		return at
@@ -208,7 +210,7 @@ func (s *asked[K, V]) add(key K) int {
 	return at
 }
 
-func (s *asked[K, V]) prepare() *reader {
+func (s *typedReads[K, V]) prepare() *sourceReader {
 	s.answers = make([]answer[V], len(s.keys))
 	for i := range s.answers {
 		s.answers[i].err = errUnanswered
@@ -216,23 +218,23 @@ func (s *asked[K, V]) prepare() *reader {
 	if len(s.keys) == 0 {
 		return nil
 	}
-	r := &reader{fill: s.fill}
+	r := &sourceReader{failUnanswered: s.failUnanswered}
 	r.begin = func(ctx context.Context) Reading {
 		return s.src.BatchRead(ctx, s.keys, func(i int, v V, err error) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			if a := &s.answers[i]; !r.ended && a.err == errUnanswered { // the first answer counts
+			if a := &s.answers[i]; !r.closed && a.err == errUnanswered { // the first answer counts
 				if a.err = err; err == nil {
 					a.v = v
 				}
-				r.lacks = r.lacks || err != nil && !errors.Is(err, errs.ErrNotFound)
+				r.incomplete = r.incomplete || err != nil && !errors.Is(err, errs.ErrNotFound)
 			}
 		})
 	}
 	return r
 }
 
-func (s *asked[K, V]) fill(err error) (some bool) {
+func (s *typedReads[K, V]) failUnanswered(err error) (some bool) {
 	for i := range s.answers {
 		if a := &s.answers[i]; a.err == errUnanswered {
 			a.err, some = err, true
@@ -241,19 +243,19 @@ func (s *asked[K, V]) fill(err error) (some bool) {
 	return some
 }
 
-func (s *asked[K, V]) finish() {
-	for _, l := range s.lots {
+func (s *typedReads[K, V]) deliver() {
+	for _, l := range s.requests {
 		all := answer[map[K]V]{v: make(map[K]V, len(l.at))}
 		for _, at := range l.at {
 			switch a := &s.answers[at]; {
 			case a.err == nil && s.hashable(s.keys[at]) == nil:
 				all.v[s.keys[at]] = a.v
 			case a.err == nil:
-				all.err = cmp.Or(all.err, inBatch(keys.ErrUnhashable))
+				all.err = cmp.Or(all.err, wrapErr(keys.ErrUnhashable))
 			case all.err == nil && !errors.Is(a.err, errs.ErrNotFound):
 				all.err = a.err
 			}
 		}
-		l.answer = []answer[map[K]V]{all}
+		l.result = []answer[map[K]V]{all}
 	}
 }

@@ -49,13 +49,13 @@ func (b *Batch) Run(ctx context.Context) error {
 	case !b.state.CompareAndSwap(open, running):
 		return ErrUsed
 	}
-	var readers []*reader
+	var readers []*sourceReader
 	defer func() { // however we leave: a source may have left our goroutine
 		for _, r := range readers {
-			r.drop()
+			r.release()
 		}
-		for _, p := range b.parts {
-			p.finish()
+		for _, p := range b.reads {
+			p.deliver()
 		}
 		b.state.Store(done)
 	}()
@@ -64,23 +64,23 @@ func (b *Batch) Run(ctx context.Context) error {
 	case ctx == nil:
 		refused = errNilContext
 	case ctx.Err() != nil:
-		refused = inBatch(context.Cause(ctx))
+		refused = wrapErr(context.Cause(ctx))
 	}
-	for _, p := range b.parts {
+	for _, p := range b.reads {
 		if r := p.prepare(); r != nil {
 			readers = append(readers, r)
 		}
 	}
 	if refused != nil {
 		for _, r := range readers {
-			r.end(refused)
+			r.finish(refused)
 		}
 		return refused
 	}
-	var groups []*group
+	var groups []*clientGroup
 	for _, r := range readers {
-		if rdb := r.client(ctx); rdb != nil {
-			groups = grouped(groups, r, rdb)
+		if rdb := r.open(ctx); rdb != nil {
+			groups = addToGroup(groups, r, rdb)
 		}
 	}
 	var wg sync.WaitGroup
@@ -89,192 +89,192 @@ func (b *Batch) Run(ctx context.Context) error {
 			g.run(ctx)
 		} else {
 			wg.Add(1)
-			guard.Go(source, func() error { g.run(ctx); return nil }, func(error) { wg.Done() }) // Run gives what is left its error
+			guard.Go(sourceCode, func() error { g.run(ctx); return nil }, func(error) { wg.Done() }) // Run gives what is left its error
 		}
 	}
 	wg.Wait()
 	for _, g := range groups {
 		if err := g.failure(ctx); err != nil {
-			return inBatch(err)
+			return wrapErr(err)
 		}
 	}
 	return nil
 }
 
 // A reader is one Reading, and what became of it.
-type reader struct {
+type sourceReader struct {
 	Reading
-	loading convoy.Loading                // the Reading, if it takes part in a Convoy; else nil
-	begin   func(context.Context) Reading // of the source
-	fill    func(error) (some bool)       // gives an error to the keys that have no answer
-	dead    bool                          // it has panicked
-	over    chan struct{}                 // closed when it has answered, if it takes no part in a Convoy
-	from    int                           // where among the commands of its group its own begin,
-	to      int                           // and end
-	failed  error                         // why its commands were not answered; nil if some were
+	loading        convoy.Loading                // the Reading, if it takes part in a Convoy; else nil
+	begin          func(context.Context) Reading // of the source
+	failUnanswered func(error) (some bool)       // gives an error to the keys that have no answer
+	panicked       bool                          // it has panicked
+	answered       chan struct{}                 // closed when it has answered, if it takes no part in a Convoy
+	first          int                           // where among the commands of its group its own begin,
+	end            int                           // and end
+	err            error                         // why its commands were not answered; nil if some were
 
-	mu    sync.Mutex
-	ended bool // guarded by mu: who answers now comes too late
-	lacks bool // guarded by mu: there is a key that has an error
+	mu         sync.Mutex
+	closed     bool // guarded by mu: who answers now comes too late
+	incomplete bool // guarded by mu: there is a key that has an error
 }
 
 // end ends the Reading. Keys that have no answer get an error.
-func (r *reader) end(err error) {
+func (r *sourceReader) finish(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.ended {
-		r.ended = true
-		if r.fill(err) {
-			r.lacks = true
+	if !r.closed {
+		r.closed = true
+		if r.failUnanswered(err) {
+			r.incomplete = true
 		}
 	}
 }
 
 // drop is for a Reading that may not have come to its end.
-func (r *reader) drop() {
+func (r *sourceReader) release() {
 	if r.loading != nil {
 		r.loading.Drop()
 	}
-	r.end(errUnanswered)
+	r.finish(errUnanswered)
 }
 
 // guard calls fn, of the source, and ends the Reading if it panics. It reports
 // whether it did not.
-func (r *reader) guard(fn func()) (ok bool) {
-	guard.Run(source, func() error { fn(); return nil }, func(err error) {
+func (r *sourceReader) recoverInto(fn func()) (ok bool) {
+	guard.Run(sourceCode, func() error { fn(); return nil }, func(err error) {
 		if ok = err == nil; !ok {
-			r.end(inBatch(err))
+			r.finish(wrapErr(err))
 		}
 	})
 	return ok
 }
 
 // source names the code of a Source in errors.
-var source = guard.Named("the source")
+var sourceCode = guard.Named("the source")
 
 // try is guard for a Reading that is not under way in another goroutine, and does
 // nothing if it has panicked before.
-func (r *reader) try(fn func()) {
-	if !r.dead {
-		r.dead = !r.guard(fn)
+func (r *sourceReader) call(fn func()) {
+	if !r.panicked {
+		r.panicked = !r.recoverInto(fn)
 	}
 }
 
 // client begins the Reading, and returns its client; nil if that cannot be had.
-func (r *reader) client(ctx context.Context) (rdb redis.UniversalClient) {
-	r.try(func() {
+func (r *sourceReader) open(ctx context.Context) (rdb redis.UniversalClient) {
+	r.call(func() {
 		if r.Reading = r.begin(ctx); r.Reading != nil {
 			r.loading, _ = r.Reading.(convoy.Loading)
 			rdb = r.Client()
 		}
 	})
 	switch {
-	case r.dead || r.Reading == nil:
+	case r.panicked || r.Reading == nil:
 		return nil
 	case isNil(rdb):
-		r.end(errNilClient)
+		r.finish(errNilClient)
 		return nil
 	}
 	return rdb
 }
 
 // A group is the readers of one client.
-type group struct {
+type clientGroup struct {
 	rdb     redis.UniversalClient
-	readers []*reader
+	readers []*sourceReader
 }
 
 // grouped adds r to the group of its client.
-func grouped(groups []*group, r *reader, rdb redis.UniversalClient) []*group {
+func addToGroup(groups []*clientGroup, r *sourceReader, rdb redis.UniversalClient) []*clientGroup {
 	for _, g := range groups {
 		if client.Same(g.rdb, rdb) {
 			g.readers = append(g.readers, r)
 			return groups
 		}
 	}
-	return append(groups, &group{rdb: rdb, readers: []*reader{r}})
+	return append(groups, &clientGroup{rdb: rdb, readers: []*sourceReader{r}})
 }
 
 // run reads, and returns when every key has its answer.
-func (g *group) run(ctx context.Context) {
-	trips := g.ask(ctx)
+func (g *clientGroup) run(ctx context.Context) {
+	trips := g.send(ctx)
 	for over := false; !over; {
 		over = trips.Wait(ctx, 0)
-		g.take(ctx, trips)
+		g.distribute(ctx, trips)
 		together := convoy.New(g.rdb)
 		for _, r := range g.readers {
 			if r.loading != nil {
-				r.try(func() { r.loading.Load(together) })
+				r.call(func() { r.loading.Load(together) })
 			}
 		}
 		together.Leave()
 	}
 	for _, r := range g.readers {
 		if r.loading != nil {
-			r.try(func() { r.Answer(ctx, r.failed) })
-			r.end(unanswered(ctx, r.failed))
+			r.call(func() { r.Answer(ctx, r.err) })
+			r.finish(unansweredErr(ctx, r.err))
 		}
 	}
 	for _, r := range g.readers {
-		if r.over == nil {
+		if r.answered == nil {
 			continue
 		}
 		select {
-		case <-r.over:
+		case <-r.answered:
 		case <-ctx.Done():
-			r.end(unanswered(ctx, r.failed))
+			r.finish(unansweredErr(ctx, r.err))
 		}
 	}
 }
 
 // take has the readers take what was answered. One that takes no part in a Convoy
 // answers when all that it asks for was.
-func (g *group) take(ctx context.Context, trips *convoy.FanOut) {
+func (g *clientGroup) distribute(ctx context.Context, trips *convoy.FanOut) {
 	for _, r := range g.readers {
-		over, err := trips.EndedAll(r.from, r.to)
+		over, err := trips.EndedAll(r.first, r.end)
 		if over {
-			r.failed = err
+			r.err = err
 		}
 		switch {
 		case r.loading != nil:
-			r.try(func() {
-				r.loading.Take(trips.Began(), func(i int) (bool, error) { return trips.Ended(r.from + i) })
+			r.call(func() {
+				r.loading.Take(trips.Began(), func(i int) (bool, error) { return trips.Ended(r.first + i) })
 			})
-		case over && !r.dead && r.over == nil:
-			r.over = make(chan struct{})
+		case over && !r.panicked && r.answered == nil:
+			r.answered = make(chan struct{})
 			// Ends with Answer, which heeds ctx, as we do if it does not.
-			guard.Go(source, func() error { r.Answer(ctx, err); return nil }, func(failed error) {
+			guard.Go(sourceCode, func() error { r.Answer(ctx, err); return nil }, func(failed error) {
 				if failed != nil {
-					failed = inBatch(failed)
+					failed = wrapErr(failed)
 				}
-				r.end(cmp.Or(failed, unanswered(ctx, err)))
-				close(r.over)
+				r.finish(cmp.Or(failed, unansweredErr(ctx, err)))
+				close(r.answered)
 			})
 		}
 	}
 }
 
 // unanswered returns the error of keys that a source has not answered.
-func unanswered(ctx context.Context, err error) error {
+func unansweredErr(ctx context.Context, err error) error {
 	switch {
 	case err != nil:
-		return inBatch(err)
+		return wrapErr(err)
 	case ctx.Err() != nil:
-		return inBatch(context.Cause(ctx))
+		return wrapErr(context.Cause(ctx))
 	}
 	return errUnanswered
 }
 
 // ask sends what the readers ask for, to each server by itself.
-func (g *group) ask(ctx context.Context) *convoy.FanOut {
+func (g *clientGroup) send(ctx context.Context) *convoy.FanOut {
 	p := g.rdb.Pipeline()
 	spawn := guard.Go         // ends with the call of the client
 	var silence time.Duration // of the most patient reader
 	for _, r := range g.readers {
-		r.from = p.Len()
-		r.try(func() { r.Ask(ctx, p) })
+		r.first = p.Len()
+		r.call(func() { r.Ask(ctx, p) })
 		own := defaults.LeaseTTL() // of a Source that has no time limit
-		if r.to = p.Len(); r.loading != nil {
+		if r.end = p.Len(); r.loading != nil {
 			spawn, own = r.loading.Spawn, r.loading.Silence()
 		}
 		silence = max(silence, own)
@@ -284,10 +284,10 @@ func (g *group) ask(ctx context.Context) *convoy.FanOut {
 
 // failure returns the error of Redis, or of ctx, if there are keys that have an
 // error.
-func (g *group) failure(ctx context.Context) error {
+func (g *clientGroup) failure(ctx context.Context) error {
 	for _, r := range g.readers {
 		r.mu.Lock()
-		lacks := r.lacks
+		lacks := r.incomplete
 		r.mu.Unlock()
 		switch {
 		case !lacks:
@@ -295,14 +295,14 @@ func (g *group) failure(ctx context.Context) error {
 			return context.Cause(ctx)
 		case r.loading != nil && r.loading.Away() != nil:
 			return r.loading.Away()
-		case r.loading == nil && r.failed != nil:
-			return r.failed
+		case r.loading == nil && r.err != nil:
+			return r.err
 		}
 	}
 	return nil
 }
 
-func inBatch(err error) error { return fmt.Errorf("cachex: batch: %w", err) }
+func wrapErr(err error) error { return fmt.Errorf("cachex: batch: %w", err) }
 
 var (
 	errNilContext = errors.New("cachex: batch: ctx is nil")

@@ -22,7 +22,7 @@ var unguarded = map[string]struct {
 	"internal/guard/guard.go": {2, "it is the one"},
 
 	"counter/buffer.go":            {1, "a timer that calls guard.Go"},
-	"every.go":                     {1, "it cancels a ctx"},
+	"refreshevery.go":              {1, "it cancels a ctx"},
 	"internal/client/shared.go":    {1, "a cleanup that deletes from a map"},
 	"internal/client/client.go":    {2, "go-redis calls the function, which calls guard.Run"},
 	"internal/engine/heartbeat.go": {1, "a timer that calls Engine.Spawn"},

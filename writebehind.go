@@ -21,20 +21,20 @@ import (
 // is then not persisted is still pending, and is tried again. A *writebehind.AsideError
 // in its chain tells how many values the database refused for good meanwhile, and how
 // many this process cannot read.
-func (c *Cache[K, V]) Flush(ctx context.Context) error { return c.keyed.core.flushAll(ctx) }
+func (c *Cache[K, V]) Flush(ctx context.Context) error { return c.keyed.core.flush(ctx) }
 
-func (c *core) flushAll(ctx context.Context) error {
+func (c *core) flush(ctx context.Context) error {
 	if err := c.admit(ctx, "flush"); err != nil {
 		return err
 	}
-	defer c.calls.leave()
-	if err := c.flush(ctx); err != nil {
+	defer c.calls.exit()
+	if err := c.flushPending(ctx); err != nil {
 		return c.fail("flush", "", err)
 	}
 	return nil
 }
 
-func (c *core) flush(ctx context.Context) error {
+func (c *core) flushPending(ctx context.Context) error {
 	drained := c.drain(ctx, false)
 	if c.writeBehind == nil {
 		return drained
@@ -64,13 +64,13 @@ func (c *core) reconcile(ctx context.Context, choose func(writebehind.ForkError)
 	if err := c.admit(ctx, "reconcile"); err != nil {
 		return nil, err
 	}
-	defer c.calls.leave()
+	defer c.calls.exit()
 	err := c.drain(ctx, false)
 	if c.writeBehind == nil {
-		return nil, c.failing("reconcile", err)
+		return nil, c.failUnlessNil("reconcile", err)
 	}
 	forks, failed := c.writeBehind.Reconcile(ctx, choose)
-	return forks, c.failing("reconcile", errors.Join(err, failed))
+	return forks, c.failUnlessNil("reconcile", errors.Join(err, failed))
 }
 
 // namespace returns the name of the buckets of write-behind. It is made of all the
@@ -96,23 +96,23 @@ func namespace(template string) string {
 }
 
 // behind makes the engine of Spec.WriteBehind.
-func (c *keyed[K]) behind() error {
-	if err := c.core.behind(c.persist, c.check); err != nil || c.kind != nil {
+func (c *keyed[K]) openWriteBehind() error {
+	if err := c.core.openWriteBehind(c.persist, c.checkEntry); err != nil || c.kind != nil {
 		if c.kind != nil {
 			c.kind.Engine = c.core.writeBehind
 		}
 		return err
 	}
 	if c.up != nil || c.upMany == nil {
-		c.up = c.upPending(c.up)
+		c.up = c.withPending(c.up)
 	}
 	if c.upMany != nil {
-		c.upMany = c.upManyPending(c.upMany)
+		c.upMany = c.withPendingMany(c.upMany)
 	}
 	return nil
 }
 
-func (c *core) behind(persist func(context.Context, ledger.Batch) error, check func(id string, value []byte) error) (err error) {
+func (c *core) openWriteBehind(persist func(context.Context, ledger.Batch) error, check func(id string, value []byte) error) (err error) {
 	o := c.settings.writeBehindOptions
 	o.Name, o.Merge, o.Every = namespace(c.settings.key), writebehind.Last, c.settings.writeBehind
 	o.Persist, o.Check = persist, check
@@ -130,22 +130,22 @@ func (c *core) behind(persist func(context.Context, ledger.Batch) error, check f
 
 // setBehind writes values, and that they are to be persisted, in one round trip for
 // each 500. It returns an error for each.
-func (c *core) setBehind(ctx context.Context, ws []engine.Writing) []error {
+func (c *core) writeBehindMany(ctx context.Context, ws []engine.Writing) []error {
 	c.writeBehind.Start()
 	calls := make([]*script.Call, len(ws))
-	ks := make([]string, len(ws))
+	rkeys := make([]string, len(ws))
 	for i, w := range ws {
-		id := untagged(w.Key)
+		id := withoutTag(w.Key)
 		token, sum := entry.NewToken(), binary.BigEndian.AppendUint32(nil, entry.Sum(w.Key, w.Payload))
 		keep, fresh := w.Life.Args()
 		calls[i] = &script.Call{
 			Script: script.WriteBehind, Key: w.Key, More: []string{c.writeBehind.Keys(c.writeBehind.Bucket(id)).Pending},
 			Args: []any{token[:], keep, fresh, sum, w.Payload, writebehind.Field(id)},
 		}
-		ks[i] = w.Key
+		rkeys[i] = w.Key
 	}
 	c.engine.Send(ctx, calls...)
-	c.engine.Forget(ks...)
+	c.engine.Forget(rkeys...)
 	errs := make([]error, len(ws))
 	for i, call := range calls {
 		errs[i] = writebehind.Written(call.Reply, call.Err)
@@ -155,27 +155,27 @@ func (c *core) setBehind(ctx context.Context, ws []engine.Writing) []error {
 
 // tagged returns the pattern and the test of keys that have the hash tag of write-behind,
 // if they have.
-func (c *core) tagged(pattern string, match func(string) bool, err error) (string, func(string) bool, error) {
+func (c *core) tagMatcher(pattern string, match func(string) bool, err error) (string, func(string) bool, error) {
 	if err != nil || c.writeBehind == nil {
 		return pattern, match, err
 	}
 	glob := strings.NewReplacer(`*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`, `^`, `\^`, `-`, `\-`, `\`, `\\`)
-	return "{" + glob.Replace(namespace(c.settings.key)) + ":*}" + pattern, func(k string) bool {
-		id := untagged(k)
-		return k == c.writeBehind.Tag(id)+id && match(id)
+	return "{" + glob.Replace(namespace(c.settings.key)) + ":*}" + pattern, func(rkey string) bool {
+		id := withoutTag(rkey)
+		return rkey == c.writeBehind.Tag(id)+id && match(id)
 	}, nil
 }
 
 // untagged returns the key without the hash tag of write-behind.
-func untagged(k string) string {
-	_, id, _ := strings.Cut(k, "}")
+func withoutTag(rkey string) string {
+	_, id, _ := strings.Cut(rkey, "}")
 	return id
 }
 
 // wrapped returns up as Wrap calls it.
-func (c *keyed[K]) wrapped(up upBox[K]) upBox[K] {
+func (c *keyed[K]) wrapUp(up upBox[K]) upBox[K] {
 	if c.core.writeBehind != nil && c.kind == nil {
-		return c.upPending(up)
+		return c.withPending(up)
 	}
 	return up
 }
@@ -183,9 +183,9 @@ func (c *keyed[K]) wrapped(up upBox[K]) upBox[K] {
 // upPending is Up where values are written behind: what is still pending is newer than
 // what the source has. That is asked first, and if nothing is pending, the source has
 // all that was.
-func (c *keyed[K]) upPending(up upBox[K]) upBox[K] {
+func (c *keyed[K]) withPending(up upBox[K]) upBox[K] {
 	return func(ctx context.Context, key K) (any, error) {
-		boxes, err := c.pending(ctx, []K{key})
+		boxes, err := c.readPending(ctx, []K{key})
 		if boxes[0] != nil {
 			return boxes[0], nil
 		}
@@ -197,9 +197,9 @@ func (c *keyed[K]) upPending(up upBox[K]) upBox[K] {
 }
 
 // upManyPending is upPending for several keys.
-func (c *keyed[K]) upManyPending(up upManyBox[K]) upManyBox[K] {
+func (c *keyed[K]) withPendingMany(up upManyBox[K]) upManyBox[K] {
 	return func(ctx context.Context, keys []K) ([]any, error) {
-		all, _ := c.pending(ctx, keys)
+		all, _ := c.readPending(ctx, keys)
 		var others []K
 		var at []int
 		for i, key := range keys {
@@ -221,16 +221,16 @@ func (c *keyed[K]) upManyPending(up upManyBox[K]) upManyBox[K] {
 // pending returns the values of keys that the source may lack, in boxes; nil for those
 // that it does not. Where Redis does not tell, or one of them cannot be decoded, by this
 // version of a program say, what is loaded is returned to whoever asked and not stored.
-func (c *keyed[K]) pending(ctx context.Context, keys []K) ([]any, error) {
-	return c.core.pending(ctx, len(keys), func(i int) string {
-		k, _ := c.render(keys[i]) // it was rendered before, for the call
-		return untagged(k)
+func (c *keyed[K]) readPending(ctx context.Context, keys []K) ([]any, error) {
+	return c.core.readPending(ctx, len(keys), func(i int) string {
+		rkey, _ := c.render(keys[i]) // it was rendered before, for the call
+		return withoutTag(rkey)
 	})
 }
 
 // pending returns what the source may lack of n ids, in boxes; nil for an id of which it
 // lacks nothing.
-func (c *core) pending(ctx context.Context, n int, id func(i int) string) ([]any, error) {
+func (c *core) readPending(ctx context.Context, n int, id func(i int) string) ([]any, error) {
 	c.writeBehind.Start()
 	ids, boxes := make([]string, n), make([]any, n)
 	for i := range ids {
@@ -265,7 +265,7 @@ func (c *core) decode(id string, payload []byte) (any, error) {
 
 // check returns an error if this release cannot read an id, or its value: those of a
 // template, a codec, or a key that is not its own. Another one persists them.
-func (c *keyed[K]) check(id string, value []byte) error {
+func (c *keyed[K]) checkEntry(id string, value []byte) error {
 	if _, err := c.template.Parse(id); err != nil {
 		return err
 	}
@@ -295,21 +295,21 @@ func (c *keyed[K]) persist(ctx context.Context, b ledger.Batch) error {
 		if c.core.settings.downMany {
 			return c.downMany(ctx, keys, boxes, true)[0]
 		}
-		return refusedAs(ids, c.downMany(ctx, keys[:1], boxes[:1], false)[0]) // one: see MaxBatch
+		return withRefusedIDs(ids, c.downMany(ctx, keys[:1], boxes[:1], false)[0]) // one: see MaxBatch
 	})
 }
 
 // observePersist calls persist for a batch, and tells the observer.
 func (c *core) observePersist(ctx context.Context, b ledger.Batch, persist func(ctx context.Context, ids []string) error) (err error) {
 	ids := b.IDs()
-	ctx, w := c.begin(ctx, OpPersist, ids[0], len(ids))
-	defer func() { w.end(ctx, 0, err) }()
+	ctx, obs := c.observe(ctx, OpPersist, ids[0], len(ids))
+	defer func() { obs.end(ctx, 0, err) }()
 	return persist(ledger.NewContext(ctx, b), ids)
 }
 
 // refusedAs returns err, of Down for these ids. If it says that they are refused, by
 // whatever names Down knows them, the result names them as the ledger does.
-func refusedAs(ids []string, err error) error {
+func withRefusedIDs(ids []string, err error) error {
 	if refused, beside := errs.Find[*ledger.RefusedError](err); len(refused) > 0 && !beside {
 		return &ledger.RefusedError{IDs: ids, Err: err}
 	}

@@ -11,14 +11,14 @@ import (
 func TestKeysThatComeTwiceAreFoundHoweverManyThereAre(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{0, 1, 2, 3, 4, 5, 100, 5000} {
-		var r keyRow
+		var r keySet
 		for range 2 { // it is used again
-			r.begin(n)
+			r.reset(n)
 			var want []string
 			seen := make(map[string]bool)
 			for range n {
 				key := fmt.Sprint(rand.IntN(n))
-				require.Equal(t, !seen[key], r.add(append(r.b, key...)))
+				require.Equal(t, !seen[key], r.add(append(r.buf, key...)))
 				if !seen[key] {
 					seen[key], want = true, append(want, key)
 				}

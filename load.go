@@ -46,24 +46,24 @@ func NoStore(ctx context.Context) { engine.NoStore(ctx) }
 
 // restore calls up, and says how long lives what it returns. It is the load of
 // every flight.
-func (c *keyed[K]) restore(ctx context.Context, key K, up upBox[K]) (box any, life engine.Life, err error) {
-	ctx, done := c.core.beginLoad(c.core.cross(ctx), 1, func() (string, error) { return c.render(key) })
+func (c *keyed[K]) loadOne(ctx context.Context, key K, up upBox[K]) (box any, life engine.Life, err error) {
+	ctx, done := c.core.observeLoad(c.core.loadContext(ctx), 1, func() (string, error) { return c.render(key) })
 	defer func() { done(err) }()
 	box, err = up(ctx, key)
-	return box, c.lives(ctx, key, box, err), err
+	return box, c.lifetimeOf(ctx, key, box, err), err
 }
 
 // lives says how long to keep what an Up has returned.
-func (c *keyed[K]) lives(ctx context.Context, key K, box any, err error) engine.Life {
+func (c *keyed[K]) lifetimeOf(ctx context.Context, key K, box any, err error) engine.Life {
 	switch {
 	case errors.Is(err, ErrNotFound):
-		return c.core.notFoundLife()
+		return c.core.notFoundLifetime()
 	case errors.Is(err, ErrNotModified):
 		box, _ = engine.Previous(ctx)
 	case err != nil:
 		return engine.Life{}
 	}
-	life, err := c.life(key, box)
+	life, err := c.lifetime(key, box)
 	if err != nil {
 		return engine.Life{Fresh: -1} // no life at all: the value is returned, not stored, and counted
 	}
@@ -71,15 +71,15 @@ func (c *keyed[K]) lives(ctx context.Context, key K, box any, err error) engine.
 }
 
 // life returns how long a value is to live, with the jitter taken off.
-func (c *keyed[K]) life(key K, box any) (engine.Life, error) {
+func (c *keyed[K]) lifetime(key K, box any) (engine.Life, error) {
 	if !c.core.settings.ttlFor {
-		return c.core.life(nil)
+		return c.core.lifetime(nil)
 	}
-	return c.core.life(func() time.Duration { return c.values.ttl(key, box) })
+	return c.core.lifetime(func() time.Duration { return c.values.ttl(key, box) })
 }
 
 // upOne is Up by UpMany.
-func (c *keyed[K]) upOne(ctx context.Context, key K) (any, error) {
+func (c *keyed[K]) upViaMany(ctx context.Context, key K) (any, error) {
 	if err := c.template.Hashable(key); err != nil {
 		return nil, err // UpMany returns a map
 	}
@@ -94,9 +94,9 @@ func (c *keyed[K]) upOne(ctx context.Context, key K) (any, error) {
 }
 
 // restoreMany calls UpMany for some keys.
-func (c *keyed[K]) restoreMany(ctx context.Context, keys []K) []engine.Loaded {
+func (c *keyed[K]) loadMany(ctx context.Context, keys []K) []engine.Loaded {
 	var err error
-	ctx, done := c.core.beginLoad(c.core.cross(ctx), len(keys), func() (string, error) { return c.render(keys[0]) })
+	ctx, done := c.core.observeLoad(c.core.loadContext(ctx), len(keys), func() (string, error) { return c.render(keys[0]) })
 	defer func() { done(err) }()
 	boxes, err := c.upMany(ctx, keys)
 	all := make([]engine.Loaded, len(keys))
@@ -111,7 +111,7 @@ func (c *keyed[K]) restoreMany(ctx context.Context, keys []K) []engine.Loaded {
 			// Of which key? It is not known of any that it has no value.
 			one = redact.Error("Spec.UpMany: "+err.Error(), nil)
 		}
-		all[i] = engine.Loaded{Value: boxes[i], Life: c.lives(ctx, key, boxes[i], one), Err: one}
+		all[i] = engine.Loaded{Value: boxes[i], Life: c.lifetimeOf(ctx, key, boxes[i], one), Err: one}
 	}
 	return all
 }

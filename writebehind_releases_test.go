@@ -201,7 +201,7 @@ func TestWriteBehind_ARefusalBesideAFailure(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		a, _, table := newBehind(t, rdb, func(s *Spec[int, string]) { s.WriteBehindOptions.Buckets = 1 })
 		ctx := t.Context()
-		refuse := func(id int) error { return &ledger.RefusedError{IDs: []string{untagged(a.Key(id))}} }
+		refuse := func(id int) error { return &ledger.RefusedError{IDs: []string{withoutTag(a.Key(id))}} }
 		require.NoError(t, a.SetMany(ctx, map[int]string{1: "poison", 2: "good", 3: "poison"}))
 		failure := errors.New("a deadlock")
 		table.fail(errors.Join(refuse(1), failure, refuse(3)))
@@ -216,7 +216,7 @@ func TestWriteBehind_ARefusalBesideAFailure(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, refused, 2)
 		table.fail(nil)
-		n, err := a.Retry(ctx, untagged(a.Key(3)))
+		n, err := a.Retry(ctx, withoutTag(a.Key(3)))
 		require.NoError(t, err)
 		require.Equal(t, 1, n)
 
@@ -235,7 +235,7 @@ func TestWriteBehind_RefusedAndRetryNeedIt(t *testing.T) {
 	c, err := New(closedClient(t), Spec[int, string]{Key: "k:{id}", TTL: time.Minute})
 	require.NoError(t, err)
 	_, err = c.Refused(t.Context())
-	require.ErrorIs(t, err, errNotBehind)
+	require.ErrorIs(t, err, errNoWriteBehind)
 	_, err = c.Retry(t.Context())
-	require.ErrorIs(t, err, errNotBehind)
+	require.ErrorIs(t, err, errNoWriteBehind)
 }

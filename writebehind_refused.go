@@ -7,7 +7,7 @@ import (
 	"github.com/cachex-go/cachex/writebehind"
 )
 
-var errNotBehind = errors.New("Spec.WriteBehind is not set")
+var errNoWriteBehind = errors.New("Spec.WriteBehind is not set")
 
 // Refused returns what Down has refused for good with a *ledger.RefusedError, and what
 // was put aside since Redis had gone back in time, in no order. An ID is the key as
@@ -18,10 +18,10 @@ func (c *Cache[K, V]) Refused(ctx context.Context) ([]writebehind.Refused, error
 }
 
 func (c *core) refused(ctx context.Context) ([]writebehind.Refused, error) {
-	if err := c.admitBehind(ctx, "refused"); err != nil {
+	if err := c.admitWriteBehind(ctx, "refused"); err != nil {
 		return nil, err
 	}
-	defer c.calls.leave()
+	defer c.calls.exit()
 	all, err := c.writeBehind.Refused(ctx)
 	if err != nil {
 		err = c.fail("refused", "", err)
@@ -38,10 +38,10 @@ func (c *Cache[K, V]) Retry(ctx context.Context, ids ...string) (int, error) {
 }
 
 func (c *core) retry(ctx context.Context, ids []string) (int, error) {
-	if err := c.admitBehind(ctx, "retry"); err != nil {
+	if err := c.admitWriteBehind(ctx, "retry"); err != nil {
 		return 0, err
 	}
-	defer c.calls.leave()
+	defer c.calls.exit()
 	n, err := c.writeBehind.Retry(ctx, ids...)
 	if err != nil {
 		err = c.fail("retry", "", err)
@@ -50,9 +50,9 @@ func (c *core) retry(ctx context.Context, ids []string) (int, error) {
 }
 
 // admitBehind is admit for calls that need an engine.
-func (c *core) admitBehind(ctx context.Context, op string) error {
+func (c *core) admitWriteBehind(ctx context.Context, op string) error {
 	if c.writeBehind == nil {
-		return c.fail(op, "", errNotBehind)
+		return c.fail(op, "", errNoWriteBehind)
 	}
 	return c.admit(ctx, op)
 }

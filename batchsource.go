@@ -18,54 +18,54 @@ import (
 // with what Get would return for each key.
 func (c *Cache[K, V]) BatchRead(ctx context.Context, keys []K, got func(i int, v V, err error)) batch.Reading {
 	k := c.keyed
-	return k.core.batchRead(ctx, &keyList[K]{c: k, keys: keys}, func(i int, box any, err error) { got(i, unbox[V](box), err) })
+	return k.core.batchRead(ctx, &typedKeys[K]{c: k, keys: keys}, func(i int, box any, err error) { got(i, unbox[V](box), err) })
 }
 
-func (c *core) batchRead(ctx context.Context, from keys, got func(i int, box any, err error)) batch.Reading {
+func (c *core) batchRead(ctx context.Context, from keySource, got func(i int, box any, err error)) batch.Reading {
 	r := &batchRead{c: c, keys: from, got: got}
 	if err := c.admit(ctx, OpGet); err != nil {
-		r.bad = err
+		r.err = err
 		return r
 	}
 	begun := false
 	defer func() {
 		if !begun { // there is nothing to read, or KeyFunc or the Observer has panicked
-			c.calls.leave()
+			c.calls.exit()
 		}
 	}()
 	n := from.len()
 	first := min(n, c.settings.maxKeys) // those after it are read by readRest
-	ks := make([]string, 0, first)
+	rkeys := make([]string, 0, first)
 	var buf []byte
 	for i := range first {
 		b, err := from.append(buf[:0], i)
 		switch {
 		case err != nil:
 			if r.at == nil {
-				r.at = upTo(i)
+				r.at = indexesBelow(i)
 			}
 			got(i, nil, c.fail(OpGet, "", err))
 			continue
 		case r.at != nil:
 			r.at = append(r.at, i)
 		}
-		buf, ks = b, append(ks, string(b))
+		buf, rkeys = b, append(rkeys, string(b))
 	}
-	if r.ks = ks; len(ks) == 0 && first == n {
+	if r.rkeys = rkeys; len(rkeys) == 0 && first == n {
 		return r
 	}
-	k := ""
-	if len(ks) > 0 {
-		k = ks[0]
+	rkey := ""
+	if len(rkeys) > 0 {
+		rkey = rkeys[0]
 	}
-	ctx, r.watch = c.begin(ctx, OpGet, k, len(ks)+n-first)
+	ctx, r.obs = c.observe(ctx, OpGet, rkey, len(rkeys)+n-first)
 	r.ctx = ctx
-	if r.atOnce = 1; first < n {
-		r.atOnce = max(c.atOnce(1+chunks(n-first, c.settings.maxKeys)), 2) // this one, and others
+	if r.activeChunks = 1; first < n {
+		r.activeChunks = max(c.activeChunks(1+chunkCount(n-first, c.settings.maxKeys)), 2) // this one, and others
 	}
-	limit, load := c.plan(from, r.at, r.atOnce)
-	r.boxes = c.values.slab(len(ks))
-	r.reading, begun, r.inside = c.engine.Reading(ctx, ks, limit, load, r.boxes), true, true
+	limit, load := c.loadPlan(from, r.at, r.activeChunks)
+	r.boxes = c.values.slab(len(rkeys))
+	r.reading, begun, r.entered = c.engine.Reading(ctx, rkeys, limit, load, r.boxes), true, true
 	return r
 }
 
@@ -74,18 +74,18 @@ type batchRead struct {
 	reading       *engine.ManyRead // nil: there is nothing to read
 	boxes         slab             // of reading
 	c             *core
-	keys          keys
-	ks            []string
+	keys          keySource
+	rkeys         []string
 	at            []int // where in keys they are; nil: all in their place
 	got           func(i int, box any, err error)
-	bad           error // of every key
+	err           error // of every key
 	ctx           context.Context
-	watch         *watch
-	atOnce        int         // how many chunks of keys are under way at once
-	rest          chan *found // nil: the keys are one chunk
-	taken, loaded bool        // Take, or Load, was called
+	obs           *observation
+	activeChunks  int              // how many chunks of keys are under way at once
+	restDone      chan *manyResult // nil: the keys are one chunk
+	taken, loaded bool             // Take, or Load, was called
 	answered      bool
-	inside        bool // Close waits for us
+	entered       bool // Close waits for us
 }
 
 var _ convoy.Loading = (*batchRead)(nil)
@@ -113,22 +113,22 @@ func (r *batchRead) Load(c *convoy.Convoy) {
 		return
 	}
 	r.reading.Load(c)
-	if r.keys.len() > r.c.settings.maxKeys && r.rest == nil {
-		r.rest = make(chan *found, 1)
-		f := new(found)
-		r.c.engine.Spawn(guard.Client, func() error { r.readRest(f); return nil }, func(error) { r.rest <- f }) // ends with ctx
+	if r.keys.len() > r.c.settings.maxKeys && r.restDone == nil {
+		r.restDone = make(chan *manyResult, 1)
+		f := new(manyResult)
+		r.c.engine.Spawn(guard.Client, func() error { r.readRest(f); return nil }, func(error) { r.restDone <- f }) // ends with ctx
 	}
 }
 
 // readRest reads the keys that come after the first Spec.MaxKeys, in round trips of its
 // own, so many at a time.
-func (r *batchRead) readRest(f *found) {
+func (r *batchRead) readRest(f *manyResult) {
 	c, size := r.c, r.c.settings.maxKeys
 	all := r.keys.len()
 	var mu sync.Mutex // of f
-	chunked(r.ctx, chunks(all-size, size), r.atOnce-1, func(n int) func() {
+	runChunks(r.ctx, chunkCount(all-size, size), r.activeChunks-1, func(n int) func() {
 		from := size + n*size
-		ks, at := make([]string, 0, size), make([]int, 0, size)
+		rkeys, at := make([]string, 0, size), make([]int, 0, size)
 		var buf []byte
 		for i := from; i < min(from+size, all); i++ {
 			b, err := r.keys.append(buf[:0], i)
@@ -136,23 +136,23 @@ func (r *batchRead) readRest(f *found) {
 				r.got(i, nil, c.fail(OpGet, "", err))
 				continue
 			}
-			buf, ks, at = b, append(ks, string(b)), append(at, i)
+			buf, rkeys, at = b, append(rkeys, string(b)), append(at, i)
 		}
 		return func() {
-			if len(ks) == 0 {
+			if len(rkeys) == 0 {
 				return
 			}
-			limit, load := c.plan(r.keys, at, r.atOnce)
-			boxes := c.values.slab(len(ks))
+			limit, load := c.loadPlan(r.keys, at, r.activeChunks)
+			boxes := c.values.slab(len(rkeys))
 			var answers []engine.Answer
 			if load == nil {
-				answers = c.engine.LookupMany(r.ctx, ks, boxes)
+				answers = c.engine.LookupMany(r.ctx, rkeys, boxes)
 			} else {
-				answers = c.engine.GetMany(r.ctx, ks, limit, load, boxes)
+				answers = c.engine.GetMany(r.ctx, rkeys, limit, load, boxes)
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			r.give(f, ks, at, answers)
+			r.deliver(f, rkeys, at, answers)
 			boxes.free()
 		}
 	}, func(n int, err error) {
@@ -166,7 +166,7 @@ func (r *batchRead) readRest(f *found) {
 			}
 			failed := c.fail(OpGet, string(b), one)
 			mu.Lock()
-			f.fail(i, failed)
+			f.recordError(i, failed)
 			mu.Unlock()
 			r.got(i, nil, failed)
 		}
@@ -191,18 +191,18 @@ func (r *batchRead) Spawn(code guard.Code, fn func() error, done func(error)) {
 
 // Drop lets Close go on.
 func (r *batchRead) Drop() {
-	if r.inside {
-		r.inside = false
-		r.c.calls.leave()
+	if r.entered {
+		r.entered = false
+		r.c.calls.exit()
 	}
 }
 
 // Answer waits for the loads and answers all keys.
 func (r *batchRead) Answer(_ context.Context, err error) {
 	if r.reading == nil {
-		if r.bad != nil {
+		if r.err != nil {
 			for i := range r.keys.len() {
-				r.got(i, nil, r.bad)
+				r.got(i, nil, r.err)
 			}
 		}
 		return
@@ -218,37 +218,37 @@ func (r *batchRead) Answer(_ context.Context, err error) {
 	if !r.loaded {
 		r.Load(nil)
 	}
-	f := new(found)
-	r.give(f, r.ks, r.at, r.reading.Wait())
+	f := new(manyResult)
+	r.deliver(f, r.rkeys, r.at, r.reading.Wait())
 	r.boxes.free()
-	if r.rest != nil {
-		more := <-r.rest
-		f.how = max(f.how, more.how)
-		f.fail(more.at, more.failed)
+	if r.restDone != nil {
+		more := <-r.restDone
+		f.outcome = max(f.outcome, more.outcome)
+		f.recordError(more.errAt, more.err)
 	}
-	if f.failed != nil {
-		f.how = 0
+	if f.err != nil {
+		f.outcome = 0
 	}
-	r.watch.end(r.ctx, f.how, f.failed)
+	r.obs.end(r.ctx, f.outcome, f.err)
 }
 
 // give answers some keys, and notes the outcome. is says where they are among the keys of
 // the Batch, nil if all are in their place.
-func (r *batchRead) give(f *found, ks []string, is []int, answers []engine.Answer) {
+func (r *batchRead) deliver(f *manyResult, rkeys []string, is []int, answers []engine.Answer) {
 	c := r.c
 	for i, a := range answers {
 		if a.Err == nil && (a.Outcome == 0 || a.Outcome == engine.OutcomeNotFound) {
-			a.Err = c.absent() // of a Cache that does not load
+			a.Err = c.errMissing() // of a Cache that does not load
 		}
 		one := a.Err
 		if one != nil {
-			one = c.fail(OpGet, ks[i], one)
+			one = c.fail(OpGet, rkeys[i], one)
 		}
-		at := place(is, i)
+		at := indexAt(is, i)
 		if one == nil || errors.Is(one, ErrNotFound) {
-			f.how = max(f.how, Outcome(a.Outcome))
+			f.outcome = max(f.outcome, Outcome(a.Outcome))
 		} else {
-			f.fail(at, one)
+			f.recordError(at, one)
 		}
 		r.got(at, a.Value, one)
 	}
@@ -256,10 +256,10 @@ func (r *batchRead) give(f *found, ks []string, is []int, answers []engine.Answe
 }
 
 // chunks returns how many chunks of a size n keys are.
-func chunks(n, size int) int { return (n + size - 1) / size }
+func chunkCount(n, size int) int { return (n + size - 1) / size }
 
 // upTo returns the numbers below n.
-func upTo(n int) []int {
+func indexesBelow(n int) []int {
 	is := make([]int, n)
 	for i := range is {
 		is[i] = i

@@ -62,22 +62,22 @@ var errNoKeys = errors.New("no keys")
 // under way, and turns not used are given back.
 func (c *Cache[K, V]) RefreshEvery(ctx context.Context, every time.Duration, keys ...K) error {
 	k := c.keyed
-	return k.core.refreshEvery(ctx, every, &keyList[K]{c: k, keys: keys, any: k.upMany == nil}) // UpMany returns a map
+	return k.core.refreshEvery(ctx, every, &typedKeys[K]{c: k, keys: keys, any: k.upMany == nil}) // UpMany returns a map
 }
 
-func (c *core) refreshEvery(ctx context.Context, every time.Duration, from keys) error {
+func (c *core) refreshEvery(ctx context.Context, every time.Duration, from keySource) error {
 	const op = "refresh every"
-	names, bad := turnsOf(from)
+	names, bad := newTurnSet(from)
 	if err := c.admit(ctx, op); err != nil {
 		return err
 	}
-	defer c.calls.leave()
+	defer c.calls.exit()
 	switch {
-	case !c.ups:
+	case !c.hasUp:
 		return c.fail(op, "", errNoUp)
 	case bad != nil:
 		return c.fail(op, "", bad)
-	case len(names.keys) == 0:
+	case len(names.at) == 0:
 		return c.fail(op, "", errNoKeys)
 	}
 	if err := engine.CheckPeriod(every); err != nil {
@@ -95,7 +95,7 @@ func (c *core) refreshEvery(ctx context.Context, every time.Duration, from keys)
 	err := turns.Run(ctx, every, names.turns, func(ctx context.Context, due []int) error {
 		is, entries := make([]int, len(due)), make([]string, len(due))
 		for j, i := range due {
-			is[j], entries[j] = names.keys[i], names.entries[i]
+			is[j], entries[j] = names.at[i], names.entries[i]
 		}
 		return c.reload(ctx, every, from, is, entries)
 	})
@@ -104,15 +104,15 @@ func (c *core) refreshEvery(ctx context.Context, every time.Duration, from keys)
 
 // reload is refresh for a refresher that comes round every so often: for some keys, or
 // for one if there is no UpMany. It returns the first error.
-func (c *core) reload(ctx context.Context, every time.Duration, from keys, is []int, ks []string) error {
+func (c *core) reload(ctx context.Context, every time.Duration, from keySource, is []int, rkeys []string) error {
 	if !c.settings.upMany {
-		return c.engine.Reload(ctx, ks[0], every, func(ctx context.Context) (any, engine.Life, error) {
+		return c.engine.Reload(ctx, rkeys[0], every, func(ctx context.Context) (any, engine.Life, error) {
 			one := from.load(ctx, is)[0]
 			return one.Value, one.Life, one.Err
 		})
 	}
-	_, load := c.plan(from, is, 1)
-	return errors.Join(c.engine.ReloadMany(ctx, ks, every, load)...)
+	_, load := c.loadPlan(from, is, 1)
+	return errors.Join(c.engine.ReloadMany(ctx, rkeys, every, load)...)
 }
 
 // turnSuffix makes the key of a turn of that of an entry. In what a template
@@ -120,33 +120,33 @@ func (c *core) reload(ctx context.Context, every time.Duration, from keys, is []
 const turnSuffix = ":%every"
 
 // turnKey returns the key of the record that says whose turn it is to reload k.
-func turnKey(k string) string { return k + turnSuffix }
+func turnKey(rkey string) string { return rkey + turnSuffix }
 
 // turnNames are keys that differ, by their places, with their entries and turns in Redis.
-type turnNames struct {
-	keys    []int
+type turnSet struct {
+	at      []int
 	entries []string
 	turns   []string
 }
 
 // turnsOf renders keys.
-func turnsOf(from keys) (n turnNames, err error) {
+func newTurnSet(from keySource) (n turnSet, err error) {
 	seen := make(map[string]bool, from.len())
 	var buf []byte
 	for i := range from.len() {
 		if buf, err = from.append(buf[:0], i); err != nil {
 			return n, err
 		}
-		k := string(buf)
-		if seen[k] {
+		rkey := string(buf)
+		if seen[rkey] {
 			continue
 		}
-		seen[k] = true
-		turn := turnKey(k)
+		seen[rkey] = true
+		turn := turnKey(rkey)
 		if len(turn) > key.MaxLen {
 			return n, fmt.Errorf("%w: %d bytes with %q, the limit is %d", key.ErrTooLong, len(turn), turnSuffix, key.MaxLen)
 		}
-		n.keys, n.entries, n.turns = append(n.keys, i), append(n.entries, k), append(n.turns, turn)
+		n.at, n.entries, n.turns = append(n.at, i), append(n.entries, rkey), append(n.turns, turn)
 	}
 	return n, nil
 }

@@ -15,18 +15,18 @@ import (
 // A call for many keys takes a good part of its time for that. So they are
 // rendered one behind the other, and are parts of one string; and those that
 // come twice are found without a map.
-func (c *core) renderAll(op string, from keys, some []int) (ks []string, is []int, before int, bad error) {
+func (c *core) renderDistinct(op string, from keySource, some []int) (rkeys []string, is []int, before int, bad error) {
 	n := from.len()
 	if some != nil {
 		n = len(some)
 	}
-	r := rowPool.Get().(*keyRow)
-	defer r.end()
-	r.begin(n)
+	r := keySetPool.Get().(*keySet)
+	defer r.release()
+	r.reset(n)
 	dropped := false
 	for j := range n {
-		i := place(some, j)
-		b, err := from.append(r.b, i)
+		i := indexAt(some, j)
+		b, err := from.append(r.buf, i)
 		if err != nil && bad == nil {
 			bad, before = c.fail(op, "", err), len(r.ends)
 		}
@@ -40,7 +40,7 @@ func (c *core) renderAll(op string, from keys, some []int) (ks []string, is []in
 			dropped = true
 			is = make([]int, j, n)
 			for at := range is {
-				is[at] = place(some, at)
+				is[at] = indexAt(some, at)
 			}
 		}
 	}
@@ -51,64 +51,64 @@ func (c *core) renderAll(op string, from keys, some []int) (ks []string, is []in
 }
 
 // A keyRow is keys that differ, one behind the other. It is used again.
-type keyRow struct {
-	b     []byte
+type keySet struct {
+	buf   []byte
 	ends  []int   // of each key, in b
 	table []int32 // 1 + the index of a key, at its hash or behind it; 0: none. At least half are
 }
 
-var rowPool = sync.Pool{New: func() any { return new(keyRow) }}
+var keySetPool = sync.Pool{New: func() any { return new(keySet) }}
 
-var rowSeed = maphash.MakeSeed()
+var hashSeed = maphash.MakeSeed()
 
 // begin makes room for n keys.
-func (r *keyRow) begin(n int) {
+func (r *keySet) reset(n int) {
 	size := 8
 	for size < 2*n {
 		size *= 2
 	}
-	r.b, r.ends = r.b[:0], r.ends[:0]
+	r.buf, r.ends = r.buf[:0], r.ends[:0]
 	r.table = slices.Grow(r.table[:0], size)[:size]
 	clear(r.table)
 }
 
 // end has the row be used again, unless it has become large.
-func (r *keyRow) end() {
-	if cap(r.b) <= 1<<16 {
-		rowPool.Put(r)
+func (r *keySet) release() {
+	if cap(r.buf) <= 1<<16 {
+		keySetPool.Put(r)
 	}
 }
 
 // key returns the i-th key.
-func (r *keyRow) key(i int) []byte {
+func (r *keySet) key(i int) []byte {
 	if i == 0 {
-		return r.b[:r.ends[0]]
+		return r.buf[:r.ends[0]]
 	}
-	return r.b[r.ends[i-1]:r.ends[i]]
+	return r.buf[r.ends[i-1]:r.ends[i]]
 }
 
 // add adds what b has behind the keys, unless it is one of them, and reports
 // whether it is not.
-func (r *keyRow) add(b []byte) bool {
-	key := b[len(r.b):]
-	at := int(maphash.Bytes(rowSeed, key)) & (len(r.table) - 1)
+func (r *keySet) add(b []byte) bool {
+	key := b[len(r.buf):]
+	at := int(maphash.Bytes(hashSeed, key)) & (len(r.table) - 1)
 	for ; r.table[at] != 0; at = (at + 1) & (len(r.table) - 1) {
 		if bytes.Equal(r.key(int(r.table[at])-1), key) {
-			r.b = b[:len(r.b)] // it may have grown
+			r.buf = b[:len(r.buf)] // it may have grown
 			return false
 		}
 	}
-	r.b, r.ends = b, append(r.ends, len(b))
+	r.buf, r.ends = b, append(r.ends, len(b))
 	r.table[at] = int32(len(r.ends))
 	return true
 }
 
 // strings returns the keys.
-func (r *keyRow) strings() []string {
-	all, from := string(r.b), 0
-	ks := make([]string, len(r.ends))
+func (r *keySet) strings() []string {
+	all, from := string(r.buf), 0
+	rkeys := make([]string, len(r.ends))
 	for i, end := range r.ends {
-		ks[i], from = all[from:end], end
+		rkeys[i], from = all[from:end], end
 	}
-	return ks
+	return rkeys
 }

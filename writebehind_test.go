@@ -164,7 +164,7 @@ func TestWhatIsPendingIsBoundToItsKey(t *testing.T) {
 		require.NoError(t, a.Set(t.Context(), 1, "secret"))
 		require.NoError(t, a.Delete(t.Context(), 1))
 		requireValue(t, b, 1, "secret")
-		for _, text := range rdb.HGetAll(t.Context(), a.keyed.core.writeBehind.Keys(a.keyed.core.writeBehind.Bucket(untagged(a.Key(1)))).Pending).Val() {
+		for _, text := range rdb.HGetAll(t.Context(), a.keyed.core.writeBehind.Keys(a.keyed.core.writeBehind.Bucket(withoutTag(a.Key(1)))).Pending).Val() {
 			require.NotContains(t, text, "secret")
 		}
 		require.NoError(t, b.Flush(t.Context()))
@@ -188,7 +188,7 @@ func TestWhatIsPendingAndNoValueWaits(t *testing.T) {
 			want[id] = fmt.Sprint("value ", id)
 			require.NoError(t, a.Set(t.Context(), id, want[id]))
 		}
-		id := untagged(a.Key(1))
+		id := withoutTag(a.Key(1))
 		require.NoError(t, a.keyed.core.writeBehind.Put(t.Context(), id, []byte("no JSON")))
 		require.NoError(t, a.Delete(t.Context(), ids...))
 		delete(want, 1)
@@ -220,7 +220,7 @@ func TestWhatDownRefusesIsPutAsideAndWhatFailsIsTriedAgain(t *testing.T) {
 		require.Equal(t, "good", v)
 
 		require.NoError(t, a.Set(t.Context(), 2, "poison"))
-		table.fail(fmt.Errorf("a row: %w", &ledger.RefusedError{IDs: []string{untagged(a.Key(2))}}))
+		table.fail(fmt.Errorf("a row: %w", &ledger.RefusedError{IDs: []string{withoutTag(a.Key(2))}}))
 		requireAside(t, a.Flush(t.Context()), 1, 0)
 		require.Equal(t, int64(1), a.Stats().WriteBehind.Refused)
 		for _, b := range table.batches {
