@@ -170,14 +170,14 @@ func TestNewRefusesAFieldThatIsWrong(t *testing.T) {
 
 		{"stale for less than a millisecond", with(func(s *userSpec) { s.StaleWhileRevalidate = 1 }), "cachex: Spec.StaleWhileRevalidate: 1ns is too short, must be at least 1ms"},
 		{"stale for a negative time", with(func(s *userSpec) { s.StaleIfError = -time.Hour }), "cachex: Spec.StaleIfError is -1h0m0s, must not be negative"},
-		{"stale forever", with(func(s *userSpec) { s.StaleIfError = Forever }), "cachex: Spec.StaleIfError: Forever is for Spec.TTL"},
+		{"stale forever", with(func(s *userSpec) { s.StaleIfError = Forever }), "cachex: Spec.StaleIfError: Forever is valid only for Spec.TTL"},
 		{"kept for too long in all", with(func(s *userSpec) {
 			s.TTL, s.StaleIfError = 9*365*24*time.Hour, 2*365*24*time.Hour
 		}), "cachex: Spec.TTL, StaleWhileRevalidate and StaleIfError: 96360h0m0s is longer than ten years: use Forever"},
 		{"a negative TTL for not found", with(func(s *userSpec) { s.NotFoundTTL = -1 }), "cachex: Spec.NotFoundTTL is -1ns, must not be negative"},
 		{"a soft timeout with nothing to serve", with(func(s *userSpec) {
 			s.SoftTimeout, s.Up = time.Second, func(context.Context, int64) (User, error) { return ann, nil }
-		}), "cachex: Spec.SoftTimeout needs Spec.StaleIfError, which keeps the value that is then served"},
+		}), "cachex: Spec.SoftTimeout needs Spec.StaleIfError, which keeps the value to serve"},
 		{"a soft timeout that is none", with(func(s *userSpec) {
 			s.StaleIfError, s.SoftTimeout, s.UpTimeout, s.Up = time.Hour, time.Minute, time.Minute, func(context.Context, int64) (User, error) { return ann, nil }
 		}), "cachex: Spec.SoftTimeout is 1m0s, must be shorter than Spec.UpTimeout, which is 1m0s"},
@@ -188,7 +188,7 @@ func TestNewRefusesAFieldThatIsWrong(t *testing.T) {
 			s.DownMany = func(context.Context, map[int64]User) error { return nil }
 		}), "cachex: Spec.DownMany needs Spec.Down, which Set calls"},
 
-		{"write behind", with(func(s *userSpec) { s.WriteBehind = time.Second }), "cachex: Spec.WriteBehind needs Spec.Down or Spec.DownMany, which persists"},
+		{"write behind", with(func(s *userSpec) { s.WriteBehind = time.Second }), "cachex: Spec.WriteBehind needs Spec.Down or Spec.DownMany, which persist the values"},
 		{"packing by one", with(func(s *userSpec) { s.Packed = 1 }), "cachex: Spec.Packed is 1, must be from 2 to 1024, or 0"},
 		{"packing by many", with(func(s *userSpec) { s.Packed = 1025 }), "cachex: Spec.Packed is 1025, must be from 2 to 1024, or 0"},
 		{"expecting, and not packing", with(func(s *userSpec) { s.Expected = 1000 }), "cachex: Spec.Expected needs Spec.Packed"},
@@ -203,7 +203,7 @@ func TestNewRefusesAFieldThatIsWrong(t *testing.T) {
 		},
 		{
 			"packing what is written behind", with(func(s *userSpec) { s.Packed, s.WriteBehind = 100, time.Second }),
-			"cachex: Spec.Packed and Spec.WriteBehind are both set: what is written behind has a key of its own",
+			"cachex: Spec.Packed and Spec.WriteBehind cannot be combined: write-behind needs one key per entry",
 		},
 		// What does nothing yet must not be taken in silence: whoever sets it counts on it.
 		{"a near cache", with(func(s *userSpec) { s.Near = &near.Options{} }), "cachex: Spec.Near is not supported yet"},

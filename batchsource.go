@@ -14,8 +14,8 @@ import (
 	"github.com/cachex-go/cachex/internal/guard"
 )
 
-// BatchRead makes a Cache a batch.Source. It is for package batch, which calls got
-// with what Get would return for each key.
+// BatchRead makes a Cache a batch.Source. Only package batch calls it. It calls
+// got with the result of Get for each key.
 func (c *Cache[K, V]) BatchRead(ctx context.Context, keys []K, got func(i int, v V, err error)) batch.Reading {
 	k := c.keyed
 	return k.core.batchRead(ctx, &typedKeys[K]{c: k, keys: keys}, func(i int, box any, err error) { got(i, unbox[V](box), err) })
@@ -29,12 +29,12 @@ func (c *core) batchRead(ctx context.Context, from keySource, got func(i int, bo
 	}
 	begun := false
 	defer func() {
-		if !begun { // there is nothing to read, or KeyFunc or the Observer has panicked
+		if !begun { // there is nothing to read, or KeyFunc or the Observer panicked
 			c.calls.exit()
 		}
 	}()
 	n := from.len()
-	first := min(n, c.settings.maxKeys) // those after it are read by readRest
+	first := min(n, c.settings.maxKeys) // readRest reads the others
 	rkeys := make([]string, 0, first)
 	var buf []byte
 	for i := range first {
@@ -61,7 +61,7 @@ func (c *core) batchRead(ctx context.Context, from keySource, got func(i int, bo
 	ctx, r.obs = c.observe(ctx, OpGet, rkey, len(rkeys)+n-first)
 	r.ctx = ctx
 	if r.activeChunks = 1; first < n {
-		r.activeChunks = max(c.activeChunks(1+chunkCount(n-first, c.settings.maxKeys)), 2) // this one, and others
+		r.activeChunks = max(c.activeChunks(1+chunkCount(n-first, c.settings.maxKeys)), 2) // this chunk and at least one other
 	}
 	limit, load := c.loadPlan(from, r.at, r.activeChunks)
 	r.boxes = c.values.slab(len(rkeys))
@@ -69,23 +69,23 @@ func (c *core) batchRead(ctx context.Context, from keySource, got func(i int, bo
 	return r
 }
 
-// A batchRead is the part that a Cache has in a Batch. It takes part in a Convoy.
+// batchRead is the part of a Cache in a Batch. It takes part in a Convoy.
 type batchRead struct {
-	reading       *engine.ManyRead // nil: there is nothing to read
+	reading       *engine.ManyRead // nil if there is nothing to read
 	boxes         slab             // of reading
 	c             *core
 	keys          keySource
 	rkeys         []string
-	at            []int // where in keys they are; nil: all in their place
+	at            []int // indexes in keys; nil if every key is in its place
 	got           func(i int, box any, err error)
-	err           error // of every key
+	err           error // the error of every key
 	ctx           context.Context
 	obs           *observation
-	activeChunks  int              // how many chunks of keys are under way at once
-	restDone      chan *manyResult // nil: the keys are one chunk
+	activeChunks  int              // number of chunks of keys that run at the same time
+	restDone      chan *manyResult // nil if the keys are one chunk
 	taken, loaded bool             // Take, or Load, was called
 	answered      bool
-	entered       bool // Close waits for us
+	entered       bool // Close waits for this read
 }
 
 var _ convoy.Loading = (*batchRead)(nil)
@@ -93,21 +93,23 @@ var _ convoy.Loading = (*batchRead)(nil)
 // Client returns the client of the Cache.
 func (r *batchRead) Client() redis.UniversalClient { return r.c.rdb }
 
-// Ask queues a GET for each key that is not being loaded.
+// Ask queues a GET for each key without a load in flight.
 func (r *batchRead) Ask(ctx context.Context, p redis.Pipeliner) {
 	if r.reading != nil {
 		r.reading.Ask(ctx, p)
 	}
 }
 
-// Take decodes what is there. After Answer the boxes may be those of others.
+// Take decodes the replies. After Answer it does nothing, because the boxes may
+// be in use elsewhere.
 func (r *batchRead) Take(sent time.Time, ended convoy.Ended) {
 	if r.taken = true; r.reading != nil && !r.answered {
 		r.reading.Take(sent, ended)
 	}
 }
 
-// Load begins to load what is not, and to read the keys that come after Spec.MaxKeys.
+// Load begins to load the missing values, and to read the keys after
+// Spec.MaxKeys.
 func (r *batchRead) Load(c *convoy.Convoy) {
 	if r.loaded = true; r.reading == nil {
 		return
@@ -120,12 +122,12 @@ func (r *batchRead) Load(c *convoy.Convoy) {
 	}
 }
 
-// readRest reads the keys that come after the first Spec.MaxKeys, in round trips of its
-// own, so many at a time.
+// readRest reads the keys after the first Spec.MaxKeys, in chunks with their
+// own round trips.
 func (r *batchRead) readRest(f *manyResult) {
 	c, size := r.c, r.c.settings.maxKeys
 	all := r.keys.len()
-	var mu sync.Mutex // of f
+	var mu sync.Mutex // guards f
 	runChunks(r.ctx, chunkCount(all-size, size), r.activeChunks-1, func(n int) func() {
 		from := size + n*size
 		rkeys, at := make([]string, 0, size), make([]int, 0, size)
@@ -176,7 +178,7 @@ func (r *batchRead) readRest(f *manyResult) {
 // Silence returns how long the Cache waits for an answer of Redis.
 func (r *batchRead) Silence() time.Duration { return convoy.Silence(r.c.settings.leaseTTL) }
 
-// Away returns why Redis was not asked, or did not answer.
+// Away returns why Redis was not asked or did not answer.
 func (r *batchRead) Away() error {
 	if r.reading == nil {
 		return nil
@@ -184,12 +186,12 @@ func (r *batchRead) Away() error {
 	return r.reading.Away()
 }
 
-// Spawn is guard.Go in a goroutine that Close waits for.
+// Spawn is guard.Go on a goroutine that Close waits for.
 func (r *batchRead) Spawn(code guard.Code, fn func() error, done func(error)) {
 	r.c.engine.Spawn(code, fn, done)
 }
 
-// Drop lets Close go on.
+// Drop ends the read, so that Close need not wait for it.
 func (r *batchRead) Drop() {
 	if r.entered {
 		r.entered = false
@@ -207,12 +209,12 @@ func (r *batchRead) Answer(_ context.Context, err error) {
 		}
 		return
 	}
-	if r.answered { // and the answers are others by now
+	if r.answered { // the boxes may be in use elsewhere
 		return
 	}
 	r.answered = true
 	defer r.Drop()
-	if !r.taken { // by a Batch that is not ours
+	if !r.taken { // called by another driver than Batch
 		r.reading.Take(time.Now(), convoy.AllEnded(err))
 	}
 	if !r.loaded {
@@ -232,13 +234,13 @@ func (r *batchRead) Answer(_ context.Context, err error) {
 	r.obs.end(r.ctx, f.outcome, f.err)
 }
 
-// give answers some keys, and notes the outcome. is says where they are among the keys of
-// the Batch, nil if all are in their place.
+// deliver passes the answers for some keys to got, and records the outcome. is
+// has their indexes; nil means that every key is in its place.
 func (r *batchRead) deliver(f *manyResult, rkeys []string, is []int, answers []engine.Answer) {
 	c := r.c
 	for i, a := range answers {
 		if a.Err == nil && (a.Outcome == 0 || a.Outcome == engine.OutcomeNotFound) {
-			a.Err = c.errMissing() // of a Cache that does not load
+			a.Err = c.errMissing() // the Cache does not load
 		}
 		one := a.Err
 		if one != nil {
@@ -255,10 +257,10 @@ func (r *batchRead) deliver(f *manyResult, rkeys []string, is []int, answers []e
 	c.engine.Reuse(answers)
 }
 
-// chunks returns how many chunks of a size n keys are.
+// chunkCount returns the number of chunks of n keys.
 func chunkCount(n, size int) int { return (n + size - 1) / size }
 
-// upTo returns the numbers below n.
+// indexesBelow returns the integers from 0 to n-1.
 func indexesBelow(n int) []int {
 	is := make([]int, n)
 	for i := range is {

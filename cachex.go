@@ -9,25 +9,25 @@ import (
 	"github.com/cachex-go/cachex/codec"
 )
 
-// A Cache keeps values of type V by keys of type K in Redis, and restores those
-// that are missing, once for the whole fleet. It is safe for concurrent use.
+// Cache stores values of type V by keys of type K in Redis, and loads missing
+// values once for the whole fleet. It is safe for concurrent use.
 //
 // Caches with the same template on the same Redis share their values, in one
-// process or in many. A Cache owns no goroutine while nothing is being loaded,
-// but for the one that hears of loads elsewhere, which ends with Close or a minute
-// after it was last of use.
+// process or in many. An idle Cache runs no goroutines, except a pub/sub
+// listener for loads in other processes. The listener stops on Close, or one
+// minute after its last use.
 type Cache[K comparable, V any] struct {
 	keyed *keyed[K] // not embedded: each type would then compile a wrapper of each of its methods
 	typed *typed[K, V]
 }
 
-// New returns the cache that spec describes, or an error that names the field
-// that is wrong. It makes no call to Redis. The client stays the caller's, and
-// Close does not close it.
+// New returns the cache that spec describes, or an error that names the invalid
+// field. It makes no call to Redis. The caller keeps the client: Close does not
+// close it.
 //
-// Caches of one template and one client share their entries, so New returns an error
-// where an open one has values of another type. New does not compare caches with
-// KeyFunc.
+// Caches of one template and one client share their entries. So New returns an
+// error if an open cache of the same template has values of another type.
+// Caches with a KeyFunc are not compared.
 func New[K comparable, V any](rdb redis.UniversalClient, spec Spec[K, V]) (*Cache[K, V], error) {
 	set, template, err := spec.resolve()
 	if err != nil {
@@ -45,7 +45,7 @@ func New[K comparable, V any](rdb redis.UniversalClient, spec Spec[K, V]) (*Cach
 	return &Cache[K, V]{k, t}, nil
 }
 
-// Must returns v if err is nil and panics otherwise. It is for caches that are
+// Must returns v if err is nil, and panics otherwise. It is for caches
 // described by constants, where an error is a mistake in the program.
 func Must[T any](v T, err error) T {
 	if err != nil {
@@ -57,9 +57,10 @@ func Must[T any](v T, err error) T {
 // Name returns Spec.Name.
 func (c *Cache[K, V]) Name() string { return c.keyed.core.name }
 
-// Key returns the key in Redis, or "" where Get would return an error for it: a
-// key that is too long, or whose text cannot be made. Of a cache with Spec.Packed it
-// returns the key of a hash, a space, and a field, which is what HGET takes.
+// Key returns the key in Redis. If Spec.Packed is set, Key returns the hash key
+// and the field, separated by a space: the arguments of HGET. If Get would
+// return an error for the key, because it is too long or cannot be rendered,
+// Key returns "".
 func (c *Cache[K, V]) Key(key K) string {
 	rkey, err := c.keyed.render(key)
 	if err != nil {
@@ -68,16 +69,16 @@ func (c *Cache[K, V]) Key(key K) string {
 	return rkey
 }
 
-// Close makes every further call return ErrClosed, ends RefreshEvery, and waits
-// for the calls under way and for the loads that they left behind; what is written
-// behind is persisted. If ctx ends first, Close cancels the loads and returns the cause
-// of that end; calls return soon, but an Up that does not heed its ctx is then still
-// running. Close may be called more than once, from several goroutines, but an Up that
-// calls it waits for itself. The client stays open.
+// Close makes every further call return ErrClosed, ends RefreshEvery, and
+// persists the values written behind. It waits for the calls in flight and for
+// the loads that they left behind. If ctx ends first, Close cancels the loads
+// and returns the cause. Calls then return soon, but an Up that ignores its ctx
+// is still running. Close may be called more than once and concurrently. An Up
+// that calls Close waits for itself. The client stays open.
 //
-// Close releases the template of the cache for values of another type. When the last
-// cache of the client is closed, Close frees the subscription and the goroutines that
-// these caches share. A cache that is not closed keeps neither itself nor its client in
-// memory once the program holds neither, unless it has Spec.WriteBehind or a call is
-// under way.
+// Close releases the template, so that values of another type may use it. When
+// the last cache of the client is closed, Close frees the subscription and the
+// goroutines that these caches share. A cache that is never closed does not
+// keep itself or its client in memory, unless it has Spec.WriteBehind or a call
+// in flight.
 func (c *Cache[K, V]) Close(ctx context.Context) error { return c.keyed.core.close(ctx) }

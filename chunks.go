@@ -10,25 +10,26 @@ import (
 	"github.com/cachex-go/cachex/internal/guard"
 )
 
-// chunksAtOnce is how many chunks of a call are under way at once. Each of them has at
-// most one pipeline of 500 commands on its way to a server: with more of them, other
-// callers would notice.
+// maxActiveChunks is the number of chunks of a call that run at the same time.
+// Each has at most one pipeline of 500 commands in flight to a server. With
+// more chunks, other callers would notice.
 const maxActiveChunks = 4
 
-// A split is the keys of a call in chunks of Spec.MaxKeys, so that the call needs no more
-// memory than its result, some bytes for each key, and what a few chunks do.
+// keyChunks divides the keys of a call into chunks of Spec.MaxKeys. The call
+// then needs memory for its result, for a few bytes per key, and for the
+// running chunks.
 type keyChunks struct {
 	size      int
-	distinct  int    // keys that differ
-	starts    []int  // where in the keys of the call each chunk begins
-	skip      []bool // keys that are in no chunk: they came before, or cannot be rendered; nil: none
-	first     string // the first key as it is in Redis
-	beforeBad int    // keys that differ before the first that cannot be rendered
-	bad       error  // of that
+	distinct  int    // number of distinct keys
+	starts    []int  // index in the keys of the call where each chunk begins
+	skip      []bool // keys in no chunk: duplicates, and keys that cannot be rendered; may be nil
+	first     string // the first key in Redis
+	beforeBad int    // number of distinct keys before the first that cannot be rendered
+	bad       error  // the error of that key
 }
 
-// split finds the keys that differ. It keeps their hashes while it does, and not what
-// they are in Redis: that takes more memory than anything else here.
+// splitKeys finds the distinct keys. It remembers their hashes but not the
+// rendered keys, which would take more memory than everything else here.
 func (c *core) splitKeys(op string, from keySource) *keyChunks {
 	n := from.len()
 	s := &keyChunks{size: c.settings.maxKeys}
@@ -60,7 +61,7 @@ func (c *core) splitKeys(op string, from keySource) *keyChunks {
 	return s
 }
 
-// chunk returns where the keys of a chunk are.
+// chunk returns the indexes of the keys of chunk n.
 func (s *keyChunks) chunk(n int) []int {
 	some := make([]int, 0, min(s.size, s.distinct-n*s.size))
 	for i := s.starts[n]; len(some) < cap(some); i++ {
@@ -71,15 +72,15 @@ func (s *keyChunks) chunk(n int) []int {
 	return some
 }
 
-// hashes is a set of the hashes of keys, with where they are.
+// hashIndex maps the hash of each key to its index.
 type hashIndex struct{ table []hashSlot }
 
 type hashSlot struct {
 	hash uint32
-	at   int32 // 1 + where the key is; 0: no key
+	at   int32 // 1 + the index of the key; 0 if the slot is empty
 }
 
-// newHashes returns a set with room for n keys.
+// newHashIndex returns a hashIndex with room for n keys.
 func newHashIndex(n int) *hashIndex {
 	size := 8
 	for size < n+n/2 {
@@ -88,8 +89,8 @@ func newHashIndex(n int) *hashIndex {
 	return &hashIndex{make([]hashSlot, size)}
 }
 
-// add adds a key, unless it is there, and reports whether it is not. same reports whether
-// it is the key at a place, which has the same hash.
+// add adds a key and returns true, or returns false if it is present. same
+// reports whether the key at an index with the same hash is equal to key.
 func (h *hashIndex) add(key []byte, at int, same func(int) bool) bool {
 	sum := maphash.Bytes(hashSeed, key)
 	low := uint32(sum >> 32)
@@ -103,18 +104,19 @@ func (h *hashIndex) add(key []byte, at int, same func(int) bool) bool {
 	return true
 }
 
-// chunked calls prepare for each of n chunks, and what that returns in a goroutine, for
-// some chunks at once. It returns when all have ended. fail is given the error of a chunk
-// that panicked, or was not begun since ctx had ended; not of two at once.
+// runChunks calls prepare for each of n chunks, and runs the returned function
+// on a goroutine, at most atOnce at a time. It returns when all have ended. If
+// a chunk panics, or is not begun because ctx has ended, runChunks calls fail,
+// never concurrently.
 //
-// It begins with a chunk at random. So processes that ask for the same keys at the same
-// time begin at different places and share the work, in place of waiting for each other at
-// every chunk.
+// It begins with a random chunk. Processes that ask for the same keys at the
+// same time then begin at different places and share the work. Otherwise they
+// would wait for each other at every chunk.
 func runChunks(ctx context.Context, n, atOnce int, prepare func(chunk int) func(), fail func(chunk int, err error)) {
-	var mu sync.Mutex // of fail
+	var mu sync.Mutex // serializes fail
 	places := make(chan struct{}, atOnce)
 	var running sync.WaitGroup
-	defer running.Wait() // though prepare panics
+	defer running.Wait() // even if prepare panics
 	failed := func(chunk int, err error) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -145,7 +147,7 @@ func runChunks(ctx context.Context, n, atOnce int, prepare func(chunk int) func(
 	}
 }
 
-// chunks is many for more keys than are in one call of UpMany.
+// readChunks is readMany for more than Spec.MaxKeys keys.
 func (m *manyRead) readChunks(ctx context.Context) error {
 	c := m.c
 	s := c.splitKeys(m.op, m.keys)
@@ -160,7 +162,7 @@ func (m *manyRead) readChunks(ctx context.Context) error {
 		return m.finish(ctx, nil)
 	}
 	ctx, obs := c.observe(ctx, m.op, s.first, s.distinct)
-	var mu sync.Mutex // of m.found
+	var mu sync.Mutex // guards m.manyResult
 	atOnce := c.activeChunks(len(s.starts))
 	runChunks(ctx, len(s.starts), atOnce, func(n int) func() {
 		rkeys, is, _, bad := c.renderDistinct(m.op, m.keys, s.chunk(n))
@@ -175,7 +177,7 @@ func (m *manyRead) readChunks(ctx context.Context) error {
 				mu.Lock()
 				defer mu.Unlock()
 			}
-			m.recordError(n*s.size+len(rkeys), bad) // of a key that could be rendered before
+			m.recordError(n*s.size+len(rkeys), bad) // the error of a key that was rendered before
 		}
 	}, func(n int, err error) {
 		mu.Lock()
@@ -188,6 +190,6 @@ func (m *manyRead) readChunks(ctx context.Context) error {
 	return m.finish(ctx, obs)
 }
 
-// atOnce returns how many of n chunks are under way at once. Without UpMany the calls of Up
-// are shared among them: see share.
+// activeChunks returns how many of n chunks run at the same time. Without
+// UpMany they share the calls of Up: see loadPlan.
 func (c *core) activeChunks(n int) int { return max(min(n, maxActiveChunks, c.maxUpCalls()), 1) }

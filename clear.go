@@ -17,40 +17,44 @@ import (
 	"github.com/cachex-go/cachex/internal/guard"
 )
 
-// Clear takes away the values of all keys of this cache, which are those that
-// Spec.Key can have rendered, and returns how many Redis says were removed. It
-// fences loads under way as Delete does: after Clear has returned nil, no call
-// that starts later, in any process, returns a value that was stored, or whose
-// load began, before Clear did. Keys written meanwhile may stay.
+// Clear removes the values of all keys of this cache, that is all keys that
+// Spec.Key can render. It returns how many entries Redis reports as removed.
+// Like Delete, it fences loads in flight. After Clear has returned nil, no
+// later call in any process returns a value that was stored, or whose load
+// began, before the Clear. Keys written during the Clear may stay.
 //
-// It walks SCAN on every master, a thousand keys at a time, and sends UNLINK for
-// those of this cache, so Redis is never held up, and others are served between.
-// Its time is that of all keys in Redis, whoever's they are: seconds for a
-// million. See WithProgress. ctx is heeded between batches. With Spec.Packed it takes
-// away hashes, and counts the entries in them, those among them that have ended.
+// Clear walks SCAN on every master, a thousand keys at a time, and sends UNLINK
+// for the keys of this cache. Redis serves other commands in between. The time
+// of Clear grows with all keys in Redis, including those of other programs:
+// seconds for a million keys. See WithProgress. ctx is checked between batches.
+// With Spec.Packed, Clear removes hashes and counts the entries in them,
+// including ended ones.
 //
-// A SCAN is of one server and its keys. If that fails over or restarts while
-// Clear walks it, or a Cluster moves slots, some keys may stay although Clear
-// returned nil: one that moves behind the walk is met on neither server. Clear again
-// when that is over. So may those on a shard that a Ring holds to be down.
+// A SCAN covers one server and its keys. If the server fails over or restarts
+// during the walk, or a Cluster moves slots, some keys may stay although Clear
+// returned nil. For example, a key that moves behind the walk is found on
+// neither server. Call Clear again when the move is over. Keys on a shard that
+// a Ring considers down may stay too.
 //
-// The error is an *Error: of Redis, or the cause of the end of ctx; or it says
-// that the keys cannot be told, since Spec.KeyFunc makes them or Spec.Key begins
-// with a placeholder, or that all the masters cannot be reached, as through the
-// AutoPipeline of a ClusterClient; then nothing was sent. What has been removed by
-// then is counted and stays gone. Of several masters, those that do not fail are
-// cleared to the end. It is safe to Clear again, and for several to Clear at once.
+// The error is an *Error: the error of Redis, or the cause of the end of ctx.
+// If Spec.KeyFunc is set or Spec.Key begins with a placeholder, the keys cannot
+// be recognized, and Clear returns an error and sends nothing. The same holds
+// if it cannot reach all masters, as through the AutoPipeline of a
+// ClusterClient. Entries removed before an error are counted and stay removed.
+// If one of several masters fails, the others are still cleared to the end.
+// Clear may be called again, and concurrently.
 func (c *Cache[K, V]) Clear(ctx context.Context) (int64, error) {
 	return c.keyed.core.clear(ctx, c.keyed.keyMatcher)
 }
 
-// clear is Cache.Clear. whole returns the pattern and the test of the keys.
-func (c *core) clear(ctx context.Context, whole func() (pattern string, match func(string) bool, err error)) (int64, error) {
+// clear implements Cache.Clear. matcher returns the SCAN pattern and the
+// predicate of the keys.
+func (c *core) clear(ctx context.Context, matcher func() (pattern string, match func(string) bool, err error)) (int64, error) {
 	if err := c.admit(ctx, OpClear); err != nil {
 		return 0, err
 	}
 	defer c.calls.exit()
-	pattern, match, err := whole()
+	pattern, match, err := matcher()
 	if err != nil {
 		return 0, c.fail(OpClear, "", err)
 	}
@@ -60,7 +64,7 @@ func (c *core) clear(ctx context.Context, whole func() (pattern string, match fu
 	if err != nil {
 		return 0, c.fail(OpClear, "", err)
 	}
-	// After the removal, for the reason that Delete has.
+	// After the removal: see forChunks.
 	defer c.engine.ForgetAll()
 	ctx, obs := c.observe(ctx, OpClear, "", 0)
 	err = guard.Call(guard.Client, func() error { return walk(ctx) })
@@ -75,43 +79,43 @@ func (c *core) clear(ctx context.Context, whole func() (pattern string, match fu
 	return removed, c.failRedis(ctx, OpClear, "", err)
 }
 
-// Progress is how far a Clear has come.
+// Progress is the state of a running Clear.
 type Progress struct {
-	Keys    int64 // in Redis when Clear came there, of everybody; 0 if Redis does not tell
-	Scanned int64 // about how many of these have been looked at
-	Removed int64 // how many of this cache have been removed
+	Keys    int64 // keys on the masters that Clear has begun, of all programs; 0 if Redis does not report it
+	Scanned int64 // approximate number of keys scanned
+	Removed int64 // entries of this cache removed
 }
 
-// WithProgress returns a ctx whose Clear tells f after each batch how far it has
-// come, on all masters together. f is called by one goroutine at a time, and
-// Clear waits for it, so it must not take long. If it panics, the panic ends
-// Clear as its error. Other calls than Clear pay it no heed.
+// WithProgress returns a ctx for Clear. After each batch, Clear calls f with
+// its progress on all masters together. Calls of f do not overlap, and Clear
+// waits for them, so f must return soon. If f panics, Clear ends with the panic
+// as its error. Other methods ignore this ctx value.
 //
-// It comes with the ctx because it is about one call, and nobody who calls Clear
-// in a test or a handler should have to pass a nil.
+// The function travels in the ctx because it belongs to one call. As a
+// parameter, it would be nil in most calls of Clear.
 func WithProgress(ctx context.Context, f func(Progress)) context.Context {
 	return context.WithValue(ctx, progressKey{}, f)
 }
 
 type progressKey struct{}
 
-// scanCount is how many keys Redis looks at in one step. That takes it about a
-// millisecond, in which nobody else is served.
+// scanCount is the number of keys that Redis scans in one step. One step takes
+// about a millisecond, during which Redis serves no other command.
 const scanCount = 1000
 
-// A sweep is the course of one Clear.
+// clearRun is one call of Clear.
 type clearRun struct {
 	pattern  string
 	match    func(key string) bool
-	packed   bool           // the keys are those of hashes
-	progress func(Progress) // nil: nobody asks
+	packed   bool           // keys are hashes of packed entries
+	progress func(Progress) // may be nil
 
 	mu       sync.Mutex // held while progress is called
-	sum      Progress   // guarded by mu: of all masters
-	panicked error      // guarded by mu: what became of progress
+	sum      Progress   // guarded by mu: total of all masters
+	panicked error      // guarded by mu: the panic of progress
 }
 
-// over returns what walks every master of rdb.
+// allMasters returns a function that walks every master of rdb.
 func (s *clearRun) allMasters(rdb redis.UniversalClient) (func(context.Context) error, error) {
 	topology, each, err := client.EachMaster(rdb)
 	switch {
@@ -120,26 +124,26 @@ func (s *clearRun) allMasters(rdb redis.UniversalClient) (func(context.Context) 
 	case topology == client.OneServer:
 		return func(ctx context.Context) error { return s.walk(ctx, rdb, rdb) }, nil
 	case topology == client.Ring:
-		// Keys are removed not by the Ring: it would look for some on other shards, if
-		// those have changed, and find them here again when they change back.
+		// Removes on the shard itself. If its set of shards changes, the Ring
+		// looks for some keys on other shards, and finds them here again later.
 		return func(ctx context.Context) error {
 			return each(ctx, func(ctx context.Context, shard *redis.Client) error { return s.walk(ctx, shard, shard) })
 		}, nil
 	}
-	// Not by the master itself: a key may have moved to another one since it was
-	// scanned, and the ClusterClient goes after it.
+	// Removes by the ClusterClient, not by the master: a key may have moved
+	// since the SCAN, and the ClusterClient follows it.
 	return func(ctx context.Context) error {
 		return each(ctx, func(ctx context.Context, master *redis.Client) error { return s.walk(ctx, master, rdb) })
 	}, nil
 }
 
-var errSameCursor = errors.New("SCAN returned the cursor that it was given")
+var errSameCursor = errors.New("SCAN returned the cursor that it was called with")
 
-// walk scans node, and removes by rdb what is ours there.
+// walk scans node, and removes the matching keys by rdb.
 func (s *clearRun) walk(ctx context.Context, node, rdb redis.Cmdable) error {
-	left, sized := int64(math.MaxInt64), false // to be scanned, as far as is known
+	left, sized := int64(math.MaxInt64), false // keys left to scan, as far as known
 	if s.progress != nil {
-		if n, err := node.DBSize(ctx).Result(); err == nil { // an error that matters comes again
+		if n, err := node.DBSize(ctx).Result(); err == nil { // a lasting error also fails SCAN
 			left, sized = n, true
 			s.mu.Lock()
 			s.sum.Keys += n
@@ -154,7 +158,7 @@ func (s *clearRun) walk(ctx context.Context, node, rdb redis.Cmdable) error {
 		if err != nil {
 			return scanError(cursor, err)
 		}
-		scanned := min(scanCount, left) // SCAN does not say
+		scanned := min(scanCount, left) // an estimate: SCAN does not report it
 		if sized && next == 0 {
 			scanned = left
 		}
@@ -168,14 +172,14 @@ func (s *clearRun) walk(ctx context.Context, node, rdb redis.Cmdable) error {
 		case next == 0:
 			return nil
 		case next == cursor:
-			return errSameCursor // which no Redis says: it would go on for ever
+			return errSameCursor // would loop forever; no real Redis does this
 		}
 		cursor = next
 	}
 }
 
-// remove unlinks keys and returns how many entries were there. It sends one
-// command a key, since those of one node may be of different slots.
+// remove unlinks keys and returns the number of removed entries. It sends one
+// command per key, since keys of one node may have different slots.
 func (s *clearRun) remove(ctx context.Context, rdb redis.Cmdable, keys []string) (removed int64, err error) {
 	for batch := range slices.Chunk(keys, deleteChunk) {
 		if ctx.Err() != nil {
@@ -192,11 +196,11 @@ func (s *clearRun) remove(ctx context.Context, rdb redis.Cmdable, keys []string)
 			return nil
 		})
 		if s.packed && err != nil && redis.HasErrorPrefix(err, "WRONGTYPE") {
-			err = nil // of HLEN; that of UNLINK is looked at below
+			err = nil // an error of HLEN; UNLINK is checked below
 		}
 		for i, cmd := range cmds {
-			// An AutoPipeline may return from Pipelined before the reply is there, and
-			// cmd waits for that.
+			// An AutoPipeline may return from Pipelined before the replies
+			// arrive; cmd waits for its reply.
 			switch {
 			case cmd.Err() != nil:
 			case s.packed && cmd.Val() > 0 && sizes[i].Err() == nil:
@@ -213,8 +217,8 @@ func (s *clearRun) remove(ctx context.Context, rdb redis.Cmdable, keys []string)
 	return removed, nil
 }
 
-// add counts what one batch has done, and tells of it. The error is the panic of
-// progress, now or before.
+// addProgress counts the work of one batch and calls progress. It returns the
+// panic of progress, from this call or an earlier one.
 func (s *clearRun) addProgress(scanned, removed int64) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -227,19 +231,19 @@ func (s *clearRun) addProgress(scanned, removed int64) (err error) {
 	return s.panicked
 }
 
-// progress names the function of WithProgress in errors.
+// progressCode names the function of WithProgress in errors.
 var progressCode = guard.Named("the function of WithProgress")
 
-// end returns what add has made of it.
+// result returns the number of removed entries, and the panic of progress.
 func (s *clearRun) result() (removed int64, panicked error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.sum.Removed, s.panicked
 }
 
-// scanFailed says what a SCAN at cursor is for, where it looks as if it was
-// refused. A proxy that does not know a command may say so or hang up, as
-// twemproxy does.
+// scanError adds a hint to the error of a SCAN at cursor if the command was
+// probably refused. A proxy that does not know a command may return an error
+// or, like twemproxy, close the connection.
 func scanError(cursor uint64, err error) error {
 	hungUp := errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 	if cursor == 0 && hungUp || redis.HasErrorPrefix(err, "unknown command") || redis.HasErrorPrefix(err, "NOPERM") {

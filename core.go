@@ -20,31 +20,31 @@ import (
 	"github.com/cachex-go/cachex/writebehind"
 )
 
-// A core is a Cache without its types. It is compiled once for all caches of a
-// program, so all code that needs neither a K nor a V is a method of it.
+// core is a Cache without its types. It is compiled once for all caches of a
+// program, so code that needs neither K nor V is a method of core.
 type core struct {
 	name          string
 	settings      settings
 	rdb           redis.UniversalClient
 	values        boxCodec
-	engine        *engine.Engine      // nil until load has made it
-	writeBehind   *writebehind.Engine // nil: nothing is written behind
+	engine        *engine.Engine      // nil until openEngine
+	writeBehind   *writebehind.Engine // nil without Spec.WriteBehind
 	observer      Observer
-	hasUp         bool // there is an Up or UpMany
-	zeroIfMissing bool // a key without a value has the zero value: see kind.Kind
+	hasUp         bool // Up or UpMany is set
+	zeroIfMissing bool // a missing key has the zero value: see kind.Kind
 
 	calls         callGroup
-	release       func()          // of the template
-	closing       context.Context // ends with Close, for calls that would go on
+	release       func()          // releases the template
+	closing       context.Context // ends with Close, for calls that run until then
 	end           context.CancelFunc
-	redisFailures atomic.Int64 // of Set and Delete
+	redisFailures atomic.Int64 // of writes
 
 	observerFailures atomic.Int64
 
-	drainKind func(ctx context.Context, closing bool) error // nil: a kind keeps nothing in this process
+	drainKind func(ctx context.Context, closing bool) error // nil if there is no kind, or it buffers nothing
 }
 
-// boxes is the part of values that core uses.
+// boxCodec is the part of values that core uses.
 type boxCodec interface {
 	engine.Codec
 
@@ -52,20 +52,20 @@ type boxCodec interface {
 	slab(n int) slab
 }
 
-// A slab is boxes for the values that are read together.
+// slab is a set of boxes for values that are read together.
 type slab interface {
 	engine.Targets
 
-	// free gives the slab back. The boxes must not be used afterwards.
+	// free returns the slab to its pool. The boxes must not be used afterwards.
 	free()
 }
 
-// open checks that a client is fit for a cache, and begins the core of one.
-// values is the type of its values, and template the name of its template. The
-// caller calls release if the cache is not made after all.
+// open checks that the client is fit for a cache, and initializes c. values is
+// the type of the cache's values, and template is the name of its template. If
+// the cache is not created after all, the caller must call c.release.
 func (c *core) open(rdb redis.UniversalClient, set *settings, template string, values reflect.Type) (err error) {
 	c.name, c.settings, c.rdb, c.observer, c.release = cmp.Or(set.name, template), *set, rdb, set.observer, func() {}
-	if set.writeBehind != 0 { // what is pending may be lost, and not only stale
+	if set.writeBehind != 0 { // a pending write could be lost, which is worse than stale
 		err = client.CheckShards(rdb)
 	}
 	if err == nil {
@@ -85,7 +85,7 @@ func (c *core) open(rdb redis.UniversalClient, set *settings, template string, v
 	return err
 }
 
-// load makes the Engine that loads values into the boxes of vs.
+// openEngine creates the engine, which decodes into boxes of vs.
 func (c *core) openEngine(vs boxCodec) (err error) {
 	set := &c.settings
 	c.values = vs
@@ -104,7 +104,7 @@ func (c *core) openEngine(vs boxCodec) (err error) {
 	return err
 }
 
-// close is Cache.Close.
+// close implements Cache.Close.
 func (c *core) close(ctx context.Context) error {
 	if ctx == nil {
 		return c.fail("close", "", errNilContext)
@@ -133,9 +133,9 @@ func (c *core) close(ctx context.Context) error {
 	return nil
 }
 
-// enter begins a call for the key k in Redis, or returns the error of the call,
-// which is bad if that is not nil. If the error is nil, the caller must call
-// c.calls.leave.
+// enter begins a call for the key rkey in Redis, or returns the error of the
+// call. If bad is not nil, it is the cause. If the error is nil, the caller
+// must call c.calls.exit.
 func (c *core) enter(ctx context.Context, op, rkey string, bad error) (string, error) {
 	if err := c.admit(ctx, op); err != nil {
 		return "", err
@@ -147,7 +147,7 @@ func (c *core) enter(ctx context.Context, op, rkey string, bad error) (string, e
 	return rkey, nil
 }
 
-// admit is enter for a call that has no one key.
+// admit is enter for a call without a single key.
 func (c *core) admit(ctx context.Context, op string) error {
 	if ctx == nil {
 		return c.fail(op, "", errNilContext)
@@ -166,7 +166,8 @@ func (c *core) fail(op, key string, err error) error {
 	return &Error{Op: op, Cache: c.name, Key: key, Err: err}
 }
 
-// failing is fail of an error that may be nil, of a call without a key.
+// failUnlessNil returns nil if err is nil, and otherwise the error of a call
+// without a key.
 func (c *core) failUnlessNil(op string, err error) error {
 	if err == nil {
 		return nil
@@ -174,14 +175,14 @@ func (c *core) failUnlessNil(op string, err error) error {
 	return c.fail(op, "", err)
 }
 
-// redisFailed counts a failure of Redis and returns it.
+// failRedis counts a failure of Redis and returns the error of the call.
 func (c *core) failRedis(ctx context.Context, op, key string, err error) error {
 	c.redisFailures.Add(1)
 	return c.fail(op, key, script.Cause(ctx, err))
 }
 
-// each does something to n keys in Redis, some at a time. render returns the
-// i-th key, and do the first key that failed.
+// forChunks calls do for n keys in Redis, deleteChunk at a time. render returns
+// the i-th key. do returns the first key that failed.
 func (c *core) forChunks(ctx context.Context, op string, n int, render func(i int) (string, error), do func(context.Context, []string) (string, error)) error {
 	if err := c.admit(ctx, op); err != nil {
 		return err
@@ -199,8 +200,8 @@ func (c *core) forChunks(ctx context.Context, op string, n int, render func(i in
 		return nil
 	}
 	ctx, obs := c.observe(ctx, op, rkeys[0], len(rkeys))
-	// Afterwards: a load that began before may have read what is now out of
-	// date, and must not be joined.
+	// After the writes: a load that began before may have read an outdated
+	// value, and must not be joined.
 	defer c.engine.Forget(rkeys...)
 	var err error
 	for some := range slices.Chunk(rkeys, deleteChunk) {
@@ -216,7 +217,7 @@ func (c *core) forChunks(ctx context.Context, op string, n int, render func(i in
 	return err
 }
 
-// unlink returns the first key that failed.
+// unlink deletes keys, and returns the first one that failed.
 func (c *core) unlink(ctx context.Context, keys []string) (string, error) {
 	for i, err := range c.engine.Delete(ctx, keys) {
 		if err != nil {
@@ -226,7 +227,7 @@ func (c *core) unlink(ctx context.Context, keys []string) (string, error) {
 	return "", nil
 }
 
-// expire returns the first key that failed.
+// expire makes keys stale, and returns the first one that failed.
 func (c *core) expire(ctx context.Context, keys []string) (string, error) {
 	for i, err := range c.engine.Leases().ExpireMany(ctx, keys) {
 		if err != nil {
@@ -236,19 +237,19 @@ func (c *core) expire(ctx context.Context, keys []string) (string, error) {
 	return "", nil
 }
 
-// write stores a value without Down.
+// write stores a value without calling Down.
 func (c *core) write(ctx context.Context, w engine.Writing) error {
 	began := time.Now()
 	err := c.engine.Write(ctx, w)
 	c.engine.Note(ctx, w.Key, began, err)
-	c.engine.Forget(w.Key) // after the write: who joins a load from now on must see it
+	c.engine.Forget(w.Key) // after the write: callers that join a load from now on must see it
 	if err != nil {
 		return c.failRedis(ctx, OpSet, w.Key, err)
 	}
 	return nil
 }
 
-// writeMany stores values without Down.
+// writeMany stores values without calling Down.
 func (c *core) writeMany(ctx context.Context, ws []engine.Writing, rkeys []string) []error {
 	began := time.Now()
 	errs := c.engine.Leases().WriteMany(ctx, ws)
@@ -257,7 +258,7 @@ func (c *core) writeMany(ctx context.Context, ws []engine.Writing, rkeys []strin
 	return errs
 }
 
-// wrote returns the first error of a write.
+// firstError returns the first error of the writes, as the error of the call.
 func (c *core) firstError(ctx context.Context, op string, rkeys []string, errs []error) error {
 	for i, err := range errs {
 		switch _, down := errors.AsType[*downError](err); {
@@ -271,8 +272,8 @@ func (c *core) firstError(ctx context.Context, op string, rkeys []string, errs [
 	return nil
 }
 
-// life returns how long a value is to live, with the jitter taken off. ttlFor
-// is Spec.TTLFor of the value; nil: it has none.
+// lifetime returns the lifetime of a value, with jitter applied. ttlFor calls
+// Spec.TTLFor for the value; it may be nil.
 func (c *core) lifetime(ttlFor func() time.Duration) (life engine.Life, err error) {
 	ttl, stale := c.settings.ttl, c.settings.swr+c.settings.sie
 	if ttlFor != nil {
@@ -295,7 +296,7 @@ func (c *core) lifetime(ttlFor func() time.Duration) (life engine.Life, err erro
 // ttlForCode names Spec.TTLFor in errors.
 var ttlForCode = guard.Named("Spec.TTLFor")
 
-// keep returns for how long a value is in Redis that is fresh for ttl.
+// retention returns the Redis TTL of a value that is fresh for ttl.
 func retention(ttl, stale time.Duration) time.Duration {
 	if ttl == Forever || ttl > Forever-stale {
 		return ttl
@@ -303,7 +304,7 @@ func retention(ttl, stale time.Duration) time.Duration {
 	return ttl + stale
 }
 
-// jittered returns ttl with the jitter taken off.
+// jittered returns ttl with jitter applied.
 func (c *core) jittered(ttl time.Duration) time.Duration {
 	share := max(c.settings.jitter, 0) // NoJitter is negative
 	if off := int64(share * float64(ttl.Milliseconds())); off > 0 && ttl != Forever {
@@ -312,7 +313,7 @@ func (c *core) jittered(ttl time.Duration) time.Duration {
 	return ttl
 }
 
-// notFoundLife returns how long ErrNotFound is remembered.
+// notFoundLifetime returns the lifetime of a remembered ErrNotFound.
 func (c *core) notFoundLifetime() engine.Life {
 	if c.settings.notFoundTTL == 0 {
 		return engine.Life{}

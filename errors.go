@@ -10,36 +10,38 @@ import (
 )
 
 var (
-	// ErrNotFound says that there is no value for a key. Spec.Up returns it,
-	// perhaps wrapped, if the source has none, and Get then returns it too. It is
-	// loader.ErrNotFound.
+	// ErrNotFound reports that a key has no value. If the source has no value,
+	// Spec.Up returns ErrNotFound, perhaps wrapped, and Get returns it too. It
+	// is loader.ErrNotFound.
 	ErrNotFound = errs.ErrNotFound
 
 	// ErrClosed is the error of every call after Close. It is loader.ErrClosed.
 	ErrClosed = errs.ErrClosed
 
-	// ErrOutcomeUnknown says that a write was sent and not answered: it may have been
-	// carried out, or may be yet, even after later calls. It was not sent again. Errors of
-	// Set, SetMany, and of the writes of counters, collections and gates wrap it.
+	// ErrOutcomeUnknown reports that a write was sent but not answered. It may
+	// have been carried out, or may still be, even after later calls. It was
+	// not sent again. Errors of Set, of SetMany, and of writes to counters,
+	// collections and gates wrap it.
 	ErrOutcomeUnknown = errs.ErrOutcomeUnknown
 
 	errNilContext = errors.New("ctx is nil")
 )
 
-// An Error is the error of one call on a Cache. Its text is
+// Error is the error of one call on a Cache. Its text has the form
 //
 //	cachex: get users:42: not found
 //
-// It names the key and never the value, unless Err, which may be the error of
-// Spec.Up, does.
+// The text names the key and never the value, unless Err, such as an error of
+// Spec.Up, contains it.
 type Error struct {
 	Op    string // OpGet, OpSet …
 	Cache string // the name of the cache, "" if it has none
-	Key   string // the key in Redis; "" if the call has none, or it could not be made
+	Key   string // the key in Redis; "" if the call has no key, or the key could not be rendered
 	Err   error
 }
 
-// Error returns the text of the error, in one line as far as the key goes.
+// Error returns the text of the error. The key is quoted if it has unprintable
+// characters, so it never breaks the line.
 func (e *Error) Error() string {
 	on := e.Key
 	if on == "" {

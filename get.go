@@ -7,34 +7,35 @@ import (
 	"github.com/cachex-go/cachex/internal/engine"
 )
 
-// Get returns the value of key: from Redis, or else from Up, once for the whole
-// fleet.
+// Get returns the value of key from Redis or, on a miss, from Up, which is
+// called once for the whole fleet.
 //
-// On a miss one caller, in one process, calls Up, and the value is stored. The
-// others, here and in other processes, wait for it; each leaves on its own ctx.
-// A Delete or a Set during Up wins: what Up returned is then not stored, nor
-// given to callers who came after. If the process that loads dies, another one
-// takes over within Spec.LeaseTTL.
+// On a miss, one caller in one process calls Up, and the value is stored. All
+// others, in this process and elsewhere, wait for it, each on its own ctx. A
+// Delete or a Set during Up wins: the result of Up is not stored, and is not
+// given to later callers. If the loading process dies, another one takes over
+// within Spec.LeaseTTL.
 //
-// A value that is stale is returned at once while one process reloads it, for
-// Spec.StaleWhileRevalidate; and after that, for Spec.StaleIfError, where Up fails
-// or takes longer than Spec.SoftTimeout. WithOutcome tells.
+// During Spec.StaleWhileRevalidate, a stale value is returned at once while one
+// process reloads it. After that, during Spec.StaleIfError, it is returned if
+// Up fails or takes longer than Spec.SoftTimeout. WithOutcome reports which
+// case applied.
 //
 // The error is an *Error: ErrNotFound if there is no value, the error of Up, or
-// the cause of the end of ctx. Where Redis fails, Up is called without it, once
-// at a time in this process, nothing is stored, and Stats count it; without Up
-// it is the error of Redis. Bytes in Redis that cannot be used are a miss, and
-// are overwritten.
+// the cause of the end of ctx. If Redis fails, Up is called without it, one
+// call per key at a time in this process. Its result is not stored, and Stats
+// counts the bypass. Without Up, Get returns the error of Redis. Unusable bytes
+// in Redis are a miss, and are overwritten.
 func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 	return c.get(ctx, key, c.keyed.up)
 }
 
-// Wrap returns a function that returns what up does, as Get returns what Spec.Up
-// does: from Redis, or else from up, once for the whole fleet. It is for a cache
-// without an Up, of which the key, the codec and the TTLs are described once, and
-// for functions that are made later, in a closure perhaps. If up is nil, a miss is
-// ErrNotFound. Functions that Wrap returns and Get share values, and loads under
-// way: for one key they should all load the same.
+// Wrap returns a function that reads through the cache: like Get, but it calls
+// up on a miss instead of Spec.Up. It suits a cache without Up, whose key,
+// codec and TTLs are described once, and functions that are made later, such as
+// closures. If up is nil, a miss is ErrNotFound. Functions returned by Wrap and
+// Get share values and loads in flight, so for one key they should all load the
+// same value.
 func (c *Cache[K, V]) Wrap(up func(context.Context, K) (V, error)) func(context.Context, K) (V, error) {
 	var boxed upBox[K]
 	if up != nil {
@@ -46,8 +47,8 @@ func (c *Cache[K, V]) Wrap(up func(context.Context, K) (V, error)) func(context.
 	return func(ctx context.Context, key K) (V, error) { return c.get(ctx, key, boxed) }
 }
 
-// get is Cache.Get of the key k in Redis, unless bad is not nil. loads says whether t can
-// load.
+// get implements Cache.Get for a key in Redis. If bad is not nil, it is the
+// error of the call. loads reports whether t can load.
 func (c *core) get(ctx context.Context, rkey string, bad error, loads bool, t engine.Target) (box any, err error) {
 	rkey, err = c.enter(ctx, OpGet, rkey, bad)
 	if err != nil {
@@ -75,8 +76,8 @@ func (c *core) get(ctx context.Context, rkey string, bad error, loads bool, t en
 	return box, err
 }
 
-// absent returns the error of a read that has found no value in Redis, where nothing
-// is loaded.
+// errMissing returns the error of a read that finds no value in Redis and does
+// not load.
 func (c *core) errMissing() error {
 	if c.zeroIfMissing {
 		return nil
@@ -84,19 +85,19 @@ func (c *core) errMissing() error {
 	return ErrNotFound
 }
 
-// Lookup returns the value of key in Redis, and whether there is one. It never
-// loads, and does not wait for a load. A value that is stale is one for
-// Spec.StaleWhileRevalidate.
+// Lookup returns the value of key in Redis, and reports whether there is one.
+// It never loads and does not wait for a load. During
+// Spec.StaleWhileRevalidate, a stale value counts as a value.
 //
-// The error is an *Error, of Redis or of the end of ctx. Bytes in Redis that
-// cannot be used are no value, and stay.
+// The error is an *Error: an error of Redis or the cause of the end of ctx.
+// Unusable bytes in Redis count as no value, and stay.
 func (c *Cache[K, V]) Lookup(ctx context.Context, key K) (V, bool, error) {
 	box, ok, err := c.keyed.lookup(ctx, key, new(V))
 	return unbox[V](box), ok, err
 }
 
-// lookup is Cache.Lookup of the key k in Redis, unless bad is not nil. box has room for
-// the value.
+// lookup implements Cache.Lookup for a key in Redis. If bad is not nil, it is
+// the error of the call. A hit decodes into box.
 func (c *core) lookup(ctx context.Context, rkey string, bad error, box any) (any, bool, error) {
 	rkey, err := c.enter(ctx, OpLookup, rkey, bad)
 	if err != nil {

@@ -13,16 +13,16 @@ import (
 	"github.com/cachex-go/cachex/internal/kind"
 )
 
-// A keyed is a Cache without the type of its values, which it knows as boxes:
-// see engine.Engine. A program compiles it once for each type of keys. Code that
-// needs neither a K nor a V is in core.
+// keyed is a Cache without the type of its values, which it handles as boxes:
+// see engine.Engine. A program compiles it once per type of keys. Code that
+// needs neither K nor V is in core.
 type keyed[K comparable] struct {
 	core     core // not embedded: each type of keys would then compile a wrapper of each of its methods
 	template *key.Template[K]
-	packed   *key.Packed[K] // nil: every entry has a key of its own
-	kind     *kind.Kind[K]  // nil: a Cache, and no more
+	packed   *key.Packed[K] // nil if every entry has its own key
+	kind     *kind.Kind[K]  // nil for a plain Cache
 	values   values[K]
-	up       upBox[K]     // Spec.Up, or UpMany for one key; nil: nothing is loaded
+	up       upBox[K]     // Spec.Up, or UpMany for one key; nil if nothing is loaded
 	upMany   upManyBox[K] // Spec.UpMany
 }
 
@@ -31,7 +31,7 @@ type values[K comparable] interface {
 	boxCodec
 
 	// up and upMany call Spec.Up and UpMany. upMany returns a box for each key,
-	// nil for one that has no value.
+	// or nil for a key without a value.
 	up(ctx context.Context, key K) (any, error)
 	upMany(ctx context.Context, keys []K) ([]any, error)
 
@@ -39,7 +39,7 @@ type values[K comparable] interface {
 	down(ctx context.Context, key K, box any) error
 	downMany(ctx context.Context, keys []K, boxes []any) error
 
-	// ttl calls Spec.TTLFor. A box that is nil stands for a zero value.
+	// ttl calls Spec.TTLFor. A nil box means the zero value.
 	ttl(key K, box any) time.Duration
 }
 
@@ -48,7 +48,7 @@ type (
 	upManyBox[K comparable] func(ctx context.Context, keys []K) ([]any, error)
 )
 
-// open returns the keyed of a Cache with this Codec and type of values.
+// open returns the keyed part of a Cache.
 func open[K comparable](rdb redis.UniversalClient, set *settings, template *key.Template[K], vs values[K], codec any, of reflect.Type) (*keyed[K], error) {
 	c := &keyed[K]{template: template, values: vs}
 	if err := c.open(rdb, set, codec, of); err != nil {
@@ -99,7 +99,7 @@ func (c *keyed[K]) render(key K) (string, error) {
 	return string(b), err
 }
 
-// appendKey appends what render returns.
+// appendKey appends the key in Redis to dst.
 func (c *keyed[K]) appendKey(dst []byte, key K) ([]byte, error) {
 	if c.packed != nil {
 		return c.packed.Append(dst, key)
@@ -114,16 +114,16 @@ func (c *keyed[K]) appendKey(dst []byte, key K) ([]byte, error) {
 	return append(append(dst, c.core.writeBehind.Tag(string(b))...), b...), nil
 }
 
-// A keyList is the keys of one call, as code without types knows them.
+// typedKeys is the keySource of keys of type K.
 type typedKeys[K comparable] struct {
 	c    *keyed[K]
 	keys []K
-	any  bool // whether keys may be such as no map has
+	any  bool // keys need not be hashable
 }
 
 func (l *typedKeys[K]) len() int { return len(l.keys) }
 
-// append appends the i-th key in Redis.
+// append appends the i-th key in Redis to dst.
 func (l *typedKeys[K]) append(dst []byte, i int) ([]byte, error) {
 	b, err := l.c.appendKey(dst, l.keys[i])
 	if err == nil && !l.any {
@@ -132,7 +132,7 @@ func (l *typedKeys[K]) append(dst []byte, i int) ([]byte, error) {
 	return b, err
 }
 
-// load loads the values of some keys by UpMany, or of one key by Up.
+// load loads values by UpMany, or one value by Up if there is no UpMany.
 func (l *typedKeys[K]) load(ctx context.Context, is []int) []engine.Loaded {
 	if l.c.upMany == nil {
 		v, life, err := l.c.loadOne(ctx, l.keys[is[0]], l.c.up)
@@ -145,11 +145,11 @@ func (l *typedKeys[K]) load(ctx context.Context, is []int) []engine.Loaded {
 	return l.c.loadMany(ctx, some)
 }
 
-// A target is the engine.Target of a Get.
+// target is the engine.Target of a Get.
 type target[K comparable] struct {
 	c   *keyed[K]
 	key K
-	up  upBox[K] // nil: nothing is loaded
+	up  upBox[K] // nil if nothing is loaded
 	box any
 }
 
@@ -161,30 +161,30 @@ func (t *target[K]) Load(ctx context.Context) (any, engine.Life, error) {
 	return t.c.loadOne(ctx, t.key, t.up)
 }
 
-// get is Cache.Get, or a function that Wrap returns.
+// get implements Cache.Get and the functions returned by Wrap.
 func (c *keyed[K]) get(ctx context.Context, t *target[K]) (any, error) {
 	rkey, bad := c.render(t.key)
 	return c.core.get(ctx, rkey, bad, t.up != nil, t)
 }
 
-// lookup is Cache.Lookup. box has room for the value.
+// lookup implements Cache.Lookup. A hit decodes into box.
 func (c *keyed[K]) lookup(ctx context.Context, key K, box any) (any, bool, error) {
 	rkey, bad := c.render(key)
 	return c.core.lookup(ctx, rkey, bad, box)
 }
 
-// refresh is Cache.Refresh.
+// refresh implements Cache.Refresh.
 func (c *keyed[K]) refresh(ctx context.Context, key K) (any, error) {
 	rkey, bad := c.render(key)
 	return c.core.refresh(ctx, rkey, bad, (&target[K]{c: c, key: key, up: c.up}).Load)
 }
 
-// each does something to keys in Redis.
+// forChunks renders keys and calls do for them in chunks.
 func (c *keyed[K]) forChunks(ctx context.Context, op string, keys []K, do func(context.Context, []string) (string, error)) error {
 	return c.core.forChunks(ctx, op, len(keys), func(i int) (string, error) { return c.render(keys[i]) }, do)
 }
 
-// whole returns the pattern and the test of the keys of c.
+// keyMatcher returns a SCAN pattern and a predicate for the keys of c.
 func (c *keyed[K]) keyMatcher() (pattern string, match func(string) bool, err error) {
 	if c.packed != nil {
 		pattern, err = c.packed.Pattern()

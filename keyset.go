@@ -7,14 +7,14 @@ import (
 	"sync"
 )
 
-// renderAll returns the keys in Redis of some keys of a call that differ, of
-// all if some is nil; where these are among the keys of the call, nil if all
-// are in their place; and how many come before the first that cannot be
-// rendered, and the error of that.
+// renderDistinct renders the distinct keys of a call at the indexes some, or
+// all keys if some is nil. It returns their indexes, or nil if every key of the
+// call is among them. before is the number of distinct keys before the first
+// that cannot be rendered, and bad is its error.
 //
-// A call for many keys takes a good part of its time for that. So they are
-// rendered one behind the other, and are parts of one string; and those that
-// come twice are found without a map.
+// Rendering is a large part of the time of a call for many keys. So the keys
+// are rendered into one buffer, are parts of one string, and duplicates are
+// found without a map.
 func (c *core) renderDistinct(op string, from keySource, some []int) (rkeys []string, is []int, before int, bad error) {
 	n := from.len()
 	if some != nil {
@@ -36,7 +36,7 @@ func (c *core) renderDistinct(op string, from keySource, some []int) (rkeys []st
 			}
 			continue
 		}
-		if !dropped { // from now on, others take its place
+		if !dropped { // indexes and positions differ from now on
 			dropped = true
 			is = make([]int, j, n)
 			for at := range is {
@@ -50,18 +50,18 @@ func (c *core) renderDistinct(op string, from keySource, some []int) (rkeys []st
 	return r.strings(), is, before, bad
 }
 
-// A keyRow is keys that differ, one behind the other. It is used again.
+// keySet is a set of keys in one buffer. It is pooled.
 type keySet struct {
 	buf   []byte
-	ends  []int   // of each key, in b
-	table []int32 // 1 + the index of a key, at its hash or behind it; 0: none. At least half are
+	ends  []int   // the end of each key in buf
+	table []int32 // open addressing: 1 + the index of a key, or 0; at least half of the slots are 0
 }
 
 var keySetPool = sync.Pool{New: func() any { return new(keySet) }}
 
 var hashSeed = maphash.MakeSeed()
 
-// begin makes room for n keys.
+// reset empties the set and makes room for n keys.
 func (r *keySet) reset(n int) {
 	size := 8
 	for size < 2*n {
@@ -72,7 +72,7 @@ func (r *keySet) reset(n int) {
 	clear(r.table)
 }
 
-// end has the row be used again, unless it has become large.
+// release returns r to the pool unless its buffer is too large.
 func (r *keySet) release() {
 	if cap(r.buf) <= 1<<16 {
 		keySetPool.Put(r)
@@ -87,14 +87,14 @@ func (r *keySet) key(i int) []byte {
 	return r.buf[r.ends[i-1]:r.ends[i]]
 }
 
-// add adds what b has behind the keys, unless it is one of them, and reports
-// whether it is not.
+// add adds the bytes that follow the keys in b, and reports whether they are a
+// new key.
 func (r *keySet) add(b []byte) bool {
 	key := b[len(r.buf):]
 	at := int(maphash.Bytes(hashSeed, key)) & (len(r.table) - 1)
 	for ; r.table[at] != 0; at = (at + 1) & (len(r.table) - 1) {
 		if bytes.Equal(r.key(int(r.table[at])-1), key) {
-			r.buf = b[:len(r.buf)] // it may have grown
+			r.buf = b[:len(r.buf)] // keeps the capacity that b may have gained
 			return false
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/cachex-go/cachex/ledger"
 )
 
-// carry connects the kind with its cache.
+// attachKind connects the kind with its cache.
 func (c *keyed[K]) attachKind() {
 	c.core.drainKind = func(ctx context.Context, closing bool) error {
 		if c.kind.Drain == nil {
@@ -21,14 +21,14 @@ func (c *keyed[K]) attachKind() {
 	c.kind.Send = func(ctx context.Context, calls ...*script.Call) { c.core.engine.Send(ctx, calls...) }
 	c.kind.Spawn = c.core.engine.Spawn
 	c.kind.Enter = func(ctx context.Context, op string, key K) (*kind.Call, error) {
-		// The key first: KeyFunc is the user's, and might not come back.
+		// Render first: KeyFunc is user code and may not return.
 		rkey, bad := c.render(key)
 		return c.core.enterKindCall(ctx, op, rkey, bad)
 	}
 }
 
-// enterKind begins a call on a kind, for the key k in Redis, unless bad is not
-// nil.
+// enterKindCall begins a call on a kind for a key in Redis. If bad is not nil,
+// it is the error of the call.
 func (c *core) enterKindCall(ctx context.Context, op, rkey string, bad error) (*kind.Call, error) {
 	rkey, err := c.enter(ctx, op, rkey, bad)
 	if err != nil {
@@ -38,7 +38,7 @@ func (c *core) enterKindCall(ctx context.Context, op, rkey string, bad error) (*
 	if c.writeBehind != nil {
 		call.ID = withoutTag(rkey)
 	}
-	call.End = func(error) error { c.calls.exit(); return nil } // should the Observer panic
+	call.End = func(error) error { c.calls.exit(); return nil } // in case the Observer panics
 	ctx, obs := c.observe(ctx, op, rkey, 1)
 	call.Ctx = ctx
 	call.End = func(err error) error {
@@ -52,11 +52,11 @@ func (c *core) enterKindCall(ctx context.Context, op, rkey string, bad error) (*
 	return call, nil
 }
 
-// setCounts is setBehind of a kind.
+// setCounts implements Set and SetMany of a kind with Spec.WriteBehind.
 func (c *keyed[K]) setCounts(ctx context.Context, keys []K, boxes []any) []error {
 	counts := make([]int64, len(keys))
 	for i, box := range boxes {
-		counts[i] = *box.(*int64) // the values of a kind
+		counts[i] = *box.(*int64) // the value type of every kind
 	}
 	errs := c.kind.SetMany(ctx, keys, counts)
 	for _, key := range keys {
@@ -67,7 +67,7 @@ func (c *keyed[K]) setCounts(ctx context.Context, keys []K, boxes []any) []error
 	return errs
 }
 
-// persistCounts has the kind persist the ids of the batch b.
+// persistCounts passes the ids of batch b to the kind.
 func (c *keyed[K]) persistCounts(ctx context.Context, b ledger.Batch, ids []string) error {
 	deltas, totals := make(map[K]int64, len(b.Deltas)), make(map[K]int64)
 	for _, id := range ids {
@@ -76,7 +76,7 @@ func (c *keyed[K]) persistCounts(ctx context.Context, b ledger.Batch, ids []stri
 			return err
 		}
 		if total, ok := b.Values[id]; ok {
-			totals[key], _ = strconv.ParseInt(string(total), 10, 64) // the engine has parsed it
+			totals[key], _ = strconv.ParseInt(string(total), 10, 64) // the engine has validated it
 		} else {
 			deltas[key] = b.Deltas[id]
 		}

@@ -9,16 +9,16 @@ import (
 	"github.com/cachex-go/cachex/internal/redact"
 )
 
-// ErrNotModified says that the value that Previous returned is still right.
-// Spec.Up returns it, perhaps wrapped: that value then lives as long as a new one,
+// ErrNotModified reports that the value returned by Previous is still right. If
+// Spec.Up returns it, perhaps wrapped, that value lives as long as a new one
 // and is not sent to Redis again.
 var ErrNotModified = engine.ErrNotModified
 
-// Previous returns the value that an Up is about to replace, and whether there is
-// one; ctx is the one that Up was given. There is none if the key was absent, was
-// deleted, or what it holds is too old or cannot be decoded, nor ever in UpMany.
-// V must be the type of the cache's values. The value must not be changed. It is
-// safe for concurrent use.
+// Previous returns the value that an Up is about to replace, and reports
+// whether there is one. ctx is the ctx of Up. There is no previous value if the
+// key was absent or deleted, or if its entry is too old or cannot be decoded.
+// In UpMany there is never one. V must be the type of the cache's values. The
+// value must not be changed. It is safe for concurrent use.
 //
 //	Up: func(ctx context.Context, url string) (Page, error) {
 //		old, _ := cachex.Previous[Page](ctx)
@@ -38,14 +38,14 @@ func Previous[V any](ctx context.Context) (V, bool) {
 	return *p, true
 }
 
-// NoStore says that the value that an Up is going to return is not to be stored;
-// ctx is the one that Up was given. The callers who wait for it get it, and what
-// was stored before stays, unless Up returns ErrNotFound. In UpMany it concerns
-// all the keys of that call. It is safe for concurrent use.
+// NoStore keeps the result of an Up from being stored. ctx is the ctx of Up.
+// Its waiters still get the result, and the previous entry stays, unless Up
+// returns ErrNotFound. In UpMany it applies to all keys of the call. It is safe
+// for concurrent use.
 func NoStore(ctx context.Context) { engine.NoStore(ctx) }
 
-// restore calls up, and says how long lives what it returns. It is the load of
-// every flight.
+// loadOne calls up and returns the lifetime of its result. Every flight of one
+// key loads with it.
 func (c *keyed[K]) loadOne(ctx context.Context, key K, up upBox[K]) (box any, life engine.Life, err error) {
 	ctx, done := c.core.observeLoad(c.core.loadContext(ctx), 1, func() (string, error) { return c.render(key) })
 	defer func() { done(err) }()
@@ -53,7 +53,7 @@ func (c *keyed[K]) loadOne(ctx context.Context, key K, up upBox[K]) (box any, li
 	return box, c.lifetimeOf(ctx, key, box, err), err
 }
 
-// lives says how long to keep what an Up has returned.
+// lifetimeOf returns the lifetime of a result of Up.
 func (c *keyed[K]) lifetimeOf(ctx context.Context, key K, box any, err error) engine.Life {
 	switch {
 	case errors.Is(err, ErrNotFound):
@@ -65,12 +65,12 @@ func (c *keyed[K]) lifetimeOf(ctx context.Context, key K, box any, err error) en
 	}
 	life, err := c.lifetime(key, box)
 	if err != nil {
-		return engine.Life{Fresh: -1} // no life at all: the value is returned, not stored, and counted
+		return engine.Life{Fresh: -1} // invalid: the value is returned, not stored, and counted
 	}
 	return life
 }
 
-// life returns how long a value is to live, with the jitter taken off.
+// lifetime returns the lifetime of a value, with jitter applied.
 func (c *keyed[K]) lifetime(key K, box any) (engine.Life, error) {
 	if !c.core.settings.ttlFor {
 		return c.core.lifetime(nil)
@@ -78,7 +78,7 @@ func (c *keyed[K]) lifetime(key K, box any) (engine.Life, error) {
 	return c.core.lifetime(func() time.Duration { return c.values.ttl(key, box) })
 }
 
-// upOne is Up by UpMany.
+// upViaMany implements Up by UpMany.
 func (c *keyed[K]) upViaMany(ctx context.Context, key K) (any, error) {
 	if err := c.template.Hashable(key); err != nil {
 		return nil, err // UpMany returns a map
@@ -93,7 +93,7 @@ func (c *keyed[K]) upViaMany(ctx context.Context, key K) (any, error) {
 	return nil, err
 }
 
-// restoreMany calls UpMany for some keys.
+// loadMany calls UpMany for keys.
 func (c *keyed[K]) loadMany(ctx context.Context, keys []K) []engine.Loaded {
 	var err error
 	ctx, done := c.core.observeLoad(c.core.loadContext(ctx), len(keys), func() (string, error) { return c.render(keys[0]) })
@@ -108,7 +108,8 @@ func (c *keyed[K]) loadMany(ctx context.Context, keys []K) []engine.Loaded {
 		case err == nil:
 			one = ErrNotFound
 		case errors.Is(err, ErrNotFound), errors.Is(err, ErrNotModified):
-			// Of which key? It is not known of any that it has no value.
+			// The error does not say which key it is about, so no key may be
+			// remembered as absent or renewed.
 			one = redact.Error("Spec.UpMany: "+err.Error(), nil)
 		}
 		all[i] = engine.Loaded{Value: boxes[i], Life: c.lifetimeOf(ctx, key, boxes[i], one), Err: one}

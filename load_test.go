@@ -32,7 +32,7 @@ var outcomes = []struct {
 		p, ok := errors.AsType[*loader.PanicError](err)
 		require.True(t, ok, "%v", err)
 		require.Equal(t, "boom", p.Value)
-		require.Contains(t, string(p.Stack), "up_test.go")
+		require.Contains(t, string(p.Stack), "load_test.go")
 	}},
 	{name: "panic with an error", failure: true, does: func() (string, error) { panic(errSource) }, err: is(errSource)},
 	{name: "Goexit", failure: true, does: func() (string, error) { runtime.Goexit(); return "", nil }, err: is(loader.ErrGoexit)},

@@ -9,65 +9,65 @@ import (
 	"github.com/cachex-go/cachex/internal/engine"
 )
 
-// eachLimit is how many calls of Up GetMany makes at once if Spec.MaxLoads does
-// not say.
+// defaultUpCalls is the number of concurrent calls of Up in GetMany if
+// Spec.MaxLoads is 0.
 const defaultUpCalls = 16
 
-// GetMany returns the values of keys: from Redis, in one round trip, or else
-// from UpMany, in one call, and what that returns is stored in one more round
-// trip. Where most of the keys that were asked for lately were there, the
-// leases on those that are missing cost another one between the two. A key that
-// is not in the map has no value. A key that comes twice is asked for once.
+// GetMany returns the values of keys. It reads them from Redis in one round
+// trip, loads missing ones by one call of UpMany, and stores those in one more
+// round trip. If most of the recently requested keys were present, the leases
+// on missing keys take another round trip in between. A key without a value is
+// absent from the map. Duplicate keys are read once.
 //
-// More keys than Spec.MaxKeys are read, loaded and stored in chunks of so many,
-// four at a time, in any order. The call then needs little memory beside its
-// result, and what one chunk has stored stays stored whatever becomes of the
-// others.
+// More keys than Spec.MaxKeys are read, loaded and stored in chunks, four at a
+// time, in any order. The call then needs little memory beyond its result.
+// Values stored by one chunk stay stored, even if another chunk fails.
 //
-// Each key is loaded once for the whole fleet, and is shared with calls of Get
-// and GetMany that ask for it at the same time; keys that are being loaded
-// elsewhere are waited for and not loaded. What is said of Get is true of each
-// key by itself: of a Delete during the load, of stale values, of Redis
-// failing.
+// Each key is loaded once for the whole fleet. The load is shared with
+// concurrent calls of Get and GetMany. Keys that are being loaded elsewhere are
+// waited for and not loaded. Each key follows the rules of Get, independently
+// of the others: for a Delete during the load, for stale values, and for
+// failures of Redis.
 //
 // The error is an *Error with the first key, in the order of keys, that failed.
-// The map is right all the same: it has every value that could be had.
+// The map is valid even then: it has every value that could be read or loaded.
 func (c *Cache[K, V]) GetMany(ctx context.Context, keys []K) (map[K]V, error) {
 	return c.readMany(ctx, OpGetMany, keys)
 }
 
 // LookupMany returns the values of keys that are in Redis, in one round trip
-// for each 500. It never loads, and does not wait for a load. The error is as
-// that of GetMany.
+// per 500 keys. It never loads and does not wait for a load. Errors are as in
+// [Cache.GetMany].
 func (c *Cache[K, V]) LookupMany(ctx context.Context, keys []K) (map[K]V, error) {
 	return c.readMany(ctx, OpLookupMany, keys)
 }
 
-// keys are the keys of a call, as code that is compiled once knows them: by
-// their places.
+// keySource is the keys of a call, addressed by index, for code that is
+// compiled once.
 type keySource interface {
 	len() int
 
-	// append appends the i-th key in Redis. It returns an error if there is
-	// none, or if the key cannot be the key of a map.
+	// append appends the i-th key in Redis to dst. It returns an error if the
+	// key cannot be rendered, or cannot be the key of a map.
 	append(dst []byte, i int) ([]byte, error)
 
-	// load loads the values of some keys, or of one if there is no Spec.UpMany.
+	// load loads the values of the keys at indexes is, or of one key if there
+	// is no Spec.UpMany.
 	load(ctx context.Context, is []int) []engine.Loaded
 }
 
-// A sink takes the values of a call for many keys.
+// sink receives the values of a call for many keys.
 type sink interface {
 	// begin makes room for n values.
 	begin(n int)
 
-	// put puts the value of the i-th key there: that in box, or a zero value if
-	// box is nil.
+	// put stores the value of the i-th key: the value in box, or the zero value
+	// if box is nil.
 	put(i int, box any)
 }
 
-// place returns which of the keys of a call the i-th of some is: is[i], or i if
-// is is nil.
+// indexAt returns is[i], or i if is is nil. A nil slice stands for all keys in
+// their order.
 func indexAt(is []int, i int) int {
 	if is == nil {
 		return i
@@ -75,8 +75,8 @@ func indexAt(is []int, i int) int {
 	return is[i]
 }
 
-// eachLimit returns how many calls of Up a call makes at once; with UpMany,
-// which has no such limit, as many as it likes.
+// maxUpCalls returns how many calls of Up a call may make at the same time.
+// UpMany has no such limit.
 func (c *core) maxUpCalls() int {
 	if c.settings.upMany {
 		return math.MaxInt
@@ -84,9 +84,9 @@ func (c *core) maxUpCalls() int {
 	return cmp.Or(c.settings.maxLoads, defaultUpCalls)
 }
 
-// plan returns the load of some of the keys of a call, nil if nothing loads, and
-// how many at a time if it loads them one by one: its part where several share
-// them.
+// loadPlan returns the load of some keys of a call, or nil if nothing loads. If
+// keys are loaded one by one, limit is the number of concurrent calls of Up:
+// the part of one of share chunks.
 func (c *core) loadPlan(from keySource, some []int, share int) (limit int, load engine.ManyFunc) {
 	if !c.hasUp {
 		return 0, nil
@@ -106,17 +106,17 @@ func (c *core) loadPlan(from keySource, some []int, share int) (limit int, load 
 	}
 }
 
-// A manyCall is one GetMany or LookupMany.
+// manyRead is one GetMany or LookupMany.
 type manyRead struct {
 	c             *core
 	op            string
 	keys          keySource
-	loading       bool // what is not in Redis is loaded
-	zeroIfMissing bool // a key without a value has the zero value
+	loading       bool // keys missing in Redis are loaded
+	zeroIfMissing bool // a missing key has the zero value
 	manyResult
 }
 
-// many is Cache.GetMany, or LookupMany.
+// readMany implements Cache.GetMany and LookupMany.
 func (c *core) readMany(ctx context.Context, op string, from keySource, into sink) error {
 	m := manyRead{c: c, op: op, keys: from, manyResult: manyResult{into: into}}
 	if op == OpGetMany {
@@ -143,8 +143,8 @@ func (c *core) readMany(ctx context.Context, op string, from keySource, into sin
 	return m.finish(ctx, obs)
 }
 
-// ask asks for some of the keys, at the same time as so many others share the
-// calls of Up. The answers are in a slab.
+// read reads some of the keys, while share chunks share the calls of Up. The
+// values of the answers are in the slab.
 func (m *manyRead) read(ctx context.Context, rkeys []string, is []int, share int) ([]engine.Answer, slab) {
 	c, boxes := m.c, m.c.values.slab(len(rkeys))
 	if !m.loading {
@@ -154,23 +154,24 @@ func (m *manyRead) read(ctx context.Context, rkeys []string, is []int, share int
 	return c.engine.GetMany(ctx, rkeys, limit, load, boxes), boxes
 }
 
-// found is the result so far of a call for many keys.
+// manyResult is the intermediate result of a call for many keys.
 type manyResult struct {
 	into    sink
 	outcome Outcome
-	err     error // nil: no key has failed
-	errAt   int   // which of the keys it is that failed
+	err     error // nil if no key has failed
+	errAt   int   // index of the failed key among the distinct keys
 }
 
-// fail notes the error of the key at a place, unless one before it has failed.
+// recordError records the error of the key at an index, unless an earlier key
+// has failed.
 func (f *manyResult) recordError(at int, err error) {
 	if err != nil && (f.err == nil || at < f.errAt) {
 		f.errAt, f.err = at, err
 	}
 }
 
-// take takes the answers for some keys, of which the first is the from-th that
-// differs.
+// collect stores the answers for keys, the first of which is the from-th
+// distinct key.
 func (m *manyRead) collect(from int, rkeys []string, is []int, answers []engine.Answer) {
 	for i, a := range answers {
 		switch {
@@ -180,17 +181,17 @@ func (m *manyRead) collect(from int, rkeys []string, is []int, answers []engine.
 			if m.err == nil || from+i < m.errAt {
 				m.recordError(from+i, m.c.fail(m.op, rkeys[i], a.Err))
 			}
-			continue // it has no outcome
+			continue // a failed key has no outcome
 		}
 		m.outcome = max(m.outcome, Outcome(a.Outcome))
 	}
 	m.c.engine.Reuse(answers)
 }
 
-// finish ends a call for many keys, which w has watched if it is not nil.
+// finish ends a call for many keys. obs may be nil.
 func (m *manyRead) finish(ctx context.Context, obs *observation) error {
 	if m.err != nil {
-		m.outcome = 0 // of the call as a whole: Outcome stands for what was returned without an error
+		m.outcome = 0 // Outcome describes results without an error
 	}
 	setOutcome(ctx, m.outcome)
 	if obs != nil {

@@ -9,38 +9,38 @@ import (
 	"github.com/cachex-go/cachex/internal/guard"
 )
 
-// Outcome says where a value, or the answer that there is none, came from. The
-// zero value means no answer, or an error.
+// Outcome is where a value, or the answer that there is no value, came from.
+// The zero value means an error, or no answer.
 type Outcome uint8
 
-// The outcomes of a read, in the order of their cost.
+// Outcomes of a read, in the order of their cost.
 const (
 	Hit      = Outcome(engine.OutcomeHit)      // the value was in Redis
-	NotFound = Outcome(engine.OutcomeNotFound) // Redis remembered that there is no value
-	Stale    = Outcome(engine.OutcomeStale)    // a stale value was in Redis: one process reloads it, or Up failed or is slow
+	NotFound = Outcome(engine.OutcomeNotFound) // Redis remembered ErrNotFound
+	Stale    = Outcome(engine.OutcomeStale)    // a stale value was in Redis: one process reloads it, or Up failed or was slow
 	Waited   = Outcome(engine.OutcomeWaited)   // another process loaded the value during the call
 	Loaded   = Outcome(engine.OutcomeLoaded)   // this process loaded the value, for this call or an earlier one
-	Bypassed = Outcome(engine.OutcomeBypassed) // this process loaded the value without Redis, and did not store it
+	Bypassed = Outcome(engine.OutcomeBypassed) // this process loaded the value without Redis and did not store it
 )
 
-// String returns the outcome in a word or two, "" for the zero value.
+// String returns the outcome in one or two words, or "" for the zero value.
 func (o Outcome) String() string { return engine.Outcome(o).String() }
 
-// WithOutcome returns a ctx by which a call tells how it came by its value: it
-// sets *o before it returns. 0 means that it returns no value, but for an error
-// that is ErrNotFound. A call for many keys sets the outcome of the one that took
-// the most: they are in the order above.
+// WithOutcome returns a ctx that records how a call got its value: the call
+// sets *o before it returns. The zero value means that the call failed with an
+// error other than ErrNotFound. A call for many keys sets the outcome of its
+// most expensive key, in the order of the constants.
 //
-// The calls that are given this ctx must not overlap. It is not seen by Up, so
-// that calls that Up makes do not set *o.
+// Calls with this ctx must not overlap. The ctx of Up does not carry it, so
+// calls made by Up do not change *o.
 func WithOutcome(ctx context.Context, o *Outcome) context.Context {
 	return context.WithValue(ctx, outcomeKey{}, o)
 }
 
 type outcomeKey struct{}
 
-// tell sets what WithOutcome was given. Every call that reads does it, also one that
-// is refused, for a ctx that is nil perhaps.
+// setOutcome sets the Outcome of WithOutcome. Every read calls it, even a
+// refused one whose ctx is nil.
 func setOutcome(ctx context.Context, outcome Outcome) {
 	if ctx == nil {
 		return
@@ -50,36 +50,39 @@ func setOutcome(ctx context.Context, outcome Outcome) {
 	}
 }
 
-// An Observer is told of the calls on a cache and of its loads. It is a seam for
-// traces, metrics and logs, which live in modules of their own. Its methods are
-// called in the goroutine of the call, or while a load waits for them, must return
-// soon, and must be safe for concurrent use.
+// Observer observes the calls and loads of a cache. It is the hook for traces,
+// metrics and logs, which live in separate modules. Its methods run in the
+// goroutine of the call, or while a load waits for them. They must return soon
+// and be safe for concurrent use.
 //
-// An Observer changes no result. If a method of it panics, the call goes on as if
-// there were no Observer, and Stats.ObserverFailures counts it; and so if it calls
-// runtime.Goexit, unless it does so in the goroutine of a caller, which then exits.
+// An Observer changes no result. If one of its methods panics, the call goes on
+// as if no Observer were set, and Stats.ObserverFailures counts it. The same
+// holds for runtime.Goexit, except in the goroutine of a caller, which then
+// exits.
 type Observer interface {
-	// Begin is told that something begins, and returns the ctx with which it goes
-	// on: ctx, or one made of it. nil stands for ctx. Up sees what Begin of its load has
-	// put in it. If Begin does not return, End is not called.
+	// Begin is called when a call or load begins. It returns the ctx for the
+	// rest of it: ctx, or a ctx derived from it. If Begin returns nil, ctx is
+	// used. Up sees the values that Begin of its load has added. If Begin does
+	// not return, End is not called.
 	Begin(ctx context.Context, e Event) context.Context
 
-	// End is told that it has ended. ctx is the one that Begin returned.
+	// End is called when the call or load has ended. ctx is the result of
+	// Begin.
 	End(ctx context.Context, e Event, r Result)
 }
 
-// An Event is one call on a cache, or one load.
+// Event describes one call on a cache, or one load.
 type Event struct {
 	Op    string // one of OpGet, OpSet …
 	Cache string // the name of the cache
-	Key   string // the key in Redis, the first one if there are several
-	Keys  int    // how many
+	Key   string // the key in Redis; the first one if there are several
+	Keys  int    // number of keys
 }
 
-// The operations of which an Observer is told. The Op of an [Error] is one of them too,
-// or the name of another method in lower case.
+// Operations that an Observer sees. The Op of an [Error] is one of these, or
+// the lower-case name of another method.
 const (
-	OpGet        = "get" // also of a function that Wrap returns, and of a cache in a batch
+	OpGet        = "get" // also of a function returned by Wrap, and of a cache in a batch
 	OpGetMany    = "getmany"
 	OpLookup     = "lookup"
 	OpLookupMany = "lookupmany"
@@ -89,35 +92,35 @@ const (
 	OpDelete     = "delete"
 	OpExpire     = "expire"
 	OpClear      = "clear"
-	OpAdd        = "add"     // of a counter.Counter; also of Inc
+	OpAdd        = "add"     // of a counter.Counter; Inc included
 	OpAddOnce    = "addonce" // of a counter.Counter
 	OpLoad       = "load"    // one call of Up or UpMany
-	OpPersist    = "persist" // one batch that is written behind
+	OpPersist    = "persist" // one batch of values written behind
 )
 
-// A Result is how an Event ended.
+// Result is the end of an Event.
 type Result struct {
-	Outcome Outcome // of a call that reads, as WithOutcome has it
+	Outcome Outcome // the outcome of a read; see WithOutcome
 	Took    time.Duration
-	Err     error // what the call returns, or Up
+	Err     error // the error of the call, or of Up
 }
 
-// A watch is one Event under way. A nil watch is one without an Observer.
+// observation is one Event in progress. If it is nil, there is no Observer.
 type observation struct {
 	observer   Observer
-	failures   *atomic.Int64 // of the observer
-	background bool          // it is not told in the goroutine of a caller
+	failures   *atomic.Int64 // failures of the observer
+	background bool          // the event is not in the goroutine of a caller
 	event      Event
 	began      time.Time
 }
 
-// observer names Spec.Observer in errors.
+// observerCode names Spec.Observer in errors.
 var observerCode = guard.Named("Spec.Observer")
 
-// tell calls fn, of the observer, and reports whether it returned.
+// notify calls fn, a method of the observer, and reports whether it returned.
 //
-// In a goroutine of ours that is done in yet another one, for a runtime.Goexit would
-// take along the load, and what it returns.
+// In a background event, fn runs on a goroutine of its own: a runtime.Goexit
+// would otherwise end the load and lose its result.
 func (obs *observation) notify(fn func()) bool {
 	var err error
 	told := func() error { fn(); return nil }
@@ -134,8 +137,8 @@ func (obs *observation) notify(fn func()) bool {
 	return err == nil
 }
 
-// begin tells the observer, if there is one, of a call. Without one, the watch is nil,
-// so that a call allocates none.
+// observe calls Observer.Begin for a call. Without an Observer, the observation
+// is nil, so that the call allocates nothing.
 func (c *core) observe(ctx context.Context, op, key string, keys int) (context.Context, *observation) {
 	if c.observer == nil {
 		return ctx, nil
@@ -154,7 +157,7 @@ func (c *core) observe(ctx context.Context, op, key string, keys int) (context.C
 	return inside, obs
 }
 
-// end tells the observer that it has ended. ctx is the one that begin returned.
+// end calls Observer.End. ctx is the result of observe.
 func (obs *observation) end(ctx context.Context, outcome Outcome, err error) {
 	if obs == nil {
 		return
@@ -163,8 +166,8 @@ func (obs *observation) end(ctx context.Context, outcome Outcome, err error) {
 	obs.notify(func() { obs.observer.End(ctx, obs.event, r) })
 }
 
-// beginLoad is begin for a load, whose ctx does not show whose outcome is asked for. render
-// returns the first of so many keys.
+// observeLoad calls Observer.Begin for a load and hides WithOutcome from its
+// ctx. render returns the first key in Redis.
 func (c *core) observeLoad(ctx context.Context, keys int, render func() (string, error)) (context.Context, func(error)) {
 	if ctx.Value(outcomeKey{}) != nil {
 		ctx = context.WithValue(ctx, outcomeKey{}, nil)
@@ -172,7 +175,7 @@ func (c *core) observeLoad(ctx context.Context, keys int, render func() (string,
 	if c.observer == nil {
 		return ctx, func(error) {}
 	}
-	rkey, _ := render() // it was rendered before, for the call
+	rkey, _ := render() // cannot fail: the call has rendered it before
 	ctx, obs := c.observe(ctx, OpLoad, rkey, keys)
 	return ctx, func(err error) { obs.end(ctx, 0, err) }
 }

@@ -7,22 +7,25 @@ import (
 	"github.com/cachex-go/cachex/internal/engine"
 )
 
-// Refresh loads the value of key now, whatever is in Redis, stores it and returns
-// it. Readers are served what was there meanwhile.
+// Refresh loads the value of key now, whatever is in Redis, stores it and
+// returns it. Meanwhile, readers are served the previous value.
 //
-// The load begins after the call. A load that is under way, in any process, goes
-// on for those who wait for it, and is not stored. Callers in this process who come
-// during a Refresh share the next one: one call of Up at a time runs for them.
+// The load begins after the call. A load in flight, in any process, continues
+// for its waiters and is not stored. Callers in this process that arrive during
+// a Refresh share the next load: at most one call of Up runs for them at a
+// time.
 //
-// The error is an *Error: of Up, ErrNotFound among them, or the cause of the end of
-// ctx. What was in Redis then stays, but for ErrNotFound. Where Redis fails, Up is
-// called all the same, and nothing is stored; Stats count it.
+// The error is an *Error: an error of Up, including ErrNotFound, or the cause
+// of the end of ctx. The previous value then stays in Redis, except after
+// ErrNotFound. If Redis fails, Up is still called, its result is not stored,
+// and Stats counts the bypass.
 func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
 	box, err := c.keyed.refresh(ctx, key)
 	return unbox[V](box), err
 }
 
-// refresh is Cache.Refresh of the key k in Redis, unless bad is not nil.
+// refresh implements Cache.Refresh for a key in Redis. If bad is not nil, it is
+// the error of the call.
 func (c *core) refresh(ctx context.Context, rkey string, bad error, load engine.Func) (any, error) {
 	rkey, err := c.enter(ctx, OpRefresh, rkey, bad)
 	if err != nil {

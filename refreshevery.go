@@ -11,58 +11,59 @@ import (
 	"github.com/cachex-go/cachex/internal/key"
 )
 
-// MinEvery is the shortest period of RefreshEvery. Who wants to be more up to date
-// than that should Set the value when it changes.
+// MinEvery is the shortest period of RefreshEvery. For fresher values, call Set
+// when the value changes.
 const MinEvery = engine.MinPeriod
 
 const (
-	maxRefreshes = 16  // calls of Up or UpMany that a RefreshEvery has under way at once
+	maxRefreshes = 16  // concurrent calls of Up or UpMany per RefreshEvery
 	maxChunk     = 100 // keys in one call of UpMany
 )
 
 var errNoKeys = errors.New("no keys")
 
-// RefreshEvery reloads the values of keys in the background: at once, and then in
-// every period of every, until ctx ends. It blocks, and is meant for a goroutine
-// of its own, in each process of the fleet.
+// RefreshEvery reloads the values of keys in the background: at once, and then
+// once per period of every, until ctx ends. It blocks. Run it on its own
+// goroutine in each process of the fleet.
 //
-// Each key is loaded once a period for the whole fleet, however many processes
-// call RefreshEvery. Periods are counted from the first load, so they do not drift
-// with what Up takes. That a Get has loaded the value meanwhile makes no
-// difference. If the process that loads a key dies, another one takes over within
-// Spec.LeaseTTL; if its RefreshEvery ends, within a third of that. In each period
-// one other process looks whether the key was loaded; if that one died too, the key
-// is taken over in the next period, or in one of those after it. Whatever else
-// died, a process that is left looks within a minute, or two periods if that is
-// longer. Choose a TTL
-// longer than every and what Up takes, twice every say, or there is no value
-// between the two.
+// Each key is loaded once per period for the whole fleet, no matter how many
+// processes call RefreshEvery. Periods are counted from the first load, so they
+// do not drift with the time that Up takes. A load by Get in between changes
+// nothing. Choose a TTL longer than every plus the time of Up, for example
+// twice every. Otherwise there is no value between the two.
 //
-// At most 16 calls of Up are under way in this process, or Spec.MaxLoads if that
-// is less; or of UpMany, if there is one, each with up to 100 keys, or
-// Spec.MaxKeys if that is less. One that hangs
-// has one of these places until Spec.UpTimeout ends it; keys that are not in it are
-// reloaded on time meanwhile. An Up that fails has used up the
-// turn of its key: the value stays for the rest of its TTL, and the next try is in
-// the next period. An Up that takes longer than a period costs the turns that came
-// meanwhile. Where Redis does not answer, nothing is reloaded until it does. Stats
-// count all that, and RefreshEvery goes on.
+// If the process that loads a key dies, another one takes over within
+// Spec.LeaseTTL; if its RefreshEvery ends, within a third of that. In each
+// period, one other process checks whether the key was loaded. If that process
+// died too, the key is taken over in the next period or a later one. However
+// many processes die, a remaining one checks within a minute, or within two
+// periods if that is longer.
 //
-// Whose turn it is stands in Redis in a key of its own: Cache.Key with ":%every"
-// after it, which no key of a template ends with unless the template itself does.
-// A KeyFunc must not return it. If it is deleted, periods are counted from the next
-// load, which comes when the next one was due at the latest, and a load that was
-// under way may be repeated.
+// At most 16 calls of Up run at the same time in this process, or Spec.MaxLoads
+// if that is less. With UpMany, the same limit applies to its calls, each with
+// up to 100 keys, or Spec.MaxKeys if that is less. A call that hangs occupies
+// one of these places until Spec.UpTimeout ends it; meanwhile, keys of other
+// calls are reloaded on time. An Up that fails has used the turn of its key:
+// the value stays for the rest of its TTL, and the next try is in the next
+// period. An Up that takes longer than a period misses the turns in between. If
+// Redis does not answer, nothing is reloaded until it does. Stats counts all of
+// this, and RefreshEvery continues.
 //
-// every is whole milliseconds, at least MinEvery, and the same in all of the
-// fleet. A key that is there twice counts once. The error is an *Error and never
-// nil: the cause of the end of ctx; ErrClosed after Close, which ends
-// RefreshEvery and waits for it; and at once if anything is wrong with every or a
-// key, if there are no keys, or no Up. When it returns, no Up that heeds its ctx is
-// under way, and turns not used are given back.
+// The turn of a key is recorded in Redis under its own key: Cache.Key followed
+// by ":%every". No key of a template ends with that, unless the template itself
+// does, and a KeyFunc must not return it. If the record is deleted, periods are
+// counted from the next load, which happens no later than it was due. A load in
+// flight may then be repeated.
+//
+// every is whole milliseconds, at least MinEvery, and the same in the whole
+// fleet. Duplicate keys count once. The error is an *Error and never nil: the
+// cause of the end of ctx, or ErrClosed after Close, which ends RefreshEvery
+// and waits for it. RefreshEvery returns an error at once if every or a key is
+// invalid, if there are no keys, or if there is no Up. When it returns, no Up
+// is running, unless it ignores its ctx, and unused turns are given back.
 func (c *Cache[K, V]) RefreshEvery(ctx context.Context, every time.Duration, keys ...K) error {
 	k := c.keyed
-	return k.core.refreshEvery(ctx, every, &typedKeys[K]{c: k, keys: keys, any: k.upMany == nil}) // UpMany returns a map
+	return k.core.refreshEvery(ctx, every, &typedKeys[K]{c: k, keys: keys, any: k.upMany == nil}) // UpMany returns a map, whose keys must be hashable
 }
 
 func (c *core) refreshEvery(ctx context.Context, every time.Duration, from keySource) error {
@@ -102,8 +103,8 @@ func (c *core) refreshEvery(ctx context.Context, every time.Duration, from keySo
 	return c.fail(op, "", err)
 }
 
-// reload is refresh for a refresher that comes round every so often: for some keys, or
-// for one if there is no UpMany. It returns the first error.
+// reload loads keys whose turn has come, or one key if there is no UpMany. It
+// returns the errors of the loads, joined.
 func (c *core) reload(ctx context.Context, every time.Duration, from keySource, is []int, rkeys []string) error {
 	if !c.settings.upMany {
 		return c.engine.Reload(ctx, rkeys[0], every, func(ctx context.Context) (any, engine.Life, error) {
@@ -115,21 +116,23 @@ func (c *core) reload(ctx context.Context, every time.Duration, from keySource, 
 	return errors.Join(c.engine.ReloadMany(ctx, rkeys, every, load)...)
 }
 
-// turnSuffix makes the key of a turn of that of an entry. In what a template
-// renders for a value, two hexadecimal digits come after '%'.
+// turnSuffix is appended to the key of an entry to make the key of its turn. In
+// a rendered placeholder, '%' is followed by two hexadecimal digits, so no
+// entry has such a key.
 const turnSuffix = ":%every"
 
-// turnKey returns the key of the record that says whose turn it is to reload k.
+// turnKey returns the key of the turn to reload rkey.
 func turnKey(rkey string) string { return rkey + turnSuffix }
 
-// turnNames are keys that differ, by their places, with their entries and turns in Redis.
+// turnSet holds the distinct keys of a RefreshEvery: their indexes, and the
+// Redis keys of their entries and turns.
 type turnSet struct {
 	at      []int
 	entries []string
 	turns   []string
 }
 
-// turnsOf renders keys.
+// newTurnSet renders the keys. It returns the first error.
 func newTurnSet(from keySource) (n turnSet, err error) {
 	seen := make(map[string]bool, from.len())
 	var buf []byte

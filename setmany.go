@@ -6,7 +6,7 @@ import (
 	"github.com/cachex-go/cachex/internal/engine"
 )
 
-// writing returns a value as one to be written under the key k.
+// encodeWrite returns the write of a value under a key in Redis.
 func (c *keyed[K]) encodeWrite(key K, rkey string, box any) (engine.Writing, error) {
 	life, err := c.lifetime(key, box)
 	if err != nil {
@@ -15,7 +15,7 @@ func (c *keyed[K]) encodeWrite(key K, rkey string, box any) (engine.Writing, err
 	return c.core.engine.Writing(rkey, life, box)
 }
 
-// writingOf is writing of a value of SetMany.
+// renderWrite renders key and returns the write of its value, for SetMany.
 func (c *keyed[K]) renderWrite(key K, box any) (engine.Writing, error) {
 	rkey, err := c.render(key)
 	if err != nil {
@@ -28,7 +28,7 @@ func (c *keyed[K]) renderWrite(key K, box any) (engine.Writing, error) {
 	return w, nil
 }
 
-// set is Cache.Set.
+// set implements Cache.Set.
 func (c *keyed[K]) set(ctx context.Context, key K, box any) error {
 	rkey, bad := c.render(key)
 	rkey, err := c.core.enter(ctx, OpSet, rkey, bad)
@@ -53,11 +53,11 @@ func (c *keyed[K]) setOne(ctx context.Context, key K, rkey string, box any) erro
 	return c.writeValues(ctx, OpSet, []engine.Writing{writing}, []K{key}, []any{box}, false)
 }
 
-// entries are values to be set, each in a box of its own if keep is set, else
-// in one that the next value replaces.
+// boxSeq yields the values to set. If keep is true, each value has its own box;
+// otherwise the next value replaces the box.
 type boxSeq[K comparable] func(keep bool, yield func(key K, box any) bool)
 
-// setMany is SetMany of n values.
+// setMany implements Cache.SetMany for n values.
 func (c *keyed[K]) setMany(ctx context.Context, n int, all boxSeq[K]) error {
 	if n > c.core.settings.maxKeys {
 		return c.setInChunks(ctx, n, all)
@@ -80,15 +80,15 @@ func (c *keyed[K]) setMany(ctx context.Context, n int, all boxSeq[K]) error {
 	return err
 }
 
-// keeps reports whether values are of use when they are encoded.
+// needsValues reports whether the values are needed after they are encoded.
 func (c *keyed[K]) needsValues() bool { return c.kind != nil || c.core.settings.down }
 
-// setChunks is setMany for more values than are in one call of DownMany. Chunks
-// are set one after the other: two calls of DownMany at once might wait for
-// each other in the system of record.
+// setInChunks implements SetMany for more than Spec.MaxKeys values. It sets one
+// chunk after the other, because concurrent calls of DownMany could block each
+// other in the system of record.
 func (c *keyed[K]) setInChunks(ctx context.Context, n int, all boxSeq[K]) error {
 	var bad error
-	all(false, func(key K, box any) bool { // before anything is set
+	all(false, func(key K, box any) bool { // checks every value before anything is set
 		_, bad = c.renderWrite(key, box)
 		return bad == nil
 	})
@@ -126,30 +126,30 @@ func (c *keyed[K]) setInChunks(ctx context.Context, n int, all boxSeq[K]) error 
 	return s.err
 }
 
-// A setting is values that are set together.
+// setBatch is a set of values that are written together.
 type setBatch[K comparable] struct {
 	c      *keyed[K]
 	writes []engine.Writing
-	keys   []K   // nil: the values are of no use any more
-	boxes  []any // of keys
-	err    error // of the last value
+	keys   []K   // nil if the values are not needed after encoding
+	boxes  []any // parallel to keys
+	err    error // of the value added last, or of the last flush
 }
 
-// setting returns a setting with room for n values.
+// newSetBatch returns an empty setBatch with room for n values.
 func (c *keyed[K]) newSetBatch(n int) *setBatch[K] {
 	s := &setBatch[K]{c: c}
 	s.reset(make([]engine.Writing, 0, n))
 	return s
 }
 
-// begin makes a setting empty. ws is room for what is to be written.
+// reset empties s. It reuses ws for the writes.
 func (s *setBatch[K]) reset(ws []engine.Writing) {
-	if s.writes = ws; s.c.needsValues() { // the keys before may still be looked at
+	if s.writes = ws; s.c.needsValues() { // not reused: Down may have kept the slices
 		s.keys, s.boxes = make([]K, 0, cap(ws)), make([]any, 0, cap(ws))
 	}
 }
 
-// add adds a value, and reports whether it can be encoded.
+// add adds a value, and reports whether it could be encoded.
 func (s *setBatch[K]) add(key K, box any) bool {
 	var w engine.Writing
 	if w, s.err = s.c.renderWrite(key, box); s.err != nil {
@@ -162,13 +162,13 @@ func (s *setBatch[K]) add(key K, box any) bool {
 	return true
 }
 
-// flush sets the values, and returns the first error.
+// flush writes the values and returns the first error.
 func (s *setBatch[K]) flush(ctx context.Context) error {
 	return s.c.writeValues(ctx, OpSetMany, s.writes, s.keys, s.boxes, s.c.core.settings.downMany)
 }
 
-// setSome sets the values of keys, and returns the first error. together says
-// that DownMany is called for them.
+// writeValues writes the values of keys and returns the first error. If
+// together is true, Down is called by DownMany for all of them.
 func (c *keyed[K]) writeValues(ctx context.Context, op string, ws []engine.Writing, keys []K, boxes []any, together bool) error {
 	rkeys := make([]string, len(ws))
 	for i, w := range ws {
@@ -190,7 +190,7 @@ func (c *keyed[K]) writeValues(ctx context.Context, op string, ws []engine.Writi
 	return c.core.firstError(ctx, op, rkeys, errs)
 }
 
-// downMany calls Spec.DownMany if together is set, else Down for each key. It
+// downMany calls Spec.DownMany if together is true, or Down for each key. It
 // returns an error for each.
 func (c *keyed[K]) downMany(ctx context.Context, keys []K, boxes []any, together bool) []error {
 	var many func() error

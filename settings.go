@@ -16,8 +16,8 @@ import (
 	"github.com/cachex-go/cachex/writebehind"
 )
 
-// A settings is a Spec without its types: what can be checked, and used, by
-// code that is compiled once for all caches of a program.
+// settings is a Spec without its types. Code that is compiled once for all
+// caches of a program checks and uses it.
 type settings struct {
 	name, key          string
 	ttl                time.Duration
@@ -41,7 +41,7 @@ type settings struct {
 
 	near, keyFunc, up, upMany, down, downMany, ttlFor bool  // whether the field is set
 	counts                                            bool  // the Codec carries a kind
-	codec                                             error // of codec.Check
+	codec                                             error // the result of codec.Check
 }
 
 // withDefaults sets every field that has a default.
@@ -53,8 +53,8 @@ func (s *settings) withDefaults() {
 	s.maxKeys = cmp.Or(s.maxKeys, 1000)
 }
 
-// validate returns an error for the first field that is wrong, by its name.
-// parses returns an error if a key cannot be told from its text.
+// validate returns an error that names the first invalid field. parses returns
+// an error if a rendered key cannot be parsed.
 func (s *settings) validate(parses func() error) error {
 	if s.near {
 		return errors.New("Spec.Near is not supported yet")
@@ -92,15 +92,15 @@ func (s *settings) validate(parses func() error) error {
 	return s.validateWriteBehind(parses)
 }
 
-// mostKeys is the largest Spec.MaxKeys. Its leases take twenty round trips to
-// renew, which go out side by side.
+// maxKeysLimit is the largest Spec.MaxKeys. To renew its leases takes twenty
+// round trips, sent at the same time.
 const maxKeysLimit = 10_000
 
-// maxPacked is how many entries to a hash one may ask for. A field is found by
-// looking at those before it.
+// packedLimit is the largest Spec.Packed. Redis finds a field by a scan of
+// those before it.
 const packedLimit = 1024
 
-// validatePacked is validate of Spec.Packed, but for what the keys have to say.
+// validatePacked validates Spec.Packed, except for the rules about keys.
 func (s *settings) validatePacked() error {
 	switch {
 	case s.packed == 0 && s.expected != 0:
@@ -112,14 +112,14 @@ func (s *settings) validatePacked() error {
 	case s.expected < 0:
 		return fmt.Errorf("Spec.Expected is %d, must not be negative", s.expected)
 	case s.writeBehind != 0:
-		return errors.New("Spec.Packed and Spec.WriteBehind are both set: what is written behind has a key of its own")
+		return errors.New("Spec.Packed and Spec.WriteBehind cannot be combined: write-behind needs one key per entry")
 	}
 	return nil
 }
 
-// validateStale is validate of what happens when a value is not fresh. It
-// accepts fields that only loads use without Up and UpMany: Wrap may bring the
-// load later.
+// validateStale validates the fields about values that are not fresh. Without
+// Up and UpMany, it accepts fields that only loads use, because Wrap may add
+// the load later.
 func (s *settings) validateStale() error {
 	for _, d := range []struct {
 		name string
@@ -137,7 +137,7 @@ func (s *settings) validateStale() error {
 			return fmt.Errorf("Spec.%s is %v, must not be negative", d.name, d.d)
 		default:
 			if err := engine.CheckLife(d.d); err != nil || d.d == Forever {
-				return fmt.Errorf("Spec.%s: %w", d.name, cmp.Or(err, errors.New("Forever is for Spec.TTL")))
+				return fmt.Errorf("Spec.%s: %w", d.name, cmp.Or(err, errors.New("Forever is valid only for Spec.TTL")))
 			}
 		}
 	}
@@ -146,7 +146,7 @@ func (s *settings) validateStale() error {
 	}
 	switch {
 	case s.softTimeout != 0 && s.sie == 0:
-		return errors.New("Spec.SoftTimeout needs Spec.StaleIfError, which keeps the value that is then served")
+		return errors.New("Spec.SoftTimeout needs Spec.StaleIfError, which keeps the value to serve")
 	case s.softTimeout > 0 && s.softTimeout >= s.upTimeout:
 		return fmt.Errorf("Spec.SoftTimeout is %v, must be shorter than Spec.UpTimeout, which is %v", s.softTimeout, s.upTimeout)
 	case s.earlyRefresh < 0 || math.IsNaN(s.earlyRefresh) || math.IsInf(s.earlyRefresh, 0):
@@ -157,7 +157,7 @@ func (s *settings) validateStale() error {
 	return nil
 }
 
-// validateBehind is validate of Spec.WriteBehind.
+// validateWriteBehind validates Spec.WriteBehind.
 func (s *settings) validateWriteBehind(parses func() error) error {
 	o := s.writeBehindOptions
 	switch {
@@ -166,17 +166,17 @@ func (s *settings) validateWriteBehind(parses func() error) error {
 	case s.writeBehind == 0:
 		return nil
 	case o.Name != "" || o.Merge != 0 || o.Every != 0 || o.Persist != nil || o.Check != nil:
-		return errors.New("Spec.WriteBehindOptions: Name, Merge, Every, Persist and Check must not be set: the cache has its own")
+		return errors.New("Spec.WriteBehindOptions: Name, Merge, Every, Persist and Check must not be set: the cache sets them")
 	case o.MaxBatch > 1 && !s.downMany && !s.counts:
-		return errors.New("Spec.WriteBehindOptions.MaxBatch needs Spec.DownMany: Down is given one value")
+		return errors.New("Spec.WriteBehindOptions.MaxBatch needs Spec.DownMany: Down takes one value")
 	case s.writeBehind < minWriteBehind || s.writeBehind%time.Millisecond != 0:
 		return fmt.Errorf("Spec.WriteBehind is %v, must be whole milliseconds, at least %v", s.writeBehind, minWriteBehind)
 	case s.keyFunc:
 		return errors.New("Spec.WriteBehind needs Spec.Key in place of Spec.KeyFunc: the flusher must parse the key")
 	case strings.Contains(s.key, "{{"):
-		return errors.New("Spec.WriteBehind gives keys a hash tag of its own: write Spec.Key without {{…}}")
+		return errors.New("Spec.WriteBehind adds its own hash tag to keys: remove {{…}} from Spec.Key")
 	case !s.down && !s.downMany && !s.counts:
-		return errors.New("Spec.WriteBehind needs Spec.Down or Spec.DownMany, which persists")
+		return errors.New("Spec.WriteBehind needs Spec.Down or Spec.DownMany, which persist the values")
 	}
 	if err := parses(); err != nil {
 		return fmt.Errorf("Spec.WriteBehind: %w", err)

@@ -9,19 +9,19 @@ import (
 	"github.com/cachex-go/cachex/codec"
 )
 
-// A typed takes the values of a Cache out of their boxes: see loader.Engine. It
-// implements values. Every type of values compiles it again, in the package of
-// the user, so all code that can do without that type is in keyed and core.
+// typed unboxes the values of a Cache: see engine.Engine. It implements values.
+// It is compiled again for every type of values, in the user's package. So code
+// that does not need that type is in keyed and core.
 type typed[K comparable, V any] struct {
 	codec        codec.Codec[V]
-	keyed        codec.Keyed[V] // codec, if it is one
+	keyed        codec.Keyed[V] // codec, if it implements codec.Keyed
 	upFunc       func(context.Context, K) (V, error)
 	upManyFunc   func(context.Context, []K) (map[K]V, error)
 	downFunc     func(context.Context, K, V) error
 	downManyFunc func(context.Context, map[K]V) error
 	ttlFunc      func(K, V) time.Duration
-	boxPool      sync.Pool // of *V, zero
-	slabPool     sync.Pool // of *slabOf[V], zero
+	boxPool      sync.Pool // of *V; the values are zero
+	slabPool     sync.Pool // of *slabOf[V]; the values are zero
 }
 
 // unbox returns the value in a box, or the zero value if box is nil.
@@ -43,7 +43,7 @@ func (t *typed[K, V]) AppendBox(dst []byte, key string, box any) ([]byte, error)
 	return t.codec.Append(dst, *box.(*V))
 }
 
-// DecodeBox decodes into box.
+// DecodeBox decodes src into box.
 func (t *typed[K, V]) DecodeBox(src []byte, key string, box any) error {
 	if t.keyed != nil {
 		return t.keyed.DecodeKeyed(src, key, box.(*V))
@@ -60,7 +60,7 @@ func (t *typed[K, V]) up(ctx context.Context, key K) (any, error) {
 }
 
 func (t *typed[K, V]) upMany(ctx context.Context, keys []K) ([]any, error) {
-	values, err := t.upManyFunc(ctx, slices.Clone(keys)) // it may well sort them
+	values, err := t.upManyFunc(ctx, slices.Clone(keys)) // UpMany may sort its keys
 	boxes, vs := make([]any, len(keys)), make([]V, len(keys))
 	for i, key := range keys {
 		if v, ok := values[key]; ok {
@@ -85,7 +85,7 @@ func (t *typed[K, V]) downMany(ctx context.Context, keys []K, boxes []any) error
 
 func (t *typed[K, V]) ttl(key K, box any) time.Duration { return t.ttlFunc(key, unbox[V](box)) }
 
-// lend returns a box with v. The caller gives it back when it is unused.
+// getBox returns a box that holds v. The caller must return it by putBox.
 func (t *typed[K, V]) getBox(v V) *V {
 	box, ok := t.boxPool.Get().(*V)
 	if !ok {
@@ -96,7 +96,7 @@ func (t *typed[K, V]) getBox(v V) *V {
 }
 
 func (t *typed[K, V]) putBox(box *V) {
-	*box = *new(V) // or the pool would keep what v refers to
+	*box = *new(V) // or the pool would retain memory that v refers to
 	t.boxPool.Put(box)
 }
 
@@ -110,10 +110,10 @@ func (t *typed[K, V]) slab(n int) slab {
 	return s
 }
 
-// mostSpare is how many values are kept for the next call.
+// maxPooledSlab is the largest number of values in a pooled slab.
 const maxPooledSlab = 1 << 10
 
-// A slabOf is a slab of values of type V.
+// slabOf is a slab of values of type V.
 type slabOf[V any] struct {
 	values []V
 	pool   *sync.Pool
@@ -129,14 +129,14 @@ func (s *slabOf[V]) free() {
 	}
 }
 
-// A getCall is one Get. It has the value of a hit and the arguments of a load in
-// one allocation.
+// getCall is one Get. It holds the value of a hit and the arguments of a load
+// in one allocation.
 type getCall[K comparable, V any] struct {
 	target target[K]
 	value  V
 }
 
-// get is Get, or a function that Wrap returns.
+// get implements Get and the functions returned by Wrap.
 func (c *Cache[K, V]) get(ctx context.Context, key K, up upBox[K]) (V, error) {
 	call := &getCall[K, V]{target: target[K]{c: c.keyed, key: key, up: up}}
 	call.target.box = &call.value
@@ -144,7 +144,7 @@ func (c *Cache[K, V]) get(ctx context.Context, key K, up upBox[K]) (V, error) {
 	return unbox[V](box), err
 }
 
-// A gathered is the result of a call for many keys.
+// mapSink collects the result of a call for many keys.
 type mapSink[K comparable, V any] struct {
 	keys   []K
 	values map[K]V
@@ -154,14 +154,14 @@ func (g *mapSink[K, V]) begin(n int) { g.values = make(map[K]V, n) }
 
 func (g *mapSink[K, V]) put(i int, box any) { g.values[g.keys[i]] = unbox[V](box) }
 
-// many is GetMany or LookupMany.
+// readMany implements GetMany and LookupMany.
 func (c *Cache[K, V]) readMany(ctx context.Context, op string, keys []K) (map[K]V, error) {
 	g := mapSink[K, V]{keys: keys}
 	err := c.keyed.core.readMany(ctx, op, &typedKeys[K]{c: c.keyed, keys: keys}, &g)
 	return g.values, err
 }
 
-// entries returns the values of SetMany, in boxes.
+// boxSeq returns the values of SetMany in boxes.
 func (c *Cache[K, V]) boxSeq(values map[K]V) boxSeq[K] {
 	return func(keep bool, yield func(K, any) bool) {
 		size := 1
@@ -174,7 +174,7 @@ func (c *Cache[K, V]) boxSeq(values map[K]V) boxSeq[K] {
 			case !keep:
 				room = room[:0]
 			case len(room) == size:
-				room = make([]V, 0, size) // the boxes of those before stay
+				room = make([]V, 0, size) // the boxes yielded before stay valid
 			}
 			room = append(room, v)
 			if !yield(key, &room[len(room)-1]) {

@@ -6,15 +6,15 @@ import (
 	"strings"
 )
 
-// A crossing is the ctx of a load that shows the values of another one: those that
-// Spec.UpContext lets cross from the caller. Its end is the load's.
+// loadContext is the ctx of a load with the values of another ctx: those that
+// Spec.UpContext lets cross from the caller. It ends with the load.
 type loadContext struct {
 	context.Context                 // of the load
-	values          context.Context // as Spec.UpContext returns it
+	values          context.Context // the result of Spec.UpContext
 }
 
-// Value returns the value of key. Keys of this module belong to the load: they tell
-// nested loads apart, and Previous and NoStore need them.
+// Value returns the value of key. Keys of this module are looked up in the ctx
+// of the load: they detect nested loads, and Previous and NoStore need them.
 func (c loadContext) Value(key any) any {
 	if t := reflect.TypeOf(key); t != nil && (t.PkgPath() == module || strings.HasPrefix(t.PkgPath(), module+"/")) {
 		return c.Context.Value(key)
@@ -24,7 +24,8 @@ func (c loadContext) Value(key any) any {
 
 var module = reflect.TypeFor[loadContext]().PkgPath()
 
-// cross returns the ctx of a load with the values that Spec.UpContext lets cross.
+// loadContext returns the ctx of a load with the values that Spec.UpContext
+// lets cross.
 func (c *core) loadContext(ctx context.Context) context.Context {
 	if c.settings.upContext == nil {
 		return ctx

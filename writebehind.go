@@ -16,11 +16,11 @@ import (
 	"github.com/cachex-go/cachex/writebehind"
 )
 
-// Flush persists what is written behind: what was set, by whatever process, before the
-// call of Flush. It does nothing without Spec.WriteBehind. The error is an *Error; what
-// is then not persisted is still pending, and is tried again. A *writebehind.AsideError
-// in its chain tells how many values the database refused for good meanwhile, and how
-// many this process cannot read.
+// Flush persists all values written behind by any process before the call of
+// Flush. Without Spec.WriteBehind it does nothing. The error is an *Error;
+// unpersisted values stay pending and are tried again. A
+// *writebehind.AsideError in its chain says how many values the database
+// refused for good meanwhile, and how many this process cannot read.
 func (c *Cache[K, V]) Flush(ctx context.Context) error { return c.keyed.core.flush(ctx) }
 
 func (c *core) flush(ctx context.Context) error {
@@ -42,7 +42,7 @@ func (c *core) flushPending(ctx context.Context) error {
 	return errors.Join(drained, c.writeBehind.Flush(ctx))
 }
 
-// drain sends what a kind keeps in this process.
+// drain sends the data that a kind buffers in this process.
 func (c *core) drain(ctx context.Context, closing bool) error {
 	if c.drainKind == nil {
 		return nil
@@ -50,12 +50,12 @@ func (c *core) drain(ctx context.Context, closing bool) error {
 	return c.drainKind(ctx, closing)
 }
 
-// Reconcile flushes what is written behind, and asks choose what becomes of each batch
-// whose history has forked, as writebehind.Engine.Reconcile does: after a backup of Redis
-// or of the database was restored, after the ledger was lost, or where one is given to a
-// cache that had none. It returns the forks that it has found; choose nil holds all of
-// them. It does nothing without Spec.WriteBehind. The error is an *Error; what is then
-// not persisted is still in Redis.
+// Reconcile flushes, and calls choose for each batch whose history has forked:
+// see writebehind.Engine.Reconcile. Call it after a backup of Redis or of the
+// database was restored, or after the ledger was lost. Call it also when a
+// cache gets its first ledger. It returns the forks it found. If choose is nil,
+// all of them are held. Without Spec.WriteBehind it does nothing. The error is
+// an *Error; unpersisted values stay in Redis.
 func (c *Cache[K, V]) Reconcile(ctx context.Context, choose func(writebehind.ForkError) writebehind.Choice) ([]writebehind.ForkError, error) {
 	return c.keyed.core.reconcile(ctx, choose)
 }
@@ -73,10 +73,11 @@ func (c *core) reconcile(ctx context.Context, choose func(writebehind.ForkError)
 	return forks, c.failUnlessNil("reconcile", errors.Join(err, failed))
 }
 
-// namespace returns the name of the buckets of write-behind. It is made of all the
-// literal text of the template, so that caches with different keys never share one, and
-// not of the names of its placeholders, which may change. A placeholder is '*'; of the
-// literal text, '*', '%', and what a name cannot have are escaped as in a URL.
+// namespace returns the name of the write-behind buckets of a template. It
+// contains all literal text of the template, so that caches with different keys
+// never share a bucket. It does not contain the names of placeholders, which
+// may change. A placeholder becomes '*'. In literal text, '*', '%' and invalid
+// bytes are escaped as in a URL.
 func namespace(template string) string {
 	var b strings.Builder
 	for i, part := range strings.Split(template, "{") {
@@ -95,7 +96,7 @@ func namespace(template string) string {
 	return b.String()
 }
 
-// behind makes the engine of Spec.WriteBehind.
+// openWriteBehind creates the engine of Spec.WriteBehind.
 func (c *keyed[K]) openWriteBehind() error {
 	if err := c.core.openWriteBehind(c.persist, c.checkEntry); err != nil || c.kind != nil {
 		if c.kind != nil {
@@ -120,7 +121,7 @@ func (c *core) openWriteBehind(persist func(context.Context, ledger.Batch) error
 	case c.settings.counts:
 		o.Merge = writebehind.Sum
 	case !c.settings.downMany:
-		o.MaxBatch = 1 // Ledger.Once of Down then records just its value
+		o.MaxBatch = 1 // Ledger.Once of a Down then records exactly its value
 	}
 	if c.writeBehind, err = writebehind.New(c.rdb, o); err != nil {
 		return fmt.Errorf("Spec.WriteBehind: %w", err)
@@ -128,8 +129,8 @@ func (c *core) openWriteBehind(persist func(context.Context, ledger.Batch) error
 	return nil
 }
 
-// setBehind writes values, and that they are to be persisted, in one round trip for
-// each 500. It returns an error for each.
+// writeBehindMany stores values and marks them as pending, in one round trip
+// per 500 values. It returns an error for each.
 func (c *core) writeBehindMany(ctx context.Context, ws []engine.Writing) []error {
 	c.writeBehind.Start()
 	calls := make([]*script.Call, len(ws))
@@ -153,8 +154,8 @@ func (c *core) writeBehindMany(ctx context.Context, ws []engine.Writing) []error
 	return errs
 }
 
-// tagged returns the pattern and the test of keys that have the hash tag of write-behind,
-// if they have.
+// tagMatcher extends pattern and match by the hash tag of write-behind, if keys
+// have one.
 func (c *core) tagMatcher(pattern string, match func(string) bool, err error) (string, func(string) bool, error) {
 	if err != nil || c.writeBehind == nil {
 		return pattern, match, err
@@ -166,13 +167,13 @@ func (c *core) tagMatcher(pattern string, match func(string) bool, err error) (s
 	}, nil
 }
 
-// untagged returns the key without the hash tag of write-behind.
+// withoutTag returns the key without the hash tag of write-behind.
 func withoutTag(rkey string) string {
 	_, id, _ := strings.Cut(rkey, "}")
 	return id
 }
 
-// wrapped returns up as Wrap calls it.
+// wrapUp returns the load of a function returned by Wrap.
 func (c *keyed[K]) wrapUp(up upBox[K]) upBox[K] {
 	if c.core.writeBehind != nil && c.kind == nil {
 		return c.withPending(up)
@@ -180,9 +181,9 @@ func (c *keyed[K]) wrapUp(up upBox[K]) upBox[K] {
 	return up
 }
 
-// upPending is Up where values are written behind: what is still pending is newer than
-// what the source has. That is asked first, and if nothing is pending, the source has
-// all that was.
+// withPending returns an Up for values written behind: a pending value is newer
+// than the source. It reads pending values first. If none is pending, the
+// source has every earlier one.
 func (c *keyed[K]) withPending(up upBox[K]) upBox[K] {
 	return func(ctx context.Context, key K) (any, error) {
 		boxes, err := c.readPending(ctx, []K{key})
@@ -196,7 +197,7 @@ func (c *keyed[K]) withPending(up upBox[K]) upBox[K] {
 	}
 }
 
-// upManyPending is upPending for several keys.
+// withPendingMany is withPending for several keys.
 func (c *keyed[K]) withPendingMany(up upManyBox[K]) upManyBox[K] {
 	return func(ctx context.Context, keys []K) ([]any, error) {
 		all, _ := c.readPending(ctx, keys)
@@ -218,18 +219,18 @@ func (c *keyed[K]) withPendingMany(up upManyBox[K]) upManyBox[K] {
 	}
 }
 
-// pending returns the values of keys that the source may lack, in boxes; nil for those
-// that it does not. Where Redis does not tell, or one of them cannot be decoded, by this
-// version of a program say, what is loaded is returned to whoever asked and not stored.
+// readPending returns the pending values of keys in boxes, or nil for a key
+// without one. If Redis does not answer, or a value cannot be decoded, the
+// result of the load goes to its callers and is not stored.
 func (c *keyed[K]) readPending(ctx context.Context, keys []K) ([]any, error) {
 	return c.core.readPending(ctx, len(keys), func(i int) string {
-		rkey, _ := c.render(keys[i]) // it was rendered before, for the call
+		rkey, _ := c.render(keys[i]) // cannot fail: the call has rendered it before
 		return withoutTag(rkey)
 	})
 }
 
-// pending returns what the source may lack of n ids, in boxes; nil for an id of which it
-// lacks nothing.
+// readPending returns the pending values of n ids in boxes, or nil for an id
+// without one.
 func (c *core) readPending(ctx context.Context, n int, id func(i int) string) ([]any, error) {
 	c.writeBehind.Start()
 	ids, boxes := make([]string, n), make([]any, n)
@@ -249,7 +250,7 @@ func (c *core) readPending(ctx context.Context, n int, id func(i int) string) ([
 		box, bad := c.decode(ids[i], []byte(*payload))
 		if bad != nil {
 			NoStore(ctx)
-			err = cmp.Or(err, fmt.Errorf("what is pending: %w", bad)) // of the others, the pending values hold all the same
+			err = cmp.Or(err, fmt.Errorf("pending value: %w", bad)) // the other pending values are still used
 			continue
 		}
 		boxes[i] = box
@@ -257,14 +258,15 @@ func (c *core) readPending(ctx context.Context, n int, id func(i int) string) ([
 	return boxes, err
 }
 
-// decode returns the value of what is written behind under an id.
+// decode decodes a value written behind under an id.
 func (c *core) decode(id string, payload []byte) (any, error) {
 	box := c.values.NewBox()
 	return box, c.engine.Decode(c.writeBehind.Tag(id)+id, payload, box)
 }
 
-// check returns an error if this release cannot read an id, or its value: those of a
-// template, a codec, or a key that is not its own. Another one persists them.
+// checkEntry returns an error if this release cannot read an id or its value,
+// because the template, the codec or the key type differs. Another release then
+// persists it.
 func (c *keyed[K]) checkEntry(id string, value []byte) error {
 	if _, err := c.template.Parse(id); err != nil {
 		return err
@@ -276,7 +278,7 @@ func (c *keyed[K]) checkEntry(id string, value []byte) error {
 	return err
 }
 
-// persist has Down persist a batch of what check can read.
+// persist passes a batch that checkEntry accepts to Down.
 func (c *keyed[K]) persist(ctx context.Context, b ledger.Batch) error {
 	return c.core.observePersist(ctx, b, func(ctx context.Context, ids []string) error {
 		if c.kind != nil {
@@ -295,11 +297,11 @@ func (c *keyed[K]) persist(ctx context.Context, b ledger.Batch) error {
 		if c.core.settings.downMany {
 			return c.downMany(ctx, keys, boxes, true)[0]
 		}
-		return withRefusedIDs(ids, c.downMany(ctx, keys[:1], boxes[:1], false)[0]) // one: see MaxBatch
+		return withRefusedIDs(ids, c.downMany(ctx, keys[:1], boxes[:1], false)[0]) // one value: see MaxBatch
 	})
 }
 
-// observePersist calls persist for a batch, and tells the observer.
+// observePersist calls persist for a batch, under the Observer.
 func (c *core) observePersist(ctx context.Context, b ledger.Batch, persist func(ctx context.Context, ids []string) error) (err error) {
 	ids := b.IDs()
 	ctx, obs := c.observe(ctx, OpPersist, ids[0], len(ids))
@@ -307,8 +309,8 @@ func (c *core) observePersist(ctx context.Context, b ledger.Batch, persist func(
 	return persist(ledger.NewContext(ctx, b), ids)
 }
 
-// refusedAs returns err, of Down for these ids. If it says that they are refused, by
-// whatever names Down knows them, the result names them as the ledger does.
+// withRefusedIDs returns the error of Down for ids. If err refuses values,
+// under whatever names Down knows them, the result names the ids of the ledger.
 func withRefusedIDs(ids []string, err error) error {
 	if refused, beside := errs.Find[*ledger.RefusedError](err); len(refused) > 0 && !beside {
 		return &ledger.RefusedError{IDs: ids, Err: err}

@@ -9,10 +9,11 @@ import (
 
 var errNoWriteBehind = errors.New("Spec.WriteBehind is not set")
 
-// Refused returns what Down has refused for good with a *ledger.RefusedError, and what
-// was put aside since Redis had gone back in time, in no order. An ID is the key as
-// Spec.Key renders it, and a Value is what the codec made of it. It needs
-// Spec.WriteBehind. The error is an *Error; the list then lacks some.
+// Refused returns the values that Down refused for good with a
+// *ledger.RefusedError, in no particular order. It includes values put aside
+// because Redis had gone back in time. An ID is the key as Spec.Key renders it,
+// and a Value is the output of the codec. It needs Spec.WriteBehind. The error
+// is an *Error; the list is then incomplete.
 func (c *Cache[K, V]) Refused(ctx context.Context) ([]writebehind.Refused, error) {
 	return c.keyed.core.refused(ctx)
 }
@@ -29,10 +30,10 @@ func (c *core) refused(ctx context.Context) ([]writebehind.Refused, error) {
 	return all, err
 }
 
-// Retry has Down persist again what was refused of ids, as Refused returns them, or all
-// of it if there are none. It returns how much that is. A value that is older than one
-// that is pending is dropped. It needs Spec.WriteBehind. The error is an *Error, and
-// Retry may be called again.
+// Retry makes the refused values of ids pending again, with ids as Refused
+// returns them. Without ids, it retries all. It returns the number of values. A
+// value older than a pending one is dropped. It needs Spec.WriteBehind. The
+// error is an *Error, and Retry may be called again.
 func (c *Cache[K, V]) Retry(ctx context.Context, ids ...string) (int, error) {
 	return c.keyed.core.retry(ctx, ids)
 }
@@ -49,7 +50,7 @@ func (c *core) retry(ctx context.Context, ids []string) (int, error) {
 	return n, err
 }
 
-// admitBehind is admit for calls that need an engine.
+// admitWriteBehind is admit for calls that need Spec.WriteBehind.
 func (c *core) admitWriteBehind(ctx context.Context, op string) error {
 	if c.writeBehind == nil {
 		return c.fail(op, "", errNoWriteBehind)

@@ -267,14 +267,14 @@ func TestWriteBehindRefusesWhatItCannotKeep(t *testing.T) {
 	t.Parallel()
 	down := func(context.Context, int, string) error { return nil }
 	for want, spec := range map[string]Spec[int, string]{
-		"Spec.WriteBehind needs Spec.Key in place of Spec.KeyFunc":          {KeyFunc: func(int) string { return "k" }, Down: down},
-		"Spec.WriteBehind gives keys a hash tag of its own":                 {Key: "k:{{id}}", Down: down},
-		"Spec.WriteBehind needs Spec.Down or Spec.DownMany, which persists": {Key: "k:{id}"},
-		"Spec.WriteBehind is 1ms":                                           {Key: "k:{id}", Down: down, WriteBehind: time.Millisecond},
-		"Spec.WriteBehind is 10.5ms":                                        {Key: "k:{id}", Down: down, WriteBehind: 10500 * time.Microsecond},
-		"Spec.WriteBehindOptions: Name, Merge, Every":                       {Key: "k:{id}", Down: down, WriteBehindOptions: writebehind.Options{Name: "n"}},
-		"Spec.WriteBehindOptions.MaxBatch needs Spec.DownMany":              {Key: "k:{id}", Down: down, WriteBehindOptions: writebehind.Options{MaxBatch: 7}},
-		"Spec.WriteBehind: cachex: new write-behind: Options.Timeout":       {Key: "k:{id}", Down: down, WriteBehindOptions: writebehind.Options{Timeout: -1}},
+		"Spec.WriteBehind needs Spec.Key in place of Spec.KeyFunc":                    {KeyFunc: func(int) string { return "k" }, Down: down},
+		"Spec.WriteBehind adds its own hash tag to keys":                              {Key: "k:{{id}}", Down: down},
+		"Spec.WriteBehind needs Spec.Down or Spec.DownMany, which persist the values": {Key: "k:{id}"},
+		"Spec.WriteBehind is 1ms":                                                     {Key: "k:{id}", Down: down, WriteBehind: time.Millisecond},
+		"Spec.WriteBehind is 10.5ms":                                                  {Key: "k:{id}", Down: down, WriteBehind: 10500 * time.Microsecond},
+		"Spec.WriteBehindOptions: Name, Merge, Every":                                 {Key: "k:{id}", Down: down, WriteBehindOptions: writebehind.Options{Name: "n"}},
+		"Spec.WriteBehindOptions.MaxBatch needs Spec.DownMany":                        {Key: "k:{id}", Down: down, WriteBehindOptions: writebehind.Options{MaxBatch: 7}},
+		"Spec.WriteBehind: cachex: new write-behind: Options.Timeout":                 {Key: "k:{id}", Down: down, WriteBehindOptions: writebehind.Options{Timeout: -1}},
 	} {
 		spec.TTL = time.Minute
 		if spec.WriteBehind == 0 {

@@ -1,4 +1,5 @@
-// Package batch reads values of several kinds in one round trip.
+// Package batch reads values of several caches, of different types, in one
+// round trip.
 //
 //	var b batch.Batch
 //	session := batch.Get(&b, sessions, userID)
@@ -8,8 +9,8 @@
 //	}
 //	s, err := session.Get()
 //
-// What is missing is loaded as Get and GetMany of its cache would: once for the
-// whole fleet, by UpMany where there is one, each cache beside the others.
+// Missing values are loaded as by Get and GetMany of their caches: once for the
+// whole fleet, and by UpMany if it is set. All caches load at the same time.
 package batch
 
 import (
@@ -24,15 +25,16 @@ import (
 	keys "github.com/cachex-go/cachex/internal/key"
 )
 
-// A Batch is a list of what is to be read. Its zero value is ready. It is for one
-// use, by one goroutine: Get and GetMany, then Run, then the Values, which may be
-// read by several. It must not be copied.
+// Batch is a list of reads. Its zero value is ready to use. A Batch is for one
+// use, by one goroutine: first Get and GetMany, then Run, then the Values.
+// After Run, several goroutines may read the Values. A Batch must not be
+// copied.
 type Batch struct {
 	state atomic.Int32
 	reads []sourceReads
 }
 
-// The states of a Batch.
+// States of a Batch.
 const (
 	open int32 = iota
 	running
@@ -43,30 +45,32 @@ var (
 	// ErrNotRun is the error of a Value that is read before Run has returned.
 	ErrNotRun = errors.New("cachex: batch: Run has not returned yet")
 
-	// ErrUsed is the error of a second Run, and of a Value that was asked for after
-	// the first: a Batch is for one use.
+	// ErrUsed is the error of a second Run, and of a Value added after the
+	// first Run: a Batch is for one use.
 	ErrUsed = errors.New("cachex: batch: a Batch is for one use, and Run was called before")
 
-	// ErrNilSource is the error of a Value that was asked of no source.
+	// ErrNilSource is the error of a Value whose source is nil.
 	ErrNilSource = errors.New("cachex: batch: the source is nil")
 
-	// ErrNilBatch is the error of a Value that was asked for without a Batch.
+	// ErrNilBatch is the error of a Value whose Batch is nil, and of Run on a
+	// nil Batch.
 	ErrNilBatch = errors.New("cachex: batch: the Batch is nil")
 )
 
-// A Value is what Run reads. Its zero value is one that is never read.
+// Value is the future result of one Get or GetMany. The zero value is never
+// read: its Get returns ErrNotRun.
 type Value[V any] struct {
-	b       *Batch       // nil: refused, for the reason err
-	answers *[]answer[V] // of its source; made by Run
-	at      int          // where in of
+	b       *Batch       // nil if the read was refused with err
+	answers *[]answer[V] // of its source; set by Run
+	at      int          // index in answers
 	err     error
 }
 
-// Get returns the value, or the error for its key alone: that of Get of the source,
-// ErrNotFound perhaps, whatever became of other keys. Of a Value of GetMany it is
-// the error for the first of its keys that failed, and the map is right all the
-// same: it has every value that could be had. Before Run has returned the error is
-// ErrNotRun.
+// Get returns the value or the error of its own key, regardless of other keys.
+// It is the result of Get of the source, ErrNotFound for example. For a Value
+// of GetMany, it is the error of the first of its keys that failed. The map is
+// valid even then: it has every value that could be read or loaded. Before Run
+// has returned, the error is ErrNotRun.
 func (v *Value[V]) Get() (V, error) {
 	if v.b != nil && v.b.state.Load() == done {
 		a := &(*v.answers)[v.at]
@@ -76,8 +80,8 @@ func (v *Value[V]) Get() (V, error) {
 	return zero, cmp.Or(v.err, ErrNotRun)
 }
 
-// Get adds the value of key to b. The Value has it when Run has returned. A key that
-// is asked for twice of the same source is read once.
+// Get adds key to b. The Value is set when Run has returned. A key added twice
+// for the same source is read once.
 func Get[K comparable, V any](b *Batch, src Source[K, V], key K) *Value[V] {
 	s, err := readsFor(b, src)
 	if err != nil {
@@ -86,8 +90,8 @@ func Get[K comparable, V any](b *Batch, src Source[K, V], key K) *Value[V] {
 	return &Value[V]{b: b, answers: &s.answers, at: s.add(key)}
 }
 
-// GetMany adds the values of keys to b. The Value has them, but those that do not
-// exist, when Run has returned.
+// GetMany adds keys to b. When Run has returned, the Value has a map of the
+// existing values.
 func GetMany[K comparable, V any](b *Batch, src Source[K, V], keys []K) *Value[map[K]V] {
 	s, err := readsFor(b, src)
 	if err != nil {
@@ -103,18 +107,18 @@ func GetMany[K comparable, V any](b *Batch, src Source[K, V], keys []K) *Value[m
 	return &Value[map[K]V]{b: b, answers: &l.result}
 }
 
-// A part is what is asked of one source.
+// sourceReads is the reads of one source.
 type sourceReads interface {
 	isFor(src any) bool
-	prepare() *sourceReader // what reads it; nil if there is nothing to read
-	deliver()               // gives the Values what was answered
+	prepare() *sourceReader // nil if there is nothing to read
+	deliver()               // sets the Values of GetMany
 }
 
-// asked is the part of one source.
+// typedReads is the reads of one source with keys of type K.
 type typedReads[K comparable, V any] struct {
 	src      Source[K, V]
 	keys     []K
-	seen     map[K]int // where in keys; nil as long as these are few
+	seen     map[K]int // index of each key in keys; nil while there are few
 	hides    bool      // see key.Hides
 	answers  []answer[V]
 	requests []*manyRequest[K, V]
@@ -125,13 +129,13 @@ type answer[V any] struct {
 	err error
 }
 
-// lot is what a Value of GetMany is made of, and where its keys are.
+// manyRequest is one GetMany: the indexes of its keys, and its result.
 type manyRequest[K comparable, V any] struct {
 	at     []int
-	result []answer[map[K]V] // one
+	result []answer[map[K]V] // one element
 }
 
-// sourced returns the part of src in b, or why there is none.
+// readsFor returns the reads of src in b, or the error of the Value.
 func readsFor[K comparable, V any](b *Batch, src Source[K, V]) (*typedReads[K, V], error) {
 	switch {
 	case b == nil:
@@ -151,22 +155,23 @@ func readsFor[K comparable, V any](b *Batch, src Source[K, V]) (*typedReads[K, V
 	return s, nil
 }
 
-// isNil reports whether src is nil, or an interface around a nil pointer.
+// isNil reports whether src is nil or holds a nil pointer.
 func isNil(src any) bool {
 	v := reflect.ValueOf(src)
 	return !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil()
 }
 
-// is reports whether src is the source of the part. Sources that cannot be compared
-// have a part each time.
+// isFor reports whether s reads src. A source that is not comparable gets new
+// reads each time.
 func (s *typedReads[K, V]) isFor(src any) bool {
 	return reflect.ValueOf(src).Comparable() && any(s.src) == src
 }
 
-// few is how many keys are searched one after the other: a map costs more.
+// maxLinear is the largest number of keys that is searched linearly; a map
+// costs more.
 const maxLinear = 32
 
-// expect makes room for n more keys.
+// reserve makes room for n more keys.
 func (s *typedReads[K, V]) reserve(n int) {
 	s.keys = slices.Grow(s.keys, n)
 	if n += len(s.keys); n > maxLinear && s.seen == nil {
@@ -187,9 +192,9 @@ func (s *typedReads[K, V]) hashable(key K) error {
 	return nil
 }
 
-// add returns where key is in keys.
+// add adds key unless it is present, and returns its index.
 func (s *typedReads[K, V]) add(key K) int {
-	if s.hashable(key) != nil { // it is the key of no map, and cannot even be compared
+	if s.hashable(key) != nil { // the key cannot even be compared
 		s.keys = append(s.keys, key)
 		return len(s.keys) - 1
 	}

@@ -16,32 +16,34 @@ import (
 	"github.com/cachex-go/cachex/internal/guard"
 )
 
-// Run reads what the Batch asks for: what is in Redis in one round trip for each
-// client, which go out side by side, and on a Cluster one for each node; for more
-// than 500 commands, one for each 500. Of more keys of a cache than Spec.MaxKeys, those
-// that come after these have round trips of their own. What is missing is loaded, all
-// sources side by side, by one call of UpMany for each that has one. The leases on what is
-// missing cost a second round trip, and what was loaded is stored in a third. A load
-// that takes long is stored by itself, so as not to hold up the others.
+// Run executes the reads of b. Values in Redis are read in one round trip per
+// client, and all clients are asked at the same time. On a Cluster it is one
+// round trip per node, and for more than 500 commands, one per 500. If a cache
+// has more keys than Spec.MaxKeys, the keys after that have their own round
+// trips.
 //
-// A node of a Cluster or Ring that takes much longer than the others to answer does not
-// hold up what they have not. Its keys are loaded by a call of their own, once it has
-// answered or was silent for too long. Run returns when all are done.
+// Missing values are loaded, all sources at the same time, by one call of
+// UpMany for each source that has one. The leases on missing keys take a second
+// round trip, and loaded values are stored in a third. The result of a slow
+// load is stored separately, so that it does not delay the others. If a node of
+// a Cluster or Ring answers much later than the others, it delays only its own
+// keys. They are loaded by a separate call, once the node has answered or was
+// silent for too long. Run returns when all reads are done.
 //
-// What is said of Get is true of every key by itself: flights and leases are shared
-// with calls of Get and with other Batches, stale values are served and reloaded in
-// the background, and a node that fails, or a source that panics, concerns its own
-// keys. If ctx ends first, Run returns, and the loads go on for those who still wait
-// for them.
+// Each key follows the rules of Get, independently of the others. Flights and
+// leases are shared with calls of Get and with other Batches. Stale values are
+// served and reloaded in the background. A node that fails, or a source that
+// panics, affects only its own keys. If ctx ends first, Run returns, and the
+// loads go on for their other waiters.
 //
-// The error is that of Redis, which did not answer, or of the end of ctx, if for all
-// that there are Values that have an error; those that succeeded are right all the
-// same. What was loaded because Redis does not answer is no error. Nor is an error
-// of a key, of Redis perhaps or of a node that moves it: that is in its Value. Called
-// a second time, Run returns ErrUsed and does nothing.
+// If some Value has an error, Run returns the error of Redis if it did not
+// answer, or the cause of the end of ctx. Values without an error are valid
+// even then. A value that was loaded because Redis did not answer is not an
+// error. An error of a single key, such as a Redis error or a slot that moves,
+// is in its Value only. A second call of Run returns ErrUsed and does nothing.
 //
-// An Observer is told of the part of each cache as of a "get". What WithOutcome was
-// given is not set: an Outcome is that of one call on one cache.
+// An Observer sees the part of each cache as a "get". The Outcome of
+// WithOutcome is not set, because it describes one call on one cache.
 func (b *Batch) Run(ctx context.Context) error {
 	switch {
 	case b == nil:
@@ -50,7 +52,7 @@ func (b *Batch) Run(ctx context.Context) error {
 		return ErrUsed
 	}
 	var readers []*sourceReader
-	defer func() { // however we leave: a source may have left our goroutine
+	defer func() { // deferred, because a source may call runtime.Goexit
 		for _, r := range readers {
 			r.release()
 		}
@@ -89,7 +91,7 @@ func (b *Batch) Run(ctx context.Context) error {
 			g.run(ctx)
 		} else {
 			wg.Add(1)
-			guard.Go(sourceCode, func() error { g.run(ctx); return nil }, func(error) { wg.Done() }) // Run gives what is left its error
+			guard.Go(sourceCode, func() error { g.run(ctx); return nil }, func(error) { wg.Done() }) // Run gives keys without an answer their error
 		}
 	}
 	wg.Wait()
@@ -101,24 +103,24 @@ func (b *Batch) Run(ctx context.Context) error {
 	return nil
 }
 
-// A reader is one Reading, and what became of it.
+// sourceReader executes one Reading and holds its state.
 type sourceReader struct {
 	Reading
 	loading        convoy.Loading                // the Reading, if it takes part in a Convoy; else nil
-	begin          func(context.Context) Reading // of the source
-	failUnanswered func(error) (some bool)       // gives an error to the keys that have no answer
-	panicked       bool                          // it has panicked
-	answered       chan struct{}                 // closed when it has answered, if it takes no part in a Convoy
-	first          int                           // where among the commands of its group its own begin,
-	end            int                           // and end
-	err            error                         // why its commands were not answered; nil if some were
+	begin          func(context.Context) Reading // calls BatchRead of the source
+	failUnanswered func(error) (some bool)       // gives an error to the keys without an answer
+	panicked       bool                          // the source has panicked
+	answered       chan struct{}                 // closed after Answer; nil if the Reading takes part in a Convoy
+	first          int                           // index of its first command in the group
+	end            int                           // index after its last command
+	err            error                         // why its commands have no replies; nil if some have
 
 	mu         sync.Mutex
-	closed     bool // guarded by mu: who answers now comes too late
-	incomplete bool // guarded by mu: there is a key that has an error
+	closed     bool // guarded by mu: later answers are ignored
+	incomplete bool // guarded by mu: some key has an error
 }
 
-// end ends the Reading. Keys that have no answer get an error.
+// finish ends the Reading. Keys without an answer get err.
 func (r *sourceReader) finish(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -130,7 +132,7 @@ func (r *sourceReader) finish(err error) {
 	}
 }
 
-// drop is for a Reading that may not have come to its end.
+// release ends a Reading that may be incomplete.
 func (r *sourceReader) release() {
 	if r.loading != nil {
 		r.loading.Drop()
@@ -138,8 +140,8 @@ func (r *sourceReader) release() {
 	r.finish(errUnanswered)
 }
 
-// guard calls fn, of the source, and ends the Reading if it panics. It reports
-// whether it did not.
+// recoverInto calls fn, which is code of the source. If fn panics, it finishes
+// the Reading with that error. It reports whether fn returned.
 func (r *sourceReader) recoverInto(fn func()) (ok bool) {
 	guard.Run(sourceCode, func() error { fn(); return nil }, func(err error) {
 		if ok = err == nil; !ok {
@@ -149,18 +151,18 @@ func (r *sourceReader) recoverInto(fn func()) (ok bool) {
 	return ok
 }
 
-// source names the code of a Source in errors.
+// sourceCode names the code of a Source in errors.
 var sourceCode = guard.Named("the source")
 
-// try is guard for a Reading that is not under way in another goroutine, and does
-// nothing if it has panicked before.
+// call is recoverInto for the goroutine that owns the Reading. It does nothing
+// if the source has panicked before.
 func (r *sourceReader) call(fn func()) {
 	if !r.panicked {
 		r.panicked = !r.recoverInto(fn)
 	}
 }
 
-// client begins the Reading, and returns its client; nil if that cannot be had.
+// open begins the Reading and returns its client, or nil if there is none.
 func (r *sourceReader) open(ctx context.Context) (rdb redis.UniversalClient) {
 	r.call(func() {
 		if r.Reading = r.begin(ctx); r.Reading != nil {
@@ -178,13 +180,13 @@ func (r *sourceReader) open(ctx context.Context) (rdb redis.UniversalClient) {
 	return rdb
 }
 
-// A group is the readers of one client.
+// clientGroup is the readers of one client.
 type clientGroup struct {
 	rdb     redis.UniversalClient
 	readers []*sourceReader
 }
 
-// grouped adds r to the group of its client.
+// addToGroup adds r to the group of its client.
 func addToGroup(groups []*clientGroup, r *sourceReader, rdb redis.UniversalClient) []*clientGroup {
 	for _, g := range groups {
 		if client.Same(g.rdb, rdb) {
@@ -195,7 +197,8 @@ func addToGroup(groups []*clientGroup, r *sourceReader, rdb redis.UniversalClien
 	return append(groups, &clientGroup{rdb: rdb, readers: []*sourceReader{r}})
 }
 
-// run reads, and returns when every key has its answer.
+// run executes the reads of one client, and returns when every key has an
+// answer.
 func (g *clientGroup) run(ctx context.Context) {
 	trips := g.send(ctx)
 	for over := false; !over; {
@@ -227,8 +230,8 @@ func (g *clientGroup) run(ctx context.Context) {
 	}
 }
 
-// take has the readers take what was answered. One that takes no part in a Convoy
-// answers when all that it asks for was.
+// distribute passes new replies to the readers. A reader outside of Convoys
+// answers when all of its commands have replies.
 func (g *clientGroup) distribute(ctx context.Context, trips *convoy.FanOut) {
 	for _, r := range g.readers {
 		over, err := trips.EndedAll(r.first, r.end)
@@ -242,7 +245,8 @@ func (g *clientGroup) distribute(ctx context.Context, trips *convoy.FanOut) {
 			})
 		case over && !r.panicked && r.answered == nil:
 			r.answered = make(chan struct{})
-			// Ends with Answer, which heeds ctx, as we do if it does not.
+			// Ends with Answer, which heeds ctx. If it does not, run leaves it
+			// behind.
 			guard.Go(sourceCode, func() error { r.Answer(ctx, err); return nil }, func(failed error) {
 				if failed != nil {
 					failed = wrapErr(failed)
@@ -254,7 +258,7 @@ func (g *clientGroup) distribute(ctx context.Context, trips *convoy.FanOut) {
 	}
 }
 
-// unanswered returns the error of keys that a source has not answered.
+// unansweredErr returns the error of keys that a source has not answered.
 func unansweredErr(ctx context.Context, err error) error {
 	switch {
 	case err != nil:
@@ -265,15 +269,15 @@ func unansweredErr(ctx context.Context, err error) error {
 	return errUnanswered
 }
 
-// ask sends what the readers ask for, to each server by itself.
+// send sends the commands of the readers, to each server separately.
 func (g *clientGroup) send(ctx context.Context) *convoy.FanOut {
 	p := g.rdb.Pipeline()
 	spawn := guard.Go         // ends with the call of the client
-	var silence time.Duration // of the most patient reader
+	var silence time.Duration // the largest of all readers
 	for _, r := range g.readers {
 		r.first = p.Len()
 		r.call(func() { r.Ask(ctx, p) })
-		own := defaults.LeaseTTL() // of a Source that has no time limit
+		own := defaults.LeaseTTL() // for a Source without its own time limit
 		if r.end = p.Len(); r.loading != nil {
 			spawn, own = r.loading.Spawn, r.loading.Silence()
 		}
@@ -282,8 +286,8 @@ func (g *clientGroup) send(ctx context.Context) *convoy.FanOut {
 	return convoy.Depart(ctx, g.rdb, silence, spawn, p)
 }
 
-// failure returns the error of Redis, or of ctx, if there are keys that have an
-// error.
+// failure returns the error of Redis or of ctx if some key has an error, and
+// nil otherwise.
 func (g *clientGroup) failure(ctx context.Context) error {
 	for _, r := range g.readers {
 		r.mu.Lock()

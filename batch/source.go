@@ -6,44 +6,46 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// A Source is what a Batch reads. Caches, counters and collections are Sources; so
-// is any type with this method. It must be safe for concurrent use.
+// Source is something that a Batch can read. Caches, counters and collections
+// are Sources, and so is any type with this method. It must be safe for
+// concurrent use.
 //
-// Where it can be compared, as a pointer can, what a Batch asks of it is read at
-// once.
+// If a Source is comparable, as a pointer is, all reads of it in a Batch are
+// combined into one call.
 type Source[K comparable, V any] interface {
-	// BatchRead begins a read of keys, of which there is one at least, and no two are
-	// the same. It does not call Redis, and does not wait. keys are not to be changed.
+	// BatchRead begins a read of keys: at least one, and without duplicates. It
+	// must not call Redis, wait, or change keys.
 	//
-	// Answer of what it returns calls got for every key, once: with its index in keys
-	// and with its value, or with its error, which is cachex.ErrNotFound, perhaps
-	// wrapped, if there is no value. It may call it earlier, from BatchRead on, and
-	// from several goroutines. Of several answers for a key the first counts, and one
-	// that comes after Answer has returned, or ctx has ended, does not.
+	// Answer of the returned Reading calls got exactly once per key, with its
+	// index in keys and its value or error. If there is no value, the error is
+	// cachex.ErrNotFound, perhaps wrapped. got may be called earlier, from
+	// BatchRead on, and from several goroutines. The first answer for a key
+	// counts. Answers after Answer has returned, or after ctx has ended, are
+	// ignored.
 	//
-	// A source that panics, or has called got for some of the keys alone, leaves an
-	// error to the others.
+	// If the source panics, or calls got for only some of the keys, the
+	// remaining keys get an error.
 	BatchRead(ctx context.Context, keys []K, got func(i int, v V, err error)) Reading
 }
 
-// A Reading is one read of a Source, for one use. Run calls its methods in the order
-// in which they are here, once.
+// Reading is one read of a Source, for one use. Run calls each method once, in
+// the order of declaration.
 type Reading interface {
-	// Client returns the client that its commands are for, which must not be nil.
+	// Client returns the client for the commands, which must not be nil.
 	// Readings with the same client share a round trip.
 	Client() redis.UniversalClient
 
-	// Ask queues on p the commands that read the keys: none, if it likes. It must not
-	// execute them. It is good to have one command for each key, which touches that
-	// key alone: then a Cluster, and a proxy, can spread them.
+	// Ask queues the commands that read the keys on p. It may queue none, and
+	// must not execute them. Prefer one command per key that touches only that
+	// key, so that a Cluster or a proxy can distribute the commands.
 	Ask(ctx context.Context, p redis.Pipeliner)
 
-	// Answer answers all keys, when the commands have been sent. If err is nil every
-	// command has its own reply or error. Else they were not answered, may still be
-	// under way, and must not be looked at: if it answers nothing, err is the error of
-	// all keys.
+	// Answer answers all keys after the commands were sent. If err is nil,
+	// every command has its own reply or error. Otherwise the commands have no
+	// replies, may still be in flight, and must not be inspected. Keys that
+	// Answer leaves without an answer then get err.
 	//
-	// It may wait for something else, until ctx ends; Readings are answered side by
-	// side.
+	// Answer may wait for other work until ctx ends. Readings are answered
+	// concurrently.
 	Answer(ctx context.Context, err error)
 }
