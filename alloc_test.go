@@ -18,7 +18,7 @@ import (
 // What a call sends is part of what it costs, and of what it needs: a server that
 // pauses writes, or is failing over, still answers a plain GET.
 
-func TestAHitIsOneGETAndNothingElse(t *testing.T) {
+func TestGet_HitIsOneGET(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		counting, commands := counted(t, rdb)
@@ -38,7 +38,7 @@ func TestAHitIsOneGETAndNothingElse(t *testing.T) {
 	})
 }
 
-func TestAMissIsOneGETAndTwoScripts(t *testing.T) {
+func TestGet_MissIsOneGETAndTwoScripts(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		// Once before counting: a server that does not know the scripts is sent them.
@@ -90,7 +90,7 @@ func TestAMissIsOneGETAndTwoScripts(t *testing.T) {
 // A hit must not cost more than what one would write by hand.
 //
 // Not parallel: what is counted is the allocations of the whole process.
-func TestAHitAllocatesNoMoreThanGETAndUnmarshal(t *testing.T) {
+func TestGet_HitAllocatesNoMoreThanGETAndUnmarshal(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
@@ -140,7 +140,7 @@ func TestAHitAllocatesNoMoreThanGETAndUnmarshal(t *testing.T) {
 // A Set must not cost more than what one would write by hand.
 //
 // Not parallel: what is counted is the allocations of the whole process.
-func TestASetAllocatesNoMoreThanMarshalAndSET(t *testing.T) {
+func TestSet_AllocatesNoMoreThanMarshalAndSET(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
@@ -170,7 +170,7 @@ func TestASetAllocatesNoMoreThanMarshalAndSET(t *testing.T) {
 // A hundred hits by GetMany allocate less than a pipeline that is written by hand.
 //
 // Not parallel: what is counted is the allocations of the whole process.
-func TestManyHitsAllocateLessThanAPipelineByHand(t *testing.T) {
+func TestGetMany_HitsAllocateLessThanAManualPipeline(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}

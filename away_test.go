@@ -130,7 +130,7 @@ func (r *crowd) survives(t *testing.T, away, back func()) {
 
 // With the options that go-redis has by default, it is refused a connection and
 // tries for long.
-func TestReadersOfARedisThatWasKilledAreAnsweredAndReturnToIt(t *testing.T) {
+func TestGet_KilledRedisIsBypassedAndUsedAgain(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	r := newCrowd(t, server.Client(func(o *redis.Options) { o.ReadTimeout = 0 }))
@@ -138,7 +138,7 @@ func TestReadersOfARedisThatWasKilledAreAnsweredAndReturnToIt(t *testing.T) {
 }
 
 // Connections stay open, and nothing comes of them.
-func TestReadersOfARedisThatHangsAreAnsweredAndReturnToIt(t *testing.T) {
+func TestGet_HangingRedisIsBypassedAndUsedAgain(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	r := newCrowd(t, server.Client(func(o *redis.Options) { o.ReadTimeout = 300 * time.Millisecond }))

@@ -40,7 +40,7 @@ func requireError(t *testing.T, err error, want Error, text string) {
 	require.Equal(t, want, *got)
 }
 
-func TestACallThatCannotSucceedSendsNothingAndLoadsNothing(t *testing.T) {
+func TestCache_InvalidCallSendsNothingAndLoadsNothing(t *testing.T) {
 	t.Parallel()
 	rdb, commands := counted(t, redistest.StartEmbedded(t).Client(nil))
 	loads := 0
@@ -105,7 +105,7 @@ func TestACallThatCannotSucceedSendsNothingAndLoadsNothing(t *testing.T) {
 	require.Zero(t, loads)
 }
 
-func TestAnErrorNamesTheCacheOnlyIfItHasAName(t *testing.T) {
+func TestError_NamesTheCacheOnlyIfItHasAName(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.StartEmbedded(t).Client(nil)
 	c := newCache(t, rdb, Spec[string, string]{KeyFunc: func(k string) string { return k }})
@@ -123,7 +123,7 @@ func TestAnErrorNamesTheCacheOnlyIfItHasAName(t *testing.T) {
 	}
 }
 
-func TestCloseMayBeCalledAgainButNotWithoutACtx(t *testing.T) {
+func TestClose_IsIdempotentAndNeedsACtx(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.StartEmbedded(t).Client(nil)
 	c := newCache(t, rdb, Spec[int64, string]{Key: "users:{id}"})
@@ -135,12 +135,12 @@ func TestCloseMayBeCalledAgainButNotWithoutACtx(t *testing.T) {
 	require.NoError(t, rdb.Ping(t.Context()).Err(), "the client is the caller's")
 }
 
-func TestMustPanicsWithTheErrorOfNew(t *testing.T) {
+func TestMust_PanicsWithTheErrorOfNew(t *testing.T) {
 	t.Parallel()
 	require.PanicsWithError(t, "cachex: client is nil", func() { Must(New(nil, userSpec{Key: "users:{id}", TTL: time.Minute})) })
 }
 
-func TestDeleteTakesNoKeysAndManyKeys(t *testing.T) {
+func TestDelete_AcceptsZeroAndManyKeys(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ctx := t.Context()
@@ -171,7 +171,7 @@ func TestDeleteTakesNoKeysAndManyKeys(t *testing.T) {
 	})
 }
 
-func TestKeysThatLookAlikeAreDistinct(t *testing.T) {
+func TestKey_SimilarKeysAreDistinct(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.StartEmbedded(t).Client(nil)
 	c := newCache(t, rdb, Spec[twoKey, string]{Key: "users:{id}:{lang}"})
@@ -198,7 +198,7 @@ func TestKeysThatLookAlikeAreDistinct(t *testing.T) {
 	}
 }
 
-func TestATTLForThatIsWrongFailsSetAndKeepsWhatWasLoaded(t *testing.T) {
+func TestTTLFor_InvalidResultFailsSetAndStillReturnsTheLoadedValue(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.StartEmbedded(t).Client(nil)
 	c := newCache(t, rdb, Spec[string, User]{
@@ -255,7 +255,7 @@ func setRefused[V any](t *testing.T, c codec.Codec[V], v V, want string, is erro
 	require.Zero(t, rdb.Exists(t.Context(), "users:1").Val())
 }
 
-func TestSetRefusesAValueThatCannotBeEncoded(t *testing.T) {
+func TestSet_RefusesAValueThatCannotBeEncoded(t *testing.T) {
 	t.Parallel()
 	circle := &node{}
 	circle.Next = circle
@@ -314,7 +314,7 @@ func (k textKey2) MarshalText() ([]byte, error)  { return textKey(k).MarshalText
 func (k *textKey2) UnmarshalText(b []byte) error { *k = textKey2(b); return nil }
 
 // Such a value is not stored: it could not be read back.
-func TestSet_OfAValueWhoseDecodingPanicsIsRefused(t *testing.T) {
+func TestSet_RefusesAValueWhoseDecodingPanics(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCache(t, rdb, Spec[int, oneWay]{Codec: codec.JSON[oneWay](), Up: func(context.Context, int) (oneWay, error) {
@@ -332,7 +332,7 @@ func TestSet_OfAValueWhoseDecodingPanicsIsRefused(t *testing.T) {
 }
 
 // Another program may have stored it.
-func TestAMethodThatPanicsOnDecodingIsAMiss(t *testing.T) {
+func TestGet_PanicOnDecodingIsAMiss(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		key := redistest.Key(t) + ":{id}"
@@ -377,7 +377,7 @@ func roundTrip[V any](v V) func(*testing.T, *redis.Client) {
 	}
 }
 
-func TestAValueThatLooksLikeNoneIsAValue(t *testing.T) {
+func TestGet_ValueThatLooksEmptyIsAValue(t *testing.T) {
 	t.Parallel()
 	entry := "\xc1X\x01L\x00" + strings.Repeat("\x00", 35) // what a lease looks like
 	for name, check := range map[string]func(*testing.T, *redis.Client){
@@ -410,7 +410,7 @@ func TestAValueThatLooksLikeNoneIsAValue(t *testing.T) {
 	}
 }
 
-func TestAnErrorOfUpIsReturnedWholeAndNothingIsStored(t *testing.T) {
+func TestUp_ErrorIsReturnedUnchangedAndNothingIsStored(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, failsInEveryWay) // where a load that ends at once takes no time
 }
@@ -474,7 +474,7 @@ func failsInEveryWay(t *testing.T, rdb *redis.Client) {
 	require.EqualValues(t, 1, c.Stats().Loads-c.Stats().LoadFailures, "only ErrNotFound is no failure")
 }
 
-func TestWithoutUpAMissIsNotFound(t *testing.T) {
+func TestGet_MissWithoutUpIsErrNotFound(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.StartEmbedded(t).Client(nil)
 	c := newCache(t, rdb, Spec[int, User]{Key: "users:{id}"})
@@ -484,7 +484,7 @@ func TestWithoutUpAMissIsNotFound(t *testing.T) {
 }
 
 // Where an operator has taken a command away, Redis quotes what it was sent.
-func TestAnErrorOfRedisDoesNotQuoteTheValue(t *testing.T) {
+func TestError_OfRedisDoesNotQuoteTheValue(t *testing.T) {
 	t.Parallel()
 	without := func(names ...string) (args []string) {
 		for _, name := range names {
@@ -511,7 +511,7 @@ func TestAnErrorOfRedisDoesNotQuoteTheValue(t *testing.T) {
 }
 
 // A KeyFunc that checks something with a testing.T leaves its goroutine.
-func TestACallThatDoesNotComeBackDoesNotKeepCloseWaiting(t *testing.T) {
+func TestClose_DoesNotWaitForACallEndedByGoexit(t *testing.T) {
 	t.Parallel()
 	c, err := New(closedClient(t), Spec[int, string]{TTL: time.Minute, KeyFunc: func(int) string { runtime.Goexit(); return "" }})
 	require.NoError(t, err)

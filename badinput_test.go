@@ -113,7 +113,7 @@ func checkRefusals(t *testing.T, rows []refusal) {
 	}
 }
 
-func TestNewRefusesAFieldThatIsWrong(t *testing.T) {
+func TestNew_RefusesInvalidFields(t *testing.T) {
 	t.Parallel()
 	with := func(change func(*userSpec)) error {
 		s := userSpec{Key: "users:{id}", TTL: time.Minute}
@@ -214,7 +214,7 @@ func TestNewRefusesAFieldThatIsWrong(t *testing.T) {
 	})
 }
 
-func TestNewRefusesWhatCannotBeStored(t *testing.T) {
+func TestNew_RefusesTypesThatCannotBeStored(t *testing.T) {
 	t.Parallel()
 	secret := make([]byte, 16)
 	str := codec.String[string]()
@@ -256,7 +256,7 @@ func TestNewRefusesWhatCannotBeStored(t *testing.T) {
 	})
 }
 
-func TestNewRefusesAKeyByWhichTwoThingsCouldCollide(t *testing.T) {
+func TestNew_RefusesKeysThatCouldCollide(t *testing.T) {
 	t.Parallel()
 	bad := func(template, why string) string { return fmt.Sprintf("cachex: Spec.Key %q: %s", template, why) }
 	no := func(typ, why string) string {

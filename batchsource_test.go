@@ -15,7 +15,7 @@ import (
 
 // Who drives a batch.Reading may be another than a Batch, and ask twice: by then, its
 // answers may be those of somebody else.
-func TestAReadingOfABatchAnswersOnce(t *testing.T) {
+func TestBatchRead_AnswersOnce(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCache(t, rdb, Spec[int, string]{Key: "k:{id}", TTL: time.Hour})

@@ -26,7 +26,7 @@ func (f unlinked) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 	}
 }
 
-func TestClearWhoseCtxEndsReturnsHowFarItCame(t *testing.T) {
+func TestClear_CtxEndReturnsTheCountSoFar(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		prefix := redistest.Key(t) + ":"
@@ -52,7 +52,7 @@ func TestClearWhoseCtxEndsReturnsHowFarItCame(t *testing.T) {
 	})
 }
 
-func TestClearReturnsWhatWasRemovedBeforeRedisFailed(t *testing.T) {
+func TestClear_RedisFailureReturnsTheCountSoFar(t *testing.T) {
 	t.Parallel()
 	const refused = "Clear needs SCAN, which some proxies and ACLs refuse: "
 	unknown := serverError("ERR unknown command 'SCAN'")
@@ -96,7 +96,7 @@ func TestClearReturnsWhatWasRemovedBeforeRedisFailed(t *testing.T) {
 	}
 }
 
-func TestASecondScanThatHangsUpIsNotARefusal(t *testing.T) {
+func TestClear_HangUpOfALaterScanIsNotARefusal(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.Start(t).Client(nil)
 	fill(t, rdb, numbered("users:", 5000)...)

@@ -16,7 +16,7 @@ import (
 	"github.com/cachex-go/cachex/twemproxy"
 )
 
-func TestProgressTellsHowFarClearHasCome(t *testing.T) {
+func TestWithProgress_ReportsTheProgressOfClear(t *testing.T) {
 	t.Parallel()
 	for name, client := range map[string]func(t *testing.T) *redis.Client{
 		"embedded": func(t *testing.T) *redis.Client { return redistest.StartEmbedded(t).Client(nil) },
@@ -52,7 +52,7 @@ func TestProgressTellsHowFarClearHasCome(t *testing.T) {
 	}
 }
 
-func TestProgressOfAServerThatDoesNotTellItsSizeIsWithoutIt(t *testing.T) {
+func TestWithProgress_KeysAreZeroIfDBSizeFails(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.StartEmbedded(t).Client(nil)
 	fill(t, rdb, "users:1", "users:2")
@@ -65,7 +65,7 @@ func TestProgressOfAServerThatDoesNotTellItsSizeIsWithoutIt(t *testing.T) {
 	require.Equal(t, Progress{Scanned: scanCount, Removed: 2}, last)
 }
 
-func TestAPanicOfProgressEndsClearAsItsError(t *testing.T) {
+func TestWithProgress_PanicEndsClear(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		prefix := redistest.Key(t)
@@ -109,7 +109,7 @@ func (s *scans) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proces
 
 // Clear holds Redis up for no longer than Redis takes to look at a thousand keys, among
 // a million. The test counts what Clear asks for, and logs how long Redis took.
-func TestClearOfManyKeysHoldsNobodyUp(t *testing.T) {
+func TestClear_OfManyKeysDoesNotBlockOthers(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("fills a server with a million keys")
@@ -159,7 +159,7 @@ func matching(t *testing.T, rdb *redis.Client, glob string) map[string]bool {
 	return keys
 }
 
-func TestClearReachesEveryMasterOfACluster(t *testing.T) {
+func TestClear_ReachesEveryMasterOfACluster(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 3)
 	ctx, rdb := t.Context(), cluster.Client(nil)
@@ -217,7 +217,7 @@ func TestClearReachesEveryMasterOfACluster(t *testing.T) {
 	require.EqualValues(t, 6000, n+rest)
 }
 
-func TestClearFollowsAKeyThatMovesAfterItsScan(t *testing.T) {
+func TestClear_FollowsAKeyThatMovesAfterItsScan(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 2)
 	ctx, plain, moved := t.Context(), cluster.Client(nil), cluster.Client(nil)
@@ -262,7 +262,7 @@ func TestClearFollowsAKeyThatMovesAfterItsScan(t *testing.T) {
 
 // SCAN is of one node: a key that comes to one after its walk, from one before its walk, is
 // met on neither, and no node tells.
-func TestAKeyThatMovesBehindTheWalkStaysUntilClearIsCalledAgain(t *testing.T) {
+func TestClear_KeyThatMovesBehindTheWalkNeedsASecondClear(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 2)
 	ctx, rdb := t.Context(), cluster.Client(nil)
@@ -316,7 +316,7 @@ func TestAKeyThatMovesBehindTheWalkStaysUntilClearIsCalledAgain(t *testing.T) {
 	require.EqualValues(t, 1, n)
 }
 
-func TestClearReachesEveryShardOfARing(t *testing.T) {
+func TestClear_ReachesEveryShardOfARing(t *testing.T) {
 	t.Parallel()
 	for name, addrs := range map[string]func(t *testing.T) (a, b *redis.Client){
 		"embedded": func(t *testing.T) (a, b *redis.Client) {
@@ -349,7 +349,7 @@ func TestClearReachesEveryShardOfARing(t *testing.T) {
 	}
 }
 
-func TestClearGoesThroughAnAutoPipelineOfOneServer(t *testing.T) {
+func TestClear_WorksThroughAnAutoPipelineOfOneServer(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		for _, async := range []bool{false, true} {
@@ -372,7 +372,7 @@ func TestClearGoesThroughAnAutoPipelineOfOneServer(t *testing.T) {
 }
 
 // A client that knows of the proxy sends it no SCAN, and on any other the proxy hangs up.
-func TestClearSaysThatAProxyRefusesScan(t *testing.T) {
+func TestClear_ErrorSaysThatAProxyRefusesScan(t *testing.T) {
 	t.Parallel()
 	known := redistest.StartTwemproxy(t, 0, redistest.Start(t).Addr())
 	unknown := redis.NewClient(&redis.Options{Addr: known.Options().Addr, ReadTimeout: patience, Dialer: twemproxy.Dialer(nil)})

@@ -83,7 +83,7 @@ func clears[K comparable](t *testing.T, template string, own []K, others ...stri
 	})
 }
 
-func TestClearTakesWhatIsOfItsOwnTemplateAndNothingElse(t *testing.T) {
+func TestClear_RemovesOnlyKeysOfItsTemplate(t *testing.T) {
 	t.Parallel()
 	type feed struct {
 		User int
@@ -127,7 +127,7 @@ func TestClearTakesWhatIsOfItsOwnTemplateAndNothingElse(t *testing.T) {
 	}
 }
 
-func TestClearDuringALoadWins(t *testing.T) {
+func TestClear_FencesALoadInFlight(t *testing.T) {
 	t.Parallel()
 	for _, from := range []string{"this cache", "another cache"} {
 		t.Run(from, func(t *testing.T) {
@@ -185,7 +185,7 @@ func held(t *testing.T, rdb *redis.Client, name string) (client *redis.Client, a
 
 // A value that is stored in place of its lease is the same key, which SCAN finds
 // as it would have found the lease.
-func TestAValueWhoseLoadBeganBeforeClearAndIsStoredMeanwhileIsGone(t *testing.T) {
+func TestClear_RemovesAValueStoredDuringTheWalk(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		slow, arrived, goOn := held(t, rdb, "scan")
@@ -211,7 +211,7 @@ func TestAValueWhoseLoadBeganBeforeClearAndIsStoredMeanwhileIsGone(t *testing.T)
 	})
 }
 
-func TestClearSendsNothingButScanAndUnlinksInPipelines(t *testing.T) {
+func TestClear_SendsOnlyScanAndPipelinedUnlinks(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		prefix := redistest.Key(t) + ":"
@@ -229,7 +229,7 @@ func TestClearSendsNothingButScanAndUnlinksInPipelines(t *testing.T) {
 	})
 }
 
-func TestClearThatCannotSucceedSendsNothing(t *testing.T) {
+func TestClear_InvalidCallSendsNothing(t *testing.T) {
 	t.Parallel()
 	rdb, commands := counted(t, redistest.StartEmbedded(t).Client(nil))
 	users := newCache(t, rdb, Spec[int, string]{Key: "users:{id}"})
@@ -278,7 +278,7 @@ func TestClearThatCannotSucceedSendsNothing(t *testing.T) {
 	require.Zero(t, commands.Count(), "commands were sent")
 }
 
-func TestClearAndSetAtOnceComeToAnEnd(t *testing.T) {
+func TestClear_EndsDuringConcurrentSets(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		spec := Spec[int, string]{Key: redistest.Key(t) + ":{id}"}

@@ -45,7 +45,7 @@ func meteredClient(t *testing.T, rdb *redis.Client) (*redis.Client, *atomic.Int6
 	return c, out
 }
 
-func TestAValueThatIsNotModifiedIsRenewedAndNotSent(t *testing.T) {
+func TestErrNotModified_RenewsTheValueWithoutSendingIt(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		big := make([]byte, 1<<20)
@@ -113,7 +113,7 @@ func notModified() func(context.Context, int) (string, error) {
 	}
 }
 
-func TestAValueThatIsNotModifiedLivesAsLongAsANewOne(t *testing.T) {
+func TestErrNotModified_ValueLivesAsLongAsANewOne(t *testing.T) {
 	t.Parallel()
 	for name, stale := range map[string]Spec[int, string]{
 		"reloaded in the background": {StaleWhileRevalidate: time.Second},
@@ -148,7 +148,7 @@ func TestAValueThatIsNotModifiedLivesAsLongAsANewOne(t *testing.T) {
 	}
 }
 
-func TestRefreshOfAFreshValueMayFindItNotModified(t *testing.T) {
+func TestErrNotModified_AppliesToRefreshOfAFreshValue(t *testing.T) {
 	t.Parallel()
 	inCrew(t, nil, Spec[int, string]{TTL: 10 * time.Second, Up: notModified()}, func(t *testing.T, c *crew) {
 		require.NoError(t, look(t.Context(), c.caches[0], 1).err)
@@ -160,7 +160,7 @@ func TestRefreshOfAFreshValueMayFindItNotModified(t *testing.T) {
 	})
 }
 
-func TestNotModifiedWithoutAValueBeforeIsAnError(t *testing.T) {
+func TestErrNotModified_WithoutAPreviousValueIsAnError(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCache(t, rdb, Spec[int, string]{StaleIfError: time.Hour, Up: func(ctx context.Context, _ int) (string, error) {
@@ -186,7 +186,7 @@ func TestNotModifiedWithoutAValueBeforeIsAnError(t *testing.T) {
 	})
 }
 
-func TestPreviousOutsideOfALoadIsNothing(t *testing.T) {
+func TestPrevious_OutsideOfALoadReturnsFalse(t *testing.T) {
 	t.Parallel()
 	v, ok := Previous[string](t.Context())
 	require.False(t, ok)
@@ -194,7 +194,7 @@ func TestPreviousOutsideOfALoadIsNothing(t *testing.T) {
 	NoStore(t.Context())
 }
 
-func TestNoStoreGivesTheValueAndLeavesTheOldOne(t *testing.T) {
+func TestNoStore_ReturnsTheValueAndKeepsTheOldEntry(t *testing.T) {
 	t.Parallel()
 	loads := 0
 	spec := Spec[int, string]{TTL: time.Second, StaleIfError: time.Minute, Up: func(ctx context.Context, _ int) (string, error) {
@@ -227,7 +227,7 @@ func TestNoStoreGivesTheValueAndLeavesTheOldOne(t *testing.T) {
 
 // What a load learns and says by its ctx is its own, and not that of a load that
 // it asks for.
-func TestANestedLoadSeesNothingOfTheOneThatAsksForIt(t *testing.T) {
+func TestPrevious_IsHiddenFromNestedLoads(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		var log []string
@@ -259,7 +259,7 @@ func TestANestedLoadSeesNothingOfTheOneThatAsksForIt(t *testing.T) {
 }
 
 // The value that is not modified is that of before: what was done to it since wins.
-func TestARenewalIsFencedByWhatHappensMeanwhile(t *testing.T) {
+func TestErrNotModified_RenewalIsFenced(t *testing.T) {
 	t.Parallel()
 	for name, what := range map[string]func(ctx context.Context, c *Cache[int, string]) error{
 		"Set":    func(ctx context.Context, c *Cache[int, string]) error { return c.Set(ctx, 1, "set") },

@@ -48,7 +48,7 @@ func earlyLaw(ttl, ms int, beta, cost float64) []float64 {
 // Nobody ever waits, as long as the new value is there before the end of the old
 // one: if the lead is more than 50 ms. That it is not, in one of 800 periods, has a
 // probability of 1.4·10⁻⁶ by the law, which the test works out.
-func TestNobodyWaitsForAHotKeyThatIsRefreshedEarlyAndItsLeadsFollowTheLaw(t *testing.T) {
+func TestEarlyRefresh_ReadersNeverWaitAndLeadTimesFollowXFetch(t *testing.T) {
 	t.Parallel()
 	const keys, ttl, cost = 8, 500, 50
 	periods := 100
@@ -162,7 +162,7 @@ func chiSquareOfOneInAMillion(degrees int) float64 {
 
 // A value that was written has no cost of its own: what loads have cost lately is
 // taken for it, and before there was one nothing is reloaded early.
-func TestAValueThatWasSetIsRefreshedEarlyByWhatLoadsCost(t *testing.T) {
+func TestEarlyRefresh_OfASetValueUsesMeasuredLoadTimes(t *testing.T) {
 	t.Parallel()
 	o := &origin{takes: 100 * time.Millisecond}
 	inCrew(t, o, Spec[int, string]{TTL: time.Second, EarlyRefresh: 1}, func(t *testing.T, c *crew) {

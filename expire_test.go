@@ -13,7 +13,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-func TestAnExpiredValueIsServedStaleFromThenOnAndReloadedOnce(t *testing.T) {
+func TestExpire_ValueIsServedStaleAndReloadedOnce(t *testing.T) {
 	t.Parallel()
 	o := &origin{takes: 100 * time.Millisecond}
 	spec := Spec[int, string]{TTL: time.Hour, StaleWhileRevalidate: 10 * time.Second}
@@ -44,7 +44,7 @@ func TestAnExpiredValueIsServedStaleFromThenOnAndReloadedOnce(t *testing.T) {
 }
 
 // A value that was stale already does not get younger.
-func TestExpireGivesAStaleValueNoMoreTime(t *testing.T) {
+func TestExpire_DoesNotProlongAStaleValue(t *testing.T) {
 	t.Parallel()
 	o := &origin{}
 	spec := Spec[int, string]{TTL: time.Second, StaleWhileRevalidate: 10 * time.Second}
@@ -60,7 +60,7 @@ func TestExpireGivesAStaleValueNoMoreTime(t *testing.T) {
 }
 
 // By a clock that is five seconds late the value has not reached its end.
-func TestAReaderWhoseClockIsLateSeesThatAValueWasExpired(t *testing.T) {
+func TestExpire_IsSeenByAReaderWithALateClock(t *testing.T) {
 	t.Parallel()
 	server := redistest.StartEmbedded(t)
 	server.SetTime(time.Now().Add(5 * time.Second))
@@ -83,7 +83,7 @@ func TestAReaderWhoseClockIsLateSeesThatAValueWasExpired(t *testing.T) {
 
 // Whoever expires a key knows of something newer than what a load under way has
 // read. It is stored all the same, stale at once.
-func TestWhatIsLoadedWhileItsKeyIsExpiredIsStale(t *testing.T) {
+func TestExpire_DuringALoadStoresItsResultStale(t *testing.T) {
 	t.Parallel()
 	for _, there := range []bool{false, true} { // a stale value, which the load replaces
 		for _, other := range []bool{false, true} {
@@ -120,7 +120,7 @@ func TestWhatIsLoadedWhileItsKeyIsExpiredIsStale(t *testing.T) {
 	}
 }
 
-func TestExpireEndsAPause(t *testing.T) {
+func TestExpire_EndsABackoff(t *testing.T) {
 	t.Parallel()
 	for name, stale := range map[string]Spec[int, string]{
 		"while the value is served at once": {StaleWhileRevalidate: time.Hour},
@@ -156,7 +156,7 @@ func TestExpireEndsAPause(t *testing.T) {
 
 // Where a value is kept for failures alone, an expired one waits for its reload
 // and is served if that fails.
-func TestAnExpiredValueIsKeptForFailures(t *testing.T) {
+func TestExpire_KeepsTheValueForStaleIfError(t *testing.T) {
 	t.Parallel()
 	o := &origin{takes: 100 * time.Millisecond}
 	inCrew(t, o, Spec[int, string]{TTL: time.Hour, StaleIfError: time.Minute}, func(t *testing.T, c *crew) {
@@ -172,7 +172,7 @@ func TestAnExpiredValueIsKeptForFailures(t *testing.T) {
 
 // To a cache that serves nothing stale an expired value is none: not from Redis,
 // nor from a load that began before.
-func TestExpireIsAsGoodAsDeleteWhereNothingIsServedStale(t *testing.T) {
+func TestExpire_ActsLikeDeleteWithoutStaleValues(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource(t)

@@ -62,7 +62,7 @@ func fleetOfTwo(t *testing.T) (child *redistest.Process, rdb *redis.Client, pref
 	return child, rdb, prefix, s, c, ch
 }
 
-func TestAProcessThatIsKilledInUpIsReplaced(t *testing.T) {
+func TestUp_KilledProcessIsReplaced(t *testing.T) {
 	t.Parallel()
 	child, _, _, s, c, ch := fleetOfTwo(t)
 	child.Kill()
@@ -76,7 +76,7 @@ func TestAProcessThatIsKilledInUpIsReplaced(t *testing.T) {
 	require.Zero(t, c.Stats().Fenced)
 }
 
-func TestAProcessThatSleptThroughItsLeaseStoresNothing(t *testing.T) {
+func TestUp_ProcessPausedBeyondItsLeaseStoresNothing(t *testing.T) {
 	t.Parallel()
 	child, rdb, prefix, s, c, ch := fleetOfTwo(t)
 	child.Stop()
@@ -116,7 +116,7 @@ func faulty(t *testing.T, rdb *redis.Client, fault redistest.Fault) *redis.Clien
 
 // A command of a read that fails costs the caller nothing, whether the server
 // has run it or not, and does not block the key.
-func TestAReadSurvivesTheLossOfAnyOneCommand(t *testing.T) {
+func TestGet_SurvivesTheLossOfAnySingleCommand(t *testing.T) {
 	t.Parallel()
 	reset := &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
 	for _, f := range []struct {
@@ -182,7 +182,7 @@ func TestAReadSurvivesTheLossOfAnyOneCommand(t *testing.T) {
 	}
 }
 
-func TestALeaseWhoseReleaseIsLostRunsOut(t *testing.T) {
+func TestGet_LeaseExpiresIfItsReleaseIsLost(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		bad := faulty(t, rdb, redistest.Fault{Match: sends(script.Release)})
@@ -197,7 +197,7 @@ func TestALeaseWhoseReleaseIsLostRunsOut(t *testing.T) {
 	})
 }
 
-func TestACallerWhoCannotSeeTheLeaseOfAnotherAnyMoreLoads(t *testing.T) {
+func TestGet_WaiterLoadsIfItLosesSightOfTheLease(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		bad := faulty(t, rdb, redistest.Fault{Match: redistest.Named("get"), Skip: 1}) // the first is not of the wait
@@ -217,7 +217,7 @@ func TestACallerWhoCannotSeeTheLeaseOfAnotherAnyMoreLoads(t *testing.T) {
 }
 
 // What fails is said, since nobody knows what became of it.
-func TestAWriteThatFailsIsAnErrorThatNamesItsKey(t *testing.T) {
+func TestError_OfAFailedWriteNamesItsKey(t *testing.T) {
 	t.Parallel()
 	for _, executed := range []bool{false, true} {
 		redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -243,7 +243,7 @@ func TestAWriteThatFailsIsAnErrorThatNamesItsKey(t *testing.T) {
 }
 
 // Where nothing answers, reads come from Up, and all else says so.
-func TestRedisAwayIsNoErrorForAReadWithUpAndOneForAllElse(t *testing.T) {
+func TestCache_RedisDownFailsAllButReadsWithUp(t *testing.T) {
 	t.Parallel()
 	hasty := func(o *redis.Options) {
 		o.MaxRetries, o.DialerRetries = -1, 1
@@ -332,7 +332,7 @@ func TestRedisAwayIsNoErrorForAReadWithUpAndOneForAllElse(t *testing.T) {
 // Callers who come while one loads without Redis wait for the next load, and so
 // on as long as they come. None of these may take for granted that Redis is
 // still away.
-func TestAKeyThatIsAlwaysAskedForIsStoredOnceRedisIsBack(t *testing.T) {
+func TestGet_HotKeyIsStoredOnceRedisIsBack(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		bad := faulty(t, rdb, redistest.Fault{Match: redistest.Named("get")})
@@ -352,7 +352,7 @@ func TestAKeyThatIsAlwaysAskedForIsStoredOnceRedisIsBack(t *testing.T) {
 
 // The connection itself breaks where the reply to the acquire should come, and
 // go-redis does what it does. The lease was granted, and nobody knows.
-func TestALeaseThatWasGrantedInVainIsGivenBack(t *testing.T) {
+func TestGet_UnusedLeaseIsReleased(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	proxy := redistest.NewProxy(t, server.Addr())
@@ -384,7 +384,7 @@ func TestALeaseThatWasGrantedInVainIsGivenBack(t *testing.T) {
 }
 
 // Redis answers reads and refuses writes, from before the lease or from after it.
-func TestAValueThatRedisRefusesIsReturnedAndCounted(t *testing.T) {
+func TestGet_ValueRefusedByRedisIsReturnedAndCounted(t *testing.T) {
 	t.Parallel()
 	for _, f := range []struct {
 		name         string
@@ -437,7 +437,7 @@ func TestAValueThatRedisRefusesIsReturnedAndCounted(t *testing.T) {
 	}
 }
 
-func TestAServerThatForgetsItsScriptsIsToldAgain(t *testing.T) {
+func TestGet_ScriptsAreSentAgainAfterAScriptFlush(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	rdb := server.Client(nil)
@@ -457,7 +457,7 @@ func TestAServerThatForgetsItsScriptsIsToldAgain(t *testing.T) {
 	require.Zero(t, c.Stats().StoreFailures)
 }
 
-func TestAServerThatRestartsEmptyDuringALoadIsUsedAgain(t *testing.T) {
+func TestGet_RedisThatRestartsEmptyIsUsedAgain(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	s := newSource(t)
@@ -475,7 +475,7 @@ func TestAServerThatRestartsEmptyDuringALoadIsUsedAgain(t *testing.T) {
 }
 
 // A client whose connections are cut while they idle does not even notice.
-func TestConnectionsThatAreKilledAreReplaced(t *testing.T) {
+func TestGet_KilledConnectionsAreReplaced(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	admin := server.Client(nil)
@@ -496,7 +496,7 @@ func TestConnectionsThatAreKilledAreReplaced(t *testing.T) {
 }
 
 // Whoever waits for others leaves on its own ctx, whatever Redis does.
-func TestACallerWhoWaitsLeavesOnItsCtxWhileRedisHangs(t *testing.T) {
+func TestGet_WaiterLeavesOnItsCtxWhileRedisHangs(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	rdb, reads := server.Client(nil), make(chan struct{}, 100)
@@ -546,7 +546,7 @@ func TestACallerWhoWaitsLeavesOnItsCtxWhileRedisHangs(t *testing.T) {
 }
 
 // Nor does Close wait for a subscription that Redis does not answer.
-func TestCloseReturnsWhenItsCtxEndsWhileASubscriptionHangs(t *testing.T) {
+func TestClose_ReturnsOnItsCtxWhileASubscriptionHangs(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		var hang atomic.Bool

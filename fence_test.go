@@ -170,7 +170,7 @@ func eachForeign(t *testing.T, f func(t *testing.T, rdb *redis.Client, act func(
 // happens to it: what is stored must depend on the token alone.
 const longLease = time.Minute
 
-func TestALoadWhoseKeyOthersTakeAwayIsNotStored(t *testing.T) {
+func TestGet_LoadIsNotStoredIfItsKeyIsRemoved(t *testing.T) {
 	t.Parallel()
 	eachForeign(t, func(t *testing.T, rdb *redis.Client, act func(string), left string) {
 		s := newSource(t)
@@ -192,7 +192,7 @@ func TestALoadWhoseKeyOthersTakeAwayIsNotStored(t *testing.T) {
 	})
 }
 
-func TestACallerWhoComesAfterOthersTookTheKeyAwayGetsALoadThatBeganLater(t *testing.T) {
+func TestGet_CallerAfterARemovalGetsALaterLoad(t *testing.T) {
 	t.Parallel()
 	eachForeign(t, func(t *testing.T, rdb *redis.Client, act func(string), _ string) {
 		s := newSource(t)
@@ -213,7 +213,7 @@ func TestACallerWhoComesAfterOthersTookTheKeyAwayGetsALoadThatBeganLater(t *test
 
 // Whether it comes from this process or from another one, what the user does
 // during a load wins.
-func TestSetAndDeleteDuringALoadWin(t *testing.T) {
+func TestGet_SetAndDeleteDuringALoadWin(t *testing.T) {
 	t.Parallel()
 	for _, from := range []string{"this cache", "another cache"} {
 		t.Run(from, func(t *testing.T) {
@@ -265,7 +265,7 @@ func TestSetAndDeleteDuringALoadWin(t *testing.T) {
 	}
 }
 
-func TestALoadFromBeforeADeleteHarmsNoLoadFromAfterIt(t *testing.T) {
+func TestDelete_FencedLoadDoesNotDisturbALaterLoad(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		for _, oldFirst := range []bool{true, false} {

@@ -87,7 +87,7 @@ func (b *bin[V]) heals(what string) {
 	require.Positive(t, b.rdb.PTTL(ctx, b.key).Val(), "%s: what replaced it must expire", what)
 }
 
-func TestAnEntryThatIsCutOrChangedAnywhereIsReplaced(t *testing.T) {
+func TestGet_CorruptEntryIsReplaced(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		b := newBin[User](t, rdb, nil, User{Name: "up"})
@@ -109,7 +109,7 @@ func TestAnEntryThatIsCutOrChangedAnywhereIsReplaced(t *testing.T) {
 	})
 }
 
-func TestBytesOfOtherProgramsAreReplaced(t *testing.T) {
+func TestGet_BytesOfOtherProgramsAreReplaced(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		b := newBin(t, rdb, nil, "up")
@@ -159,7 +159,7 @@ func TestBytesOfOtherProgramsAreReplaced(t *testing.T) {
 	})
 }
 
-func TestWithoutUpGarbageStaysAsItIs(t *testing.T) {
+func TestLookup_LeavesGarbageUnchanged(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCache(t, rdb, Spec[int, string]{})
@@ -188,7 +188,7 @@ func poison[V any](c codec.Codec[V], up V, payloads ...string) func(*testing.T, 
 
 // Most of these are small, and known to make decoders allocate gigabytes or end
 // the process, which would be seen here at once.
-func TestAPayloadThatIsHostileIsReplaced(t *testing.T) {
+func TestGet_HostilePayloadIsReplaced(t *testing.T) {
 	t.Parallel()
 	str := codec.String[string]()
 	zeros, err := zstd.NewWriter(nil)
@@ -230,7 +230,7 @@ func TestAPayloadThatIsHostileIsReplaced(t *testing.T) {
 	}
 }
 
-func TestAnEntryIsNoneUnderAnotherKey(t *testing.T) {
+func TestGet_EntryIsInvalidUnderAnotherKey(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		b := newBin(t, rdb, nil, "up")
@@ -248,7 +248,7 @@ func TestAnEntryIsNoneUnderAnotherKey(t *testing.T) {
 
 // The sum of an entry finds accidents. Somebody who can write to Redis can put
 // it right; that is what encryption is for.
-func TestAnEncryptedEntryCannotBeMovedToAnotherKey(t *testing.T) {
+func TestEncrypt_EntryCannotBeMovedToAnotherKey(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		b := newBin(t, rdb, codec.Encrypt(codec.String[string](), codec.Key{ID: 1, Secret: make([]byte, 32)}), "up")
@@ -271,7 +271,7 @@ func TestAnEncryptedEntryCannotBeMovedToAnotherKey(t *testing.T) {
 	})
 }
 
-func TestALeaseThatNobodyHoldsIsWaitedForNotLong(t *testing.T) {
+func TestGet_WaitForAnAbandonedLeaseIsBounded(t *testing.T) {
 	t.Parallel()
 	year := 365 * 24 * time.Hour
 	for name, lease := range map[string]entry.Header{
@@ -310,7 +310,7 @@ func TestALeaseThatNobodyHoldsIsWaitedForNotLong(t *testing.T) {
 	}
 }
 
-func TestCallersWhoMeetGarbageTogetherLoadOnce(t *testing.T) {
+func TestGet_ConcurrentReadersOfGarbageLoadOnce(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		b := newBin(t, rdb, nil, "up")
@@ -345,7 +345,7 @@ type (
 
 // A rolling deploy must be neither an outage nor wrong values: sturdyc returns an
 // error until the TTL is over, gocache a zero value.
-func TestAStructThatChangedBetweenReleasesIsLoadedAgain(t *testing.T) {
+func TestGet_ValueOfAChangedStructIsLoadedAgain(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ctx, key := t.Context(), redistest.Key(t)+":{id}"
@@ -372,7 +372,7 @@ func TestAStructThatChangedBetweenReleasesIsLoadedAgain(t *testing.T) {
 	})
 }
 
-func TestAnotherVersionIsAMiss(t *testing.T) {
+func TestGet_OtherCodecVersionIsAMiss(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ctx, key := t.Context(), redistest.Key(t)+":{id}"
@@ -392,7 +392,7 @@ func TestAnotherVersionIsAMiss(t *testing.T) {
 	})
 }
 
-func TestAReleaseThatWaitedForAnotherLoadsWhatItCannotRead(t *testing.T) {
+func TestGet_WaiterLoadsAValueThatItCannotRead(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s, key := newSource(t), redistest.Key(t)+":{id}"

@@ -31,7 +31,7 @@ func (e serverError) RedisError()   {}
 
 // go-redis/cache and jetcache delete the bytes and begin anew: where the DEL
 // fails, as after a failover, they recurse until the stack is full.
-func TestBytesThatCannotBeDecodedAreReplacedOnceEvenIfDeletesFail(t *testing.T) {
+func TestGet_UndecodableBytesAreReplacedOnceEvenIfDeletesFail(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		b := newBin(t, rdb, nil, User{Name: "up"})
@@ -60,7 +60,7 @@ func TestBytesThatCannotBeDecodedAreReplacedOnceEvenIfDeletesFail(t *testing.T) 
 }
 
 // gocache returns the zero value and no error.
-func TestAValueOfAnotherTypeIsAMissAndNeverAZeroValue(t *testing.T) {
+func TestGet_ValueOfAnotherTypeIsAMiss(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		key := redistest.Key(t) + ":{id}"
@@ -89,7 +89,7 @@ func runs(cmd redis.Cmder, s *script.Script) bool {
 // Most others store a loaded value whatever happened meanwhile; gocache stores it
 // later still, out of a queue. Here the Delete, or Set, comes at the last moment:
 // the load has ended, and its value is on its way to Redis.
-func TestWhatIsDeletedOrSetBeforeALoadIsStoredStays(t *testing.T) {
+func TestGet_DeleteOrSetBeforeAStoreWins(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		arrived, goOn := make(chan bool, 10), make(chan bool)
@@ -138,7 +138,7 @@ func TestWhatIsDeletedOrSetBeforeALoadIsStoredStays(t *testing.T) {
 
 // After a Delete or a Set has returned, nobody gets what is older, whichever
 // cache, client and moment.
-func TestNoReadReturnsWhatIsOlderThanADeleteOrASetBeforeIt(t *testing.T) {
+func TestGet_NeverReturnsAValueOlderThanADeleteOrSet(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		const keys, rounds = 3, 150
@@ -191,7 +191,7 @@ func TestNoReadReturnsWhatIsOlderThanADeleteOrASetBeforeIt(t *testing.T) {
 	})
 }
 
-func TestWhoComesAfterASetDoesNotWaitForTheLoadBeforeIt(t *testing.T) {
+func TestSet_LaterReadersDoNotWaitForTheFencedLoad(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource(t)
@@ -208,7 +208,7 @@ func TestWhoComesAfterASetDoesNotWaitForTheLoadBeforeIt(t *testing.T) {
 
 // In rueidisaside it is its client that owns a lock, and not its load: so a load
 // from before a Delete, when it fails, unlocks the one from after it.
-func TestALoadThatFailsAfterADeleteLeavesTheLoadAfterItAlone(t *testing.T) {
+func TestDelete_FailedFencedLoadDoesNotDisturbALaterLoad(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource(t)
@@ -232,7 +232,7 @@ func TestALoadThatFailsAfterADeleteLeavesTheLoadAfterItAlone(t *testing.T) {
 
 // hot hangs the other keys of a batch for ever. We have no batches yet: here the
 // other keys are those that are being loaded at the same time.
-func TestALoadThatPanicsWedgesNoOtherKey(t *testing.T) {
+func TestUp_PanicBlocksNoOtherKey(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource(t)
@@ -262,7 +262,7 @@ func TestALoadThatPanicsWedgesNoOtherKey(t *testing.T) {
 
 // In rueidisaside it is blocked everywhere until the TTL is over, in groupcache
 // for ever.
-func TestALoaderThatPanicsFreesTheKeyAtOnce(t *testing.T) {
+func TestUp_PanicReleasesTheLease(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource(t)
@@ -283,7 +283,7 @@ func TestALoaderThatPanicsFreesTheKeyAtOnce(t *testing.T) {
 
 // sturdyc and jetcache lose the error of a batch for some who wait for it: they
 // get what there is, and no error. Here it is one key, and all who joined.
-func TestAnErrorReachesEveryWaiter(t *testing.T) {
+func TestUp_ErrorReachesEveryWaiter(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		const callers = 20
@@ -311,7 +311,7 @@ func TestAnErrorReachesEveryWaiter(t *testing.T) {
 }
 
 // In sturdyc an error after "not found" stores a zero value as if it were one.
-func TestAnErrorAfterNotFoundStoresNothing(t *testing.T) {
+func TestUp_ErrorAfterErrNotFoundStoresNothing(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource(t)
@@ -329,7 +329,7 @@ func TestAnErrorAfterNotFoundStoresNothing(t *testing.T) {
 }
 
 // In rockscache it is never stored while another process wants it too.
-func TestALoadSlowerThanItsLeaseIsStored(t *testing.T) {
+func TestUp_LoadSlowerThanItsLeaseIsStored(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		beats := make(chan bool, 1000)
@@ -381,7 +381,7 @@ func TestALoadSlowerThanItsLeaseIsStored(t *testing.T) {
 
 // In most others the ctx of the first caller is that of everybody, and when its
 // request ends, so do the others'.
-func TestALoadOutlivesTheRequestThatBeganIt(t *testing.T) {
+func TestUp_OutlivesTheCallerThatStartedIt(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		type traceKey struct{}

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestKeysThatComeTwiceAreFoundHoweverManyThereAre(t *testing.T) {
+func TestKeySet_FindsDuplicates(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{0, 1, 2, 3, 4, 5, 100, 5000} {
 		var r keySet

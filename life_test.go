@@ -13,7 +13,7 @@ import (
 
 // The lease of a refresh prolongs the life of the value that it stands on, in
 // Redis. A reader must not take that for the value's own.
-func TestAValueWhoseRefreshFailedIsNotFreshForLonger(t *testing.T) {
+func TestRefresh_FailureDoesNotProlongAValue(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCache(t, rdb, Spec[int, string]{Key: "k:{id}", TTL: time.Second, Jitter: NoJitter, Up: func(context.Context, int) (string, error) {
@@ -36,7 +36,7 @@ func TestAValueWhoseRefreshFailedIsNotFreshForLonger(t *testing.T) {
 }
 
 // What StaleIfError keeps is served only by calls that have tried to do better.
-func TestLookupDoesNotFindWhatIsKeptForFailures(t *testing.T) {
+func TestLookup_IgnoresValuesKeptForStaleIfError(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCache(t, rdb, Spec[int, string]{

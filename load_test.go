@@ -81,7 +81,7 @@ func eachOutcome(t *testing.T, f func(t *testing.T, rdb *redis.Client, does func
 	}
 }
 
-func TestCallersInOneCacheShareTheOutcomeOfUpAndTheLeaseIsFree(t *testing.T) {
+func TestUp_CallersOfOneCacheShareItsResult(t *testing.T) {
 	t.Parallel()
 	eachOutcome(t, func(t *testing.T, rdb *redis.Client, does func() (string, error), value string, failures int64,
 		check func(*Cache[int, string], <-chan answer)) {
@@ -109,7 +109,7 @@ func TestCallersInOneCacheShareTheOutcomeOfUpAndTheLeaseIsFree(t *testing.T) {
 	})
 }
 
-func TestACallerElsewhereGetsTheValueOrLoadsAfterAFailure(t *testing.T) {
+func TestUp_CallerElsewhereGetsTheValueOrLoadsAfterAFailure(t *testing.T) {
 	t.Parallel()
 	eachOutcome(t, func(t *testing.T, rdb *redis.Client, does func() (string, error), value string, _ int64,
 		check func(*Cache[int, string], <-chan answer)) {
@@ -133,7 +133,7 @@ func TestACallerElsewhereGetsTheValueOrLoadsAfterAFailure(t *testing.T) {
 	})
 }
 
-func TestALoadOutlivesItsFirstCallerAndSeesItsValuesOnly(t *testing.T) {
+func TestUp_OutlivesItsFirstCallerAndSeesItsValues(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource(t)
@@ -161,7 +161,7 @@ func TestALoadOutlivesItsFirstCallerAndSeesItsValuesOnly(t *testing.T) {
 	})
 }
 
-func TestALoadThatEveryCallerHasLeftIsCancelledAndFreesTheLease(t *testing.T) {
+func TestUp_WithoutCallersIsCancelledAndReleasesTheLease(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource(t)
@@ -206,7 +206,7 @@ func inBubble(t *testing.T, spec Spec[int, string], f func(t *testing.T, rdb *re
 	})
 }
 
-func TestACallerLeavesAtItsDeadlineAndTheLoadGoesOn(t *testing.T) {
+func TestUp_GoesOnAfterACallersDeadline(t *testing.T) {
 	t.Parallel()
 	inBubble(t, Spec[int, string]{}, func(t *testing.T, rdb *redis.Client, s *source, a, b *Cache[int, string]) {
 		short, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -224,7 +224,7 @@ func TestACallerLeavesAtItsDeadlineAndTheLoadGoesOn(t *testing.T) {
 	})
 }
 
-func TestUpTimeoutEndsALoadForItsCallersWhetherUpHeedsItOrNot(t *testing.T) {
+func TestUpTimeout_EndsALoadEvenIfUpIgnoresItsCtx(t *testing.T) {
 	t.Parallel()
 	for _, heeds := range []bool{true, false} {
 		t.Run(fmt.Sprint("heeds ", heeds), func(t *testing.T) {
@@ -258,7 +258,7 @@ func TestUpTimeoutEndsALoadForItsCallersWhetherUpHeedsItOrNot(t *testing.T) {
 	}
 }
 
-func TestMaxLoadsIsNeverExceeded(t *testing.T) {
+func TestMaxLoads_IsNeverExceeded(t *testing.T) {
 	t.Parallel()
 	const most, callers = 3, 10
 	for _, away := range []bool{false, true} {
@@ -292,7 +292,7 @@ func TestMaxLoadsIsNeverExceeded(t *testing.T) {
 }
 
 // Else an Up that hangs would soon run without bound.
-func TestALoadLeftBehindCountsForMaxLoads(t *testing.T) {
+func TestMaxLoads_CountsAbandonedLoads(t *testing.T) {
 	t.Parallel()
 	inBubble(t, Spec[int, string]{MaxLoads: 1, UpTimeout: time.Second}, func(t *testing.T, _ *redis.Client, s *source, a, _ *Cache[int, string]) {
 		require.ErrorIs(t, receive(t, asking(t.Context(), a, 1)).err, context.DeadlineExceeded)
@@ -321,7 +321,7 @@ func requireClosed(t *testing.T, c *Cache[int, string]) {
 	}
 }
 
-func TestCloseWaitsForALoadAndRefusesWhatComesAfter(t *testing.T) {
+func TestClose_WaitsForALoadAndRefusesLaterCalls(t *testing.T) {
 	t.Parallel()
 	inBubble(t, Spec[int, string]{}, func(t *testing.T, rdb *redis.Client, s *source, a, b *Cache[int, string]) {
 		first := asking(t.Context(), a, 1)
@@ -347,7 +347,7 @@ func TestCloseWaitsForALoadAndRefusesWhatComesAfter(t *testing.T) {
 	})
 }
 
-func TestCloseGivesUpWhenItsCtxEndsAndCancelsTheLoads(t *testing.T) {
+func TestClose_CancelsLoadsWhenItsCtxEnds(t *testing.T) {
 	t.Parallel()
 	inBubble(t, Spec[int, string]{}, func(t *testing.T, rdb *redis.Client, s *source, a, b *Cache[int, string]) {
 		first := asking(t.Context(), a, 1)
@@ -379,7 +379,7 @@ func TestCloseGivesUpWhenItsCtxEndsAndCancelsTheLoads(t *testing.T) {
 	})
 }
 
-func TestCloseLetsCallersGoWhoWaitForALoadElsewhere(t *testing.T) {
+func TestClose_EndsWaitsForLoadsElsewhere(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource(t)
@@ -398,7 +398,7 @@ func TestCloseLetsCallersGoWhoWaitForALoadElsewhere(t *testing.T) {
 	})
 }
 
-func TestCloseOfAnIdleCacheIsForGood(t *testing.T) {
+func TestClose_OfAnIdleCacheIsFinal(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCache(t, rdb, Spec[int, string]{})
@@ -420,7 +420,7 @@ func TestCloseOfAnIdleCacheIsForGood(t *testing.T) {
 	})
 }
 
-func TestCachesNest(t *testing.T) {
+func TestUp_MayCallAnotherCache(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource(t)
@@ -441,7 +441,7 @@ func TestCachesNest(t *testing.T) {
 	})
 }
 
-func TestACacheThatNestsInItselfSaysSo(t *testing.T) {
+func TestUp_ReentrantLoadIsAnError(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		var c *Cache[int, string]
@@ -452,7 +452,7 @@ func TestACacheThatNestsInItselfSaysSo(t *testing.T) {
 	})
 }
 
-func TestTwoCachesOfOneTemplateInAProcessAreOne(t *testing.T) {
+func TestCache_TwoOfOneTemplateShareLoads(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSource(t)
@@ -485,7 +485,7 @@ func TestTwoCachesOfOneTemplateInAProcessAreOne(t *testing.T) {
 }
 
 // A load with the only place must not wait for one that waits for its place.
-func TestALoadThatAsksForAnotherKeyNeedsNoSecondPlace(t *testing.T) {
+func TestMaxLoads_NestedLoadIsNotCounted(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.StartEmbedded(t).Client(nil)
 	var c *Cache[int, int]

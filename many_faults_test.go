@@ -20,7 +20,7 @@ type apart struct{ *redis.Client }
 // Of five keys, what is sent for the first two is answered, and then the connection
 // is cut. Every key has its value all the same, what had no lease is not stored,
 // and no lease is left. What is known not to have been sent is sent again.
-func TestGetManySurvivesTheLossOfAConnectionInTheMiddleOfAPipeline(t *testing.T) {
+func TestGetMany_SurvivesTheLossOfAConnectionInAPipeline(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
 		name     string
@@ -81,7 +81,7 @@ func TestGetManySurvivesTheLossOfAConnectionInTheMiddleOfAPipeline(t *testing.T)
 	}
 }
 
-func TestAServerThatForgetsItsScriptsInTheMiddleOfAPipelineIsToldAgain(t *testing.T) {
+func TestGetMany_ScriptsAreSentAgainAfterAScriptFlush(t *testing.T) {
 	t.Parallel()
 	for name, one := range map[string]*script.Script{"acquire": script.Acquire, "store": script.Store} {
 		t.Run(name, func(t *testing.T) {
@@ -107,7 +107,7 @@ func TestAServerThatForgetsItsScriptsInTheMiddleOfAPipelineIsToldAgain(t *testin
 	}
 }
 
-func TestGetManyWhileRedisIsAwayLoadsInOneCallAndStoresNothing(t *testing.T) {
+func TestGetMany_RedisDownLoadsInOneCallAndStoresNothing(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newShop(t)
@@ -130,7 +130,7 @@ func TestGetManyWhileRedisIsAwayLoadsInOneCallAndStoresNothing(t *testing.T) {
 
 // A holder that dies in the middle of a load of many keys is replaced after its
 // LeaseTTL, and its keys are loaded in one call again as far as they can be.
-func TestAHolderOfManyLeasesThatDiesIsReplaced(t *testing.T) {
+func TestGetMany_KilledLoaderIsReplaced(t *testing.T) {
 	t.Parallel()
 	inShops(t, Spec[int, string]{LeaseTTL: 3 * time.Second}, func(t *testing.T, rdb *redis.Client, s *shop, a, b *Cache[int, string]) {
 		hung := again(t, rdb)
@@ -158,7 +158,7 @@ func TestAHolderOfManyLeasesThatDiesIsReplaced(t *testing.T) {
 }
 
 // What cannot be used is loaded and replaced, in the same call as what is missing.
-func TestGarbageAmongManyKeysIsReplaced(t *testing.T) {
+func TestGetMany_GarbageIsReplaced(t *testing.T) {
 	t.Parallel()
 	for _, warm := range []bool{false, true} {
 		t.Run(fmt.Sprint("warm ", warm), func(t *testing.T) {

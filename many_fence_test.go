@@ -16,7 +16,7 @@ import (
 
 // What is true of each key by itself while others are loaded with it.
 
-func TestADeleteOfOneKeyDuringALoadOfManyFencesThatKeyAndNoOther(t *testing.T) {
+func TestGetMany_DeleteDuringALoadFencesOnlyItsKey(t *testing.T) {
 	t.Parallel()
 	for _, from := range []string{"this cache", "another cache"} {
 		t.Run(from, func(t *testing.T) {
@@ -62,7 +62,7 @@ func TestADeleteOfOneKeyDuringALoadOfManyFencesThatKeyAndNoOther(t *testing.T) {
 	}
 }
 
-func TestASetOfOneKeyDuringALoadOfManyWins(t *testing.T) {
+func TestGetMany_SetDuringALoadWins(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newShop(t)
@@ -79,7 +79,7 @@ func TestASetOfOneKeyDuringALoadOfManyWins(t *testing.T) {
 }
 
 // The load has ended, and its values are on their way.
-func TestADeleteOfOneKeyBeforeItsValueIsStoredWins(t *testing.T) {
+func TestGetMany_DeleteBeforeAStoreWins(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newShop(t)
@@ -114,7 +114,7 @@ func lookingUp(t *testing.T, c *Cache[int, string], ids ...int) <-chan armful {
 	return ch
 }
 
-func TestALoadOfManyKeysSlowerThanItsLeasesIsStored(t *testing.T) {
+func TestGetMany_LoadSlowerThanItsLeasesIsStored(t *testing.T) {
 	t.Parallel()
 	inShops(t, Spec[int, string]{LeaseTTL: time.Second, UpTimeout: time.Hour}, func(t *testing.T, rdb *redis.Client, s *shop, a, b *Cache[int, string]) {
 		first := askingMany(t.Context(), a, 1, 2, 3)
@@ -135,7 +135,7 @@ func TestALoadOfManyKeysSlowerThanItsLeasesIsStored(t *testing.T) {
 
 // A process that has just begun has no idea yet of what is there: it asks another
 // way. What is stale is served all the same.
-func TestStaleValuesAreServedAtOnceAndReloadedInOneCall(t *testing.T) {
+func TestGetMany_StaleValuesAreServedAtOnceAndReloadedInOneCall(t *testing.T) {
 	t.Parallel()
 	for _, new := range []bool{false, true} {
 		for _, keys := range []int{1, 3} {
@@ -171,7 +171,7 @@ func TestStaleValuesAreServedAtOnceAndReloadedInOneCall(t *testing.T) {
 	}
 }
 
-func TestAStaleValueAndAMissingOneAreLoadedAndOnlyTheOneIsWaitedFor(t *testing.T) {
+func TestGetMany_WaitsForMissingKeysOnly(t *testing.T) {
 	t.Parallel()
 	spec := Spec[int, string]{LeaseTTL: longLease, TTL: time.Hour, Jitter: NoJitter, StaleWhileRevalidate: time.Hour}
 	inShops(t, spec, func(t *testing.T, _ *redis.Client, s *shop, a, _ *Cache[int, string]) {
@@ -194,7 +194,7 @@ func TestAStaleValueAndAMissingOneAreLoadedAndOnlyTheOneIsWaitedFor(t *testing.T
 	})
 }
 
-func TestStaleValuesAreServedIfALoadOfManyFails(t *testing.T) {
+func TestGetMany_StaleValuesAreServedIfTheLoadFails(t *testing.T) {
 	t.Parallel()
 	spec := Spec[int, string]{LeaseTTL: longLease, TTL: time.Hour, Jitter: NoJitter, StaleIfError: time.Hour}
 	inShops(t, spec, func(t *testing.T, _ *redis.Client, s *shop, a, _ *Cache[int, string]) {
@@ -211,7 +211,7 @@ func TestStaleValuesAreServedIfALoadOfManyFails(t *testing.T) {
 	})
 }
 
-func TestWhatIsKnownToBeAbsentIsNotLoaded(t *testing.T) {
+func TestGetMany_RememberedAbsenceIsNotLoaded(t *testing.T) {
 	t.Parallel()
 	spec := Spec[int, string]{LeaseTTL: longLease, Jitter: NoJitter, NotFoundTTL: time.Minute}
 	inShops(t, spec, func(t *testing.T, _ *redis.Client, s *shop, a, b *Cache[int, string]) {

@@ -27,7 +27,7 @@ func inShops(t *testing.T, spec Spec[int, string], f func(t *testing.T, rdb *red
 	})
 }
 
-func TestCallsThatOverlapLoadEachKeyOnce(t *testing.T) {
+func TestGetMany_OverlappingCallsLoadEachKeyOnce(t *testing.T) {
 	t.Parallel()
 	inShops(t, Spec[int, string]{LeaseTTL: longLease}, func(t *testing.T, _ *redis.Client, s *shop, a, b *Cache[int, string]) {
 		first := askingMany(t.Context(), a, 1, 2, 3)
@@ -64,7 +64,7 @@ func TestCallsThatOverlapLoadEachKeyOnce(t *testing.T) {
 }
 
 // The same on a real server, with what can be known there.
-func TestTwoProcessesThatAskForManyKeysLoadEachOnce(t *testing.T) {
+func TestGetMany_TwoProcessesLoadEachKeyOnce(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newShop(t)
@@ -91,7 +91,7 @@ func TestTwoProcessesThatAskForManyKeysLoadEachOnce(t *testing.T) {
 	})
 }
 
-func TestEachCallerOfManyKeysLeavesOnItsOwnCtxAndTheRestGoesOn(t *testing.T) {
+func TestGetMany_EachCallerLeavesOnItsOwnCtx(t *testing.T) {
 	t.Parallel()
 	inShops(t, Spec[int, string]{LeaseTTL: longLease}, func(t *testing.T, _ *redis.Client, s *shop, a, b *Cache[int, string]) {
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -122,7 +122,7 @@ func TestEachCallerOfManyKeysLeavesOnItsOwnCtxAndTheRestGoesOn(t *testing.T) {
 	})
 }
 
-func TestWhoLeavesHasWhatWasThereAlready(t *testing.T) {
+func TestGetMany_LeavingCallerGetsTheValuesReadSoFar(t *testing.T) {
 	t.Parallel()
 	inShops(t, Spec[int, string]{LeaseTTL: longLease}, func(t *testing.T, _ *redis.Client, s *shop, a, _ *Cache[int, string]) {
 		require.NoError(t, a.SetMany(t.Context(), goods("set", 1, 2, 3)))
@@ -139,7 +139,7 @@ func TestWhoLeavesHasWhatWasThereAlready(t *testing.T) {
 	})
 }
 
-func TestALoadOfManyKeysThatEveryCallerHasLeftIsCancelledAndFreesTheLeases(t *testing.T) {
+func TestGetMany_LoadWithoutCallersIsCancelledAndReleasesLeases(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newShop(t)
@@ -166,7 +166,7 @@ func TestALoadOfManyKeysThatEveryCallerHasLeftIsCancelledAndFreesTheLeases(t *te
 	})
 }
 
-func TestKeysThatAreLoadedElsewhereAreWaitedForAndTheOthersLoadedMeanwhile(t *testing.T) {
+func TestGetMany_WaitsForKeysLoadedElsewhereAndLoadsTheOthers(t *testing.T) {
 	t.Parallel()
 	inShops(t, Spec[int, string]{LeaseTTL: longLease}, func(t *testing.T, _ *redis.Client, s *shop, a, b *Cache[int, string]) {
 		elsewhere2, elsewhere3 := asking(t.Context(), b, 2), (<-chan answer)(nil)
@@ -191,7 +191,7 @@ func TestKeysThatAreLoadedElsewhereAreWaitedForAndTheOthersLoadedMeanwhile(t *te
 	})
 }
 
-func TestALoadOfManyKeysTakesOnePlaceOfMaxLoads(t *testing.T) {
+func TestGetMany_LoadCountsOnceForMaxLoads(t *testing.T) {
 	t.Parallel()
 	inShops(t, Spec[int, string]{LeaseTTL: longLease, MaxLoads: 2}, func(t *testing.T, rdb *redis.Client, s *shop, a, _ *Cache[int, string]) {
 		first := askingMany(t.Context(), a, 1, 2, 3, 4, 5)
@@ -214,7 +214,7 @@ func TestALoadOfManyKeysTakesOnePlaceOfMaxLoads(t *testing.T) {
 
 // Those who wait for another process have parted from the load of the others, and
 // need a place of their own when they get to load.
-func TestKeysThatHadToWaitTakeAPlaceWhenTheyAreLoaded(t *testing.T) {
+func TestGetMany_KeysThatWaitedCountForMaxLoadsWhenLoaded(t *testing.T) {
 	t.Parallel()
 	inShops(t, Spec[int, string]{LeaseTTL: longLease, MaxLoads: 1}, func(t *testing.T, _ *redis.Client, s *shop, a, b *Cache[int, string]) {
 		elsewhere := askingMany(t.Context(), b, 1, 2)
@@ -238,7 +238,7 @@ func TestKeysThatHadToWaitTakeAPlaceWhenTheyAreLoaded(t *testing.T) {
 	})
 }
 
-func TestAnUpManyMayAskForOtherKeysAndIsToldIfItAsksForItsOwn(t *testing.T) {
+func TestUpMany_NestedLoadOfItsOwnKeyIsAnError(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		var c *Cache[int, string]

@@ -13,7 +13,7 @@ import (
 
 // The first GetMany of a process asks for the leases in place of reading, where no
 // stale value is to be served. Here it has to read.
-func TestTheFirstGetManyOfAProcessIsServedStaleValuesAtOnce(t *testing.T) {
+func TestGetMany_FirstCallOfAProcessIsServedStaleValuesAtOnce(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		finish := make(chan struct{})

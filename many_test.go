@@ -114,7 +114,7 @@ func requireFree(t *testing.T, rdb *redis.Client, c *Cache[int, string], ids ...
 	}
 }
 
-func TestGetManyReturnsWhatIsThereAndLoadsTheRestInOneCall(t *testing.T) {
+func TestGetMany_LoadsMissingKeysInOneCall(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newShop(t)
@@ -139,7 +139,7 @@ func TestGetManyReturnsWhatIsThereAndLoadsTheRestInOneCall(t *testing.T) {
 	})
 }
 
-func TestLookupManyNeitherLoadsNorWaits(t *testing.T) {
+func TestLookupMany_NeitherLoadsNorWaits(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newShop(t)
@@ -155,7 +155,7 @@ func TestLookupManyNeitherLoadsNorWaits(t *testing.T) {
 	})
 }
 
-func TestGetManyOfACacheWithoutUpIsLookupMany(t *testing.T) {
+func TestGetMany_WithoutUpIsLookupMany(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCache(t, rdb, Spec[int, string]{})
@@ -164,7 +164,7 @@ func TestGetManyOfACacheWithoutUpIsLookupMany(t *testing.T) {
 	})
 }
 
-func TestACallForManyKeysThatCannotSucceedSendsNothing(t *testing.T) {
+func TestGetMany_InvalidCallSendsNothing(t *testing.T) {
 	t.Parallel()
 	ended, cancel := context.WithCancelCause(t.Context())
 	cancel(errSource)
@@ -201,7 +201,7 @@ func TestACallForManyKeysThatCannotSucceedSendsNothing(t *testing.T) {
 	}
 }
 
-func TestACallForNoKeysSendsNothingAndIsNoError(t *testing.T) {
+func TestGetMany_NoKeysSendsNothing(t *testing.T) {
 	t.Parallel()
 	rdb := closedClient(t)
 	s := newShop(t)
@@ -219,7 +219,7 @@ func TestACallForNoKeysSendsNothingAndIsNoError(t *testing.T) {
 	require.Empty(t, s.calls)
 }
 
-func TestAKeyThatCannotBeRenderedIsTheErrorAndTheOthersAreAnswered(t *testing.T) {
+func TestGetMany_InvalidKeyIsTheErrorAndOthersAreAnswered(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newShop(t)
@@ -260,7 +260,7 @@ func TestAKeyThatCannotBeRenderedIsTheErrorAndTheOthersAreAnswered(t *testing.T)
 
 // In each the keys that are there are right and stored, and the others have no
 // value, or the error; and no lease is left.
-func TestEachKeyHasItsOwnAnswerHoweverUpManyEnds(t *testing.T) {
+func TestGetMany_EachKeyHasItsOwnResultOfUpMany(t *testing.T) {
 	t.Parallel()
 	for _, o := range []struct {
 		name   string
@@ -331,7 +331,7 @@ func isNot(target error) func(*testing.T, error) {
 	}
 }
 
-func TestACacheWithOnlyUpManyServesGet(t *testing.T) {
+func TestGet_UsesUpManyWithoutUp(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newShop(t)
@@ -352,7 +352,7 @@ func TestACacheWithOnlyUpManyServesGet(t *testing.T) {
 	})
 }
 
-func TestGetManyOfACacheWithOnlyUpCallsItForSomeKeysAtOnce(t *testing.T) {
+func TestGetMany_WithoutUpManyCallsUpConcurrently(t *testing.T) {
 	t.Parallel()
 	const keys = 40
 	for maxLoads, most := range map[int]int{0: 16, 3: 3, 100: keys} {

@@ -46,7 +46,7 @@ func travels(t *testing.T, plain *redis.Client) (*redis.Client, func(what string
 	}
 }
 
-func TestACallForAHundredKeysIsFewRoundTrips(t *testing.T) {
+func TestGetMany_HundredKeysAreFewRoundTrips(t *testing.T) {
 	t.Parallel()
 	rdb, costs := travels(t, redistest.Shared(t).Client(nil))
 	calls := 0
@@ -92,7 +92,7 @@ func TestACallForAHundredKeysIsFewRoundTrips(t *testing.T) {
 // Loads of one key each take their leases together, and are stored together where
 // they take about as long: in a bubble, since those who have loaded wait for the others
 // no longer than 50 ms, and a machine that stands still for as long parts them.
-func TestACallForManyKeysWithUpAloneIsFewRoundTrips(t *testing.T) {
+func TestGetMany_WithoutUpManyIsFewRoundTrips(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, plain *redis.Client) {
 		rdb, costs := travels(t, plain)
@@ -117,7 +117,7 @@ func TestACallForManyKeysWithUpAloneIsFewRoundTrips(t *testing.T) {
 	})
 }
 
-func TestSetManyWithDownIsTwoRoundTrips(t *testing.T) {
+func TestSetMany_WithDownIsTwoRoundTrips(t *testing.T) {
 	t.Parallel()
 	rdb, costs := travels(t, redistest.Shared(t).Client(nil))
 	persisted := map[int]string{}
@@ -140,7 +140,7 @@ func TestSetManyWithDownIsTwoRoundTrips(t *testing.T) {
 }
 
 // Redis answers nobody else while it works a pipeline off, so a long one is cut.
-func TestMoreKeysThanGoIntoOnePipelineAreLoadedInOneCall(t *testing.T) {
+func TestGetMany_MoreKeysThanOnePipelineAreLoadedInOneCall(t *testing.T) {
 	t.Parallel()
 	const keys = 1200
 	rdb, commands := counted(t, redistest.Shared(t).Client(nil))

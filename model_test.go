@@ -265,12 +265,12 @@ func (w *modelWalk) step() {
 	}
 }
 
-func TestARandomWalkThroughACacheIsThatOfTheModel(t *testing.T) {
+func TestCache_RandomWalkMatchesTheModel(t *testing.T) {
 	t.Parallel()
 	walkThroughCaches(t, 3000, 0, 0)
 }
 
-func TestARandomWalkThroughAPackedCacheIsThatOfTheModel(t *testing.T) {
+func TestPacked_RandomWalkMatchesTheModel(t *testing.T) {
 	t.Parallel()
 	t.Run("by ranges", func(t *testing.T) { walkThroughCaches(t, 400, 3, 0) })
 	t.Run("by a hash", func(t *testing.T) { walkThroughCaches(t, 400, 3, modelKeys) })

@@ -13,7 +13,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-func TestThatThereIsNoValueIsRememberedForExactlyNotFoundTTL(t *testing.T) {
+func TestNotFoundTTL_RemembersForExactlyItsTime(t *testing.T) {
 	t.Parallel()
 	o := &origin{takes: 100 * time.Millisecond, err: fmt.Errorf("no row: %w", ErrNotFound)}
 	inCrew(t, o, Spec[int, string]{TTL: time.Minute, NotFoundTTL: 5 * time.Second}, func(t *testing.T, c *crew) {
@@ -55,7 +55,7 @@ func TestThatThereIsNoValueIsRememberedForExactlyNotFoundTTL(t *testing.T) {
 	})
 }
 
-func TestThatThereIsNoValueReplacesWhatWasThere(t *testing.T) {
+func TestNotFoundTTL_ReplacesTheValue(t *testing.T) {
 	t.Parallel()
 	o := &origin{}
 	spec := Spec[int, string]{TTL: time.Second, NotFoundTTL: 5 * time.Second, StaleWhileRevalidate: time.Minute, StaleIfError: time.Hour}
@@ -77,7 +77,7 @@ func TestThatThereIsNoValueReplacesWhatWasThere(t *testing.T) {
 	})
 }
 
-func TestWithoutNotFoundTTLEveryReaderLoads(t *testing.T) {
+func TestNotFoundTTL_ZeroMakesEveryReaderLoad(t *testing.T) {
 	t.Parallel()
 	o := &origin{err: ErrNotFound}
 	inCrew(t, o, Spec[int, string]{TTL: time.Minute}, func(t *testing.T, c *crew) {
@@ -91,7 +91,7 @@ func TestWithoutNotFoundTTLEveryReaderLoads(t *testing.T) {
 	})
 }
 
-func TestAReadOfAKnownAbsenceIsOneGETAndNoLoad(t *testing.T) {
+func TestNotFoundTTL_ReadIsOneGETAndNoLoad(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		counting, commands := counted(t, rdb)
@@ -121,7 +121,7 @@ func TestAReadOfAKnownAbsenceIsOneGETAndNoLoad(t *testing.T) {
 }
 
 // What a load has not found may be there by the time it says so.
-func TestAnAbsenceThatWasLoadedDuringAWriteIsNotStored(t *testing.T) {
+func TestNotFoundTTL_AbsenceLoadedDuringAWriteIsNotStored(t *testing.T) {
 	t.Parallel()
 	for name, write := range map[string]func(ctx context.Context, c *Cache[int, string]) error{
 		"Set":    func(ctx context.Context, c *Cache[int, string]) error { return c.Set(ctx, 1, "set") },
@@ -158,7 +158,7 @@ func TestAnAbsenceThatWasLoadedDuringAWriteIsNotStored(t *testing.T) {
 	}
 }
 
-func TestAKnownAbsenceEnds(t *testing.T) {
+func TestNotFoundTTL_EndsWithSetDeleteExpireOrRefresh(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(ctx context.Context, c *Cache[int, string]) error{
 		"Set":     func(ctx context.Context, c *Cache[int, string]) error { return c.Set(ctx, 1, "there") },
@@ -189,7 +189,7 @@ func TestAKnownAbsenceEnds(t *testing.T) {
 	}
 }
 
-func TestRefreshOfAValueThatIsNoMoreRemembersThat(t *testing.T) {
+func TestRefresh_RemembersErrNotFound(t *testing.T) {
 	t.Parallel()
 	o := &origin{}
 	inCrew(t, o, Spec[int, string]{TTL: time.Minute, NotFoundTTL: 5 * time.Second}, func(t *testing.T, c *crew) {
@@ -239,7 +239,7 @@ func zeroIsAValue[V any](t *testing.T, rdb *redis.Client) {
 	require.Equal(t, 2, loads)
 }
 
-func TestAZeroValueIsNoAbsence(t *testing.T) {
+func TestNotFoundTTL_ZeroValueIsAValue(t *testing.T) {
 	t.Parallel()
 	for name, check := range map[string]func(*testing.T, *redis.Client){
 		"an empty string": zeroIsAValue[string],

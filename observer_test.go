@@ -13,7 +13,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-func TestAnObserverIsToldOfCallsAndLoadsInOrder(t *testing.T) {
+func TestObserver_SeesCallsAndLoadsInOrder(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		d := new(diary)
@@ -108,7 +108,7 @@ func TestAnObserverIsToldOfCallsAndLoadsInOrder(t *testing.T) {
 }
 
 // Where nothing is done there is nothing to tell.
-func TestAnObserverIsNotToldOfCallsThatAreRefused(t *testing.T) {
+func TestObserver_DoesNotSeeRefusedCalls(t *testing.T) {
 	t.Parallel()
 	d := new(diary)
 	c := newCache(t, closedClient(t), Spec[int, string]{Observer: d})
@@ -127,7 +127,7 @@ func TestAnObserverIsNotToldOfCallsThatAreRefused(t *testing.T) {
 }
 
 // What begins ends, with the error of Redis too.
-func TestAnObserverIsToldOfFailuresOfRedis(t *testing.T) {
+func TestObserver_SeesFailuresOfRedis(t *testing.T) {
 	t.Parallel()
 	d := new(diary)
 	c := newCache(t, closedClient(t), Spec[int, string]{Observer: d, Key: "k:{id}"})

@@ -54,7 +54,7 @@ func constants(t *testing.T) (ops []string) {
 	return ops
 }
 
-func TestObserver_IsToldOfEachOpThatHasAConstantAndIsDocumented(t *testing.T) {
+func TestObserver_SeesEachDocumentedOp(t *testing.T) {
 	t.Parallel()
 	doc, err := os.ReadFile("docs/observing.md")
 	require.NoError(t, err)

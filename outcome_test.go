@@ -15,7 +15,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-func TestACallSaysHowItCameByItsValue(t *testing.T) {
+func TestWithOutcome_RecordsWhereAValueCameFrom(t *testing.T) {
 	t.Parallel()
 	spec := Spec[int, string]{
 		TTL: time.Second, StaleWhileRevalidate: time.Second, NotFoundTTL: time.Minute, Jitter: NoJitter,
@@ -59,7 +59,7 @@ func TestACallSaysHowItCameByItsValue(t *testing.T) {
 	})
 }
 
-func TestACallThatDoesNotAskRedisSaysSo(t *testing.T) {
+func TestWithOutcome_RecordsABypass(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		faults := new(redistest.Faults)
@@ -93,7 +93,7 @@ func TestACallThatDoesNotAskRedisSaysSo(t *testing.T) {
 }
 
 // Whatever the outcome of the call before was.
-func TestACallThatFailsSaysThatItHasNoValue(t *testing.T) {
+func TestWithOutcome_FailedCallHasNoOutcome(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.StartEmbedded(t).Client(nil)
 	o := &origin{err: errSource}
@@ -135,7 +135,7 @@ func TestACallThatFailsSaysThatItHasNoValue(t *testing.T) {
 // The load of a stale value goes on when its reader is gone, who may look at the
 // outcome then: whatever Up asks for must not touch it. The race detector sees
 // more of that than the test does.
-func TestACallThatUpMakesDoesNotSetTheOutcomeOfTheOneOutside(t *testing.T) {
+func TestWithOutcome_CallsOfUpDoNotChangeIt(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		inner := newCache(t, rdb, Spec[int, string]{Key: "inner:{id}"})
@@ -172,7 +172,7 @@ func TestACallThatUpMakesDoesNotSetTheOutcomeOfTheOneOutside(t *testing.T) {
 	})
 }
 
-func TestACallForManyKeysSaysWhatTheOneThatTookTheMostDid(t *testing.T) {
+func TestWithOutcome_ManyKeysRecordTheMostExpensive(t *testing.T) {
 	t.Parallel()
 	for name, together := range map[string]bool{"Up": false, "UpMany": true} {
 		t.Run(name, func(t *testing.T) {

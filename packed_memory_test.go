@@ -49,7 +49,7 @@ func perEntry(t *testing.T, server *redistest.Server, rdb *redis.Client, n int, 
 }
 
 // The ratios that docs/packed.md promises, on a Redis that is configured as it says.
-func TestPackedEntriesTakeLessThanHalfOfTheMemory(t *testing.T) {
+func TestPacked_TakesLessThanHalfTheMemory(t *testing.T) {
 	t.Parallel()
 	n := *memoryEntries
 	// Without a slow log, whose entries would be counted too.

@@ -23,7 +23,7 @@ func placeOf[K comparable, V any](c *Cache[K, V], key K) (hash, field string) {
 	return at[:i], at[i+1:]
 }
 
-func TestPackedEntriesOfOneHashHaveEachTheirOwnLife(t *testing.T) {
+func TestPacked_EntriesOfOneHashHaveTheirOwnLifetimes(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		loads := map[int]int{}
@@ -58,7 +58,7 @@ func TestPackedEntriesOfOneHashHaveEachTheirOwnLife(t *testing.T) {
 	})
 }
 
-func TestALoadFromBeforeADeletionOfAPackedEntryIsNotStored(t *testing.T) {
+func TestPacked_DeleteFencesALoad(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		began, end := make(chan struct{}), make(chan struct{})
@@ -93,7 +93,7 @@ func TestALoadFromBeforeADeletionOfAPackedEntryIsNotStored(t *testing.T) {
 	})
 }
 
-func TestManyPackedEntriesAreReadWithOneCommandAHash(t *testing.T) {
+func TestPacked_GetManySendsOneCommandPerHash(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, plain *redis.Client) {
 		rdb, commands := counted(t, plain)
@@ -127,7 +127,7 @@ func TestManyPackedEntriesAreReadWithOneCommandAHash(t *testing.T) {
 	})
 }
 
-func TestClearTakesAwayTheHashesOfACacheAndNoOthers(t *testing.T) {
+func TestPacked_ClearRemovesOnlyHashesOfItsCache(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		key := redistest.Key(t)
@@ -155,7 +155,7 @@ func TestClearTakesAwayTheHashesOfACacheAndNoOthers(t *testing.T) {
 	})
 }
 
-func TestGarbageWhereAPackedEntryShouldBeIsReplaced(t *testing.T) {
+func TestPacked_GarbageIsReplaced(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		var loads atomic.Int64
@@ -199,7 +199,7 @@ func TestGarbageWhereAPackedEntryShouldBeIsReplaced(t *testing.T) {
 	})
 }
 
-func TestAPackedEntryIsRefreshedEveryPeriodOnce(t *testing.T) {
+func TestPacked_RefreshEveryLoadsOncePerPeriod(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		var loads atomic.Int64
@@ -225,7 +225,7 @@ func TestAPackedEntryIsRefreshedEveryPeriodOnce(t *testing.T) {
 	})
 }
 
-func TestAPackedCacheWorksOnAClusterAndThroughAProxy(t *testing.T) {
+func TestPacked_WorksOnAClusterAndThroughAProxy(t *testing.T) {
 	t.Parallel()
 	for name, client := range map[string]func(t *testing.T) redis.UniversalClient{
 		"cluster": func(t *testing.T) redis.UniversalClient { return redistest.StartCluster(t, 2).Client(nil) },

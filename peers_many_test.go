@@ -22,7 +22,7 @@ import (
 
 // hot wakes those who wait for the first key only: the others are never loaded
 // again. rockscache makes it empty strings and no error.
-func TestAPanicOfUpManyIsTheErrorOfEveryKeyAndWedgesNone(t *testing.T) {
+func TestUpMany_PanicIsTheErrorOfEveryKey(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newShop(t)
@@ -50,7 +50,7 @@ func TestAPanicOfUpManyIsTheErrorOfEveryKeyAndWedgesNone(t *testing.T) {
 
 // In sturdyc the error of one batch is lost if another one, of which the caller
 // waits for a key too, goes well.
-func TestTheErrorOfOneOfSeveralLoadsIsNotLost(t *testing.T) {
+func TestGetMany_ErrorOfOneLoadIsReturned(t *testing.T) {
 	t.Parallel()
 	inShops(t, Spec[int, string]{LeaseTTL: longLease}, func(t *testing.T, _ *redis.Client, s *shop, a, b *Cache[int, string]) {
 		for _, failing := range []int{1, 3, 5} {
@@ -88,7 +88,7 @@ func TestTheErrorOfOneOfSeveralLoadsIsNotLost(t *testing.T) {
 }
 
 // In jetcache-go who has joined a batch gets what there is of it and no error.
-func TestWhoJoinsALoadOfManyKeysGetsItsErrorToo(t *testing.T) {
+func TestGetMany_JoiningCallerGetsTheErrorToo(t *testing.T) {
 	t.Parallel()
 	inShops(t, Spec[int, string]{LeaseTTL: longLease}, func(t *testing.T, _ *redis.Client, s *shop, a, _ *Cache[int, string]) {
 		calls := []<-chan armful{askingMany(t.Context(), a, 1, 2, 3)}
@@ -117,7 +117,7 @@ func (p picky) Append(dst []byte, v string) ([]byte, error) {
 }
 
 // jetcache-go remembers it as one that does not exist.
-func TestAValueOfManyThatCannotBeEncodedIsReturnedAndNotKnownToBeAbsent(t *testing.T) {
+func TestGetMany_ValueThatCannotBeEncodedIsReturned(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newShop(t)
@@ -138,7 +138,7 @@ func TestAValueOfManyThatCannotBeEncodedIsReturnedAndNotKnownToBeAbsent(t *testi
 
 // go-redis returns the first error of a pipeline, and redis.Nil is one. jetcache-go
 // then takes a key for missing whose node has failed, and an empty value for none.
-func TestAnErrorOfOneKeyIsNotHiddenByAMissBeforeIt(t *testing.T) {
+func TestGetMany_ErrorIsNotHiddenByAnEarlierMiss(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		spec := Spec[int, string]{Key: redistest.Key(t) + ":{id}"}
@@ -156,7 +156,7 @@ func TestAnErrorOfOneKeyIsNotHiddenByAMissBeforeIt(t *testing.T) {
 }
 
 // rockscache stores none of those that come after one that it has lost.
-func TestALeaseThatIsLostKeepsNoOtherValueFromBeingStored(t *testing.T) {
+func TestGetMany_LostLeaseDoesNotPreventOtherStores(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s := newShop(t)
@@ -173,7 +173,7 @@ func TestALeaseThatIsLostKeepsNoOtherValueFromBeingStored(t *testing.T) {
 }
 
 // In rockscache a goroutine is handed a slice that is then written to.
-func TestUpManyAndItsCallerMayChangeTheSliceOfKeys(t *testing.T) {
+func TestUpMany_MayChangeItsSliceOfKeys(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		asked, goOn := make(chan []int, 10), make(chan bool, 10)
@@ -217,7 +217,7 @@ func TestUpManyAndItsCallerMayChangeTheSliceOfKeys(t *testing.T) {
 
 // In jetcache-go the next round of its refresher brings it back; sturdyc and hot
 // write what a reload in the background has found over it.
-func TestAReloadInTheBackgroundDoesNotBringBackWhatIsDeleted(t *testing.T) {
+func TestGetMany_BackgroundReloadDoesNotRestoreADeletedValue(t *testing.T) {
 	t.Parallel()
 	spec := Spec[int, string]{LeaseTTL: longLease, TTL: time.Hour, Jitter: NoJitter, StaleWhileRevalidate: time.Hour}
 	inShops(t, spec, func(t *testing.T, rdb *redis.Client, s *shop, a, b *Cache[int, string]) {
@@ -235,7 +235,7 @@ func TestAReloadInTheBackgroundDoesNotBringBackWhatIsDeleted(t *testing.T) {
 }
 
 // rockscache gives it three seconds to live, for one error.
-func TestAReloadThatFailsTakesNothingFromTheLifeOfAStaleValue(t *testing.T) {
+func TestGetMany_FailedReloadDoesNotShortenAStaleValue(t *testing.T) {
 	t.Parallel()
 	spec := Spec[int, string]{LeaseTTL: 3 * time.Second, TTL: time.Hour, Jitter: NoJitter, StaleIfError: 10 * time.Hour}
 	inShops(t, spec, func(t *testing.T, rdb *redis.Client, s *shop, a, _ *Cache[int, string]) {
@@ -254,7 +254,7 @@ func TestAReloadThatFailsTakesNothingFromTheLifeOfAStaleValue(t *testing.T) {
 }
 
 // In sturdyc what was known to be absent becomes a zero value.
-func TestAnErrorAfterWhatWasKnownToBeAbsentIsNoValue(t *testing.T) {
+func TestGetMany_ErrorAfterARememberedAbsenceIsNoValue(t *testing.T) {
 	t.Parallel()
 	spec := Spec[int, string]{LeaseTTL: longLease, Jitter: NoJitter, NotFoundTTL: time.Minute, StaleIfError: time.Hour}
 	inShops(t, spec, func(t *testing.T, rdb *redis.Client, s *shop, a, _ *Cache[int, string]) {

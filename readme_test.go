@@ -111,7 +111,7 @@ func sample() {
 
 // The samples are type-checked against what go build has made of the packages already:
 // to compile them, each with types of Cache of its own, would take minutes.
-func TestEverySampleInTheDocsCompiles(t *testing.T) {
+func TestDocs_EverySampleCompiles(t *testing.T) {
 	t.Parallel()
 	pages, err := filepath.Glob("docs/*.md")
 	require.NoError(t, err)
@@ -166,7 +166,7 @@ func exported(t *testing.T) map[string]string {
 	return exports
 }
 
-func TestTheProgramInTheReadmeRunsAsItSays(t *testing.T) {
+func TestDocs_ReadmeProgramRunsAsItSays(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("README.md")
 	require.NoError(t, err)

@@ -13,7 +13,7 @@ import (
 // A Refresh that comes during another one waits for the next load. If a deletion lets
 // readers begin one of their own meanwhile, that is not it, nor is the value that those
 // who come after them find.
-func TestARefreshThatWaitsForTheNextLoadIsNotLeftToReaders(t *testing.T) {
+func TestRefresh_DuringAnotherIsNotSatisfiedByALoadOfReaders(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		ctx, s := t.Context(), newSource(t)

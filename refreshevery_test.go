@@ -76,7 +76,7 @@ func multiples(every time.Duration, n int) []time.Duration {
 	return ds
 }
 
-func TestAFleetLoadsEachKeyOnceAPeriodAndItsReadersNever(t *testing.T) {
+func TestRefreshEvery_LoadsEachKeyOncePerPeriodAndReadersNeverLoad(t *testing.T) {
 	t.Parallel()
 	const every, periods = 10 * time.Second, 6
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
@@ -118,7 +118,7 @@ func TestAFleetLoadsEachKeyOnceAPeriodAndItsReadersNever(t *testing.T) {
 	})
 }
 
-func TestAnUpThatHangsIsEndedByUpTimeoutAndDelaysNoOtherKey(t *testing.T) {
+func TestRefreshEvery_UpThatHangsDelaysNoOtherKey(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		log := newLogbook()
@@ -149,7 +149,7 @@ func TestAnUpThatHangsIsEndedByUpTimeoutAndDelaysNoOtherKey(t *testing.T) {
 	})
 }
 
-func TestAnUpThatFailsIsTriedAgainInTheNextPeriodAndTheValueStays(t *testing.T) {
+func TestRefreshEvery_FailedUpIsRetriedInTheNextPeriod(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		log, n := newLogbook(), 0
@@ -176,7 +176,7 @@ func TestAnUpThatFailsIsTriedAgainInTheNextPeriodAndTheValueStays(t *testing.T) 
 	})
 }
 
-func TestRefreshEveryEndsWithItsContextOrTheCacheAndGivesItsTurnBack(t *testing.T) {
+func TestRefreshEvery_EndReturnsItsTurn(t *testing.T) {
 	t.Parallel()
 	errEnough := errors.New("enough")
 	for name, end := range map[string]func(context.CancelCauseFunc, *Cache[int, string]) error{
@@ -229,7 +229,7 @@ func TestRefreshEveryEndsWithItsContextOrTheCacheAndGivesItsTurnBack(t *testing.
 	}
 }
 
-func TestRefreshEveryRefusesWhatItCannotDo(t *testing.T) {
+func TestRefreshEvery_RefusesInvalidCalls(t *testing.T) {
 	t.Parallel()
 	rdb := closedClient(t)
 	up := func(context.Context, string) (string, error) { return "", nil }
@@ -269,7 +269,7 @@ func TestRefreshEveryRefusesWhatItCannotDo(t *testing.T) {
 	}
 }
 
-func TestTheKeyOfATurnIsNoKeyOfItsTemplateNorOfAnotherTurn(t *testing.T) {
+func TestRefreshEvery_TurnKeyIsUnique(t *testing.T) {
 	t.Parallel()
 	rdb := closedClient(t)
 	c := newCache(t, rdb, Spec[string, int]{Key: "a:{id}"})
@@ -286,7 +286,7 @@ func TestTheKeyOfATurnIsNoKeyOfItsTemplateNorOfAnotherTurn(t *testing.T) {
 	}
 }
 
-func TestAProcessThatIsKilledInUpIsReplacedInTheSamePeriod(t *testing.T) {
+func TestRefreshEvery_KilledProcessIsReplacedInTheSamePeriod(t *testing.T) {
 	t.Parallel()
 	server, prefix := redistest.Shared(t), redistest.Key(t)
 	rdb := server.Client(nil)

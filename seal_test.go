@@ -33,7 +33,7 @@ func forge(t *testing.T, rdb *redis.Client, key string, change func(h *entry.Hea
 	require.NoError(t, rdb.Set(t.Context(), key, append(h.Append(nil), payload...), 0).Err())
 }
 
-func TestEncrypt_AForgedAbsenceIsAMiss(t *testing.T) {
+func TestEncrypt_ForgedAbsenceIsAMiss(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		b := newBin(t, rdb, sealedStrings(), "up")
@@ -71,7 +71,7 @@ func TestEncrypt_AForgedAbsenceIsAMiss(t *testing.T) {
 	})
 }
 
-func TestEncrypt_AnAbsenceIsRemembered(t *testing.T) {
+func TestEncrypt_AbsenceIsRemembered(t *testing.T) {
 	t.Parallel()
 	for name, packed := range map[string]int{"plain": 0, "packed": 100} {
 		t.Run(name, func(t *testing.T) {
@@ -98,7 +98,7 @@ func TestEncrypt_AnAbsenceIsRemembered(t *testing.T) {
 	}
 }
 
-func TestEncrypt_NothingLivesLongerThanItWasSealedFor(t *testing.T) {
+func TestEncrypt_NoEntryOutlivesItsSealedLifetime(t *testing.T) {
 	t.Parallel()
 	for name, spec := range map[string]Spec[int, string]{
 		"TTL":                  {},
@@ -157,7 +157,7 @@ func TestEncrypt_NothingLivesLongerThanItWasSealedFor(t *testing.T) {
 	}
 }
 
-func TestEncrypt_AValueThatIsRenewedLivesOn(t *testing.T) {
+func TestEncrypt_RenewedValueLivesOn(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		loads := 0

@@ -16,7 +16,7 @@ import (
 
 // A load of 300 ms is too slow for readers who wait for 100 ms. All of them are
 // served the stale value after exactly that, and the load goes on under its lease.
-func TestAfterSoftTimeoutAReaderIsServedStaleAndTheLoadIsStored(t *testing.T) {
+func TestSoftTimeout_ServesStaleAndStoresTheLoad(t *testing.T) {
 	t.Parallel()
 	o := &origin{takes: 300 * time.Millisecond}
 	spec := Spec[int, string]{TTL: time.Second, StaleIfError: time.Minute, SoftTimeout: 100 * time.Millisecond}
@@ -46,7 +46,7 @@ func TestAfterSoftTimeoutAReaderIsServedStaleAndTheLoadIsStored(t *testing.T) {
 	})
 }
 
-func TestALoadThatIsFasterThanSoftTimeoutIsWaitedFor(t *testing.T) {
+func TestSoftTimeout_FasterLoadIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	o := &origin{takes: 99 * time.Millisecond}
 	spec := Spec[int, string]{TTL: time.Second, StaleIfError: time.Minute, SoftTimeout: 100 * time.Millisecond}
@@ -62,7 +62,7 @@ func TestALoadThatIsFasterThanSoftTimeoutIsWaitedFor(t *testing.T) {
 
 // The value that a slow load leaves behind counts as a failure of it would: it is
 // kept, and the fleet pauses.
-func TestALoadThatFailsAfterSoftTimeoutIsFollowedByAPause(t *testing.T) {
+func TestSoftTimeout_LaterFailureStartsABackoff(t *testing.T) {
 	t.Parallel()
 	o := &origin{takes: 300 * time.Millisecond}
 	spec := Spec[int, string]{TTL: time.Second, StaleIfError: time.Minute, SoftTimeout: 100 * time.Millisecond, Backoff: 10 * time.Second}
@@ -82,7 +82,7 @@ func TestALoadThatFailsAfterSoftTimeoutIsFollowedByAPause(t *testing.T) {
 
 // A caller whose own patience is shorter leaves with the cause of that, and the
 // load goes on for the others.
-func TestACallerWhoLeavesBeforeSoftTimeoutGetsNoStaleValue(t *testing.T) {
+func TestSoftTimeout_CallerThatLeavesEarlierGetsNoStaleValue(t *testing.T) {
 	t.Parallel()
 	o := &origin{takes: 300 * time.Millisecond}
 	spec := Spec[int, string]{TTL: time.Second, StaleIfError: time.Minute, SoftTimeout: 100 * time.Millisecond}
@@ -104,7 +104,7 @@ func TestACallerWhoLeavesBeforeSoftTimeoutGetsNoStaleValue(t *testing.T) {
 
 // UpTimeout is a failure as any: the stale value is served, and the fleet pauses,
 // whether the Up that hangs heeds its ctx or is left behind.
-func TestAStaleValueIsServedWhereUpHangs(t *testing.T) {
+func TestSoftTimeout_ServesStaleIfUpHangs(t *testing.T) {
 	t.Parallel()
 	for _, heeds := range []bool{true, false} {
 		t.Run(fmt.Sprint("heeds ", heeds), func(t *testing.T) {
@@ -150,7 +150,7 @@ func TestAStaleValueIsServedWhereUpHangs(t *testing.T) {
 
 // UpTimeout also ends the wait for one of MaxLoads, and for a lease. That is no
 // better than a load that takes too long.
-func TestAReaderWhoWaitsInVainForItsLoadToBeginIsServedStale(t *testing.T) {
+func TestSoftTimeout_ServesStaleIfTheLoadDoesNotBegin(t *testing.T) {
 	t.Parallel()
 	for _, many := range []bool{false, true} {
 		t.Run(fmt.Sprintf("many %v", many), func(t *testing.T) {

@@ -17,7 +17,7 @@ import (
 //
 // A load takes 300 ms. A pause is 1, 2, 4 … s, a fifth more or less, so that the
 // rows stand before and after it.
-func TestTheLifeOfAValueThatIsServedStale(t *testing.T) {
+func TestStale_PhasesOfAValue(t *testing.T) {
 	t.Parallel()
 	const ms, load = time.Millisecond, 300 * time.Millisecond
 	o := &origin{takes: load}
@@ -79,7 +79,7 @@ func TestTheLifeOfAValueThatIsServedStale(t *testing.T) {
 }
 
 // Whatever fails meanwhile, a value is not served for longer than it says.
-func TestAValueIsGoneAtTheEndOfStaleIfError(t *testing.T) {
+func TestStaleIfError_ValueIsGoneAtItsEnd(t *testing.T) {
 	t.Parallel()
 	for name, between := range map[string]time.Duration{"read seldom": 40 * time.Second, "read often": 100 * time.Millisecond} {
 		t.Run(name, func(t *testing.T) {
@@ -111,7 +111,7 @@ func TestAValueIsGoneAtTheEndOfStaleIfError(t *testing.T) {
 	}
 }
 
-func TestTheFleetProbesWhatIsDownOnceAPauseAndPausesDouble(t *testing.T) {
+func TestBackoff_FleetTriesOncePerBackoffWhichDoubles(t *testing.T) {
 	t.Parallel()
 	o := &origin{takes: 100 * time.Millisecond}
 	spec := Spec[int, string]{TTL: time.Second, StaleIfError: time.Hour, Backoff: 2 * time.Second}
@@ -159,7 +159,7 @@ func TestTheFleetProbesWhatIsDownOnceAPauseAndPausesDouble(t *testing.T) {
 	})
 }
 
-func TestWithoutStaleIfErrorTheErrorComesThrough(t *testing.T) {
+func TestStaleIfError_ZeroReturnsTheError(t *testing.T) {
 	t.Parallel()
 	o := &origin{takes: 100 * time.Millisecond}
 	spec := Spec[int, string]{TTL: time.Second, StaleWhileRevalidate: 10 * time.Second}
@@ -177,7 +177,7 @@ func TestWithoutStaleIfErrorTheErrorComesThrough(t *testing.T) {
 	})
 }
 
-func TestLookupSeesStaleValuesAsLongAsTheyAreServedAtOnceAndLoadsNothing(t *testing.T) {
+func TestLookup_SeesStaleValuesDuringStaleWhileRevalidate(t *testing.T) {
 	t.Parallel()
 	o := &origin{}
 	spec := Spec[int, string]{TTL: time.Second, StaleWhileRevalidate: time.Second, StaleIfError: time.Minute}
@@ -202,7 +202,7 @@ func TestLookupSeesStaleValuesAsLongAsTheyAreServedAtOnceAndLoadsNothing(t *test
 	})
 }
 
-func TestAStaleValueOfWhichUpSaysThatThereIsNoneIsGone(t *testing.T) {
+func TestStale_ErrNotFoundRemovesTheValue(t *testing.T) {
 	t.Parallel()
 	for name, stale := range map[string]Spec[int, string]{
 		"while it is reloaded": {StaleWhileRevalidate: time.Minute},
@@ -234,7 +234,7 @@ func TestAStaleValueOfWhichUpSaysThatThereIsNoneIsGone(t *testing.T) {
 
 // Who waits for the reload of a value that a Delete takes away, or comes after it,
 // gets nothing that is older.
-func TestADeleteDuringAReloadFencesItAndEndsTheStaleValue(t *testing.T) {
+func TestStale_DeleteDuringAReloadFencesIt(t *testing.T) {
 	t.Parallel()
 	for name, other := range map[string]bool{"by this cache": false, "by another cache": true} {
 		t.Run(name, func(t *testing.T) {
@@ -269,7 +269,7 @@ func TestADeleteDuringAReloadFencesItAndEndsTheStaleValue(t *testing.T) {
 }
 
 // The same of those who wait where a value is only kept.
-func TestADeleteWhileReadersWaitForAReloadLeavesThemNoStaleValue(t *testing.T) {
+func TestStale_DeleteLeavesWaitersNoStaleValue(t *testing.T) {
 	t.Parallel()
 	spec := Spec[int, string]{TTL: time.Second, StaleIfError: time.Hour, Jitter: NoJitter, SoftTimeout: 10 * time.Second}
 	inBubble(t, spec, func(t *testing.T, rdb *redis.Client, s *source, a, b *Cache[int, string]) {
@@ -290,7 +290,7 @@ func TestADeleteWhileReadersWaitForAReloadLeavesThemNoStaleValue(t *testing.T) {
 }
 
 // A value that is written by hand has no cost, and ages as any other.
-func TestAValueThatWasSetAgesAsOneThatWasLoaded(t *testing.T) {
+func TestStale_SetValueAgesLikeALoadedOne(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCache(t, rdb, Spec[int, string]{

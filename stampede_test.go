@@ -159,7 +159,7 @@ const (
 	rushRounds  = 10
 )
 
-func TestAStampedeOfAFleetIsOneLoadAndFewCommands(t *testing.T) {
+func TestStampede_IsOneLoadAndFewCommands(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	f := newFleet(t, rushLoad, Spec[int, string]{LeaseTTL: longLease}, clients(server, rushClients, nil)...)
@@ -170,14 +170,14 @@ func TestAStampedeOfAFleetIsOneLoadAndFewCommands(t *testing.T) {
 	f.rounds(t, rushRounds, rushEach, server, 45)
 }
 
-func TestAStampedeOnTheEmbeddedServerIsOneLoad(t *testing.T) {
+func TestStampede_OnTheEmbeddedServerIsOneLoad(t *testing.T) {
 	t.Parallel()
 	server := redistest.StartEmbedded(t)
 	f := newFleet(t, rushLoad, Spec[int, string]{LeaseTTL: longLease}, clients(server, rushClients, nil)...)
 	f.rounds(t, rushRounds, rushEach, nil, 0)
 }
 
-func TestAStampedeWhereRedisMayNotPushIsOneLoad(t *testing.T) {
+func TestStampede_WithoutPubSubIsOneLoad(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	admin := server.Client(nil)
@@ -191,7 +191,7 @@ func TestAStampedeWhereRedisMayNotPushIsOneLoad(t *testing.T) {
 
 // A load that takes many times as long as its lease holds is one load as long as
 // its process lives. Here time is exact, so it must be one.
-func TestALoadSlowerThanItsLeaseIsOneLoad(t *testing.T) {
+func TestStampede_LoadSlowerThanItsLeaseIsOneLoad(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		f := newFleet(t, 1500*time.Millisecond, Spec[int, string]{LeaseTTL: 200 * time.Millisecond},
@@ -208,7 +208,7 @@ func TestALoadSlowerThanItsLeaseIsOneLoad(t *testing.T) {
 
 // Where time is not exact a process can be kept from renewing its lease: each
 // load whose lease was lost is one more, and is not stored.
-func TestALoadSlowerThanItsLeaseIsStoredOnce(t *testing.T) {
+func TestStampede_LoadSlowerThanItsLeaseIsStoredOnce(t *testing.T) {
 	t.Parallel()
 	for name, server := range map[string]func(testing.TB) []*redis.Client{
 		"redis":    func(t testing.TB) []*redis.Client { return clients(redistest.Shared(t), 4, nil) },

@@ -9,7 +9,7 @@ import (
 	"github.com/cachex-go/cachex/writebehind"
 )
 
-func TestStats_PrintWhatIsNotZero(t *testing.T) {
+func TestStats_PrintsNonzeroFields(t *testing.T) {
 	t.Parallel()
 	s := Stats{Hits: 3, Breaker: BreakerOpen, WriteBehind: writebehind.Stats{Batches: 2, Forks: writebehind.Forks{Lost: 1}}}
 	for _, verb := range []string{"%v", "%+v", "%s"} {

@@ -10,7 +10,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-func TestNew_RefusesATemplateThatHasValuesOfAnotherType(t *testing.T) {
+func TestNew_RefusesATemplateInUseForAnotherType(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.InMemory(t)
 	of := func(name, key string) Spec[int, User] { return Spec[int, User]{Name: name, Key: key} }

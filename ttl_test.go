@@ -37,7 +37,7 @@ func livesFor[V any](t *testing.T, rdb *redis.Client, c *Cache[int, V], id int, 
 }
 
 // go-redis/cache makes an hour of it.
-func TestATTLBelowASecondIsHonouredExactly(t *testing.T) {
+func TestTTL_BelowASecondIsExact(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.Shared(t).Client(nil)
 	for _, ttl := range []time.Duration{250 * time.Millisecond, 999 * time.Millisecond, 1234 * time.Millisecond, 10*time.Second + time.Millisecond} {
@@ -58,7 +58,7 @@ func TestATTLBelowASecondIsHonouredExactly(t *testing.T) {
 }
 
 // hot's jitter is none, and its test could not see that.
-func TestJitterIsEvenlySpreadOverItsShareOfTheTTL(t *testing.T) {
+func TestJitter_IsUniformOverItsShare(t *testing.T) {
 	t.Parallel()
 	const n, ttl, share = 2000, 1000 * time.Second, 0.4
 	const least = ttl - ttl*4/10
@@ -83,7 +83,7 @@ func TestJitterIsEvenlySpreadOverItsShareOfTheTTL(t *testing.T) {
 	}
 }
 
-func TestJitterOfAllOfATinyTTLLeavesSomeOfIt(t *testing.T) {
+func TestJitter_LeavesAtLeastOneMillisecond(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		for _, ttl := range []time.Duration{time.Millisecond, 2 * time.Millisecond} {
@@ -95,7 +95,7 @@ func TestJitterOfAllOfATinyTTLLeavesSomeOfIt(t *testing.T) {
 	})
 }
 
-func TestForeverIsUntilItIsDeleted(t *testing.T) {
+func TestForever_LastsUntilDelete(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCache(t, rdb, Spec[int, string]{TTL: Forever, Up: func(context.Context, int) (string, error) { return "up", nil }})
@@ -110,7 +110,7 @@ func TestForeverIsUntilItIsDeleted(t *testing.T) {
 	})
 }
 
-func TestTheTTLOfOneValueIsHonoured(t *testing.T) {
+func TestTTLFor_SetsTheTTLOfOneValue(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.Shared(t).Client(nil)
 	spec := Spec[int, time.Duration]{
@@ -139,7 +139,7 @@ func TestTheTTLOfOneValueIsHonoured(t *testing.T) {
 }
 
 // A PERSIST by somebody else must not make a value live for ever.
-func TestAValueThatHasLostItsTTLIsLoadedAgain(t *testing.T) {
+func TestTTL_EntryThatLostItsTTLIsLoadedAgain(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCache(t, rdb, Spec[int, string]{Up: func(context.Context, int) (string, error) { return "new", nil }})

@@ -76,7 +76,7 @@ func TestUpContext_ChoosesTheValuesThatUpSees(t *testing.T) {
 	})
 }
 
-func TestUpContext_LoadThatAsksForItsOwnKeyIsStillRecognised(t *testing.T) {
+func TestUpContext_ReentrantLoadIsStillAnError(t *testing.T) {
 	t.Parallel()
 	var c *cachex.Cache[int, string]
 	c, err := cachex.New(cachextest.Redis(t), cachex.Spec[int, string]{

@@ -13,7 +13,7 @@ import (
 )
 
 // A cache that is only wrapped around functions has no Up when it is made.
-func TestWrap_RemembersThatThereIsNoValue(t *testing.T) {
+func TestWrap_RemembersErrNotFound(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCache(t, rdb, Spec[int, string]{NotFoundTTL: time.Hour})

@@ -19,7 +19,7 @@ import (
 
 // Two releases side by side, in both directions: neither persists what it cannot read,
 // loses it, or lets what it can read wait for it.
-func TestWriteBehind_TwoReleasesSideBySide(t *testing.T) {
+func TestWriteBehind_TwoReleasesRunSideBySide(t *testing.T) {
 	t.Parallel()
 	secret := func(id byte) codec.Key { return codec.Key{ID: uint32(id), Secret: bytes.Repeat([]byte{id}, 32)} }
 	text := codec.String[string]()
@@ -119,7 +119,7 @@ func TestWriteBehind_TwoReleasesPersistInTheBackground(t *testing.T) {
 }
 
 // Down is called with one value, so that its ledger records just that.
-func TestWriteBehind_DownForEachIsGivenABatchOfItsValue(t *testing.T) {
+func TestWriteBehind_DownGetsABatchOfItsValue(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		most := 1000
@@ -153,7 +153,7 @@ func TestWriteBehind_DownForEachIsGivenABatchOfItsValue(t *testing.T) {
 	})
 }
 
-func TestWriteBehind_AllThatDownRefusesIsPutAside(t *testing.T) {
+func TestWriteBehind_EveryRefusedValueIsPutAside(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		most := 1000
@@ -196,7 +196,7 @@ func TestWriteBehind_AllThatDownRefusesIsPutAside(t *testing.T) {
 
 // Several refusals are all put aside. If something else failed beside one, nothing is
 // lost: all of it is persisted again.
-func TestWriteBehind_ARefusalBesideAFailure(t *testing.T) {
+func TestWriteBehind_RefusalTogetherWithAFailureIsRetried(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		a, _, table := newBehind(t, rdb, func(s *Spec[int, string]) { s.WriteBehindOptions.Buckets = 1 })
@@ -230,7 +230,7 @@ func TestWriteBehind_ARefusalBesideAFailure(t *testing.T) {
 	})
 }
 
-func TestWriteBehind_RefusedAndRetryNeedIt(t *testing.T) {
+func TestWriteBehind_RefusedAndRetryNeedWriteBehind(t *testing.T) {
 	t.Parallel()
 	c, err := New(closedClient(t), Spec[int, string]{Key: "k:{id}", TTL: time.Minute})
 	require.NoError(t, err)

@@ -94,7 +94,7 @@ func requireValue(t *testing.T, c *Cache[int, string], id int, want string) {
 	require.Equal(t, want, v)
 }
 
-func TestWhatIsWrittenBehindIsReadAtOnceAndPersistedLater(t *testing.T) {
+func TestWriteBehind_ValueIsReadAtOnceAndPersistedLater(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		a, b, table := newBehind(t, rdb, nil)
@@ -133,7 +133,7 @@ func TestWhatIsWrittenBehindIsReadAtOnceAndPersistedLater(t *testing.T) {
 	})
 }
 
-func TestASetBehindFencesALoad(t *testing.T) {
+func TestWriteBehind_SetFencesALoad(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		reading, goOn := make(chan struct{}), make(chan struct{})
@@ -155,7 +155,7 @@ func TestASetBehindFencesALoad(t *testing.T) {
 	})
 }
 
-func TestWhatIsPendingIsBoundToItsKey(t *testing.T) {
+func TestWriteBehind_PendingValueIsBoundToItsKey(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		a, b, table := newBehind(t, rdb, func(s *Spec[int, string]) {
@@ -175,7 +175,7 @@ func TestWhatIsPendingIsBoundToItsKey(t *testing.T) {
 
 // What is pending and cannot be decoded keeps no other key from being read or persisted,
 // and waits for a process that can.
-func TestWhatIsPendingAndNoValueWaits(t *testing.T) {
+func TestWriteBehind_UnreadablePendingValueIsKept(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		a, b, table := newBehind(t, rdb, func(s *Spec[int, string]) {
@@ -204,7 +204,7 @@ func TestWhatIsPendingAndNoValueWaits(t *testing.T) {
 	})
 }
 
-func TestWhatDownRefusesIsPutAsideAndWhatFailsIsTriedAgain(t *testing.T) {
+func TestWriteBehind_RefusedValueIsPutAsideAndFailedOneIsRetried(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		a, _, table := newBehind(t, rdb, nil)
@@ -231,7 +231,7 @@ func TestWhatDownRefusesIsPutAsideAndWhatFailsIsTriedAgain(t *testing.T) {
 }
 
 // UpMany may return a whole table. What it says of a key that is pending is older.
-func TestUpMany_OfMoreThanItWasAskedForDoesNotUndoASet(t *testing.T) {
+func TestUpMany_ExtraKeysDoNotUndoASet(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		a, b, _ := newBehind(t, rdb, func(s *Spec[int, string]) {
@@ -248,7 +248,7 @@ func TestUpMany_OfMoreThanItWasAskedForDoesNotUndoASet(t *testing.T) {
 	})
 }
 
-func TestAnObserverIsToldOfWhatIsPersisted(t *testing.T) {
+func TestObserver_SeesPersistedBatches(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		d := new(diary)
@@ -263,7 +263,7 @@ func TestAnObserverIsToldOfWhatIsPersisted(t *testing.T) {
 	})
 }
 
-func TestWriteBehindRefusesWhatItCannotKeep(t *testing.T) {
+func TestNew_RefusesInvalidWriteBehind(t *testing.T) {
 	t.Parallel()
 	down := func(context.Context, int, string) error { return nil }
 	for want, spec := range map[string]Spec[int, string]{
@@ -290,7 +290,7 @@ func TestWriteBehindRefusesWhatItCannotKeep(t *testing.T) {
 }
 
 // No two templates that render different keys have the same buckets.
-func TestNamespace_TellsTemplatesApart(t *testing.T) {
+func TestNamespace_DiffersByTemplate(t *testing.T) {
 	t.Parallel()
 	seen := map[string]string{}
 	for _, template := range []string{

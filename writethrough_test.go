@@ -56,7 +56,7 @@ func (l *books) all() map[int]string {
 	return maps.Clone(l.rows)
 }
 
-func TestSetPersistsAValueBeforeItStoresIt(t *testing.T) {
+func TestDown_PersistsBeforeTheValueIsStored(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		var log []string // of one goroutine after the other
@@ -86,7 +86,7 @@ func TestSetPersistsAValueBeforeItStoresIt(t *testing.T) {
 	})
 }
 
-func TestADownThatFailsStoresNothingAndTheNextReaderLoads(t *testing.T) {
+func TestDown_FailureStoresNothingAndTheNextReaderLoads(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		down func() error
@@ -146,7 +146,7 @@ func TestADownThatFailsStoresNothingAndTheNextReaderLoads(t *testing.T) {
 	}
 }
 
-func TestADownThatFailsLeavesAStaleValueWhereThoseAreServed(t *testing.T) {
+func TestDown_FailureKeepsTheStaleValue(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		s, db := newSource(t), newBooks()
@@ -166,7 +166,7 @@ func TestADownThatFailsLeavesAStaleValueWhereThoseAreServed(t *testing.T) {
 	})
 }
 
-func TestASetWhileRedisIsAwayPersistsTheValueAndIsAnError(t *testing.T) {
+func TestDown_RedisDownPersistsTheValueAndIsAnError(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		fault redistest.Fault
@@ -208,7 +208,7 @@ func TestASetWhileRedisIsAwayPersistsTheValueAndIsAnError(t *testing.T) {
 	}
 }
 
-func TestASetThatCannotBeStoredIsNotPersisted(t *testing.T) {
+func TestDown_ValueThatCannotBeEncodedIsNotPersisted(t *testing.T) {
 	t.Parallel()
 	rdb, commands := counted(t, redistest.StartEmbedded(t).Client(nil))
 	for name, spec := range map[string]Spec[int, string]{
@@ -231,7 +231,7 @@ func TestASetThatCannotBeStoredIsNotPersisted(t *testing.T) {
 	require.Zero(t, commands.Count())
 }
 
-func TestSetManyPersistsAllInOneCallOfDownMany(t *testing.T) {
+func TestDownMany_IsOneCallForAllValues(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		var given []map[int]string
@@ -254,7 +254,7 @@ func TestSetManyPersistsAllInOneCallOfDownMany(t *testing.T) {
 	})
 }
 
-func TestSetManyWithOnlyDownStoresThoseThatItPersisted(t *testing.T) {
+func TestSetMany_WithOnlyDownStoresThePersistedValues(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		db := newBooks()
@@ -280,7 +280,7 @@ func TestSetManyWithOnlyDownStoresThoseThatItPersisted(t *testing.T) {
 	})
 }
 
-func TestALoadUnderWayIsFencedByASetWithDown(t *testing.T) {
+func TestDown_SetFencesALoadInFlight(t *testing.T) {
 	t.Parallel()
 	for _, from := range []string{"this cache", "another cache"} {
 		t.Run(from, func(t *testing.T) {
@@ -346,7 +346,7 @@ func (s *shuffle) next() {
 	}
 }
 
-func TestAfterSetsAtTheSameTimeACacheShowsWhatTheSourceHas(t *testing.T) {
+func TestDown_ConcurrentSetsLeaveTheValueOfTheSource(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.Shared(t).Client(nil)
 	db := newBooks()

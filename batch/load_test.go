@@ -146,7 +146,7 @@ func inShops(t *testing.T, spec cachex.Spec[int, string], f func(t *testing.T, r
 
 const longLease = time.Hour
 
-func TestBatchesAndGetsThatOverlapLoadEachKeyOnce(t *testing.T) {
+func TestRun_OverlappingReadsLoadEachKeyOnce(t *testing.T) {
 	t.Parallel()
 	inShops(t, cachex.Spec[int, string]{LeaseTTL: longLease}, func(t *testing.T, _ *redis.Client, s *shop, a, b *cachex.Cache[int, string]) {
 		first := running(t.Context(), a, 1, 2, 3)
@@ -180,7 +180,7 @@ func TestBatchesAndGetsThatOverlapLoadEachKeyOnce(t *testing.T) {
 }
 
 // Guarantee 1: what was loaded before a Delete is not returned to who came after.
-func TestADeleteWhileRunIsUnderWayFencesThatKeyAndNoOther(t *testing.T) {
+func TestRun_DeleteDuringALoadFencesOnlyItsKey(t *testing.T) {
 	t.Parallel()
 	for _, from := range []string{"this cache", "another cache"} {
 		t.Run(from, func(t *testing.T) {
@@ -209,7 +209,7 @@ func TestADeleteWhileRunIsUnderWayFencesThatKeyAndNoOther(t *testing.T) {
 	}
 }
 
-func TestStaleValuesAreServedByABatchAndReloadedInOneCall(t *testing.T) {
+func TestRun_StaleValuesAreServedAndReloadedInOneCall(t *testing.T) {
 	t.Parallel()
 	spec := cachex.Spec[int, string]{LeaseTTL: longLease, TTL: time.Hour, StaleWhileRevalidate: time.Hour}
 	inShops(t, spec, func(t *testing.T, _ *redis.Client, s *shop, a, b *cachex.Cache[int, string]) {
@@ -231,7 +231,7 @@ func TestStaleValuesAreServedByABatchAndReloadedInOneCall(t *testing.T) {
 	})
 }
 
-func TestStaleValuesAreServedByABatchIfTheLoadFailsOrIsSlow(t *testing.T) {
+func TestRun_StaleValuesAreServedIfTheLoadFailsOrIsSlow(t *testing.T) {
 	t.Parallel()
 	spec := cachex.Spec[int, string]{LeaseTTL: longLease, TTL: time.Hour, StaleIfError: 10 * time.Hour, SoftTimeout: time.Second}
 	inShops(t, spec, func(t *testing.T, _ *redis.Client, s *shop, a, _ *cachex.Cache[int, string]) {
@@ -258,7 +258,7 @@ func TestStaleValuesAreServedByABatchIfTheLoadFailsOrIsSlow(t *testing.T) {
 	})
 }
 
-func TestAValueIsReloadedEarlyByABatch(t *testing.T) {
+func TestRun_ReloadsEarly(t *testing.T) {
 	t.Parallel()
 	spec := cachex.Spec[int, string]{LeaseTTL: longLease, TTL: time.Hour, EarlyRefresh: 1e9}
 	inShops(t, spec, func(t *testing.T, _ *redis.Client, s *shop, a, _ *cachex.Cache[int, string]) {
@@ -273,7 +273,7 @@ func TestAValueIsReloadedEarlyByABatch(t *testing.T) {
 	})
 }
 
-func TestABatchTakesOnePlaceOfMaxLoads(t *testing.T) {
+func TestRun_LoadCountsOnceForMaxLoads(t *testing.T) {
 	t.Parallel()
 	inShops(t, cachex.Spec[int, string]{LeaseTTL: longLease, MaxLoads: 1}, func(t *testing.T, _ *redis.Client, s *shop, a, _ *cachex.Cache[int, string]) {
 		first := running(t.Context(), a, 1, 2)
@@ -288,7 +288,7 @@ func TestABatchTakesOnePlaceOfMaxLoads(t *testing.T) {
 	})
 }
 
-func TestWhoLeavesHasWhatWasThereAndTheLoadGoesOnForTheOthers(t *testing.T) {
+func TestRun_LeavingCallerGetsTheValuesReadSoFar(t *testing.T) {
 	t.Parallel()
 	inShops(t, cachex.Spec[int, string]{LeaseTTL: longLease}, func(t *testing.T, _ *redis.Client, s *shop, a, _ *cachex.Cache[int, string]) {
 		require.NoError(t, a.SetMany(t.Context(), goods("set", 1)))
@@ -309,7 +309,7 @@ func TestWhoLeavesHasWhatWasThereAndTheLoadGoesOnForTheOthers(t *testing.T) {
 }
 
 // A cache that is one of several in a Batch.
-func TestSourcesLoadSideBySideAndNoneWaitsForOneThatIsSlow(t *testing.T) {
+func TestRun_SourcesLoadConcurrently(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		trips := new(redistest.Counter)
@@ -376,7 +376,7 @@ func TestSourcesLoadSideBySideAndNoneWaitsForOneThatIsSlow(t *testing.T) {
 
 type userKey struct{}
 
-func TestCloseWaitsForARunThatIsUnderWay(t *testing.T) {
+func TestRun_IsWaitedForByClose(t *testing.T) {
 	t.Parallel()
 	inShops(t, cachex.Spec[int, string]{LeaseTTL: longLease}, func(t *testing.T, rdb *redis.Client, s *shop, a, b *cachex.Cache[int, string]) {
 		ch := running(t.Context(), a, 1)
@@ -426,7 +426,7 @@ func (o *inspector) End(_ context.Context, e cachex.Event, r cachex.Result) {
 	}
 }
 
-func TestAnObserverIsToldOfThePartOfItsCache(t *testing.T) {
+func TestRun_ObserverSeesThePartOfItsCache(t *testing.T) {
 	t.Parallel()
 	o := new(inspector)
 	inShops(t, cachex.Spec[int, string]{Observer: o, LeaseTTL: longLease}, func(t *testing.T, _ *redis.Client, s *shop, a, _ *cachex.Cache[int, string]) {
@@ -452,7 +452,7 @@ func TestAnObserverIsToldOfThePartOfItsCache(t *testing.T) {
 
 type noText struct{ id int }
 
-func TestAKeyThatCannotBeMadeIsTheErrorOfThatKey(t *testing.T) {
+func TestRun_InvalidKeyIsTheErrorOfThatKey(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		prefix := redistest.Key(t)

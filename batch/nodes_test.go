@@ -47,7 +47,7 @@ func (r *roads) trips(addr string) int {
 	return r.road[addr].Trips()
 }
 
-func TestOnAClusterABatchIsOneRoundTripForEachNodeThatItTouches(t *testing.T) {
+func TestRun_OnAClusterIsOneRoundTripPerNode(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 3)
 	roads := new(roads)
@@ -138,7 +138,7 @@ func TestOnAClusterABatchIsOneRoundTripForEachNodeThatItTouches(t *testing.T) {
 	require.True(t, read(1, first)) // of no more than two nodes
 }
 
-func TestANodeThatIsAwayConcernsItsOwnKeys(t *testing.T) {
+func TestRun_UnreachableNodeAffectsOnlyItsKeys(t *testing.T) {
 	t.Parallel()
 	there, away := redistest.Start(t), redistest.Start(t)
 	quick := func(o *redis.Options) { o.MaxRetries = -1 }
@@ -175,7 +175,7 @@ func TestANodeThatIsAwayConcernsItsOwnKeys(t *testing.T) {
 	}
 }
 
-func TestAConnectionThatIsCutInThePipelineIsMadeUpFor(t *testing.T) {
+func TestRun_CutConnectionIsMadeUpFor(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	proxy := redistest.NewProxy(t, server.Addr())
@@ -195,7 +195,7 @@ func TestAConnectionThatIsCutInThePipelineIsMadeUpFor(t *testing.T) {
 type apart struct{ *redis.Client }
 
 // Of a pipeline that breaks off, every key has what it was answered.
-func TestAPipelineThatBreaksOffIsEachKeysOwnMatter(t *testing.T) {
+func TestRun_BrokenPipelineAffectsKeysSeparately(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, single *redis.Client) {
 		rdb := apart{single}
@@ -226,7 +226,7 @@ type redirected string
 func (e redirected) Error() string { return string(e) }
 func (redirected) RedisError()     {}
 
-func TestAnErrorThatRedisAnswersIsOneOfItsKey(t *testing.T) {
+func TestRun_ErrorReplyIsTheErrorOfItsKey(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"TRYAGAIN Multiple keys request during rehashing of slot", "MOVED 3999 127.0.0.1:1", "ASK 3999 127.0.0.1:1"} {
 		redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -249,7 +249,7 @@ func TestAnErrorThatRedisAnswersIsOneOfItsKey(t *testing.T) {
 	}
 }
 
-func TestOddBytesAndOddTypesAreMissesAndConcernTheirOwnKey(t *testing.T) {
+func TestRun_GarbageIsAMissOfItsKey(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		names := newCache(t, rdb, "names", cachex.Spec[int, string]{UpMany: func(_ context.Context, ids []int) (map[int]string, error) { return goods("up", ids...), nil }})
@@ -264,7 +264,7 @@ func TestOddBytesAndOddTypesAreMissesAndConcernTheirOwnKey(t *testing.T) {
 	})
 }
 
-func TestAServerThatHasForgottenTheScriptsIsSentThemAgain(t *testing.T) {
+func TestRun_ScriptsAreSentAgainAfterAScriptFlush(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.Start(t).Client(nil)
 	f := fiveOf(t, rdb)
@@ -276,7 +276,7 @@ func TestAServerThatHasForgottenTheScriptsIsSentThemAgain(t *testing.T) {
 	require.EqualValues(t, 4, f.names.Stats().Loads, "all was stored")
 }
 
-func TestABatchGoesThroughAnAutoPipelineAndARing(t *testing.T) {
+func TestRun_WorksThroughAnAutoPipelineAndARing(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		for _, async := range []bool{false, true} {
@@ -307,7 +307,7 @@ func (f *five) close(t *testing.T) error {
 	return errors.Join(f.names.Close(t.Context()), f.profiles.Close(t.Context()), f.counts.Close(t.Context()), f.flags.Close(t.Context()), f.lists.Close(t.Context()))
 }
 
-func TestTwoProcessesThatRunBatchesLoadEachKeyOnce(t *testing.T) {
+func TestRun_TwoProcessesLoadEachKeyOnce(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		const keys = 30
@@ -361,7 +361,7 @@ func TestTwoProcessesThatRunBatchesLoadEachKeyOnce(t *testing.T) {
 	})
 }
 
-func TestTwoThousandKeysGoOutFiveHundredAtATime(t *testing.T) {
+func TestRun_SendsFiveHundredCommandsAtATime(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.Shared(t).Client(nil)
 	loadScripts(t, rdb)

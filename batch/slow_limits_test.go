@@ -52,7 +52,7 @@ func TestGetMany_LoadsNoMoreAtOnceIfAServerIsSlow(t *testing.T) {
 }
 
 // Restorations of a collection that a slow server has held up share the limit too.
-func TestBatch_RestoresNoMoreAtOnceIfAServerIsSlow(t *testing.T) {
+func TestRun_RestoresNoMoreAtOnceIfAServerIsSlow(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rdb, servers := shards(t, 2)

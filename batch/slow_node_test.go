@@ -251,7 +251,7 @@ func TestGetMany_StoresWhatASlowServerGrantsLate(t *testing.T) {
 
 // A key of a slow server that another process loads needs no load here, and so waits for
 // no place among MaxLoads.
-func TestGetMany_KeyOfASlowServerThatIsHeldElsewhereWaitsForNoLoadHere(t *testing.T) {
+func TestGetMany_KeyOfASlowServerHeldElsewhereWaitsForNoLoadHere(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rdb, servers := shards(t, 2)

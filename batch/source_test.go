@@ -57,7 +57,7 @@ func (r *hashRead) Answer(_ context.Context, err error) {
 	}
 }
 
-func TestASourceOfAUsersOwnJoinsTheRoundTrip(t *testing.T) {
+func TestSource_CustomSourceSharesTheRoundTrip(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		h := &hash{rdb, redistest.Key(t)}
@@ -121,7 +121,7 @@ func (r *toyRead) Answer(ctx context.Context, err error) {
 var errToy = errors.New("broken toy")
 
 // What one source does wrong is its own matter.
-func TestASourceThatMisbehavesLeavesTheOthersAlone(t *testing.T) {
+func TestSource_MisbehaviourAffectsNoOtherSource(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
 		name        string
@@ -184,7 +184,7 @@ func TestASourceThatMisbehavesLeavesTheOthersAlone(t *testing.T) {
 }
 
 // A test double that fails its test leaves the goroutine of Run.
-func TestASourceThatLeavesTheGoroutineOfRunKeepsNobodyFromClosing(t *testing.T) {
+func TestSource_GoexitDoesNotBlockClose(t *testing.T) {
 	t.Parallel()
 	for _, in := range []string{"BatchRead", "Ask"} {
 		t.Run(in, func(t *testing.T) {
@@ -212,7 +212,7 @@ func TestASourceThatLeavesTheGoroutineOfRunKeepsNobodyFromClosing(t *testing.T) 
 	}
 }
 
-func TestRunLeavesASourceThatHangsWhenItsCtxEnds(t *testing.T) {
+func TestRun_LeavesASourceThatHangsWhenItsCtxEnds(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		names := newCache(t, rdb, "names", cachex.Spec[int, string]{})
@@ -243,7 +243,7 @@ func TestRunLeavesASourceThatHangsWhenItsCtxEnds(t *testing.T) {
 	})
 }
 
-func TestWhoAnswersAfterAnswerHasReturnedComesTooLate(t *testing.T) {
+func TestSource_AnswersAfterAnswerReturnedAreIgnored(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		var late sync.WaitGroup
@@ -261,7 +261,7 @@ func TestWhoAnswersAfterAnswerHasReturnedComesTooLate(t *testing.T) {
 	})
 }
 
-func TestASourceWithoutAClientIsTold(t *testing.T) {
+func TestSource_WithoutAClientIsAnError(t *testing.T) {
 	t.Parallel()
 	var none *redis.Client
 	for _, rdb := range []redis.UniversalClient{nil, none} {
@@ -289,7 +289,7 @@ type wrapped struct {
 	_ []int
 }
 
-func TestSourcesAndClientsThatCannotBeComparedAreReadAllTheSame(t *testing.T) {
+func TestSource_IncomparableSourcesAndClientsAreRead(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		u := uncomparable{toy: toy{rdb: wrapped{UniversalClient: rdb}, answer: func(_ context.Context, got func(int, int, error), err error) { got(0, 10, err) }}}
@@ -304,7 +304,7 @@ func TestSourcesAndClientsThatCannotBeComparedAreReadAllTheSame(t *testing.T) {
 	})
 }
 
-func TestABatchThatIsUsedWronglySaysSo(t *testing.T) {
+func TestBatch_MisuseIsAnError(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		names := newCache(t, rdb, "names", cachex.Spec[int, string]{})
@@ -353,7 +353,7 @@ func TestABatchThatIsUsedWronglySaysSo(t *testing.T) {
 	})
 }
 
-func TestABatchOfNothingSendsNothing(t *testing.T) {
+func TestRun_OfAnEmptyBatchSendsNothing(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		trips := new(redistest.Counter)
@@ -368,7 +368,7 @@ func TestABatchOfNothingSendsNothing(t *testing.T) {
 	})
 }
 
-func TestACtxThatIsNilOrHasEndedIsTheErrorOfAll(t *testing.T) {
+func TestRun_NilOrEndedCtxIsTheErrorOfAllKeys(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		trips := new(redistest.Counter)
@@ -394,7 +394,7 @@ func TestACtxThatIsNilOrHasEndedIsTheErrorOfAll(t *testing.T) {
 	})
 }
 
-func TestWhatIsAskedOfOneSourceIsOneCallOfUpMany(t *testing.T) {
+func TestRun_ReadsOfOneSourceAreOneCallOfUpMany(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{2, 32, 33, 70} { // few keys are searched in another way than many
 		redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -436,7 +436,7 @@ func TestWhatIsAskedOfOneSourceIsOneCallOfUpMany(t *testing.T) {
 type views struct{ *cachex.Cache[int64, int64] }
 
 // That this compiles is the test: nowhere is a type given.
-func TestTypesAreInferred(t *testing.T) {
+func TestGet_InfersTypes(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		v := views{newCache(t, rdb, "views", cachex.Spec[int64, int64]{Up: func(context.Context, int64) (int64, error) { return 10, nil }})}

@@ -142,7 +142,7 @@ func loadScripts(t testing.TB, rdb *redis.Client) {
 
 // In a bubble, since those who have loaded wait for the others no longer than 50 ms: a
 // machine that stands still for as long parts them.
-func TestABatchOfFiveTypesIsOneRoundTripWarmAndThreeCold(t *testing.T) {
+func TestRun_FiveTypesAreOneRoundTripWarmAndThreeCold(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, plain *redis.Client) {
 		road := new(redistest.Roadside)
