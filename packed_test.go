@@ -305,6 +305,10 @@ func TestPacked_RefusesAValueThatIsTooLarge(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, stored, 1)
 		require.Len(t, stored[0], most)
-		require.Positive(t, c.Stats().StoreFailures)
+		require.EqualValues(t, 1, c.Stats().StoreFailures)
+		require.Zero(t, c.Stats().RedisFailures)
+		v, err := c.Get(t.Context(), 1)
+		require.NoError(t, err)
+		require.Len(t, v, most+1)
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -130,6 +131,24 @@ func TestWriteBehind_ValueIsReadAtOnceAndPersistedLater(t *testing.T) {
 		v, _ := table.get(1)
 		require.Equal(t, "last", v)
 		requireValue(t, b, 1, "last")
+	})
+}
+
+func TestWriteBehind_LargeValueIsPersisted(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		a, b, table := newBehind(t, rdb, nil)
+		for _, large := range []string{strings.Repeat("x", 20_000), strings.Repeat("y", 20_001)} {
+			require.NoError(t, a.Set(t.Context(), 7, large))
+			require.NoError(t, a.Delete(t.Context(), 7)) // of Redis: the pending value stays
+			v, err := b.Get(t.Context(), 7)
+			require.NoError(t, err)
+			require.Equal(t, large, v)
+		}
+		require.NoError(t, a.Flush(t.Context()))
+		v, ok := table.get(7)
+		require.True(t, ok)
+		require.Len(t, v, 20_001)
 	})
 }
 

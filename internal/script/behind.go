@@ -80,10 +80,10 @@ local function behind_micros()
   return t[1] .. string.sub('00000' .. t[2], -6)
 end
 local function behind_plus(p, id, v)
-  if string.byte(v) == 61 then return redis.call('HSET', p, id, v) end
+  if string.byte(v, 1) == 61 then return redis.call('HSET', p, id, v) end
   if type(redis.pcall('HINCRBY', p, id, v)) ~= 'table' then return true end
   local w = redis.call('HGET', p, id)
-  if not w or string.byte(w) ~= 61 then return false end
+  if not w or string.byte(w, 1) ~= 61 then return false end
   redis.call('HSET', p, id, string.sub(w, 2))
   local done = type(redis.pcall('HINCRBY', p, id, v)) ~= 'table'
   if done then w = '=' .. redis.call('HGET', p, id) end
@@ -93,7 +93,7 @@ end
 local function behind_add(p, id, delta)
   if not behind_plus(p, id, delta) then
     local v = redis.call('HGET', p, id)
-    if not v or string.byte(v) ~= 61 then redis.call('HINCRBY', p, id, delta) end
+    if not v or string.byte(v, 1) ~= 61 then redis.call('HINCRBY', p, id, delta) end
     error('the total would overflow')
   end
   redis.call('HSETNX', p, '#t0', behind_micros())
@@ -132,7 +132,7 @@ end
 const behind = Pend + `
 local P, I, D, U, L = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local function mine(m) return m[1] == ARGV[1] and m[3] == ARGV[2] and m[1] ~= m[2] end
-local function total(v) return v and string.byte(v) == 61 end
+local function total(v) return v and string.byte(v, 1) == 61 end
 local function parks(token)
   for one in string.gmatch(redis.call('HGET', L, '#p') or '', '%S+') do
     if one == token then return true end
@@ -226,7 +226,7 @@ end
 //	persisted(merge, id, v)          has D and U keep nothing that must not be tried
 //	                                 again after v: a delta counts on a total there
 const unread = batches + `
-local function isid(field) return string.byte(field) ~= 35 end
+local function isid(field) return string.byte(field, 1) ~= 35 end
 local unread_t0, unread_v
 local function unread(merge, id, v, token, t0)
   if merge == 'last' or total(v) then gone(id) end

@@ -34,7 +34,7 @@ for k = 6, #ARGV, 2 do
   if not v and ARGV[4] == '1' then
     key, v = P, redis.call('HGET', P, id)
   end
-  if v and string.byte(v) ~= 61 and type(redis.pcall('HINCRBY', key, id, by)) == 'table' then
+  if v and string.byte(v, 1) ~= 61 and type(redis.pcall('HINCRBY', key, id, by)) == 'table' then
     more(id, by)
   end
 end
@@ -108,13 +108,13 @@ if not m[7] then
   if ARGV[5] == '1' and redis.call('EXISTS', P) == 1 then redis.call('RENAME', P, KEYS[6]) end
 end
 local key, cursor, left, scans = I, m[7] or '0', tonumber(ARGV[7]), 0
-if string.byte(cursor) == 43 then key, cursor = KEYS[6], string.sub(cursor, 2) end
+if string.byte(cursor, 1) == 43 then key, cursor = KEYS[6], string.sub(cursor, 2) end
 repeat
   local page = redis.call('HSCAN', key, cursor, 'COUNT', 100)
   cursor, scans = tostring(page[1]), scans + 1
   for k = 1, #page[2], 2 do
     local id = page[2][k]
-    if string.byte(id) ~= 35 then
+    if string.byte(id, 1) ~= 35 then
       aside(ARGV[3], id, page[2][k + 1])
       redis.call('HDEL', key, id)
       left = left - 1
@@ -167,7 +167,7 @@ local v = redis.call('HGET', D, ARGV[2])
 if not v then return 0 end
 redis.call('HDEL', P, '#')
 local rest = ''
-if string.byte(ARGV[2]) == 35 then v, rest = string.match(v, '^([^ ]*) ?(.*)$') end
+if string.byte(ARGV[2], 1) == 35 then v, rest = string.match(v, '^([^ ]*) ?(.*)$') end
 local done = again(ARGV[1], ARGV[3], v)
 if done == 0 then behind_add(P, ARGV[3], v) end
 if done == 1 then redis.call('HSETNX', P, '#t0', behind_micros()) end

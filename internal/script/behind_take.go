@@ -109,7 +109,7 @@ while not full and not cycle and got < most and left() > 0 do
   scans = scans + 1
   for k = 1, #page[2], 2 do
     local id, v = page[2][k], page[2][k + 1]
-    if string.byte(id) ~= 35 and not (resumed and redis.call('HEXISTS', I, id) == 1) then
+    if string.byte(id, 1) ~= 35 and not (resumed and redis.call('HEXISTS', I, id) == 1) then
       full = got >= most or (bytes and got > 0 and size + #id + #v > bytes)
       pause = moved >= most_now
       if full or pause then break end

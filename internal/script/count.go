@@ -13,16 +13,16 @@ const counting = basics + `
 local HALF = 1e10
 local function halves(s)
   local sign = 1
-  if string.byte(s) == 45 then sign, s = -1, string.sub(s, 2) end
+  if string.byte(s, 1) == 45 then sign, s = -1, string.sub(s, 2) end
   if #s <= 10 then return 0, sign * tonumber(s, 10) end
   return sign * tonumber(string.sub(s, 1, -11), 10), sign * tonumber(string.sub(s, -10), 10)
 end
 local function minus(s)
-  if string.byte(s) == 45 then return string.sub(s, 2) end
+  if string.byte(s, 1) == 45 then return string.sub(s, 2) end
   return '-' .. s
 end
 local function plus(one, two, ...)
-  if #one <= 15 and #two <= 15 and select('#', ...) == 0 and string.byte(one) ~= 45 and string.byte(two) ~= 45 then
+  if #one <= 15 and #two <= 15 and select('#', ...) == 0 and string.byte(one, 1) ~= 45 and string.byte(two, 1) ~= 45 then
     return string.format('%.0f', tonumber(one, 10) + tonumber(two, 10))
   end
   local hi, lo = 0, 0
@@ -233,7 +233,7 @@ end
 		rest = `
 local more = {'0'}
 for _, v in ipairs({behind_pending(KEYS[4], ARGV[7]) or '0', ARGV[11], behind_pending(KEYS[2], ARGV[7]) or '0'}) do
-  if string.byte(v) == 61 then total, more = string.sub(v, 2), {'0'} else more[#more + 1] = v end
+  if string.byte(v, 1) == 61 then total, more = string.sub(v, 2), {'0'} else more[#more + 1] = v end
 end
 total = plus(total, unpack(more))
 `
