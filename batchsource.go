@@ -65,7 +65,7 @@ func (c *core) batchRead(ctx context.Context, from keySource, got func(i int, bo
 	}
 	limit, load := c.loadPlan(from, r.at, r.activeChunks)
 	r.boxes = c.values.slab(len(rkeys))
-	r.reading, begun, r.entered = c.engine.Reading(ctx, rkeys, limit, load, r.boxes), true, true
+	r.reading, begun, r.entered = c.engine.NewManyRead(ctx, rkeys, limit, load, r.boxes), true, true
 	return r
 }
 
@@ -146,7 +146,7 @@ func (r *batchRead) readRest(f *manyResult) {
 			}
 			limit, load := c.loadPlan(r.keys, at, r.activeChunks)
 			boxes := c.values.slab(len(rkeys))
-			var answers []engine.Answer
+			var answers []engine.KeyResult
 			if load == nil {
 				answers = c.engine.LookupMany(r.ctx, rkeys, boxes)
 			} else {
@@ -236,7 +236,7 @@ func (r *batchRead) Answer(_ context.Context, err error) {
 
 // deliver passes the answers for some keys to got, and records the outcome. is
 // has their indexes; nil means that every key is in its place.
-func (r *batchRead) deliver(f *manyResult, rkeys []string, is []int, answers []engine.Answer) {
+func (r *batchRead) deliver(f *manyResult, rkeys []string, is []int, answers []engine.KeyResult) {
 	c := r.c
 	for i, a := range answers {
 		if a.Err == nil && (a.Outcome == 0 || a.Outcome == engine.OutcomeNotFound) {
@@ -254,7 +254,7 @@ func (r *batchRead) deliver(f *manyResult, rkeys []string, is []int, answers []e
 		}
 		r.got(at, a.Value, one)
 	}
-	c.engine.Reuse(answers)
+	c.engine.Recycle(answers)
 }
 
 // chunkCount returns the number of chunks of n keys.

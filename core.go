@@ -207,7 +207,7 @@ func (c *core) forChunks(ctx context.Context, op string, n int, render func(i in
 	for some := range slices.Chunk(rkeys, deleteChunk) {
 		began := time.Now()
 		rkey, failed := do(ctx, some)
-		c.engine.Note(ctx, cmp.Or(rkey, some[0]), began, failed)
+		c.engine.Observe(ctx, cmp.Or(rkey, some[0]), began, failed)
 		if failed != nil {
 			err = c.failRedis(ctx, op, rkey, failed)
 			break
@@ -238,10 +238,10 @@ func (c *core) expire(ctx context.Context, keys []string) (string, error) {
 }
 
 // write stores a value without calling Down.
-func (c *core) write(ctx context.Context, w engine.Writing) error {
+func (c *core) write(ctx context.Context, w engine.Write) error {
 	began := time.Now()
 	err := c.engine.Write(ctx, w)
-	c.engine.Note(ctx, w.Key, began, err)
+	c.engine.Observe(ctx, w.Key, began, err)
 	c.engine.Forget(w.Key) // after the write: callers that join a load from now on must see it
 	if err != nil {
 		return c.failRedis(ctx, OpSet, w.Key, err)
@@ -250,10 +250,10 @@ func (c *core) write(ctx context.Context, w engine.Writing) error {
 }
 
 // writeMany stores values without calling Down.
-func (c *core) writeMany(ctx context.Context, ws []engine.Writing, rkeys []string) []error {
+func (c *core) writeMany(ctx context.Context, ws []engine.Write, rkeys []string) []error {
 	began := time.Now()
 	errs := c.engine.Leases().WriteMany(ctx, ws)
-	c.engine.Note(ctx, rkeys[0], began, errs[0])
+	c.engine.Observe(ctx, rkeys[0], began, errs[0])
 	c.engine.Forget(rkeys...)
 	return errs
 }

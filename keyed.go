@@ -133,10 +133,10 @@ func (l *typedKeys[K]) append(dst []byte, i int) ([]byte, error) {
 }
 
 // load loads values by UpMany, or one value by Up if there is no UpMany.
-func (l *typedKeys[K]) load(ctx context.Context, is []int) []engine.Loaded {
+func (l *typedKeys[K]) load(ctx context.Context, is []int) []engine.LoadResult {
 	if l.c.upMany == nil {
 		v, life, err := l.c.loadOne(ctx, l.keys[is[0]], l.c.up)
-		return []engine.Loaded{{Value: v, Life: life, Err: err}}
+		return []engine.LoadResult{{Value: v, Life: life, Err: err}}
 	}
 	some := make([]K, len(is))
 	for j, i := range is {

@@ -18,7 +18,7 @@ func (c *keyed[K]) attachKind() {
 		return c.kind.Drain(ctx, closing)
 	}
 	c.kind.Fail = c.core.fail
-	c.kind.Send = func(ctx context.Context, calls ...*script.Call) { c.core.engine.Send(ctx, calls...) }
+	c.kind.Send = func(ctx context.Context, calls ...*script.Call) { c.core.engine.Exec(ctx, calls...) }
 	c.kind.Spawn = c.core.engine.Spawn
 	c.kind.Enter = func(ctx context.Context, op string, key K) (*kind.Call, error) {
 		// Render first: KeyFunc is user code and may not return.

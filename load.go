@@ -94,12 +94,12 @@ func (c *keyed[K]) upViaMany(ctx context.Context, key K) (any, error) {
 }
 
 // loadMany calls UpMany for keys.
-func (c *keyed[K]) loadMany(ctx context.Context, keys []K) []engine.Loaded {
+func (c *keyed[K]) loadMany(ctx context.Context, keys []K) []engine.LoadResult {
 	var err error
 	ctx, done := c.core.observeLoad(c.core.loadContext(ctx), len(keys), func() (string, error) { return c.render(keys[0]) })
 	defer func() { done(err) }()
 	boxes, err := c.upMany(ctx, keys)
-	all := make([]engine.Loaded, len(keys))
+	all := make([]engine.LoadResult, len(keys))
 	for i, key := range keys {
 		one := err
 		switch {
@@ -112,7 +112,7 @@ func (c *keyed[K]) loadMany(ctx context.Context, keys []K) []engine.Loaded {
 			// remembered as absent or renewed.
 			one = redact.Error("Spec.UpMany: "+err.Error(), nil)
 		}
-		all[i] = engine.Loaded{Value: boxes[i], Life: c.lifetimeOf(ctx, key, boxes[i], one), Err: one}
+		all[i] = engine.LoadResult{Value: boxes[i], Life: c.lifetimeOf(ctx, key, boxes[i], one), Err: one}
 	}
 	return all
 }

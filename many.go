@@ -53,7 +53,7 @@ type keySource interface {
 
 	// load loads the values of the keys at indexes is, or of one key if there
 	// is no Spec.UpMany.
-	load(ctx context.Context, is []int) []engine.Loaded
+	load(ctx context.Context, is []int) []engine.LoadResult
 }
 
 // sink receives the values of a call for many keys.
@@ -94,7 +94,7 @@ func (c *core) loadPlan(from keySource, some []int, share int) (limit int, load 
 	if !c.settings.upMany {
 		limit = max(c.maxUpCalls()/share, 1)
 	}
-	return limit, func(ctx context.Context, is []int) []engine.Loaded {
+	return limit, func(ctx context.Context, is []int) []engine.LoadResult {
 		if some != nil {
 			at := make([]int, len(is))
 			for j, i := range is {
@@ -145,7 +145,7 @@ func (c *core) readMany(ctx context.Context, op string, from keySource, into sin
 
 // read reads some of the keys, while share chunks share the calls of Up. The
 // values of the answers are in the slab.
-func (m *manyRead) read(ctx context.Context, rkeys []string, is []int, share int) ([]engine.Answer, slab) {
+func (m *manyRead) read(ctx context.Context, rkeys []string, is []int, share int) ([]engine.KeyResult, slab) {
 	c, boxes := m.c, m.c.values.slab(len(rkeys))
 	if !m.loading {
 		return c.engine.LookupMany(ctx, rkeys, boxes), boxes
@@ -172,7 +172,7 @@ func (f *manyResult) recordError(at int, err error) {
 
 // collect stores the answers for keys, the first of which is the from-th
 // distinct key.
-func (m *manyRead) collect(from int, rkeys []string, is []int, answers []engine.Answer) {
+func (m *manyRead) collect(from int, rkeys []string, is []int, answers []engine.KeyResult) {
 	for i, a := range answers {
 		switch {
 		case a.Err == nil && (m.zeroIfMissing || a.Outcome != 0 && a.Outcome != engine.OutcomeNotFound):
@@ -185,7 +185,7 @@ func (m *manyRead) collect(from int, rkeys []string, is []int, answers []engine.
 		}
 		m.outcome = max(m.outcome, Outcome(a.Outcome))
 	}
-	m.c.engine.Reuse(answers)
+	m.c.engine.Recycle(answers)
 }
 
 // finish ends a call for many keys. obs may be nil.

@@ -88,7 +88,7 @@ func (c *core) refreshEvery(ctx context.Context, every time.Duration, from keySo
 	defer cancel(nil)
 	defer context.AfterFunc(c.closing, func() { cancel(ErrClosed) })()
 
-	turns := c.engine.Turns()
+	turns := c.engine.Periodic()
 	turns.Places = min(maxRefreshes, cmp.Or(c.settings.maxLoads, maxRefreshes))
 	if c.settings.upMany {
 		turns.Chunk = min(maxChunk, c.settings.maxKeys)

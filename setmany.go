@@ -7,19 +7,19 @@ import (
 )
 
 // encodeWrite returns the write of a value under a key in Redis.
-func (c *keyed[K]) encodeWrite(key K, rkey string, box any) (engine.Writing, error) {
+func (c *keyed[K]) encodeWrite(key K, rkey string, box any) (engine.Write, error) {
 	life, err := c.lifetime(key, box)
 	if err != nil {
-		return engine.Writing{}, err
+		return engine.Write{}, err
 	}
-	return c.core.engine.Writing(rkey, life, box)
+	return c.core.engine.NewWrite(rkey, life, box)
 }
 
 // renderWrite renders key and returns the write of its value, for SetMany.
-func (c *keyed[K]) renderWrite(key K, box any) (engine.Writing, error) {
+func (c *keyed[K]) renderWrite(key K, box any) (engine.Write, error) {
 	rkey, err := c.render(key)
 	if err != nil {
-		return engine.Writing{}, c.core.fail(OpSetMany, "", err)
+		return engine.Write{}, c.core.fail(OpSetMany, "", err)
 	}
 	w, err := c.encodeWrite(key, rkey, box)
 	if err != nil {
@@ -50,7 +50,7 @@ func (c *keyed[K]) setOne(ctx context.Context, key K, rkey string, box any) erro
 	case c.core.writeBehind == nil && !c.core.settings.down:
 		return c.core.write(ctx, writing)
 	}
-	return c.writeValues(ctx, OpSet, []engine.Writing{writing}, []K{key}, []any{box}, false)
+	return c.writeValues(ctx, OpSet, []engine.Write{writing}, []K{key}, []any{box}, false)
 }
 
 // boxSeq yields the values to set. If keep is true, each value has its own box;
@@ -129,7 +129,7 @@ func (c *keyed[K]) setInChunks(ctx context.Context, n int, all boxSeq[K]) error 
 // setBatch is a set of values that are written together.
 type setBatch[K comparable] struct {
 	c      *keyed[K]
-	writes []engine.Writing
+	writes []engine.Write
 	keys   []K   // nil if the values are not needed after encoding
 	boxes  []any // parallel to keys
 	err    error // of the value added last, or of the last flush
@@ -138,12 +138,12 @@ type setBatch[K comparable] struct {
 // newSetBatch returns an empty setBatch with room for n values.
 func (c *keyed[K]) newSetBatch(n int) *setBatch[K] {
 	s := &setBatch[K]{c: c}
-	s.reset(make([]engine.Writing, 0, n))
+	s.reset(make([]engine.Write, 0, n))
 	return s
 }
 
 // reset empties s. It reuses ws for the writes.
-func (s *setBatch[K]) reset(ws []engine.Writing) {
+func (s *setBatch[K]) reset(ws []engine.Write) {
 	if s.writes = ws; s.c.needsValues() { // not reused: Down may have kept the slices
 		s.keys, s.boxes = make([]K, 0, cap(ws)), make([]any, 0, cap(ws))
 	}
@@ -151,7 +151,7 @@ func (s *setBatch[K]) reset(ws []engine.Writing) {
 
 // add adds a value, and reports whether it could be encoded.
 func (s *setBatch[K]) add(key K, box any) bool {
-	var w engine.Writing
+	var w engine.Write
 	if w, s.err = s.c.renderWrite(key, box); s.err != nil {
 		return false
 	}
@@ -169,7 +169,7 @@ func (s *setBatch[K]) flush(ctx context.Context) error {
 
 // writeValues writes the values of keys and returns the first error. If
 // together is true, Down is called by DownMany for all of them.
-func (c *keyed[K]) writeValues(ctx context.Context, op string, ws []engine.Writing, keys []K, boxes []any, together bool) error {
+func (c *keyed[K]) writeValues(ctx context.Context, op string, ws []engine.Write, keys []K, boxes []any, together bool) error {
 	rkeys := make([]string, len(ws))
 	for i, w := range ws {
 		rkeys[i] = w.Key

@@ -131,7 +131,7 @@ func (c *core) openWriteBehind(persist func(context.Context, ledger.Batch) error
 
 // writeBehindMany stores values and marks them as pending, in one round trip
 // per 500 values. It returns an error for each.
-func (c *core) writeBehindMany(ctx context.Context, ws []engine.Writing) []error {
+func (c *core) writeBehindMany(ctx context.Context, ws []engine.Write) []error {
 	c.writeBehind.Start()
 	calls := make([]*script.Call, len(ws))
 	rkeys := make([]string, len(ws))
@@ -145,7 +145,7 @@ func (c *core) writeBehindMany(ctx context.Context, ws []engine.Writing) []error
 		}
 		rkeys[i] = w.Key
 	}
-	c.engine.Send(ctx, calls...)
+	c.engine.Exec(ctx, calls...)
 	c.engine.Forget(rkeys...)
 	errs := make([]error, len(ws))
 	for i, call := range calls {

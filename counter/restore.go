@@ -83,7 +83,7 @@ func (c *Counter[K]) restoreAll(ctx context.Context, keys []K, up func(context.C
 	for i, key := range keys {
 		r := &restoring[K]{key: key, rkey: c.Key(key)}
 		r.id = untagged(r.rkey, c.kind.Engine != nil)
-		r.lease, r.leased = engine.LeaseOf(ctx, r.rkey)
+		r.lease, r.leased = engine.LeaseFromContext(ctx, r.rkey)
 		left[i] = r
 	}
 	counts := make(map[K]int64, len(keys))
@@ -229,7 +229,7 @@ func (c *Counter[K]) storeRestored(ctx context.Context, all []*restoring[K], too
 			sent, calls = append(sent, r), append(calls, c.storeCall(r, took, last))
 		}
 	}
-	engine.Storing(ctx) // callers that come after a later Add must see it
+	engine.MarkStored(ctx) // callers that come after a later Add must see it
 	c.kind.Send(ctx, calls...)
 	for i, r := range sent {
 		n, status, err := parseAdded(calls[i])

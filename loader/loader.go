@@ -146,7 +146,7 @@ func (l *Loader[V]) Set(ctx context.Context, key string, value V, life Life) err
 	if err := life.check(); err != nil {
 		return err
 	}
-	w, err := l.engine.Writing(key, engine.Life(life), &value)
+	w, err := l.engine.NewWrite(key, engine.Life(life), &value)
 	if err != nil {
 		return err
 	}

@@ -11,62 +11,64 @@ import (
 	"github.com/cachex-go/cachex/internal/waitfor"
 )
 
-// A late is the servers that take much longer to answer than others.
-type late struct {
-	servers []string
-	unasked []*pursuit // whose leases were not asked for, since their server was late before
+// lateServers is the servers that take much longer to answer than others.
+type lateServers struct {
+	servers  []string
+	notAsked []*keyLoad // keys whose leases were not requested, since their server was late before
 }
 
-// An asking is leases that are asked for, of several servers perhaps.
-type asking struct {
-	ps    []*pursuit
-	calls []*script.Call // of ps
-	trips *convoy.FanOut // of calls
-	left  []int          // which of ps have no answer yet, once some have; nil: all
+// A leaseRequest is a request for leases, perhaps from several servers.
+type leaseRequest struct {
+	keys       []*keyLoad
+	calls      []*script.Call // one for each of keys
+	roundTrips *convoy.FanOut // of calls
+	unanswered []int          // indices of keys without an answer, once some have one; nil: all
 }
 
-// open returns the pursuits that have no answer yet.
-func (a *asking) open() []*pursuit {
-	ps := make([]*pursuit, len(a.left))
-	for i, at := range a.left {
-		ps[i] = a.ps[at]
+// unansweredKeys returns the keys that have no answer yet.
+func (a *leaseRequest) unansweredKeys() []*keyLoad {
+	ps := make([]*keyLoad, len(a.unanswered))
+	for i, at := range a.unanswered {
+		ps[i] = a.keys[at]
 	}
 	return ps
 }
 
-// acquire asks for the leases, in one round trip for each 500, and has them renewed from
-// the end of that round trip on. It finishes the flights that need none, adds those that
-// are to be loaded to r.legs and those that have to wait to held, and returns those that
-// are to ask again. Those whose server is late part from the others.
-func (r *run) acquire(ps []*pursuit, held []hold) ([]*pursuit, []hold) {
-	var again []*pursuit
+// acquire requests the leases, in one round trip for each 500, and starts their
+// heartbeats at the end of that round trip. It finishes the flights that need
+// no load, and adds the keys to load to r.toLoad. It appends the keys leased
+// elsewhere to held, and returns the keys to request again. Keys whose server
+// is late continue in a run of their own.
+func (r *loadRun) acquire(ps []*keyLoad, held []heldElsewhere) ([]*keyLoad, []heldElsewhere) {
+	var again []*keyLoad
 	for some := range slices.Chunk(ps, convoy.Most) {
 		if r.ctx.Err() != nil {
-			again = append(again, some...) // and there, all fail
+			again = append(again, some...) // they fail in the caller
 			continue
 		}
-		from := len(r.legs)
-		if a := r.ask(some); len(a.ps) > 0 {
-			again, held = r.take(a, again, held)
+		from := len(r.toLoad)
+		if a := r.requestLeases(some); len(a.keys) > 0 {
+			again, held = r.takeReplies(a, again, held)
 		}
-		r.keep(from)
+		r.startHeartbeats(from)
 	}
 	return again, held
 }
 
-// yield gives the leases of the legs back if no slot is free, and returns the pursuits that
-// had them: a run that queues for a slot holds no lease. Another process may have a slot
-// free. And if loads of two processes ask for each other's keys, the leases and the slots
-// would wait for each other until the timeout.
-func (r *run) yield() (ps []*pursuit) {
-	legs := r.legs
-	if len(legs) == 0 || r.trySlot() {
+// releaseUnlessSlot gives the leases of toLoad back if no slot is free, and
+// returns their keys. Invariant: a run that queues for a slot holds no lease.
+// Another process may have a free slot. And if loads of two processes asked for
+// each other's keys, leases and slots would wait for each other until the
+// timeout.
+func (r *loadRun) releaseUnlessSlot() (ps []*keyLoad) {
+	keys := r.toLoad
+	if len(keys) == 0 || r.trySlot() {
 		return nil
 	}
-	r.legs = nil
-	for _, p := range legs {
-		if p.alone {
-			r.legs = append(r.legs, p)
+	r.toLoad = nil
+	for _, p := range keys {
+		if p.unleased {
+			r.toLoad = append(r.toLoad, p)
 		} else {
 			ps = append(ps, p)
 		}
@@ -74,147 +76,149 @@ func (r *run) yield() (ps []*pursuit) {
 	r.release(ps)
 	tokens := make([]Token, len(ps))
 	for i, p := range ps {
-		tokens[i], p.old = p.token, nil
+		tokens[i], p.previous = p.token, nil
 	}
 	waitfor.Release(tokens...)
 	return ps
 }
 
-// ask asks for the leases of those that need one, unless their server is late. It adds
-// those that need none to r.legs.
-func (r *run) ask(ps []*pursuit) *asking {
-	l, a := r.l, new(asking)
+// requestLeases requests the leases of keys that need one, unless their server
+// is late. It adds keys that need no lease to r.toLoad.
+func (r *loadRun) requestLeases(ps []*keyLoad) *leaseRequest {
+	l, a := r.l, new(leaseRequest)
 	for _, p := range ps {
-		if p.sight.away == nil {
-			p.sight.away = l.refusal(p.key)
+		if p.snapshot.redisErr == nil {
+			p.snapshot.redisErr = l.breakerErr(p.key)
 		}
-		if p.alone = p.sight.away != nil || p.unfit == maxUnfit; p.alone {
-			r.legs = append(r.legs, p)
+		if p.unleased = p.snapshot.redisErr != nil || p.badEntries == maxBadEntries; p.unleased {
+			r.toLoad = append(r.toLoad, p)
 			continue
 		}
-		if r.isLate(p) {
-			r.late.unasked = append(r.late.unasked, p)
+		if r.isServerLate(p) {
+			r.late.notAsked = append(r.late.notAsked, p)
 			continue
 		}
 		p.token = entry.NewToken()
-		a.ps, a.calls = append(a.ps, p), append(a.calls, l.leases.acquiring(p.key, p.claim(l.expect())))
+		a.keys, a.calls = append(a.keys, p), append(a.calls, l.leases.acquireCall(p.key, p.acquireRequest(l.expectedCost())))
 	}
-	l.flights.marks(a.ps)
-	if len(a.ps) == 0 {
+	l.flights.recordWaiters(a.keys)
+	if len(a.keys) == 0 {
 		return a
 	}
-	a.trips = r.sendApart(r.ctx, a.calls, false, longestWait)
+	a.roundTrips = r.sendPerServer(r.ctx, a.calls, false, maxPeerWait)
 	return a
 }
 
-// isLate reports whether the server of a pursuit is late.
-func (r *run) isLate(p *pursuit) bool {
+// isServerLate reports whether the server of a key is late.
+func (r *loadRun) isServerLate(p *keyLoad) bool {
 	if len(r.late.servers) == 0 {
 		return false
 	}
-	at, _ := r.l.leases.place(p.key)
-	return slices.Contains(r.late.servers, r.l.away.Server(at))
+	at, _ := r.l.leases.locate(p.key)
+	return slices.Contains(r.late.servers, r.l.breakers.Server(at))
 }
 
-// take takes what has been answered since the last take, and parts from the rest if
-// that takes much longer. What is granted has a heartbeat from then on, and no lease waits
-// longer for that than it can.
-func (r *run) take(a *asking, again []*pursuit, held []hold) ([]*pursuit, []hold) {
+// takeReplies handles the replies since its last call. If the other replies
+// take much longer, their keys continue in a run of their own. The heartbeat of
+// a granted lease starts right after, and no lease waits for that longer than
+// it holds.
+func (r *loadRun) takeReplies(a *leaseRequest, again []*keyLoad, held []heldElsewhere) ([]*keyLoad, []heldElsewhere) {
 	l := r.l
-	all := a.trips.Wait(r.ctx, l.leases.ttl/4)
-	if all && a.left == nil {
-		for i, p := range a.ps {
-			again, held = r.takeOne(p, a.calls[i], again, held)
+	all := a.roundTrips.Wait(r.ctx, l.leases.ttl/4)
+	if all && a.unanswered == nil {
+		for i, p := range a.keys {
+			again, held = r.takeReply(p, a.calls[i], again, held)
 		}
-		r.note(a, a.calls)
+		r.reportReplies(a, a.calls)
 		return again, held
 	}
-	before := a.left
+	before := a.unanswered
 	if before == nil {
-		before = make([]int, len(a.ps))
+		before = make([]int, len(a.keys))
 		for i := range before {
 			before[i] = i
 		}
 	}
-	a.left = nil
+	a.unanswered = nil
 	var took []*script.Call
 	for _, i := range before {
-		if over, _ := a.trips.Ended(i); !over {
-			a.left = append(a.left, i)
+		if over, _ := a.roundTrips.Ended(i); !over {
+			a.unanswered = append(a.unanswered, i)
 			continue
 		}
 		took = append(took, a.calls[i])
-		again, held = r.takeOne(a.ps[i], a.calls[i], again, held)
+		again, held = r.takeReply(a.keys[i], a.calls[i], again, held)
 	}
-	r.note(a, took)
+	r.reportReplies(a, took)
 	if !all {
-		r.late.servers = append(r.late.servers, a.trips.Late()...)
-		// At once: what is granted by then needs a heartbeat.
-		r.partFrom(a.open(), a, nil)
+		r.late.servers = append(r.late.servers, a.roundTrips.Late()...)
+		// At once: leases granted by then need a heartbeat.
+		r.runApart(a.unansweredKeys(), a, nil)
 	}
 	return again, held
 }
 
-// note notes how calls ended, as sendBy does.
-func (r *run) note(a *asking, calls []*script.Call) {
-	r.l.away.Done(r.ctx, a.trips.Began(), len(calls), func(i int) (string, error) { return calls[i].Key, calls[i].Err })
+// reportReplies reports the end of calls to the breakers, as execBy does.
+func (r *loadRun) reportReplies(a *leaseRequest, calls []*script.Call) {
+	r.l.breakers.Done(r.ctx, a.roundTrips.Began(), len(calls), func(i int) (string, error) { return calls[i].Key, calls[i].Err })
 }
 
-// takeOne takes what was answered for one pursuit.
-func (r *run) takeOne(p *pursuit, call *script.Call, again []*pursuit, held []hold) ([]*pursuit, []hold) {
+// takeReply handles the reply for one key.
+func (r *loadRun) takeReply(p *keyLoad, call *script.Call, again []*keyLoad, held []heldElsewhere) ([]*keyLoad, []heldElsewhere) {
 	l := r.l
-	p.proven = p.joined
-	a, err := acquired(p.token, call)
+	p.entitled = p.waitersAtSend
+	a, err := acquireReply(p.token, call)
 	switch {
 	case r.ctx.Err() != nil:
-		again = append(again, p) // and there, all fail
+		again = append(again, p) // they fail in the caller
 	case err != nil:
 		l.stats.redisFailures.Add(1)
 		e, ok := errors.AsType[*net.OpError](err)
-		p.alone, p.orphan = true, !ok || e.Op != "dial"
-		r.legs = append(r.legs, p)
-	case a.Grant == Granted, a.Grant == Refresh:
+		p.unleased, p.maybeLeased = true, !ok || e.Op != "dial"
+		r.toLoad = append(r.toLoad, p)
+	case a.Grant == Granted, a.Grant == GrantedStale:
 		r.self.Hold(p.token)
-		p.old = a.Entry
-		r.legs = append(r.legs, p)
-	case a.Grant == None && l.none(p.key, a.Entry):
-		p.f.finish(result{err: ErrNotFound, how: OutcomeNotFound}, p.proven)
-	case a.Grant == None: // it is of another key
-		l.misfit(p, a.Entry)
+		p.previous = a.Entry
+		r.toLoad = append(r.toLoad, p)
+	case a.Grant == NotFound && l.isNotFound(p.key, a.Entry):
+		p.flight.finish(result{err: ErrNotFound, outcome: OutcomeNotFound}, p.entitled)
+	case a.Grant == NotFound: // an entry of another key
+		l.rejectEntry(p, a.Entry)
 		again = append(again, p)
-	case a.Grant == Found:
-		if v, ok := l.value(p.key, a.Entry, 0); ok {
-			p.f.finish(result{v: v, how: p.found()}, p.proven)
+	case a.Grant == Hit:
+		if v, ok := l.decodeAnyAge(p.key, a.Entry, 0); ok {
+			p.flight.finish(result{v: v, outcome: p.foundOutcome()}, p.entitled)
 		} else {
-			l.misfit(p, a.Entry)
+			l.rejectEntry(p, a.Entry)
 			again = append(again, p)
 		}
-	case l.settle(p, a): // Held, Stale
-	case l.spoilt(p, a): // nobody else sees to a new one
+	case l.finishEarly(p, a): // Held or HeldStale
+	case l.rejectUndecodable(p, a): // no other process refreshes the value
 		again = append(again, p)
 	default:
-		held = append(held, hold{p, a})
+		held = append(held, heldElsewhere{p, a})
 	}
 	return again, held
 }
 
-// partLate has those go on by themselves that were not asked, since their server was late.
-func (r *run) partLate() {
-	if len(r.late.unasked) > 0 {
-		r.partFrom(r.late.unasked, nil, r.late.unasked)
+// runLateApart continues with the keys that were not requested, since their
+// server was late, in a run of their own.
+func (r *loadRun) runLateApart() {
+	if len(r.late.notAsked) > 0 {
+		r.runApart(r.late.notAsked, nil, r.late.notAsked)
 	}
-	r.late = late{}
+	r.late = lateServers{}
 }
 
-// partFrom has pursuits go on together, and without the others. Their leases were asked
-// for by a, or are still to be asked for.
-func (r *run) partFrom(ps []*pursuit, a *asking, unasked []*pursuit) {
-	gone := make(map[*pursuit]bool, len(ps))
+// runApart continues with keys in a run of their own. Their leases were
+// requested by a, or are still to be requested.
+func (r *loadRun) runApart(ps []*keyLoad, a *leaseRequest, notAsked []*keyLoad) {
+	apart := make(map[*keyLoad]bool, len(ps))
 	flights := make([]*flight, len(ps))
 	for i, p := range ps {
-		gone[p], flights[i] = true, p.f
+		apart[p], flights[i] = true, p.flight
 	}
-	r.own = slices.DeleteFunc(slices.Clone(r.own), func(p *pursuit) bool { return gone[p] })
+	r.keys = slices.DeleteFunc(slices.Clone(r.keys), func(p *keyLoad) bool { return apart[p] })
 	l, load := r.l, r.load
-	l.flights.part(func() { l.newRun(flights[0].ctx, load, company{}).finish(ps, a, unasked) }, flights...)
+	l.flights.runApart(func() { l.newRun(flights[0].ctx, load, runShare{}).resume(ps, a, notAsked) }, flights...)
 }

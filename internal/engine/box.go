@@ -6,8 +6,8 @@ import (
 
 // A box is a pointer to a value, in an any. An Engine passes boxes on, and
 // neither reads nor writes their values. So the Engine is compiled once for all
-// types that a program caches. Only a Codec, a Target and Flights know the
-// type of a value.
+// types that a program caches. Only a Codec, a Target and Flights know the type
+// of a value.
 
 // A Codec is a codec of boxes. It is safe for concurrent use.
 type Codec interface {
@@ -20,8 +20,8 @@ type Codec interface {
 	// DecodeBox is codec.Keyed.DecodeKeyed into box.
 	DecodeBox(src []byte, key string, box any) error
 
-	// Codec returns the codec of the values. If it authenticates, see
-	// codec.Keyed, so does the Engine.
+	// Codec returns the codec of the values. If it authenticates, so does the
+	// Engine; see codec.Keyed.
 	Codec() any
 }
 
@@ -33,21 +33,24 @@ func unbox[V any](box any) (value V) {
 	return value
 }
 
-// A Func is a Func whose value is in a box.
+// A Func loads one key. It is loader.Func with its value in a box.
 type Func func(ctx context.Context) (any, Life, error)
 
-// A ManyFunc is a ManyFunc whose values are in boxes.
-type ManyFunc func(ctx context.Context, keys []int) []Loaded
+// A ManyFunc loads the keys with these indices, and returns one result for
+// each.
+type ManyFunc func(ctx context.Context, keys []int) []LoadResult
 
-// A Loaded is a Loaded whose value is in a box, nil if there is none.
-type Loaded struct {
+// A LoadResult is the result of a load for one key. Value is a box, or nil if
+// there is no value.
+type LoadResult struct {
 	Value any
 	Life  Life
 	Err   error
 }
 
-// A Answer is an Answer whose value is in a box, nil if there is none.
-type Answer struct {
+// A KeyResult is the answer to one key of GetMany or LookupMany. Value is a
+// box, or nil if there is no value.
+type KeyResult struct {
 	Value   any
 	Outcome Outcome
 	Err     error
@@ -57,10 +60,10 @@ type Answer struct {
 // Engine.GetOrLoad.
 type Target interface {
 	// Box returns a pointer to a zero value, which a hit sets. The Engine calls
-	// it at most once.
+	// Box at most once.
 	Box() any
 
-	// Load is a Func.
+	// Load loads the value. See Func.
 	Load(ctx context.Context) (any, Life, error)
 }
 

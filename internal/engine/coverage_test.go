@@ -9,11 +9,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A manual flight ends when it is told what it found and for how many.
+// A manual flight ends when the test sends its result and the number of
+// entitled waiters.
 type manual struct {
 	found  chan string
 	proven chan int
-	began  []context.Context // of the flights, in their order
+	began  []context.Context // of the flights, in order
 }
 
 func newManual() *manual {
@@ -26,25 +27,26 @@ func (m *manual) run(f *flight) {
 	case v := <-m.found:
 		f.finish(result{v: &v}, <-m.proven)
 	case <-f.ctx.Done():
-		f.finish(result{err: context.Cause(f.ctx)}, f.mark())
+		f.finish(result{err: context.Cause(f.ctx)}, f.waiterCount())
 	}
 }
 
-// end ends the flight under way.
+// end ends the active flight.
 func (m *manual) end(v string, proven int) {
 	m.found <- v
 	m.proven <- proven
 	synctest.Wait()
 }
 
-// rides joins the flight of key, or has run fly one, and returns what it finds.
+// rides joins the flight of key, or starts one that fly runs, and returns its
+// result.
 func rides[V any](ctx context.Context, fs *Flights[V], key string, run func(*flight)) (V, error) {
-	m, err := fs.group.board(ctx, key, run)
+	w, err := fs.group.join(ctx, key, run)
 	if err != nil {
 		var zero V
 		return zero, err
 	}
-	r, _ := fs.group.wait(ctx, m, nil)
+	r, _ := fs.group.wait(ctx, w, nil)
 	return unbox[V](r.v), r.err
 }
 
@@ -73,7 +75,7 @@ func requireRunning(t *testing.T, calls ...*call[string]) {
 	}
 }
 
-func TestAFlightAnswersThoseForWhomItIsProvenAndTheOthersBoardOneMoreTogether(t *testing.T) {
+func TestFlight_AnswersEntitledWaitersAndRequeuesTheOthers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fs Flights[string]
@@ -94,7 +96,7 @@ func TestAFlightAnswersThoseForWhomItIsProvenAndTheOthersBoardOneMoreTogether(t 
 	})
 }
 
-func TestAFlightThatIsProvenToNobodyAnswersNobody(t *testing.T) {
+func TestFlight_EntitledToNoneAnswersNone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fs Flights[string]
@@ -110,7 +112,7 @@ func TestAFlightThatIsProvenToNobodyAnswersNobody(t *testing.T) {
 	})
 }
 
-func TestLateCallersWhoHaveLeftBoardNothing(t *testing.T) {
+func TestFlight_LateWaitersWhoLeftAreNotRequeued(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fs Flights[string]
@@ -125,12 +127,12 @@ func TestLateCallersWhoHaveLeftBoardNothing(t *testing.T) {
 		}
 		m.end("v", 1)
 		requireAll(t, "v", early...)
-		require.Len(t, m.began, 1, "a flight has begun for nobody")
+		require.Len(t, m.began, 1, "a flight has begun without waiters")
 		empty(t, &fs)
 	})
 }
 
-func TestALateCallerLeavesTheNextFlightOnItsOwnContext(t *testing.T) {
+func TestFlight_LateWaiterLeavesTheNextFlightOnItsContext(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fs Flights[string]
@@ -148,7 +150,7 @@ func TestALateCallerLeavesTheNextFlightOnItsOwnContext(t *testing.T) {
 	})
 }
 
-func TestTheNextFlightIsCancelledWhenItsLastCallerLeaves(t *testing.T) {
+func TestFlight_NextFlightIsCancelledWhenItsLastWaiterLeaves(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fs Flights[string]
@@ -167,7 +169,7 @@ func TestTheNextFlightIsCancelledWhenItsLastCallerLeaves(t *testing.T) {
 	})
 }
 
-func TestLateCallersOfAForgottenFlightBoardTheOneThatCameAfter(t *testing.T) {
+func TestFlight_LateWaitersOfAForgottenFlightJoinItsSuccessor(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fs Flights[string]
@@ -181,12 +183,12 @@ func TestLateCallersOfAForgottenFlightBoardTheOneThatCameAfter(t *testing.T) {
 		second.end("new", 2)
 		requireAll(t, "new", append(late, begun...)...)
 		require.Len(t, first.began, 1)
-		require.Len(t, second.began, 1, "nobody begins a third")
+		require.Len(t, second.began, 1, "no third flight begins")
 		empty(t, &fs)
 	})
 }
 
-func TestLateCallersOfAClosedFlightsAreToldSo(t *testing.T) {
+func TestFlight_LateWaitersGetErrClosedAfterClose(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fs Flights[string]
@@ -206,7 +208,7 @@ func TestLateCallersOfAClosedFlightsAreToldSo(t *testing.T) {
 	})
 }
 
-func TestEachFlightHasTheWholeTimeout(t *testing.T) {
+func TestFlight_EachHasTheWholeTimeout(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		fs := Flights[string]{group: group{timeout: time.Second}}
@@ -223,13 +225,13 @@ func TestEachFlightHasTheWholeTimeout(t *testing.T) {
 }
 
 // A load may notice the end of its flight before the flight itself does.
-func TestTheBareErrorOfAFlightsContextIsReplacedByItsCause(t *testing.T) {
+func TestFlight_ContextErrorIsReplacedByItsCause(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancelCause(t.Context())
-	require.NoError(t, blame(ctx, nil))
-	require.Equal(t, context.Canceled, blame(ctx, context.Canceled), "of a ctx of the load's own")
+	require.NoError(t, withCause(ctx, nil))
+	require.Equal(t, context.Canceled, withCause(ctx, context.Canceled), "of a ctx of the load's own")
 	cancel(errBroken)
-	require.Equal(t, errBroken, blame(ctx, context.Canceled))
-	require.Equal(t, ErrNotFound, blame(ctx, ErrNotFound))
-	require.NoError(t, blame(ctx, nil), "a value is a value")
+	require.Equal(t, errBroken, withCause(ctx, context.Canceled))
+	require.Equal(t, ErrNotFound, withCause(ctx, ErrNotFound))
+	require.NoError(t, withCause(ctx, nil), "a value is a value")
 }

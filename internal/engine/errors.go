@@ -13,5 +13,5 @@ var (
 	ErrGoexit    = guard.ErrGoexit
 )
 
-// A PanicError is a loader.PanicError.
+// PanicError is loader.PanicError.
 type PanicError = guard.PanicError

@@ -12,8 +12,8 @@ import (
 	"github.com/cachex-go/cachex/internal/entry"
 )
 
-// overtakes begins a load in the process of p, has the key be expired elsewhere,
-// and begins a call that joins the load. It returns both calls.
+// overtakes starts a load in the process of p, expires the key elsewhere, and
+// starts a call that joins the load. It returns both calls.
 func overtakes(t *lab, p *Loader[string], s *source[string]) (first, second *call[string]) {
 	first = get(t, p, s.load)
 	within(t, s.began)
@@ -75,7 +75,7 @@ func TestExpire_AHeartbeatDoesNotProveALoadAfterIt(t *testing.T) {
 	})
 }
 
-// A stale value is what every reader gets there.
+// There, every reader gets a stale value.
 func TestExpire_CallersWhoJoinALoadAfterItAreServedWhatIsServedStale(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
@@ -91,13 +91,13 @@ func TestExpire_CallersWhoJoinALoadAfterItAreServedWhatIsServedStale(t *testing.
 	})
 }
 
-func TestExplorerFindsThatAFlightMustHeedThatItsKeyWasExpired(t *testing.T) {
+func TestExplorer_FindsAFlightThatIgnoresExpire(t *testing.T) {
 	t.Parallel()
 	scenario := func(hides bool) func(*world) {
 		return func(w *world) {
 			w.replies, w.hides = true, hides
 			l, r := w.share()
-			w.call("P", "A", w.pair("P", l)) // of which the load has read before it ends
+			w.call("P", "A", w.pair("P", l)) // which the load has read before it ends
 			w.expireThen("W", func() { w.check("P", "B", r) })
 		}
 	}
@@ -105,7 +105,8 @@ func TestExplorerFindsThatAFlightMustHeedThatItsKeyWasExpired(t *testing.T) {
 	requireNone(t, scenario(false))
 }
 
-// hide has a client not hear that its key was expired while it held the lease.
+// hide keeps a client from learning that its key was expired while it held the
+// lease.
 func hide(name string, cmd redis.Cmder) {
 	c, ok := cmd.(*redis.Cmd)
 	switch {

@@ -15,12 +15,12 @@ import (
 	"github.com/cachex-go/cachex/internal/entry"
 )
 
-// beside is the key that is asked for beside the one that is changed. What it holds
+// beside is a second key, read together with the one that changes. Its value
 // never changes.
 func (w *world) beside() string { return w.x.t.key + ":beside" }
 
-// pair returns the way of a real Loader that reads both keys. It returns the value
-// of the one that is changed.
+// pair returns a reader that reads both keys by a real Loader. It returns the
+// value of the key that changes.
 func (w *world) pair(proc string, l *Loader[int64]) reader {
 	w.two = true
 	keys := []string{w.x.t.key, w.beside()}
@@ -36,7 +36,7 @@ func (w *world) pair(proc string, l *Loader[int64]) reader {
 				}
 			}
 			w.mu.Unlock()
-			if w.replies && err == nil { // others may join while it is on its way
+			if w.replies && err == nil { // others may join while the reply is on its way
 				_ = w.step(step{proc, "reply to " + name, memory})
 			}
 			return all
@@ -52,14 +52,14 @@ func (w *world) pair(proc string, l *Loader[int64]) reader {
 
 const besides = 1_000_000
 
-// pairs starts a caller who reads both keys in each of the processes.
+// pairs starts a caller that reads both keys in each of the processes.
 func (w *world) pairs(procs ...string) {
 	for _, proc := range procs {
 		w.call(proc, proc, w.pair(proc, w.loader(proc)))
 	}
 }
 
-// settled checks what is left of the other key.
+// settled checks the final state of the other key.
 func (w *world) settled() {
 	b, err := w.x.t.get(w.beside())
 	if err == nil {
@@ -72,7 +72,7 @@ func (w *world) settled() {
 	}
 }
 
-// manyScenarios are those of more than one key.
+// manyScenarios are the scenarios with more than one key.
 var manyScenarios = map[string]scenario{
 	"a reader of two keys and a writer of one": {0, func(w *world) {
 		w.most = 1
@@ -92,7 +92,7 @@ var manyScenarios = map[string]scenario{
 	"a reader of two keys that are read first, and a writer of one": {0, func(w *world) {
 		w.most = 1
 		l := w.loader("A")
-		l.engine.cold.Store(false)
+		l.engine.mostlyMissing.Store(false)
 		w.call("A", "A", w.pair("A", l))
 		w.change("W", nothingMore, nothingMore)
 	}},
@@ -148,20 +148,20 @@ var manyScenarios = map[string]scenario{
 	}},
 }
 
-func TestNoOrderOfStepsBreaksTheProtocolOfManyKeys(t *testing.T) {
+func TestExplorer_NoOrderBreaksTheProtocolOfManyKeys(t *testing.T) {
 	t.Parallel()
 	explore(t, manyScenarios)
 }
 
-// through starts processes that write through: each commits a version of its own
-// while it writes that. Who commits last wins.
+// through starts processes that write through: each commits a version of its
+// own during its write. The last commit wins.
 func (w *world) through(procs ...string) {
 	for _, proc := range procs {
 		w.writeThrough(proc, nothingMore)
 	}
 }
 
-// writeThrough is through for one, who then calls after.
+// writeThrough is through for one process, which then calls after.
 func (w *world) writeThrough(proc string, after func()) {
 	w.seized = true
 	l := w.loader(proc)
@@ -172,15 +172,15 @@ func (w *world) writeThrough(proc string, after func()) {
 		if w.step(step{proc, "begin " + proc, begins | memory}) != nil {
 			return
 		}
-		ws := []Writing{{Key: w.x.t.key, Payload: w.version(proc), Life: w.life()}}
+		ws := []Write{{Key: w.x.t.key, Payload: w.version(proc), Life: w.life()}}
 		errs := l.WriteThrough(ctx, ws, func(context.Context) []error { return []error{w.persist(proc)} })
 		w.wrote(proc, errs[0])
 		after()
 	})
 }
 
-// version returns the value that a process writes. It is its own, whatever others
-// write.
+// version returns the value that a process writes. Every process writes its
+// own.
 func (w *world) version(proc string) []byte {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -231,12 +231,12 @@ func (w *world) naively(proc string) {
 }
 
 var throughScenarios = map[string]scenario{
-	"a reader and one who writes through": {0, func(w *world) {
+	"a reader and a write-through": {0, func(w *world) {
 		w.most = 1
 		w.read("A")
 		w.through("W")
 	}},
-	"a reader, one who writes through, and a reader afterwards": {0, func(w *world) {
+	"a reader, a write-through, and a reader afterwards": {0, func(w *world) {
 		w.read("A")
 		late := w.reader("B", w.loader("B"))
 		w.writeThrough("W", func() {
@@ -246,7 +246,7 @@ var throughScenarios = map[string]scenario{
 			w.check("B", "B", late)
 		})
 	}},
-	"two who share a process with one who writes through, one of them afterwards": {0, func(w *world) {
+	"two callers in the process of a write-through, one of them afterwards": {0, func(w *world) {
 		w.replies = true
 		_, r := w.share("A")
 		w.writeThrough("W", func() {
@@ -256,36 +256,36 @@ var throughScenarios = map[string]scenario{
 			w.check("P", "B", r)
 		})
 	}},
-	"two who write through": {0, func(w *world) {
+	"two write-throughs": {0, func(w *world) {
 		w.through("W", "X")
 	}},
-	"a reader and two who write through": {200, func(w *world) {
+	"a reader and two write-throughs": {200, func(w *world) {
 		w.most = 1
 		w.read("A")
 		w.through("W", "X")
 	}},
-	"a reader of a stale value and two who write through": {100, func(w *world) {
+	"a reader of a stale value and two write-throughs": {100, func(w *world) {
 		w.stale, w.most = true, 1
 		w.read("A")
 		w.through("W", "X")
 	}},
-	"a reader, two who write through, and a lease that is lost": {100, func(w *world) {
+	"a reader, two write-throughs, and a lease that is lost": {100, func(w *world) {
 		w.most = 1
 		w.read("A")
 		w.through("W", "X")
 		w.evict()
 	}},
-	"three who write through": {200, func(w *world) {
+	"three write-throughs": {200, func(w *world) {
 		w.through("W", "X", "Y")
 	}},
 }
 
-func TestNoOrderOfStepsLetsWriteThroughLeaveWhatTheSourceHasNot(t *testing.T) {
+func TestExplorer_NoOrderMakesWriteThroughLeaveAnOldValue(t *testing.T) {
 	t.Parallel()
 	explore(t, throughScenarios)
 }
 
-func TestExplorerFindsThatWriteThroughNeedsALease(t *testing.T) {
+func TestExplorer_FindsAWriteThroughWithoutALease(t *testing.T) {
 	t.Parallel()
 	scenario := func(write func(*world, string)) func(*world) {
 		return func(w *world) {

@@ -11,9 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// These variables of the environment make the tests of scenarios do more than
-// they do for everybody: every order of every scenario; or the random
-// orders of a run that failed.
+// These environment variables extend the tests of scenarios: to every order of
+// every scenario, or to the random orders of a run that failed.
 const (
 	exploreAll  = "CACHEX_EXPLORE_ALL"  // not empty
 	exploreSeed = "CACHEX_EXPLORE_SEED" // a number
@@ -42,8 +41,8 @@ func (w *world) share(callers ...string) (*Loader[int64], reader) {
 
 func nothingMore() {}
 
-// A scenario is what is explored. One without a sample is small enough for all of
-// its orders to be tried, always.
+// A scenario is explored in many orders. Without a sample it is small enough to
+// always try all orders.
 type scenario struct {
 	sample int
 	play   func(*world)
@@ -76,30 +75,30 @@ var scenarios = map[string]scenario{
 		late := w.reader("C", w.loader("C"))
 		w.change("W", nothingMore, func() { w.check("C", "C", late) })
 	}},
-	"two readers and one who expires": {0, func(w *world) {
+	"two readers and an Expire": {0, func(w *world) {
 		w.most = 1
 		w.read("A", "B")
 		w.expire("W")
 	}},
-	"a reader, one who expires, and a reader afterwards": {0, func(w *world) {
+	"a reader, an Expire, and a reader afterwards": {0, func(w *world) {
 		w.most = 1
 		w.read("A")
 		late := w.reader("B", w.loader("B"))
 		w.expireThen("W", func() { w.check("B", "B", late) })
 	}},
-	"two who share a process, the last one after the key expires elsewhere": {0, func(w *world) {
+	"two callers of one process, the last one after the key expires elsewhere": {0, func(w *world) {
 		w.replies = true
 		_, r := w.share("A")
 		w.expireThen("W", func() { w.check("P", "B", r) })
 	}},
-	"two who share a process that reloads a stale value, the last one after it expires, and heartbeats": {100, func(w *world) {
+	"two callers of one process that reloads a stale value, the last one after it expires, and heartbeats": {100, func(w *world) {
 		w.stale, w.replies = true, true
 		_, r := w.share("A")
 		w.expireThen("W", func() { w.check("P", "B", r) })
 		w.heartbeat()
 		w.heartbeat()
 	}},
-	"two readers, a writer, and one who expires": {100, func(w *world) {
+	"two readers, a writer, and an Expire": {100, func(w *world) {
 		w.read("A", "B")
 		w.change("W", nothingMore, nothingMore)
 		w.expire("X")
@@ -109,7 +108,7 @@ var scenarios = map[string]scenario{
 		w.read("A", "B")
 		w.change("W", nothingMore, nothingMore)
 	}},
-	"two readers, one of whom dies, and a writer": {100, func(w *world) {
+	"two readers, one of which dies, and a writer": {100, func(w *world) {
 		w.read("A", "B")
 		w.crash("A")
 		w.change("W", nothingMore, nothingMore)
@@ -123,56 +122,56 @@ var scenarios = map[string]scenario{
 		w.read("A", "B", "C")
 		w.change("W", nothingMore, nothingMore)
 	}},
-	"two who share a process, and a writer elsewhere": {0, func(w *world) {
+	"two callers of one process, and a writer elsewhere": {0, func(w *world) {
 		w.replies = true
 		w.share("A", "B")
 		w.change("W", nothingMore, nothingMore)
 	}},
-	"three who share a process, the last one after a deletion elsewhere": {0, func(w *world) {
+	"three callers of one process, the last one after a deletion elsewhere": {0, func(w *world) {
 		_, r := w.share("A", "B")
 		w.change("W", nothingMore, func() { w.check("P", "C", r) })
 	}},
-	"two who share a process, the last one after a deletion elsewhere, and heartbeats": {100, func(w *world) {
+	"two callers of one process, the last one after a deletion elsewhere, and heartbeats": {100, func(w *world) {
 		w.replies = true
 		_, r := w.share("A")
 		w.change("W", nothingMore, func() { w.check("P", "B", r) })
 		w.heartbeat()
 		w.heartbeat()
 	}},
-	"two who share a process with the writer": {100, func(w *world) {
+	"two callers in the process of the writer": {100, func(w *world) {
 		w.replies = true
 		l, _ := w.share("A", "B")
 		w.change("P", func() { l.Forget(w.x.t.key) }, nothingMore)
 	}},
-	"two who share a process with the writer, the last one after the deletion": {0, func(w *world) {
+	"two callers in the process of the writer, the last one after the deletion": {0, func(w *world) {
 		w.replies = true
 		l, r := w.share("A")
 		w.change("P", func() { l.Forget(w.x.t.key) }, func() { w.check("P", "B", r) })
 	}},
-	"two readers who are served a stale value, and a writer": {0, func(w *world) {
+	"two readers that get a stale value, and a writer": {0, func(w *world) {
 		w.stale, w.swr, w.most = true, 1000*time.Hour, 1
 		w.read("A", "B")
 		w.change("W", nothingMore, nothingMore)
 	}},
-	"a process that reloads a stale value, and one who comes to it after a deletion elsewhere": {0, func(w *world) {
+	"a process that reloads a stale value, and a caller there after a deletion elsewhere": {0, func(w *world) {
 		w.stale, w.swr, w.replies = true, 1000*time.Hour, true
 		_, r := w.share("A")
 		w.change("W", nothingMore, func() { w.check("P", "B", r) })
 	}},
-	"two who share a process that reloads a stale value, and one after a deletion elsewhere": {100, func(w *world) {
+	"two callers of one process that reloads a stale value, and one after a deletion elsewhere": {100, func(w *world) {
 		w.stale, w.swr, w.replies = true, 1000*time.Hour, true
 		_, r := w.share("A", "B")
 		w.change("W", nothingMore, func() { w.check("P", "C", r) })
 		w.heartbeat()
 	}},
-	"two readers of a stale value, one of whom dies, a writer, and one who expires": {100, func(w *world) {
+	"two readers of a stale value, one of which dies, a writer, and an Expire": {100, func(w *world) {
 		w.stale, w.swr = true, 1000*time.Hour
 		w.read("A", "B")
 		w.crash("A")
 		w.change("W", nothingMore, nothingMore)
 		w.expire("X")
 	}},
-	"a reader, one who refreshes, and a writer": {0, func(w *world) {
+	"a reader, a Refresh, and a writer": {0, func(w *world) {
 		w.most = 1
 		w.read("A")
 		w.refresh("R", "R", w.loader("R"))
@@ -184,28 +183,28 @@ var scenarios = map[string]scenario{
 		w.refresh("S", "S", w.loader("S"))
 		w.change("W", nothingMore, nothingMore)
 	}},
-	"a reader and two who refresh in one process, and a writer elsewhere": {100, func(w *world) {
+	"a reader and two Refreshes in one process, and a writer elsewhere": {100, func(w *world) {
 		w.replies = true
 		l, _ := w.share("A")
 		w.refresh("P", "R", l)
 		w.refresh("P", "S", l)
 		w.change("W", nothingMore, nothingMore)
 	}},
-	"two who share a process, one elsewhere, and a writer": {100, func(w *world) {
+	"two callers of one process, one elsewhere, and a writer": {100, func(w *world) {
 		w.share("A", "B")
 		w.read("Q")
 		w.change("W", nothingMore, nothingMore)
 	}},
 }
 
-func TestNoOrderOfStepsBreaksTheProtocol(t *testing.T) {
+func TestExplorer_NoOrderBreaksTheProtocol(t *testing.T) {
 	t.Parallel()
 	explore(t, scenarios)
 }
 
-// Packed entries have the same protocol in other places: a few random orders of
-// every scenario tell whether it still holds there.
-func TestNoOrderOfStepsBreaksTheProtocolOfPackedEntries(t *testing.T) {
+// Packed entries follow the same protocol in other places, so a few random
+// orders of every scenario are enough.
+func TestExplorer_NoOrderBreaksTheProtocolOfPackedEntries(t *testing.T) {
 	t.Parallel()
 	const sample = 8
 	seed := exploringSeed(t)
@@ -244,7 +243,8 @@ func exploringSeed(t *testing.T) uint64 {
 	return seed
 }
 
-// exploring tries sample random orders of a scenario; all of them if that is 0.
+// exploring tries sample random orders of a scenario; if sample is 0, all of
+// them.
 func exploring(t *lab, s scenario, sample int, seed uint64) {
 	x := newExplorer(t, s.play)
 	if sample == 0 || os.Getenv(exploreAll) != "" {

@@ -9,34 +9,34 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// An explorer runs a scenario, which is a few processes that share a Redis and a
-// database, in every order in which their steps can come. A step is a command
-// that Redis executes, the arrival of its reply, a read or a commit of the
-// database, the beginning of a call, or a mishap. The processes are real: each
-// has a Loader, and a client whose commands a hook holds back until it is their
-// turn. All of it is in a bubble of package synctest, which tells when nothing
-// moves any more, so that the next step can be chosen.
+// An explorer runs a scenario in every possible order of its steps. A scenario
+// is a few processes that share a Redis and a database. A step is a command that
+// Redis executes, the arrival of its reply, a read or a commit of the database,
+// the beginning of a call, or a mishap. The processes are real: each has a
+// Loader, and a client whose commands a hook holds back until their turn. A
+// bubble of package synctest tells when nothing moves any more, so that the next
+// step can be chosen.
 //
-// An order is tried again from the beginning with its first steps as before.
-// Orders that differ only in steps that have nothing to do with each other, such
-// as a read of the database here and a GET there, are tried once: this is the
+// Each order is run from the beginning, with its first steps as before. Some
+// orders differ only in steps that have nothing to do with each other, such as a
+// read of the database here and a GET there. They are tried once: this is the
 // method of sleep sets (Godefroid, "Partial-Order Methods for the Verification
 // of Concurrent Systems", LNCS 1032).
 type explorer struct {
 	t        *lab
 	scenario func(*world)
 	clients  map[string]*redis.Client // by process
-	world    *world                   // of the schedule under way
+	world    *world                   // of the active schedule
 
 	naive bool // without sleep sets
 
 	schedules, pruned, bad int
-	complaint              string          // about the first schedule that was bad
-	complaints             map[string]bool // all that there were
+	complaint              string          // about the first bad schedule
+	complaints             map[string]bool // all complaints
 }
 
-// What a step touches. Two steps may change places if neither writes what the
-// other one touches.
+// The touches of a step. Two steps may change places if neither writes a thing
+// that the other touches.
 const (
 	readsKey = 1 << iota
 	writesKey
@@ -44,21 +44,21 @@ const (
 	writesBeside
 	readsDB
 	writesDB
-	begins     // a call whose result is checked against what ended before
+	begins     // a call whose result is checked against calls that ended before
 	ends       // a call that others are checked against
 	memory     // of its process
-	process    // as its end does
-	everything // as time does
+	process    // the end of its process touches it
+	everything // the passing of time touches it
 )
 
-// A step is one that waits to be taken. Its name is unique among those.
+// A step waits to be taken. Its name is unique among the waiting steps.
 type step struct {
 	proc, name string
 	touches    int
 }
 
-// conflicts are what steps of any processes cannot do in either order, and then
-// what steps of one process cannot.
+// conflicts are the pairs of touches that steps of any processes cannot swap,
+// followed by those that steps of one process cannot swap.
 var conflicts = [...]struct{ a, b int }{
 	{readsKey, writesKey}, {writesKey, writesKey},
 	{readsBeside, writesBeside}, {writesBeside, writesBeside},
@@ -84,12 +84,13 @@ func (s step) independent(of step) bool {
 
 // A node is one choice of a schedule.
 type node struct {
-	steps  []step        // that could be taken
-	asleep map[step]bool // those that need not be: an order tried before covers it
+	steps  []step        // the steps to choose from
+	asleep map[step]bool // steps to skip: an order tried before covers them
 	chosen int
 }
 
-// wake returns the first step from i on that is not asleep, -1 if all are.
+// wake returns the first step from i on that is not asleep, or -1 if all are
+// asleep.
 func (n *node) wake(i int) int {
 	for ; i < len(n.steps); i++ {
 		if !n.asleep[n.steps[i]] {
@@ -101,10 +102,9 @@ func (n *node) wake(i int) int {
 
 // all runs every schedule.
 //
-// Where a step sets two goroutines of a process going at once, these may go on
-// in either order, and what follows may differ. So a schedule that does not
-// repeat is tried some more times before what follows now takes the place of
-// what followed then.
+// If a step starts two goroutines of a process at once, these may go on in
+// either order, and later steps may differ. So a schedule that does not repeat
+// is tried some more times before its new steps replace the old ones.
 func (x *explorer) all() {
 	const patience = 50
 	var path []*node
@@ -159,7 +159,7 @@ func (x *explorer) node(path []*node, steps []step) *node {
 	return n
 }
 
-// some runs n schedules at random.
+// some runs n random schedules.
 func (x *explorer) some(n int, seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	for range n {
@@ -167,7 +167,7 @@ func (x *explorer) some(n int, seed uint64) {
 	}
 }
 
-// run runs one schedule. pick returns which step to take, -1 to give up.
+// run runs one schedule. pick returns the step to take, or -1 to give up.
 func (x *explorer) run(pick func([]step) int) {
 	w := &world{
 		x: x, pending: make(map[step]chan struct{}), dead: make(map[string]bool),

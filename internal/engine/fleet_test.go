@@ -13,11 +13,12 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// A thousand keys and five processes in real time: nobody says how long it takes,
-// but no turn may be there twice. A turn is told by the slot of its record. The
-// lease is long, since a machine that stands still for longer than one takes turns over,
-// and one that does so for longer than a record lives begins anew.
-func TestOnARealServerNoTurnIsTakenTwice(t *testing.T) {
+// A thousand keys and five processes in real time: the test asserts no
+// duration, but no turn may be taken twice. A turn is identified by the slot of
+// its record. The lease is long, since a machine that stands still for longer
+// takes turns over. A machine that stands still for longer than a record lives
+// starts again.
+func TestPeriodic_NoTurnIsTakenTwiceOnARealServer(t *testing.T) {
 	t.Parallel()
 	const processes, keys, turnsOfEach, every = 5, 1000, 4, time.Second
 	server := redistest.Start(t)
@@ -31,7 +32,7 @@ func TestOnARealServerNoTurnIsTakenTwice(t *testing.T) {
 	}
 	var mu sync.Mutex
 	loads, per := map[turnOf]int{}, make([]int, keys) // guarded by mu
-	lacking := keys                                   // guarded by mu: keys that have had too few turns
+	lacking := keys                                   // guarded by mu: keys with too few turns
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	stands := time.AfterFunc(patience, stop) // the fleet stands still

@@ -17,7 +17,7 @@ import (
 	"github.com/cachex-go/cachex/internal/guard"
 )
 
-// slow is a load that takes d and heeds its ctx.
+// slow is a load that takes d and obeys its ctx.
 func slow(d time.Duration, v string) func(context.Context) (string, error) {
 	return func(ctx context.Context) (string, error) {
 		select {
@@ -41,13 +41,13 @@ func unheard(t *testing.T) func(context.Context) (string, error) {
 func empty[V any](t *testing.T, fs *Flights[V]) {
 	t.Helper()
 	synctest.Wait()
-	require.Empty(t, fs.group.m)
-	require.Empty(t, fs.group.aloft)
-	require.False(t, fs.group.some.Load())
-	require.Zero(t, fs.group.running)
+	require.Empty(t, fs.group.joinable)
+	require.Empty(t, fs.group.active)
+	require.False(t, fs.group.anyActive.Load())
+	require.Zero(t, fs.group.goroutines)
 }
 
-func TestCallersOfOneKeyShareOneLoad(t *testing.T) {
+func TestFlights_CallersOfOneKeyShareALoad(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fs Flights[string]
@@ -56,7 +56,8 @@ func TestCallersOfOneKeyShareOneLoad(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 10 {
 			wg.Go(func() {
-				time.Sleep(time.Duration(i) * 50 * time.Millisecond) // they need not come together
+				// they need not come at the same moment
+				time.Sleep(time.Duration(i) * 50 * time.Millisecond)
 				v, err := fs.Do(t.Context(), "a", func(ctx context.Context) (string, error) {
 					loads.Add(1)
 					return slow(time.Second, "v")(ctx)
@@ -72,7 +73,7 @@ func TestCallersOfOneKeyShareOneLoad(t *testing.T) {
 	})
 }
 
-func TestCallersOfDifferentKeysDoNotShare(t *testing.T) {
+func TestFlights_CallersOfDifferentKeysDoNotShare(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fs Flights[string]
@@ -87,7 +88,7 @@ func TestCallersOfDifferentKeysDoNotShare(t *testing.T) {
 	})
 }
 
-func TestACallerWhoComesAfterTheLoadLoadsAnew(t *testing.T) {
+func TestFlights_CallerAfterTheLoadLoadsAgain(t *testing.T) {
 	t.Parallel()
 	var fs Flights[int]
 	for i := range 3 {
@@ -97,7 +98,7 @@ func TestACallerWhoComesAfterTheLoadLoadsAnew(t *testing.T) {
 	}
 }
 
-func TestAnErrorIsSharedAndTheValueThenZero(t *testing.T) {
+func TestFlights_ErrorIsSharedWithAZeroValue(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fs Flights[string]
@@ -119,14 +120,14 @@ func TestAnErrorIsSharedAndTheValueThenZero(t *testing.T) {
 	})
 }
 
-func TestACallerLeavesOnItsOwnContextAndHarmsNobody(t *testing.T) {
+func TestFlights_CallerLeavesOnItsContextAlone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fs Flights[string]
 		begin := time.Now()
 		hasty, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
-		// The one who is hasty is the one whose call began the load.
+		// The caller with the deadline is the one that started the load.
 		a := start(func() (string, error) { return fs.Do(hasty, "a", slow(time.Second, "v")) })
 		synctest.Wait()
 		b := start(func() (string, error) { return fs.Do(t.Context(), "a", unheard(t)) })
@@ -140,7 +141,7 @@ func TestACallerLeavesOnItsOwnContextAndHarmsNobody(t *testing.T) {
 	})
 }
 
-func TestACallerWhoLeavesGetsTheCause(t *testing.T) {
+func TestFlights_CallerWhoLeavesGetsTheCause(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fs Flights[string]
@@ -153,7 +154,7 @@ func TestACallerWhoLeavesGetsTheCause(t *testing.T) {
 	})
 }
 
-func TestACallerWhoseContextHasEndedLoadsNothing(t *testing.T) {
+func TestFlights_EndedContextLoadsNothing(t *testing.T) {
 	t.Parallel()
 	var fs Flights[string]
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -162,7 +163,7 @@ func TestACallerWhoseContextHasEndedLoadsNothing(t *testing.T) {
 	require.Equal(t, errBroken, err)
 }
 
-func TestTheLoadIsCancelledWhenTheLastCallerLeaves(t *testing.T) {
+func TestFlights_LoadIsCancelledWhenTheLastCallerLeaves(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fs Flights[string]
@@ -185,14 +186,14 @@ func TestTheLoadIsCancelledWhenTheLastCallerLeaves(t *testing.T) {
 	})
 }
 
-func TestNobodyJoinsACancelledFlight(t *testing.T) {
+func TestFlights_NoCallerJoinsACancelledFlight(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fs Flights[string]
 		ctx, cancel := context.WithCancel(t.Context())
 		a := start(func() (string, error) {
 			return fs.Do(ctx, "a", func(context.Context) (string, error) {
-				time.Sleep(time.Minute) // it does not notice
+				time.Sleep(time.Minute) // it ignores its ctx
 				return "of nobody", nil
 			})
 		})
@@ -209,7 +210,7 @@ func TestNobodyJoinsACancelledFlight(t *testing.T) {
 
 type ctxKey struct{}
 
-func TestTheLoadSeesTheValuesOfTheFirstCallerAndNotItsDeadline(t *testing.T) {
+func TestFlights_LoadSeesValuesButNotDeadlineOfTheFirstCaller(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fs Flights[string]
@@ -233,7 +234,7 @@ func TestTheLoadSeesTheValuesOfTheFirstCallerAndNotItsDeadline(t *testing.T) {
 	})
 }
 
-func TestALoadThatTakesTooLongIsADeadlineExceeded(t *testing.T) {
+func TestFlights_TimeoutIsDeadlineExceeded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		fs := Flights[string]{Timeout: 2 * time.Second}
@@ -250,7 +251,7 @@ func TestALoadThatTakesTooLongIsADeadlineExceeded(t *testing.T) {
 	})
 }
 
-func TestALoadThatIgnoresItsContextIsLeftBehind(t *testing.T) {
+func TestFlights_LoadThatIgnoresItsContextIsLeftBehind(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		fs := Flights[string]{Timeout: time.Second}
@@ -270,13 +271,13 @@ func TestALoadThatIgnoresItsContextIsLeftBehind(t *testing.T) {
 		wg.Wait()
 		v, err := fs.Do(t.Context(), "a", slow(0, "anew"))
 		require.NoError(t, err)
-		require.Equal(t, "anew", v, "what was left behind is in nobody's way")
+		require.Equal(t, "anew", v, "the load left behind disturbs no caller")
 		require.NoError(t, fs.Close(t.Context()))
 		require.Equal(t, time.Minute, time.Since(begin), "Close waits for it")
 	})
 }
 
-func TestTheErrorOfALoadsOwnContextIsNotBlamedOnTheFlight(t *testing.T) {
+func TestFlights_ErrorOfALoadsOwnContextStays(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		fs := Flights[string]{Timeout: time.Minute}
@@ -289,7 +290,7 @@ func TestTheErrorOfALoadsOwnContextIsNotBlamedOnTheFlight(t *testing.T) {
 	})
 }
 
-func TestAPanicIsOneErrorForEveryCaller(t *testing.T) {
+func TestFlights_PanicIsOneErrorForEveryCaller(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fs Flights[string]
@@ -314,7 +315,7 @@ func explode(context.Context) (string, error) {
 	panic("boom")
 }
 
-func TestErrorsIsSeesThroughAPanickedError(t *testing.T) {
+func TestPanicError_UnwrapsAPanickedError(t *testing.T) {
 	t.Parallel()
 	var fs Flights[string]
 	_, err := fs.Do(t.Context(), "a", func(context.Context) (string, error) {
@@ -330,7 +331,7 @@ func TestErrorsIsSeesThroughAPanickedError(t *testing.T) {
 	require.True(t, ok, "panics of the runtime are errors, too")
 }
 
-func TestALoadThatExitsItsGoroutineIsAnError(t *testing.T) {
+func TestFlights_GoexitIsAnError(t *testing.T) {
 	t.Parallel()
 	var fs Flights[string]
 	_, err := fs.Do(t.Context(), "a", func(context.Context) (string, error) {
@@ -344,7 +345,7 @@ func TestALoadThatExitsItsGoroutineIsAnError(t *testing.T) {
 	require.Equal(t, "v", v)
 }
 
-func TestALoadThatAsksForItsOwnKeyIsToldSo(t *testing.T) {
+func TestFlights_LoadOfItsOwnKeyIsReentrant(t *testing.T) {
 	t.Parallel()
 	var fs Flights[string]
 	_, err := fs.Do(t.Context(), "a", func(ctx context.Context) (string, error) {
@@ -353,7 +354,7 @@ func TestALoadThatAsksForItsOwnKeyIsToldSo(t *testing.T) {
 	require.Equal(t, ErrReentrant, err)
 	_, err = fs.Do(t.Context(), "a", func(ctx context.Context) (string, error) {
 		return fs.Do(ctx, "b", func(ctx context.Context) (string, error) {
-			ctx, cancel := context.WithCancel(ctx) // of whatever was made from it
+			ctx, cancel := context.WithCancel(ctx) // also of a ctx made from it
 			defer cancel()
 			return fs.Do(ctx, "a", unheard(t))
 		})
@@ -361,7 +362,7 @@ func TestALoadThatAsksForItsOwnKeyIsToldSo(t *testing.T) {
 	require.Equal(t, ErrReentrant, err, "through another key, too")
 }
 
-func TestALoadMayAskForOtherKeysAndOtherFlights(t *testing.T) {
+func TestFlights_LoadMayAskForOtherKeysAndFlights(t *testing.T) {
 	t.Parallel()
 	var fs, others Flights[string]
 	v, err := fs.Do(t.Context(), "a", func(ctx context.Context) (string, error) {
@@ -374,17 +375,17 @@ func TestALoadMayAskForOtherKeysAndOtherFlights(t *testing.T) {
 	require.Equal(t, "of b of others", v)
 }
 
-func TestWhoComesAfterForgetBeginsAnew(t *testing.T) {
+func TestForget_LaterCallersLoadAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fs Flights[string]
-		fs.Forget("a") // that nobody loads
+		fs.Forget("a") // which is not being loaded
 		old := start(func() (string, error) { return fs.Do(t.Context(), "a", slow(2*time.Second, "old")) })
 		other := start(func() (string, error) { return fs.Do(t.Context(), "b", slow(2*time.Second, "of b")) })
 		synctest.Wait()
 		fs.Forget("x", "a")
 		begun := start(func() (string, error) { return fs.Do(t.Context(), "a", slow(5*time.Second, "new")) })
-		time.Sleep(3 * time.Second) // the old one has ended, and must not take the new one with it
+		time.Sleep(3 * time.Second) // the old flight has ended, and must not remove the new one
 		joined := start(func() (string, error) { return fs.Do(t.Context(), "a", unheard(t)) })
 		joinedB := start(func() (string, error) { return fs.Do(t.Context(), "b", slow(0, "of b again")) })
 		for c, want := range map[*call[string]]string{old: "old", begun: "new", joined: "new", other: "of b", joinedB: "of b again"} {
@@ -396,7 +397,7 @@ func TestWhoComesAfterForgetBeginsAnew(t *testing.T) {
 	})
 }
 
-func TestTheZeroFlightsIsReady(t *testing.T) {
+func TestFlights_ZeroValueIsReady(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fs Flights[string]
@@ -410,7 +411,7 @@ func TestTheZeroFlightsIsReady(t *testing.T) {
 	})
 }
 
-func TestCloseOfAnIdleFlightsReturnsAtOnce(t *testing.T) {
+func TestFlightsClose_IdleReturnsAtOnce(t *testing.T) {
 	t.Parallel()
 	var fs Flights[string]
 	ended, cancel := context.WithCancel(t.Context())
@@ -421,7 +422,7 @@ func TestCloseOfAnIdleFlightsReturnsAtOnce(t *testing.T) {
 	require.Equal(t, ErrClosed, err)
 }
 
-func TestCloseWaitsForTheLoadsUnderWay(t *testing.T) {
+func TestFlightsClose_WaitsForLoads(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fs Flights[string]
@@ -438,7 +439,7 @@ func TestCloseWaitsForTheLoadsUnderWay(t *testing.T) {
 		}
 		synctest.Wait()
 		_, err := fs.Do(t.Context(), "a", unheard(t))
-		require.Equal(t, ErrClosed, err, "nobody joins any more")
+		require.Equal(t, ErrClosed, err, "no caller joins any more")
 		wg.Wait()
 		for c, want := range map[*call[string]]string{a: "of a", b: "of b"} {
 			v, err := c.wait(t)
@@ -448,7 +449,7 @@ func TestCloseWaitsForTheLoadsUnderWay(t *testing.T) {
 	})
 }
 
-func TestCloseWhoseContextEndsCancelsTheLoads(t *testing.T) {
+func TestFlightsClose_EndedContextCancelsTheLoads(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fs Flights[string]
@@ -474,7 +475,7 @@ func TestCloseWhoseContextEndsCancelsTheLoads(t *testing.T) {
 	})
 }
 
-func TestWhoBeginsAFlightIsToldWhetherItIsHisOwn(t *testing.T) {
+func TestFlightsBegin_ReportsWhetherTheCallerStartedTheFlight(t *testing.T) {
 	t.Parallel()
 	var fs Flights[int]
 	value := make(chan int)

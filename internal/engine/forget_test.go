@@ -10,18 +10,18 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestWhoComesAfterForgetAllBeginsAnewWhateverTheKey(t *testing.T) {
+func TestForgetAll_LaterCallersOfEveryKeyLoadAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fs Flights[string]
-		fs.ForgetAll() // nothing is being loaded
+		fs.ForgetAll() // no key is being loaded
 		oldA := start(func() (string, error) { return fs.Do(t.Context(), "a", slow(2*time.Second, "old a")) })
 		oldB := start(func() (string, error) { return fs.Do(t.Context(), "b", slow(2*time.Second, "old b")) })
 		synctest.Wait()
 		fs.ForgetAll()
 		newA := start(func() (string, error) { return fs.Do(t.Context(), "a", slow(5*time.Second, "new a")) })
 		newB := start(func() (string, error) { return fs.Do(t.Context(), "b", slow(5*time.Second, "new b")) })
-		time.Sleep(3 * time.Second) // the old ones have ended, and must not take the new ones with them
+		time.Sleep(3 * time.Second) // the old flights have ended, and must not remove the new ones
 		joined := start(func() (string, error) { return fs.Do(t.Context(), "a", unheard(t)) })
 		for c, want := range map[*call[string]]string{oldA: "old a", oldB: "old b", newA: "new a", newB: "new b", joined: "new a"} {
 			v, err := c.wait(t)
@@ -32,8 +32,8 @@ func TestWhoComesAfterForgetAllBeginsAnewWhateverTheKey(t *testing.T) {
 	})
 }
 
-// A flight that nobody can join any more is still one that Close ends.
-func TestCloseCancelsTheFlightsThatForgetAllDetached(t *testing.T) {
+// Close also ends flights that no caller can join any more.
+func TestForgetAll_CloseCancelsDetachedFlights(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fs Flights[string]

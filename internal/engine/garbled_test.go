@@ -10,10 +10,11 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// garbage is what a broken proxy may reply to a script that replies a small number.
+// garbage is the replies that a broken proxy may send in place of a small
+// number.
 var garbage = []any{int64(7), int64(-1), "QUEUED", []any{"1"}}
 
-func TestAReplyThatMakesNoSenseProvesNothing(t *testing.T) {
+func TestReply_UnexpectedEntitlesNoWaiter(t *testing.T) {
 	t.Parallel()
 	for _, script := range []string{"store", "extend"} {
 		for _, reply := range garbage {
@@ -23,7 +24,7 @@ func TestAReplyThatMakesNoSenseProvesNothing(t *testing.T) {
 				s := newSource[string]()
 				first := get(t, p, s.load)
 				within(t, s.began)
-				t.delete() // by somebody else
+				t.delete() // by another program
 				late := get(t, p, s.load)
 				synctest.Wait()
 				faults.Add(redistest.Fault{Match: named(script), Reply: reply})
@@ -33,7 +34,9 @@ func TestAReplyThatMakesNoSenseProvesNothing(t *testing.T) {
 				}
 				s.value <- "old"
 				gets(t, "old", first)
-				within(t, s.began) // the deletion came before this caller, and nothing says otherwise
+				// the deletion came before this caller, and no reply proves
+				// otherwise
+				within(t, s.began)
 				s.value <- "new"
 				gets(t, "new", late)
 				t.holds("new")
@@ -42,7 +45,7 @@ func TestAReplyThatMakesNoSenseProvesNothing(t *testing.T) {
 	}
 }
 
-func TestAReplyThatMakesNoSenseIsAnError(t *testing.T) {
+func TestReply_UnexpectedIsAnError(t *testing.T) {
 	t.Parallel()
 	lasting := Life{Fresh: time.Second, Keep: time.Minute}
 	embedded(t, func(t *lab) {
@@ -64,7 +67,7 @@ func TestAReplyThatMakesNoSenseIsAnError(t *testing.T) {
 			_, err = leases.Expire(ctx, t.key)
 			require.ErrorIs(t, err, errReply)
 			require.ErrorIs(t, leases.Write(ctx, t.key, nil, lasting), errReply)
-			require.ErrorIs(t, leases.WriteMany(ctx, []Writing{{Key: t.key, Life: lasting}})[0], errReply)
+			require.ErrorIs(t, leases.WriteMany(ctx, []Write{{Key: t.key, Life: lasting}})[0], errReply)
 			_, err = leases.Acquire(ctx, t.key, nil, 0)
 			require.ErrorIs(t, err, errReply)
 		}

@@ -9,24 +9,30 @@ import (
 	"github.com/cachex-go/cachex/internal/guard"
 )
 
-// A group loads each key once in this process, as Flights does. The zero value is
+// A group loads each key once in this process; see Flights. The zero value is
 // ready. A group must not be copied.
 type group struct {
-	timeout time.Duration // bounds one load; 0: no bound. Not changed after the first flight
+	// timeout bounds one load. 0 is no bound. It must not change after the
+	// first flight.
+	timeout time.Duration
 
-	mu      sync.Mutex
-	m       map[string]*flight   // guarded by mu: the flights that may be joined
-	aloft   map[*flight]struct{} // guarded by mu: the flights that have not finished
-	running int                  // guarded by mu: goroutines of ours
-	some    atomic.Bool          // written under mu: aloft is not empty
-	closed  bool                 // guarded by mu
-	idle    chan struct{}        // made by the first Close; closed when closed and nothing is running
+	// mu guards the fields below, and the fields of flights, waiters and
+	// sharedCtxs that say so. A getShard.mu may be locked while mu is held, and
+	// not the other way round.
+	mu         sync.Mutex
+	joinable   map[string]*flight   // flights that callers may join
+	active     map[*flight]struct{} // flights that have not finished
+	goroutines int                  // the number of goroutines of the group
+	closed     bool
+
+	anyActive atomic.Bool   // written under mu: active is not empty
+	idle      chan struct{} // made by the first Close; closed when the last goroutine ends
 }
 
-// share is Flights.Begin. A value is a pointer.
-func (fs *group) share(ctx context.Context, key string, load func(context.Context) (any, error)) (own bool, wait func() (any, error)) {
-	m, own, err := fs.embark(ctx, key, false, func(f *flight) {
-		ch := protect(fs, func() result {
+// share is Flights.Begin, for values that are pointers.
+func (g *group) share(ctx context.Context, key string, load func(context.Context) (any, error)) (own bool, wait func() (any, error)) {
+	w, own, err := g.joinOrStart(ctx, key, false, func(f *flight) {
+		ch := goLoad(g, func() result {
 			v, err := load(f.ctx)
 			if err != nil {
 				return result{err: err}
@@ -35,73 +41,123 @@ func (fs *group) share(ctx context.Context, key string, load func(context.Contex
 		}, func(err error) result { return result{err: err} })
 		select {
 		case r := <-ch:
-			r.err = blame(f.ctx, r.err)
-			f.finish(r, f.mark())
+			r.err = withCause(f.ctx, r.err)
+			f.finish(r, f.waiterCount())
 		case <-f.ctx.Done():
-			f.finish(result{err: context.Cause(f.ctx)}, f.mark())
+			f.finish(result{err: context.Cause(f.ctx)}, f.waiterCount())
 		}
 	}, nil)
 	return own, func() (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		r, _ := fs.wait(ctx, m, nil)
+		r, _ := g.wait(ctx, w, nil)
 		return r.v, r.err
 	}
 }
 
-// Forget detaches the flights of keys: who is on board gets the result, and who
-// comes after begins anew. Call it when what a load may have read is no longer
+// Forget detaches the flights of keys: their waiters get the result, and later
+// callers load again. Call it when data that a load may have read is no longer
 // true.
-func (fs *group) Forget(keys ...string) {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
+func (g *group) Forget(keys ...string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	for _, key := range keys {
-		delete(fs.m, key)
+		delete(g.joinable, key)
 	}
 }
 
-// Spawn is guard.Go in a goroutine that Close waits for. Once Close has ended, or
-// would at once, it is guard.Run in the goroutine of the caller.
-func (fs *group) Spawn(code guard.Code, fn func() error, done func(error)) {
-	fs.mu.Lock()
-	ended := fs.closed && fs.running == 0
+// ForgetAll is Forget for every key, for callers that removed keys without
+// knowing which.
+func (g *group) ForgetAll() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	clear(g.joinable)
+}
+
+// Spawn is guard.Go in a goroutine that Close waits for. If Close has ended, or
+// would end at once, it is guard.Run in the caller's goroutine.
+func (g *group) Spawn(code guard.Code, fn func() error, done func(error)) {
+	g.mu.Lock()
+	ended := g.closed && g.goroutines == 0
 	if !ended {
-		fs.running++
+		g.goroutines++
 	}
-	fs.mu.Unlock()
+	g.mu.Unlock()
 	if ended {
 		guard.Run(code, fn, done)
 		return
 	}
-	fs.start(code, fn, done)
+	g.goCounted(code, fn, done)
 }
 
-// Close makes every further Do return ErrClosed and waits for the loads under
-// way. If ctx ends first, Close cancels them, so that their callers return, and
-// returns the cause of that end; a load that does not heed its ctx is then still
-// running. Close may be called more than once, and from several goroutines.
-func (fs *group) Close(ctx context.Context) error {
-	fs.mu.Lock()
-	if !fs.closed {
-		fs.closed, fs.idle = true, make(chan struct{})
-		if fs.running == 0 {
-			close(fs.idle)
+// exit records that a goroutine of the group has ended.
+func (g *group) exit() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.goroutines--
+	if g.closed && g.goroutines == 0 {
+		close(g.idle)
+	}
+}
+
+// goHeld is guard.Go in a goroutine that Close waits for. Only a flight that
+// has not ended may call it.
+func (g *group) goHeld(code guard.Code, fn func() error, done func(error)) {
+	g.mu.Lock()
+	g.goroutines++
+	g.mu.Unlock()
+	g.goCounted(code, fn, done)
+}
+
+// goCounted is guard.Go in a goroutine that is already counted.
+func (g *group) goCounted(code guard.Code, fn func() error, done func(error)) {
+	guard.Go(code, fn, func(err error) {
+		defer g.exit()
+		done(err)
+	})
+}
+
+// goLoad calls load in a goroutine of its own, so that no waiter depends on a
+// load that ignores its ctx. If load panics or exits, failed turns that error
+// into a result.
+func goLoad[R any](g *group, load func() R, failed func(error) R) <-chan R {
+	ch := make(chan R, 1) // buffered, so that a load left behind can end
+	var r R
+	g.goHeld(guard.Load, func() error { r = load(); return nil }, func(err error) {
+		if err != nil {
+			r = failed(err)
+		}
+		ch <- r
+	})
+	return ch
+}
+
+// Close makes every further Do return ErrClosed, and waits for active loads. If
+// ctx ends first, Close cancels the loads, so that their callers return, and
+// returns the cause. A load that ignores its ctx then still runs. Close may be
+// called more than once, and from several goroutines.
+func (g *group) Close(ctx context.Context) error {
+	g.mu.Lock()
+	if !g.closed {
+		g.closed, g.idle = true, make(chan struct{})
+		if g.goroutines == 0 {
+			close(g.idle)
 		}
 	}
-	fs.mu.Unlock()
+	g.mu.Unlock()
 	select {
-	case <-fs.idle:
+	case <-g.idle:
 		return nil
 	default:
 	}
 	select {
-	case <-fs.idle:
+	case <-g.idle:
 		return nil
 	case <-ctx.Done():
-		fs.mu.Lock()
-		defer fs.mu.Unlock()
-		for f := range fs.aloft {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		for f := range g.active {
 			f.cancel(ErrClosed)
 		}
 		return context.Cause(ctx)

@@ -31,15 +31,15 @@ var patience = redistest.Patience
 // hour is the life of values that a test does not expect to end.
 var hour = Life{Fresh: time.Hour, Keep: time.Hour}
 
-// kept is that of values whose end is by the clock of the server, which may be
-// another one than that of a bubble. What ends with its TTL is SET, and has its end
-// by the clock of its writer.
+// kept is the life of values that end by the server's clock, which may differ
+// from the clock of a bubble. A value that ends with its TTL is written by a
+// SET, and states its end by the writer's clock.
 var kept = Life{Fresh: time.Hour, Keep: 2 * time.Hour}
 
 var errBroken = errors.New("the source is broken")
 
-// A lab has clients of one server, and closes what a test makes with it when the
-// test's function returns.
+// A lab has clients of one server. It closes everything that a test makes with
+// it when the test's function returns.
 type lab struct {
 	*testing.T
 	rdb     *redis.Client
@@ -55,11 +55,11 @@ func each(t *testing.T, f func(*lab)) {
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) { work(t, rdb, f) })
 }
 
-// bubbles runs f against an embedded server and against a real one, each time in
-// a bubble of package synctest, where synctest.Wait returns when nothing moves
-// any more. The clock of a real server is outside of the bubble: nothing may
-// hinge on its expiries. Nor may anything listen there: whoever reads from a
-// real connection moves.
+// bubbles runs f against an embedded server and against a real one, each time
+// in a bubble of package synctest. There synctest.Wait returns when nothing
+// moves any more. The clock of a real server is outside of the bubble: no test
+// may depend on its expiries. No client may subscribe there: a goroutine that
+// reads from a real connection counts as moving.
 func bubbles(t *testing.T, f func(*lab)) {
 	t.Helper()
 	t.Run("embedded", func(t *testing.T) {
@@ -77,20 +77,21 @@ func bubbles(t *testing.T, f func(*lab)) {
 	})
 }
 
-// embedded is bubbles on the embedded server alone, of which the clock is that
-// of the bubble.
+// embedded is bubbles on the embedded server alone, whose clock is the
+// bubble's.
 func embedded(t *testing.T, f func(*lab)) {
 	t.Helper()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) { work(t, rdb, f) })
 }
 
-// bubbleOptions are those of a client in a bubble of a server outside of it.
+// bubbleOptions are the options of a client in a bubble whose server is outside
+// of it.
 func bubbleOptions(addr string) *redis.Options {
 	return &redis.Options{
 		Addr: addr,
-		// No deadlines: they would be those of another clock.
+		// No deadlines: they would use another clock.
 		ReadTimeout: -2, WriteTimeout: -2,
-		// It looks names up, in what all bubbles share.
+		// It looks names up, in state that all bubbles share.
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
 }
@@ -103,7 +104,7 @@ func work(t *testing.T, rdb *redis.Client, f func(*lab)) {
 			l.closers[i]()
 		}
 	}()
-	// A command that is refused by NOSCRIPT is one that a test does not expect.
+	// A test does not expect a command that is refused by NOSCRIPT.
 	for _, s := range leaseScripts {
 		require.NoError(t, rdb.ScriptLoad(t.Context(), s.Source()).Err())
 		require.NoError(t, rdb.ScriptLoad(t.Context(), s.Packed().Source()).Err())
@@ -111,7 +112,7 @@ func work(t *testing.T, rdb *redis.Client, f func(*lab)) {
 	f(l)
 }
 
-// client returns another client of the server, which has the hooks.
+// client returns another client of the server, with these hooks.
 func (l *lab) client(hooks ...redis.Hook) *redis.Client {
 	rdb := redis.NewClient(l.rdb.Options())
 	for _, h := range hooks {
@@ -121,7 +122,7 @@ func (l *lab) client(hooks ...redis.Hook) *redis.Client {
 	return rdb
 }
 
-// leases returns leases of a client of their own, which has the hooks.
+// leases returns leases on a client of their own, with these hooks.
 func (l *lab) leases(hooks ...redis.Hook) *Leases {
 	return l.leasesOf(l.client(hooks...))
 }
@@ -134,13 +135,13 @@ func (l *lab) leasesOf(rdb *redis.Client) *Leases {
 	return leases
 }
 
-// pack has the key be one of a packed entry.
+// pack makes the key of the lab the key of a packed entry.
 func (l *lab) pack() {
 	l.packed = true
 	l.key += " 7"
 }
 
-// get returns what an entry holds, as it is in Redis.
+// get returns the bytes of an entry in Redis.
 func (l *lab) get(key string) ([]byte, error) {
 	return l.leasesOf(l.rdb).get(l.Context(), l.rdb, key).Bytes()
 }
@@ -150,7 +151,7 @@ func (l *lab) delete() {
 	require.NoError(l, l.rdb.Del(l.Context(), l.key).Err())
 }
 
-// entry returns what the key holds. Its State is 0 if that is nothing.
+// entry returns the entry of the key. Its State is 0 if there is none.
 func (l *lab) entry() (entry.Header, string) {
 	b, err := l.rdb.Get(l.Context(), l.key).Bytes()
 	if errors.Is(err, redis.Nil) {
@@ -188,7 +189,7 @@ func (l *lab) holds(value string) entry.Header {
 	return h
 }
 
-// stale puts an expired value there.
+// stale stores an expired value.
 func (l *lab) stale(value string) {
 	l.Helper()
 	leases := l.leases()
@@ -198,7 +199,7 @@ func (l *lab) stale(value string) {
 	require.True(l, found)
 }
 
-// lapse does what time does to a lease that nobody renews.
+// lapse ends a lease that no process extends, as time does.
 func (l *lab) lapse() {
 	l.Helper()
 	h, payload := l.entry()
@@ -215,25 +216,25 @@ func (l *lab) lapse() {
 	}
 }
 
-// newLoader returns a Loader that is closed with the lab. Where the lab is a
-// bubble of a real server, it must not listen: see quiet.
+// newLoader returns a Loader that is closed with the lab. If the lab is a
+// bubble of a real server, the Loader must not subscribe: see quiet.
 func newLoader[V any](l *lab, rdb redis.UniversalClient, o typedOptions[V]) *Loader[V] {
 	l.Helper()
 	loader, err := newTyped(rdb, o)
 	require.NoError(l, err)
 	l.closers = append(l.closers, func() {
 		ctx, cancel := context.WithCancel(context.Background())
-		cancel() // what still runs, after a failure, is cancelled
+		cancel() // after a failure, cancel loads that still run
 		_ = loader.Close(ctx)
 		_ = loader.Close(context.Background())
 	})
 	return loader
 }
 
-// quiet makes a Loader poll, and not listen.
+// quiet makes a Loader poll, without a subscription.
 func quiet[V any](loader *Loader[V]) *Loader[V] {
-	loader.engine.hear.Release()
-	loader.engine.hear, loader.engine.leases.hear = nil, nil
+	loader.engine.listener.Release()
+	loader.engine.listener, loader.engine.leases.listener = nil, nil
 	return loader
 }
 
@@ -250,10 +251,10 @@ func never[V any](t testing.TB) typedFunc[V] {
 	}
 }
 
-// A source is a load that ends when it is told its value.
+// A source is a load that ends when the test sends its value.
 type source[V any] struct {
-	began chan struct{} // gets one for each load
-	value chan V        // what the load under way returns
+	began chan struct{} // receives once for each load
+	value chan V        // the result of the active load
 }
 
 func newSource[V any]() *source[V] {
@@ -291,7 +292,7 @@ func gets[V any](l *lab, v V, calls ...*call[V]) {
 	}
 }
 
-// A call is one that another goroutine makes.
+// A call runs in another goroutine.
 type call[V any] struct {
 	done chan struct{}
 	v    V
@@ -308,7 +309,7 @@ func start[V any](fn func() (V, error)) *call[V] {
 	return c
 }
 
-// wait returns what the call returned.
+// wait returns the result of the call.
 func (c *call[V]) wait(t testing.TB) (V, error) {
 	t.Helper()
 	within(t, c.done)
@@ -325,7 +326,7 @@ func (c *call[V]) running() bool {
 	}
 }
 
-// within waits for ch, with patience.
+// within waits for ch, up to patience.
 func within[T any](t testing.TB, ch <-chan T) (v T) {
 	t.Helper()
 	timer := time.NewTimer(patience)
@@ -339,14 +340,14 @@ func within[T any](t testing.TB, ch <-chan T) (v T) {
 	}
 }
 
-// A fence is a hook that stops some commands of a client until it is told to let
-// them pass. The one who sends it cannot make it, as with a client that does not
-// heed its ctx.
+// A fence is a hook that stops some commands of a client until the test lets
+// them pass. Their sender cannot make it let go, as with a client that ignores
+// its ctx.
 type fence struct {
 	match   func(redis.Cmder) bool
-	arrived chan struct{} // gets one for each command that stands there
+	arrived chan struct{} // receives once for each stopped command
 	pass    chan struct{} // lets one command go on, or all when it is closed
-	over    chan struct{} // closed when the test is over
+	over    chan struct{} // closed at the end of the test
 }
 
 func (l *lab) fence(match func(redis.Cmder) bool) *fence {
@@ -363,18 +364,18 @@ func (f *fence) stop(_ context.Context, cmd redis.Cmder) {
 	}
 }
 
-// before returns a hook that stops commands before they are sent, after one that
-// stops their replies.
+// before returns a hook that stops commands before they are sent, after a hook
+// that stops their replies.
 func (f *fence) before() *redistest.Gate { return &redistest.Gate{Before: f.stop} }
 func (f *fence) after() *redistest.Gate  { return &redistest.Gate{After: f.stop} }
 
-// leaseScripts has the scripts of the lease protocol by their names.
+// leaseScripts has the scripts of the lease protocol by name.
 var leaseScripts = map[string]*script.Script{
 	"acquire": script.Acquire, "store": script.Store, "write": script.Write,
 	"extend": script.Extend, "release": script.Release, "expire": script.Expire, "renew": script.Renew,
 }
 
-// digests has the names of the scripts.
+// digests has the names of the scripts by digest.
 var digests = func() map[string]string {
 	names := make(map[string]string)
 	for name, s := range leaseScripts {
@@ -386,8 +387,8 @@ var digests = func() map[string]string {
 	return names
 }()
 
-// scriptName returns the name of the script that cmd runs, the name of cmd if it
-// runs none of ours.
+// scriptName returns the name of the script that cmd runs, or the name of cmd
+// if it runs none of the lease scripts.
 func scriptName(cmd redis.Cmder) string {
 	if args := cmd.Args(); len(args) > 1 && cmd.Name() == "evalsha" {
 		if digest, ok := args[1].(string); ok && digests[digest] != "" {

@@ -15,9 +15,9 @@ import (
 )
 
 // The tests of this file play the interleavings that a lease protocol can get
-// wrong, one step after the other, with the real scripts. The letters are
-// processes. M1 to M21 are the names of the interleavings; the explorer tries
-// all orders of the steps of most of them.
+// wrong, step by step, with the real scripts. The letters are processes. M1 to
+// M21 are the names of the interleavings; the explorer tries all orders of the
+// steps of most of them.
 
 // A proc is one process that speaks the lease protocol by hand.
 type proc struct {
@@ -27,8 +27,8 @@ type proc struct {
 
 func (l *lab) proc(hooks ...redis.Hook) proc { return proc{l, l.leases(hooks...)} }
 
-// acquire asserts what Acquire finds.
-func (p proc) acquire(want Grant) Acquisition {
+// acquire asserts the result of Acquire.
+func (p proc) acquire(want Grant) AcquireResult {
 	p.Helper()
 	a, err := p.leases.Acquire(p.Context(), p.key, nil, 0)
 	require.NoError(p, err)
@@ -36,8 +36,8 @@ func (p proc) acquire(want Grant) Acquisition {
 	return a
 }
 
-// store asserts what becomes of value.
-func (p proc) store(token Token, value string, want Verdict) {
+// store asserts the result of storing value.
+func (p proc) store(token Token, value string, want StoreResult) {
 	p.Helper()
 	v, err := p.leases.Store(p.Context(), p.key, token, []byte(value), hour, time.Now(), 0)
 	require.NoError(p, err)
@@ -52,7 +52,7 @@ func (p proc) release(token Token, want bool) {
 	require.Equal(p, want, held)
 }
 
-// write stores value whatever is there.
+// write stores value whatever the key holds.
 func (p proc) write(value string) {
 	p.Helper()
 	require.NoError(p, p.leases.Write(p.Context(), p.key, []byte(value), kept))
@@ -67,7 +67,7 @@ func (p proc) expire() {
 }
 
 // payload returns the value of an entry that Acquire returned.
-func (p proc) payload(a Acquisition) string {
+func (p proc) payload(a AcquireResult) string {
 	p.Helper()
 	_, payload, ok := entry.Parse(p.key, a.Entry)
 	require.True(p, ok)
@@ -75,7 +75,7 @@ func (p proc) payload(a Acquisition) string {
 }
 
 // M1.
-func TestALoadThatADeletionOvertookIsNotStored(t *testing.T) {
+func TestDeletion_OvertookALoadThatIsNotStored(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		a := t.proc()
@@ -88,7 +88,7 @@ func TestALoadThatADeletionOvertookIsNotStored(t *testing.T) {
 }
 
 // M2.
-func TestALoadThatADeletionOvertookLeavesTheLeaseOfTheNextAlone(t *testing.T) {
+func TestDeletion_OvertookALoadThatLeavesTheNextLease(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		a, b := t.proc(), t.proc()
@@ -104,7 +104,7 @@ func TestALoadThatADeletionOvertookLeavesTheLeaseOfTheNextAlone(t *testing.T) {
 }
 
 // M3.
-func TestALoadThatADeletionOvertookLeavesTheNewValueAlone(t *testing.T) {
+func TestDeletion_OvertookALoadThatLeavesTheNewValue(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		a, b := t.proc(), t.proc()
@@ -118,12 +118,12 @@ func TestALoadThatADeletionOvertookLeavesTheNewValueAlone(t *testing.T) {
 }
 
 // M4.
-func TestARefreshThatADeletionOvertookIsNotStored(t *testing.T) {
+func TestDeletion_OvertookARefreshThatIsNotStored(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		a, c := t.proc(), t.proc()
 		t.stale("stale")
-		leaseA := a.acquire(Refresh)
+		leaseA := a.acquire(GrantedStale)
 		require.Equal(t, "stale", a.payload(leaseA))
 		t.delete()
 		leaseC := c.acquire(Granted)
@@ -135,25 +135,25 @@ func TestARefreshThatADeletionOvertookIsNotStored(t *testing.T) {
 }
 
 // M5.
-func TestARefreshDuringWhichTheKeyIsExpiredIsKeptAndStaleAtOnce(t *testing.T) {
+func TestExpire_DuringARefreshStoresItStale(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		a, b := t.proc(), t.proc()
 		t.stale("stale")
-		lease := a.acquire(Refresh)
-		require.Equal(t, "stale", b.payload(b.acquire(Stale)), "the others have it meanwhile")
+		lease := a.acquire(GrantedStale)
+		require.Equal(t, "stale", b.payload(b.acquire(HeldStale)), "the others have it meanwhile")
 		b.expire()
 		a.store(lease.Token, "newer", StoredStale)
 		require.Equal(t, entry.Stale, t.holds("newer").Flags)
-		again := b.acquire(Refresh)
-		require.Equal(t, "newer", b.payload(again), "who reads next loads, and loses nothing")
+		again := b.acquire(GrantedStale)
+		require.Equal(t, "newer", b.payload(again), "the next reader loads, and loses nothing")
 		b.store(again.Token, "newest", Stored)
 		require.Zero(t, t.holds("newest").Flags)
 	})
 }
 
 // M6.
-func TestALoadDuringWhichTheKeyIsExpiredIsKeptAndStaleAtOnce(t *testing.T) {
+func TestExpire_DuringALoadStoresItStale(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		a, b := t.proc(), t.proc()
@@ -163,12 +163,12 @@ func TestALoadDuringWhichTheKeyIsExpiredIsKeptAndStaleAtOnce(t *testing.T) {
 		b.acquire(Held)
 		a.store(lease.Token, "new", StoredStale)
 		require.Equal(t, entry.Stale, t.holds("new").Flags)
-		b.acquire(Refresh)
+		b.acquire(GrantedStale)
 	})
 }
 
 // M7.
-func TestALoadWhoseLeaseLapsedAndWasTakenOverIsNotStored(t *testing.T) {
+func TestLease_TakenOverFencesTheLoad(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		a, b := t.proc(), t.proc()
@@ -184,15 +184,15 @@ func TestALoadWhoseLeaseLapsedAndWasTakenOverIsNotStored(t *testing.T) {
 	})
 }
 
-// M7, where a stale value is there.
-func TestARefreshWhoseLeaseLapsedAndWasTakenOverIsNotStored(t *testing.T) {
+// M7, with a stale value.
+func TestLease_TakenOverFencesTheRefresh(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		a, b := t.proc(), t.proc()
 		t.stale("stale")
-		leaseA := a.acquire(Refresh)
+		leaseA := a.acquire(GrantedStale)
 		t.lapse()
-		leaseB := b.acquire(Refresh)
+		leaseB := b.acquire(GrantedStale)
 		a.store(leaseA.Token, "of A", Fenced)
 		a.release(leaseA.Token, false)
 		b.store(leaseB.Token, "of B", Stored)
@@ -201,26 +201,26 @@ func TestARefreshWhoseLeaseLapsedAndWasTakenOverIsNotStored(t *testing.T) {
 }
 
 // M8.
-func TestARefreshWhoseLeaseLapsedAndNobodyTookIsStored(t *testing.T) {
+func TestLease_LapsedButFreeStoresTheRefresh(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		a := t.proc()
 		t.stale("stale")
-		lease := a.acquire(Refresh)
+		lease := a.acquire(GrantedStale)
 		t.lapse()
 		a.store(lease.Token, "new", Stored)
 		t.holds("new")
 	})
 }
 
-// M9. Acquire is sent once, and every attempt has a token of its own, because of
-// this: a copy that was delayed in the network takes effect after the deletion
-// that should have fenced the load.
-func TestATokenThatIsSentTwiceStoresAnOldValueAndFreshTokensDoNot(t *testing.T) {
+// M9. Acquire is sent once, and every attempt has a token of its own. Reason: a
+// copy that was delayed in the network takes effect after the deletion that
+// should have fenced the load.
+func TestToken_SentTwiceStoresAnOldValueAndFreshOnesDoNot(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		second Token // of the attempt that gets an answer
-		want   Verdict
+		second Token // of the attempt that gets a reply
+		want   StoreResult
 	}{
 		"resent": {Token{1}, Stored},
 		"fresh":  {Token{2}, Fenced},
@@ -230,21 +230,22 @@ func TestATokenThatIsSentTwiceStoresAnOldValueAndFreshTokensDoNot(t *testing.T) 
 			each(t, func(t *lab) {
 				a, network := t.proc(), t.leases()
 				acquire := func(token Token) Grant {
-					got, err := network.acquire(t.Context(), t.key, claim{token: token})
+					got, err := network.acquire(t.Context(), t.key, acquireRequest{token: token})
 					require.NoError(t, err)
 					return got.Grant
 				}
-				// The first attempt, of Token{1}, hangs in the network.
+				// The first attempt, with Token{1}, hangs in the network.
 				require.Equal(t, Granted, acquire(test.second))
-				// A reads the old value, somebody commits the new one, and deletes.
+				// A reads the old value. Another process commits the new one,
+				// and deletes the key.
 				t.delete()
 				require.Equal(t, Granted, acquire(Token{1}), "the first attempt arrives")
 				a.store(test.second, "old", test.want)
 				if test.want == Stored {
-					t.holds("old") // after the deletion: the worst that a cache can do
+					t.holds("old") // after the deletion: the worst fault of a cache
 					return
 				}
-				t.leased(Token{1}) // of nobody. It ends by itself:
+				t.leased(Token{1}) // held by no process. It runs out:
 				left, err := t.rdb.PTTL(t.Context(), t.key).Result()
 				require.NoError(t, err)
 				require.Positive(t, left)
@@ -254,8 +255,8 @@ func TestATokenThatIsSentTwiceStoresAnOldValueAndFreshTokensDoNot(t *testing.T) 
 	}
 }
 
-// M9, as it is prevented: go-redis does not send the command again.
-func TestAcquireIsSentOnceThoughTheClientRetries(t *testing.T) {
+// M9, prevented: go-redis does not send the command again.
+func TestAcquire_IsSentOnceThoughTheClientRetries(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
 	p := redistest.NewProxy(t, s.Addr())
@@ -268,7 +269,7 @@ func TestAcquireIsSentOnceThoughTheClientRetries(t *testing.T) {
 
 	p.LoseReplies(1)
 	a, err := leases.Acquire(t.Context(), "key", nil, 0)
-	require.Error(t, err, "the reply is lost, and nobody asks again")
+	require.Error(t, err, "the reply is lost, and the command is not sent again")
 	require.NotZero(t, a.Token, "but the lease can be given back")
 	held, err := leases.Release(t.Context(), "key", a.Token)
 	require.NoError(t, err)
@@ -276,7 +277,7 @@ func TestAcquireIsSentOnceThoughTheClientRetries(t *testing.T) {
 }
 
 // M10.
-func TestAStoreWhoseReplyWasLostIsDoneOnce(t *testing.T) {
+func TestStore_WithALostReplyIsDoneOnce(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		var faults redistest.Faults
@@ -305,7 +306,7 @@ func TestAStoreWhoseReplyWasLostIsDoneOnce(t *testing.T) {
 }
 
 // M11.
-func TestAStoreThatArrivesAfterADeletionAndANewValueDoesNothing(t *testing.T) {
+func TestStore_AfterADeletionAndANewValueDoesNothing(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		a, b := t.proc(), t.proc()
@@ -316,18 +317,18 @@ func TestAStoreThatArrivesAfterADeletionAndANewValueDoesNothing(t *testing.T) {
 		a.store(lease.Token, "old", Fenced) // and its second
 		b.expire()
 		a.store(lease.Token, "old", Fenced)
-		next := b.acquire(Refresh)
+		next := b.acquire(GrantedStale)
 		a.store(lease.Token, "old", Fenced)
 		b.store(next.Token, "newest", Stored)
 		t.holds("newest")
 	})
 }
 
-// M12. Write does not compare: what arrives last stays, and a copy of an older
-// write may be what arrives last. That is no more than two writes at the same
-// time do, for the one whose copy is still on its way has not returned; and it
-// is why a cache whose truth is elsewhere deletes rather than writes.
-func TestACopyOfAWriteTakesThePlaceOfAWriteMadeMeanwhile(t *testing.T) {
+// M12. Write does not compare tokens: the last to arrive stays, perhaps a copy
+// of an older write. Two concurrent writes can do the same, for the write whose
+// copy is still on its way has not returned. So a cache whose source of truth
+// is elsewhere deletes rather than writes.
+func TestWrite_LateCopyReplacesANewerWrite(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		a := t.leases()
@@ -345,8 +346,8 @@ func TestACopyOfAWriteTakesThePlaceOfAWriteMadeMeanwhile(t *testing.T) {
 	})
 }
 
-// M12, and what a Write does promise.
-func TestAWriteFencesTheLoadUnderWay(t *testing.T) {
+// M12, and the promise of Write.
+func TestWrite_FencesTheLoad(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		a, b := t.proc(), t.proc()
@@ -357,7 +358,7 @@ func TestAWriteFencesTheLoadUnderWay(t *testing.T) {
 		t.holds("written")
 
 		b.expire()
-		lease = a.acquire(Refresh)
+		lease = a.acquire(GrantedStale)
 		b.write("again")
 		a.store(lease.Token, "old", Fenced)
 		t.holds("again")
@@ -365,7 +366,7 @@ func TestAWriteFencesTheLoadUnderWay(t *testing.T) {
 }
 
 // M18.
-func TestAReleaseThatADeletionOrAWriteOvertookTouchesNothing(t *testing.T) {
+func TestRelease_DeletionOrWriteOvertookItTouchesNothing(t *testing.T) {
 	t.Parallel()
 	for name, overtake := range map[string]func(*lab, proc){
 		"a deletion":           func(t *lab, _ proc) { t.delete() },
@@ -373,7 +374,7 @@ func TestAReleaseThatADeletionOrAWriteOvertookTouchesNothing(t *testing.T) {
 		"another lease":        func(t *lab, b proc) { t.delete(); b.acquire(Granted) },
 		"another one's value":  func(t *lab, b proc) { t.delete(); b.store(b.acquire(Granted).Token, "v", Stored) },
 		"an expired value":     func(_ *lab, b proc) { b.write("v"); b.expire() },
-		"another one's update": func(_ *lab, b proc) { b.write("v"); b.expire(); b.acquire(Refresh) },
+		"another one's update": func(_ *lab, b proc) { b.write("v"); b.expire(); b.acquire(GrantedStale) },
 		"a foreign value":      func(t *lab, _ proc) { require.NoError(t, t.rdb.Set(t.Context(), t.key, "x", 0).Err()) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -384,7 +385,7 @@ func TestAReleaseThatADeletionOrAWriteOvertookTouchesNothing(t *testing.T) {
 					begin()
 					lease, err := a.leases.Acquire(t.Context(), t.key, nil, 0)
 					require.NoError(t, err)
-					require.Contains(t, []Grant{Granted, Refresh}, lease.Grant)
+					require.Contains(t, []Grant{Granted, GrantedStale}, lease.Grant)
 					overtake(t, b)
 					before := t.raw()
 					a.release(lease.Token, false)
@@ -398,8 +399,8 @@ func TestAReleaseThatADeletionOrAWriteOvertookTouchesNothing(t *testing.T) {
 	}
 }
 
-// M18, where nothing overtook it.
-func TestAReleaseLeavesNoLeaseAndNoTokenBehind(t *testing.T) {
+// M18, where no deletion overtook it.
+func TestRelease_LeavesNoLeaseAndNoToken(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		a, b := t.proc(), t.proc()
@@ -409,17 +410,17 @@ func TestAReleaseLeavesNoLeaseAndNoTokenBehind(t *testing.T) {
 		a.release(lease.Token, false)
 
 		t.stale("stale")
-		lease = a.acquire(Refresh)
+		lease = a.acquire(GrantedStale)
 		a.release(lease.Token, true)
 		require.Zero(t, t.holds("stale").Token)
 		a.store(lease.Token, "old", Fenced)
 		t.holds("stale")
-		b.acquire(Refresh)
+		b.acquire(GrantedStale)
 	})
 }
 
-// raw returns the bytes of the key and how long it lives, as far as that can be
-// compared.
+// raw returns the bytes of the key and its remaining life, as far as that can
+// be compared.
 func (l *lab) raw() string {
 	b, err := l.rdb.Get(l.Context(), l.key).Bytes()
 	if err != nil {
@@ -430,8 +431,8 @@ func (l *lab) raw() string {
 	return string(b) + " for " + left.Round(time.Minute).String()
 }
 
-// A lease may be taken by anybody who removes it, whatever the program.
-func TestAnythingThatRemovesTheKeyFencesTheLoad(t *testing.T) {
+// Any program may remove the lease.
+func TestLease_RemovalOfTheKeyFencesTheLoad(t *testing.T) {
 	t.Parallel()
 	for name, remove := range map[string]func(context.Context, *redis.Client, string) error{
 		"UNLINK":  func(ctx context.Context, rdb *redis.Client, key string) error { return rdb.Unlink(ctx, key).Err() },
@@ -446,7 +447,8 @@ func TestAnythingThatRemovesTheKeyFencesTheLoad(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			return rdb.SetRange(ctx, key, 13, string([]byte{was[0] ^ 1})).Err() // two bytes may leave their sum as it was
+			// two bytes may leave their sum unchanged
+			return rdb.SetRange(ctx, key, 13, string([]byte{was[0] ^ 1})).Err()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -15,32 +15,34 @@ import (
 	"github.com/cachex-go/cachex/internal/wake"
 )
 
-// Leases is the protocol by which a fleet loads each key once, one script a
-// step. Engine is built on it.
+// Leases is the protocol by which a fleet loads each key once. Each step is one
+// script. Engine is built on it.
 //
-// A lease is for efficiency; the comparison of its token is for correctness. The
-// token stands in the entry itself, so a DEL, a SET, an expiry, an eviction or a
-// flush by anyone takes it away, and what was loaded under it is not stored any
-// more. This is the lease of "Scaling Memcache at Facebook" (NSDI 2013), renewed
-// while the load lives, and never granted twice for one token.
+// A lease is for efficiency; the comparison of its token is for correctness.
+// The token is in the entry itself. So a DEL, a SET, an expiry, an eviction or
+// a flush by any program removes it. The result of the load is then no longer
+// stored. This is the lease of "Scaling Memcache at Facebook" (NSDI 2013),
+// extended while the load runs, and never granted twice for one token.
 //
-// A Leases is a value without state. It is safe for concurrent use as far as its
-// client is. Every method costs one round trip and returns the error of the
-// client or of Redis as it is, with the name of the script, if it is one, before it.
+// A Leases has no state. It is as safe for concurrent use as its client. Every
+// method costs one round trip, and returns the error of the client or of Redis
+// as it is. If a script failed, its name precedes the error.
 type Leases struct {
-	rdb   redis.UniversalClient
-	ttl   time.Duration
-	stale any            // milliseconds that a value is of use after it is stale; "" forever
-	pause any            // milliseconds, half of what a pause after one failed load may last
-	most  any            // milliseconds that any pause may last
-	hear  *wake.Listener // asks for a message when a lease ends that we wait for; nil: poll only
+	rdb         redis.UniversalClient
+	ttl         time.Duration
+	retainStale any // milliseconds for which a stale value is of use; "" for ever
+	halfPause   any // milliseconds: half of the longest pause after one failed load
+	maxPause    any // milliseconds: the longest pause
+	// listener asks for a message when a lease ends that a waiter waits for;
+	// nil: only poll.
+	listener *wake.Listener
 
-	timed  bool // readers look at how long a value is fresh yet: see Leases.plain
-	packed bool // entries are in the fields of hashes: see place
+	earlyRefresh bool // readers look at the remaining freshness: see Leases.canUseSET
+	packed       bool // entries are fields of hashes: see locate
 }
 
-// NewLeases returns the leases of rdb that hold for ttl, in whole milliseconds,
-// unless they are extended. It makes no call to Redis.
+// NewLeases returns the leases of rdb. A lease holds for ttl, in whole
+// milliseconds, unless it is extended. NewLeases makes no call to Redis.
 func NewLeases(rdb redis.UniversalClient, ttl time.Duration) (*Leases, error) {
 	if client.Nil(rdb) {
 		return nil, fmt.Errorf("client is nil")
@@ -51,81 +53,81 @@ func NewLeases(rdb redis.UniversalClient, ttl time.Duration) (*Leases, error) {
 	case ttl%time.Millisecond != 0:
 		return nil, fmt.Errorf("LeaseTTL is %v, must be whole milliseconds", ttl)
 	}
-	return &Leases{rdb: rdb, ttl: ttl, stale: "", pause: entry.Forever, most: entry.Forever}, nil
+	return &Leases{rdb: rdb, ttl: ttl, retainStale: "", halfPause: entry.Forever, maxPause: entry.Forever}, nil
 }
 
-// A Token names one attempt to load a key. It is never used for another.
+// Token identifies one attempt to load a key. A token is never used twice.
 type Token = entry.Token
 
-// A Grant is what Acquire found, one of Granted, Refresh, Found, Stale, Held,
-// None.
+// A Grant is the result of Acquire: Granted, GrantedStale, Hit, HeldStale, Held
+// or NotFound.
 type Grant string
 
-// What Acquire finds.
+// The results of Acquire.
 const (
-	Granted Grant = "G" // nothing is there, and the lease is the caller's
-	Refresh Grant = "R" // a stale value is there, and the lease is the caller's
-	Found   Grant = "V" // a fresh value is there
-	Stale   Grant = "S" // a stale value is there, and somebody has the lease, or it is too early after a failure
-	Held    Grant = "W" // no value is there, and somebody has the lease
-	None    Grant = "N" // it is known that there is no value
+	Granted      Grant = "G" // no value; the caller has the lease
+	GrantedStale Grant = "R" // a stale value; the caller has the lease
+	Hit          Grant = "V" // a fresh value
+	HeldStale    Grant = "S" // a stale value; another holder has the lease, or a back-off has not ended
+	Held         Grant = "W" // no value; another holder has the lease
+	NotFound     Grant = "N" // the remembered absence of a value
 )
 
-// An Acquisition is the answer to Acquire.
-type Acquisition struct {
+// An AcquireResult is the result of Acquire.
+type AcquireResult struct {
 	Grant Grant
-	Token Token         // of the lease, if Granted or Refresh
-	Entry []byte        // unless Granted or Held: the entry, as it is in Redis
+	Token Token         // of the lease, if Granted or GrantedStale
+	Entry []byte        // the entry as it is in Redis, unless Granted or Held
 	Began time.Time     // if Held: when the lease was granted, by the server's clock
-	Cost  time.Duration // if Held: what its holder expects the load to take; 0 if it cannot know
+	Cost  time.Duration // if Held: the duration its holder expects the load to take; 0: unknown
 
-	holder Token // if Held: of the lease that is held
+	holder Token // if Held: the token of that lease
 }
 
-// Acquire returns the value of key, or the lease on it. A caller who found an
-// entry that it cannot use passes the entry's token as unfit, and gets the lease
-// if that entry is still there. What is no entry at all is overwritten.
+// Acquire returns the value of key, or the lease on it. A caller that found an
+// unusable entry passes the entry's token as unfit. It gets the lease if that
+// entry is still there. Bytes that are not an entry are overwritten.
 //
-// The command is sent once. After an error nobody knows whether the lease was
-// granted, so the caller has none and must not store; a lease that was granted
-// all the same holds until it runs out or until Release of Acquisition.Token,
-// which is set on an error too.
-func (l *Leases) Acquire(ctx context.Context, key string, unfit *Token, expect time.Duration) (Acquisition, error) {
-	c := claim{token: entry.NewToken(), expect: expect}
+// The command is sent once. After an error the caller cannot know whether the
+// lease was granted, so it has no lease and must not store. A lease that was
+// granted all the same holds until it runs out, or until Release of
+// AcquireResult.Token, which is set on an error too.
+func (l *Leases) Acquire(ctx context.Context, key string, unfit *Token, expect time.Duration) (AcquireResult, error) {
+	c := acquireRequest{token: entry.NewToken(), expect: expect}
 	if unfit != nil {
-		c.want, c.seen = script.Unfit, unfit
+		c.want, c.entryToken = script.Unfit, unfit
 	}
 	return l.acquire(ctx, key, c)
 }
 
-// A claim is what the caller of acquire has to say.
-type claim struct {
-	token   Token
-	want    string // one of script.Missing, Unfit, Due, Now
-	seen    *Token // of the entry that is unfit or due; nil none, or any
-	expect  time.Duration
-	suspect bool // we have waited longer than any lease holds by itself
+// An acquireRequest is the request of a caller of acquire.
+type acquireRequest struct {
+	token      Token
+	want       string // one of script.Missing, Unfit, Due, Now
+	entryToken *Token // of the entry that is unusable or due for a refresh; nil: absent, or any
+	expect     time.Duration
+	suspect    bool // the caller has waited longer than any lease holds without an extension
 }
 
-func (l *Leases) acquire(ctx context.Context, key string, c claim) (Acquisition, error) {
-	call := l.acquiring(key, c)
+func (l *Leases) acquire(ctx context.Context, key string, c acquireRequest) (AcquireResult, error) {
+	call := l.acquireCall(key, c)
 	_ = call.Run(ctx, l.rdb) // the error is in call
-	return acquired(c.token, call)
+	return acquireReply(c.token, call)
 }
 
-func (l *Leases) acquiring(key string, c claim) *script.Call {
+func (l *Leases) acquireCall(key string, c acquireRequest) *script.Call {
 	var seen []byte
-	if c.seen != nil {
-		seen = c.seen[:]
+	if c.entryToken != nil {
+		seen = c.entryToken[:]
 	}
 	call := l.call(script.Acquire, key,
-		c.token[:], l.ttl.Milliseconds(), entry.AppendCost(nil, c.expect), seen, l.hear.Hears(), c.suspect, l.stale, c.want, l.pause, l.most)
+		c.token[:], l.ttl.Milliseconds(), entry.AppendCost(nil, c.expect), seen, l.listener.Hears(), c.suspect, l.retainStale, c.want, l.halfPause, l.maxPause)
 	return call
 }
 
-// acquired returns what Acquire has answered.
-func acquired(token Token, call *script.Call) (Acquisition, error) {
-	a := Acquisition{Token: token}
+// acquireReply returns the reply to Acquire.
+func acquireReply(token Token, call *script.Call) (AcquireResult, error) {
+	a := AcquireResult{Token: token}
 	if call.Err != nil {
 		return a, call.Err
 	}
@@ -137,7 +139,7 @@ func acquired(token Token, call *script.Call) (Acquisition, error) {
 	data, _ := parts[1].(string)
 	switch a.Grant = Grant(kind); a.Grant {
 	case Granted:
-	case Refresh, Found, Stale, None:
+	case GrantedStale, Hit, HeldStale, NotFound:
 		a.Entry = []byte(data)
 	case Held:
 		if len(data) != 18 {
@@ -153,22 +155,22 @@ func acquired(token Token, call *script.Call) (Acquisition, error) {
 	return a, nil
 }
 
-// A Life says how long a value lives, in whole milliseconds. The zero Life is
-// that of a value which is not to be stored.
+// Life is how long a value is fresh and kept, in whole milliseconds. A value
+// with the zero Life is not stored.
 type Life struct {
-	Fresh time.Duration // served as fresh for so long; Forever
-	Keep  time.Duration // in Redis for so long, at least Fresh; Forever
+	Fresh time.Duration // how long it is served as fresh; Forever
+	Keep  time.Duration // how long it is in Redis, at least Fresh; Forever
 }
 
-// Forever is the duration of what does not end.
+// Forever is the duration without an end.
 const Forever time.Duration = 1<<63 - 1
 
-// maxLife is the longest life but Forever. Redis counts milliseconds from 1970
-// and refuses what overflows; nobody means a time that is near to that.
-const maxLife = 10 * 365 * 24 * time.Hour
+// maxLifetime is the longest Life except Forever. Redis counts milliseconds
+// from 1970 and refuses an overflow; no caller means a time near to that.
+const maxLifetime = 10 * 365 * 24 * time.Hour
 
-// CheckLife returns an error if d cannot be the life of a value: if it is not
-// whole milliseconds, from one to ten years of them, or Forever.
+// CheckLife returns an error if d is not a valid duration of a Life: whole
+// milliseconds from 1ms to ten years, or Forever.
 func CheckLife(d time.Duration) error {
 	switch {
 	case d == Forever:
@@ -177,7 +179,7 @@ func CheckLife(d time.Duration) error {
 		return fmt.Errorf("%v is too short, must be at least 1ms", d)
 	case d%time.Millisecond != 0:
 		return fmt.Errorf("%v is not whole milliseconds", d)
-	case d > maxLife:
+	case d > maxLifetime:
 		return fmt.Errorf("%v is longer than ten years: use Forever", d)
 	}
 	return nil
@@ -189,12 +191,13 @@ func (l Life) check() error {
 		return err
 	}
 	if l.Keep < l.Fresh {
-		return fmt.Errorf("kept for %v, less than it is fresh, %v", l.Keep, l.Fresh)
+		return fmt.Errorf("Keep is %v, must be at least Fresh, %v", l.Keep, l.Fresh)
 	}
 	return CheckLife(l.Keep)
 }
 
-// Args returns Keep and Fresh as the scripts take them: milliseconds, "" for Forever.
+// Args returns Keep and Fresh as the scripts take them: milliseconds, or "" for
+// Forever.
 func (l Life) Args() (keep, fresh any) {
 	ms := func(d time.Duration) any {
 		if d == Forever {
@@ -205,101 +208,105 @@ func (l Life) Args() (keep, fresh any) {
 	return ms(l.Keep), ms(l.Fresh)
 }
 
-// A Verdict is what became of a value that was to be stored.
-type Verdict int64
+// A StoreResult is the result of Store.
+type StoreResult int64
 
-// What becomes of a value.
+// The results of Store.
 const (
-	Fenced      Verdict = iota // not stored: the lease is lost, and the value may be older than what took it
-	Stored                     // stored
-	StoredTwice                // stored by an earlier copy of the command
-	StoredStale                // stored, stale at once: Expire was called meanwhile
+	// Fenced means not stored: the lease was lost, so the value may be older than
+	// the write that took it.
+	Fenced      StoreResult = iota
+	Stored                  // stored
+	StoredTwice             // stored by an earlier copy of the command
+	StoredStale             // stored, and stale at once: Expire was called during the load
 )
 
-// Store stores payload, bytes of a codec, as the value of key if the lease of
-// token is not lost. took is how long the load took; sent is when Acquire was
-// called. Store may be called again after an error.
-func (l *Leases) Store(ctx context.Context, key string, token Token, payload []byte, life Life, sent time.Time, took time.Duration) (Verdict, error) {
-	return l.verdict(ctx, l.storing(key, entry.Value, token, payload, life, sent, took))
+// Store stores payload, the bytes of a codec, as the value of key if the lease
+// of token is not lost. The load has taken took, and Acquire was called at
+// sent. Store may be called again after an error.
+func (l *Leases) Store(ctx context.Context, key string, token Token, payload []byte, life Life, sent time.Time, took time.Duration) (StoreResult, error) {
+	return l.runStore(ctx, l.storeCall(key, entry.Value, token, payload, life, sent, took))
 }
 
-// StoreNone is Store of the knowledge that key has no value. If the key was
-// expired meanwhile, StoredStale, nothing is stored.
-func (l *Leases) StoreNone(ctx context.Context, key string, token Token, life Life, sent time.Time, took time.Duration) (Verdict, error) {
-	return l.verdict(ctx, l.storing(key, entry.Absent, token, nil, life, sent, took))
+// StoreNone is like Store, but stores that key has no value. If the key was
+// expired during the load, it stores nothing and returns StoredStale.
+func (l *Leases) StoreNone(ctx context.Context, key string, token Token, life Life, sent time.Time, took time.Duration) (StoreResult, error) {
+	return l.runStore(ctx, l.storeCall(key, entry.Absent, token, nil, life, sent, took))
 }
 
-// Renew is Store of the value that was there when the lease was granted, which
-// is not sent again. It is Fenced if there was none.
-func (l *Leases) Renew(ctx context.Context, key string, token Token, life Life, sent time.Time, took time.Duration) (Verdict, error) {
-	return l.verdict(ctx, l.renewing(key, token, life, sent, took))
+// Renew is like Store, for the value that was there when the lease was granted.
+// The value is not sent again. If there was no value, Renew returns Fenced.
+func (l *Leases) Renew(ctx context.Context, key string, token Token, life Life, sent time.Time, took time.Duration) (StoreResult, error) {
+	return l.runStore(ctx, l.renewCall(key, token, life, sent, took))
 }
 
-func (l *Leases) verdict(ctx context.Context, call *script.Call) (Verdict, error) {
+func (l *Leases) runStore(ctx context.Context, call *script.Call) (StoreResult, error) {
 	_ = call.Run(ctx, l.rdb) // the error is in call
-	return verdict(call)
+	return storeReply(call)
 }
 
-// verdict returns what Store or Renew has said.
-func verdict(call *script.Call) (Verdict, error) {
-	n, err := number(call, int64(StoredStale))
-	return Verdict(n), err
+// storeReply returns the reply to Store or Renew.
+func storeReply(call *script.Call) (StoreResult, error) {
+	n, err := intReply(call, int64(StoredStale))
+	return StoreResult(n), err
 }
 
-func (l *Leases) storing(key string, state entry.State, token Token, payload []byte, life Life, sent time.Time, took time.Duration) *script.Call {
+func (l *Leases) storeCall(key string, state entry.State, token Token, payload []byte, life Life, sent time.Time, took time.Duration) *script.Call {
 	keep, fresh := life.Args()
 	costAndSum := binary.BigEndian.AppendUint32(entry.AppendCost(nil, took), entry.Sum(key, payload))
 	return l.call(script.Store, key, token[:], keep, fresh, time.Since(sent).Milliseconds(), costAndSum, payload, []byte{byte(state)})
 }
 
-func (l *Leases) renewing(key string, token Token, life Life, sent time.Time, took time.Duration) *script.Call {
+func (l *Leases) renewCall(key string, token Token, life Life, sent time.Time, took time.Duration) *script.Call {
 	keep, fresh := life.Args()
 	return l.call(script.Renew, key, token[:], keep, fresh, time.Since(sent).Milliseconds(), entry.AppendCost(nil, took))
 }
 
-// Extend prolongs the lease of token, counted from now, and reports whether it
-// is still there. If it is not, what the holder loads will not be stored.
+// Extend extends the lease of token, counted from now, and reports whether the
+// lease is still there. If it is not, the result of the load will not be
+// stored.
 func (l *Leases) Extend(ctx context.Context, key string, token Token) (bool, error) {
-	return l.held(ctx, l.extending(key, token))
+	return l.runBool(ctx, l.extendCall(key, token))
 }
 
-func (l *Leases) extending(key string, token Token) *script.Call {
+func (l *Leases) extendCall(key string, token Token) *script.Call {
 	return l.call(script.Extend, key, token[:], l.ttl.Milliseconds())
 }
 
-// Release gives the lease of token back, and reports whether it was still there.
-// A value that it stood on stays.
+// Release gives the lease of token back, and reports whether it was still
+// there. A value under the lease stays.
 func (l *Leases) Release(ctx context.Context, key string, token Token) (bool, error) {
-	return l.held(ctx, l.releasing(key, token, "", 0))
+	return l.runBool(ctx, l.releaseCall(key, token, "", 0))
 }
 
-// releasing is Release, after which nobody loads for a pause, at most for most,
-// if pause is milliseconds; with drop the value goes too.
-func (l *Leases) releasing(key string, token Token, pause any, most time.Duration) *script.Call {
+// releaseCall returns the call of Release. If pause is milliseconds, no process
+// loads the key during that pause, which grows to most at the longest. If pause
+// is dropValue, the value is removed too.
+func (l *Leases) releaseCall(key string, token Token, pause any, most time.Duration) *script.Call {
 	return l.call(script.Release, key, token[:], pause, most.Milliseconds())
 }
 
-const drop = "drop"
+const dropValue = "drop"
 
-// Expire makes the value of key stale, and one that is being loaded stale as
-// soon as it is stored. It reports whether there was anything.
+// Expire makes the value of key stale. A value that is being loaded becomes
+// stale as soon as it is stored. Expire reports whether there was an entry.
 func (l *Leases) Expire(ctx context.Context, key string) (bool, error) {
-	return l.held(ctx, l.expiring(key))
+	return l.runBool(ctx, l.expireCall(key))
 }
 
-func (l *Leases) expiring(key string) *script.Call {
+func (l *Leases) expireCall(key string) *script.Call {
 	return l.call(script.Expire, key)
 }
 
-func (l *Leases) held(ctx context.Context, call *script.Call) (bool, error) {
+func (l *Leases) runBool(ctx context.Context, call *script.Call) (bool, error) {
 	_ = call.Run(ctx, l.rdb) // the error is in call
-	n, err := number(call, 2)
+	n, err := intReply(call, 2)
 	return n > 0, err
 }
 
-// number returns the number that a script has replied, from 0 to most. Anything else is an
-// error: a broken proxy may have said it, and nothing is proven by that.
-func number(call *script.Call, most int64) (int64, error) {
+// intReply returns the number that a script has replied, from 0 to most. Any
+// other reply is an error: it may come from a broken proxy, and proves nothing.
+func intReply(call *script.Call, most int64) (int64, error) {
 	if call.Err != nil {
 		return 0, call.Err
 	}
@@ -315,8 +322,8 @@ var errReply = errors.New("unexpected reply of a script")
 // heartbeats whenever a process or the network is busy.
 const MinLeaseTTL = 100 * time.Millisecond
 
-// wrongType reports whether err says that the key holds something other than a
-// string; or, if entries are packed, than a hash.
-func wrongType(err error) bool {
+// isWrongType reports whether err means that the key does not hold a string,
+// or, if entries are packed, a hash.
+func isWrongType(err error) bool {
 	return err != nil && redis.HasErrorPrefix(err, "WRONGTYPE")
 }

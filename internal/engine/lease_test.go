@@ -14,7 +14,7 @@ import (
 	"github.com/cachex-go/cachex/internal/entry"
 )
 
-func TestNewSaysWhichOptionIsWrong(t *testing.T) {
+func TestNew_NamesTheWrongOption(t *testing.T) {
 	t.Parallel()
 	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
 	t.Cleanup(func() { _ = rdb.Close() })
@@ -38,7 +38,7 @@ func TestNewSaysWhichOptionIsWrong(t *testing.T) {
 	require.EqualError(t, err, "LeaseTTL is 0s, must be at least 100ms")
 }
 
-func TestTheDefaultsAreThoseOfTheDocs(t *testing.T) {
+func TestNew_DefaultsMatchTheDocs(t *testing.T) {
 	t.Parallel()
 	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
 	t.Cleanup(func() { _ = rdb.Close() })
@@ -47,13 +47,13 @@ func TestTheDefaultsAreThoseOfTheDocs(t *testing.T) {
 	t.Cleanup(func() { _ = l.Close(context.Background()) })
 	require.Equal(t, defaults.LeaseTTL(), l.engine.leases.ttl)
 	require.Equal(t, time.Minute, l.engine.flights.timeout)
-	require.Nil(t, l.engine.slots)
+	require.Nil(t, l.engine.loadSlots)
 	require.Equal(t, boxed[string]{codec: codec.Bind(codec.For[string]())}, l.engine.codec)
 }
 
-func TestALifeIsWholeMillisecondsUpToTenYears(t *testing.T) {
+func TestCheckLife_WholeMillisecondsUpToTenYears(t *testing.T) {
 	t.Parallel()
-	for _, d := range []time.Duration{time.Millisecond, time.Second, maxLife, Forever} {
+	for _, d := range []time.Duration{time.Millisecond, time.Second, maxLifetime, Forever} {
 		require.NoError(t, CheckLife(d), d)
 	}
 	for want, d := range map[string]time.Duration{
@@ -61,19 +61,19 @@ func TestALifeIsWholeMillisecondsUpToTenYears(t *testing.T) {
 		"-1s is too short, must be at least 1ms":               -time.Second,
 		"999µs is too short, must be at least 1ms":             999 * time.Microsecond,
 		"1.5ms is not whole milliseconds":                      1500 * time.Microsecond,
-		"87600h0m0.001s is longer than ten years: use Forever": maxLife + time.Millisecond,
+		"87600h0m0.001s is longer than ten years: use Forever": maxLifetime + time.Millisecond,
 	} {
 		require.EqualError(t, CheckLife(d), want)
 	}
 	require.NoError(t, Life{time.Second, time.Second}.check())
 	require.NoError(t, Life{time.Second, Forever}.check())
 	require.NoError(t, Life{Forever, Forever}.check())
-	require.EqualError(t, Life{time.Minute, time.Second}.check(), "kept for 1s, less than it is fresh, 1m0s")
-	require.EqualError(t, Life{Forever, time.Second}.check(), "kept for 1s, less than it is fresh, 2562047h47m16.854775807s")
-	require.Error(t, Life{time.Second, maxLife + time.Second}.check())
+	require.EqualError(t, Life{time.Minute, time.Second}.check(), "Keep is 1s, must be at least Fresh, 1m0s")
+	require.EqualError(t, Life{Forever, time.Second}.check(), "Keep is 1s, must be at least Fresh, 2562047h47m16.854775807s")
+	require.Error(t, Life{time.Second, maxLifetime + time.Second}.check())
 }
 
-func TestAcquireTellsThoseWhoWaitWhatTheHolderTold(t *testing.T) {
+func TestAcquire_GivesWaitersTheCostOfTheHolder(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		now, err := t.rdb.Time(t.Context()).Result()
@@ -90,11 +90,11 @@ func TestAcquireTellsThoseWhoWaitWhatTheHolderTold(t *testing.T) {
 		require.Equal(t, 1234*time.Millisecond, b.Cost)
 		require.WithinDuration(t, now, b.Began, patience)
 		h, _ := t.entry()
-		require.Zero(t, h.Flags, "nobody has asked for a message")
+		require.Zero(t, h.Flags, "no waiter has asked for a message")
 	})
 }
 
-func TestAnEntryThatCannotBeUsedIsReplacedAsLongAsItIsThatOne(t *testing.T) {
+func TestAcquire_ReplacesAnUnusableEntryByItsToken(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		p := t.proc()
@@ -103,7 +103,7 @@ func TestAnEntryThatCannotBeUsedIsReplacedAsLongAsItIsThatOne(t *testing.T) {
 		p.write("fit")
 		a, err := p.leases.Acquire(t.Context(), t.key, &h.Token, 0)
 		require.NoError(t, err)
-		require.Equal(t, Found, a.Grant, "another one is there meanwhile")
+		require.Equal(t, Hit, a.Grant, "another one is there meanwhile")
 		require.Equal(t, "fit", p.payload(a))
 		h, _ = t.entry()
 		a, err = p.leases.Acquire(t.Context(), t.key, &h.Token, 0)
@@ -113,7 +113,7 @@ func TestAnEntryThatCannotBeUsedIsReplacedAsLongAsItIsThatOne(t *testing.T) {
 	})
 }
 
-func TestALeaseIsThereForItsTTLAndForThatOfEveryExtend(t *testing.T) {
+func TestLease_HoldsForItsTTLAndForEveryExtend(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		leases, err := NewLeases(t.client(), time.Second)
@@ -138,8 +138,8 @@ func TestALeaseIsThereForItsTTLAndForThatOfEveryExtend(t *testing.T) {
 }
 
 // M14 of interleaving_test.go: the life of a stale value must not end while its
-// lease holds, or a load that fails could not leave it as it was.
-func TestARefreshProlongsTheLifeOfTheValueItStandsOn(t *testing.T) {
+// lease holds, or a failed load could not leave it as it was.
+func TestLease_OfARefreshProlongsTheValue(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		leases, err := NewLeases(t.client(), time.Minute)
@@ -149,7 +149,7 @@ func TestARefreshProlongsTheLifeOfTheValueItStandsOn(t *testing.T) {
 		time.Sleep(1500 * time.Millisecond)
 		a, err := leases.Acquire(t.Context(), t.key, nil, 0)
 		require.NoError(t, err)
-		require.Equal(t, Refresh, a.Grant)
+		require.Equal(t, GrantedStale, a.Grant)
 		for range 3 {
 			time.Sleep(50 * time.Second)
 			held, err := leases.Extend(t.Context(), t.key, a.Token)
@@ -161,7 +161,7 @@ func TestARefreshProlongsTheLifeOfTheValueItStandsOn(t *testing.T) {
 		require.True(t, held)
 		t.holds("stale")
 
-		// And it does not shorten a longer one.
+		// It does not shorten a longer life.
 		require.NoError(t, leases.Write(t.Context(), t.key, []byte("stale"), hour))
 		found, err := leases.Expire(t.Context(), t.key)
 		require.NoError(t, err)
@@ -172,7 +172,7 @@ func TestARefreshProlongsTheLifeOfTheValueItStandsOn(t *testing.T) {
 	})
 }
 
-func TestExpireOfWhatIsNoEntryDoesNothing(t *testing.T) {
+func TestExpire_OfOtherBytesDoesNothing(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		leases := t.leases()
@@ -189,24 +189,24 @@ func TestExpireOfWhatIsNoEntryDoesNothing(t *testing.T) {
 }
 
 // M25 of interleaving_test.go.
-func TestAKeyThatIsExpiredFasterThanItLoadsStillGetsNewerValues(t *testing.T) {
+func TestExpire_FasterThanLoadsStillGetsNewerValues(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		p := t.proc()
 		t.stale("0")
 		for _, v := range []string{"1", "2", "3"} {
-			lease := p.acquire(Refresh)
+			lease := p.acquire(GrantedStale)
 			p.expire()
 			p.expire()
 			p.store(lease.Token, v, StoredStale)
 			require.Equal(t, entry.Stale, t.holds(v).Flags)
 		}
-		p.store(p.acquire(Refresh).Token, "4", Stored)
+		p.store(p.acquire(GrantedStale).Token, "4", Stored)
 		require.Zero(t, t.holds("4").Flags)
 	})
 }
 
-func TestAnErrorNamesTheScriptAndIsThatOfTheClient(t *testing.T) {
+func TestLeases_ErrorNamesTheScriptAndWrapsTheClients(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		rdb, _ := t.away()
@@ -229,7 +229,7 @@ func TestAnErrorNamesTheScriptAndIsThatOfTheClient(t *testing.T) {
 	})
 }
 
-func TestAClosedLoaderLoadsNoMore(t *testing.T) {
+func TestClose_LaterLoadsReturnErrClosed(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		p := quiet(newLoader(t, t.client(), still[string]()))
@@ -251,7 +251,7 @@ func TestAClosedLoaderLoadsNoMore(t *testing.T) {
 	})
 }
 
-func TestACloseWhoseContextEndsGivesTheLeasesBack(t *testing.T) {
+func TestClose_EndedContextGivesLeasesBack(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		p := quiet(newLoader(t, t.client(), still[string]()))
@@ -269,7 +269,7 @@ func TestACloseWhoseContextEndsGivesTheLeasesBack(t *testing.T) {
 	})
 }
 
-// token returns the token of what the key holds.
+// token returns the token of the entry of the key.
 func (l *lab) token() entry.Token {
 	h, _ := l.entry()
 	require.NotZero(l, h.Token)

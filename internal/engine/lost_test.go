@@ -46,11 +46,12 @@ func TestPersist_EndsNoValueThatIsNotServedStale(t *testing.T) {
 	}
 }
 
-// The end that a SET states is by the clock of its writer. That a clock is wrong
-// must not have values be loaded that are there.
+// A SET states the end of its value by the writer's clock. A wrong clock must
+// not cause loads of values that are there.
 func TestWrite_OfAProcessWhoseClockIsWrongLastsAsLongAsItsTTL(t *testing.T) {
 	t.Parallel()
-	for name, off := range map[string]time.Duration{"fast": -time.Hour, "slow": time.Hour} { // the server's, and the readers'
+	// of the server and the readers
+	for name, off := range map[string]time.Duration{"fast": -time.Hour, "slow": time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			embedded(t, func(t *lab) {
@@ -69,19 +70,19 @@ func TestWrite_OfAProcessWhoseClockIsWrongLastsAsLongAsItsTTL(t *testing.T) {
 	}
 }
 
-// A server's clock that steps back leaves pauses that last so much longer.
-func TestAPauseThatOutlivesAStepBackOfTheClockIsNotWaitedFor(t *testing.T) {
+// If a server's clock steps back, pauses last that much longer.
+func TestBackoff_OutlivingAClockStepIsNotWaitedFor(t *testing.T) {
 	t.Parallel()
 	server := redistest.StartEmbedded(t)
 	work(t, server.Client(nil), func(t *lab) {
 		now := time.Now()
-		server.SetTime(now.Add(-time.Minute)) // so that the value is old by our clock, too
+		server.SetTime(now.Add(-time.Minute)) // so that the value is old by the reader's clock, too
 		p := newLoader(t, t.client(), typedOptions[string]{StaleIfError: 100 * time.Hour})
 		require.NoError(t, t.leases().Write(t.Context(), t.key, []byte("old"), Life{Fresh: time.Millisecond, Keep: 100 * time.Hour}))
 		server.SetTime(now.Add(2 * time.Hour))
 		fails := func(context.Context) (string, Life, error) { return "", hour, errBroken }
 		gets(t, "old", get(t, p, fails))
-		gets(t, "old", get(t, p, never[string](t))) // it is too early
+		gets(t, "old", get(t, p, never[string](t))) // the back-off has not ended
 		h, _ := t.entry()
 		require.True(t, h.Paused())
 
@@ -90,8 +91,8 @@ func TestAPauseThatOutlivesAStepBackOfTheClockIsNotWaitedFor(t *testing.T) {
 	})
 }
 
-// A flight that has to wait for nobody, behind a value that it cannot use.
-func TestAPausedValueThatCannotBeDecodedIsLoadedAtOnce(t *testing.T) {
+// A flight that need not wait, behind a value that it cannot use.
+func TestBackoff_OfAnUndecodableValueIsIgnored(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		var sent redistest.Counter
@@ -124,7 +125,7 @@ func TestWriteThrough_OfADownSlowerThanItsLeaseIsStored(t *testing.T) {
 				w, err := q.Writing(t.key, "v", hour)
 				require.NoError(t, err)
 				var reader *call[string]
-				errs := q.WriteThrough(t.Context(), []Writing{w}, func(context.Context) []error {
+				errs := q.WriteThrough(t.Context(), []Write{w}, func(context.Context) []error {
 					reader = get(t, p, never[string](t))
 					time.Sleep(10 * time.Second)
 					return []error{nil}

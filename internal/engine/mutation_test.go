@@ -14,12 +14,12 @@ import (
 	"github.com/cachex-go/cachex/internal/entry"
 )
 
-// The tests of this file are of the explorer: protocols that lack one thing that
-// ours has, and where it must find the order of steps that shows what that thing
-// is for. Beside most of them stands the same with that thing in place, where
-// it must find nothing.
+// The tests of this file test the explorer. Each runs a protocol that lacks one
+// part of ours, and the explorer must find the order of steps that shows why
+// the part is needed. Most also run the protocol with that part, and the
+// explorer must find nothing.
 
-// A form is a simple cache-aside protocol, with what can be wrong in it.
+// A form is a simple cache-aside protocol, with optional faults.
 type form struct {
 	token   func() Token // of an attempt
 	compare bool         // Store compares tokens
@@ -36,14 +36,14 @@ func (f form) reader(w *world, proc string) reader {
 	return func(ctx context.Context) (int64, error) {
 		if f.resend {
 			first := f.token()
-			w.delay(proc, func() { _, _ = w.x.leases().acquire(ctx, key, claim{token: first}) })
+			w.delay(proc, func() { _, _ = w.x.leases().acquire(ctx, key, acquireRequest{token: first}) })
 		}
 		token := f.token()
-		a, err := leases.acquire(ctx, key, claim{token: token})
+		a, err := leases.acquire(ctx, key, acquireRequest{token: token})
 		if err != nil {
 			return 0, err
 		}
-		if a.Grant == Found {
+		if a.Grant == Hit {
 			_, payload, _ := entry.Parse(key, a.Entry)
 			return strconv.ParseInt(string(payload), 10, 64)
 		}
@@ -61,7 +61,7 @@ func (f form) reader(w *world, proc string) reader {
 	}
 }
 
-// leases returns leases whose commands are no steps.
+// leases returns leases whose commands are not steps.
 func (x *explorer) leases() *Leases {
 	leases, err := NewLeases(x.t.rdb, time.Hour)
 	require.NoError(x.t, err)
@@ -113,7 +113,7 @@ func plain(w *world, proc string) reader {
 	}
 }
 
-func TestExplorerFindsThatLoadsNeedALease(t *testing.T) {
+func TestExplorer_FindsLoadsWithoutALease(t *testing.T) {
 	t.Parallel()
 	for name, procs := range map[string][]string{"a reader": {"A"}, "two readers": {"A", "B"}} {
 		t.Run(name, func(t *testing.T) {
@@ -128,11 +128,12 @@ func TestExplorerFindsThatLoadsNeedALease(t *testing.T) {
 	}
 }
 
-func TestExplorerFindsThatATokenMustBeFreshForEveryAttempt(t *testing.T) {
+func TestExplorer_FindsATokenUsedTwice(t *testing.T) {
 	t.Parallel()
 	scenario := func(f form) func(*world) {
 		return func(w *world) {
-			// Two attempts of one process. That they share no memory saves orders.
+			// Two attempts of one process. They share no memory, which saves
+			// orders.
 			w.call("A", "A", f.reader(w, "A"))
 			w.call("B", "B", f.reader(w, "B"))
 			w.change("W", nothingMore, nothingMore)
@@ -144,7 +145,7 @@ func TestExplorerFindsThatATokenMustBeFreshForEveryAttempt(t *testing.T) {
 	requireNone(t, scenario(sound()))
 }
 
-func TestExplorerFindsThatStoreMustCompareTokens(t *testing.T) {
+func TestExplorer_FindsAStoreThatComparesNoToken(t *testing.T) {
 	t.Parallel()
 	scenario := func(f form) func(*world) {
 		return func(w *world) {
@@ -160,7 +161,7 @@ func TestExplorerFindsThatStoreMustCompareTokens(t *testing.T) {
 }
 
 // M9 of interleaving_test.go.
-func TestExplorerFindsThatAcquireMustNotBeSentTwice(t *testing.T) {
+func TestExplorer_FindsAnAcquireSentTwice(t *testing.T) {
 	t.Parallel()
 	scenario := func(f func() form) func(*world) {
 		return func(w *world) {
@@ -182,10 +183,10 @@ func TestExplorerFindsThatAcquireMustNotBeSentTwice(t *testing.T) {
 	}))
 }
 
-// A flight in the manner of singleflight answers whoever is on board, also those
-// who came after a deletion that another process made. (Forget does not help: the
-// process does not hear of it.)
-func TestExplorerFindsThatAFlightMustNotAnswerEveryJoiner(t *testing.T) {
+// A flight in the manner of singleflight answers every waiter, also one who
+// came after a deletion by another process. (Forget does not help: the process
+// does not hear of that deletion.)
+func TestExplorer_FindsAFlightThatAnswersEveryWaiter(t *testing.T) {
 	t.Parallel()
 	scenario := func(wrap func(reader) reader) func(*world) {
 		return func(w *world) {
@@ -204,7 +205,7 @@ func TestExplorerFindsThatAFlightMustNotAnswerEveryJoiner(t *testing.T) {
 	requireNone(t, scenario(func(r reader) reader { return r }))
 }
 
-func TestExplorerFindsThatADeletionMustForgetTheFlight(t *testing.T) {
+func TestExplorer_FindsADeletionThatForgetsNoFlight(t *testing.T) {
 	t.Parallel()
 	scenario := func(forget bool) func(*world) {
 		return func(w *world) {
@@ -224,9 +225,8 @@ func TestExplorerFindsThatADeletionMustForgetTheFlight(t *testing.T) {
 	requireNone(t, scenario(true))
 }
 
-// The orders that sleep sets leave out must be orders of which others show the
-// same.
-func TestExplorerFindsWithSleepSetsWhatItFindsWithout(t *testing.T) {
+// The orders that sleep sets skip must be covered by other orders.
+func TestExplorer_FindsTheSameWithSleepSets(t *testing.T) {
 	t.Parallel()
 	for name, scenario := range map[string]func(*world){
 		"without a lease": func(w *world) {

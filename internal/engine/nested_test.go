@@ -97,7 +97,7 @@ func TestMaxLoads_OfALoadThatWaitsForAQueuedFlightIsNotInItsWay(t *testing.T) {
 	})
 }
 
-// Each of two caches has its only load wait for one of the other's that queues.
+// The only load of each of two caches waits for a queued load of the other.
 func TestMaxLoads_OfTwoCachesThatAskEachOther(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
@@ -151,7 +151,7 @@ func TestGet_OfLoadsThatWaitForEachOtherIsReentrantAtOnce(t *testing.T) {
 					require.ErrorIs(t, err, ErrReentrant)
 				}
 				require.Zero(t, time.Since(began))
-				// Nothing is left in the way.
+				// No slot is left taken.
 				gets(t, "v", start(func() (string, error) { return p.Get(t.Context(), t.key+"a", gives("v")) }))
 			})
 		})
@@ -178,7 +178,7 @@ func TestGet_OfTheKeyThatAnotherCacheOfTheTemplateLoadsIsReentrantAtOnce(t *test
 					return "v", hour, nil
 				})
 				synctest.Wait()
-				b := get(t, q, never[string](t)) // which is no load, and waits
+				b := get(t, q, never[string](t)) // a caller that waits, and is not a load
 				synctest.Wait()
 				close(goOn)
 				gets(t, "v", a, b)
@@ -194,7 +194,7 @@ func TestWriteThrough_OfADownThatLoadsItsKeyIsReentrant(t *testing.T) {
 		p := quiet(newLoader(t, t.client(), still[string]()))
 		w, err := p.Writing(t.key, "v", hour)
 		require.NoError(t, err)
-		errs := p.WriteThrough(context.Background(), []Writing{w}, single(func(ctx context.Context) error {
+		errs := p.WriteThrough(context.Background(), []Write{w}, single(func(ctx context.Context) error {
 			_, err := p.Get(ctx, t.key, never[string](t))
 			return err
 		}))
@@ -206,8 +206,8 @@ func single(down func(context.Context) error) func(context.Context) []error {
 	return func(ctx context.Context) []error { return []error{down(ctx)} }
 }
 
-// What refreshes in the background asks for nothing on behalf of a caller.
-func TestARefreshInTheBackgroundMayAskForTheLoadThatSetItGoing(t *testing.T) {
+// A background refresh asks for nothing on behalf of a caller.
+func TestBackgroundRefresh_MayAskForTheLoadThatStartedIt(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		o := still[string]()
@@ -284,7 +284,7 @@ func TestClose_StopsWhatGetManyHasQueued(t *testing.T) {
 		many := start(func() ([]typedAnswer[string], error) {
 			return p.GetMany(context.Background(), keys, 2, func(ctx context.Context, is []int) []typedLoaded[string] {
 				begun.Add(1)
-				<-goOn // it does not heed its ctx
+				<-goOn // it ignores its ctx
 				return []typedLoaded[string]{{Value: keys[is[0]], Life: hour}}
 			}), nil
 		})

@@ -1,22 +1,22 @@
 package engine
 
-// An Outcome says how a value was come by.
+// Outcome is where a value came from.
 type Outcome uint8
 
-// How a value, or the answer that there is none, was come by.
+// The outcomes of a read.
 const (
-	_               Outcome = iota // no answer, or an error
-	OutcomeHit                     // it was in Redis
-	OutcomeNotFound                // Redis knew that there is none
-	OutcomeStale                   // it was in Redis, stale
-	OutcomeWaited                  // another process, or another Engine, loaded it meanwhile
-	OutcomeLoaded                  // it was loaded here, for this caller or one before
-	OutcomeBypassed                // it was loaded here without Redis, and is not stored
+	_               Outcome = iota // no value, or an error
+	OutcomeHit                     // in Redis
+	OutcomeNotFound                // Redis remembered that the key has no value
+	OutcomeStale                   // in Redis, stale
+	OutcomeWaited                  // loaded by another process or Engine while the caller waited
+	OutcomeLoaded                  // loaded here, for this caller or an earlier one
+	OutcomeBypassed                // loaded here without Redis, and not stored
 )
 
 var outcomes = [...]string{"", "hit", "not found", "stale", "waited", "loaded", "bypassed"}
 
-// String returns the outcome in a word or two, "" if there is none.
+// String returns the outcome in a word or two. The zero Outcome is "".
 func (o Outcome) String() string {
 	if int(o) < len(outcomes) {
 		return outcomes[o]
@@ -24,13 +24,13 @@ func (o Outcome) String() string {
 	return "unknown"
 }
 
-// count counts a read that found something in Redis, and returns its outcome.
-func (l *Engine) count(k kind) Outcome {
+// countHit counts a read that found an entry in Redis, and returns its outcome.
+func (l *Engine) countHit(k freshness) Outcome {
 	switch k {
-	case none:
+	case notFound:
 		l.stats.notFoundHits.Add(1)
 		return OutcomeNotFound
-	case fresh, due:
+	case fresh, refreshDue:
 		l.stats.hits.Add(1)
 		return OutcomeHit
 	}
@@ -38,12 +38,12 @@ func (l *Engine) count(k kind) Outcome {
 	return OutcomeStale
 }
 
-// answer is what a reader gets of what a flight has found. A value that was there
-// before is as good as any if there is nothing newer.
-func (l *Engine) answer(res *result) (any, Outcome, error) {
-	if res.kept || res.how == OutcomeStale {
+// answerOf returns the answer of a reader for the result of a flight. If no
+// newer value can be had, the previous one is a stale hit.
+func (l *Engine) answerOf(res *result) (any, Outcome, error) {
+	if res.servedStale || res.outcome == OutcomeStale {
 		l.stats.staleHits.Add(1)
 		return res.v, OutcomeStale, nil
 	}
-	return res.v, res.how, res.err
+	return res.v, res.outcome, res.err
 }

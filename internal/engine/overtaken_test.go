@@ -13,17 +13,17 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// The tests of this file play, with whole Loaders, what happens to callers whose
-// load or read a deletion overtakes. See interleaving_test.go for the names.
+// The tests of this file play, with whole Loaders, the calls whose load or read
+// a deletion overtakes. See interleaving_test.go for the names.
 
-// still is of a Loader that sends nothing of its own accord.
+// still keeps a Loader from sending anything of its own accord.
 func still[V any]() typedOptions[V] {
 	return typedOptions[V]{LeaseTTL: time.Hour, Timeout: 24 * time.Hour}
 }
 
-// M19, where the near cache is a caller who would share a read: that of a lone
-// caller, and that of callers who had waited together.
-func TestACallerAfterADeletionDoesNotShareAReadSentBeforeIt(t *testing.T) {
+// M19, where the near cache is a caller that would share a read: the read of a
+// lone caller, and the read of callers that waited together.
+func TestDeletion_LaterCallerDoesNotShareAnEarlierGet(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		reply := t.fence(redistest.Named("get"))
@@ -41,14 +41,14 @@ func TestACallerAfterADeletionDoesNotShareAReadSentBeforeIt(t *testing.T) {
 		d := get(t, p, gives("new"))
 		synctest.Wait()
 		close(reply.pass)
-		gets(t, "old", b, c) // who came before the deletion
+		gets(t, "old", b, c) // they came before the deletion
 		gets(t, "new", d)
 		t.holds("new")
 	})
 }
 
 // M20, and M1 to M3 in one process.
-func TestACallerAfterALocalDeletionIsNotServedByTheLoadBeforeIt(t *testing.T) {
+func TestDeletion_LocalEarlierLoadDoesNotServeLaterCallers(t *testing.T) {
 	t.Parallel()
 	for name, oldFirst := range map[string]bool{"the old load ends first": true, "the new load ends first": false} {
 		t.Run(name, func(t *testing.T) {
@@ -92,7 +92,7 @@ func TestACallerAfterALocalDeletionIsNotServedByTheLoadBeforeIt(t *testing.T) {
 }
 
 // M21.
-func TestACallerAfterARemoteDeletionIsNotServedByTheLoadThatItJoined(t *testing.T) {
+func TestDeletion_RemoteJoinedLoadDoesNotServeLaterCallers(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		p := quiet(newLoader(t, t.client(), still[string]()))
@@ -100,12 +100,12 @@ func TestACallerAfterARemoteDeletionIsNotServedByTheLoadThatItJoined(t *testing.
 		source := newSource[string]()
 		a := get(t, p, source.load)
 		within(t, source.began)
-		t.delete() // of which P hears nothing
+		t.delete() // P does not hear of it
 		b, c := get(t, p, source.load), get(t, p, source.load)
 		synctest.Wait()
 		source.idle(t) // they have joined
 		source.value <- "old"
-		gets(t, "old", a) // who came before the deletion may have it
+		gets(t, "old", a) // callers from before the deletion may have it
 		within(t, source.began)
 		require.True(t, b.running() && c.running())
 		d := get(t, q, never[string](t)) // of another process, waits for the lease
@@ -120,7 +120,7 @@ func TestACallerAfterARemoteDeletionIsNotServedByTheLoadThatItJoined(t *testing.
 }
 
 // M21, where a heartbeat tells the callers apart.
-func TestAHeartbeatProvesALoadToThoseWhoCameBeforeIt(t *testing.T) {
+func TestHeartbeat_EntitlesCallersBeforeIt(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		p := quiet(newLoader(t, t.client(), still[string]()))
@@ -142,7 +142,7 @@ func TestAHeartbeatProvesALoadToThoseWhoCameBeforeIt(t *testing.T) {
 }
 
 // M21, where a heartbeat finds the deletion.
-func TestALoadIsNotJoinedOnceAHeartbeatHasFoundItsLeaseLost(t *testing.T) {
+func TestHeartbeat_LoadIsNotJoinedOnceItsLeaseIsLost(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		p := quiet(newLoader(t, t.client(), still[string]()))
@@ -165,7 +165,7 @@ func TestALoadIsNotJoinedOnceAHeartbeatHasFoundItsLeaseLost(t *testing.T) {
 }
 
 // M2 and M3, with waiters: B waits for A's lease, which C deletes.
-func TestAWaiterTakesOverTheLeaseThatADeletionTookAway(t *testing.T) {
+func TestWaiter_TakesOverAfterADeletion(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		p := quiet(newLoader(t, t.client(), still[string]()))
@@ -188,9 +188,9 @@ func TestAWaiterTakesOverTheLeaseThatADeletionTookAway(t *testing.T) {
 	})
 }
 
-// A Store whose reply is in flight while the deletion comes has proven the value
-// to those who had joined before it was sent, and to nobody else.
-func TestACallerWhoJoinsWhileTheStoreIsOnItsWayIsNotServedByIt(t *testing.T) {
+// If the reply of a Store is in flight during a deletion, the Store has proven
+// the value only to waiters who had joined before it was sent.
+func TestDeletion_CallerDuringTheStoreIsNotServedByIt(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		stored := t.fence(func(cmd redis.Cmder) bool { return scriptName(cmd) == "store" })
@@ -203,7 +203,7 @@ func TestACallerWhoJoinsWhileTheStoreIsOnItsWayIsNotServedByIt(t *testing.T) {
 		source.value <- "old"
 		within(t, stored.arrived)
 		t.holds("old")
-		t.delete() // after the value was stored, before its reply is in
+		t.delete() // after the value was stored, before its reply arrives
 		c := get(t, p, source.load)
 		synctest.Wait()
 		close(stored.pass)
@@ -216,9 +216,9 @@ func TestACallerWhoJoinsWhileTheStoreIsOnItsWayIsNotServedByIt(t *testing.T) {
 	})
 }
 
-// Nor is a load that took too long an answer to those who came after a deletion:
-// what they are waiting for has yet to begin.
-func TestACallerAfterADeletionIsNotServedByTheTimeoutOfALoadBeforeIt(t *testing.T) {
+// The timeout of a load does not answer callers that came after a deletion: the
+// load that they wait for has yet to begin.
+func TestDeletion_EarlierTimeoutDoesNotServeLaterCallers(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		p := quiet(newLoader(t, t.client(), typedOptions[string]{LeaseTTL: time.Hour, Timeout: time.Minute}))
@@ -238,8 +238,9 @@ func TestACallerAfterADeletionIsNotServedByTheTimeoutOfALoadBeforeIt(t *testing.
 	})
 }
 
-// And so with a value that another process has stored, whose reply is in flight.
-func TestACallerWhoJoinsWhileAFoundValueIsOnItsWayIsNotServedByIt(t *testing.T) {
+// The same for a value that another process has stored, whose reply is in
+// flight.
+func TestDeletion_CallerDuringAcquireIsNotServedByAFoundValue(t *testing.T) {
 	t.Parallel()
 	for name, reply := range map[string]func(int, redis.Cmder) bool{
 		"of a poll":    func(gets int, cmd redis.Cmder) bool { return cmd.Name() == "get" && gets == 2 },
@@ -276,8 +277,8 @@ func TestACallerWhoJoinsWhileAFoundValueIsOnItsWayIsNotServedByIt(t *testing.T) 
 	}
 }
 
-// A failed load is an answer too: to those who came before the deletion.
-func TestACallerAfterADeletionIsNotServedByTheErrorOfALoadBeforeIt(t *testing.T) {
+// A failed load answers only callers that came before the deletion.
+func TestDeletion_EarlierErrorDoesNotServeLaterCallers(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		p := quiet(newLoader(t, t.client(), still[string]()))

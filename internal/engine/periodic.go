@@ -12,28 +12,31 @@ import (
 	"github.com/cachex-go/cachex/internal/periodic"
 )
 
-// Turns do something for each of many keys once in every period, in one process
-// of the fleet.
+// Periodic calls a function for each of many keys once in every period, in one
+// process of the fleet.
 //
 // The turn of a key is a record in Redis, in a key of its own. The process that
-// takes it does the work, keeps it by a heartbeat meanwhile, and says when it is
-// done. That process looks first in the next period, so a key stays where it is as
-// long as its process keeps up. Of the other processes, one looks in each period, a
-// little later, and takes the turn over if its process has died.
+// takes it does the work, extends it by a heartbeat meanwhile, and reports its
+// end. That process looks first in the next period, so a key stays with its
+// process as long as the process keeps up. Of the other processes, one looks in
+// each period, a little later, and takes the turn over if its process has died.
 //
-// Turns are for efficiency, as leases are: a record that is lost makes the work be
-// done once more. Make one with Engine.Turns.
-type Turns struct {
+// Turns are for efficiency, as leases are: if a record is lost, the work is
+// done once more. Make a Periodic with Engine.Periodic.
+type Periodic struct {
 	// Places is how many calls of refresh run at once. Defaults to 16.
 	Places int
 
-	// Chunk is how many keys one call of refresh is given, at most. Defaults to 1.
+	// Chunk is the largest number of keys in one call of refresh. Defaults to
+	// 1.
 	Chunk int
 
-	rdb    redis.UniversalClient
-	ttl    time.Duration
-	hold   func() bool // reports whether the Engine is open, and keeps its Close waiting
-	unhold func()
+	rdb redis.UniversalClient
+	ttl time.Duration
+	// enter returns true if the Engine is open, and then keeps its Close
+	// waiting until exit.
+	enter  func() bool
+	exit   func()
 	spawn  guard.Spawn // in a goroutine that Close waits for
 	failed func()      // counts a round trip that failed
 }
@@ -41,68 +44,70 @@ type Turns struct {
 // The shortest and the longest period.
 const (
 	MinPeriod = 100 * time.Millisecond
-	MaxPeriod = maxLife
+	MaxPeriod = maxLifetime
 
 	defaultPlaces = 16
 )
 
-// Turns returns turns that are held for the LeaseTTL of l, and whose failures l
-// counts. It makes no call to Redis.
-func (l *Engine) Turns() *Turns {
-	fs := &l.flights
-	return &Turns{
+// Periodic returns a Periodic whose turns hold for the LeaseTTL of l. Stats of
+// l count its failures. It makes no call to Redis.
+func (l *Engine) Periodic() *Periodic {
+	g := &l.flights
+	return &Periodic{
 		rdb: l.rdb,
 		ttl: l.leases.ttl,
-		hold: func() bool {
-			fs.mu.Lock()
-			defer fs.mu.Unlock()
-			if !fs.closed {
-				fs.running++
+		enter: func() bool {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			if !g.closed {
+				g.goroutines++
 			}
-			return !fs.closed
+			return !g.closed
 		},
-		unhold: fs.landed,
-		spawn:  fs.spawn,
+		exit:   g.exit,
+		spawn:  g.goHeld,
 		failed: func() { l.stats.redisFailures.Add(1) },
 	}
 }
 
-// Run calls refresh once per key and period, in one of the processes that run it
-// with these keys, until ctx ends. The first turn is due at once, and the later
-// ones whole periods after it, whatever refreshing takes. every is whole
-// milliseconds, the same in all of the fleet, at least MinPeriod. keys are those
-// of the records, and differ.
+// Run calls refresh once per key and period, in one of the processes that run
+// it with these keys, until ctx ends. The first turn is due at once. Later
+// turns are due whole periods after it, however long a refresh takes. The
+// period every is whole milliseconds, at least MinPeriod, and the same in all
+// of the fleet. The keys of the records are keys, which must differ.
 //
-// refresh is given indices of keys. It runs in a goroutine, at most Places of them
-// at once, and must return soon after its ctx has ended. What it returns only
-// matters then: an error gives the turns back. Otherwise they are used up, and the
-// next try is in the next period. A call that hangs holds one place; other keys go
-// on being refreshed in the others. A refresh that takes longer than a period
-// costs those turns that were due meanwhile.
+// refresh gets indices of keys. It runs in a goroutine, at most Places of them
+// at once, and must return soon after its ctx has ended. Only then does its
+// error matter: an error gives the turns back. Otherwise the turns are used up,
+// and the next try is in the next period. A call that hangs holds one place;
+// other keys use the others. A refresh that takes longer than a period costs
+// the turns that were due during it.
 //
-// One process watches a turn under way. It takes it over within the LeaseTTL if its
-// process died, and within a third of that if it was given back. Where the watcher
-// has died too, another process takes over when the next period begins, or one of
-// the periods after it. At the latest after a minute, or two periods if that is
-// longer, each process that is left has looked. A process that sleeps for so long
-// loses its turn, and what it does is not stopped: that is for the lease in the
-// entry, which knows what may be stored.
+// One process watches an active turn. It takes the turn over within the
+// LeaseTTL if its process died, and within a third of that if the turn was
+// given back. If the watcher has died too, another process takes over when the
+// next period begins, or one of the periods after it. Each remaining process
+// has looked after at most a minute, or two periods if that is longer. A
+// process that sleeps for so long loses its turn, but its work is not stopped:
+// the lease in the entry decides what may be stored.
 //
-// Where Redis does not answer, nothing is refreshed: Run looks again a second
-// later, or a period if that is shorter. If it is away until a turn under way has
-// run out, that key may be refreshed once more in the same period.
+// If Redis does not answer, nothing is refreshed: Run looks again a second
+// later, or a period later if that is shorter. If Redis stays silent until an
+// active turn has run out, that key may be refreshed once more in the same
+// period.
 //
-// When ctx ends, Run ends the ctx of all calls of refresh, waits for them, gives
-// their turns back, for which Redis has a second, and returns the cause. It always
-// returns an error. Close of the Engine waits for Run, and does not end it.
-func (t *Turns) Run(ctx context.Context, every time.Duration, keys []string, refresh func(ctx context.Context, due []int) error) error {
+// When ctx ends, Run ends the ctx of all calls of refresh, and waits for them.
+// It then gives their turns back, for which Redis has a second, and returns the
+// cause. It always returns an error. Close of the Engine waits for Run, and
+// does not end it.
+func (t *Periodic) Run(ctx context.Context, every time.Duration, keys []string, refresh func(ctx context.Context, due []int) error) error {
 	if err := CheckPeriod(every); err != nil {
 		return err
 	}
-	if !t.hold() {
+	if !t.enter() {
 		return ErrClosed
 	}
-	defer t.unhold()
+	defer t.exit()
 	s := periodic.Scheduler{
 		RDB: t.rdb, TTL: t.ttl, Every: every, Keys: keys,
 		Work: refresh, Places: max(cmp.Or(t.Places, defaultPlaces), 1), Chunk: max(t.Chunk, 1),
@@ -112,8 +117,8 @@ func (t *Turns) Run(ctx context.Context, every time.Duration, keys []string, ref
 	return context.Cause(ctx)
 }
 
-// CheckPeriod returns an error if d cannot be a period: if it is not whole
-// milliseconds, from MinPeriod to MaxPeriod.
+// CheckPeriod returns an error if d is not a valid period: whole milliseconds
+// from MinPeriod to MaxPeriod.
 func CheckPeriod(d time.Duration) error {
 	switch {
 	case d < MinPeriod:

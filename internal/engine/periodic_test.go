@@ -20,20 +20,20 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// A fleet is some processes in a bubble that refresh the same keys, and what they
-// did, counted from when the fleet was made.
+// A fleet is some processes in a bubble that refresh the same keys. It records
+// their refreshes, counted from when the fleet was made.
 type fleet struct {
 	*testing.T
 	rdb   *redis.Client
 	keys  []string
 	every time.Duration
 	began time.Time
-	over  chan struct{} // closed when the test ends, before anything is
+	over  chan struct{} // closed when the test ends, before anything else is
 	end   sync.Once     // closes over
 
 	mu    sync.Mutex
 	turns map[int][]time.Duration // guarded by mu: when a key was refreshed
-	by    map[int][]string        // guarded by mu: and by whom
+	by    map[int][]string        // guarded by mu: and by which process
 }
 
 // A crew is one process of a fleet.
@@ -41,9 +41,9 @@ type crew struct {
 	*fleet
 	name   string
 	loader *Loader[int]
-	turns  *Turns
+	turns  *Periodic
 	cancel context.CancelCauseFunc
-	ended  chan error // what Run has returned
+	ended  chan error // the result of Run
 }
 
 var errStopped = errors.New("stopped by the test")
@@ -58,7 +58,7 @@ func inFleet(t *testing.T, keys int, every time.Duration, f func(*fleet)) {
 		for i := range keys {
 			fl.keys = append(fl.keys, fmt.Sprint("turn:", i))
 		}
-		// A fault of the first evalsha is then one of the script itself.
+		// Then a fault of the first evalsha is a fault of the script itself.
 		for _, s := range []*script.Script{script.TakeTurn, script.ExtendTurn, script.EndTurn, script.ReturnTurn} {
 			require.NoError(t, rdb.ScriptLoad(t.Context(), s.Source()).Err())
 		}
@@ -66,13 +66,13 @@ func inFleet(t *testing.T, keys int, every time.Duration, f func(*fleet)) {
 	})
 }
 
-// start starts a process. refresh is what it does with one key; nil is nothing.
+// start starts a process. refresh refreshes one key; nil does nothing.
 func (f *fleet) start(name string, refresh func(ctx context.Context, i int) error, hooks ...redis.Hook) *crew {
 	f.Helper()
 	return f.startWith(name, nil, refresh, hooks...)
 }
 
-func (f *fleet) startWith(name string, set func(*Turns), refresh func(ctx context.Context, i int) error, hooks ...redis.Hook) *crew {
+func (f *fleet) startWith(name string, set func(*Periodic), refresh func(ctx context.Context, i int) error, hooks ...redis.Hook) *crew {
 	f.Helper()
 	rdb := redis.NewClient(f.rdb.Options())
 	for _, h := range hooks {
@@ -155,7 +155,7 @@ func takes(d time.Duration) func(context.Context, int) error {
 	}
 }
 
-func TestEachKeyHasOneTurnAPeriodInTheWholeFleet(t *testing.T) {
+func TestPeriodic_OneTurnPerKeyAndPeriodInTheFleet(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		took          time.Duration
@@ -184,10 +184,10 @@ func TestEachKeyHasOneTurnAPeriodInTheWholeFleet(t *testing.T) {
 	}
 }
 
-func TestARefreshThatHangsDelaysNoOtherKey(t *testing.T) {
+func TestPeriodic_HangingRefreshDelaysNoOtherKey(t *testing.T) {
 	t.Parallel()
 	inFleet(t, 10, time.Second, func(f *fleet) {
-		p := f.startWith("only", func(turns *Turns) { turns.Places = 10 }, func(ctx context.Context, i int) error {
+		p := f.startWith("only", func(turns *Periodic) { turns.Places = 10 }, func(ctx context.Context, i int) error {
 			if i == 3 {
 				return takes(4500*time.Millisecond)(ctx, i) // and fails, as after UpTimeout
 			}
@@ -199,13 +199,13 @@ func TestARefreshThatHangsDelaysNoOtherKey(t *testing.T) {
 				require.Equal(f, f.periods(10), f.refreshed(i), "key %d", i)
 			}
 		}
-		// Its turns begin where the ones before end, and keep to the periods.
+		// Its turns begin where the previous ones end, and keep to the periods.
 		require.Equal(f, []time.Duration{0, 4500 * time.Millisecond, 9 * time.Second}, f.refreshed(3))
 		p.stop()
 	})
 }
 
-func TestWhatHangsInOneProcessDelaysNoKeyOfAnother(t *testing.T) {
+func TestPeriodic_HangingProcessDelaysNoOtherProcess(t *testing.T) {
 	t.Parallel()
 	inFleet(t, 40, time.Second, func(f *fleet) {
 		hangs := f.start("hangs", func(ctx context.Context, _ int) error {
@@ -236,7 +236,7 @@ func TestWhatHangsInOneProcessDelaysNoKeyOfAnother(t *testing.T) {
 	})
 }
 
-func TestARefreshThatFailsHasUsedItsTurn(t *testing.T) {
+func TestPeriodic_FailedRefreshUsesItsTurn(t *testing.T) {
 	t.Parallel()
 	inFleet(t, 5, time.Second, func(f *fleet) {
 		for i := range 3 {
@@ -249,7 +249,7 @@ func TestARefreshThatFailsHasUsedItsTurn(t *testing.T) {
 	})
 }
 
-func TestNoMoreThanPlacesAreRefreshedAtOnceAndAllOfThemAre(t *testing.T) {
+func TestPeriodic_RefreshesAtMostPlacesAtOnce(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ places, chunk, most, calls int }{
 		{0, 0, 16, 16}, {3, 1, 3, 3}, {2, 20, 40, 2}, {1, 1000, 100, 1},
@@ -283,7 +283,7 @@ func TestNoMoreThanPlacesAreRefreshedAtOnceAndAllOfThemAre(t *testing.T) {
 	}
 }
 
-func TestTheEndOfRunEndsWhatIsUnderWayAndGivesTheTurnBack(t *testing.T) {
+func TestPeriodic_EndOfRunCancelsAndGivesTheTurnBack(t *testing.T) {
 	t.Parallel()
 	for _, stopped := range []time.Duration{10 * time.Second, 10500 * time.Millisecond, 11 * time.Second, 11500 * time.Millisecond} {
 		inFleet(t, 1, time.Minute, func(f *fleet) {
@@ -305,14 +305,14 @@ func TestTheEndOfRunEndsWhatIsUnderWayAndGivesTheTurnBack(t *testing.T) {
 			f.until(stopped + time.Second)
 			require.Equal(f, []string{"a", "b"}, f.who(0))
 			f.until(2*time.Minute - time.Millisecond)
-			// The period is still that of the first turn.
+			// The period is still counted from the first turn.
 			require.Equal(f, []string{"a", "b", "b"}, f.who(0))
 			require.Equal(f, time.Minute, f.refreshed(0)[2].Truncate(time.Millisecond))
 		})
 	}
 }
 
-func TestAProcessThatEndsBetweenItsTurnsIsReplacedOnTime(t *testing.T) {
+func TestPeriodic_ProcessThatEndsBetweenTurnsIsReplacedOnTime(t *testing.T) {
 	t.Parallel()
 	inFleet(t, 10, time.Second, func(f *fleet) {
 		a := f.start("a", nil)
@@ -341,8 +341,8 @@ func (f *fleet) record(i int) string {
 	return s
 }
 
-// frozen is a hook that lets nothing more out once it is closed, until the end of
-// the test.
+// frozen is a hook that, once closed, lets no command out until the end of the
+// test.
 func (f *fleet) frozen() (*redistest.Gate, func()) {
 	var isFrozen atomic.Bool
 	wait := func(context.Context, redis.Cmder) {
@@ -353,9 +353,9 @@ func (f *fleet) frozen() (*redistest.Gate, func()) {
 	return &redistest.Gate{Before: wait, After: wait}, func() { isFrozen.Store(true) }
 }
 
-func TestAProcessThatStopsToDoAnythingIsReplacedWithinTheLease(t *testing.T) {
+func TestPeriodic_StoppedProcessIsReplacedWithinTheLease(t *testing.T) {
 	t.Parallel()
-	for after := range 4 { // wherever it is between two heartbeats
+	for after := range 4 { // at any moment between two heartbeats
 		inFleet(t, 4, time.Minute, func(f *fleet) {
 			gate, freeze := f.frozen()
 			f.start("dies", func(ctx context.Context, _ int) error {
@@ -385,7 +385,7 @@ func TestAProcessThatStopsToDoAnythingIsReplacedWithinTheLease(t *testing.T) {
 	}
 }
 
-func TestATurnOfWhichNobodyKnowsWhetherItWasTakenIsGivenBack(t *testing.T) {
+func TestPeriodic_TurnOfALostReplyIsGivenBack(t *testing.T) {
 	t.Parallel()
 	for _, executed := range []bool{false, true} {
 		inFleet(t, 3, 10*time.Second, func(f *fleet) {
@@ -409,7 +409,7 @@ func TestATurnOfWhichNobodyKnowsWhetherItWasTakenIsGivenBack(t *testing.T) {
 	}
 }
 
-func TestATurnWhoseEndIsNotHeardIsEndedAgain(t *testing.T) {
+func TestPeriodic_UnheardEndIsSentAgain(t *testing.T) {
 	t.Parallel()
 	for _, executed := range []bool{false, true} {
 		inFleet(t, 3, 10*time.Second, func(f *fleet) {
@@ -434,7 +434,7 @@ func evalsha(s *script.Script) func(redis.Cmder) bool {
 	}
 }
 
-func TestARedisThatIsAwayIsAskedNowAndThen(t *testing.T) {
+func TestPeriodic_AsksAnUnavailableRedisNowAndThen(t *testing.T) {
 	t.Parallel()
 	inFleet(t, 100, time.Second, func(f *fleet) {
 		faults, count := new(redistest.Faults), new(redistest.Counter)
@@ -445,7 +445,7 @@ func TestARedisThatIsAwayIsAskedNowAndThen(t *testing.T) {
 		count.Reset()
 		f.until(65 * time.Second)
 		require.Equal(f, before, len(f.refreshed(0)), "refreshed without a turn")
-		// Each second one that takes, and one that gives back what may be taken.
+		// Every second command that takes turns, and one that gives them back.
 		require.Less(f, count.RoundTrips(), 200)
 		require.GreaterOrEqual(f, p.loader.Stats().RedisFailures, int64(60))
 		faults.Clear()
@@ -463,7 +463,7 @@ func TestARedisThatIsAwayIsAskedNowAndThen(t *testing.T) {
 	})
 }
 
-func TestATurnThatIsLostIsNotTakenBackAndItsRefreshGoesOn(t *testing.T) {
+func TestPeriodic_LostTurnStaysLostAndItsRefreshGoesOn(t *testing.T) {
 	t.Parallel()
 	inFleet(t, 1, time.Minute, func(f *fleet) {
 		ended := make(chan error, 1)
@@ -477,7 +477,7 @@ func TestATurnThatIsLostIsNotTakenBackAndItsRefreshGoesOn(t *testing.T) {
 		})
 		f.until(5*time.Second + time.Millisecond)
 		require.NoError(f, f.rdb.Del(f.Context(), f.keys[0]).Err())
-		f.until(7 * time.Second) // the heartbeat has found it out
+		f.until(7 * time.Second) // the heartbeat has noticed
 		f.start("b", nil)
 		f.until(30 * time.Second)
 		require.NoError(f, <-ended)
@@ -488,7 +488,7 @@ func TestATurnThatIsLostIsNotTakenBackAndItsRefreshGoesOn(t *testing.T) {
 	})
 }
 
-func TestARecordOfAnotherKindIsOverwritten(t *testing.T) {
+func TestPeriodic_OverwritesAForeignRecord(t *testing.T) {
 	t.Parallel()
 	inFleet(t, 3, time.Minute, func(f *fleet) {
 		require.NoError(f, f.rdb.RPush(f.Context(), f.keys[0], "a").Err())
@@ -502,7 +502,7 @@ func TestARecordOfAnotherKindIsOverwritten(t *testing.T) {
 	})
 }
 
-func TestARunThatIsStoppedDoesNotWaitForARedisThatHangs(t *testing.T) {
+func TestPeriodic_StopDoesNotWaitForAHangingRedis(t *testing.T) {
 	t.Parallel()
 	inFleet(t, 20, time.Minute, func(f *fleet) {
 		gate, freeze := f.frozen()
@@ -515,7 +515,7 @@ func TestARunThatIsStoppedDoesNotWaitForARedisThatHangs(t *testing.T) {
 	})
 }
 
-func TestClosingALoaderWaitsForRun(t *testing.T) {
+func TestClose_WaitsForPeriodicRun(t *testing.T) {
 	t.Parallel()
 	inFleet(t, 1, time.Minute, func(f *fleet) {
 		a := f.start("a", takes(time.Hour))
@@ -529,11 +529,11 @@ func TestClosingALoaderWaitsForRun(t *testing.T) {
 	})
 }
 
-func TestAPeriodIsWholeMillisecondsWithinBounds(t *testing.T) {
+func TestCheckPeriod_WholeMillisecondsWithinBounds(t *testing.T) {
 	t.Parallel()
 	for _, d := range []time.Duration{0, -time.Second, time.Millisecond, 99 * time.Millisecond, time.Second + 1, MaxPeriod + time.Millisecond, Forever} {
 		require.Error(t, CheckPeriod(d), d)
-		require.Error(t, new(Turns).Run(t.Context(), d, nil, nil), d)
+		require.Error(t, new(Periodic).Run(t.Context(), d, nil, nil), d)
 	}
 	for _, d := range []time.Duration{MinPeriod, time.Second, time.Hour, MaxPeriod} {
 		require.NoError(t, CheckPeriod(d), d)
@@ -541,7 +541,7 @@ func TestAPeriodIsWholeMillisecondsWithinBounds(t *testing.T) {
 }
 
 // The longest period is counted in numbers that a script can hold.
-func TestTheLongestPeriodHasOneTurn(t *testing.T) {
+func TestPeriodic_LongestPeriodHasOneTurn(t *testing.T) {
 	t.Parallel()
 	inFleet(t, 1, MaxPeriod, func(f *fleet) {
 		f.start("a", nil)

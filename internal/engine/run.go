@@ -12,203 +12,207 @@ import (
 	"github.com/cachex-go/cachex/internal/wake"
 )
 
-// A run is the course of a flight of an Engine, or of several that are flown
-// together:
+// A loadRun takes a flight of an Engine, or several flights that run together,
+// from the lease to the result:
 //
 //	acquire the lease ── granted ──> load under a heartbeat ──> store or release
-//	   │    ^      └──── found ────> that is the value
-//	   │    └── it ended ── wait <── held by somebody else
+//	   │    ^      └──── found ────> that value is the result
+//	   │    └── it ended ── wait <── held elsewhere
 //	   └── Redis does not answer ──> load, store nothing
 //
-// Before each command that can prove the result to be untouched it marks how
-// many have joined the flight. What is proven is true for these.
+// Before each command that can prove the key untouched, the run records how
+// many waiters have joined the flight. The proof entitles these waiters to the
+// result.
 //
-// Of several flights, those that have to wait for somebody else part from the
-// others, and each goes on by itself. Those of which the server takes much longer to
-// answer than others part too, and go on together.
-type run struct {
-	l    *Engine
-	ctx  context.Context // of the flights, until they part
-	self *waitfor.Load   // that of ctx
-	load ManyFunc
-	own  []*pursuit // those that have not parted because of their server
-	legs []*pursuit // those to be loaded
-	late late       // the servers that others do not wait for
-	slot bool       // we have one of MaxLoads
+// If the key of one of several flights is leased elsewhere, its flight leaves
+// the others and continues alone. Flights whose server takes much longer to
+// answer than the others leave too, and continue together.
+type loadRun struct {
+	l       *Engine
+	ctx     context.Context // of the flights, until they leave
+	self    *waitfor.Load   // the load of ctx in the graph of waits
+	load    ManyFunc
+	keys    []*keyLoad  // keys that have not left because of their server
+	toLoad  []*keyLoad  // keys to load
+	late    lateServers // the servers for which the others do not wait
+	hasSlot bool        // the run holds one of MaxLoads
 
-	attempt  *attempt  // the load, once it is started
-	portions []portion // of legs, in their order: those that have leases
-	company
+	state        *loadState   // the state of the load, once it is started
+	leaseBatches []leaseBatch // of toLoad, in its order: the parts that have leases
+	runShare
 }
 
 // newRun returns the run of flights that share a ctx.
-func (l *Engine) newRun(ctx context.Context, load ManyFunc, with company) *run {
-	return &run{l: l, ctx: ctx, self: waitfor.From(ctx), load: load, company: with}
+func (l *Engine) newRun(ctx context.Context, load ManyFunc, with runShare) *loadRun {
+	return &loadRun{l: l, ctx: ctx, self: waitfor.From(ctx), load: load, runShare: with}
 }
 
-// A pursuit is the part that one key has in a run.
-type pursuit struct {
-	f   *flight
-	key string
-	i   int // which of the keys that the load knows it is
-	w   *wake.Wait
-	aim aim
+// A keyLoad is the state of one key in a run.
+type keyLoad struct {
+	flight *flight
+	key    string
+	index  int // the index of the key in the call of the load
+	watch  *wake.Wait
+	intent intent
 
-	sight   sight
-	unfit   int  // how many values that cannot be used were found
-	suspect bool // we have waited longer than any lease holds by itself
-	waited  bool
+	snapshot   snapshot
+	badEntries int  // the number of unusable entries that were found
+	suspect    bool // has waited longer than any lease holds without an extension
+	waited     bool
 
-	till  int64     // of the lease on a stale value that was seen last; 0: none was
-	seen  time.Time // when it was first seen
-	asked bool      // the script was asked about it
+	leaseUntil  int64     // the end of the lease last seen on a stale value; 0: no such lease
+	leaseSeen   time.Time // when that lease was first seen
+	askedScript bool      // the script was asked about that lease
 
-	token  Token
-	sent   time.Time
-	proven int    // members to whom the result may be given
-	joined int    // members when the command was sent that is under way
-	old    []byte // the entry that the load is to replace
-	alone  bool   // without a lease
-	orphan bool   // there may be a lease that we do not know of
+	token         Token
+	sent          time.Time
+	entitled      int    // the number of waiters that may get the result
+	waitersAtSend int    // the number of waiters when the last command was sent
+	previous      []byte // the entry that the load will replace
+	unleased      bool   // loads without a lease
+	maybeLeased   bool   // may hold a lease whose grant was lost
 }
 
-// An aim is what a flight is for.
-type aim struct {
-	want  string        // of the script acquire
-	pause time.Duration // after the first failure of several
-	most  time.Duration // after any
+// An intent is the purpose of a flight.
+type intent struct {
+	want     string        // the wish that the script acquire is sent
+	pause    time.Duration // the back-off after the first of several failures
+	maxPause time.Duration // the longest back-off
 }
 
-// usual is the aim of a flight for a value that is missing.
-func (l *Engine) usual() aim {
-	return aim{pause: l.backoff, most: max(l.backoff, MaxBackoff)}
+// readIntent returns the intent of a flight for a missing value.
+func (l *Engine) readIntent() intent {
+	return intent{pause: l.backoff, maxPause: max(l.backoff, MaxBackoff)}
 }
 
-// single returns what flies a flight of one key that was seen so.
-func (l *Engine) single(key string, s sight, load Func) func(*flight) {
-	return l.flown(key, 0, s, l.usual(), one(load))
+// newKeyRun returns the function that runs a flight of one key with this
+// snapshot.
+func (l *Engine) newKeyRun(key string, s snapshot, load Func) func(*flight) {
+	return l.newKeyRunWith(key, 0, s, l.readIntent(), asMany(load))
 }
 
-// one is a load of one key as a load of several.
-func one(load Func) ManyFunc {
-	return func(ctx context.Context, _ []int) []Loaded {
+// asMany turns a load of one key into a load of several.
+func asMany(load Func) ManyFunc {
+	return func(ctx context.Context, _ []int) []LoadResult {
 		v, life, err := load(ctx)
-		return []Loaded{{v, life, err}}
+		return []LoadResult{{v, life, err}}
 	}
 }
 
-// flown returns what flies a flight of the i-th key of a load, in the company that
-// it has been given. A flight that comes after it, for those who came too late,
-// looks again.
-func (l *Engine) flown(key string, i int, s sight, a aim, load ManyFunc) func(*flight) {
+// newKeyRunWith returns the function that runs a flight of the i-th key of a
+// load, with the share that the flight was given. Its next call, for waiters
+// that came too late, reads the key again.
+func (l *Engine) newKeyRunWith(key string, i int, s snapshot, a intent, load ManyFunc) func(*flight) {
 	return func(f *flight) {
-		p := l.pursue(f, key, i, s, a)
-		if s = (sight{}); a.want != script.Now {
-			a = l.usual()
+		p := l.newKeyLoad(f, key, i, s, a)
+		if s = (snapshot{}); a.want != script.Now {
+			a = l.readIntent()
 		}
-		r := l.newRun(f.ctx, load, f.with)
-		if r.placed != nil { // by whoever has had the flight flown
-			r.places.Pass(r.placed, r.self)
-			r.placed = r.self
+		r := l.newRun(f.ctx, load, f.share)
+		if r.place != nil { // taken by the caller that runs the flight
+			r.places.Pass(r.place, r.self)
+			r.place = r.self
 		}
-		r.fly(p)
+		r.run(p)
 	}
 }
 
-// pursue registers an interest in the key too, before the command is sent whose
-// answer may make it a wait.
-func (l *Engine) pursue(f *flight, key string, i int, s sight, a aim) *pursuit {
-	return &pursuit{f: f, key: key, i: i, w: l.expectEnd(key), aim: a, sight: s}
+// newKeyLoad also starts to watch the key. It must do so before it sends the
+// command after which it may have to wait.
+func (l *Engine) newKeyLoad(f *flight, key string, i int, s snapshot, a intent) *keyLoad {
+	return &keyLoad{flight: f, key: key, index: i, watch: l.watchLease(key), intent: a, snapshot: s}
 }
 
-// maxUnfit is how many values that cannot be used a run overwrites. One is what
-// a new version of a program meets; more mean that somebody keeps writing them.
-const maxUnfit = 3
+// maxBadEntries is how many unusable entries a run overwrites. A new version of
+// a program meets one; more mean that another program keeps writing them.
+const maxBadEntries = 3
 
-// fly finishes the flights of ps, but for those that part.
-func (r *run) fly(ps ...*pursuit) { r.finish(ps, nil, ps) }
+// run finishes the flights of ps, except those that leave the run.
+func (r *loadRun) run(ps ...*keyLoad) { r.resume(ps, nil, ps) }
 
-// finish is fly, of pursuits of which the leases are asked for, but for some of them.
-func (r *run) finish(ps []*pursuit, begun *asking, unasked []*pursuit) {
-	r.own = ps
+// resume is like run, for keys whose leases have been requested, except those
+// of notAsked.
+func (r *loadRun) resume(ps []*keyLoad, asked *leaseRequest, notAsked []*keyLoad) {
+	r.keys = ps
 	defer func() {
-		tokens := make([]Token, len(r.own))
-		for i, p := range r.own {
-			p.w.End()
+		tokens := make([]Token, len(r.keys))
+		for i, p := range r.keys {
+			p.watch.End()
 			tokens[i] = p.token
 		}
 		waitfor.Release(tokens...)
 	}()
 	defer r.freeSlot()
-	defer r.vacate()
-	defer r.leave()
+	defer r.freePlace()
+	defer r.leaveConvoy()
 	returned := false
 	defer func() {
-		r.still()
+		r.stopHeartbeats()
 		if !returned {
-			r.abandon(r.own)
+			r.releaseInBackground(r.keys)
 		}
 	}()
-	r.course(ps, begun, unasked)
+	r.steps(ps, asked, notAsked)
 	returned = true
 }
 
-// abandon gives leases back in the background. A codec or a hook of the client has not
-// returned in the goroutine of the run, whose flights crash.
-func (r *run) abandon(ps []*pursuit) {
-	r.l.flights.spawn(guard.Client, func() error { r.release(ps); return nil }, func(error) {})
+// releaseInBackground gives leases back in the background. A codec or a hook of
+// the client did not return in the goroutine of the run, so its flights crash.
+func (r *loadRun) releaseInBackground(ps []*keyLoad) {
+	r.l.flights.goHeld(guard.Client, func() error { r.release(ps); return nil }, func(error) {})
 }
 
-// course is fly, but for what is to be given back at its end.
-func (r *run) course(ps []*pursuit, begun *asking, unasked []*pursuit) {
-	// What was asked for is taken before we queue for a slot: a key that is held or found
-	// needs none.
-	asking, held := unasked, []hold(nil)
-	if begun != nil { // all were asked for
-		asking, held = r.take(begun, nil, nil)
+// steps is resume without its cleanup.
+func (r *loadRun) steps(ps []*keyLoad, asked *leaseRequest, notAsked []*keyLoad) {
+	// Take the replies before queueing for a slot: a key that is leased
+	// elsewhere or found needs no slot.
+	ask, held := notAsked, []heldElsewhere(nil)
+	if asked != nil { // all were requested
+		ask, held = r.takeReplies(asked, nil, nil)
 		if len(ps) > 1 {
-			r.partHeld(held)
+			r.waitApart(held)
 			held = nil
 		}
-		asking = append(asking, r.yield()...)
-		r.keep(0)
+		ask = append(ask, r.releaseUnlessSlot()...)
+		r.startHeartbeats(0)
 	}
 	for ; ; held = nil {
-		if err := r.enter(len(asking) + len(r.legs)); err != nil {
-			if begun == nil {
-				r.fail(err, asking) // which have no leases
-				asking = nil
+		if err := r.takePlaceAndSlot(len(ask) + len(r.toLoad)); err != nil {
+			if asked == nil {
+				r.fail(err, ask) // these hold no leases
+				ask = nil
 			}
-			r.giveUp(err, asking, held)
+			r.giveUp(err, ask, held)
 			return
 		}
-		for len(asking) > 0 && r.ctx.Err() == nil {
-			asking, held = r.acquire(asking, held)
+		for len(ask) > 0 && r.ctx.Err() == nil {
+			ask, held = r.acquire(ask, held)
 		}
 		if r.ctx.Err() != nil {
-			r.giveUp(context.Cause(r.ctx), asking, held)
+			r.giveUp(context.Cause(r.ctx), ask, held)
 			return
 		}
-		r.partLate()
+		r.runLateApart()
 		if len(ps) > 1 || len(held) == 0 {
-			r.partHeld(held)
-			if len(r.legs) > 0 {
-				r.lead()
+			r.waitApart(held)
+			if len(r.toLoad) > 0 {
+				r.loadLeased()
 			}
 			return
 		}
 		r.freeSlot()
-		r.vacate()
-		r.leave()
-		if !r.wait(held[0]) {
+		r.freePlace()
+		r.leaveConvoy()
+		if !r.waitForLease(held[0]) {
 			return
 		}
-		asking = ps
+		ask = ps
 	}
 }
 
-// enter takes a place and a slot for n pursuits that are to be loaded, perhaps.
-func (r *run) enter(n int) error {
+// takePlaceAndSlot takes a place and a slot for n keys that may have to be
+// loaded.
+func (r *loadRun) takePlaceAndSlot(n int) error {
 	if n == 0 {
 		return nil
 	}
@@ -218,48 +222,49 @@ func (r *run) enter(n int) error {
 	return r.takeSlot()
 }
 
-// giveUp ends the flights of the run, since ctx has ended.
-func (r *run) giveUp(err error, asking []*pursuit, held []hold) {
+// giveUp ends the flights of the run after ctx has ended.
+func (r *loadRun) giveUp(err error, ask []*keyLoad, held []heldElsewhere) {
 	for _, h := range held {
-		asking = append(asking, h.p)
+		ask = append(ask, h.key)
 	}
-	asking = append(asking, r.legs...)
-	r.fail(err, r.late.unasked)
-	r.still()
-	r.fail(err, asking)
-	r.release(asking)
+	ask = append(ask, r.toLoad...)
+	r.fail(err, r.late.notAsked)
+	r.stopHeartbeats()
+	r.fail(err, ask)
+	r.release(ask)
 }
 
-// A hold is a key of which somebody else has the lease.
-type hold struct {
-	p *pursuit
-	a Acquisition
+// A heldElsewhere is a key whose lease is held by another run or process.
+type heldElsewhere struct {
+	key   *keyLoad
+	found AcquireResult
 }
 
-// partHeld has flights wait each by itself.
-func (r *run) partHeld(held []hold) {
+// waitApart makes each flight wait in a goroutine of its own.
+func (r *loadRun) waitApart(held []heldElsewhere) {
 	for _, h := range held {
-		r.l.flights.part(func() { r.part(h) }, h.p.f)
+		r.l.flights.runApart(func() { r.waitAlone(h) }, h.key.flight)
 	}
 }
 
-// part goes on with one flight by itself.
-func (r *run) part(h hold) {
-	p := *h.p // of which the others end the interest
-	p.w = r.l.expectEnd(p.key)
-	alone := r.l.newRun(p.f.ctx, r.load, company{})
-	h.p = &p
-	if !alone.wait(h) {
-		p.w.End()
+// waitAlone continues with one flight alone.
+func (r *loadRun) waitAlone(h heldElsewhere) {
+	p := *h.key // a copy: the run of the others ends its watch
+	p.watch = r.l.watchLease(p.key)
+	single := r.l.newRun(p.flight.ctx, r.load, runShare{})
+	h.key = &p
+	if !single.waitForLease(h) {
+		p.watch.End()
 		return
 	}
-	alone.fly(&p)
+	single.run(&p)
 }
 
-// settle finishes a flight that need not wait for the one that has the lease.
-func (l *Engine) settle(p *pursuit, a Acquisition) bool {
-	if p.f.empty() {
-		p.f.finish(result{}, 0)
+// finishEarly finishes a flight that need not wait for the holder of the lease.
+// It returns false if the flight must wait.
+func (l *Engine) finishEarly(p *keyLoad, a AcquireResult) bool {
+	if p.flight.hasNoWaiters() {
+		p.flight.finish(result{}, 0)
 		return true
 	}
 	if a.Grant == Held {
@@ -269,121 +274,125 @@ func (l *Engine) settle(p *pursuit, a Acquisition) bool {
 	if !ok || !h.Paused() && -h.Soft+time.Now().UnixMilli() >= l.swr {
 		return false
 	}
-	v, ok := l.value(p.key, a.Entry, l.swr+l.sie)
+	v, ok := l.decodeAnyAge(p.key, a.Entry, l.swr+l.sie)
 	if ok {
-		res := result{v: v, how: OutcomeStale}
+		res := result{v: v, outcome: OutcomeStale}
 		if h.Paused() {
-			res.err, res.kept = errPaused, true
+			res.err, res.servedStale = errPaused, true
 		}
-		p.f.finish(res, p.proven)
+		p.flight.finish(res, p.entitled)
 	}
 	return ok
 }
 
-// spoilt reports whether the value after a load that failed cannot be decoded. It
-// is none then, and its pause is for nobody. If so, it is noted as misfit.
-func (l *Engine) spoilt(p *pursuit, a Acquisition) bool {
-	if a.Grant != Stale {
+// rejectUndecodable reports whether the value kept after a failed load cannot
+// be decoded. If so, it calls rejectEntry: such a value is absent, and its
+// back-off protects no reader.
+func (l *Engine) rejectUndecodable(p *keyLoad, a AcquireResult) bool {
+	if a.Grant != HeldStale {
 		return false
 	}
 	h, payload, ok := l.leases.parse(p.key, a.Entry)
 	v := l.codec.NewBox()
-	if !h.Paused() || ok && !l.over(payload, time.Now(), l.swr+l.sie) && l.decode(p.key, payload, v) {
+	if !h.Paused() || ok && !l.sealExpired(payload, time.Now(), l.swr+l.sie) && l.decode(p.key, payload, v) {
 		return false
 	}
-	l.misfit(p, a.Entry)
+	l.rejectEntry(p, a.Entry)
 	return true
 }
 
-// claim is what a pursuit has to say to Acquire.
-func (p *pursuit) claim(expect time.Duration) claim {
+// acquireRequest returns the request that the key sends to Acquire.
+func (p *keyLoad) acquireRequest(expect time.Duration) acquireRequest {
 	p.sent = time.Now()
-	c := claim{token: p.token, want: p.aim.want, expect: expect, suspect: p.suspect}
-	switch p.sight.kind {
-	case unfit:
-		c.want, c.seen = script.Unfit, &p.sight.token
-	case due:
-		c.want, c.seen = script.Due, &p.sight.token
+	c := acquireRequest{token: p.token, want: p.intent.want, expect: expect, suspect: p.suspect}
+	switch p.snapshot.freshness {
+	case undecodable:
+		c.want, c.entryToken = script.Unfit, &p.snapshot.token
+	case refreshDue:
+		c.want, c.entryToken = script.Due, &p.snapshot.token
 	}
 	return c
 }
 
-// found is the outcome of a value that was found, and not loaded here.
-func (p *pursuit) found() Outcome {
+// foundOutcome returns the outcome of a value that was found and not loaded
+// here.
+func (p *keyLoad) foundOutcome() Outcome {
 	if p.waited {
 		return OutcomeWaited
 	}
 	return OutcomeHit
 }
 
-// misfit notes that an entry cannot be used.
-func (l *Engine) misfit(p *pursuit, b []byte) {
+// rejectEntry records that an entry cannot be used.
+func (l *Engine) rejectEntry(p *keyLoad, b []byte) {
 	h, _, _ := l.leases.parse(p.key, b)
-	p.sight = sight{kind: unfit, token: h.Token}
-	p.unfit++
+	p.snapshot = snapshot{freshness: undecodable, token: h.Token}
+	p.badEntries++
 }
 
-// fail ends flights for all their members.
-func (r *run) fail(err error, ps []*pursuit) {
+// fail ends flights for all their waiters.
+func (r *loadRun) fail(err error, ps []*keyLoad) {
 	for _, p := range ps {
-		p.f.finish(result{err: err, vain: true}, p.f.mark())
+		p.flight.finish(result{err: err, notAttempted: true}, p.flight.waiterCount())
 	}
 }
 
-// takeSlot waits for one of MaxLoads. A load that a load of ours has asked for
-// goes without: the one that waits for it has a slot, and might have the last. So
-// does one that has been asked for by others first, if a load with a slot waits
-// for it by now.
-func (r *run) takeSlot() (err error) {
+// takeSlot waits for one of MaxLoads. A load that another load has asked for
+// needs no slot: the one that waits for it holds a slot, perhaps the last. The
+// same is true of a load that other callers started, once a load with a slot
+// waits for it.
+func (r *loadRun) takeSlot() (err error) {
 	if r.trySlot() {
 		return nil
 	}
-	r.leave() // the others shall not wait with us
-	r.slot, err = r.l.slots.Enter(r.ctx, r.self)
+	r.leaveConvoy() // the other participants must not wait for this run
+	r.hasSlot, err = r.l.loadSlots.Enter(r.ctx, r.self)
 	return err
 }
 
 // trySlot takes a slot if one is free, and reports whether the run may load.
-func (r *run) trySlot() bool {
-	if r.l.slots == nil || r.slot || r.self.Nested() {
+func (r *loadRun) trySlot() bool {
+	if r.l.loadSlots == nil || r.hasSlot || r.self.Nested() {
 		return true
 	}
-	r.slot = r.l.slots.TryEnter(r.self)
-	return r.slot
+	r.hasSlot = r.l.loadSlots.TryEnter(r.self)
+	return r.hasSlot
 }
 
-func (r *run) freeSlot() {
-	if r.slot {
-		r.l.slots.Leave(r.self)
-		r.slot = false
+func (r *loadRun) freeSlot() {
+	if r.hasSlot {
+		r.l.loadSlots.Leave(r.self)
+		r.hasSlot = false
 	}
 }
 
-// What was loaded waits for what the other parties load, for as long as it took to
-// load itself, within these bounds.
+// After its load, a run waits for the other participants to load, for as long
+// as its own load took, within these bounds.
 const (
-	shortestWait = 10 * time.Millisecond
-	longestWait  = 50 * time.Millisecond
+	minPeerWait = 10 * time.Millisecond
+	maxPeerWait = 50 * time.Millisecond
 )
 
-// send sends calls, together with the other parties if there are any. It waits for
-// them no longer than patience; and for those who load if it has loaded itself.
-func (r *run) send(ctx context.Context, calls []*script.Call, loaded bool, patience time.Duration) {
-	c := r.together
+// send runs calls, together with the other participants if there are any. It
+// waits for them at most for patience; if loaded is set, also for participants
+// that still load.
+func (r *loadRun) send(ctx context.Context, calls []*script.Call, loaded bool, patience time.Duration) {
+	c := r.convoy
 	if c == nil {
-		r.l.send(ctx, calls)
+		r.l.exec(ctx, calls)
 		return
 	}
-	r.l.sendBy(ctx, calls, func() { c.SendOrLeave(ctx, r.l.silence(), r.l.Spawn, calls, loaded, patience) })
+	r.l.execBy(ctx, calls, func() { c.SendOrLeave(ctx, r.l.replyTimeout(), r.l.Spawn, calls, loaded, patience) })
 }
 
-// sendApart is send, to each server by itself. It does not wait, and notes nothing.
-func (r *run) sendApart(ctx context.Context, calls []*script.Call, loaded bool, patience time.Duration) *convoy.FanOut {
+// sendPerServer is like send, but sends to each server separately. It neither
+// waits nor reports to the breakers.
+func (r *loadRun) sendPerServer(ctx context.Context, calls []*script.Call, loaded bool, patience time.Duration) *convoy.FanOut {
 	l := r.l
-	if c := r.together; c != nil {
-		return c.SendApart(ctx, l.silence(), l.Spawn, calls, loaded, patience)
+	if c := r.convoy; c != nil {
+		return c.SendApart(ctx, l.replyTimeout(), l.Spawn, calls, loaded, patience)
 	}
-	return convoy.RunApart(ctx, l.rdb, l.silence(), l.Spawn, calls)
+	return convoy.RunApart(ctx, l.rdb, l.replyTimeout(), l.Spawn, calls)
 }
 
-var errPaused = errors.New("a load has failed, and it is too early for another")
+var errPaused = errors.New("the last load failed, and its back-off has not ended")

@@ -18,7 +18,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-func TestAKeyIsLoadedOnceForAllLoaders(t *testing.T) {
+func TestGet_LoadsOnceForAllEngines(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		source := newSource[string]()
@@ -38,7 +38,7 @@ func TestAKeyIsLoadedOnceForAllLoaders(t *testing.T) {
 	})
 }
 
-func TestAValueIsStoredWithItsLifeAndWhatItCost(t *testing.T) {
+func TestStore_RecordsLifeAndCost(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		p := quiet(newLoader(t, t.client(), typedOptions[string]{}))
@@ -59,7 +59,7 @@ func TestAValueIsStoredWithItsLifeAndWhatItCost(t *testing.T) {
 	})
 }
 
-func TestAValueMayLiveForever(t *testing.T) {
+func TestStore_ValueMayLiveForever(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		p := newLoader(t, t.client(), typedOptions[string]{})
@@ -73,8 +73,8 @@ func TestAValueMayLiveForever(t *testing.T) {
 }
 
 // A lease is given back at once, whatever the load returned, so that the next
-// caller need not wait for it to lapse.
-func TestALoadWithoutAValueGivesTheLeaseBackAtOnce(t *testing.T) {
+// caller need not wait until it lapses.
+func TestLease_IsGivenBackAtOnceWithoutAValue(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		load   typedFunc[string]
@@ -111,7 +111,7 @@ func TestALoadWithoutAValueGivesTheLeaseBackAtOnce(t *testing.T) {
 	}
 }
 
-// unable is a codec that cannot.
+// unable is a codec that always fails.
 type unable struct{ codec.Codec[string] }
 
 func (unable) Append(dst []byte, _ string) ([]byte, error) { return dst, errBroken }
@@ -121,7 +121,7 @@ type explosive struct{ codec.Codec[string] }
 func (explosive) Append([]byte, string) ([]byte, error) { panic("boom") }
 func (explosive) Decode([]byte, *string) error          { panic("boom") }
 
-func TestAValueThatCannotBeStoredIsReturnedAllTheSame(t *testing.T) {
+func TestStore_UnstorableValueIsReturned(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		codec codec.Codec[string]
@@ -154,7 +154,7 @@ func TestAValueThatCannotBeStoredIsReturnedAllTheSame(t *testing.T) {
 	}
 }
 
-func TestHeartbeatsKeepTheLeaseOfALongLoad(t *testing.T) {
+func TestHeartbeat_KeepsTheLeaseOfALongLoad(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		o := typedOptions[string]{LeaseTTL: 150 * time.Millisecond}
@@ -164,15 +164,16 @@ func TestHeartbeatsKeepTheLeaseOfALongLoad(t *testing.T) {
 			return "v", hour, nil
 		})
 		synctest.Wait()
-		b := get(t, q, never[string](t)) // it asks over and over again
+		b := get(t, q, never[string](t)) // it asks again and again
 		gets(t, "v", a, b)
 		t.holds("v")
 		require.Zero(t, p.Stats().Fenced)
 	})
 }
 
-// The lease is so long that a machine that stands still for a while does not lose it.
-func TestHeartbeatsKeepTheLeaseOfALongLoadInRealTime(t *testing.T) {
+// The lease is so long that a machine that stands still for a while does not
+// lose it.
+func TestHeartbeat_KeepsTheLeaseOfALongLoadInRealTime(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		extended := make(chan struct{}, 64)
@@ -194,7 +195,7 @@ func TestHeartbeatsKeepTheLeaseOfALongLoadInRealTime(t *testing.T) {
 	})
 }
 
-func TestAHeartbeatThatFailsIsNotTheLast(t *testing.T) {
+func TestHeartbeat_GoesOnAfterAFailure(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		var faults redistest.Faults
@@ -211,8 +212,8 @@ func TestAHeartbeatThatFailsIsNotTheLast(t *testing.T) {
 	})
 }
 
-// A heartbeat that hangs must not hold back what the load returns.
-func TestALoadDoesNotWaitForItsHeartbeat(t *testing.T) {
+// A heartbeat that hangs must not delay the result of the load.
+func TestHeartbeat_DoesNotDelayItsLoad(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		hangs := t.fence(named("extend"))
@@ -229,7 +230,7 @@ func TestALoadDoesNotWaitForItsHeartbeat(t *testing.T) {
 	})
 }
 
-func TestALeaseIsFreeAsSoonAsItsHoldersCallersHaveLeft(t *testing.T) {
+func TestLease_IsFreeOnceTheHoldersCallersLeft(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		p, q := quiet(newLoader(t, t.client(), still[string]())), quiet(newLoader(t, t.client(), still[string]()))
@@ -248,13 +249,13 @@ func TestALeaseIsFreeAsSoonAsItsHoldersCallersHaveLeft(t *testing.T) {
 	})
 }
 
-func TestALeaseIsFreeAsSoonAsTheLoadHasTakenTooLong(t *testing.T) {
+func TestLease_IsFreeOnceTheLoadTimedOut(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		p := quiet(newLoader(t, t.client(), typedOptions[string]{Timeout: 5 * time.Second}))
 		begin := time.Now()
 		a := get(t, p, func(context.Context) (string, Life, error) {
-			time.Sleep(time.Minute) // it heeds nothing
+			time.Sleep(time.Minute) // it ignores its ctx
 			return "late", hour, nil
 		})
 		_, err := a.wait(t)
@@ -264,7 +265,7 @@ func TestALeaseIsFreeAsSoonAsTheLoadHasTakenTooLong(t *testing.T) {
 		t.absent()
 		gets(t, "v", get(t, p, gives("v")))
 		time.Sleep(time.Minute)
-		t.holds("v") // what was left behind is not stored
+		t.holds("v") // the result of the load left behind is not stored
 	})
 }
 
@@ -277,14 +278,14 @@ func dies(t *lab, ttl time.Duration, want Grant) {
 	require.Equal(t, want, a.Grant)
 }
 
-func TestALeaseOfADeadProcessIsTakenOverWithinItsTTL(t *testing.T) {
+func TestLease_OfADeadProcessIsTakenOverWithinItsTTL(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		begin func(*lab)
 		want  Grant
 	}{
 		"on a key without a value": {func(*lab) {}, Granted},
-		"on a stale value":         {func(t *lab) { t.stale("stale") }, Refresh},
+		"on a stale value":         {func(t *lab) { t.stale("stale") }, GrantedStale},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -303,7 +304,7 @@ func TestALeaseOfADeadProcessIsTakenOverWithinItsTTL(t *testing.T) {
 	}
 }
 
-func TestAWaiterAsksForTheLeaseOfALivingProcessOnce(t *testing.T) {
+func TestWaiter_AsksOnceForTheLeaseOfALivingProcess(t *testing.T) {
 	t.Parallel()
 	for name, begin := range map[string]func(*lab){
 		"on a key without a value": func(*lab) {},
@@ -329,14 +330,14 @@ func TestAWaiterAsksForTheLeaseOfALivingProcessOnce(t *testing.T) {
 	}
 }
 
-// What Q waited for has been replaced, has grown stale, and somebody's refresh of
-// it has failed: it is no answer, though it is a value.
-func TestAWaiterDoesNotTakeTheStaleValueThatAFailedRefreshLeft(t *testing.T) {
+// The value that Q waited for was replaced and has become stale, and another
+// process failed to refresh it. The value is no answer.
+func TestWaiter_DoesNotTakeTheStaleValueOfAFailedRefresh(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		t.stale("stale")
 		a := t.proc()
-		a.acquire(Refresh)
+		a.acquire(GrantedStale)
 		var asked redistest.Counter
 		poll := t.fence(func(cmd redis.Cmder) bool { return cmd.Name() == "get" && asked.Count("get") > 1 })
 		q := quiet(newLoader(t, t.client(&asked, poll.before()), still[string]()))
@@ -344,15 +345,15 @@ func TestAWaiterDoesNotTakeTheStaleValueThatAFailedRefreshLeft(t *testing.T) {
 		within(t, poll.arrived)
 		require.NoError(t, a.leases.Write(t.Context(), t.key, []byte("old"), Life{Fresh: time.Second, Keep: time.Hour}))
 		time.Sleep(2 * time.Second)
-		a.release(a.acquire(Refresh).Token, true)
+		a.release(a.acquire(GrantedStale).Token, true)
 		close(poll.pass)
 		gets(t, "new", b)
 	})
 }
 
-// M29 among them: after a step back of the server's clock a lease ends that much
+// Includes M29: after a step back of the server's clock a lease ends that much
 // later.
-func TestALeaseThatEndsTooLateIsNotWaitedForUntilThen(t *testing.T) {
+func TestLease_ThatEndsTooLateIsNotWaitedFor(t *testing.T) {
 	t.Parallel()
 	for name, dead := range map[string]func(*lab){
 		"one without a TTL": func(t *lab) {
@@ -360,7 +361,7 @@ func TestALeaseThatEndsTooLateIsNotWaitedForUntilThen(t *testing.T) {
 			require.NoError(t, t.rdb.Persist(t.Context(), t.key).Err())
 		},
 		"one that lasts for an hour":                  func(t *lab) { dies(t, time.Hour, Granted) },
-		"one on a stale value that lasts for an hour": func(t *lab) { t.stale("stale"); dies(t, time.Hour, Refresh) },
+		"one on a stale value that lasts for an hour": func(t *lab) { t.stale("stale"); dies(t, time.Hour, GrantedStale) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -374,7 +375,7 @@ func TestALeaseThatEndsTooLateIsNotWaitedForUntilThen(t *testing.T) {
 	}
 }
 
-func TestMaxLoadsBoundsLoadsAndLeases(t *testing.T) {
+func TestMaxLoads_BoundsLoadsAndLeases(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		o := still[string]()
@@ -403,7 +404,7 @@ func TestMaxLoadsBoundsLoadsAndLeases(t *testing.T) {
 					leases++
 				}
 			}
-			require.Equal(t, min(2, left), leases, "who queues has a lease")
+			require.Equal(t, min(2, left), leases, "a queued load holds a lease")
 			<-source.began
 			source.value <- "v"
 		}
@@ -412,7 +413,7 @@ func TestMaxLoadsBoundsLoadsAndLeases(t *testing.T) {
 	})
 }
 
-func TestALoadLeftBehindStillCountsAgainstMaxLoads(t *testing.T) {
+func TestMaxLoads_CountsALoadLeftBehind(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		p := quiet(newLoader(t, t.client(), typedOptions[string]{MaxLoads: 1, Timeout: time.Second}))
@@ -435,7 +436,7 @@ func TestALoadLeftBehindStillCountsAgainstMaxLoads(t *testing.T) {
 	})
 }
 
-func TestALoadThatALoadAsksForNeedsNoPlaceOfItsOwn(t *testing.T) {
+func TestMaxLoads_NestedLoadNeedsNoSlot(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		o := still[string]()
@@ -457,7 +458,7 @@ func TestALoadThatALoadAsksForNeedsNoPlaceOfItsOwn(t *testing.T) {
 	})
 }
 
-func TestWhoWaitsForAnotherProcessTakesNoSlot(t *testing.T) {
+func TestMaxLoads_WaiterForAnotherProcessTakesNoSlot(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		o := still[string]()
@@ -474,7 +475,7 @@ func TestWhoWaitsForAnotherProcessTakesNoSlot(t *testing.T) {
 	})
 }
 
-func TestALoadThatAsksItsLoaderForTheSameKeyIsToldSo(t *testing.T) {
+func TestGet_LoadOfItsOwnKeyIsReentrant(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		p := quiet(newLoader(t, t.client(), still[string]()))
@@ -497,7 +498,7 @@ func TestALoadThatAsksItsLoaderForTheSameKeyIsToldSo(t *testing.T) {
 	})
 }
 
-// named matches commands that run one of our scripts.
+// named matches commands that run a lease script.
 func named(script string) func(redis.Cmder) bool {
 	return func(cmd redis.Cmder) bool { return scriptName(cmd) == script }
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/cachex-go/cachex/internal/entry"
 )
 
-// A genuine payload is what was sealed for a key.
+// A genuine payload was sealed for a key.
 type genuine struct {
 	key     string
 	none    bool
@@ -22,7 +22,7 @@ type genuine struct {
 	payload []byte
 }
 
-// forger makes entries of what was sealed, without the secret.
+// forger makes entries from sealed payloads, without the secret.
 type forger struct {
 	l    *Loader[string]
 	made []genuine
@@ -44,7 +44,7 @@ func newForger(t testing.TB, packed bool) *forger {
 			b, err := l.engine.encode(nil, key, end, &value)
 			require.NoError(t, err)
 			f.made = append(f.made, genuine{key, false, value, end, b})
-			b, err = l.engine.encodeNone(key, end)
+			b, err = l.engine.encodeNotFound(key, end)
 			require.NoError(t, err)
 			f.made = append(f.made, genuine{key, true, "", end, b})
 		}
@@ -52,7 +52,7 @@ func newForger(t testing.TB, packed bool) *forger {
 	return f
 }
 
-// forge returns an entry of key, whose sums are right.
+// forge returns an entry of key with correct checksums.
 func (f *forger) forge(r *rand.Rand, key string) []byte {
 	h := entry.Header{
 		State: []entry.State{entry.Value, entry.Absent, entry.Lease}[r.IntN(20)/9],
@@ -92,7 +92,8 @@ func (f *forger) forge(r *rand.Rand, key string) []byte {
 	return b
 }
 
-// genuine returns what was sealed that b holds for key, and whether there is any.
+// genuine returns the sealed payload for key that b holds, and whether there is
+// one.
 func (f *forger) genuine(key string, b []byte, none bool) (genuine, bool) {
 	_, payload, _ := f.l.engine.leases.parse(key, b)
 	for _, g := range f.made {
@@ -103,8 +104,8 @@ func (f *forger) genuine(key string, b []byte, none bool) (genuine, bool) {
 	return genuine{}, false
 }
 
-// check wants that whatever is believed of b was sealed for key and has not ended.
-// It reports whether anything is.
+// check requires that every believed part of b was sealed for key and has not
+// ended. It reports whether any part is believed.
 func (f *forger) check(t testing.TB, key string, b []byte) (believed bool) {
 	t.Helper()
 	within := func(what string, none bool, v string, windows time.Duration) {
@@ -114,31 +115,31 @@ func (f *forger) check(t testing.TB, key string, b []byte) (believed bool) {
 		if !ok || g.value != v {
 			t.Fatalf("%s of %q is believed, which was not sealed for %q: %x", what, v, key, b)
 		}
-		if g.end != Forever && g.end+slack*time.Millisecond+windows < -time.Second {
+		if g.end != Forever && g.end+clockSkew*time.Millisecond+windows < -time.Second {
 			t.Fatalf("%s of %q is believed, which has ended %v ago", what, v, -g.end)
 		}
 	}
 	for _, doubt := range []bool{false, true} {
 		var v string
-		switch s := f.l.engine.parse(key, b, doubt, time.Now(), &v); s.kind {
-		case missing, unfit:
-		case none:
+		switch s := f.l.engine.decodeEntry(key, b, doubt, time.Now(), &v); s.freshness {
+		case absent, undecodable:
+		case notFound:
 			within("an absence", true, "", 0)
-		case fresh, due:
+		case fresh, refreshDue:
 			within("a fresh value", false, v, 0)
-		case stale, loading:
+		case stale, staleRefreshing:
 			within("a stale value", false, v, time.Minute)
-		case old, pausing:
+		case errorOnly, staleBackoff:
 			within("an old value", false, v, 2*time.Minute)
 		}
 	}
-	if v, ok := f.l.engine.value(key, b, 0); ok {
+	if v, ok := f.l.engine.decodeAnyAge(key, b, 0); ok {
 		within("a value that a script calls fresh", false, *v.(*string), 0)
 	}
-	if v, ok := f.l.engine.value(key, b, f.l.engine.swr+f.l.engine.sie); ok {
+	if v, ok := f.l.engine.decodeAnyAge(key, b, f.l.engine.swr+f.l.engine.sie); ok {
 		within("a value that a script calls stale", false, *v.(*string), 2*time.Minute)
 	}
-	if f.l.engine.none(key, b) {
+	if f.l.engine.isNotFound(key, b) {
 		within("what a script calls an absence", true, "", 0)
 	}
 	return believed
@@ -163,8 +164,8 @@ func TestSeal_NoForgedEntryIsBelieved(t *testing.T) {
 	}
 }
 
-// A worker of the fuzzer is a process, which knows only what it has sealed itself. So the
-// input is how an entry is forged, and not the entry.
+// A worker of the fuzzer is a process, and knows only payloads that it has
+// sealed itself. So the input is the way to forge an entry, and not the entry.
 func FuzzSeal(f *testing.F) {
 	forgers := []*forger{newForger(f, false), newForger(f, true)}
 	for seed := range uint64(20) {
@@ -184,12 +185,12 @@ func TestSeal_AnAbsenceOfAPlainCodecHasNoPayload(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		l := newLoader(t, t.rdb, still[string]())
-		for payload, want := range map[string]kind{"": none, "x": unfit} {
+		for payload, want := range map[string]freshness{"": notFound, "x": undecodable} {
 			h := entry.Header{State: entry.Absent, Soft: entry.Forever, Token: entry.NewToken(), Sum: entry.Sum(t.key, []byte(payload))}
 			b := append(h.Append(nil), payload...)
 			var v string
-			require.Equal(t, want, l.engine.parse(t.key, b, true, time.Now(), &v).kind, "%q", payload)
-			require.Equal(t, want == none, l.engine.none(t.key, b), "%q", payload)
+			require.Equal(t, want, l.engine.decodeEntry(t.key, b, true, time.Now(), &v).freshness, "%q", payload)
+			require.Equal(t, want == notFound, l.engine.isNotFound(t.key, b), "%q", payload)
 		}
 	})
 }

@@ -35,7 +35,8 @@ func (o *typedOptions[V]) untyped() Options {
 	}
 }
 
-// A Loader is an Engine whose values have a type: most tests read better with one.
+// A Loader is an Engine whose values have a type: most tests are easier to read
+// with one.
 type Loader[V any] struct {
 	engine *Engine // not embedded: each type would then compile a wrapper of each of its methods
 }
@@ -93,21 +94,21 @@ func (l *Loader[V]) ReloadMany(ctx context.Context, keys []string, every time.Du
 	return l.engine.ReloadMany(ctx, keys, every, boxMany(load))
 }
 
-func (l *Loader[V]) Writing(key string, v V, life Life) (Writing, error) {
-	return l.engine.Writing(key, life, &v)
+func (l *Loader[V]) Writing(key string, v V, life Life) (Write, error) {
+	return l.engine.NewWrite(key, life, &v)
 }
 
 func (l *Loader[V]) Decode(key string, payload []byte, v *V) error {
 	return l.engine.Decode(key, payload, v)
 }
 
-func (l *Loader[V]) Write(ctx context.Context, w Writing) error { return l.engine.Write(ctx, w) }
+func (l *Loader[V]) Write(ctx context.Context, w Write) error { return l.engine.Write(ctx, w) }
 
 func (l *Loader[V]) Delete(ctx context.Context, keys []string) []error {
 	return l.engine.Delete(ctx, keys)
 }
 
-func (l *Loader[V]) WriteThrough(ctx context.Context, ws []Writing, down func(context.Context) []error) []error {
+func (l *Loader[V]) WriteThrough(ctx context.Context, ws []Write, down func(context.Context) []error) []error {
 	return l.engine.WriteThrough(ctx, ws, down)
 }
 
@@ -117,12 +118,12 @@ func (l *Loader[V]) ForgetAll() { l.engine.ForgetAll() }
 
 func (l *Loader[V]) Leases() *Leases { return l.engine.Leases() }
 
-func (l *Loader[V]) Turns() *Turns { return l.engine.Turns() }
+func (l *Loader[V]) Turns() *Periodic { return l.engine.Periodic() }
 
-func (l *Loader[V]) Send(ctx context.Context, calls ...*script.Call) { l.engine.Send(ctx, calls...) }
+func (l *Loader[V]) Send(ctx context.Context, calls ...*script.Call) { l.engine.Exec(ctx, calls...) }
 
 func (l *Loader[V]) Note(ctx context.Context, key string, began time.Time, err error) {
-	l.engine.Note(ctx, key, began, err)
+	l.engine.Observe(ctx, key, began, err)
 }
 
 func (l *Loader[V]) Spawn(code guard.Code, fn func() error, done func(error)) {
@@ -144,7 +145,7 @@ type typedManyFunc[V any] func(ctx context.Context, keys []int) []typedLoaded[V]
 type typedAnswer[V any] struct {
 	Value   V
 	Outcome Outcome
-	Err     error // as that of Get
+	Err     error // as of Get
 }
 
 func (l *Loader[V]) GetMany(ctx context.Context, keys []string, limit int, load typedManyFunc[V]) []typedAnswer[V] {
@@ -162,7 +163,7 @@ type values[V any] []V
 
 func (vs values[V]) Box(i int) any { return &vs[i] }
 
-func (values[V]) answers(boxes []Answer) []typedAnswer[V] {
+func (values[V]) answers(boxes []KeyResult) []typedAnswer[V] {
 	all := make([]typedAnswer[V], len(boxes))
 	for i, a := range boxes {
 		all[i] = typedAnswer[V]{Value: unbox[V](a.Value), Outcome: a.Outcome, Err: a.Err}
@@ -195,12 +196,12 @@ func boxMany[V any](load typedManyFunc[V]) ManyFunc {
 	if load == nil {
 		return nil
 	}
-	return func(ctx context.Context, keys []int) []Loaded {
+	return func(ctx context.Context, keys []int) []LoadResult {
 		typed := slices.Clone(load(ctx, keys)) // the values are pointed to from now on
-		all := make([]Loaded, len(typed))
+		all := make([]LoadResult, len(typed))
 		for i := range typed {
 			one := &typed[i]
-			all[i] = Loaded{Value: &one.Value, Life: one.Life, Err: one.Err}
+			all[i] = LoadResult{Value: &one.Value, Life: one.Life, Err: one.Err}
 		}
 		return all
 	}

@@ -18,9 +18,10 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// Processes that listen for other keys hear nothing of a contended load, and cost the
-// server next to nothing. CACHEX_SIZES=1 has 5,000 of them, and holds the server's own
-// account of a load to twice what it takes without them.
+// Processes that listen for other keys hear nothing of a contended load, and
+// cost the server next to nothing. CACHEX_SIZES=1 runs 5,000 of them. It
+// asserts that, by the server's own account, a load costs at most twice its
+// cost without them.
 func TestContendedLoad_CostsTheServerTheSameWhoeverElseListens(t *testing.T) {
 	t.Parallel()
 	listeners, rounds, full := 200, 20, os.Getenv("CACHEX_SIZES") != ""
@@ -88,8 +89,8 @@ func word(t testing.TB, conn net.Conn, lines int) (first string) {
 	return first
 }
 
-// spent returns the microseconds that a server says that it has spent on the commands
-// of loaders, with what their scripts call.
+// spent returns the microseconds that a server reports for the commands of
+// loaders, including the commands that their scripts call.
 func spent(t testing.TB, rdb redis.UniversalClient) (us float64) {
 	t.Helper()
 	info, err := rdb.Info(context.Background(), "commandstats").Result()

@@ -18,36 +18,36 @@ import (
 	"github.com/cachex-go/cachex/internal/wake"
 )
 
-func TestAWaiterLooksFirstWhenTheLoadShouldBeOver(t *testing.T) {
+func TestWaiter_LooksFirstWhenTheLoadShouldHaveEnded(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		now, lease := time.Now(), 3*time.Second
 		for name, test := range map[string]struct {
-			a      Acquisition
-			expect time.Duration // what our own loads cost
+			a      AcquireResult
+			expect time.Duration // the cost of our own loads
 			lease  time.Duration
 			want   time.Duration
 		}{
-			"nobody knows":               {Acquisition{Grant: Held, Began: now}, 0, lease, 5 * time.Millisecond},
-			"its holder knows":           {Acquisition{Grant: Held, Began: now, Cost: 500 * time.Millisecond}, 0, lease, 501 * time.Millisecond},
-			"its holder knows better":    {Acquisition{Grant: Held, Began: now, Cost: 500 * time.Millisecond}, time.Second, lease, 501 * time.Millisecond},
-			"we know":                    {Acquisition{Grant: Held, Began: now}, time.Second, lease, 1001 * time.Millisecond},
-			"it began before":            {Acquisition{Grant: Held, Began: now.Add(-300 * time.Millisecond), Cost: 500 * time.Millisecond}, 0, lease, 201 * time.Millisecond},
-			"it should be over":          {Acquisition{Grant: Held, Began: now.Add(-time.Hour), Cost: 500 * time.Millisecond}, 0, lease, 2 * time.Millisecond},
-			"the server's clock is fast": {Acquisition{Grant: Held, Began: now.Add(time.Hour), Cost: 500 * time.Millisecond}, 0, lease, 501 * time.Millisecond},
-			"the server's clock is 0":    {Acquisition{Grant: Held, Began: time.UnixMilli(0), Cost: time.Second}, 0, lease, 2 * time.Millisecond},
-			"longer than a lease":        {Acquisition{Grant: Held, Began: now, Cost: time.Minute}, 0, lease, lease},
-			"longer than a short lease":  {Acquisition{Grant: Held, Began: now}, time.Minute, MinLeaseTTL, MinLeaseTTL},
-			"a stale value says nothing": {Acquisition{Grant: Stale}, time.Second, lease, 5 * time.Millisecond},
+			"unknown cost":               {AcquireResult{Grant: Held, Began: now}, 0, lease, 5 * time.Millisecond},
+			"its holder knows":           {AcquireResult{Grant: Held, Began: now, Cost: 500 * time.Millisecond}, 0, lease, 501 * time.Millisecond},
+			"its holder knows better":    {AcquireResult{Grant: Held, Began: now, Cost: 500 * time.Millisecond}, time.Second, lease, 501 * time.Millisecond},
+			"we know":                    {AcquireResult{Grant: Held, Began: now}, time.Second, lease, 1001 * time.Millisecond},
+			"it began before":            {AcquireResult{Grant: Held, Began: now.Add(-300 * time.Millisecond), Cost: 500 * time.Millisecond}, 0, lease, 201 * time.Millisecond},
+			"it should be over":          {AcquireResult{Grant: Held, Began: now.Add(-time.Hour), Cost: 500 * time.Millisecond}, 0, lease, 2 * time.Millisecond},
+			"the server's clock is fast": {AcquireResult{Grant: Held, Began: now.Add(time.Hour), Cost: 500 * time.Millisecond}, 0, lease, 501 * time.Millisecond},
+			"the server's clock is 0":    {AcquireResult{Grant: Held, Began: time.UnixMilli(0), Cost: time.Second}, 0, lease, 2 * time.Millisecond},
+			"longer than a lease":        {AcquireResult{Grant: Held, Began: now, Cost: time.Minute}, 0, lease, lease},
+			"longer than a short lease":  {AcquireResult{Grant: Held, Began: now}, time.Minute, MinLeaseTTL, MinLeaseTTL},
+			"a stale value says nothing": {AcquireResult{Grant: HeldStale}, time.Second, lease, 5 * time.Millisecond},
 		} {
 			l := newLoader(t, t.client(), typedOptions[string]{LeaseTTL: test.lease})
-			l.engine.cost.Store(int64(test.expect))
-			p := l.engine.polling(test.a)
+			l.engine.loadCost.Store(int64(test.expect))
+			p := l.engine.pollPlan(test.a)
 			first := p.Next(false) // with jitter, see the tests of Poll
 			require.GreaterOrEqual(t, first, test.want, name)
 			require.LessOrEqual(t, first, test.want+min(test.want/4, 50*time.Millisecond), name)
 
-			live := l.engine.polling(test.a)
+			live := l.engine.pollPlan(test.a)
 			grace := min(max(100*time.Millisecond, test.want/4), 250*time.Millisecond)
 			first = live.Next(true)
 			require.GreaterOrEqual(t, first, test.want+grace, "%s, and a message may come", name)
@@ -65,7 +65,7 @@ func listens(t testing.TB, l *wake.Listener) {
 	}, patience, time.Millisecond)
 }
 
-// awaited waits until the lease of the lab's key says that somebody waits.
+// awaited waits until the lease of the lab's key is marked as awaited.
 func (l *lab) awaited() {
 	l.Helper()
 	require.Eventually(l, func() bool {
@@ -74,7 +74,7 @@ func (l *lab) awaited() {
 	}, patience, time.Millisecond)
 }
 
-func TestAWaiterIsWokenByAMessageAtOnce(t *testing.T) {
+func TestWaiter_IsWokenByAMessage(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		begin func(*lab)
@@ -110,12 +110,12 @@ func TestAWaiterIsWokenByAMessageAtOnce(t *testing.T) {
 }
 
 // On a real server, too.
-func TestAWaiterWhoIsLiveHardlyPolls(t *testing.T) {
+func TestWaiter_HardlyPollsWhileSubscribed(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		var asked redistest.Counter
 		p, q := newLoader(t, t.client(), still[string]()), newLoader(t, t.client(&asked), still[string]())
-		p.engine.cost.Store(int64(time.Hour)) // what P says that its load costs
+		p.engine.loadCost.Store(int64(time.Hour)) // the cost that P announces for its load
 		source := newSource[string]()
 		a := get(t, p, source.load)
 		within(t, source.began)
@@ -129,11 +129,11 @@ func TestAWaiterWhoIsLiveHardlyPolls(t *testing.T) {
 	})
 }
 
-func TestAWriteWakesTheWaiters(t *testing.T) {
+func TestWrite_WakesTheWaiters(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		p, q := newLoader(t, t.client(), still[string]()), newLoader(t, t.client(), still[string]())
-		p.engine.cost.Store(int64(time.Hour)) // so that Q's first poll is an hour away
+		p.engine.loadCost.Store(int64(time.Hour)) // so that Q's first poll is an hour away
 		source := newSource[string]()
 		a := get(t, p, source.load)
 		within(t, source.began)
@@ -148,7 +148,7 @@ func TestAWriteWakesTheWaiters(t *testing.T) {
 	})
 }
 
-func TestNothingIsPublishedWhereNobodyWaits(t *testing.T) {
+func TestWake_PublishesNothingWithoutWaiters(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		alone, contended := t.key+":alone", t.key+":contended"
@@ -178,8 +178,9 @@ func TestNothingIsPublishedWhereNobodyWaits(t *testing.T) {
 	})
 }
 
-// The next test has a user that may run scripts and touch keys, but no channels.
-func TestAWaiterPollsWhereSubscriptionsAreRefused(t *testing.T) {
+// The next test has a user that may run scripts and touch keys, but has no
+// channels.
+func TestWaiter_PollsIfSubscriptionsAreRefused(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
 	admin := s.Client(nil)
@@ -195,7 +196,7 @@ func TestAWaiterPollsWhereSubscriptionsAreRefused(t *testing.T) {
 		b := get(t, q, never[string](t))
 		t.awaited()
 		require.Eventually(t, func() bool { // it was refused
-			live, retryAt, _ := q.engine.hear.State()
+			live, retryAt, _ := q.engine.listener.State()
 			return !live && retryAt.After(time.Now())
 		}, patience, time.Millisecond)
 		source.value <- "v" // the script may not publish, and stores all the same
@@ -205,33 +206,33 @@ func TestAWaiterPollsWhereSubscriptionsAreRefused(t *testing.T) {
 	})
 }
 
-func TestAWaiterWhoseSubscriptionBreaksLooksAtOnceAndSubscribesAgain(t *testing.T) {
+func TestWaiter_LooksAndResubscribesAfterALostSubscription(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
 	work(t, s.Client(nil), func(t *lab) {
 		p, q := newLoader(t, t.client(), still[string]()), newLoader(t, t.client(), still[string]())
-		p.engine.cost.Store(int64(time.Hour))
+		p.engine.loadCost.Store(int64(time.Hour))
 		source := newSource[string]()
 		a := get(t, p, source.load)
 		within(t, source.began)
 		b := get(t, q, never[string](t))
 		t.awaited()
 		for range 3 {
-			listens(t, q.engine.hear)
-			_, _, before := q.engine.hear.State()
+			listens(t, q.engine.listener)
+			_, _, before := q.engine.listener.State()
 			require.NoError(t, t.rdb.ClientKillByFilter(t.Context(), "TYPE", "pubsub").Err())
 			require.Eventually(t, func() bool {
-				_, _, begun := q.engine.hear.State()
+				_, _, begun := q.engine.listener.State()
 				return begun > before
 			}, patience, time.Millisecond)
 		}
-		listens(t, q.engine.hear)
+		listens(t, q.engine.listener)
 		source.value <- "v"
 		gets(t, "v", a, b)
 	})
 }
 
-// connections lets a test hold a client's dials back, and break what they made.
+// connections lets a test delay a client's dials, and break their connections.
 type connections struct {
 	dial    func(ctx context.Context, network, addr string) (net.Conn, error)
 	hold    atomic.Pointer[chan struct{}] // dials wait for it
@@ -263,12 +264,12 @@ func (l *lab) watched(hooks ...redis.Hook) (*redis.Client, *connections) {
 	return rdb, c
 }
 
-func TestAWaiterLooksWhenItsSubscriptionBeginsForItMayHaveMissedTheMessage(t *testing.T) {
+func TestWaiter_LooksWhenItsSubscriptionBegins(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		rdb, conns := t.watched()
 		p, q := newLoader(t, t.client(), still[string]()), newLoader(t, rdb, still[string]())
-		p.engine.cost.Store(int64(time.Hour))
+		p.engine.loadCost.Store(int64(time.Hour))
 		source := newSource[string]()
 		a := get(t, p, source.load)
 		within(t, source.began)
@@ -287,15 +288,15 @@ func TestAWaiterLooksWhenItsSubscriptionBeginsForItMayHaveMissedTheMessage(t *te
 	})
 }
 
-// A subscription that is confirmed soon needs no look: what ends a load that takes a
-// hundred times as long comes later. Before it, the waiter read the key once more.
+// After a quick subscription the waiter need not look: a load that takes a
+// hundred times as long ends later. Before, the waiter read the key once more.
 func TestWaiter_DoesNotLookAfterASubscriptionThatWasQuick(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		var asked redistest.Counter
 		p, q := newLoader(t, t.client(), still[string]()), newLoader(t, t.client(&asked), still[string]())
 		for _, l := range []*Loader[string]{p, q} {
-			l.engine.learn(100 * time.Millisecond)
+			l.engine.recordCost(100 * time.Millisecond)
 		}
 		for _, takes := range []time.Duration{100 * time.Millisecond, 104 * time.Millisecond, 98 * time.Millisecond} {
 			t.delete()
@@ -316,14 +317,14 @@ func TestWaiter_DoesNotLookAfterASubscriptionThatWasQuick(t *testing.T) {
 	})
 }
 
-// A message that was sent before the subscription is lost. The waiter finds out when it
-// begins, or soon after the load should be over, if the load should take long.
+// A message sent before the subscription is lost. The waiter finds out when the
+// subscription begins, or soon after the expected end of a long load.
 func TestWaiter_FindsALoadThatEndedBeforeItsSubscriptionBegan(t *testing.T) {
 	t.Parallel()
 	const dials = 5 * time.Millisecond
 	for name, test := range map[string]struct {
 		costs []time.Duration // of the loads before
-		most  time.Duration   // that the waiter waits
+		most  time.Duration   // the longest wait
 	}{
 		"of which nothing is known":        {nil, dials},
 		"that often takes long":            {[]time.Duration{200 * time.Millisecond, time.Millisecond, 200 * time.Millisecond}, dials},
@@ -338,11 +339,11 @@ func TestWaiter_FindsALoadThatEndedBeforeItsSubscriptionBegan(t *testing.T) {
 				rdb, conns := t.watched()
 				p, q := newLoader(t, t.client(), still[string]()), newLoader(t, rdb, still[string]())
 				for _, cost := range test.costs {
-					p.engine.learn(cost)
-					q.engine.learn(cost)
+					p.engine.recordCost(cost)
+					q.engine.recordCost(cost)
 				}
 				if test.costs == nil {
-					p.engine.learn(time.Hour)
+					p.engine.recordCost(time.Hour)
 				}
 				source := newSource[string]()
 				a := get(t, p, source.load)
@@ -363,7 +364,7 @@ func TestWaiter_FindsALoadThatEndedBeforeItsSubscriptionBegan(t *testing.T) {
 }
 
 // A load that failed soon counts as a quick one.
-func TestLoader_KnowsHowQuickLoadsOfLateWere(t *testing.T) {
+func TestEngine_KnowsTheFastestRecentLoad(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		l := newLoader(t, t.client(), typedOptions[string]{})
@@ -374,11 +375,11 @@ func TestLoader_KnowsHowQuickLoadsOfLateWere(t *testing.T) {
 				return "v", hour, err
 			})
 			require.Equal(t, err, got)
-			return time.Duration(l.engine.quick.Load())
+			return time.Duration(l.engine.fastestLoad.Load())
 		}
 		require.Equal(t, time.Second, load(time.Second, nil))
 		require.Equal(t, time.Millisecond, load(time.Millisecond, errBroken))
-		require.Equal(t, time.Second, l.engine.expect())
+		require.Equal(t, time.Second, l.engine.expectedCost())
 		require.Less(t, load(time.Second, nil), 200*time.Millisecond)
 		for range 40 {
 			load(time.Second, nil)
@@ -387,8 +388,9 @@ func TestLoader_KnowsHowQuickLoadsOfLateWere(t *testing.T) {
 	})
 }
 
-// While processes of the release before run, whose scripts publish on one channel for
-// all keys, the waiters of either find by polling what processes of the other loaded.
+// Processes of the previous release publish on one channel for all keys. While
+// they run, the waiters of either release find the loads of the other by
+// polling.
 func TestWaiter_PollsBesideAReleaseThatPublishesElsewhere(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
@@ -407,8 +409,8 @@ func TestWaiter_PollsBesideAReleaseThatPublishesElsewhere(t *testing.T) {
 		q := newLoader(t, t.client(), still[string]())
 		b := get(t, q, never[string](t))
 		t.awaited()
-		listens(t, q.engine.hear)
-		args := leases.storing(t.key, entry.Value, a.Token, []byte("v"), hour, time.Now(), time.Second).Args
+		listens(t, q.engine.listener)
+		args := leases.storeCall(t.key, entry.Value, a.Token, []byte("v"), hour, time.Now(), time.Second).Args
 		require.NoError(t, t.rdb.Eval(t.Context(), old, []string{t.key}, args...).Err())
 		msg, err := heard.ReceiveMessage(t.Context())
 		require.NoError(t, err)
@@ -420,7 +422,7 @@ func TestWaiter_PollsBesideAReleaseThatPublishesElsewhere(t *testing.T) {
 	})
 }
 
-func TestAWaiterLooksWhenItsSubscriptionBreaks(t *testing.T) {
+func TestWaiter_LooksWhenItsSubscriptionBreaks(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		var asked redistest.Counter
@@ -442,9 +444,9 @@ func TestAWaiterLooksWhenItsSubscriptionBreaks(t *testing.T) {
 	})
 }
 
-// The lease that a waiter waited for is gone, and the next one does not know that
-// anybody waits.
-func TestAWaiterMakesItselfKnownToTheNextHolder(t *testing.T) {
+// The lease that a waiter waited for is gone, and the next holder does not know
+// of the waiter.
+func TestWaiter_MakesItselfKnownToTheNextHolder(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		q := newLoader(t, t.client(), still[string]())
@@ -463,7 +465,7 @@ func TestAWaiterMakesItselfKnownToTheNextHolder(t *testing.T) {
 	})
 }
 
-func TestAMessageThatSaysNothingNewIsHeardInVain(t *testing.T) {
+func TestWaiter_IgnoresAMessageWithoutNews(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		p, q := newLoader(t, t.client(), typedOptions[string]{}), newLoader(t, t.client(), typedOptions[string]{})
@@ -482,9 +484,9 @@ func TestAMessageThatSaysNothingNewIsHeardInVain(t *testing.T) {
 	})
 }
 
-// channel returns the channel on which those are woken who wait for key.
+// channel returns the channel on which waiters for key are woken.
 func (l *lab) channel(key string) string {
-	at, _ := l.leasesOf(l.rdb).place(key)
+	at, _ := l.leasesOf(l.rdb).locate(key)
 	return script.WakeChannel(key, at)
 }
 
@@ -497,8 +499,8 @@ func TestListener_OfAClientSubscribesToAKeyOnceAndNotForLong(t *testing.T) {
 		rdb := t.client()
 		p := newLoader(t, t.client(), typedOptions[string]{LeaseTTL: time.Minute})
 		q, r := newLoader(t, rdb, typedOptions[string]{}), newLoader(t, rdb, typedOptions[int]{})
-		require.Same(t, q.engine.hear, r.engine.hear)
-		require.Zero(t, subscribers(t), "who does not wait does not listen")
+		require.Same(t, q.engine.listener, r.engine.listener)
+		require.Zero(t, subscribers(t), "an engine without waiters does not subscribe")
 		source := newSource[string]()
 		a := get(t, p, source.load)
 		within(t, source.began)
@@ -510,11 +512,11 @@ func TestListener_OfAClientSubscribesToAKeyOnceAndNotForLong(t *testing.T) {
 		gets(t, "v", a, b, c)
 		require.EqualValues(t, 1, subscribers(t))
 		time.Sleep(2 * wake.Tick)
-		require.Zero(t, subscribers(t), "nor who has not waited lately")
+		require.Zero(t, subscribers(t), "nor one without recent waiters")
 	})
 }
 
-func TestTheLastLoaderOfAClientEndsTheSubscription(t *testing.T) {
+func TestListener_EndsWithTheLastEngineOfAClient(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		rdb := t.client()
@@ -532,7 +534,7 @@ func TestTheLastLoaderOfAClientEndsTheSubscription(t *testing.T) {
 		synctest.Wait()
 		require.Zero(t, subscribers(t))
 		next := wake.For(rdb)
-		require.NotSame(t, q.engine.hear, next, "it is kept no longer")
+		require.NotSame(t, q.engine.listener, next, "it is kept no longer")
 		require.Nil(t, next.Release())
 	})
 }
@@ -546,7 +548,7 @@ type wrapped struct {
 	_ []int
 }
 
-func TestClientsThatHaveNoUseForMessagesPoll(t *testing.T) {
+func TestWaiter_PollsOnClientsWithoutMessages(t *testing.T) {
 	t.Parallel()
 	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": "127.0.0.1:1"}})
 	cluster := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1:1"}})
@@ -557,8 +559,8 @@ func TestClientsThatHaveNoUseForMessagesPoll(t *testing.T) {
 	for _, rdb := range []redis.UniversalClient{ring, hidden{cluster}, wrapped{UniversalClient: ring}} {
 		l, err := newTyped(rdb, typedOptions[string]{})
 		require.NoError(t, err)
-		require.Nil(t, l.engine.hear)
-		require.False(t, l.engine.hear.Hears(), "it asks for no message")
+		require.Nil(t, l.engine.listener)
+		require.False(t, l.engine.listener.Hears(), "it asks for no message")
 		require.NoError(t, l.Close(t.Context()))
 	}
 }

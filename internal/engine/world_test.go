@@ -24,16 +24,16 @@ type world struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	// What a scenario sets.
+	// Set by a scenario.
 	replies bool // the arrival of a reply is a step
 	stale   bool // there is a stale value of version 0
 	swr     time.Duration
-	orphans bool // a lease may stay that nobody has
+	orphans bool // a lease without a holder may stay
 	copies  bool // Store and Release may be delivered again at any later time
 	hides   bool // processes do not hear that a key was expired under their lease
-	seized  bool // somebody may take the lease from whoever has it
+	seized  bool // another process may take the lease from its holder
 	most    int  // how often a waiter may poll while others could go on
-	two     bool // there is a key beside, which is read and never changed
+	two     bool // there is a second key, which is read and never changed
 
 	mu      sync.Mutex
 	wg      sync.WaitGroup
@@ -46,15 +46,15 @@ type world struct {
 	taken   []string
 	wrong   []string
 
-	versions map[string]int64 // that writers write, by process
+	versions map[string]int64 // written by writers, by process
 
 	db    int64 // the version in the database
-	floor int64 // what a call that begins now must get at least
-	lease bool  // somebody has the lease
+	floor int64 // the lowest version that a call that begins now may get
+	lease bool  // a process has the lease
 }
 
-// errOver ends what is under way when a schedule is over. It must be no evidence that
-// Redis is away, or the schedules that come after it would go without Redis.
+// errOver ends active commands at the end of a schedule. It must not count as
+// evidence against Redis, or the next schedules would run without Redis.
 var errOver = fmt.Errorf("the process is no more: %w", redis.ErrClosed)
 
 // step waits until the step is chosen. It returns an error if it never is.
@@ -82,9 +82,9 @@ func (w *world) step(s step) error {
 	return nil
 }
 
-// possible returns the steps that can be taken now, in an order that depends on
-// nothing else. A poll that found nothing new has to wait when it has had its
-// share, or a schedule would have no end.
+// possible returns the steps that can be taken now, in a deterministic order. A
+// poll that found nothing new has to wait when it has had its share, or a
+// schedule would have no end.
 func (w *world) possible() []step {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -105,10 +105,10 @@ func (w *world) possible() []step {
 	return steps
 }
 
-// play takes steps until there are none. It reports false if pick gave up.
+// play takes steps until there are none. It returns false if pick gave up.
 func (w *world) play(pick func([]step) int) bool {
 	for idle := 0; idle < 100; {
-		time.Sleep(50 * time.Millisecond) // so that whoever waits to poll gets there
+		time.Sleep(50 * time.Millisecond) // so that waiters reach their next poll
 		synctest.Wait()
 		steps := w.possible()
 		if len(steps) == 0 {
@@ -188,7 +188,7 @@ func (w *world) complain(format string, args ...any) {
 	w.wrong = append(w.wrong, fmt.Sprintf(format, args...))
 }
 
-// executed looks at what Redis answered: nobody gets a lease while somebody else
+// executed checks the replies of Redis: no process gets a lease while another
 // has one.
 func (w *world) executed(name string, cmd redis.Cmder) {
 	reply, ok := cmd.(interface {
@@ -203,7 +203,7 @@ func (w *world) executed(name string, cmd redis.Cmder) {
 	case !ok:
 	case name == "acquire":
 		parts, _ := reply.Slice()
-		if len(parts) == 0 || parts[0] != string(Granted) && parts[0] != string(Refresh) {
+		if len(parts) == 0 || parts[0] != string(Granted) && parts[0] != string(GrantedStale) {
 			return
 		}
 		if w.lease && !w.seized {
@@ -232,7 +232,7 @@ func (w *world) deliverAgain(proc, name string, cmd redis.Cmder) {
 	})
 }
 
-// verdict checks what is left in Redis when nothing happens any more.
+// verdict checks the final state in Redis, when nothing happens any more.
 func (w *world) verdict() {
 	if w.two {
 		w.settled()
@@ -244,7 +244,7 @@ func (w *world) verdict() {
 	require.NoError(w.x.t, err)
 	h, payload, ok := w.x.t.leasesOf(w.x.t.rdb).parse(w.x.t.key, b)
 	switch {
-	case !ok && string(b) == fmt.Sprint(w.db): // of a reader that knows no entries
+	case !ok && string(b) == fmt.Sprint(w.db): // of a reader without entries
 	case !ok:
 		w.complain("%q stays", b)
 	case h.State == entry.Lease && len(w.dead) == 0 && !w.orphans:
@@ -269,7 +269,7 @@ func (w *world) loader(proc string) *Loader[int64] {
 	return l
 }
 
-// life is how long values live; if they are packed, so that they have the short form.
+// life is the life of values. If they are packed, it gives them the short form.
 func (w *world) life() Life {
 	if !w.x.t.packed {
 		return hour
@@ -300,7 +300,7 @@ func (w *world) reader(proc string, l *Loader[int64]) reader {
 	}
 }
 
-// call makes a call, and checks that it returns nothing that was loaded before a
+// call makes a call, and checks its result: it must not be loaded before a
 // deletion that had returned when the call began.
 func (w *world) call(proc, name string, read reader) {
 	w.opens(proc, 1)
@@ -370,8 +370,8 @@ func (w *world) commit(proc string) (version int64, err error) {
 	return w.db, nil
 }
 
-// change commits a new version and deletes the key, as a process does whose
-// cache has to forget, and then calls after.
+// change commits a new version and deletes the key, as a process that
+// invalidates its cache, and then calls after.
 func (w *world) change(proc string, forget, after func()) {
 	w.opens(proc, 1)
 	w.spawn(func() {
@@ -394,15 +394,15 @@ func (w *world) change(proc string, forget, after func()) {
 
 // del deletes the key as any program may.
 func (w *world) del(ctx context.Context, rdb *redis.Client) error {
-	at, field := w.x.t.leasesOf(rdb).place(w.x.t.key)
+	at, field := w.x.t.leasesOf(rdb).locate(w.x.t.key)
 	if w.x.t.packed {
 		return rdb.HDel(ctx, at, field).Err()
 	}
 	return rdb.Del(ctx, at).Err()
 }
 
-// evict takes the key away at some time, as an eviction does, or a lease whose
-// holder is too slow to renew it.
+// evict removes the key at some time, as an eviction does, or a lease whose
+// holder is too slow to extend it.
 func (w *world) evict() {
 	w.spawn(func() {
 		if w.step(step{"redis", "evict", writesKey}) == nil {
@@ -425,10 +425,10 @@ func (w *world) crash(proc string) {
 	})
 }
 
-// beat is as long as it takes until a heartbeat.
+// beat is the time until a heartbeat.
 const beat = time.Hour/3 + time.Second
 
-// heartbeat lets so much time pass at some time.
+// heartbeat lets that time pass at some moment.
 func (w *world) heartbeat() {
 	w.spawn(func() { _ = w.step(step{"time", "passes", everything}) })
 }
@@ -436,11 +436,11 @@ func (w *world) heartbeat() {
 // expire commits a new version and makes the value stale.
 func (w *world) expire(proc string) { w.expireThen(proc, nothingMore) }
 
-// expireThen is expire for one who then calls after. Where no stale value is
-// served, what was read before is not what callers get who begin then.
+// expireThen is expire for a process that then calls after. If no stale value
+// is served, callers that begin then must not get a value that was read before.
 func (w *world) expireThen(proc string, after func()) {
 	leases := w.x.t.leasesOf(w.x.client(proc))
-	leases.stale = (w.swr + 1000*time.Hour).Milliseconds()
+	leases.retainStale = (w.swr + 1000*time.Hour).Milliseconds()
 	w.opens(proc, 1)
 	w.spawn(func() {
 		defer w.opens(proc, -1)
@@ -505,7 +505,7 @@ func (h wire) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 				s.name = "poll of " + caller(ctx)
 			}
 		}
-		_, field := w.x.t.leasesOf(w.x.t.rdb).place(w.beside())
+		_, field := w.x.t.leasesOf(w.x.t.rdb).locate(w.beside())
 		beside := w.two && (slices.Contains(cmd.Args(), any(w.beside())) || w.x.t.packed && slices.Contains(cmd.Args(), any(field)))
 		if both := name == "hmget" && len(cmd.Args()) > 3; both {
 			s.touches |= readsBeside
@@ -513,7 +513,7 @@ func (h wire) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 			s.name += " beside"
 			s.touches *= readsBeside / readsKey
 		}
-		// What the process does once it has the reply is a part of that step.
+		// The reaction of the process to the reply is a part of that step.
 		reply := step{h.proc, "reply to " + s.name, memory}
 		if name == "del" || name == "hdel" {
 			reply.touches |= ends

@@ -18,25 +18,26 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// valued returns a value to be written.
-func valued(key, value string, life Life) Writing {
-	return Writing{Key: key, Payload: []byte(value), Life: life}
+// valued returns a value to write.
+func valued(key, value string, life Life) Write {
+	return Write{Key: key, Payload: []byte(value), Life: life}
 }
 
-// writes are to write by the Leases and by a Loader, by one call for one key and by one for many.
-var writes = map[string]func(*lab, *redis.Client, typedOptions[string], Writing) error{
-	"Leases": func(t *lab, rdb *redis.Client, o typedOptions[string], w Writing) error {
+// writes are the ways to write: by Leases and by a Loader, by one call for one
+// key and by one for many.
+var writes = map[string]func(*lab, *redis.Client, typedOptions[string], Write) error{
+	"Leases": func(t *lab, rdb *redis.Client, o typedOptions[string], w Write) error {
 		return newLoader(t, rdb, o).Leases().Write(t.Context(), w.Key, w.Payload, w.Life)
 	},
-	"Loader": func(t *lab, rdb *redis.Client, o typedOptions[string], w Writing) error {
+	"Loader": func(t *lab, rdb *redis.Client, o typedOptions[string], w Write) error {
 		return newLoader(t, rdb, o).Write(t.Context(), w)
 	},
-	"many": func(t *lab, rdb *redis.Client, o typedOptions[string], w Writing) error {
-		return newLoader(t, rdb, o).Leases().WriteMany(t.Context(), []Writing{w})[0]
+	"many": func(t *lab, rdb *redis.Client, o typedOptions[string], w Write) error {
+		return newLoader(t, rdb, o).Leases().WriteMany(t.Context(), []Write{w})[0]
 	},
 }
 
-func TestAValueIsWrittenByASETWhereNobodyHasToKnowTheTimeOfTheServer(t *testing.T) {
+func TestWrite_UsesASETIfNoReaderNeedsTheServersTime(t *testing.T) {
 	t.Parallel()
 	lasting := Life{Fresh: time.Second, Keep: time.Minute}
 	for name, write := range writes {
@@ -49,8 +50,8 @@ func TestAValueIsWrittenByASETWhereNobodyHasToKnowTheTimeOfTheServer(t *testing.
 		}{
 			{"that ends when it is stale", typedOptions[string]{}, "v", hour, true},
 			{"forever", typedOptions[string]{}, "v", Life{Forever, Forever}, true},
-			{"large enough", typedOptions[string]{}, strings.Repeat("v", mostPlain), hour, true},
-			{"too large", typedOptions[string]{}, strings.Repeat("v", mostPlain+1), hour, false},
+			{"large enough", typedOptions[string]{}, strings.Repeat("v", maxPlainSet), hour, true},
+			{"too large", typedOptions[string]{}, strings.Repeat("v", maxPlainSet+1), hour, false},
 			{"that is kept when it is stale", typedOptions[string]{}, "v", lasting, false},
 			{"that is loaded again before it is stale", typedOptions[string]{EarlyRefresh: 1}, "v", hour, false},
 		} {
@@ -78,8 +79,8 @@ func TestAValueIsWrittenByASETWhereNobodyHasToKnowTheTimeOfTheServer(t *testing.
 	}
 }
 
-// A SET could not tell what was there.
-func TestAValueIsWrittenOverWhateverIsThere(t *testing.T) {
+// A SET could not tell what it replaced.
+func TestWrite_OverwritesAnything(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		for name, write := range writes {
@@ -104,7 +105,7 @@ func TestAValueIsWrittenOverWhateverIsThere(t *testing.T) {
 	})
 }
 
-// A liar replies to a SET what a broken proxy may, and does not do it.
+// A liar replies to a SET as a broken proxy may, and does not run it.
 type liar struct{ reply string }
 
 func (liar) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -132,7 +133,7 @@ func (l liar) ProcessPipelineHook(redis.ProcessPipelineHook) redis.ProcessPipeli
 	}
 }
 
-func TestAReplyThatIsNoneOfASETProvesNoWrite(t *testing.T) {
+func TestWrite_UnexpectedReplyOfSETProvesNothing(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		require.NoError(t, t.leases().Write(t.Context(), t.key+" 2", []byte("v"), hour))
@@ -147,8 +148,8 @@ func TestAReplyThatIsNoneOfASETProvesNoWrite(t *testing.T) {
 	})
 }
 
-// What a lease that is lost would have said is for whoever took it to say.
-func TestAWriteWakesThoseWhoWaitForTheLeaseThatItTakes(t *testing.T) {
+// The process that took a lost lease decides; its former holder does not.
+func TestWrite_WakesWaitersOfTheLeaseItTakes(t *testing.T) {
 	t.Parallel()
 	for name, write := range writes {
 		for what, begin := range map[string]func(*lab){
@@ -164,7 +165,7 @@ func TestAWriteWakesThoseWhoWaitForTheLeaseThatItTakes(t *testing.T) {
 				q := newLoader(t, t.client(), typedOptions[string]{LeaseTTL: time.Hour})
 				waits := get(t, q, never[string](t))
 				t.awaited()
-				listens(t, q.engine.hear)
+				listens(t, q.engine.listener)
 				began := time.Now()
 				require.NoError(t, write(t, t.client(), typedOptions[string]{}, valued(t.key, "v", hour)))
 				gets(t, "v", waits)
@@ -177,8 +178,9 @@ func TestAWriteWakesThoseWhoWaitForTheLeaseThatItTakes(t *testing.T) {
 	}
 }
 
-// A lease on a value prolongs its life, and loads that fail would do so again and again.
-func TestAWrittenValueIsNotFreshForLongerThanItWasToExist(t *testing.T) {
+// A lease on a value extends its life, and loads that fail would do so again
+// and again.
+func TestWrite_ValueIsNotFreshLongerThanItsTTL(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		leases := t.leases() // of an hour
@@ -186,13 +188,13 @@ func TestAWrittenValueIsNotFreshForLongerThanItWasToExist(t *testing.T) {
 		require.NoError(t, leases.Write(t.Context(), t.key, []byte("v"), minute))
 		end := t.rdb.PExpireTime(t.Context(), t.key).Val().Milliseconds()
 		require.InDelta(t, end, t.holds("v").Soft, 1000)
-		// As releases before wrote it: fresh for as long as it exists.
+		// As previous releases wrote it: fresh for as long as it exists.
 		h, payload := t.entry()
 		h.Soft = entry.Forever
 		require.NoError(t, t.rdb.Set(t.Context(), t.key, append(h.Append(nil), payload...), redis.KeepTTL).Err())
-		a, err := leases.acquire(t.Context(), t.key, claim{token: entry.NewToken(), want: script.Due})
+		a, err := leases.acquire(t.Context(), t.key, acquireRequest{token: entry.NewToken(), want: script.Due})
 		require.NoError(t, err)
-		require.Equal(t, Refresh, a.Grant)
+		require.Equal(t, GrantedStale, a.Grant)
 		h, _ = t.entry()
 		require.InDelta(t, end, h.Soft, 1)
 		require.Greater(t, t.rdb.PTTL(t.Context(), t.key).Val(), time.Minute, "the lease is on it")
@@ -201,14 +203,14 @@ func TestAWrittenValueIsNotFreshForLongerThanItWasToExist(t *testing.T) {
 		require.Equal(t, h.Soft, t.holds("v").Soft)
 
 		require.NoError(t, leases.Write(t.Context(), t.key, []byte("v"), Life{Forever, Forever}))
-		_, err = leases.acquire(t.Context(), t.key, claim{token: entry.NewToken(), want: script.Due})
+		_, err = leases.acquire(t.Context(), t.key, acquireRequest{token: entry.NewToken(), want: script.Due})
 		require.NoError(t, err)
 		h, _ = t.entry()
 		require.Equal(t, entry.Forever, h.Soft, "it has no end")
 	})
 }
 
-// A crowd is ten callers who do something at the same moment.
+// A crowd is ten callers that act at the same moment.
 type crowd struct {
 	sent redistest.Counter
 }
@@ -220,8 +222,8 @@ func newCrowd(rdb *redis.Client) *crowd {
 	return c
 }
 
-// requireTrips has each of them do it, and requires that what they sent are so many
-// commands, in so many round trips.
+// requireTrips makes each of them act, and requires this number of commands, in
+// this number of round trips.
 func (c *crowd) requireTrips(t *testing.T, command string, commands, trips int, do func(i int) error) {
 	t.Helper()
 	c.all(t, do)
@@ -229,7 +231,7 @@ func (c *crowd) requireTrips(t *testing.T, command string, commands, trips int, 
 	require.Equal(t, trips, c.sent.RoundTrips(), command)
 }
 
-// all has each of them do it.
+// all makes each of them act.
 func (c *crowd) all(t *testing.T, do func(i int) error) {
 	t.Helper()
 	c.sent.Reset()
@@ -245,7 +247,7 @@ func (c *crowd) all(t *testing.T, do func(i int) error) {
 	wg.Wait()
 }
 
-func TestWritesLeaveTogether(t *testing.T) {
+func TestWrite_ConcurrentWritesShareARoundTrip(t *testing.T) {
 	t.Parallel()
 	lasting := Life{Fresh: time.Hour, Keep: 2 * time.Hour}
 	for _, row := range []struct {
@@ -284,7 +286,7 @@ func TestWritesLeaveTogether(t *testing.T) {
 	}
 }
 
-func TestWritesThatLeaveTogetherAreDoneThoughTheServerDoesNotKnowTheScript(t *testing.T) {
+func TestWrite_BatchedWithAnUnknownScriptSucceeds(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		l, err := newTyped(rdb, typedOptions[string]{})
@@ -304,7 +306,7 @@ type forgetful struct{ codec.Codec[string] }
 
 func (forgetful) Append(_ []byte, v string) ([]byte, error) { return []byte(v), nil }
 
-func TestACodecThatDoesNotAppendIsAnError(t *testing.T) {
+func TestWrite_CodecThatDoesNotAppendIsAnError(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		p := newLoader(t, t.client(), typedOptions[string]{Codec: forgetful{codec.String[string]()}})
@@ -315,12 +317,12 @@ func TestACodecThatDoesNotAppendIsAnError(t *testing.T) {
 	})
 }
 
-func TestManyAreWrittenInOneRoundTripAndWhatIsInTheWayInAnother(t *testing.T) {
+func TestWriteMany_OneRoundTripAndAnotherForForeignKeys(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) { // which knows the scripts
 		key := func(i int) string { return fmt.Sprint(t.key, ":", i) }
-		large, lasting := strings.Repeat("v", mostPlain+1), Life{Fresh: time.Hour, Keep: 2 * time.Hour}
-		ws := []Writing{valued(key(0), "v", hour), valued(key(1), large, hour), valued(key(2), "v", lasting), valued(key(3), "v", hour)}
+		large, lasting := strings.Repeat("v", maxPlainSet+1), Life{Fresh: time.Hour, Keep: 2 * time.Hour}
+		ws := []Write{valued(key(0), "v", hour), valued(key(1), large, hour), valued(key(2), "v", lasting), valued(key(3), "v", hour)}
 		sent := new(redistest.Counter)
 		leases := t.leases(sent)
 		requireWritten := func(trips, scripts int) {
@@ -345,12 +347,12 @@ func TestManyAreWrittenInOneRoundTripAndWhatIsInTheWayInAnother(t *testing.T) {
 	})
 }
 
-func TestManyAreWrittenThoughTheServerDoesNotKnowTheScript(t *testing.T) {
+func TestWriteMany_SucceedsWithAnUnknownScript(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		leases, err := NewLeases(rdb, time.Hour)
 		require.NoError(t, err)
-		var ws []Writing
+		var ws []Write
 		for i := range 5 {
 			ws = append(ws, valued(fmt.Sprint("k", i), "v", Life{Fresh: time.Hour, Keep: 2 * time.Hour}))
 		}

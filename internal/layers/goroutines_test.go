@@ -21,14 +21,14 @@ var unguarded = map[string]struct {
 }{
 	"internal/guard/guard.go": {2, "it is the one"},
 
-	"counter/buffer.go":            {1, "a timer that calls guard.Go"},
-	"refreshevery.go":              {1, "it cancels a ctx"},
-	"internal/client/shared.go":    {1, "a cleanup that deletes from a map"},
-	"internal/client/client.go":    {2, "go-redis calls the function, which calls guard.Run"},
-	"internal/engine/heartbeat.go": {1, "a timer that calls Engine.Spawn"},
-	"internal/engine/reading.go":   {1, "a timer that closes a channel"},
-	"internal/engine/refresh.go":   {1, "a timer that closes a channel"},
-	"httpcache/exchange.go":        {1, "it cancels a ctx"},
+	"counter/buffer.go":              {1, "a timer that calls guard.Go"},
+	"refreshevery.go":                {1, "it cancels a ctx"},
+	"internal/client/shared.go":      {1, "a cleanup that deletes from a map"},
+	"internal/client/client.go":      {2, "go-redis calls the function, which calls guard.Run"},
+	"internal/engine/heartbeat.go":   {1, "a timer that calls Engine.Spawn"},
+	"internal/engine/manyread.go":    {1, "a timer that closes a channel"},
+	"internal/engine/softtimeout.go": {1, "a timer that closes a channel"},
+	"httpcache/exchange.go":          {1, "it cancels a ctx"},
 
 	"codec/errors.go":          {3, "the errors of a codec are ErrEncode or ErrFormat, and tell no stack"},
 	"codec/msgpackany.go":      {1, "it asks a map whether it takes a key"},

@@ -12,13 +12,13 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// All else in this package calls an entry by its key, and knows only here where in
-// Redis it is. That of a packed entry, see Options.Packed, is in the field of a hash,
-// and "hash field" is its key: the last space is where the two part.
+// Only this file knows where in Redis an entry is; the rest of the package uses
+// its key. If Options.Packed is set, an entry is a field of a hash, and its key
+// is "hash field", split at the last space.
 
-// place returns where the entry of key is: the key in Redis, and the field if it is
-// packed.
-func (l *Leases) place(key string) (at, field string) {
+// locate returns where the entry of key is: the key in Redis, and the field if
+// it is packed.
+func (l *Leases) locate(key string) (at, field string) {
 	if !l.packed {
 		return key, ""
 	}
@@ -34,8 +34,8 @@ func (l *Leases) call(s *script.Script, key string, args ...any) *script.Call {
 	if !l.packed {
 		return &script.Call{Script: s, Key: key, Args: args}
 	}
-	at, field := l.place(key)
-	return &script.Call{Script: s.Packed(), Key: at, Args: append(args, l.stale, field)}
+	at, field := l.locate(key)
+	return &script.Call{Script: s.Packed(), Key: at, Args: append(args, l.retainStale, field)}
 }
 
 // get queues on c, or sends, the command that reads an entry.
@@ -43,29 +43,30 @@ func (l *Leases) get(ctx context.Context, c redis.Cmdable, key string) *redis.St
 	if !l.packed {
 		return c.Get(ctx, key)
 	}
-	at, field := l.place(key)
+	at, field := l.locate(key)
 	return c.HGet(ctx, at, field)
 }
 
-// read sends get by itself.
-func (l *Leases) read(ctx context.Context, key string) (b []byte, err error) {
+// readAlone sends get in a round trip of its own.
+func (l *Leases) readAlone(ctx context.Context, key string) (b []byte, err error) {
 	defer guard.Catch(guard.Client, &err)
 	return l.get(ctx, l.rdb, key).Bytes()
 }
 
-// unlink returns the command that takes an entry away.
+// unlink returns the command that removes an entry.
 func (l *Leases) unlink(ctx context.Context, key string) *redis.IntCmd {
 	if !l.packed {
 		return redis.NewIntCmd(ctx, "unlink", key)
 	}
-	at, field := l.place(key)
+	at, field := l.locate(key)
 	return redis.NewIntCmd(ctx, "hdel", at, field)
 }
 
-// unlinked returns the error of unlink. What is no hash has no packed entry.
-func (l *Leases) unlinked(cmd *redis.IntCmd) error {
+// unlinkErr returns the error of unlink. A key that is not a hash contains no
+// packed entry.
+func (l *Leases) unlinkErr(cmd *redis.IntCmd) error {
 	switch n, err := cmd.Result(); {
-	case err != nil && l.packed && wrongType(err):
+	case err != nil && l.packed && isWrongType(err):
 		return nil
 	case err == nil && (n < 0 || n > 1): // of one key
 		return errReply
@@ -74,7 +75,7 @@ func (l *Leases) unlinked(cmd *redis.IntCmd) error {
 	}
 }
 
-// parse is entry.Parse, or ParsePacked.
+// parse is entry.Parse, or entry.ParsePacked if entries are packed.
 func (l *Leases) parse(key string, b []byte) (entry.Header, []byte, bool) {
 	if l.packed {
 		return entry.ParsePacked(key, b)
@@ -82,29 +83,29 @@ func (l *Leases) parse(key string, b []byte) (entry.Header, []byte, bool) {
 	return entry.Parse(key, b)
 }
 
-// mostFields is how many fields one HMGET reads. Each of them is found by looking at those
-// before it, of which there may be a thousand.
-const mostFields = 128
+// maxHMGetFields is the number of fields that one HMGET reads. Redis may scan a
+// thousand earlier fields to find each.
+const maxHMGetFields = 128
 
-// hashes queues on p the commands that read keys, one for each 128 of a hash. It
-// returns the command that there would be for each key, and the number of the one that
-// reads it. The keys of a command have their answers when deal was called with its
-// number, after the command was answered.
-func (l *Leases) hashes(ctx context.Context, p redis.Pipeliner, keys []string) (cmds []*redis.StringCmd, of []int, deal func(n int)) {
+// groupByHash queues on p the commands that read keys: one for each 128 fields
+// of a hash. It returns a single command for each key, and the index of the
+// queued command that reads it. After a queued command was answered, distribute
+// with its index gives its keys their replies.
+func (l *Leases) groupByHash(ctx context.Context, p redis.Pipeliner, keys []string) (cmds []*redis.StringCmd, of []int, distribute func(n int)) {
 	type hash struct {
 		at     string
-		n      int // which of hashes it is
+		n      int // its index in hashes
 		fields []string
-		cmds   []*redis.StringCmd // by field
+		cmds   []*redis.StringCmd // one for each field
 		cmd    *redis.SliceCmd
 	}
 	var hashes []*hash
 	index := make(map[string]*hash)
 	cmds, of = make([]*redis.StringCmd, len(keys)), make([]int, len(keys))
 	for i, key := range keys {
-		at, field := l.place(key)
+		at, field := l.locate(key)
 		h := index[at]
-		if h == nil || len(h.fields) == mostFields {
+		if h == nil || len(h.fields) == maxHMGetFields {
 			h = &hash{at: at, n: len(hashes)}
 			hashes, index[at] = append(hashes, h), h // in the order of keys
 		}

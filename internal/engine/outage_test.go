@@ -18,7 +18,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// away returns a client of a port where nobody listens. Its dials are counted.
+// away returns a client of a port without a server. Its dials are counted.
 func (l *lab) away() (*redis.Client, *atomic.Int64) {
 	dials := new(atomic.Int64)
 	rdb := redis.NewClient(&redis.Options{
@@ -33,7 +33,7 @@ func (l *lab) away() (*redis.Client, *atomic.Int64) {
 	return rdb, dials
 }
 
-func TestWithoutRedisAValueIsLoadedAllTheSame(t *testing.T) {
+func TestOutage_LoadsWithoutStoring(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		rdb, dials := t.away()
@@ -41,7 +41,7 @@ func TestWithoutRedisAValueIsLoadedAllTheSame(t *testing.T) {
 		gets(t, "v", get(t, p, gives("v")))
 		stats := p.Stats()
 		require.EqualValues(t, 1, stats.Loads)
-		require.EqualValues(t, 1, stats.StoreFailures, "it is not stored, though nobody tries to")
+		require.EqualValues(t, 1, stats.StoreFailures, "the value counts as not stored, without an attempt")
 		require.EqualValues(t, 1, dials.Load(), "Redis is asked once a call")
 		require.EqualValues(t, 1, stats.RedisFailures)
 
@@ -52,7 +52,7 @@ func TestWithoutRedisAValueIsLoadedAllTheSame(t *testing.T) {
 	})
 }
 
-func TestWithoutRedisLoadsRunOneAtATimeAndAnswerThoseWhoCameBefore(t *testing.T) {
+func TestOutage_LoadsOneAtATimeForEarlierCallers(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		rdb, _ := t.away()
@@ -79,7 +79,7 @@ func TestWithoutRedisLoadsRunOneAtATimeAndAnswerThoseWhoCameBefore(t *testing.T)
 	})
 }
 
-func TestAKeyThatIsAlwaysAskedForReturnsToRedisWhenThatIsBack(t *testing.T) {
+func TestOutage_BusyKeyReturnsToRedisAfterwards(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		var faults redistest.Faults
@@ -88,7 +88,7 @@ func TestAKeyThatIsAlwaysAskedForReturnsToRedisWhenThatIsBack(t *testing.T) {
 		faults.Add(redistest.Fault{Times: redistest.Always})
 		a := get(t, p, source.load)
 		within(t, source.began)
-		b := get(t, p, source.load) // there is always somebody who waits
+		b := get(t, p, source.load) // there is always a waiter
 		synctest.Wait()
 		faults.Clear()
 		source.value <- "alone"
@@ -100,7 +100,7 @@ func TestAKeyThatIsAlwaysAskedForReturnsToRedisWhenThatIsBack(t *testing.T) {
 	})
 }
 
-func TestALeaseWhoseGrantWasLostIsGivenBack(t *testing.T) {
+func TestLease_OfALostGrantIsGivenBack(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		var faults redistest.Faults
@@ -114,7 +114,7 @@ func TestALeaseWhoseGrantWasLostIsGivenBack(t *testing.T) {
 	})
 }
 
-func TestAValueThatRedisDoesNotTakeIsReturnedAndTheLeaseGivenBack(t *testing.T) {
+func TestStore_RefusedReturnsTheValueAndLeaseIsGivenBack(t *testing.T) {
 	t.Parallel()
 	for name, executed := range map[string]bool{"refused": false, "reply lost": true} {
 		t.Run(name, func(t *testing.T) {
@@ -126,7 +126,7 @@ func TestAValueThatRedisDoesNotTakeIsReturnedAndTheLeaseGivenBack(t *testing.T) 
 				gets(t, "v", get(t, p, gives("v")))
 				synctest.Wait()
 				if executed {
-					t.holds("v") // the release must not take it away
+					t.holds("v") // the release must not remove it
 				} else {
 					t.absent()
 				}
@@ -139,9 +139,8 @@ func TestAValueThatRedisDoesNotTakeIsReturnedAndTheLeaseGivenBack(t *testing.T) 
 	}
 }
 
-// What a load that was not stored has found is not proven to those who came
-// while it ran.
-func TestAValueThatRedisDoesNotTakeIsNotForThoseWhoCameMeanwhile(t *testing.T) {
+// A load that was not stored does not answer callers that came while it ran.
+func TestStore_RefusedDoesNotAnswerLaterCallersNotTaken(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		var faults redistest.Faults
@@ -162,7 +161,7 @@ func TestAValueThatRedisDoesNotTakeIsNotForThoseWhoCameMeanwhile(t *testing.T) {
 	})
 }
 
-func TestARedisThatIsSilentIsNotWaitedForForLong(t *testing.T) {
+func TestOutage_SilentRedisIsLeftSoon(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		silent := t.fence(named("acquire"))
@@ -174,7 +173,7 @@ func TestARedisThatIsSilentIsNotWaitedForForLong(t *testing.T) {
 	})
 }
 
-func TestACallerLeavesARedisThatIsSilentOnItsOwnContext(t *testing.T) {
+func TestOutage_CallerLeavesSilentRedisOnItsContext(t *testing.T) {
 	t.Parallel()
 	for _, command := range []string{"acquire", "store"} {
 		t.Run(command, func(t *testing.T) {
@@ -193,8 +192,8 @@ func TestACallerLeavesARedisThatIsSilentOnItsOwnContext(t *testing.T) {
 	}
 }
 
-// What is in Redis may be anything.
-func TestBytesThatCannotBeUsedAreLoadedOver(t *testing.T) {
+// Redis may hold anything.
+func TestGet_OverwritesUnusableBytes(t *testing.T) {
 	t.Parallel()
 	for name, put := range map[string]func(*lab) error{
 		"foreign bytes": func(t *lab) error { return t.rdb.Set(t.Context(), t.key, "hello", 0).Err() },
@@ -243,7 +242,7 @@ func TestBytesThatCannotBeUsedAreLoadedOver(t *testing.T) {
 	}
 }
 
-func TestALeaseThatBecomesUnusableWhileItIsWaitedForIsTakenOver(t *testing.T) {
+func TestWaiter_TakesOverALeaseThatBecameUnusable(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		lease := t.proc().acquire(Granted)
@@ -257,7 +256,7 @@ func TestALeaseThatBecomesUnusableWhileItIsWaitedForIsTakenOver(t *testing.T) {
 	})
 }
 
-// picky decodes nothing but what it is told to.
+// picky decodes only the values it was told to.
 type picky struct {
 	codec.Codec[string]
 	good string
@@ -270,7 +269,7 @@ func (p picky) Decode(src []byte, v *string) error {
 	return nil
 }
 
-func TestAnotherProgramThatKeepsWritingWhatCannotBeUsedDoesNotStopALoad(t *testing.T) {
+func TestGet_LoadsThoughUnusableBytesKeepComing(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		other := t.leases()
@@ -285,12 +284,12 @@ func TestAnotherProgramThatKeepsWritingWhatCannotBeUsedDoesNotStopALoad(t *testi
 		o.Codec = picky{codec.String[string](), "v"}
 		p := quiet(newLoader(t, t.client(rewrite), o))
 		gets(t, "v", get(t, p, gives("v")))
-		require.Equal(t, maxUnfit, written)
-		t.holds(fmt.Sprint("unusable ", maxUnfit)) // the value was loaded without a lease
+		require.Equal(t, maxBadEntries, written)
+		t.holds(fmt.Sprint("unusable ", maxBadEntries)) // the value was loaded without a lease
 	})
 }
 
-func TestACodecThatPanicsOnReadingIsAMiss(t *testing.T) {
+func TestGet_CodecPanicOnDecodeIsAMiss(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		t.proc().write("v")

@@ -12,7 +12,8 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// manyOf returns a Loader on rdb, and keys of which all but the last have values.
+// manyOf returns a Loader on rdb, and keys of which all but the last have
+// values.
 func manyOf(t *testing.T, rdb redis.UniversalClient) (*Loader[string], []string) {
 	t.Helper()
 	l, err := newTyped(rdb, typedOptions[string]{})
@@ -40,7 +41,7 @@ func requireMany(t *testing.T, l *Loader[string], keys []string) {
 	require.Zero(t, answers[2].Value)
 }
 
-func TestManyKeysOfOneServerAreReadByOneCommand(t *testing.T) {
+func TestGetMany_KeysOfOneServerAreReadByOneCommand(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		l, keys := manyOf(t, rdb)
@@ -53,9 +54,9 @@ func TestManyKeysOfOneServerAreReadByOneCommand(t *testing.T) {
 	})
 }
 
-// A server refuses an MGET for the sake of one key, to which the user has no right
-// perhaps.
-func TestKeysThatAreRefusedTogetherAreReadEachByItselfForAWhile(t *testing.T) {
+// A server refuses an MGET because of one key, for example one to which the
+// user has no right.
+func TestGetMany_ARefusedMGETFallsBackToGETsForAWhile(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		l, keys := manyOf(t, rdb)
@@ -69,20 +70,20 @@ func TestKeysThatAreRefusedTogetherAreReadEachByItselfForAWhile(t *testing.T) {
 		requireMany(t, l, keys)
 		require.Equal(t, 1, counter.Count("mget"), "not tried again yet")
 		require.Equal(t, 6, counter.Count("get"))
-		l.engine.gather.Apart(time.Now()) // the while is over
+		l.engine.gather.Apart(time.Now()) // the suspension is over
 		requireMany(t, l, keys)
 		require.Equal(t, 2, counter.Count("mget"))
 		require.Zero(t, l.Stats().RedisFailures)
 	})
 }
 
-// refusal is an answer of Redis.
+// refusal is an error reply of Redis.
 type refusal string
 
 func (e refusal) Error() string { return string(e) }
 func (refusal) RedisError()     {}
 
-func TestAServerThatRefusesEveryReadIsAskedTogetherAgain(t *testing.T) {
+func TestGetMany_AServerThatRefusesEveryReadKeepsMGET(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		l, keys := manyOf(t, rdb)
@@ -97,7 +98,7 @@ func TestAServerThatRefusesEveryReadIsAskedTogetherAgain(t *testing.T) {
 	})
 }
 
-func TestARefusalOverTheWireIsSeen(t *testing.T) {
+func TestGetMany_SeesARefusalOnTheWire(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	rdb := server.Client(nil)
@@ -113,8 +114,9 @@ func TestARefusalOverTheWireIsSeen(t *testing.T) {
 	require.True(t, l.engine.gather.Together())
 }
 
-// The client does not repeat a command whose reply it has begun to write somewhere.
-func TestManyKeysAreReadAgainWhenTheConnectionBreaks(t *testing.T) {
+// The client does not repeat a command whose reply it has begun to write into a
+// variable.
+func TestGetMany_ReadsAgainAfterALostConnection(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	proxy := redistest.NewProxy(t, server.Addr())
@@ -126,10 +128,10 @@ func TestManyKeysAreReadAgainWhenTheConnectionBreaks(t *testing.T) {
 	requireMany(t, l, keys)
 	proxy.Cut()
 	requireMany(t, l, keys)
-	require.True(t, l.engine.gather.Together(), "nobody has refused anything")
+	require.True(t, l.engine.gather.Together(), "no server has refused an MGET")
 }
 
-func TestWithoutAnEndOfItsCtxAReadIsSentByTheCaller(t *testing.T) {
+func TestGetMany_ContextWithoutEndSendsOnTheCaller(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		l, keys := manyOf(t, rdb)
@@ -139,7 +141,7 @@ func TestWithoutAnEndOfItsCtxAReadIsSentByTheCaller(t *testing.T) {
 			require.ErrorIs(t, a.Err, gone)
 			p, ok := errors.AsType[*PanicError](a.Err)
 			require.True(t, ok)
-			require.Contains(t, string(p.Stack), "TestWithoutAnEndOfItsCtx", "it is the goroutine of the caller")
+			require.Contains(t, string(p.Stack), "TestGetMany_ContextWithoutEnd", "the goroutine of the caller")
 		}
 	})
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// readings has ten keys of each of several Loaders read at the same moment, and returns
-// the commands that it took.
+// readings makes each of several Loaders read ten keys at the same moment, and
+// returns the commands that were sent.
 func readings(t *testing.T, rdb *redis.Client, options ...typedOptions[string]) *redistest.Counter {
 	t.Helper()
 	var loaders []*Loader[string]
@@ -54,7 +54,7 @@ func readings(t *testing.T, rdb *redis.Client, options ...typedOptions[string]) 
 	return commands
 }
 
-func TestReadsOfDifferentLoadersLeaveTogether(t *testing.T) {
+func TestBatch_ReadsOfSeveralEnginesAreSentTogether(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		commands := readings(t, rdb, typedOptions[string]{}, typedOptions[string]{})
@@ -64,7 +64,7 @@ func TestReadsOfDifferentLoadersLeaveTogether(t *testing.T) {
 	})
 }
 
-func TestWithNoCombiningEveryReadIsSentByItself(t *testing.T) {
+func TestBatch_NoCombiningSendsEachReadAlone(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		commands := readings(t, rdb, typedOptions[string]{NoCombining: true})
@@ -73,8 +73,8 @@ func TestWithNoCombiningEveryReadIsSentByItself(t *testing.T) {
 	})
 }
 
-// The memory of what was read together is used again, but not while somebody looks at it.
-func TestThoseWhoShareWhatWasReadWithOthersGetWhatItWas(t *testing.T) {
+// The memory of a batch is reused, but not while a caller still reads it.
+func TestBatch_SharedReadGivesEachCallerItsValue(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		p := newLoader(t, t.client(), typedOptions[string]{})

@@ -14,9 +14,9 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// Nothing in these tests may depend on when those who wait to read are woken.
+// These tests must not depend on when callers that wait to read are woken.
 
-func TestThoseWhoWaitToReadAreOnBoardBeforeTheLeaseIsAskedFor(t *testing.T) {
+func TestAdopt_GetWaitersJoinBeforeTheLeaseIsRequested(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		var sent redistest.Counter
@@ -32,7 +32,7 @@ func TestThoseWhoWaitToReadAreOnBoardBeforeTheLeaseIsAskedFor(t *testing.T) {
 		within(t, asks.arrived)
 		synctest.Wait()
 		require.EqualValues(t, len(calls), p.Stats().Misses, "as soon as they wait for a load")
-		t.proc().write("v") // which is found in place of the lease
+		t.proc().write("v") // found instead of the lease
 		asks.pass <- struct{}{}
 		gets(t, "v", calls...)
 		require.Equal(t, 1, sent.Count("get"))
@@ -42,7 +42,7 @@ func TestThoseWhoWaitToReadAreOnBoardBeforeTheLeaseIsAskedFor(t *testing.T) {
 	})
 }
 
-func TestWhoIsOnBoardWhileItWaitsToReadLeavesOnItsOwnContext(t *testing.T) {
+func TestAdopt_AdoptedWaiterLeavesOnItsContext(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		reply := t.fence(redistest.Named("get"))
@@ -75,7 +75,7 @@ func TestWhoIsOnBoardWhileItWaitsToReadLeavesOnItsOwnContext(t *testing.T) {
 			_, err := gone.wait(t)
 			require.Equal(t, errBroken, err)
 		}
-		require.Error(t, within(t, ended), "nobody waits any more")
+		require.Error(t, within(t, ended), "no caller waits any more")
 		synctest.Wait()
 		requireNoTurns(t, p)
 		t.absent()
@@ -83,7 +83,7 @@ func TestWhoIsOnBoardWhileItWaitsToReadLeavesOnItsOwnContext(t *testing.T) {
 	})
 }
 
-func TestWhoOnlyLooksDoesNotWaitForALoadWithThoseWhoLoad(t *testing.T) {
+func TestAdopt_LookupDoesNotWaitForALoad(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		reply := t.fence(redistest.Named("get"))
@@ -105,7 +105,7 @@ func TestWhoOnlyLooksDoesNotWaitForALoadWithThoseWhoLoad(t *testing.T) {
 	})
 }
 
-func TestThePatienceOfThoseWhoWaitToReadEnds(t *testing.T) {
+func TestAdopt_SoftTimeoutOfGetWaitersEnds(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		t.stale("old")
@@ -125,7 +125,7 @@ func TestThePatienceOfThoseWhoWaitToReadEnds(t *testing.T) {
 	})
 }
 
-func TestThoseWhoWaitToReadDoNotWaitForALoadBehindAValue(t *testing.T) {
+func TestAdopt_GetWaitersDoNotWaitForABackgroundLoad(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		t.stale("old")
@@ -138,14 +138,14 @@ func TestThoseWhoWaitToReadDoNotWaitForALoadBehindAValue(t *testing.T) {
 		holds.Store(true)
 		t.delete()
 		a := get(t, p, never[string](t))
-		within(t, reply.arrived) // there is nothing
+		within(t, reply.arrived) // the key is missing
 		b := get(t, p, never[string](t))
 		synctest.Wait()
 		t.proc().write("new")
 		close(reply.pass)
 		gets(t, "new", b)
 		require.True(t, a.running(), "it waits for the load")
-		source.value <- "late" // which is not stored, and came too late for a
+		source.value <- "late" // not stored, and too late for a
 		gets(t, "new", a)
 		requireNoTurns(t, p)
 	})

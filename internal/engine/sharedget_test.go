@@ -14,7 +14,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// look starts a Lookup of the lab's key, of which the absence is an error.
+// look starts a Lookup of the lab's key; a missing key is an error.
 func look(ctx context.Context, t *lab, p *Loader[string]) *call[string] {
 	return start(func() (string, error) {
 		v, there, err := p.Lookup(ctx, t.key)
@@ -25,7 +25,7 @@ func look(ctx context.Context, t *lab, p *Loader[string]) *call[string] {
 	})
 }
 
-func TestAHitIsOneGet(t *testing.T) {
+func TestGet_HitIsOneGET(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		t.proc().write("v")
@@ -42,7 +42,7 @@ func TestAHitIsOneGet(t *testing.T) {
 	})
 }
 
-func TestAMissIsAGetALeaseAndAStore(t *testing.T) {
+func TestGet_MissIsAGETALeaseAndAStore(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		var sent redistest.Counter
@@ -58,7 +58,7 @@ func TestAMissIsAGetALeaseAndAStore(t *testing.T) {
 	})
 }
 
-func TestThoseWhoComeWhileAKeyIsReadShareTheNextRead(t *testing.T) {
+func TestSharedGet_CallersDuringAReadShareTheNext(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		t.proc().write("old")
@@ -83,14 +83,14 @@ func TestThoseWhoComeWhileAKeyIsReadShareTheNextRead(t *testing.T) {
 	})
 }
 
-func TestReadsOfDifferentKeysAreNotHeldUpByEachOther(t *testing.T) {
+func TestSharedGet_KeysDoNotDelayEachOther(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		reply := t.fence(func(cmd redis.Cmder) bool { return cmd.Name() == "get" && cmd.Args()[1] == t.key })
 		p := quiet(newLoader(t, t.client(reply.after()), still[string]()))
 		a := get(t, p, gives("v"))
 		within(t, reply.arrived)
-		for i := range 200 { // more than there are stripes
+		for i := range 200 { // more than there are shards
 			v, err := p.Get(t.Context(), t.key+string(rune('a'+i)), gives("w"))
 			require.NoError(t, err)
 			require.Equal(t, "w", v)
@@ -100,7 +100,7 @@ func TestReadsOfDifferentKeysAreNotHeldUpByEachOther(t *testing.T) {
 	})
 }
 
-func TestThoseWhoWaitToReadJoinTheLoadThatAMissBegins(t *testing.T) {
+func TestSharedGet_WaitersJoinTheLoadOfAMiss(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		var sent redistest.Counter
@@ -124,9 +124,9 @@ func TestThoseWhoWaitToReadJoinTheLoadThatAMissBegins(t *testing.T) {
 	})
 }
 
-func TestACallerWhoWaitsToReadLeavesOnItsOwnContext(t *testing.T) {
+func TestSharedGet_WaitingCallerLeavesOnItsContext(t *testing.T) {
 	t.Parallel()
-	for name, again := range map[string]bool{"and nobody comes": false, "and somebody comes": true} {
+	for name, again := range map[string]bool{"without later callers": false, "with a later caller": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			leaveWhileReading(t, again)
@@ -152,7 +152,7 @@ func leaveWhileReading(t *testing.T, again bool) {
 			require.Equal(t, errBroken, err)
 		}
 		if again {
-			b := get(t, p, never[string](t)) // what they have left behind is in nobody's way
+			b := get(t, p, never[string](t)) // their leftovers disturb no caller
 			synctest.Wait()
 			close(reply.pass)
 			gets(t, "v", a, b)
@@ -165,7 +165,7 @@ func leaveWhileReading(t *testing.T, again bool) {
 	})
 }
 
-func TestACallerWhoSharesAReadLeavesOnItsOwnContext(t *testing.T) {
+func TestSharedGet_SharingCallerLeavesOnItsContext(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		t.proc().write("v")
@@ -192,7 +192,7 @@ func TestACallerWhoSharesAReadLeavesOnItsOwnContext(t *testing.T) {
 				require.Equal(t, errBroken, err)
 				left++
 			} else {
-				require.Equal(t, "v", v) // the one who had sent it
+				require.Equal(t, "v", v) // the sender
 			}
 		}
 		require.Positive(t, left)
@@ -200,8 +200,8 @@ func TestACallerWhoSharesAReadLeavesOnItsOwnContext(t *testing.T) {
 	})
 }
 
-// What ends the read of one caller is not to be the end of those who share it.
-func TestAReadThatFailsIsSentAgainByThoseWhoShareIt(t *testing.T) {
+// The end of one caller's read must not end the reads of callers that share it.
+func TestSharedGet_FailedReadIsSentAgainBySharers(t *testing.T) {
 	t.Parallel()
 	bubbles(t, func(t *lab) {
 		t.proc().write("v")
@@ -223,12 +223,12 @@ func TestAReadThatFailsIsSentAgainByThoseWhoShareIt(t *testing.T) {
 				require.Equal(t, "v", v)
 			}
 		}
-		require.Equal(t, 1, failed, "the one who sent it, and nobody else")
+		require.Equal(t, 1, failed, "only the sender")
 		requireNoTurns(t, p)
 	})
 }
 
-func TestLookupDoesNotLoadAndDoesNotWait(t *testing.T) {
+func TestFind_NeitherLoadsNorWaits(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		p := newLoader(t, t.client(), typedOptions[string]{})
@@ -258,7 +258,7 @@ func TestLookupDoesNotLoadAndDoesNotWait(t *testing.T) {
 	})
 }
 
-func TestAValueThatHasLostItsTTLIsLoadedAgainWhenItIsOverdue(t *testing.T) {
+func TestGet_LoadsAnOverdueValueThatLostItsTTL(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *lab) {
 		p := quiet(newLoader(t, t.client(), typedOptions[string]{}))
@@ -272,11 +272,12 @@ func TestAValueThatHasLostItsTTLIsLoadedAgainWhenItIsOverdue(t *testing.T) {
 	})
 }
 
-// Whether a value is fresh is for the server's clock to say. A client whose own
-// clock is wrong must not load in vain, nor alone.
-func TestAClientWhoseClockIsWrongStillSharesTheCache(t *testing.T) {
+// The server's clock decides whether a value is fresh. A client with a wrong
+// clock must not load in vain, nor alone.
+func TestGet_WrongClockStillSharesTheCache(t *testing.T) {
 	t.Parallel()
-	for name, off := range map[string]time.Duration{"fast": -time.Hour, "slow": time.Hour} { // the server's
+	// of the server
+	for name, off := range map[string]time.Duration{"fast": -time.Hour, "slow": time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := redistest.StartEmbedded(t)
@@ -293,7 +294,7 @@ func TestAClientWhoseClockIsWrongStillSharesTheCache(t *testing.T) {
 	}
 }
 
-func TestACallWhoseContextHasEndedSendsNothing(t *testing.T) {
+func TestGet_EndedContextSendsNothing(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		var sent redistest.Counter
@@ -306,9 +307,9 @@ func TestACallWhoseContextHasEndedSendsNothing(t *testing.T) {
 	})
 }
 
-// Many callers, keys and ends of contexts, for the race detector and for what
-// the stripes are left with.
-func TestReadsUnderLoadLeaveNothingBehind(t *testing.T) {
+// Many callers, keys and ends of contexts, for the race detector and for the
+// final state of the shards.
+func TestSharedGet_LeavesNothingBehind(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		p := newLoader(t, t.client(), typedOptions[string]{})
@@ -340,20 +341,20 @@ func TestReadsUnderLoadLeaveNothingBehind(t *testing.T) {
 	})
 }
 
-// requireNoTurns asserts that nothing is left of any read.
+// requireNoTurns asserts that no read is left.
 func requireNoTurns[V any](t testing.TB, p *Loader[V]) {
 	t.Helper()
-	for i := range p.engine.reads.stripes {
-		s := &p.engine.reads.stripes[i]
-		s.mu.Lock()
-		require.Empty(t, s.m)
-		s.mu.Unlock()
+	for i := range p.engine.gets.shards {
+		shard := &p.engine.gets.shards[i]
+		shard.mu.Lock()
+		require.Empty(t, shard.m)
+		shard.mu.Unlock()
 	}
 }
 
-// What a hook of the client does in one caller's goroutine is not what the others
-// have read.
-func TestAPanicOfTheClientInASharedReadIsItsCallersOwn(t *testing.T) {
+// The outcome of a client's hook in one caller's goroutine is not the reply for
+// the others.
+func TestSharedGet_ClientPanicIsItsCallersOwn(t *testing.T) {
 	t.Parallel()
 	server := redistest.StartEmbedded(t)
 	plain, client := server.Client(nil), server.Client(nil)
@@ -372,7 +373,7 @@ func TestAPanicOfTheClientInASharedReadIsItsCallersOwn(t *testing.T) {
 		case 1:
 			close(first)
 			<-pass
-		case 2: // sent by one of the two who waited for the first
+		case 2: // sent by one of the two that waited for the first
 			close(second)
 			panic("hook")
 		}
@@ -390,11 +391,11 @@ func TestAPanicOfTheClientInASharedReadIsItsCallersOwn(t *testing.T) {
 	wg.Go(look)
 	wg.Go(look)
 	require.Eventually(t, func() bool {
-		s := p.engine.reads.stripe("k")
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		t := s.m["k"]
-		return t != nil && t.next != nil && t.next.n == 2
+		shard := p.engine.gets.shard("k")
+		shard.mu.Lock()
+		defer shard.mu.Unlock()
+		g := shard.m["k"]
+		return g != nil && g.next != nil && g.next.waiting == 2
 	}, patience, time.Millisecond)
 	close(pass)
 	<-second
