@@ -7,23 +7,24 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// An Algorithm is a way to compress. Its number is stored before the bytes.
+// Algorithm names a compression algorithm. Its number is stored before the
+// bytes.
 type Algorithm uint8
 
-// The algorithms of Compress.
+// The algorithms of [Compress].
 const (
 	S2   Algorithm = 1 // github.com/klauspost/compress/s2, Snappy's successor: fast
 	Zstd Algorithm = 2 // RFC 8878: smaller, and several times slower
 )
 
-// Compression says how [Compress] works. The zero value is ready.
+// Compression configures [Compress]. The zero value is ready to use.
 type Compression struct {
-	// Algorithm compresses what is stored from now on. What is read may have
-	// been compressed with another. Defaults to S2.
+	// Algorithm compresses new values. Stored values are read whatever their
+	// algorithm. Defaults to S2.
 	Algorithm Algorithm
 
-	// Threshold is the length in bytes from which on compression is tried.
-	// Defaults to 256; 1 tries always.
+	// Threshold is the least length in bytes for which compression is tried. If
+	// it is 1, compression is always tried. Defaults to 256.
 	Threshold int
 
 	// MaxSize is the greatest length in bytes before compression, for storing
@@ -31,18 +32,19 @@ type Compression struct {
 	MaxSize int
 }
 
-// Compress returns a codec that compresses the bytes of c where that makes them
-// fewer, and adds one byte that says so.
+// Compress returns a codec that compresses the bytes of c if that makes them
+// shorter, and adds one byte that says so.
 //
-// Bytes that claim to be more than MaxSize are refused with [ErrTooLarge], and
-// so are those that claim to be more than 1 MiB and more than 1024 times as
-// many as there are: before anything is allocated, so no few bytes can ask for
-// much. A value that compresses better than that is stored as it is.
+// Decode refuses bytes with [ErrTooLarge] if they claim to hold more than
+// MaxSize. It also refuses them if they claim more than 1 MiB and more than
+// 1024 times their own length. Both checks come before any allocation, so a few
+// bytes cannot ask for much memory. A value that compresses better than that is
+// stored uncompressed.
 //
-// Around [Encrypt] it is of no use: encrypted bytes do not compress. Inside, as
-// in Encrypt(Compress(c, …), keys…), the length of what is stored tells how
-// well it compressed, which can tell a secret to whoever chooses what it is
-// stored together with.
+// Around [Encrypt], Compress is useless: encrypted bytes do not compress.
+// Inside Encrypt, as in Encrypt(Compress(c, …), keys…), the stored length
+// reveals how well the value compressed. If an attacker chooses a part of the
+// value, that can reveal a secret in the other part.
 func Compress[V any](c Codec[V], how Compression) Codec[V] {
 	if how.Algorithm == 0 {
 		how.Algorithm = S2
@@ -72,8 +74,8 @@ type compressed[V any] struct {
 
 const stored Algorithm = 0 // not compressed
 
-// A claim of more bytes than both of these is refused. zstd reaches a factor of
-// 30000 and s2 of 3 million, on zeros; values that mean something stay below 100.
+// If a claim exceeds both limits, it is refused. zstd reaches a factor of 30000
+// and s2 of 3 million, on zeros. Meaningful values stay below 100.
 const (
 	maxRatio   = 1024
 	ratioFloor = 1 << 20
@@ -86,19 +88,19 @@ var (
 	errOverMaxSize      = cannotEncode("Compress: more bytes than Compression.MaxSize", ErrTooLarge)
 )
 
-// Check checks the codec inside.
+// Check checks the inner codec.
 func (c *compressed[V]) Check() error { return Check(c.inner) }
 
-// Append is AppendKeyed without a key.
+// Append is AppendKeyed with an empty key.
 func (c *compressed[V]) Append(dst []byte, v V) ([]byte, error) { return c.AppendKeyed(dst, "", v) }
 
-// Decode is DecodeKeyed without a key.
+// Decode is DecodeKeyed with an empty key.
 func (c *compressed[V]) Decode(src []byte, v *V) error { return c.DecodeKeyed(src, "", v) }
 
-// AppendKeyed appends the algorithm and what the codec inside makes, compressed
-// if that is shorter and not below the threshold.
+// AppendKeyed appends the algorithm and the bytes of the inner codec. It
+// compresses them if they reach the threshold and become shorter.
 func (c *compressed[V]) AppendKeyed(dst []byte, key string, v V) ([]byte, error) {
-	// The plain bytes are written where they stay if they are not compressed.
+	// The inner codec writes where uncompressed bytes stay.
 	out, err := c.inner.AppendKeyed(append(dst, byte(stored)), key, v)
 	if err != nil {
 		return dst, err
@@ -123,8 +125,8 @@ func (c *compressed[V]) AppendKeyed(dst []byte, key string, v V) ([]byte, error)
 	return append(append(out[:len(dst)], byte(c.how.Algorithm)), *scratch...), nil
 }
 
-// DecodeKeyed reads what any algorithm made. It refuses bytes that claim more
-// than MaxSize, or more than so few can hold, before it makes room for them.
+// DecodeKeyed reads the bytes of any algorithm. Before it allocates, it refuses
+// bytes that claim more than MaxSize, or more than their length can hold.
 func (c *compressed[V]) DecodeKeyed(src []byte, key string, v *V) error {
 	*v = *new(V)
 	if len(src) == 0 {
@@ -161,12 +163,12 @@ func (c *compressed[V]) DecodeKeyed(src []byte, key string, v *V) error {
 	return c.inner.DecodeKeyed(plain, key, v)
 }
 
-// credible tells whether so few bytes may claim to hold so many.
+// credible reports whether packed bytes may claim to hold plain bytes.
 func credible(plain, packed int) bool {
 	return plain <= ratioFloor || plain/maxRatio <= packed
 }
 
-// plainSize returns the length that compressed bytes say they had before.
+// plainSize returns the length before compression, as src states it.
 func plainSize(a Algorithm, src []byte) (uint64, error) {
 	switch a {
 	case S2:
@@ -185,9 +187,9 @@ func plainSize(a Algorithm, src []byte) (uint64, error) {
 	return 0, errUnknownAlgorithm
 }
 
-// One encoder and one decoder serve all: they have as many workers as there are
-// processors, which are made at first use and hold no goroutines. The decoder
-// writes no more than the capacity it is given, whatever the frames say.
+// One encoder and one decoder serve all codecs. Each has one worker per
+// processor, made at first use, and holds no goroutines. The decoder never
+// writes beyond the capacity of its destination, whatever the frames say.
 var (
 	zstdEncoder = sync.OnceValue(func() *zstd.Encoder {
 		e, err := zstd.NewWriter(nil, zstd.WithSingleSegment(true), zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true))
@@ -199,7 +201,7 @@ var (
 	})
 )
 
-// mustZstd panics if the options above are wrong, which no input can make them.
+// mustZstd panics if the options above are wrong. No input can cause that.
 func mustZstd[T any](coder T, err error) T {
 	if err != nil {
 		panic(err)

@@ -6,39 +6,40 @@ import (
 	"sync"
 )
 
-// maxHops bounds the pointers, interfaces, structs and containers on the way
-// from a value to any of its parts: enough for maxDepth containers, each behind
-// a pointer in an any, and few enough for the encoder's stack.
+// maxHops bounds the pointers, interfaces, structs and containers between a
+// value and any of its parts. It allows maxDepth containers, each behind a
+// pointer in an any, and protects the stack of the encoder.
 const maxHops = 4 * maxDepth
 
-// maxParts bounds the parts of a value that are visited. Parts that are shared
-// count as often as they are met, and are encoded as often: a hundred structs of
-// which each points twice to the next have more than there are bytes on earth.
+// maxParts bounds the parts of a value that are visited. A shared part is
+// visited and encoded once per reference. In a hundred structs that each point
+// twice to the next, there are more parts than bytes on earth.
 const maxParts = 1 << 24
 
 var errTooManyParts = cannotEncode("more than 16 million parts, counting shared ones as often as they are met", ErrTooLarge)
 
 var errEncodeTooDeep = cannotEncode(fmt.Sprintf("nested deeper than %d, or in a cycle", maxDepth), ErrTooLarge)
 
-// A climb follows a value before it is encoded, where its type lets it nest
-// without end: an encoder that follows a cycle overflows the stack, and that
-// kills the process. Other types are not followed, so most values cost nothing.
+// climb follows a value before it is encoded, if its type permits endless
+// nesting. An encoder that follows a cycle overflows the stack, which kills the
+// process. Other types are not followed, so most values cost nothing.
 type climb struct {
 	generated bool
-	left      int // of maxParts
+	left      int // remaining of maxParts
 }
 
-// checkDepth follows v, of shape s, and returns an error if it does not end soon
-// enough. generated says in whose terms the types of what an any holds are seen.
+// checkDepth follows v, of shape s, and returns an error if it nests too deep
+// or has too many parts. If generated is true, the dynamic type in an any is
+// treated as a type with generated methods.
 func checkDepth(s *shape, v reflect.Value, generated bool) error {
 	c := climb{generated, maxParts}
 	return c.value(s, v, 0)
 }
 
-// value follows v, which is hops away from where the climb began.
+// value follows v, which is hops away from the start of the climb.
 func (c *climb) value(s *shape, v reflect.Value, hops int) error {
 	if !s.nests {
-		return nil // most parts even of values that nest: no need to look inside
+		return nil // true for most parts, even of values that nest
 	}
 	if c.left--; c.left < 0 {
 		return errTooManyParts
@@ -75,7 +76,7 @@ func (c *climb) value(s *shape, v reflect.Value, hops int) error {
 			}
 			part, err := v.FieldByIndexErr(f.index)
 			if err != nil {
-				continue // in an embedded pointer that is nil
+				continue // behind an embedded nil pointer
 			}
 			if err := c.value(f.shape, part, hops); err != nil {
 				return err
@@ -96,8 +97,8 @@ func (c *climb) any(v reflect.Value, hops int) error {
 	return c.reflected(v.Elem(), hops)
 }
 
-// dynamic follows what an any holds. What JSON decodes to is the common case
-// and goes without reflection.
+// dynamic follows the value in an any. The types that JSON decodes to are the
+// common case, and need no reflection.
 func (c *climb) dynamic(x any, hops int) error {
 	switch x := x.(type) {
 	case nil, string, []byte, bool, int, int64, uint64, float64:
@@ -134,8 +135,8 @@ func (c *climb) visit(x any, hops int) error {
 	return c.dynamic(x, hops)
 }
 
-// reflected follows a v whose type was not known until now. The type may be one
-// that msgpack cannot encode, or cannot even look at without harm.
+// reflected follows v, whose type is only known at run time. msgpack may be
+// unable to encode that type, or even to inspect it safely.
 func (c *climb) reflected(v reflect.Value, hops int) error {
 	s, err := dynamicShape(v.Type(), c.generated)
 	if err != nil {
@@ -144,9 +145,10 @@ func (c *climb) reflected(v reflect.Value, hops int) error {
 	return c.value(s, v, hops)
 }
 
-// dynamicShapes holds the shapes of types that were found in an any, made when
-// first met. It never shrinks: programs have finitely many types.
-var dynamicShapes sync.Map // of dynamicType to *dynamicResult
+// dynamicShapes holds the shapes of types that were found in an any. A shape is
+// made when its type is first met. The map never shrinks, since a program has
+// finitely many types.
+var dynamicShapes sync.Map // dynamicType to *dynamicResult
 
 type dynamicType struct {
 	t         reflect.Type

@@ -1,12 +1,12 @@
 package codec
 
-// Deterministic returns an [ErrConfig] if c may make different bytes of equal
-// values, as [Encrypt] does, and nil otherwise. It goes through wrappers.
+// Deterministic returns nil, or an [ErrConfig] if c may encode equal values
+// differently, as [Encrypt] does. It looks through wrappers.
 //
-// Collections that compare members by their bytes call it, and refuse such a
-// codec: a member would never be found again. A codec of another package takes
-// part by having a method Deterministic() error; without it, it is taken to be
-// deterministic.
+// Collections compare members by their bytes. They call Deterministic and
+// refuse such a codec, because a member would never be found again. A codec of
+// another package takes part if it has a method Deterministic() error. Without
+// that method it counts as deterministic.
 func Deterministic[V any](c Codec[V]) error {
 	if c, ok := c.(interface{ Deterministic() error }); ok {
 		return c.Deterministic()
@@ -19,19 +19,19 @@ var (
 	errMapsOf = "%s has a map, which its generated methods write in no order"
 )
 
-// Deterministic passes the question on to the codec inside.
+// Deterministic asks the inner codec.
 func (k keyless[V]) Deterministic() error { return Deterministic(k.Codec) }
 
-// Deterministic passes the question on to the codec inside.
+// Deterministic asks the inner codec.
 func (c *compressed[V]) Deterministic() error { return Deterministic[V](c.inner) }
 
-// Deterministic passes the question on to the codec inside.
+// Deterministic asks the inner codec.
 func (c *versioned[V]) Deterministic() error { return Deterministic[V](c.inner) }
 
-// Deterministic passes the question on to the codec inside.
+// Deterministic asks the inner codec.
 func (c *mapped[V, S]) Deterministic() error { return Deterministic[S](c.inner) }
 
-// Deterministic returns an error: nonces are random.
+// Deterministic returns an error, since nonces are random.
 func (c *encrypted[V]) Deterministic() error { return errNonces }
 
 // hasMap reports whether s or a part of it is a map.

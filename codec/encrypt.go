@@ -7,44 +7,47 @@ import (
 	"fmt"
 )
 
-// A Key encrypts and decrypts. It does not show its Secret to fmt, log/slog or
+// Key encrypts and decrypts. It does not show its Secret to fmt, log/slog or
 // encoding/json.
 type Key struct {
-	ID     uint32 // stored with what was encrypted; any number, used for no other secret
-	Secret []byte // of 16, 24 or 32 random bytes: AES-128, AES-192 or AES-256
+	ID     uint32 // stored with the encrypted bytes; any number that identifies only this secret
+	Secret []byte // 16, 24 or 32 random bytes: AES-128, AES-192 or AES-256
 }
 
 // String returns the key without its secret.
 func (k Key) String() string { return fmt.Sprintf("codec.Key{ID: %d, Secret: hidden}", k.ID) }
 
-// Format writes what String returns, whatever the verb.
+// Format writes the result of String for every verb.
 func (k Key) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(k.String())) }
 
-// MarshalText returns what String returns.
+// MarshalText returns the result of String.
 func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
 // Encrypt returns a codec that encrypts the bytes of c with AES-GCM (NIST SP
-// 800-38D) under the first key, and decrypts with any of them. The bytes are
-// bound to the Redis key that holds them, so a writer to Redis who does not have
-// the secret can neither read a value, nor change it, nor copy it to another key.
-// Such bytes are an [ErrAuth]. A cache also has it seal that a key has no value,
-// and when a value or its absence ends. Such a writer can still delete a value,
-// and put back an older one until that one ends: see SECURITY.md.
+// 800-38D). It encrypts with the first key and decrypts with any of them. The
+// bytes are bound to the Redis key that holds them. Without the secret, a
+// writer to Redis cannot read a value, change it, or copy it to another key.
+// Bytes that were changed or copied are an [ErrAuth].
 //
-// Since it needs the Redis key it works as a [Keyed] only: Append and Decode
+// A cache also seals the absence of a value, and the time at which a value or
+// its absence ends. A writer without the secret can still delete a value, and
+// can restore an older one until that one ends: see SECURITY.md.
+//
+// Encrypt needs the Redis key, so it works only as a [Keyed]. Append and Decode
 // without a key are an [ErrConfig], also through wrappers. Compress inside, not
 // outside: Encrypt(Compress(c, …), keys…).
 //
-// Nonces are random, so one key may encrypt 2^32 values, no more; at 1000 a
-// second that is 50 days. To change keys without a gap:
+// Nonces are random, so one key may encrypt at most 2^32 values. At 1000 values
+// a second that is 50 days. To change keys without a gap:
 //
 //  1. add the new key after the current one, in every process;
 //  2. then put it first;
-//  3. drop the old one when the longest TTL has passed since.
+//  3. drop the old key when the longest TTL has passed since step 2.
 //
-// At least one key is required, IDs must differ, and secrets must have one of
-// the three lengths; else [Check] says what is wrong. Secrets are not kept, so
-// the caller may wipe them. It adds 33 bytes, and a cache 6 more.
+// At least one key is required, IDs must differ, and each Secret must have one
+// of the three lengths. Otherwise [Check] says which rule is broken. Secrets
+// are not kept, so the caller may wipe them. Encrypt adds 33 bytes, and a cache
+// 6 more.
 func Encrypt[V any](c Codec[V], keys ...Key) Codec[V] {
 	e := &encrypted[V]{inner: Bind(c), open: make(map[uint32]cipher.AEAD, len(keys))}
 	if len(keys) == 0 {
@@ -67,8 +70,9 @@ func Encrypt[V any](c Codec[V], keys ...Key) Codec[V] {
 	return e
 }
 
-// Encrypted bytes are a format byte, the key's ID, the nonce, and the plain
-// bytes encrypted with the tag. The tag authenticates format, ID and Redis key.
+// encrypted writes a format byte, the ID of the key, the nonce, and the
+// ciphertext with the tag. The tag authenticates the format, the ID and the
+// Redis key.
 type encrypted[V any] struct {
 	inner Keyed[V]
 	id    uint32
@@ -78,7 +82,7 @@ type encrypted[V any] struct {
 
 const (
 	formatGCM     = 1
-	formatNone    = 2     // of no value
+	formatNone    = 2     // no value
 	encryptHeader = 1 + 4 // format and ID
 )
 
@@ -88,16 +92,16 @@ var (
 	errOpen       = &failure{"Encrypt: the bytes were changed, or moved from another Redis key, or the secret differs", []error{ErrAuth}}
 )
 
-// Check checks the codec inside. The keys were checked by Encrypt.
+// Check checks the inner codec. Encrypt has checked the keys.
 func (c *encrypted[V]) Check() error { return Check(c.inner) }
 
-// Append always fails: there is no key of Redis to bind the bytes to.
+// Append always fails: it has no Redis key to bind the bytes to.
 func (c *encrypted[V]) Append(dst []byte, v V) ([]byte, error) { return c.AppendKeyed(dst, "", v) }
 
 // Decode always fails, as Append does.
 func (c *encrypted[V]) Decode(src []byte, v *V) error { return c.DecodeKeyed(src, "", v) }
 
-// AppendKeyed seals with the first key. The plain bytes do not stay in dst.
+// AppendKeyed seals with the first key. It leaves no plain bytes in dst.
 func (c *encrypted[V]) AppendKeyed(dst []byte, key string, v V) ([]byte, error) {
 	if key == "" {
 		return dst, cannotEncode(errNeedsKey.msg, ErrConfig)
@@ -110,8 +114,8 @@ func (c *encrypted[V]) AppendKeyed(dst []byte, key string, v V) ([]byte, error) 
 	aad := getScratch()
 	defer putScratch(aad)
 	*aad = append(append(*aad, out[len(dst):len(head)]...), key...)
-	// The plain bytes are overwritten by the nonce and the encrypted ones, or
-	// wiped if these did not fit behind dst.
+	// Seal overwrites the plain bytes with the nonce and the ciphertext. If
+	// these do not fit behind dst, the plain bytes are wiped.
 	plain := out[len(head):]
 	sealed := c.seal.Seal(out[:len(head)], nil, plain, *aad)
 	if len(plain) > 0 && &sealed[len(head)] != &plain[0] {
@@ -120,8 +124,8 @@ func (c *encrypted[V]) AppendKeyed(dst []byte, key string, v V) ([]byte, error) 
 	return sealed, nil
 }
 
-// DecodeKeyed opens what any of the keys sealed for this key of Redis. Nothing
-// of bytes that do not authenticate reaches the codec inside.
+// DecodeKeyed opens bytes that any of the keys sealed for this Redis key. The
+// inner codec never sees bytes that do not authenticate.
 func (c *encrypted[V]) DecodeKeyed(src []byte, key string, v *V) error {
 	*v = *new(V)
 	if key == "" {
@@ -135,13 +139,13 @@ func (c *encrypted[V]) DecodeKeyed(src []byte, key string, v *V) error {
 	}
 	*plain = opened
 	defer func() {
-		clear(*plain) // what was secret is not left in the pool
+		clear(*plain) // no secret stays in the pool
 		putScratch(plain)
 	}()
 	return c.inner.DecodeKeyed(*plain, key, v)
 }
 
-// opened appends to dst the plain bytes of src, which is of the given format.
+// opened appends the plain bytes of src to dst. src must have the given format.
 func (c *encrypted[V]) opened(dst, src []byte, format byte, key string) ([]byte, error) {
 	if len(src) < encryptHeader || src[0] != format {
 		return nil, errSealHeader

@@ -9,47 +9,48 @@ import (
 )
 
 var (
-	// ErrFormat says that the bytes are not of this codec, or not whole. Every error
-	// of Decode is an ErrFormat.
+	// ErrFormat says that the bytes are not of this codec, or are incomplete.
+	// Every error of Decode is an ErrFormat.
 	ErrFormat = errors.New("codec: bytes of another format")
 
 	// ErrVersion says that the bytes are of another version. See [Version].
 	ErrVersion error = &failure{"bytes of another version", []error{ErrFormat}}
 
-	// ErrAuth says that the bytes were sealed under a key that is not known, or for
+	// ErrAuth says that the bytes were sealed under an unknown key, or for
 	// another Redis key, or were changed since. See [Encrypt].
 	ErrAuth error = &failure{"bytes that do not authenticate", []error{ErrFormat}}
 
-	// ErrEncode says that the value cannot be encoded. Every error of Append is an
-	// ErrEncode.
+	// ErrEncode says that the value cannot be encoded. Every error of Append is
+	// an ErrEncode.
 	ErrEncode = errors.New("codec: value cannot be encoded")
 
-	// ErrTooLarge says that the value or its bytes exceed a limit: of size, of depth or
-	// of the memory that decoding would take.
+	// ErrTooLarge says that the value or its bytes exceed a limit on size,
+	// depth, or the memory needed to decode.
 	ErrTooLarge = errors.New("codec: too large")
 
-	// ErrConfig says that the codec can never work as it was made. See [Check].
+	// ErrConfig says that the codec can never work with its type and settings.
+	// See [Check].
 	ErrConfig = errors.New("codec: misconfigured")
 
-	// ErrNote says that the codec works, and that its user may want to know
-	// something about it. See [Check].
+	// ErrNote says that the codec works but may surprise its user. See [Check].
 	ErrNote = errors.New("codec: note")
 )
 
-// failure is every error that this package makes: a message that never quotes
-// bytes or values, and what the error is in the sense of errors.Is.
+// failure is the type of all errors of this package. msg never quotes bytes or
+// values. is lists the errors that errors.Is matches.
 type failure struct {
 	msg string
 	is  []error
 }
 
-// Error returns the message behind the name of the package.
+// Error returns the message after the name of the package.
 func (f *failure) Error() string { return "codec: " + f.msg }
 
-// Unwrap returns what the error is, for errors.Is and errors.As.
+// Unwrap returns the wrapped errors, for errors.Is and errors.As.
 func (f *failure) Unwrap() []error { return f.is }
 
-// badFormat is a failure of Decode, cannotEncode one of Append; cause may be nil.
+// badFormat makes an error of Decode, cannotEncode one of Append. cause may be
+// nil.
 func badFormat(msg string, cause error) *failure    { return newFailure(msg, ErrFormat, cause) }
 func cannotEncode(msg string, cause error) *failure { return newFailure(msg, ErrEncode, cause) }
 
@@ -64,10 +65,11 @@ func misconfigured(format string, args ...any) *failure {
 	return &failure{fmt.Sprintf(format, args...), []error{ErrConfig}}
 }
 
-// describe is the part of err's message that cannot hold bytes of the value:
-// what other packages say is printed only where it is known to be about types,
-// codes and offsets. For instance time.Parse, netip.ParseAddr and strconv.Atoi
-// quote their whole input, so a foreign error is named by its type.
+// describe returns the part of err's message that cannot hold bytes of the
+// value. The text of a foreign error is used only if it is known to be about
+// types, codes and offsets. time.Parse, netip.ParseAddr and strconv.Atoi, for
+// instance, quote their whole input, so other foreign errors are named by their
+// type.
 func describe(err error) string {
 	switch e := err.(type) {
 	case *failure:
@@ -75,7 +77,7 @@ func describe(err error) string {
 	case *json.SyntaxError:
 		return fmt.Sprintf("JSON syntax error at offset %d", e.Offset)
 	case *json.UnmarshalTypeError:
-		what, _, _ := strings.Cut(e.Value, " ") // "number 300": the literal goes
+		what, _, _ := strings.Cut(e.Value, " ") // drops the literal of "number 300"
 		if e.Field != "" {
 			return fmt.Sprintf("JSON %s does not fit field %s of type %s", what, e.Field, e.Type)
 		}
@@ -83,8 +85,8 @@ func describe(err error) string {
 	case *json.UnsupportedTypeError, *json.UnsupportedValueError: // a type, NaN, a cycle's type
 		return err.Error()
 	}
-	// Only errors that have their text ready are asked for it: others may take
-	// their time to quote megabytes.
+	// Error is called only on errors whose text is ready: others may take time
+	// to quote megabytes.
 	name := fmt.Sprintf("%T", err)
 	switch pkg, _, _ := strings.Cut(strings.TrimPrefix(name, "*"), "."); pkg {
 	case "errors", "fmt", "msgpack":
@@ -95,7 +97,7 @@ func describe(err error) string {
 	return name
 }
 
-// describePanic is describe for what a method or function panicked with.
+// describePanic is describe for a recovered panic of a method or function.
 func describePanic(method string, r any) string {
 	if e, ok := r.(runtime.Error); ok {
 		return fmt.Sprintf("panic in %s: %v", method, e)
@@ -103,8 +105,8 @@ func describePanic(method string, r any) string {
 	return fmt.Sprintf("panic in %s: %T", method, r)
 }
 
-// catchAppend is deferred by Append methods that call code of others. It makes
-// a panic an error and, after any error, the result dst as it was given.
+// catchAppend is deferred by Append methods that call user code. It turns a
+// panic into an error. After any error it restores dst as the result.
 func catchAppend(method string, dst []byte, out *[]byte, err *error) {
 	switch r := recover().(type) {
 	case nil:
@@ -119,8 +121,8 @@ func catchAppend(method string, dst []byte, out *[]byte, err *error) {
 	}
 }
 
-// catchDecode is deferred by Decode methods that call code of others. It makes
-// a panic an error and, after any error, *v the zero value.
+// catchDecode is deferred by Decode methods that call user code. It turns a
+// panic into an error. After any error it sets *v to the zero value.
 func catchDecode[V any](method string, v *V, err *error) {
 	if r := recover(); r != nil {
 		cause, _ := r.(error)
@@ -131,7 +133,8 @@ func catchDecode[V any](method string, v *V, err *error) {
 	}
 }
 
-// catchCall is catchDecode for what the caller makes zero after any error.
+// catchCall is catchDecode for callers that set the value to zero themselves
+// after any error.
 func catchCall(method string, err *error) {
 	if r := recover(); r != nil {
 		cause, _ := r.(error)

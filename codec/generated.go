@@ -5,8 +5,9 @@ import (
 	"sync"
 )
 
-// msgpMarshaler and msgpUnmarshaler are the methods that tinylib/msgp generates.
-// They are known by their form, so that this module need not depend on it.
+// msgpMarshaler and msgpUnmarshaler are the methods that tinylib/msgp
+// generates. They are recognized by their signatures, so this module need not
+// depend on it.
 type (
 	msgpMarshaler   interface{ MarshalMsg([]byte) ([]byte, error) }
 	msgpUnmarshaler interface {
@@ -16,9 +17,10 @@ type (
 
 // generatedFor returns the codec of a type that has those methods, or nil.
 //
-// What they read is scanned first as for [MessagePack], so nothing is deeper,
-// longer or shorter than it says. The methods see to integers themselves; a
-// slice they make at once, at the size of its elements for each byte at most.
+// The bytes are scanned before the methods read them, as for [MessagePack]. So
+// no length exceeds the bytes, and nesting is bounded. The methods check
+// integers themselves. They allocate a slice at once, with at most one element
+// for each byte.
 func generatedFor(t reflect.Type) anyCodec {
 	c := &generated{typ: t}
 	on := reflect.PointerTo(t)
@@ -36,14 +38,14 @@ func generatedFor(t reflect.Type) anyCodec {
 	return c
 }
 
-// generated serves a type with the methods on it or a pointer to it, and one that is
-// itself the pointer. A nil of the latter is MessagePack's nil, for which the methods
-// have no form of their own.
+// generated serves a type with the methods on it or on a pointer to it, and a
+// pointer type with the methods. A nil pointer of the latter is stored as
+// MessagePack's nil, since the methods cannot encode it.
 type generated struct {
 	typ   reflect.Type
-	elem  reflect.Type // what typ points to, else nil
+	elem  reflect.Type // element type if typ is a pointer, else nil
 	shape *shape
-	spare sync.Pool // of pointers to variables of typ, which are zero
+	spare sync.Pool // pointers to zero variables of typ
 }
 
 func (c *generated) check() error { return nil }
@@ -56,7 +58,7 @@ func (c *generated) deterministic() error {
 	return nil
 }
 
-// encode calls MarshalMsg, and scans what it appended.
+// encode calls MarshalMsg and scans the appended bytes.
 func (c *generated) encode(dst []byte, p any) ([]byte, error) {
 	again := c.spare.Get()
 	if again == nil {
@@ -68,7 +70,8 @@ func (c *generated) encode(dst []byte, p any) ([]byte, error) {
 	return out, err
 }
 
-// append appends the variable at p, and decodes that into the one at again, which is zero.
+// append appends the variable at p, and decodes the bytes into the zero
+// variable at again.
 func (c *generated) append(dst []byte, p, again any) (out []byte, err error) {
 	defer catchAppend("MarshalMsg", dst, &out, &err)
 	if c.shape.nests {
@@ -87,8 +90,8 @@ func (c *generated) append(dst []byte, p, again any) (out []byte, err error) {
 	if out, err = with.(msgpMarshaler).MarshalMsg(dst); err != nil {
 		return dst, cannotEncode("MarshalMsg: "+describe(err), err)
 	}
-	// The methods may be written by hand: what they made is looked at before it
-	// is stored.
+	// The methods may be written by hand, so their bytes are checked before
+	// they are stored.
 	if len(out) < len(dst) {
 		return dst, errNotAppended
 	}
@@ -104,7 +107,7 @@ func (c *generated) append(dst []byte, p, again any) (out []byte, err error) {
 
 var errNotAppended = cannotEncode("MarshalMsg did not append", nil)
 
-// decodeInto scans src, and calls UnmarshalMsg only if it is sound.
+// decodeInto scans src, and calls UnmarshalMsg only if src is sound.
 func (c *generated) decodeInto(src []byte, p any) (err error) {
 	defer catchCall("UnmarshalMsg", &err)
 	var s scan

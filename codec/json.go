@@ -7,22 +7,22 @@ import (
 	"sync"
 )
 
-// JSON returns a codec that stores values as encoding/json does, but for HTML's
-// characters, which are not escaped. Bytes after the value are refused, and
-// null is unless V can be nil or has methods to unmarshal it.
+// JSON returns a codec that stores values as encoding/json does, without HTML
+// escapes. It refuses bytes after the value. It refuses null unless V can be
+// nil or has methods to unmarshal it.
 //
-// It is readable in redis-cli and slower than [MessagePack], and has the limits
-// of the format: bytes in strings that are not UTF-8 are replaced, and an any
-// decodes to float64, string, bool, nil, []any or map[string]any.
+// It is readable in redis-cli and slower than [MessagePack]. It has the limits
+// of the format: invalid UTF-8 in strings is replaced, and an any decodes to
+// float64, string, bool, nil, []any or map[string]any.
 //
-// Nesting is bounded by encoding/json, to 10000. As with [MessagePack], Decode
-// refuses bytes that would make it allocate more than 256 bytes for each of theirs,
-// and 4 MB, with an error that wraps ErrTooLarge: an element of a slice costs the size
-// of its type, however few bytes it takes in JSON. Append refuses such values too.
-// Methods of V's parts allocate what they like.
+// encoding/json bounds nesting to 10000. As with [MessagePack], Decode refuses
+// bytes that would make it allocate more than 256 bytes for each of theirs, and
+// more than 4 MB. The error wraps ErrTooLarge. An element of a slice costs the
+// size of its type, however few bytes it takes in JSON. Append refuses such
+// values too. The memory that methods of V's parts allocate is not bounded.
 func JSON[V any]() Codec[V] { return &typed[V]{as: jsonOf(reflect.TypeFor[V]())} }
 
-// jsonOf is JSON of a type.
+// jsonOf is JSON with the type as a value.
 func jsonOf(t reflect.Type) anyCodec {
 	if err := checkJSON(t, t.String(), map[reflect.Type]bool{}); err != nil {
 		return invalid{err}
@@ -34,18 +34,18 @@ type jsonCodec struct {
 	sure
 	typ      reflect.Type
 	plan     *jsonPlan
-	nullable bool // null at the top is a value
-	verify   bool // a part encodes itself, and may not decode what it makes
+	nullable bool // null at the top level is a value
+	verify   bool // a part has its own encoder, which its decoder may refuse
 	encoders sync.Pool
 }
 
-// jsonEncoder is what one encode needs.
+// jsonEncoder holds the state of one encode.
 type jsonEncoder struct {
 	enc *json.Encoder
 	buf buffer
 }
 
-// encode appends a variable as encoding/json writes it, without HTML escapes.
+// encode appends the variable as encoding/json writes it, without HTML escapes.
 func (c *jsonCodec) encode(dst []byte, p any) (out []byte, err error) {
 	defer catchAppend("a method of the value", dst, &out, &err)
 	e, ok := c.encoders.Get().(*jsonEncoder)
@@ -56,10 +56,10 @@ func (c *jsonCodec) encode(dst []byte, p any) (out []byte, err error) {
 	}
 	e.buf.b = dst
 	if err := e.enc.Encode(p); err != nil {
-		// The encoder is not put back: it remembers some errors.
+		// The encoder is not reused: it remembers some errors.
 		return dst, cannotEncode(describe(err), err)
 	}
-	out = e.buf.b[:len(e.buf.b)-1] // without the newline that Encode adds
+	out = e.buf.b[:len(e.buf.b)-1] // drops the newline that Encode adds
 	e.buf.b = nil
 	c.encoders.Put(e)
 	if err := c.plan.check(out[len(dst):]); err != nil {
@@ -73,10 +73,11 @@ func (c *jsonCodec) encode(dst []byte, p any) (out []byte, err error) {
 	return out, nil
 }
 
-// decodeInto reads src with encoding/json. It refuses null where the type has no nil.
+// decodeInto reads src with encoding/json. It refuses null if the type has no
+// nil.
 func (c *jsonCodec) decodeInto(src []byte, p any) (err error) {
 	defer catchCall("a method of the value", &err)
-	// Unmarshal takes null for anything, and leaves it zero.
+	// Unmarshal accepts null for every type, and leaves the zero value.
 	if !c.nullable && len(src) >= len("null") && string(bytes.TrimSpace(src)) == "null" {
 		return errNull
 	}
@@ -91,7 +92,7 @@ func (c *jsonCodec) decodeInto(src []byte, p any) (err error) {
 
 var errNull = badFormat("null, and the type has no nil", nil)
 
-// nilable tells whether t has a nil that encoders store as such.
+// nilable reports whether t has a nil that encoders store as such.
 func nilable(t reflect.Type) bool {
 	switch t.Kind() {
 	case reflect.Pointer, reflect.Slice, reflect.Map, reflect.Interface:
@@ -104,8 +105,8 @@ func hasOwnJSON(t reflect.Type) bool {
 	return hasMethods(t, reflect.TypeFor[json.Unmarshaler]()) || hasMethods(t, textUnmarshalerType)
 }
 
-// holdsOwnJSON reports whether t or a part of it has methods of its own, but for
-// a time.
+// holdsOwnJSON reports whether t or a part of it, other than a time.Time, has
+// its own JSON methods.
 func holdsOwnJSON(t reflect.Type, seen map[reflect.Type]bool) bool {
 	if seen[t] || t == timeType {
 		return false
@@ -129,10 +130,10 @@ func holdsOwnJSON(t reflect.Type, seen map[reflect.Type]bool) bool {
 	return false
 }
 
-// checkJSON finds a part of t, which stands at path, that encoding/json cannot
-// carry both ways. It does not look into types with methods of their own, nor
-// for names that collide, of which encoding/json has rules that Go programmers
-// know.
+// checkJSON looks for a part of t that encoding/json cannot both encode and
+// decode. path is the place of t. It does not inspect types with their own
+// methods. It does not check for colliding names, since Go programmers know the
+// rules of encoding/json for them.
 func checkJSON(t reflect.Type, path string, seen map[reflect.Type]bool) *failure {
 	if promotes(t) && hasOwnJSON(t) {
 		return misconfigured("%s: %s has the methods of an embedded field, by which its other fields are not stored", path, t)

@@ -9,35 +9,36 @@ import (
 	"unicode"
 )
 
-// A jsonPlan is what JSON knows of a type before it sees bytes: what encoding/json
-// allocates for it. Elements of slices are the reason: "{}," is three bytes, whatever
-// the size of the struct that it makes.
+// jsonPlan holds the costs of decoding a type with encoding/json, known before
+// any bytes are seen. It exists for the elements of slices: "{}," is three
+// bytes, whatever the size of the struct that it makes.
 type jsonPlan struct {
 	top    *jsonShape
-	costly int64 // most that one value in the bytes may cost to decode, in bytes
+	costly int64 // most bytes that decoding one JSON value may allocate
 }
 
-// A jsonShape is a type as encoding/json decodes it.
+// jsonShape is a type as encoding/json decodes it.
 type jsonShape struct {
-	kind   reflect.Kind // Invalid: nothing that is allocated beyond its bytes
+	kind   reflect.Kind // Invalid: allocates nothing beyond its bytes
 	size   int64
 	key    *jsonShape            // of a map
 	elem   *jsonShape            // of a pointer, slice, array, or map
 	fields map[string]*jsonField // of a struct
-	folded map[string]*jsonField // of a struct, by names in one case
+	folded map[string]*jsonField // of a struct, by case-folded name
 }
 
-// A jsonField is a field of a struct, or of one that is embedded in it.
+// jsonField is a field of a struct, or of a struct embedded in it.
 type jsonField struct {
 	shape  *jsonShape
-	tagged bool  // its name is in the tag
-	depth  int   // how many structs it is embedded in
-	within int   // the field of the outermost one
-	cost   int64 // of the embedded pointers on the way to it
+	tagged bool  // the name is from the tag
+	depth  int   // number of structs it is embedded in
+	within int   // index of the outermost field that holds it
+	cost   int64 // of the embedded pointers on the way
 }
 
-// grown is how often the size of an element is allocated for it: encoding/json
-// appends, and each time a long slice is full its capacity grows by a quarter.
+// grown is how many times the size of an element is allocated in total.
+// encoding/json appends, and the capacity of a full long slice grows by a
+// quarter each time.
 const grown = 5
 
 var errJSONTooLarge = badFormat("JSON: decoding would take too much memory", ErrTooLarge)
@@ -46,7 +47,8 @@ var errJSONTooLarge = badFormat("JSON: decoding would take too much memory", Err
 func newJSONPlan(t reflect.Type) *jsonPlan {
 	seen := make(map[reflect.Type]*jsonShape)
 	p := &jsonPlan{top: newJSONShape(t, seen)}
-	// As of MessagePack: a pointer's target, a map and an element at once.
+	// As in MessagePack, the bound adds up a pointer's target, a map and an
+	// element.
 	var slot, base, pointers int64
 	for _, s := range seen {
 		switch s.kind {
@@ -88,9 +90,10 @@ func newJSONShape(t reflect.Type, seen map[reflect.Type]*jsonShape) *jsonShape {
 	return s
 }
 
-// addFields adds the fields of t, which is embedded as at says. Of several of one name,
-// encoding/json takes the one that is embedded least deep, then the one with a tag, and
-// otherwise none: then one stands for all, and costs too much.
+// addFields adds the fields of t, embedded as at describes. If several fields
+// have one name, encoding/json takes the least deep one, then the tagged one,
+// and otherwise drops them all. In the last case one field stands for all,
+// which overestimates the cost.
 func (s *jsonShape) addFields(t reflect.Type, at jsonField, embedding []reflect.Type, seen map[reflect.Type]*jsonShape) {
 	if slices.Contains(embedding, t) {
 		return
@@ -132,7 +135,8 @@ func (s *jsonShape) addField(name string, f *jsonField) {
 	}
 }
 
-// fold returns name in one case, as encoding/json matches names that it does not find.
+// fold returns name in one case. encoding/json matches a name so if it finds no
+// exact match.
 func fold(name string) string {
 	return strings.Map(func(r rune) rune {
 		for {
@@ -145,7 +149,8 @@ func fold(name string) string {
 	}, name)
 }
 
-// base is what a slice or a map costs by itself, and each what an element costs.
+// base returns the cost of a slice or map without elements. each returns the
+// cost of one element.
 func (s *jsonShape) base() int64 {
 	if s.kind == reflect.Map {
 		return mapCost(&shape{key: &shape{size: s.key.size}, elem: &shape{size: s.elem.size}}, 0)
@@ -161,11 +166,11 @@ func (s *jsonShape) each() int64 {
 	return grown*s.elem.size + 1
 }
 
-// check refuses bytes that would have encoding/json allocate more than allocLimit
-// allows. Bytes that are no JSON it leaves to encoding/json.
+// check refuses bytes that would make encoding/json allocate more than
+// allocLimit permits. It leaves invalid JSON to encoding/json.
 func (p *jsonPlan) check(src []byte) error {
 	limit := allocLimit(src)
-	if p.costly*(int64(len(src))/2+1) <= limit { // a value and what parts it from the next
+	if p.costly*(int64(len(src))/2+1) <= limit { // a value and its separator
 		return nil
 	}
 	values := int64(1 + bytes.Count(src, comma) + bytes.Count(src, bracket) + bytes.Count(src, brace))
@@ -182,18 +187,18 @@ func (p *jsonPlan) check(src []byte) error {
 
 var comma, bracket, brace = []byte(","), []byte("["), []byte("{")
 
-// A jsonWalk walks bytes along a shape.
+// jsonWalk walks bytes along a shape.
 type jsonWalk struct {
 	src   []byte
 	limit int64 // bytes that may still be allocated
 	depth int
 }
 
-// deepest is how deep encoding/json goes.
+// deepest is the depth limit of encoding/json.
 const deepest = 10_000
 
-// value walks the value at i, and returns where it ends: len(src) where the bytes are no
-// JSON, or the limit is reached.
+// value walks the value at i and returns its end. It returns len(src) if the
+// bytes are invalid JSON or the limit is reached.
 func (w *jsonWalk) value(s *jsonShape, i int) int {
 	if i = w.space(i); i >= len(w.src) || w.limit < 0 {
 		return len(w.src)
@@ -212,7 +217,7 @@ func (w *jsonWalk) value(s *jsonShape, i int) int {
 	return w.skip(i)
 }
 
-// array walks the elements of an array, from i on.
+// array walks the elements of an array, starting at i.
 func (w *jsonWalk) array(s *jsonShape, i int) int {
 	w.depth++
 	defer func() { w.depth-- }()
@@ -235,7 +240,7 @@ func (w *jsonWalk) array(s *jsonShape, i int) int {
 	return len(w.src)
 }
 
-// object walks the members of an object, from i on.
+// object walks the members of an object, starting at i.
 func (w *jsonWalk) object(s *jsonShape, i int) int {
 	w.depth++
 	defer func() { w.depth-- }()
@@ -258,7 +263,7 @@ func (w *jsonWalk) object(s *jsonShape, i int) int {
 			w.limit -= s.each()
 			elem = s.elem
 		case f != nil:
-			if f.cost > 0 && f.within != within { // once for the fields of one pointer
+			if f.cost > 0 && f.within != within { // once for all fields behind one pointer
 				within = f.within
 				w.limit -= f.cost
 			}
@@ -278,7 +283,7 @@ func (w *jsonWalk) object(s *jsonShape, i int) int {
 
 var leafJSON = new(jsonShape)
 
-// field returns the field of a name, which is in quotes; nil if there is none.
+// field returns the field with a quoted name, or nil.
 func (s *jsonShape) field(quoted []byte) *jsonField {
 	if s.kind != reflect.Struct || len(quoted) < 2 {
 		return nil
@@ -296,7 +301,7 @@ func (s *jsonShape) field(quoted []byte) *jsonField {
 	return s.folded[fold(name)]
 }
 
-// skip returns where the value at i ends, whatever it is.
+// skip returns the end of the value at i, whatever its type.
 func (w *jsonWalk) skip(i int) int {
 	for open := 0; i < len(w.src); {
 		switch w.src[i] {
@@ -322,7 +327,7 @@ func (w *jsonWalk) skip(i int) int {
 	return len(w.src)
 }
 
-// literal returns where a number or a word ends.
+// literal returns the end of a number or a word.
 func (w *jsonWalk) literal(i int) int {
 	for i < len(w.src) && bytes.IndexByte([]byte(",:]} \t\r\n\"[{"), w.src[i]) < 0 {
 		i++
@@ -330,7 +335,7 @@ func (w *jsonWalk) literal(i int) int {
 	return i
 }
 
-// text returns where the string at i ends.
+// text returns the end of the string at i.
 func (w *jsonWalk) text(i int) int {
 	for i++; i < len(w.src); i++ {
 		switch w.src[i] {
