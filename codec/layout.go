@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// layOut gives s the fields that msgpack stores of the struct t. It does what
-// msgpack's own unexported getFields does, and refuses what that gets wrong:
-// two fields of one name, of which one is lost, a struct that embeds itself, on
-// which it overflows the stack, and embedded fields that it cannot set.
+// layOut gives s the fields that msgpack stores for the struct t. It mirrors
+// msgpack's unexported getFields, and refuses the structs that getFields gets
+// wrong: two fields of one name (one is lost), a struct that embeds itself (the
+// stack overflows), and embedded fields that it cannot set.
 func (b *shapes) layOut(s *shape, t reflect.Type, path string) *failure {
 	if slices.Contains(b.embedding, t) {
 		return misconfigured("%s: %s embeds itself", path, t)
@@ -18,19 +18,19 @@ func (b *shapes) layOut(s *shape, t reflect.Type, path string) *failure {
 	b.embedding = append(b.embedding, t)
 	defer func() { b.embedding = b.embedding[:len(b.embedding)-1] }()
 
-	// Names count once, whether they are those of fields, of aliases or of
-	// embedded structs: msgpack keeps the last and logs that it dropped one.
+	// The names of fields, aliases and embedded structs share one namespace:
+	// msgpack keeps the last and logs that it dropped one.
 	s.byName = make(map[string]*field, t.NumField())
 	omitAll := false
 	for f := range t.Fields() {
 		at := path + "." + f.Name
-		// As in getFields, "-" goes first, and an embedded struct of an
-		// unexported type counts, for the sake of its exported fields.
+		// As in getFields, "-" is checked first, and an embedded struct of an
+		// unexported type counts for its exported fields.
 		tag, ok := parseTag(f.Tag.Get("msgpack"))
 		if !ok {
 			return misconfigured("%s: the msgpack tag has quotes or brackets, which are not supported", at)
 		}
-		if f.Name == "_msgpack" && tag.name != "-" { // its options are for the whole struct
+		if f.Name == "_msgpack" && tag.name != "-" { // its options apply to the whole struct
 			s.array = tag.has("as_array") || tag.has("asArray")
 			omitAll = omitAll || tag.has("omitempty")
 		}
@@ -48,12 +48,13 @@ func (b *shapes) layOut(s *shape, t reflect.Type, path string) *failure {
 				continue
 			}
 		}
-		if !f.IsExported() { // reflect can read it and not set it
+		if !f.IsExported() { // reflect can read it but not set it
 			return misconfigured("%s: an embedded field of an unexported type cannot be decoded", at)
 		}
 		if tag.has("intern") {
-			// Any string, and any field's name, may then be a number that only
-			// the decoder can resolve, so no name can be trusted to be none.
+			// With interning, any string and any field name may be a number
+			// that only the decoder can resolve. So no name could be trusted to
+			// be unknown.
 			return misconfigured("%s: interned strings are not supported", at)
 		}
 		fs, err := b.of(f.Type, at)
@@ -77,10 +78,10 @@ func (b *shapes) layOut(s *shape, t reflect.Type, path string) *failure {
 	return nil
 }
 
-// inline adds to s the fields of its embedded struct f, if msgpack would: if f is
-// a struct or a pointer to one, does not encode itself, and has no field of a name
-// that s has already. With the option inline (always) msgpack does in any case,
-// and loses the fields that s has, which is refused.
+// inline adds the fields of the embedded struct f to s, if msgpack does: f is a
+// struct or a pointer to one, does not encode itself, and has no field name
+// that s has already. If always is true (the option inline), msgpack inlines in
+// any case and loses the fields that s has. That is refused.
 func (b *shapes) inline(s *shape, f reflect.StructField, name, path string, always bool) (bool, *failure) {
 	t := f.Type
 	for t.Kind() == reflect.Pointer && !always {
@@ -95,8 +96,8 @@ func (b *shapes) inline(s *shape, f reflect.StructField, name, path string, alwa
 	if own, err := encodesItself(t, path); !always && (own || err != nil) {
 		return false, err
 	}
-	// Laid out on its own and not by of, which would refuse it for having no
-	// fields, as an embedded sync.Mutex has not.
+	// layOut is called directly because of would refuse a struct without
+	// fields, such as an embedded sync.Mutex.
 	es := &shape{kind: shapeStruct, size: int64(t.Size())}
 	if err := b.layOut(es, t, path); err != nil {
 		return false, err
@@ -116,7 +117,7 @@ func (b *shapes) inline(s *shape, f reflect.StructField, name, path string, alwa
 	if f.Type.Kind() == reflect.Pointer {
 		cost = rounded(es.size)
 		// The first field tells a pointer to an empty struct from nil. It must
-		// not stand behind another pointer, which may be nil itself.
+		// not be behind another pointer, which may be nil itself.
 		if !slices.ContainsFunc(es.fields, func(e field) bool { return e.cost == 0 }) {
 			return false, misconfigured("%s: an embedded pointer to %s, which has no field of its own to store, would come back as nil", path, t)
 		}
@@ -126,9 +127,9 @@ func (b *shapes) inline(s *shape, f reflect.StructField, name, path string, alwa
 		s.byName[e.name] = &e
 		s.fields = append(s.fields, e)
 	}
-	// Under its own name the struct is decoded too, though never encoded. Who
-	// forges bytes may use it, so the integers in there are compared as well;
-	// and a field of that name would not be decoded.
+	// msgpack also decodes the struct under its own name, but never encodes it
+	// so. Forged bytes may use that name, so its integers are compared as well.
+	// A field with that name would not be decoded.
 	if s.byName[name] != nil {
 		return false, misconfigured("%s: a field is stored as %q too", path, name)
 	}
@@ -139,10 +140,10 @@ func (b *shapes) inline(s *shape, f reflect.StructField, name, path string, alwa
 	return true, nil
 }
 
-// fieldTag is a msgpack struct tag: `msgpack:"name,option,alias:othername"`. The
-// parser that msgpack uses, tagparser, takes quotes and brackets too. Nobody
-// writes them, and to be wrong about a name is to check the wrong field; so ours
-// refuses them.
+// fieldTag is a msgpack struct tag: `msgpack:"name,option,alias:othername"`.
+// msgpack's parser, tagparser, accepts quotes and brackets too. They are not
+// used in practice, and a misread name means that the wrong field is checked.
+// So this parser refuses them.
 type fieldTag struct {
 	name    string
 	options []string
@@ -160,7 +161,7 @@ func parseTag(s string) (tag fieldTag, ok bool) {
 		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
 		switch {
 		case hasValue && key == "alias":
-			tag.aliases = []string{value} // the last one counts
+			tag.aliases = []string{value} // the last one wins
 		case i == 0 && !hasValue:
 			tag.name = key
 		default:

@@ -17,7 +17,7 @@ var (
 	textUnmarshalerType = reflect.TypeFor[encoding.TextUnmarshaler]()
 
 	// ownEncoders and ownDecoders are the methods by which a type encodes and
-	// decodes itself with msgpack, in the order in which it looks for them.
+	// decodes itself with msgpack, in msgpack's order of preference.
 	ownEncoders = []reflect.Type{
 		reflect.TypeFor[msgpack.CustomEncoder](), reflect.TypeFor[msgpack.Marshaler](),
 		reflect.TypeFor[encoding.BinaryMarshaler](), reflect.TypeFor[encoding.TextMarshaler](),
@@ -28,10 +28,11 @@ var (
 	}
 )
 
-// encodesItself tells whether msgpack leaves t to methods of t. It is an error
-// if they do not fit together, as when only MarshalText is there, for logs.
+// encodesItself reports whether msgpack calls methods of t to encode or decode
+// it. It returns an error if the methods do not match, as when t has only
+// MarshalText, for logs.
 func encodesItself(t reflect.Type, path string) (bool, *failure) {
-	const binary = 2 // from here on the methods' bytes are wrapped as a string
+	const binary = 2 // from this index on, the methods' bytes are wrapped as a string
 	find := func(methods []reflect.Type) int {
 		n := slices.IndexFunc(methods, func(m reflect.Type) bool { return hasMethods(t, m) })
 		if n < 0 {
@@ -39,9 +40,9 @@ func encodesItself(t reflect.Type, path string) (bool, *failure) {
 		}
 		return n
 	}
-	// A type with EncodeMsgpack alone may well write what it is decoded from
-	// without methods. Text and binary come wrapped as a string, which only a
-	// type that is a string takes.
+	// A type with EncodeMsgpack alone may well write a form that is decoded
+	// without methods. Text and binary forms are wrapped as a string, which
+	// only a string type can decode.
 	enc, dec := find(ownEncoders), find(ownDecoders)
 	isString := t.Kind() == reflect.String || t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Uint8
 	if enc >= binary && dec >= binary && enc != dec && !isString {
@@ -59,12 +60,13 @@ func encodesItself(t reflect.Type, path string) (bool, *failure) {
 	return own, nil
 }
 
-// promotes reports whether t is a struct, or points to one, that takes the methods by which types
-// encode themselves from a field that it embeds, and has other fields to store.
-// A struct with an embedded time.Time is stored as that time alone.
+// promotes reports whether t is a struct, or a pointer to one, that gets its
+// encoding methods from an embedded field and has other fields to store. A
+// struct with an embedded time.Time is stored as that time alone.
 //
-// Reflection does not tell a promoted method from a declared one, but the
-// compiler does: a wrapper has no file. A type without a name declares none.
+// Reflection does not distinguish promoted methods from declared ones, but the
+// compiler does: a wrapper has no file. A type without a name declares no
+// methods.
 func promotes(t reflect.Type) bool {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -86,8 +88,8 @@ func promotes(t reflect.Type) bool {
 		return true
 	}
 	for _, on := range []reflect.Type{t, reflect.PointerTo(t)} {
-		// The names are constants: with others the linker would keep every
-		// method of every type of the program.
+		// The names are constants: otherwise the linker would keep every method
+		// of every type of the program.
 		for _, method := range []func() (reflect.Method, bool){
 			func() (reflect.Method, bool) { return on.MethodByName("EncodeMsgpack") },
 			func() (reflect.Method, bool) { return on.MethodByName("MarshalMsgpack") },
@@ -110,12 +112,13 @@ func hasMethods(t, iface reflect.Type) bool {
 	return t.Implements(iface) || t.Kind() != reflect.Pointer && reflect.PointerTo(t).Implements(iface)
 }
 
-// registered tells whether t, which msgpack does not encode by itself, was
-// registered with it. It does not say so, so we let it encode a zero value.
+// registered reports whether t was registered with msgpack, which cannot encode
+// it otherwise. msgpack has no query for that, so registered encodes a zero
+// value.
 func registered(t reflect.Type) (ok bool) {
 	defer func() { _ = recover() }()
 	var buf bytes.Buffer
 	err := msgpack.NewEncoder(&buf).EncodeValue(reflect.New(t).Elem())
-	const emptyMap, emptyArray = 0x80, 0x90 // a struct that has no fields to show
+	const emptyMap, emptyArray = 0x80, 0x90 // a struct without exported fields
 	return err == nil && buf.Len() > 0 && buf.Bytes()[0] != emptyMap && buf.Bytes()[0] != emptyArray
 }

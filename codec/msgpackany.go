@@ -11,9 +11,9 @@ import (
 	"github.com/vmihailenco/msgpack/v5"
 )
 
-// appendAny appends x, which an any holds, as msgpack does with integers of full
-// width, so that they come back as the type they were. That the value ends was
-// checked before.
+// appendAny appends x, the value in an any, as msgpack does with integers of
+// full width. So integers come back as the type they were. The caller has
+// checked x for cycles.
 func appendAny(b []byte, x any) []byte {
 	switch x := x.(type) {
 	case nil:
@@ -108,8 +108,8 @@ func appendKeyTime(b []byte, t time.Time) []byte {
 	return appendTime(b, t)
 }
 
-// appendKeyAny appends a map key that an any holds, if it comes back as a key
-// that is equal: of the same type.
+// appendKeyAny appends a map key in an any, if it comes back as an equal key of
+// the same type.
 func appendKeyAny(b []byte, x any) []byte {
 	switch x := x.(type) {
 	case nil, bool, string, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float32, float64:
@@ -120,10 +120,10 @@ func appendKeyAny(b []byte, x any) []byte {
 	panic(errKeyAny)
 }
 
-// keyInAny looks at the map key that b holds from begin on, which comes back as
-// the key of a map[string]any or map[any]any. It panics if it could not be one.
-// An int and an int8 come back as the same key, so if both may be there they are
-// made alike.
+// keyInAny checks the map key in b[begin:], which comes back as the key of a
+// map[string]any or map[any]any. It panics if the decoded key could not be a
+// map key. An int and an int8 come back as the same key, so if mixed is true
+// they are encoded alike.
 func keyInAny(b []byte, begin int, mixed bool) []byte {
 	c := b[begin]
 	if codes[c].class >= classItems || isBin(c) {
@@ -135,9 +135,10 @@ func keyInAny(b []byte, begin int, mixed bool) []byte {
 	return b
 }
 
-// dynamicPrograms holds the programs of types that were found in an any, made
-// when first met. Like dynamicShapes it never shrinks.
-var dynamicPrograms sync.Map // of reflect.Type to *program
+// dynamicPrograms holds the programs of types that were found in an any. A
+// program is compiled when its type is first met. Like dynamicShapes, the map
+// never shrinks.
+var dynamicPrograms sync.Map // reflect.Type to *program
 
 func dynamicProgram(t reflect.Type) *program {
 	if p, ok := dynamicPrograms.Load(t); ok {
@@ -151,7 +152,7 @@ func dynamicProgram(t reflect.Type) *program {
 	return p.(*program)
 }
 
-// any reads the value at pos, whatever it is.
+// any reads the value at pos, whatever its type.
 func (r *reader) any(to *any, pos int) int {
 	end := r.skip(pos)
 	if end == lost || !r.spend(int64(end-pos)*anyCost) {
@@ -163,7 +164,7 @@ func (r *reader) any(to *any, pos int) int {
 }
 
 // scanned returns the value at pos, which is sound, as the type that msgpack
-// decodes to, but times in UTC and maps with keys that are not strings as
+// decodes to. Times are in UTC. A map with a key that is not a string is a
 // map[any]any.
 func (r *reader) scanned(pos int) (x any, next int) {
 	c := r.src[pos]
@@ -217,7 +218,7 @@ func (r *reader) scanned(pos int) (x any, next int) {
 	case 0xd3:
 		return int64(binary.BigEndian.Uint64(b[1:])), next
 	}
-	// An extension: a time, or what was registered with msgpack.
+	// The value is an extension: a time, or a type registered with msgpack.
 	var t time.Time
 	if next = r.time(&t, pos); next != lost {
 		return t, next
@@ -229,7 +230,7 @@ func (r *reader) scanned(pos int) (x any, next int) {
 	return inUTC(x), next
 }
 
-// mapInAny reads the map at pos: as a map[string]any, or as a map[any]any if a
+// mapInAny reads the map at pos as a map[string]any, or as a map[any]any if a
 // key is not a string.
 func (r *reader) mapInAny(pos int) (any, int) {
 	n, pos := r.items(pos, 0x80, 0xde, 2)
@@ -273,8 +274,9 @@ func isText(c byte) bool { return c&0xe0 == 0xa0 || c == 0xd9 || c == 0xda || c 
 
 func isBin(c byte) bool { return c == 0xc4 || c == 0xc5 || c == 0xc6 }
 
-// canBeKey reports whether k can be the key of a map[any]any. It looks k up in one:
-// reflect.Value.Comparable takes an array without elements for comparable.
+// canBeKey reports whether k can be the key of a map[any]any. It looks k up in
+// one, because reflect.Value.Comparable reports true for every array without
+// elements.
 func canBeKey(k any) (ok bool) {
 	defer func() { ok = recover() == nil }()
 	_ = map[any]struct{}(nil)[k]
@@ -283,7 +285,7 @@ func canBeKey(k any) (ok bool) {
 
 var errNotAKey = errors.New("msgpack: a map with a slice or a map as a key")
 
-// decodeMapInAny is mapInAny for msgpack, which takes strings as keys only.
+// decodeMapInAny is mapInAny for msgpack, which accepts only strings as keys.
 func decodeMapInAny(d *msgpack.Decoder) (any, error) {
 	n, err := d.DecodeMapLen()
 	if err != nil || n < 0 {

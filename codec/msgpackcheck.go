@@ -5,9 +5,10 @@ import (
 	"reflect"
 )
 
-// How much a Decode of MessagePack may allocate: so many bytes for each byte of
-// src, and this much in any case. The factor is above what the smallest maps of
-// an any take for theirs, which is the most that no type of V is to blame for.
+// A Decode of MessagePack may allocate maxAllocFactor bytes for each byte of
+// src, or minAllocLimit bytes if that is more. The factor exceeds the cost of
+// the smallest maps in an any, which is the highest cost for which no type of V
+// is responsible.
 const (
 	maxAllocFactor = 256
 	minAllocLimit  = 4 << 20
@@ -20,29 +21,30 @@ var (
 	errEmptyArray    = badFormat("MessagePack: an empty array in place of a struct", nil)
 )
 
-// A plan is what MessagePack knows of a type before it sees a value.
+// plan is the knowledge that MessagePack has of a type before it sees a value.
 type plan struct {
 	top *shape
 
-	nullable bool  // nil at the top is a value
+	nullable bool  // nil at the top level is a value
 	compact  bool  // no any: integers may lose their width
-	nests    bool  // look for cycles before encoding
-	verify   bool  // check what was encoded: it might be more than Decode takes
-	suspect  facts // when to compare bytes with the type
-	costly   int64 // most that one value of MessagePack may cost to decode, in bytes
+	nests    bool  // check for cycles before encoding
+	verify   bool  // check encoded bytes: Decode might not accept them
+	suspect  facts // facts that require comparing bytes with the type
+	costly   int64 // most bytes that decoding one MessagePack value may allocate
 }
 
-// newPlan makes the plan for t, or says why t cannot be encoded.
+// newPlan returns the plan for t, or an error that says why t cannot be
+// encoded.
 func newPlan(t reflect.Type) (*plan, *failure) {
 	top, all, err := newShape(t, false)
 	if err != nil {
 		return nil, err
 	}
 	p := &plan{top: top, nullable: nilable(t) || top.kind == shapeOpaque, compact: true, nests: top.nests}
-	// The dearest value that this type allows, whatever the order of things in
-	// it: it is a pointer's target and a map and an element of a slice at once.
-	// That is too much by far for most types, which then are compared, and may
-	// prove cheap, only if the bytes are megabytes.
+	// costly is the greatest cost that this type allows, whatever its
+	// structure: one value is a pointer's target, a map, and an element of a
+	// slice at once. That is far too much for most types. Then megabytes of
+	// bytes are compared with the type, and may prove cheap.
 	var slot, base, pointers int64
 	for _, s := range all {
 		p.suspect |= s.suspects()
@@ -69,12 +71,12 @@ func newPlan(t reflect.Type) (*plan, *failure) {
 	return p, nil
 }
 
-// suspects are the facts that show an integer that may not fit s, or, for maps,
-// an extension: msgpack takes one for a map's header, whose length it then
-// reads from bytes that were not scanned as one.
+// suspects returns the facts that show an integer that may not fit s or, for
+// maps, an extension. msgpack takes an extension for the header of a map, whose
+// length it then reads from bytes that were not scanned as a header.
 func (s *shape) suspects() facts {
-	// Codes that hold more than a type of so many bits, whatever its sign. That
-	// of 8 and 16 bits depends on the sign and is spelled out.
+	// These codes hold more than a type of so many bits, signed or unsigned.
+	// For 8 and 16 bits the codes depend on the sign and are spelled out.
 	const over32, over16 = sawUint64 | sawHuge | sawInt64, sawUint32 | sawInt32
 	switch {
 	case s.kind == shapeMap:
@@ -99,11 +101,11 @@ func (s *shape) suspects() facts {
 	return 0
 }
 
-// pointerCost, sliceCost and mapCost are what msgpack and Go 1.24 and later
-// allocate, from above: all is rounded up to a size class; a slice is made
-// twice; a map has 8 slots at least and at worst uses 7 in 16, with keys and
-// values above 128 bytes apart from them; and one key and one value are made to
-// be copied into it.
+// pointerCost, sliceCost and mapCost are upper bounds of the bytes that msgpack
+// and Go 1.24 and later allocate. Sizes are rounded up to a size class. A slice
+// is made twice. A map has at least 8 slots and in the worst case uses 7 of 16.
+// Keys and values above 128 bytes are allocated separately. One key and one
+// value are made to be copied into the map.
 func pointerCost(s *shape) int64 { return rounded(s.elem.size) }
 
 func sliceCost(s *shape, n int) int64 { return int64(n) * (s.elem.size*9/4 + 1) }
@@ -124,28 +126,30 @@ func mapCost(s *shape, n int) int64 {
 
 func rounded(size int64) int64 { return size*9/8 + 16 }
 
-// anyCost is what any takes for a byte at worst: maps of one entry in each other.
+// anyCost is the highest cost of an any for a byte: nested maps of one entry.
 const anyCost = 176
 
 // check refuses bytes that msgpack must not see. It does not allocate. spent is
-// what was allocated already in an attempt to decode them, and counts.
+// the number of bytes that an earlier attempt to decode them allocated, and
+// counts against the limit.
 //
-// Most bytes pass with one scan that does not look at the type. Only if that
-// saw what might not fit this type are the two compared value by value.
+// Most bytes pass after one scan that ignores the type. Only if the scan saw
+// facts that might not fit the type are the bytes compared with it, value by
+// value.
 func (p *plan) check(src []byte, spent int64) error {
 	var s scan
 	if err := s.all(src); err != nil {
 		return err
 	}
 	switch {
-	// msgpack makes the zero value of these two, as if somebody had stored it.
+	// msgpack turns both into the zero value, as if a writer had stored that.
 	case src[0] == codeNil && !p.nullable:
 		return errNil
 	case src[0] == 0x90 && p.top.kind == shapeStruct && len(p.top.fields) > 0:
 		return errEmptyArray
 	}
-	// Every byte may be a value and every value the dearest, and yet it is too
-	// little to matter, and no integer can be too great: that is the common end.
+	// In the common case the bytes pass here: even if every byte is a value of
+	// the greatest cost, the total is small, and no integer can be too large.
 	limit := allocLimit(src) - spent
 	if s.saw&p.suspect == 0 && int64(s.values) <= limit/max(p.costly, 1) {
 		return nil
@@ -155,25 +159,25 @@ func (p *plan) check(src []byte, spent int64) error {
 	return c.err
 }
 
-// allocLimit is how much the decoding of src may allocate.
+// allocLimit is the number of bytes that decoding src may allocate.
 func allocLimit(src []byte) int64 { return max(minAllocLimit, int64(len(src))*maxAllocFactor) }
 
-// A comparison walks bytes that were scanned along a shape. Where the two do
-// not match it goes on, for the decoder says so well enough; it stops at what
-// the decoder does not mind and ought to.
+// comparison walks scanned bytes along a shape. Where the two do not match it
+// goes on, since the decoder reports that well enough. It stops only at bytes
+// that the decoder wrongly accepts.
 type comparison struct {
 	scan
 	limit int64 // bytes that may still be allocated
 }
 
-// value compares the value at pos with s and returns where it ends.
+// value compares the value at pos with s and returns its end.
 func (c *comparison) value(s *shape, pos int) int {
 	if c.err != nil {
 		return pos
 	}
 	first := c.src[pos]
 	if first == codeNil {
-		return pos + 1 // zero in place of anything, and nothing is allocated for it
+		return pos + 1 // the zero value of every type, and allocates nothing
 	}
 	switch s.kind {
 	case shapeInt, shapeUint:
@@ -198,9 +202,10 @@ func (c *comparison) value(s *shape, pos int) int {
 			return next
 		}
 	case shapeMap:
-		// msgpack skips an extension's first bytes and takes the next for the
-		// header of the map: "c7 05 01 df ff ff ff ff" is 8 sound bytes to a scan
-		// and a map of 4 billion to msgpack, which makes room for it at once.
+		// msgpack skips the first bytes of an extension and takes the next for
+		// the header of the map. "c7 05 01 df ff ff ff ff" is 8 sound bytes to
+		// a scan, and a map of 4 billion to msgpack, which allocates it at
+		// once.
 		if codes[first].facts&sawExt != 0 {
 			c.err = errExtForMap
 		} else if n, next, ok := c.pairs(pos); ok {
@@ -212,11 +217,12 @@ func (c *comparison) value(s *shape, pos int) int {
 		}
 	case shapeStruct:
 		if n, next, ok := c.pairs(pos); ok {
-			// After an error positions stand still, and may not be of a name.
+			// After an error positions no longer advance, and may not be at a
+			// name.
 			for i, embedded := 0, -1; i < n && c.err == nil; i++ {
 				name, after := c.text(next)
 				f := s.fieldNamed(name, i)
-				if f.cost > 0 && f.index[0] != embedded { // once for the fields of one pointer
+				if f.cost > 0 && f.index[0] != embedded { // once for all fields behind one pointer
 					embedded = f.index[0]
 					c.spend(f.cost)
 				}
@@ -234,18 +240,19 @@ func (c *comparison) value(s *shape, pos int) int {
 	return c.skip(pos)
 }
 
-// spend takes n bytes off what may still be allocated.
+// spend deducts n bytes from the limit.
 func (c *comparison) spend(n int64) {
 	if c.limit -= n; c.limit < 0 && c.err == nil {
 		c.err = errAllocTooLarge
 	}
 }
 
-// unknown is the field of another release, which the decoder skips.
+// unknown is a field of another release, which the decoder skips.
 var unknown = &field{shape: &shape{kind: shapeLeaf}}
 
-// fieldNamed returns a field. The i-th pair is mostly the i-th field, since
-// structs are written in order; so few names are looked up.
+// fieldNamed returns the field with a name, or unknown. Structs are written in
+// order, so the i-th pair usually is the i-th field, and few names are looked
+// up.
 func (s *shape) fieldNamed(name []byte, i int) *field {
 	if i < len(s.fields) && s.fields[i].name == string(name) {
 		return &s.fields[i]
@@ -256,10 +263,11 @@ func (s *shape) fieldNamed(name []byte, i int) *field {
 	return unknown
 }
 
-// The functions below read bytes that were scanned, so what a code announces is
-// there. Those that return ok return false if the value is of another kind.
+// The functions below read scanned bytes, so the bytes that a code announces
+// exist. If the value is of another kind, ok is false.
 
-// array returns the number of elements of the array at pos and where they begin.
+// array returns the number of elements of the array at pos, and the start of
+// the first.
 func (c *comparison) array(pos int) (n, next int, ok bool) {
 	switch b := c.src[pos:]; {
 	case b[0]&0xf0 == 0x90:
@@ -272,7 +280,8 @@ func (c *comparison) array(pos int) (n, next int, ok bool) {
 	return 0, 0, false
 }
 
-// pairs returns the number of pairs of the map at pos and where they begin.
+// pairs returns the number of pairs of the map at pos, and the start of the
+// first.
 func (c *comparison) pairs(pos int) (n, next int, ok bool) {
 	switch b := c.src[pos:]; {
 	case b[0]&0xf0 == 0x80:
@@ -285,8 +294,8 @@ func (c *comparison) pairs(pos int) (n, next int, ok bool) {
 	return 0, 0, false
 }
 
-// text returns the string or the bytes at pos, nil if there is something else,
-// and where the value ends.
+// text returns the string or the bytes at pos, and the end of the value. s is
+// nil if the value has another type.
 func (c *comparison) text(pos int) (s []byte, end int) {
 	end = c.skip(pos)
 	switch b := c.src[pos]; {
@@ -298,7 +307,7 @@ func (c *comparison) text(pos int) (s []byte, end int) {
 	return s, end
 }
 
-// skip returns where the value at pos ends.
+// skip returns the end of the value at pos.
 func (c *comparison) skip(pos int) int {
 	if first := &codes[c.src[pos]]; first.class == classFixed {
 		return pos + int(first.size)
@@ -306,8 +315,8 @@ func (c *comparison) skip(pos int) int {
 	return c.run(pos, 1, 0)
 }
 
-// integer returns the integer that b, which is not cut in it, begins with: its 64
-// bits and whether it is below zero.
+// integer returns the integer at the start of b: its 64 bits and whether it is
+// negative. b holds all bytes of that value.
 func integer(b []byte) (n uint64, negative, ok bool) {
 	signed := int64(0)
 	switch {
@@ -337,8 +346,8 @@ func integer(b []byte) (n uint64, negative, ok bool) {
 	return uint64(signed), signed < 0, true
 }
 
-// fits tells whether an integer of so many bits, signed or not, can be n, of
-// which negative is the sign.
+// fits reports whether n, which is negative or not, fits an integer of so many
+// bits, signed or unsigned.
 func fits(signed bool, bits int, n uint64, negative bool) bool {
 	switch {
 	case !signed:

@@ -6,10 +6,10 @@ import (
 	"sync"
 )
 
-// entries are where the entries of an encoded map stand.
+// entries holds the positions of the entries of an encoded map.
 type entries struct {
 	all     []entry
-	scratch []byte // for a copy of them
+	scratch []byte // for a copy of the entries
 }
 
 type entry struct{ from, keyEnd, end int }
@@ -18,9 +18,8 @@ func (e entry) key(b []byte) []byte { return b[e.from:e.keyEnd] }
 
 func (e *entries) add(from, keyEnd, end int) { e.all = append(e.all, entry{from, keyEnd, end}) }
 
-// sort puts the entries, which b holds from begin on, in the order of their
-// encoded keys, and forgets them. It panics if two keys are encoded alike, of
-// which one would be lost.
+// sort sorts the entries in b[begin:] by their encoded keys, and forgets their
+// positions. It panics if two keys are encoded alike, since one would be lost.
 func (e *entries) sort(b []byte, begin int) []byte {
 	byKey := func(x, y entry) int { return bytes.Compare(x.key(b), y.key(b)) }
 	ordered := slices.IsSortedFunc(e.all, byKey)

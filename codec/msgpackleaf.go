@@ -9,7 +9,7 @@ import (
 	"github.com/vmihailenco/msgpack/v5"
 )
 
-// A leafEncoder is what msgpack needs to encode one leaf.
+// leafEncoder holds the state with which msgpack encodes one leaf.
 type leafEncoder struct {
 	enc *msgpack.Encoder
 	buf buffer
@@ -18,7 +18,7 @@ type leafEncoder struct {
 var leafEncoders = sync.Pool{New: func() any { return &leafEncoder{enc: msgpack.NewEncoder(nil)} }}
 
 // appendLeaf has msgpack append the variable at p. A leaf encodes itself, so
-// there is no telling what that makes: it must be one value, and decode.
+// its bytes may be anything. They must be one value, and decode.
 func (s *step) appendLeaf(b []byte, p unsafe.Pointer) []byte {
 	v := reflect.NewAt(s.typ, p).Elem()
 	out, err := msgpackAppend(b, v, s.compact)
@@ -47,14 +47,14 @@ func (s *step) appendLeaf(b []byte, p unsafe.Pointer) []byte {
 	return out
 }
 
-// msgpackAppend has msgpack append v, which can be addressed.
+// msgpackAppend has msgpack append v, which must be addressable.
 func msgpackAppend(dst []byte, v reflect.Value, compact bool) ([]byte, error) {
 	e := leafEncoders.Get().(*leafEncoder)
 	e.buf.b = dst
 	e.enc.Reset(&e.buf)
 	e.enc.UseCompactInts(compact)
 	if err := e.enc.EncodeValue(v); err != nil {
-		return dst, err // the encoder may remember it, and is dropped
+		return dst, err // the encoder is dropped, since it may remember the error
 	}
 	out := e.buf.b
 	e.buf.b = nil
@@ -63,7 +63,7 @@ func msgpackAppend(dst []byte, v reflect.Value, compact bool) ([]byte, error) {
 	return out, nil
 }
 
-// leaf has msgpack read the value at pos, if it is safe to.
+// leaf has msgpack read the value at pos, if that is safe.
 func (r *reader) leaf(s *step, p unsafe.Pointer, pos int) int {
 	end := r.skip(pos)
 	if end == lost {
@@ -83,18 +83,18 @@ func (r *reader) leaf(s *step, p unsafe.Pointer, pos int) int {
 	return end
 }
 
-// decodeLeaf has msgpack decode src, which was scanned, into v, which is zero.
+// decodeLeaf has msgpack decode the scanned bytes src into v, which is zero.
 func decodeLeaf(src []byte, v reflect.Value) error {
 	return decodeBy(src, func(d *msgpack.Decoder) error { return d.DecodeValue(v) })
 }
 
-// decodeMsgpack has msgpack decode src, which was checked, into *v, which is
+// decodeMsgpack has msgpack decode the checked bytes src into *v, which is
 // zero.
 func decodeMsgpack(src []byte, v any) error {
 	return decodeBy(src, func(d *msgpack.Decoder) error { return d.Decode(v) })
 }
 
-// msgpackDecoder is what one Decode needs, of whatever type.
+// msgpackDecoder holds the state of one Decode, of any type.
 type msgpackDecoder struct {
 	dec *msgpack.Decoder
 	r   bytes.Reader
@@ -104,22 +104,22 @@ var msgpackDecoders = sync.Pool{New: func() any {
 	return &msgpackDecoder{dec: msgpack.NewDecoder(nil)}
 }}
 
-// decodeBy calls decode with a decoder that reads src, and wants that it reads
-// all of it.
+// decodeBy calls decode with a decoder that reads src, and requires that it
+// reads all of src.
 func decodeBy(src []byte, decode func(*msgpack.Decoder) error) error {
 	d := msgpackDecoders.Get().(*msgpackDecoder)
 	d.r.Reset(src)
-	// Without UsePreallocateValues, which Unmarshal sets: for each type it
-	// starts a goroutine that never ends.
+	// UsePreallocateValues, which Unmarshal sets, is not set: it starts a
+	// goroutine for each type that never ends.
 	d.dec.Reset(&d.r)
 	d.dec.SetMapDecoder(decodeMapInAny)
 	if err := decode(d.dec); err != nil {
-		// The decoder is not put back: it may go on recording what it reads.
+		// The decoder is not reused: it may go on recording its input.
 		return badFormat(describe(err), err)
 	}
 	left := d.r.Len()
 	d.r.Reset(nil)
-	if len(src) <= maxPooled { // its buffer has grown to the longest string
+	if len(src) <= maxPooled { // the buffer has grown to the longest string
 		msgpackDecoders.Put(d)
 	}
 	if left > 0 {

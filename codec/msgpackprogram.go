@@ -7,45 +7,46 @@ import (
 	"unsafe"
 )
 
-// A program is a plan compiled: it decodes and encodes values of one type by
-// what is known of the type, where msgpack asks reflect for each part of each
-// value. It takes a quarter of the time or less.
+// program is a compiled plan: it decodes and encodes values of one type.
+// msgpack calls reflect for each part of each value. A program knows the type
+// in advance, and takes a quarter of the time or less.
 //
-// It encodes in the format of msgpack, and where msgpack loses a part of a value
-// it does not: what omitempty leaves out is zero, an embedded pointer that is
-// nil is left out, and map keys are sorted. A part that encodes itself, or that
-// was registered with msgpack, is a leaf, which it leaves to msgpack.
+// It encodes in the format of msgpack, but keeps the parts of a value that
+// msgpack loses. omitempty leaves out only zero values, an embedded nil pointer
+// is left out, and map keys are sorted. A part that encodes itself, or that was
+// registered with msgpack, is a leaf, which msgpack encodes.
 //
-// Of bytes it knows those that encoders write. Of all else it is unsure, and
-// then it leaves the whole Decode to msgpack. So it need not find words for what
-// is wrong with bytes, and what it accepts must be what msgpack accepts behind
-// check: the same value of it, to the bit.
+// It decodes the bytes that encoders write. If it meets any other bytes it is
+// unsure, and leaves the whole Decode to msgpack. So it need not describe
+// faults in the bytes. Bytes that it accepts, msgpack must accept after check,
+// with the same value to the bit.
 type program struct {
 	top      *step
-	nullable bool // as in plan
+	nullable bool // like plan.nullable
 }
 
-// A step of a program is what to do about a part of the type.
+// step is the part of a program for one part of the type.
 //
 // # Why its pointers are right
 //
-// read and append are given a step and an unsafe.Pointer. That points at a
-// variable of the step's type, or of one with the same memory:
+// read and append take a step and an unsafe.Pointer. The pointer points to a
+// variable of the step's type, or of a type with the same memory layout:
 //
-//   - at the top it is the *V of the codec whose V the program was compiled of;
-//   - a struct's step adds the offset that reflect has for a field, and goes on
-//     with the step of that field's type;
-//   - those of a slice and an array add the size of an element times an index
-//     below the length, which is that of the array's type, that in the slice's
-//     header, or that of the slice made just before;
-//   - a pointer's step follows what it has just read and found not to be nil, or
-//     has just made by reflect.New of that type.
+//   - at the top it is the *V of the codec for whose V the program was
+//     compiled;
+//   - a struct's step adds the offset that reflect reports for a field, and
+//     continues with the step of that field's type;
+//   - the step of a slice or an array adds the size of an element times an
+//     index below the length. The length is the one of the array's type, the
+//     one in the slice's header, or the one of the slice that it has just made;
+//   - a pointer's step follows a pointer that it has just read and found not to
+//     be nil, or has just made by reflect.New of that type.
 //
-// Each keeps its object alive, as an unsafe.Pointer does, and none is kept after
-// the call. Integers, floats, bools and bytes are read and written as the basic
-// type of their kind and size, strings as string, and a slice as []byte for its
+// Each unsafe.Pointer keeps its object alive, and none is kept after the call.
+// Integers, floats, bools and bytes are read and written as the basic type of
+// their kind and size, and strings as string. A slice is read as []byte for its
 // length or, if its elements are strings, as []string: named types of one
-// underlying type have one layout. All else goes by reflect.NewAt.
+// underlying type have one layout. All other types use reflect.NewAt.
 type step struct {
 	op   op
 	typ  reflect.Type
@@ -54,7 +55,7 @@ type step struct {
 	size uintptr
 	n    int // length of an array
 
-	base, each int64 // what one may allocate, and for each element: see pointerCost
+	base, each int64 // bytes allocated in total and per element: see pointerCost
 
 	fields []stepField
 	byName map[string]int // of structs: index of the field, or unsure
@@ -62,29 +63,29 @@ type step struct {
 	array  bool           // of structs: stored as an array
 	temps  sync.Pool      // of maps: *mapTemps
 
-	wide    bool // stands in an any, which is to tell int8 from int64
+	wide    bool // inside an any, which distinguishes int8 from int64
 	compact bool // of leaves: integers may lose their width
 	shape   *shape
-	strict  bool // of pointers: refuse one to nil, which would come back as nil
+	strict  bool // of pointers: refuse a pointer to nil, which would come back as nil
 }
 
 type stepField struct {
-	key    string // the name as it is encoded
-	hops   []hop  // the embedded pointers on the way to it
+	key    string // the encoded name
+	hops   []hop  // the embedded pointers on the way
 	offset uintptr
 	step   *step
-	omit   bool // left out if it is empty
+	omit   bool // left out if empty
 }
 
-// A hop is an embedded pointer.
+// hop is an embedded pointer.
 type hop struct {
 	offset uintptr
-	typ    reflect.Type // of what it points to
+	typ    reflect.Type // of its target
 	cost   int64
 }
 
-// at returns where the field of the struct at p is, or nil if a pointer on the
-// way is nil.
+// at returns the address of the field in the struct at p, or nil if a pointer
+// on the way is nil.
 func (f *stepField) at(p unsafe.Pointer) unsafe.Pointer {
 	for i := range f.hops {
 		if p = *(*unsafe.Pointer)(unsafe.Add(p, f.hops[i].offset)); p == nil {
@@ -124,17 +125,17 @@ const (
 	opKeyAny  // an any as a map key
 )
 
-// unsure is in byName for what only msgpack knows to decode: an alias, or an
+// unsure is in byName for names that only msgpack can decode: an alias, or an
 // embedded struct under its own name.
 const unsure = -1
 
-// maxCompiled is the size of the largest part that is compiled. The program is
-// tried out first, which ought not to take long.
+// maxCompiled is the size in bytes of the largest part that is compiled. The
+// program is first tried on samples, which should not take long.
 const maxCompiled = 1 << 20
 
-// compile returns the program of t, of which p is the plan. It must not be
-// called before the program's init functions have run, since those may register
-// types with msgpack. If wide, values of t stand in an any.
+// compile returns the program of t, whose plan is p. It must not run before all
+// init functions have run, since these may register types with msgpack. If wide
+// is true, values of t are inside an any.
 func compile(t reflect.Type, p *plan, wide bool) *program {
 	c := compiler{steps: map[stepKey]*step{}, wide: wide}
 	prog := &program{top: c.step(t, p.top, false), nullable: p.nullable}
@@ -148,18 +149,19 @@ func compile(t reflect.Type, p *plan, wide bool) *program {
 
 type compiler struct {
 	steps map[stepKey]*step
-	made  []*step // parts first
+	made  []*step // parts before their holders
 	wide  bool
 }
 
-// Map keys have steps of their own: they must come back as the key they were.
+// stepKey identifies a step. Map keys have separate steps, since they must come
+// back as the same key.
 type stepKey struct {
 	t   reflect.Type
 	key bool
 }
 
-// step returns the step of t, whose shape is s. The shape has been made, so t
-// is one that can be encoded, and s says if it encodes itself.
+// step returns the step of t, whose shape is s. The shape exists, so t can be
+// encoded, and s says whether it encodes itself.
 func (c *compiler) step(t reflect.Type, s *shape, key bool) *step {
 	if st := c.steps[stepKey{t, key}]; st != nil {
 		return st
@@ -230,7 +232,7 @@ func (s *step) becomeLeaf() {
 	s.compact = !s.wide
 }
 
-// encodesNil reports whether nil is how a value of s may be encoded.
+// encodesNil reports whether a value of s may be encoded as nil.
 func (s *step) encodesNil() bool {
 	switch s.op {
 	case opPointer, opSlice, opBytes, opMap, opAny, opKeyAny, opLeaf:
@@ -279,8 +281,8 @@ func (c *compiler) structure(st *step, s *shape, key bool) {
 			sf.offset += part.Offset
 		}
 		if len(sf.hops) > 0 {
-			// The first field behind a pointer is always there, so that it tells
-			// the pointer from nil.
+			// The first field behind a pointer is always written, so that it
+			// tells the pointer from nil.
 			if at := fmt.Sprint(sf.hops); !told[at] {
 				told[at], sf.omit = true, false
 			}
@@ -293,8 +295,8 @@ func (c *compiler) structure(st *step, s *shape, key bool) {
 	}
 }
 
-// mapTemps hold a key and an element of a map on their way into it or out of it,
-// and the entries of what was encoded.
+// mapTemps holds a key and an element of a map while they are copied into it or
+// out of it, and the positions of the encoded entries.
 type mapTemps struct {
 	key, elem reflect.Value
 	entries   entries
@@ -307,5 +309,5 @@ func (s *step) getTemps() *mapTemps {
 	return &mapTemps{key: reflect.New(s.key.typ).Elem(), elem: reflect.New(s.elem.typ).Elem()}
 }
 
-// putTemps takes back temps that are zero again.
+// putTemps takes temps back. They must be zero again.
 func (s *step) putTemps(t *mapTemps) { s.temps.Put(t) }
