@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// prove makes leaves of the steps that differ from msgpack. These are of types
-// that were registered with msgpack, which nothing about them shows. made has
-// the steps of a program, parts first: so each is compared with those of its
-// parts that are leaves.
+// prove makes leaves of the steps that differ from msgpack. Their types were
+// registered with msgpack, which the types themselves do not show. made holds
+// the steps of a program, parts first, so each step is compared after its parts
+// have become leaves where necessary.
 func prove(made []*step) {
 	top := made[len(made)-1]
 	if !top.departs(map[*step]bool{}) && top.likeMsgpack() == same {
@@ -24,7 +24,7 @@ func prove(made []*step) {
 	}
 }
 
-// A likeness is the result of comparing a step with msgpack.
+// likeness is the result of comparing a step with msgpack.
 type likeness uint8
 
 const (
@@ -33,8 +33,8 @@ const (
 	different
 )
 
-// departs reports whether s has a part that is left out where msgpack writes it,
-// or the other way round.
+// departs reports whether s has a part that it leaves out and msgpack writes,
+// or the reverse.
 func (s *step) departs(seen map[*step]bool) bool {
 	if s == nil || seen[s] {
 		return false
@@ -46,14 +46,14 @@ func (s *step) departs(seen map[*step]bool) bool {
 	return slices.ContainsFunc(s.fields, func(f stepField) bool { return f.step.departs(seen) })
 }
 
-// likeMsgpack compares s with msgpack by a few values of its type: whether both
+// likeMsgpack compares s with msgpack on a few values of its type: whether both
 // encode a value to the same bytes, and decode these to the same value. A type
-// that departs from msgpack is compared with a type of the same parts that was
-// not registered.
+// that departs from msgpack is compared with an unregistered type of the same
+// parts.
 //
-// The result is undecided if one value could not be compared. msgpack encodes no
-// map with keys or elements whose methods have pointer receivers, for instance,
-// and such a map in a struct hides all other fields of that struct.
+// The result is undecided if one value could not be compared. For instance,
+// msgpack cannot encode a map with keys or elements whose methods have pointer
+// receivers. Such a map in a struct hides all other fields of that struct.
 func (s *step) likeMsgpack() likeness {
 	shape, _, err := newShape(s.typ, false)
 	if s.op == opLeaf || err != nil {
@@ -79,8 +79,8 @@ func (s *step) likeMsgpack() likeness {
 
 var errPanicked = errors.New("panicked")
 
-// recovered returns the error of f, or another if f panics: what is registered
-// may panic.
+// recovered returns the error of f, or errPanicked if f panics. Registered
+// functions may panic.
 func recovered(f func() error) (err error) {
 	defer func() {
 		if recover() != nil {
@@ -90,11 +90,11 @@ func recovered(f func() error) (err error) {
 	return f()
 }
 
-// compare compares s with msgpack for *v.
+// compare compares s with msgpack on *v.
 func (s *step) compare(v reflect.Value, shape *shape) (l likeness) {
 	defer func() {
 		if r := recover(); r != nil {
-			l = different // what is registered may panic
+			l = different // a registered function may panic
 			if _, refused := r.(*failure); refused {
 				l = undecided
 			}
@@ -102,18 +102,18 @@ func (s *step) compare(v reflect.Value, shape *shape) (l likeness) {
 	}()
 	byLibrary, err := msgpackAppend(nil, v.Elem(), !s.wide)
 	if err != nil || decodeLeaf(byLibrary, reflect.New(s.typ).Elem()) != nil {
-		return undecided // a part that encodes itself does not take its zero value
+		return undecided // a part that encodes itself does not decode its zero value
 	}
 	bySelf := s.append(nil, v.UnsafePointer())
-	// What stood in an any is not decoded to its type.
+	// A value in an any is not decoded to its type.
 	if !bytes.Equal(byLibrary, bySelf) || !s.wide && !s.readsAlike(byLibrary, shape) {
 		return different
 	}
 	return same
 }
 
-// twinOf returns a type of the same parts as t and without a name, or t if
-// reflect cannot make it: an embedded field can be in the way.
+// twinOf returns an unnamed type of the same parts as t. If reflect cannot make
+// it, as with some embedded fields, it returns t.
 func twinOf(t reflect.Type) (twin reflect.Type) {
 	defer func() {
 		if recover() != nil {
@@ -133,8 +133,9 @@ func twinOf(t reflect.Type) (twin reflect.Type) {
 	return t
 }
 
-// compareTwin compares what msgpack does with *v and with a value of twin that
-// is equal. If msgpack makes an extension of *v, that is registered in any case.
+// compareTwin compares msgpack's handling of *v with its handling of an equal
+// value of type twin. If msgpack encodes *v as an extension, the type is
+// certainly registered.
 func (s *step) compareTwin(v reflect.Value, twin reflect.Type) likeness {
 	var src, byTwin []byte
 	err := recovered(func() (err error) {
@@ -169,7 +170,7 @@ func (s *step) compareTwin(v reflect.Value, twin reflect.Type) likeness {
 	return same
 }
 
-// readsAlike reports whether s and msgpack make the same of src.
+// readsAlike reports whether s and msgpack decode src to the same value.
 func (s *step) readsAlike(src []byte, shape *shape) bool {
 	byLibrary, bySelf := reflect.New(s.typ), reflect.New(s.typ)
 	if decodeLeaf(src, byLibrary.Elem()) != nil {
@@ -181,9 +182,10 @@ func (s *step) readsAlike(src []byte, shape *shape) bool {
 	return ok && reflect.DeepEqual(byLibrary.Interface(), bySelf.Interface())
 }
 
-// A sample fills a value: with n or what comes closest, in each part, one
-// element in each slice and map, and nothing if n is 0. Embedded pointers are
-// never nil, which msgpack does not tell from a pointer to nothing.
+// sample fills a value. Each part becomes n or the closest value, and each
+// slice and map gets one element. If n is 0, parts stay zero. Embedded pointers
+// are never nil, since msgpack does not distinguish nil from a pointer to an
+// empty struct.
 type sample struct {
 	n    int
 	left int // parts that may still be filled
@@ -192,12 +194,12 @@ type sample struct {
 
 func (s *sample) fill(v reflect.Value) {
 	if s.left--; s.left < 0 || s.n == 0 && v.Kind() != reflect.Struct || slices.Contains(s.path, v.Type()) {
-		return // a type within itself ends there
+		return // a recursive type ends here
 	}
 	s.path = append(s.path, v.Type())
 	defer func() { s.path = s.path[:len(s.path)-1] }()
 	if own, _ := encodesItself(v.Type(), ""); own && v.Type() != timeType && v.Type() != timePointerType {
-		return // it may take few values
+		return // it may accept few values
 	}
 	switch v.Kind() {
 	case reflect.Bool:
@@ -239,7 +241,8 @@ func (s *sample) fill(v reflect.Value) {
 			case part.Anonymous && f.Kind() == reflect.Pointer && f.CanSet() && f.Type().Elem().Kind() == reflect.Struct:
 				f.Set(reflect.New(f.Type().Elem()))
 				s.fill(f.Elem())
-			// Of an embedded struct whose type is not exported, the fields that are.
+			// For an embedded struct of an unexported type, the exported fields
+			// are filled.
 			case f.CanSet() || part.Anonymous && f.Kind() == reflect.Struct:
 				s.fill(f)
 			}

@@ -9,13 +9,13 @@ import (
 	"unsafe"
 )
 
-// read sets the variable at p, which is zero, to the value that src holds. ok is
-// false if it is not sure of src; then what is at p is of no use, and spent is
-// what was allocated for it, in the sense of allocLimit.
+// read sets the zero variable at to to the value in src. If read is unsure of
+// src, ok is false, and the variable is unusable. spent is the number of bytes
+// allocated, in the sense of allocLimit.
 //
-// No check goes before it. It bounds depth and memory as check does, by the same
-// figures, as it goes; and as it never goes back, it takes time in proportion to
-// src, even if at its end it turns out to be unsure.
+// No check precedes it. It bounds depth and memory by the same figures as
+// check, while it reads. It never goes back, so it takes time in proportion to
+// src, even if it turns out to be unsure at the end.
 func (p *program) read(src []byte, to unsafe.Pointer) (ok bool, spent int64) {
 	if len(src) == 0 || src[0] == codeNil && !p.nullable {
 		return false, 0
@@ -28,50 +28,50 @@ func (p *program) read(src []byte, to unsafe.Pointer) (ok bool, spent int64) {
 		r.settle()
 	}
 	spent = limit - r.left
-	clear(r.kept[:r.n]) // or the pool would keep the value
+	clear(r.kept[:r.n]) // otherwise the pool would keep the value
 	r.src, r.n, r.size, r.depth = nil, 0, 0, 0
 	readers.Put(r)
 	return ok, spent
 }
 
-// A reader is what one read needs, of whatever type.
+// reader holds the state of one read, of any type.
 //
-// Its methods return where the value ends that is at pos, or lost. pos may be
-// lost too. A variable is written once at most and was zero before: a field
-// that comes twice is not for a reader. So nil, which leaves a variable as it
-// is, leaves it zero.
+// Its methods return the end of the value at pos, or lost. pos may be lost too.
+// A variable is zero before and is written at most once: a reader does not
+// handle a field that occurs twice. So nil, which leaves a variable unchanged,
+// leaves it zero.
 type reader struct {
 	src   []byte
-	depth int   // containers around what is read
+	depth int   // containers around the current value
 	left  int64 // bytes that may still be allocated
 
-	// Short strings are collected, and made of one string all together: one
-	// allocation instead of many. They can be a part of that forever, since
-	// strings do not change, and no part of src, which may.
+	// kept collects short strings, which become parts of one string: one
+	// allocation instead of many. Strings do not change, so they can share that
+	// one forever. They cannot share src, which may change.
 	//
-	// The price is that who keeps one of them keeps them all. So there is a limit
-	// to how much that is, and long strings, which are worth an allocation, stay
-	// apart.
+	// The price is that a caller that keeps one of these strings keeps them
+	// all. So their total length is limited. Long strings are worth an
+	// allocation each and stay separate.
 	kept [64]keptString
-	n    int // of kept
+	n    int // number of kept strings
 	size int // bytes in them
 }
 
 type keptString struct {
 	to        *string
-	from, end int // in src
+	from, end int // positions in src
 }
 
 const (
 	maxKept       = 256  // length of a string that is kept
-	maxKeptString = 1024 // and of all that are made at once
+	maxKeptString = 1024 // total length of strings that share memory
 )
 
 const lost = -1
 
 var readers = sync.Pool{New: func() any { return new(reader) }}
 
-// keep sets *to to src[from:end], now or when the reader settles.
+// keep sets *to to src[from:end], either now or when the reader settles.
 func (r *reader) keep(to *string, from, end int) {
 	size := end - from
 	if size > maxKept {
@@ -86,7 +86,7 @@ func (r *reader) keep(to *string, from, end int) {
 	r.size += size
 }
 
-// settle makes the strings that were kept.
+// settle makes the kept strings.
 func (r *reader) settle() {
 	var all strings.Builder
 	all.Grow(r.size)
@@ -100,7 +100,7 @@ func (r *reader) settle() {
 	r.n, r.size = 0, 0
 }
 
-// value reads the value at pos into the variable at p, by s.
+// value reads the value at pos into the variable at p, as s describes.
 func (r *reader) value(s *step, p unsafe.Pointer, pos int) int {
 	if uint(pos) >= uint(len(r.src)) {
 		return lost
@@ -109,7 +109,7 @@ func (r *reader) value(s *step, p unsafe.Pointer, pos int) int {
 	if c == codeNil {
 		switch s.op {
 		case opTime, opKeyTime:
-			return lost // msgpack panics
+			return lost // msgpack panics here
 		case opLeaf:
 			return r.leaf(s, p, pos)
 		}
@@ -207,12 +207,12 @@ func (r *reader) value(s *step, p unsafe.Pointer, pos int) int {
 			return lost
 		}
 		return next
-	default: // opWide: nothing is decoded into what stood in an any
+	default: // opWide: no value is decoded into the original type of an any
 		return lost
 	}
 }
 
-// spend takes n bytes off what may be allocated.
+// spend deducts n bytes from the limit. It reports false if too few are left.
 func (r *reader) spend(n int64) bool {
 	if n > r.left {
 		return false
@@ -258,7 +258,8 @@ func (r *reader) array(s *step, p unsafe.Pointer, pos int) int {
 	return r.elements(s.elem, p, n, pos)
 }
 
-// elements reads n values from pos on, the first of which goes to first.
+// elements reads n values, starting at pos. The first goes to the variable at
+// first.
 func (r *reader) elements(s *step, first unsafe.Pointer, n, pos int) int {
 	r.depth++
 	for i := range n {
@@ -282,9 +283,9 @@ func (r *reader) pairs(s *step, p unsafe.Pointer, pos int) int {
 	for range n {
 		pos = r.value(s.key, t.key.Addr().UnsafePointer(), pos)
 		if pos = r.value(s.elem, t.elem.Addr().UnsafePointer(), pos); pos == lost {
-			return lost // the temps are not put back: they hold something
+			return lost // the temps are not zero, and are not put back
 		}
-		r.settle() // before they are copied into the map
+		r.settle() // before the strings are copied into the map
 		m.SetMapIndex(t.key, t.elem)
 		t.key.SetZero()
 		t.elem.SetZero()
@@ -307,7 +308,7 @@ func (r *reader) fields(s *step, p unsafe.Pointer, pos int) int {
 	r.depth++
 	next, seen := 0, uint64(0)
 	for range n {
-		// Mostly the fields come in order.
+		// Usually the fields come in order.
 		i := next
 		if f := s.fieldAt(i); f != nil && pos+len(f.key) <= len(r.src) && string(r.src[pos:pos+len(f.key)]) == f.key {
 			pos += len(f.key)
@@ -328,8 +329,9 @@ func (r *reader) fields(s *step, p unsafe.Pointer, pos int) int {
 			}
 			pos = end
 		}
-		// Not twice: what is read then may be merged with what was. Beyond the
-		// number of bits, fields must come in order, which tells as well.
+		// A repeated field is refused, since the second value may be merged
+		// with the first. With more than 64 fields, seen is too small, so the
+		// fields must come in order, which also excludes repeats.
 		if seen>>i&1 != 0 || len(s.fields) > 64 && i < next {
 			return lost
 		}
@@ -350,8 +352,8 @@ func (r *reader) fields(s *step, p unsafe.Pointer, pos int) int {
 	return pos
 }
 
-// reach returns where the field f of the struct at p is. It makes the embedded
-// structs on the way, and returns nil if they would cost too much.
+// reach returns the address of the field f in the struct at p. It allocates the
+// embedded structs on the way, and returns nil if they would cost too much.
 func (r *reader) reach(f *stepField, p unsafe.Pointer) unsafe.Pointer {
 	for i := range f.hops {
 		h := &f.hops[i]
@@ -390,7 +392,8 @@ func (s *step) fieldAt(i int) *stepField {
 	return nil
 }
 
-// skip returns where the value at pos ends, if it is sound and not too deep.
+// skip returns the end of the value at pos, or lost if it is unsound or too
+// deep.
 func (r *reader) skip(pos int) int {
 	s := scan{src: r.src}
 	if end := s.run(pos, 1, r.depth); s.err == nil {
@@ -399,9 +402,10 @@ func (r *reader) skip(pos int) int {
 	return lost
 }
 
-// items returns the number of elements of an array, or pairs of a map, each of
-// so many values, and where they begin. code16 is the code of one with 16 bits
-// of length; that with 32 is next to it. There are no more of them than bytes.
+// items returns the number of elements of an array, or pairs of a map, and the
+// start of the first. Each item has as many values as each says. code16 is the
+// code with a 16-bit length, and the code with a 32-bit length follows it.
+// items returns lost if there are more values than bytes.
 func (r *reader) items(pos int, fixed, code16 byte, each int) (n, next int) {
 	b := r.src[pos:]
 	items := uint64(0)
@@ -421,7 +425,7 @@ func (r *reader) items(pos int, fixed, code16 byte, each int) (n, next int) {
 	return int(items), pos + next
 }
 
-// text returns where the string or the bytes at pos begin and end.
+// text returns the start and the end of the string or the bytes at pos.
 func (r *reader) text(pos int) (from, end int) {
 	if uint(pos) >= uint(len(r.src)) {
 		return 0, lost

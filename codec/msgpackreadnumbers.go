@@ -18,7 +18,7 @@ func (r *reader) signed(pos, bits int) (int64, int) {
 	return int64(n), next
 }
 
-// unsigned is signed for an integer without a sign.
+// unsigned is signed for an unsigned integer.
 func (r *reader) unsigned(pos, bits int) (uint64, int) {
 	if c := r.src[pos]; c < 0x80 {
 		return uint64(c), pos + 1
@@ -62,8 +62,9 @@ func (r *reader) float32(pos int) (float32, int) {
 	return float32(n), next
 }
 
-// quiet returns the bits of a float32 that has been a float64 in between, as it
-// is in reflect, which msgpack uses: of a NaN that signals one that does not.
+// quiet returns the bits of a float32 after a conversion to float64 and back,
+// as reflect, and therefore msgpack, does it: a signaling NaN becomes a quiet
+// one.
 func quiet(bits uint32) uint32 {
 	if f := math.Float32frombits(bits); f != f {
 		return bits | 1<<22
@@ -71,7 +72,7 @@ func quiet(bits uint32) uint32 {
 	return bits
 }
 
-// time reads a time in one of the three forms that are written, in UTC.
+// time reads a time, in UTC, in one of the three forms that encoders write.
 func (r *reader) time(to *time.Time, pos int) int {
 	b := r.src[pos:]
 	const id = 0xff // -1

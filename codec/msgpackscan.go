@@ -5,9 +5,9 @@ import (
 	"fmt"
 )
 
-// maxDepth is how deep arrays and maps may nest in MessagePack. The decoder
-// recurses, and a megabyte of nesting overflows its stack, which kills the
-// process; 512 levels take it less than a megabyte.
+// maxDepth is the greatest nesting of arrays and maps in MessagePack. The
+// decoder recurses, and a megabyte of nesting overflows its stack, which kills
+// the process. 512 levels need less than a megabyte of stack.
 const maxDepth = 512
 
 var (
@@ -18,14 +18,14 @@ var (
 	errDecodeTooDeep = badFormat(fmt.Sprintf("MessagePack: nested deeper than %d", maxDepth), ErrTooLarge)
 )
 
-// facts are what a scan has seen, each a reason to look again with the type at
-// hand: an integer of that code may not fit, or the decoder is wrong about it.
-// Most are known from a value's first byte, and cost one OR to gather; the rest
-// take one look at the byte after it.
+// facts records what a scan has seen. Each fact is a reason to look again with
+// the type: an integer of that code may not fit, or the decoder misreads it.
+// Most facts follow from a value's first byte and cost one OR. The others need
+// the byte after it.
 type facts uint16
 
 const (
-	sawNegative facts = 1 << iota // any integer below zero
+	sawNegative facts = 1 << iota // any negative integer
 	sawUint8
 	sawUint16
 	sawUint32
@@ -37,10 +37,10 @@ const (
 	sawExt
 )
 
-// A code is what a scan must know of a value's first byte.
+// code describes a value by its first byte, as far as a scan needs it.
 type code struct {
 	class codeClass
-	size  uint8 // of the code with its length field and all of fixed length
+	size  uint8 // length of the code, its length field, and all parts of fixed length
 	items uint8 // of classItems
 	facts facts
 }
@@ -48,10 +48,10 @@ type code struct {
 type codeClass uint8
 
 const (
-	classFixed  codeClass = iota // nothing more than size
-	classSigned                  // the sign is in the top bit of the second byte
-	classUint64                  // so is what makes it too great for an int64
-	classLen8                    // a length of that many bits is next, and so many
+	classFixed  codeClass = iota // nothing follows size
+	classSigned                  // the top bit of the second byte is the sign
+	classUint64                  // the top bit of the second byte says that an int64 is too small
+	classLen8                    // a length of that many bits is next, and as many
 	classLen16                   // bytes follow after size
 	classLen32
 	classItems   // values follow
@@ -64,8 +64,8 @@ const (
 
 const codeNil = 0xc0
 
-// codes is indexed by the first byte of a value. The names in comments are those
-// of the specification, https://github.com/msgpack/msgpack/blob/master/spec.md.
+// codes is indexed by the first byte of a value. The names in comments are from
+// the specification, https://github.com/msgpack/msgpack/blob/master/spec.md.
 var codes = func() (t [256]code) {
 	for c := range t {
 		switch {
@@ -103,15 +103,15 @@ var codes = func() (t [256]code) {
 	return t
 }()
 
-// A scan walks MessagePack without knowing the type and without allocating. It
-// finds whether the bytes are one value, whole and not too deep, so that the
-// decoder's own reading of lengths cannot go wrong: a slice that is made for n
-// elements finds n elements there. It takes a tenth of the time that decoding
-// takes, which the pooling of decoders earns back.
+// scan walks MessagePack without the type and without allocating. It finds out
+// whether the bytes are one value, whole and not too deep. So the decoder
+// cannot misread lengths: a slice that is made for n elements finds n elements.
+// A scan takes a tenth of the time of decoding, which the pooling of decoders
+// saves.
 type scan struct {
 	src    []byte
-	values int   // met
-	saw    facts // about them
+	values int   // number of values met
+	saw    facts // about these values
 	err    error
 }
 
@@ -127,9 +127,9 @@ func (s *scan) all(src []byte) error {
 	return s.err
 }
 
-// run scans n values at pos and returns where they end. It sets err if they are
-// not sound. It calls itself only for what is in a container, maxDepth at most.
-// A stack of counters instead of the calls is no faster, and has to be cleared.
+// run scans n values at pos and returns their end. If they are unsound, it sets
+// err. It recurses only into containers, maxDepth at most. A stack of counters
+// instead of recursion is no faster, and has to be cleared.
 func (s *scan) run(pos, n, depth int) int {
 	src, saw := s.src, s.saw
 	s.values += n
@@ -146,7 +146,7 @@ func (s *scan) run(pos, n, depth int) int {
 		if c.class == classFixed {
 			continue // two in three values: short strings, small numbers, nil
 		}
-		items := uint64(0) // of 64 bits, for 2^32 pairs are more than an int may hold
+		items := uint64(0) // 64 bits, since 2^32 pairs may overflow an int
 		switch c.class {
 		case classSigned:
 			if src[start+1] >= 0x80 {
@@ -165,7 +165,8 @@ func (s *scan) run(pos, n, depth int) int {
 		case classLen16:
 			pos += int(binary.BigEndian.Uint16(src[start+1:]))
 		case classLen32:
-			// Compared before it is added, for the sum could overflow an int.
+			// The length is compared before it is added, since the sum could
+			// overflow an int.
 			length := binary.BigEndian.Uint32(src[start+1:])
 			if uint64(length) > uint64(len(src)-pos) {
 				return s.fail(errTruncated)
@@ -188,8 +189,8 @@ func (s *scan) run(pos, n, depth int) int {
 			}
 			continue
 		}
-		// Each item takes a byte at least. Walking on would find the same, but
-		// only after all the bytes there are.
+		// Each item takes at least one byte. Without this check the loop would
+		// find the same error, but only after all the bytes.
 		if items > uint64(len(src)-pos) {
 			return s.fail(errTruncated)
 		}
@@ -204,7 +205,7 @@ func (s *scan) run(pos, n, depth int) int {
 	return pos
 }
 
-// fail sets err. What it returns is beyond any value, so that loops end.
+// fail sets err. It returns the end of src, so that loops end.
 func (s *scan) fail(err error) int {
 	s.err = err
 	return len(s.src)

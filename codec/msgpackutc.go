@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// toUTC puts every time in the variable v, of shape s, in UTC. msgpack decodes
-// them to the zone of the process, of which the encoder knows nothing.
+// toUTC sets every time in the variable v, of shape s, to UTC. msgpack decodes
+// times to the time zone of the process, which the encoder does not know.
 func toUTC(s *shape, v reflect.Value) {
 	if !s.times {
 		return
@@ -64,7 +64,8 @@ func inUTC(x any) any {
 			x[k] = inUTC(e)
 		}
 	case map[any]any:
-		// A new map: in x a NaN can be neither replaced nor deleted.
+		// A new map is needed: in x a NaN key can be neither replaced nor
+		// deleted.
 		all := make(map[any]any, len(x))
 		for k, e := range x {
 			all[inUTC(k)] = inUTC(e)

@@ -8,8 +8,8 @@ import (
 	"unsafe"
 )
 
-// append appends the variable at from in the format of msgpack, with compact
-// integers outside of any.
+// append appends the variable at from in the format of msgpack. Integers
+// outside of any are compact.
 func (p *program) append(dst []byte, from unsafe.Pointer) ([]byte, error) {
 	b := p.top.append(dst, from)
 	if len(b) > maxEncoded {
@@ -18,19 +18,19 @@ func (p *program) append(dst []byte, from unsafe.Pointer) ([]byte, error) {
 	return b, nil
 }
 
-// The steps panic with a *failure once they know that the value cannot be
-// encoded: a return value for that would be carried through every step of all
-// that can. catchAppend makes it the error of Append.
+// The steps panic with a *failure as soon as they know that the value cannot be
+// encoded. A return value would have to pass through every step of every value.
+// catchAppend turns the panic into the error of Append.
 
-// fit panics if b cannot grow by n. It is asked wherever much may come: before a
-// string, and before a container, of which a value may have the same many times.
+// fit panics if b cannot grow by n. It is called before each string and each
+// container, since a value may hold the same container many times.
 func fit(b []byte, n int) {
 	if n > maxEncoded-len(b) {
 		panic(errEncodedTooLarge)
 	}
 }
 
-// append appends the variable at p. See step for what p is.
+// append appends the variable at p. See [step] for the rules on p.
 func (s *step) append(b []byte, p unsafe.Pointer) []byte {
 	switch s.op {
 	case opBool:
@@ -114,8 +114,8 @@ var (
 )
 
 func (s *step) appendSlice(b []byte, p unsafe.Pointer) []byte {
-	// Of any slice the header is the same, and nothing but the header is read as
-	// that of bytes.
+	// All slices have the same header, and only the header is read as that of a
+	// []byte.
 	bytes := *(*[]byte)(p)
 	if bytes == nil {
 		return append(b, codeNil)
@@ -132,7 +132,7 @@ func (s *step) appendElements(b []byte, first unsafe.Pointer, n int) []byte {
 	return b
 }
 
-// appendMap appends the entries in the order of their encoded keys: then equal
+// appendMap appends the entries in the order of their encoded keys, so equal
 // maps have equal bytes.
 func (s *step) appendMap(b []byte, p unsafe.Pointer) []byte {
 	m := reflect.NewAt(s.typ, p).Elem()
@@ -198,9 +198,9 @@ func (f *stepField) omitted(p unsafe.Pointer) bool {
 	return at == nil || f.omit && f.step.empty(at)
 }
 
-// empty reports whether omitempty leaves out the variable at p: whether it is
-// zero. What is empty and not zero, such as an empty slice, -0 or an any with a
-// 0, would not come back.
+// empty reports whether omitempty leaves out the variable at p, that is,
+// whether it is zero. A value that is empty but not zero, such as an empty
+// slice, -0 or an any with a 0, would not come back.
 func (s *step) empty(p unsafe.Pointer) bool {
 	switch s.op {
 	case opBool:
@@ -227,11 +227,11 @@ func (s *step) empty(p unsafe.Pointer) bool {
 		return *(*any)(p) == nil
 	case opLeaf, opWide:
 		v := reflect.NewAt(s.typ, p).Elem()
-		if v.Kind() == reflect.Array { // as msgpack has it
+		if v.Kind() == reflect.Array { // as msgpack does
 			return v.Len() == 0
 		}
 		return v.IsZero()
-	default: // a struct is empty if it leaves out all, and so must say of all
+	default: // a struct is empty if all its fields are omitted
 		for i := range s.fields {
 			if !s.fields[i].omitted(p) {
 				return false
@@ -271,8 +271,8 @@ func appendUint(b []byte, n uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(b, 0xcf), n)
 }
 
-// appendHead appends the head of an array or a map of n. code16 is the code of
-// one with 16 bits of length.
+// appendHead appends the head of an array or a map of n. code16 is the code
+// with a 16-bit length.
 func appendHead(b []byte, n int, fixed, code16 byte) []byte {
 	switch {
 	case n < 16:
@@ -292,7 +292,7 @@ func appendTextHead(b []byte, n int) []byte {
 
 func appendBytesHead(b []byte, n int) []byte { return appendLength(b, n, 0xc4) }
 
-// appendLength appends the head of n bytes or, by another code8, of a string.
+// appendLength appends the head of n bytes or, with another code8, of a string.
 func appendLength(b []byte, n int, code8 byte) []byte {
 	switch {
 	case n <= math.MaxUint8:

@@ -4,9 +4,10 @@ import (
 	"reflect"
 )
 
-// jsonNote returns a note about the first field in t with the tag json:"-", if a
-// struct around it has json tags and no msgpack tags: there JSON hides a field
-// that is stored in clear. It returns nil if there is none.
+// jsonNote returns a note about the first field in t with the tag json:"-", if
+// the struct around it has json tags and no msgpack tags. JSON hides such a
+// field, and MessagePack stores it in clear. Without such a field jsonNote
+// returns nil.
 func jsonNote(t reflect.Type) error {
 	if at := hiddenFromJSON(t, t.String(), map[reflect.Type]bool{}); at != "" {
 		return &failure{at + ` has the tag json:"-" and is stored all the same: MessagePack goes by msgpack tags`, []error{ErrNote}}
@@ -14,7 +15,7 @@ func jsonNote(t reflect.Type) error {
 	return nil
 }
 
-// hiddenFromJSON returns the path of that field, or nothing.
+// hiddenFromJSON returns the path of that field, or "".
 func hiddenFromJSON(t reflect.Type, path string, seen map[reflect.Type]bool) string {
 	if seen[t] || t == timeType {
 		return ""
@@ -40,7 +41,7 @@ func hiddenFromJSON(t reflect.Type, path string, seen map[reflect.Type]bool) str
 				continue
 			}
 			if _, ok := f.Tag.Lookup("msgpack"); ok {
-				return "" // its author knows of msgpack
+				return "" // the author uses msgpack tags
 			}
 			if hidden == "" && f.Tag.Get("json") == "-" {
 				hidden = path + "." + f.Name

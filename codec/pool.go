@@ -2,16 +2,17 @@ package codec
 
 import "sync"
 
-// A buffer gathers what an encoder writes. It refuses to hold more than Redis
-// can, so that a value without end fails instead of taking all memory.
+// buffer collects the output of an encoder. It refuses to hold more than Redis
+// can, so a value without end fails instead of taking all memory.
 type buffer struct{ b []byte }
 
-// maxEncoded is the length of the longest string that Redis holds.
+// maxEncoded is the length in bytes of the longest string that Redis holds.
 const maxEncoded = 512 << 20
 
 var errEncodedTooLarge = cannotEncode("more than the 512 MiB that Redis can hold", ErrTooLarge)
 
-// Write appends p, or nothing and fails with an [ErrTooLarge].
+// Write appends p. If p does not fit, it appends nothing and returns an
+// [ErrTooLarge].
 func (w *buffer) Write(p []byte) (int, error) {
 	if len(p) > maxEncoded-len(w.b) {
 		return 0, errEncodedTooLarge
@@ -20,7 +21,7 @@ func (w *buffer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// WriteByte appends c, or fails with an [ErrTooLarge].
+// WriteByte appends c. If c does not fit, it returns an [ErrTooLarge].
 func (w *buffer) WriteByte(c byte) error {
 	if len(w.b) >= maxEncoded {
 		return errEncodedTooLarge
@@ -30,12 +31,12 @@ func (w *buffer) WriteByte(c byte) error {
 }
 
 // maxPooled is the capacity above which a buffer is left to the garbage
-// collector, lest one large value be paid for by every pooled buffer.
+// collector. Otherwise one large value could make every pooled buffer large.
 const maxPooled = 256 << 10
 
 var scratchPool = sync.Pool{New: func() any { return new([]byte) }}
 
-// getScratch lends a slice of length 0.
+// getScratch returns a slice of length 0, to be returned by putScratch.
 func getScratch() *[]byte { return scratchPool.Get().(*[]byte) }
 
 func putScratch(p *[]byte) {

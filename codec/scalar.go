@@ -5,12 +5,12 @@ import (
 	"strconv"
 )
 
-// String returns a codec that stores a string as it is, whatever its bytes.
+// String returns a codec that stores a string unchanged, whatever its bytes.
 // Any bytes decode. Decode allocates the string and nothing else.
 func String[V ~string]() Codec[V] { return &typed[V]{as: stringCodec{}} }
 
-// Bytes returns a codec that stores a slice of bytes as it is. Any bytes
-// decode. A nil slice and an empty one are both no bytes, which decode to an
+// Bytes returns a codec that stores a byte slice unchanged. Any bytes decode. A
+// nil slice and an empty slice are both stored as no bytes, which decode to an
 // empty slice that is not nil. Decode allocates the slice and nothing else.
 func Bytes[V ~[]byte]() Codec[V] { return &typed[V]{as: bytesCodec{}} }
 
@@ -21,9 +21,9 @@ type Integer interface {
 }
 
 // Int returns a codec that stores an integer in decimal, as Redis' INCRBY does.
-// It decodes what it and Redis write and nothing else: no space, no plus sign,
-// no leading zero, no exponent. A number that V cannot hold is refused.
-// Neither Append nor Decode allocates, but for dst.
+// It decodes the form that it and Redis write and nothing else: no space, no
+// plus sign, no leading zero, no exponent. It refuses a number that V cannot
+// hold. Decode does not allocate. Append allocates only if dst must grow.
 func Int[V Integer]() Codec[V] {
 	if ^V(0) < 0 {
 		return &typed[V]{as: intCodec{}}
@@ -31,8 +31,8 @@ func Int[V Integer]() Codec[V] {
 	return &typed[V]{as: uintCodec{}}
 }
 
-// The codecs go by the kind of V at run time, and so serve [For] as well. Reflection on a
-// pointer to a scalar does not allocate.
+// These codecs switch on the kind of V at run time, and so serve [For] as well.
+// Reflection on a pointer to a scalar does not allocate.
 
 type stringCodec struct{ sure }
 
@@ -40,7 +40,7 @@ func (stringCodec) encode(dst []byte, p any) ([]byte, error) {
 	return append(dst, reflect.ValueOf(p).Elem().String()...), nil
 }
 
-// decodeInto takes src for the string. It never fails.
+// decodeInto stores src as the string. It never fails.
 func (stringCodec) decodeInto(src []byte, p any) error {
 	reflect.ValueOf(p).Elem().SetString(string(src))
 	return nil
@@ -52,9 +52,10 @@ func (bytesCodec) encode(dst []byte, p any) ([]byte, error) {
 	return append(dst, reflect.ValueOf(p).Elem().Bytes()...), nil
 }
 
-// decodeInto copies src. It never fails, and of no bytes makes an empty slice.
+// decodeInto copies src. It never fails. If src is empty, it makes an empty
+// slice that is not nil.
 func (bytesCodec) decodeInto(src []byte, p any) error {
-	// Not bytes.Clone, which makes of no bytes a nil slice if src is nil.
+	// bytes.Clone does not serve: it returns a nil slice if src is nil.
 	reflect.ValueOf(p).Elem().SetBytes(append([]byte{}, src...))
 	return nil
 }
@@ -65,7 +66,7 @@ func (intCodec) encode(dst []byte, p any) ([]byte, error) {
 	return strconv.AppendInt(dst, reflect.ValueOf(p).Elem().Int(), 10), nil
 }
 
-// decodeInto reads what encode and Redis write, and nothing else.
+// decodeInto reads the form that encode and Redis write, and nothing else.
 func (intCodec) decodeInto(src []byte, p any) error {
 	n, ok := parseInt(src)
 	if !ok {
@@ -85,7 +86,7 @@ func (uintCodec) encode(dst []byte, p any) ([]byte, error) {
 	return strconv.AppendUint(dst, reflect.ValueOf(p).Elem().Uint(), 10), nil
 }
 
-// decodeInto reads what encode and Redis write, and nothing else.
+// decodeInto reads the form that encode and Redis write, and nothing else.
 func (uintCodec) decodeInto(src []byte, p any) error {
 	n, ok := parseUint(src)
 	if !ok {
@@ -104,8 +105,8 @@ var (
 	errOutOfRange = badFormat("an integer out of the range of its type", nil)
 )
 
-// parseInt parses what strconv.AppendInt writes, and only that: the functions
-// of strconv take "+1" and "007" too.
+// parseInt parses the output of strconv.AppendInt, and only that. The functions
+// of strconv accept "+1" and "007" too.
 func parseInt(src []byte) (int64, bool) {
 	if len(src) > 0 && src[0] == '-' {
 		n, ok := parseUint(src[1:])
@@ -115,7 +116,7 @@ func parseInt(src []byte) (int64, bool) {
 	return int64(n), ok && n < 1<<63
 }
 
-// parseUint parses what strconv.AppendUint writes, and only that.
+// parseUint parses the output of strconv.AppendUint, and only that.
 func parseUint(src []byte) (n uint64, ok bool) {
 	if len(src) == 0 || src[0] == '0' && len(src) > 1 {
 		return 0, false

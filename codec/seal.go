@@ -2,8 +2,8 @@ package codec
 
 import "encoding/binary"
 
-// A sealer is an optional interface of a [Keyed], as its documentation says. A wrapper
-// embeds the sealer of its inner codec.
+// sealer is an optional interface of a [Keyed], as the documentation of Keyed
+// describes. A wrapper embeds the sealer of its inner codec.
 type sealer interface {
 	Authenticates() bool
 	AppendNone(dst []byte, key string) ([]byte, error)
@@ -17,7 +17,7 @@ func sealerOf(c any) sealer {
 	return noSealer{}
 }
 
-// noSealer is of a codec that authenticates nothing.
+// noSealer is the sealer of a codec that authenticates nothing.
 type noSealer struct{}
 
 // Authenticates returns false.
@@ -26,14 +26,15 @@ func (noSealer) Authenticates() bool { return false }
 // AppendNone appends nothing.
 func (noSealer) AppendNone(dst []byte, _ string) ([]byte, error) { return dst, nil }
 
-// DecodeNone takes anything.
+// DecodeNone accepts any bytes.
 func (noSealer) DecodeNone([]byte, string) error { return nil }
 
 // Authenticates returns true.
 func (c *encrypted[V]) Authenticates() bool { return true }
 
-// AppendNone seals nothing, with the first key. No value is sealed so: the
-// format differs, and is authenticated.
+// AppendNone seals the absence of a value, with the first key. The
+// authenticated format byte differs from the one of values, so no sealed value
+// passes for it.
 func (c *encrypted[V]) AppendNone(dst []byte, key string) ([]byte, error) {
 	if key == "" {
 		return dst, cannotEncode(errNeedsKey.msg, ErrConfig)
@@ -45,8 +46,8 @@ func (c *encrypted[V]) AppendNone(dst []byte, key string) ([]byte, error) {
 	return c.seal.Seal(head, nil, nil, *aad), nil
 }
 
-// DecodeNone opens what AppendNone of any of the keys sealed for this key of
-// Redis.
+// DecodeNone opens bytes that AppendNone sealed for this Redis key, with any of
+// the keys.
 func (c *encrypted[V]) DecodeNone(src []byte, key string) error {
 	if key == "" {
 		return badFormat(errNeedsKey.msg, ErrConfig)

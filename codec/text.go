@@ -5,20 +5,21 @@ import (
 	"reflect"
 )
 
-// Text returns a codec that stores a V as the text its methods make of it:
-// AppendText of [encoding.TextAppender] if there is one, else MarshalText, and
-// UnmarshalText. V may be the type with these methods or a pointer to it; a nil
-// pointer is an [ErrEncode], and so is a text that UnmarshalText does not take.
+// Text returns a codec that stores a V as text, with the methods of V. It calls
+// AppendText of [encoding.TextAppender] if V has it, else MarshalText, and
+// UnmarshalText to decode. V may be the type with these methods or a pointer to
+// it. A nil pointer is an [ErrEncode], and so is a text that UnmarshalText
+// refuses.
 func Text[V any]() Codec[V] { return &typed[V]{as: textOf(reflect.TypeFor[V]())} }
 
-// textOf is Text of a type.
+// textOf is Text with the type as a value.
 func textOf(t reflect.Type) anyCodec {
 	appender := reflect.TypeFor[encoding.TextAppender]()
 	marshaler := reflect.TypeFor[encoding.TextMarshaler]()
 	unmarshaler := reflect.TypeFor[encoding.TextUnmarshaler]()
 
-	// The methods of *V include those of V. Those of a V that is a pointer are
-	// not in *V.
+	// The methods of *V include those of V. If V is a pointer, *V does not have
+	// its methods.
 	c := &textCodec{typ: t}
 	on := reflect.PointerTo(t)
 	if t.Kind() == reflect.Pointer {
@@ -34,17 +35,17 @@ func textOf(t reflect.Type) anyCodec {
 	return c
 }
 
-// textCodec serves a type with the methods on it or a pointer to it, and one that is
-// itself the pointer.
+// textCodec serves a type with the methods on it or on a pointer to it, and a
+// pointer type with the methods.
 type textCodec struct {
 	sure
 	typ     reflect.Type
-	elem    reflect.Type // what typ points to, else nil
-	appends bool         // it has AppendText
+	elem    reflect.Type // element type if typ is a pointer, else nil
+	appends bool         // the type has AppendText
 }
 
-// encode calls AppendText, or MarshalText if there is none. A nil pointer is an
-// error.
+// encode calls AppendText, or MarshalText if the type has no AppendText. A nil
+// pointer is an error.
 func (c *textCodec) encode(dst []byte, p any) (out []byte, err error) {
 	defer catchAppend("a method of the value", dst, &out, &err)
 	with := p

@@ -2,27 +2,27 @@ package codec
 
 import "sync"
 
-// A typed is a codec of values of type V. Every type of values compiles it
-// again, in the package of the user, so all code that can do without the type is
-// in an anyCodec.
+// typed is a codec of values of type V. The compiler generates it for every
+// type of values, in the package of the user. So all code that does not need
+// the type is in an anyCodec.
 type typed[V any] struct {
 	as    anyCodec
-	spare sync.Pool // of *V, zero: a variable for Append without an allocation
+	spare sync.Pool // zero *V: variables with which Append need not allocate
 }
 
-// An anyCodec is a codec of variables of one type, which it knows as pointers
-// in an any. It is compiled once for all types. It catches panics of methods of
-// the type.
+// anyCodec is a codec of variables of one type, which it gets as pointers in an
+// any. It is compiled once for all types. It recovers panics of methods of the
+// type.
 type anyCodec interface {
-	// encode appends the variable that p points to. After an error the slice is
+	// encode appends the variable that p points to. After an error it returns
 	// dst.
 	encode(dst []byte, p any) ([]byte, error)
 
-	// decodeInto sets the variable, which is zero. After an error it may be
-	// anything.
+	// decodeInto sets the variable, which is zero. After an error the variable
+	// may hold anything.
 	decodeInto(src []byte, p any) error
 
-	// check is Check, and deterministic is Deterministic.
+	// check implements Check, and deterministic implements Deterministic.
 	check() error
 	deterministic() error
 }
@@ -30,7 +30,7 @@ type anyCodec interface {
 // Check checks the codec.
 func (c *typed[V]) Check() error { return c.as.check() }
 
-// Deterministic tells whether equal values have equal bytes.
+// Deterministic returns nil if equal values have equal bytes.
 func (c *typed[V]) Deterministic() error { return c.as.deterministic() }
 
 // Append appends the bytes of v.
@@ -41,12 +41,12 @@ func (c *typed[V]) Append(dst []byte, v V) ([]byte, error) {
 	}
 	*p = v
 	out, err := c.as.encode(dst, p)
-	*p = *new(V) // or the pool would keep what v refers to
+	*p = *new(V) // otherwise the pool would keep what v refers to
 	c.spare.Put(p)
 	return out, err
 }
 
-// Decode sets *v to what src holds.
+// Decode sets *v to the value that src holds.
 func (c *typed[V]) Decode(src []byte, v *V) error {
 	*v = *new(V)
 	err := c.as.decodeInto(src, v)
@@ -56,13 +56,13 @@ func (c *typed[V]) Decode(src []byte, v *V) error {
 	return err
 }
 
-// sure is the part of an anyCodec that always works.
+// sure is embedded in an anyCodec that always works.
 type sure struct{}
 
 func (sure) check() error         { return nil }
 func (sure) deterministic() error { return nil }
 
-// invalid is an anyCodec that cannot work; err says why.
+// invalid is an anyCodec that cannot work. err says why.
 type invalid struct{ err *failure }
 
 func (c invalid) check() error         { return c.err }
@@ -76,5 +76,5 @@ func (c invalid) decodeInto([]byte, any) error {
 	return &failure{c.err.msg, []error{ErrFormat, ErrConfig}}
 }
 
-// refused returns the codec that cannot work, for err.
+// refused returns a codec that always fails with err.
 func refused[V any](err *failure) Codec[V] { return &typed[V]{as: invalid{err}} }

@@ -5,21 +5,21 @@ import (
 	"reflect"
 )
 
-// A shape is what this package knows of a Go type: how MessagePack lays it out,
-// so that bytes can be compared with it before anything is decoded, and whether
-// a value of it can nest without end. Shapes are made once per codec, and form
-// a graph with cycles if the types do.
+// shape is the knowledge that this package has of a Go type. It describes how
+// MessagePack lays the type out, so that bytes can be compared with it before
+// they are decoded, and whether a value can nest without end. Shapes are made
+// once per codec. They form a graph, which has cycles if the types do.
 type shape struct {
 	kind   shapeKind
-	size   int64             // bytes a value takes where it stands
+	size   int64             // bytes of the value itself
 	bits   int               // of integers
 	elem   *shape            // of pointers, slices, arrays and maps
 	key    *shape            // of maps
 	fields []field           // of structs, in the order of the array form
 	byName map[string]*field // of structs: fields, their aliases, embedded structs
 	array  bool              // of structs: stored as an array
-	nests  bool              // a value can hold others of its type, or an any
-	times  bool              // a value can hold a time.Time, if only in an any
+	nests  bool              // a value can hold a value of its own type, or an any
+	times  bool              // a value can hold a time.Time, perhaps only in an any
 	open   bool              // while it is being made
 }
 
@@ -28,15 +28,15 @@ type field struct {
 	index []int
 	shape *shape
 	omit  bool  // omitempty
-	cost  int64 // bytes of the embedded structs behind pointers on the way to it
+	cost  int64 // bytes of the embedded structs behind pointers on the way
 }
 
 type shapeKind uint8
 
 const (
-	shapeLeaf   shapeKind = iota // nothing to look at: strings, bytes, bools
+	shapeLeaf   shapeKind = iota // nothing to inspect: strings, bytes, bools
 	shapeTime                    // time.Time
-	shapeOpaque                  // encodes itself
+	shapeOpaque                  // has its own encoding methods
 	shapeAny                     // interface{}
 	shapeInt
 	shapeUint
@@ -47,19 +47,21 @@ const (
 	shapeStruct
 )
 
-// shapes makes the shapes of a type and of all that is in it.
+// shapes makes the shapes of a type and of all its parts.
 type shapes struct {
-	// generated: the layout is that of methods made by tinylib/msgp, which is
-	// not ours to know, nor its faults to find. Only nesting is looked at.
+	// generated means that tinylib/msgp generated the encoding methods. Their
+	// layout is unknown here, and their faults are not checked. Only nesting is
+	// checked.
 	generated bool
 
 	known     map[reflect.Type]*shape
-	embedding []reflect.Type // structs of which an embedded struct is being laid out
+	embedding []reflect.Type // structs around the embedded struct that is being laid out
 }
 
-// newShape returns the shape of t and all shapes in it, or why t cannot be
-// encoded. A shape nests if a part of it nests, and has times if a part has:
-// both are spread from parts to holders until nothing changes.
+// newShape returns the shape of t and all shapes in it, or an error that says
+// why t cannot be encoded. A shape nests if a part nests, and has times if a
+// part has. Both properties spread from parts to their holders until nothing
+// changes.
 func newShape(t reflect.Type, generated bool) (*shape, map[reflect.Type]*shape, *failure) {
 	b := shapes{generated: generated, known: map[reflect.Type]*shape{}}
 	s, err := b.of(t, t.String())
@@ -92,11 +94,11 @@ func (s *shape) parts() iter.Seq[*shape] {
 	}
 }
 
-// of returns the shape of t, which stands at path in the type of the codec.
+// of returns the shape of t. path is the place of t in the type of the codec.
 func (b *shapes) of(t reflect.Type, path string) (*shape, *failure) {
 	s, ok := b.known[t]
 	if ok {
-		s.nests = s.nests || s.open // met inside itself: the type is recursive
+		s.nests = s.nests || s.open // met within itself: the type is recursive
 		return s, nil
 	}
 	s = &shape{size: int64(t.Size()), open: true}
@@ -108,14 +110,15 @@ func (b *shapes) of(t reflect.Type, path string) (*shape, *failure) {
 	return s, err
 }
 
-// fill makes s the shape of t. The order is that in which msgpack decides: what
-// is registered, as it registers time.Time itself, then methods, then the kind.
+// fill makes s the shape of t. It decides in msgpack's order: registered types,
+// which include time.Time, then methods, then the kind.
 func (b *shapes) fill(s *shape, t reflect.Type, path string) (err *failure) {
 	if t == timeType {
-		s.kind, s.times = shapeTime, true // an extension, of which msgpack checks the length
+		s.kind, s.times = shapeTime, true // an extension, whose length msgpack checks
 		return nil
 	}
-	// A *time.Time has methods too, but msgpack looks first for what is registered.
+	// A *time.Time has methods too, but msgpack looks for registered types
+	// first.
 	if !b.generated && t.Kind() != reflect.Interface && t != timePointerType {
 		if own, err := encodesItself(t, path); own || err != nil {
 			s.kind = shapeOpaque
@@ -131,8 +134,8 @@ func (b *shapes) fill(s *shape, t reflect.Type, path string) (err *failure) {
 	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
 		s.kind, s.bits = shapeUint, t.Bits()
 	case reflect.Interface:
-		// Of an interface with methods msgpack encodes what is in it, but does
-		// not know what to decode into.
+		// msgpack encodes the value in an interface with methods, but does not
+		// know the type to decode it into.
 		if t.NumMethod() > 0 && !b.generated {
 			return unsupported(path, t)
 		}
@@ -165,9 +168,9 @@ func (b *shapes) fill(s *shape, t reflect.Type, path string) (err *failure) {
 		if b.generated {
 			return b.generatedFields(s, t, path)
 		}
-		// A struct of which nothing is stored would come back empty, which is
-		// what happens to a sync.Mutex, and to a type of another package that
-		// has methods for JSON only.
+		// A struct of which no field is stored would come back empty. Examples
+		// are a sync.Mutex, and a type of another package that has only JSON
+		// methods.
 		if err = b.layOut(s, t, path); err == nil && len(s.fields) == 0 && t.NumField() > 0 {
 			if !registered(t) {
 				return misconfigured("%s: %s has no exported field to store", path, t)
@@ -183,9 +186,9 @@ func (b *shapes) fill(s *shape, t reflect.Type, path string) (err *failure) {
 	return err
 }
 
-// generatedFields gives s the fields that generated methods may encode, which
-// are all that are exported: more than there are is no harm, since they are
-// only followed in search of cycles.
+// generatedFields gives s the fields that generated methods may encode: all
+// exported ones. Extra fields are harmless, since they are only followed in
+// search of cycles.
 func (b *shapes) generatedFields(s *shape, t reflect.Type, path string) *failure {
 	for f := range t.Fields() {
 		if f.Tag.Get("msg") == "-" || !f.IsExported() && !f.Anonymous {
@@ -200,8 +203,8 @@ func (b *shapes) generatedFields(s *shape, t reflect.Type, path string) *failure
 	return nil
 }
 
-// checkMapKey refuses a type of map keys that would not be found again under
-// what they come back as: pointers, and structs of which a part is not stored.
+// checkMapKey refuses a key type whose keys come back as other keys: pointers,
+// and structs of which a part is not stored.
 func (b *shapes) checkMapKey(t reflect.Type, path string) *failure {
 	if s := b.known[t]; t == timeType || s != nil && s.kind == shapeOpaque && t.Kind() != reflect.Pointer {
 		return nil
@@ -224,8 +227,8 @@ func (b *shapes) checkMapKey(t reflect.Type, path string) *failure {
 	return nil
 }
 
-// unsupported is the error of a part of a type: "main.User.Done: chan int cannot
-// be encoded". In paths, [] is any element.
+// unsupported is the error for a part of a type that cannot be encoded:
+// "main.User.Done: chan int cannot be encoded". In paths, [] is any element.
 func unsupported(path string, t reflect.Type) *failure {
 	if path == t.String() {
 		return misconfigured("%s cannot be encoded", t)
@@ -233,8 +236,9 @@ func unsupported(path string, t reflect.Type) *failure {
 	return misconfigured("%s: %s cannot be encoded", path, t)
 }
 
-// pointsToItself tells whether t is like "type P *P", on which msgpack looks
-// for an encoder until the stack is full. It goes by a slow and a fast pointer.
+// pointsToItself reports whether t is like "type P *P". msgpack looks for an
+// encoder of such a type until the stack overflows. The function follows a slow
+// and a fast pointer.
 func pointsToItself(t reflect.Type) bool {
 	for slow, steps := t, 0; t.Kind() == reflect.Pointer; steps++ {
 		if t = t.Elem(); t == slow {

@@ -6,16 +6,18 @@ import (
 	"fmt"
 )
 
-// Version returns a codec that stores n before the bytes of c and decodes only
-// what was stored with the same n. Bytes of another version are an [ErrVersion],
-// which a cache takes for a miss; so raising n when V changes its meaning makes
-// every entry of before be loaded again, and old and new processes can run side
-// by side, though each then overwrites the entries of the other.
+// Version returns a codec that stores n before the bytes of c, and decodes only
+// bytes that were stored with the same n. Bytes of another version are an
+// [ErrVersion], which a cache treats as a miss.
 //
-// Fields that were added to or removed from a struct need no new version with
-// [MessagePack] and [JSON]: they are zero, or are skipped.
+// If the meaning of V changes, raise n. Then every older entry is loaded again.
+// Old and new processes can run at the same time, but each overwrites the
+// entries of the other.
 //
-// The version takes one byte for n below 128. It adds no allocation.
+// With [MessagePack] and [JSON], adding or removing a field of a struct needs
+// no new version: an added field is zero, and a removed field is skipped.
+//
+// The version takes one byte if n is below 128. It adds no allocation.
 func Version[V any](c Codec[V], n uint32) Codec[V] {
 	return &versioned[V]{sealerOf(c), Bind(c), n, binary.AppendUvarint(nil, uint64(n))}
 }
@@ -24,19 +26,19 @@ type versioned[V any] struct {
 	sealer
 	inner  Keyed[V]
 	n      uint32
-	prefix []byte // n as a uvarint. No such prefix is a prefix of another
+	prefix []byte // n as a uvarint; no such prefix is a prefix of another
 }
 
-// Check checks the codec inside.
+// Check checks the inner codec.
 func (c *versioned[V]) Check() error { return Check(c.inner) }
 
-// Append is AppendKeyed without a key.
+// Append is AppendKeyed with an empty key.
 func (c *versioned[V]) Append(dst []byte, v V) ([]byte, error) { return c.AppendKeyed(dst, "", v) }
 
-// Decode is DecodeKeyed without a key.
+// Decode is DecodeKeyed with an empty key.
 func (c *versioned[V]) Decode(src []byte, v *V) error { return c.DecodeKeyed(src, "", v) }
 
-// AppendKeyed appends the version and what the codec inside makes.
+// AppendKeyed appends the version and the bytes of the inner codec.
 func (c *versioned[V]) AppendKeyed(dst []byte, key string, v V) ([]byte, error) {
 	out, err := c.inner.AppendKeyed(append(dst, c.prefix...), key, v)
 	if err != nil {
@@ -45,7 +47,7 @@ func (c *versioned[V]) AppendKeyed(dst []byte, key string, v V) ([]byte, error) 
 	return out, nil
 }
 
-// DecodeKeyed hands what follows the version to the codec inside. Another
+// DecodeKeyed passes the bytes after the version to the inner codec. Another
 // version is an [ErrVersion].
 func (c *versioned[V]) DecodeKeyed(src []byte, key string, v *V) error {
 	if bytes.HasPrefix(src, c.prefix) {

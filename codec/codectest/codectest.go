@@ -14,31 +14,33 @@ import (
 	"github.com/cachex-go/cachex/codec"
 )
 
-// key is the Redis key for codecs that are bound to one.
+// key is the Redis key for codecs that need one.
 const key = "codectest:1"
 
-// Run tests c with values, which ought to be as different as V allows: zero,
-// small, large, with every field set. It wants that
+// Run tests c with values, which should be as different as V allows: zero,
+// small, large, with every field set. It checks that
 //
-//   - codec.Check has nothing against c, but for a note;
-//   - a value decodes to one that is equal by reflect.DeepEqual;
-//   - Append keeps what is in dst, and does not keep dst;
-//   - Decode neither keeps nor changes src, and leaves nothing of what was in *v
-//     before;
-//   - an error of Decode is a codec.ErrFormat, and no bytes make it panic: each
-//     value's bytes cut short anywhere, with any bit flipped, random ones, and
-//     some that are known to make decoders allocate gigabytes or overflow the
-//     stack, which ends the test process at once;
-//   - many goroutines can use c at the same time; run it with -race.
+//   - codec.Check returns nil or a note;
+//   - a value decodes to a value that is equal by reflect.DeepEqual;
+//   - Append preserves the bytes in dst, and does not retain dst;
+//   - Decode neither retains nor changes src, and nothing of the old *v
+//     remains;
+//   - an error of Decode is a codec.ErrFormat, and no bytes make it panic. The
+//     bytes are those of each value, truncated anywhere or with any bit
+//     flipped, random ones, and some that are known to make decoders allocate
+//     gigabytes or overflow the stack. A stack overflow ends the test process
+//     at once;
+//   - many goroutines can use c at the same time, for which the test must run
+//     with -race.
 //
-// A codec that implements codec.Keyed is given a key.
+// If c implements codec.Keyed, Run passes it a key.
 func Run[V any](t *testing.T, c codec.Codec[V], values ...V) {
 	t.Helper()
 	RunEqual(t, c, func(a, b V) bool { return reflect.DeepEqual(a, b) }, values...)
 }
 
-// RunEqual is [Run] for values that decode to what is equal in another sense,
-// such as times of another zone.
+// RunEqual is [Run] for values that decode to a value that is equal in another
+// sense, such as a time in another zone.
 func RunEqual[V any](t *testing.T, c codec.Codec[V], equal func(a, b V) bool, values ...V) {
 	t.Helper()
 	if err := codec.Check(c); err != nil && !errors.Is(err, codec.ErrNote) {
@@ -71,7 +73,7 @@ type suite[V any] struct {
 	encoded [][]byte // of values
 }
 
-// roundTrip decodes each value into a fresh variable.
+// roundTrip decodes each value into a new variable.
 func (s *suite[V]) roundTrip(t *testing.T) {
 	for i, want := range s.values {
 		if err := s.decodesTo(s.encoded[i], new(V), want); err != nil {
@@ -95,8 +97,8 @@ func (s *suite[V]) decodesTo(src []byte, v *V, want V) error {
 	return nil
 }
 
-// appends encodes behind a prefix, with no room in dst, too little and plenty,
-// and looks for changes of it and of what was returned before.
+// appends encodes after a prefix, with no room in dst, with too little, and
+// with plenty. It checks that neither the prefix nor earlier results change.
 func (s *suite[V]) appends(t *testing.T) {
 	prefix := []byte("prefix")
 	for i, v := range s.values {
@@ -125,7 +127,8 @@ func (s *suite[V]) appends(t *testing.T) {
 	}
 }
 
-// alias changes src after it was decoded and looks whether the value changes.
+// alias changes src after decoding it, and checks that the value does not
+// change.
 func (s *suite[V]) alias(t *testing.T) {
 	for i, want := range s.values {
 		src, v := bytes.Clone(s.encoded[i]), new(V)
@@ -141,7 +144,7 @@ func (s *suite[V]) alias(t *testing.T) {
 	}
 }
 
-// dirty decodes each value into a variable that holds each of the others: a
+// dirty decodes each value into a variable that holds each other value: a
 // shorter slice into a longer one, a missing field over one that is set.
 func (s *suite[V]) dirty(t *testing.T) {
 	for i := range s.values {
@@ -157,11 +160,12 @@ func (s *suite[V]) dirty(t *testing.T) {
 	}
 }
 
-// maxDamage bounds how many of a value's bytes are cut at and flipped.
+// maxDamage bounds the positions at which the bytes of a value are truncated
+// and flipped.
 const maxDamage = 1 << 10
 
-// damaged decodes each value's bytes cut short, with one bit flipped, and with
-// bytes behind them.
+// damaged decodes the bytes of each value truncated, with one bit flipped, and
+// with further bytes after them.
 func (s *suite[V]) damaged(t *testing.T) {
 	for _, src := range s.encoded {
 		step := max(1, len(src)/maxDamage)
@@ -178,15 +182,15 @@ func (s *suite[V]) damaged(t *testing.T) {
 	}
 }
 
-// hostile decodes bytes that are known to harm decoders, alone and behind the
-// first byte of each value, where a wrapper has its header; and random ones, the
-// same each time.
+// hostile decodes bytes that are known to harm decoders, alone and after the
+// first byte of each value, where a wrapper has its header. It also decodes
+// random bytes, the same in each run.
 func (s *suite[V]) hostile(t *testing.T) {
 	heads := map[string]bool{"": true}
 	for _, src := range s.encoded {
 		heads[string(src[:min(1, len(src))])] = true
 	}
-	var src []byte // one for all, as most of the bombs are large
+	var src []byte // one buffer for all, since most of the bombs are large
 	for head := range heads {
 		for _, bomb := range bombs() {
 			src = append(append(src[:0], head...), bomb...)
@@ -201,7 +205,7 @@ func (s *suite[V]) hostile(t *testing.T) {
 		}
 		s.survives(t, src)
 	}
-	for _, src := range s.encoded { // several bytes changed
+	for _, src := range s.encoded { // with several bytes changed
 		for range 2000 {
 			mutated := bytes.Clone(src)
 			for range min(1+r.IntN(4), len(src)) {
@@ -212,7 +216,7 @@ func (s *suite[V]) hostile(t *testing.T) {
 	}
 }
 
-// bombs are made once, and never changed.
+// bombs are made once and never changed.
 var bombs = sync.OnceValue(func() [][]byte {
 	return [][]byte{
 		nil,
@@ -230,7 +234,7 @@ var bombs = sync.OnceValue(func() [][]byte {
 	}
 })
 
-// survives decodes bytes that may be anything. That they decode is no fault.
+// survives decodes arbitrary bytes. It is no fault if they decode.
 func (s *suite[V]) survives(t *testing.T, src []byte) {
 	t.Helper()
 	defer func() {
@@ -243,7 +247,7 @@ func (s *suite[V]) survives(t *testing.T, src []byte) {
 	}
 }
 
-// shown is src for a message, which should not be of megabytes.
+// shown formats src for a message of limited length.
 func shown(src []byte) string {
 	if len(src) > 64 {
 		return fmt.Sprintf("%d bytes beginning %x", len(src), src[:64])
@@ -251,8 +255,8 @@ func shown(src []byte) string {
 	return fmt.Sprintf("%x", src)
 }
 
-// concurrent encodes and decodes in many goroutines, which as they reuse their
-// buffers would see each other's bytes if the codec kept any.
+// concurrent encodes and decodes in many goroutines that reuse their buffers.
+// If the codec retained a buffer, they would see each other's bytes.
 func (s *suite[V]) concurrent(t *testing.T) {
 	const goroutines, rounds = 8, 50
 	var wg sync.WaitGroup

@@ -1,8 +1,8 @@
-// Package client tells what a client of Redis is.
+// Package client finds out what kind of Redis client it is given.
 //
-// Users wrap clients, in a struct that embeds redis.UniversalClient say, to trace
-// them. So a client is recognised by what it does. Its type says what it is only
-// where it is one of go-redis' own.
+// Users wrap clients, for example in a struct that embeds
+// redis.UniversalClient, to trace them. So a client is recognized by its
+// behaviour. Its type is conclusive only if it is one of go-redis' own.
 package client
 
 import (
@@ -18,28 +18,29 @@ import (
 	"github.com/cachex-go/cachex/internal/redact"
 )
 
-// A Topology says which servers a client sends commands to.
+// Topology says to which servers a client sends commands.
 type Topology uint8
 
 const (
-	// OneServer is a client that sends every command to the same server, or to a
+	// OneServer is a client that sends every command to the same server or
 	// proxy.
 	OneServer Topology = iota
 
-	// Cluster is a client that sends a command to the node that has the slot of its
-	// key. A client that cannot be asked what it is counts as one.
+	// Cluster is a client that sends a command to the node that has the slot of
+	// its key. A client whose kind cannot be found out counts as Cluster.
 	Cluster
 
-	// Ring is a client that sends a command to the shard of its key. The shards do not
-	// know of each other.
+	// Ring is a client that sends a command to the shard of its key. The shards
+	// do not know of each other.
 	Ring
 )
 
-// TopologyOf returns the topology of rdb. It sends nothing.
+// TopologyOf returns the topology of rdb. It sends no command.
 //
-// A client of several servers refuses to watch no keys, and one of one server calls
-// the function. A Ring panics with a text if it is to subscribe to no channel, since
-// it has no shard for that. A wrapper passes all this on.
+// Asked to watch no keys, a client of several servers refuses, and a client of
+// one server calls the function. Asked to subscribe to no channel, a Ring
+// panics with a string, since it has no shard for that. A wrapper passes all
+// this on.
 func TopologyOf(rdb redis.UniversalClient) Topology {
 	switch rdb := rdb.(type) {
 	case *redis.Client:
@@ -57,7 +58,7 @@ func TopologyOf(rdb redis.UniversalClient) Topology {
 		_ = rdb.Subscribe(context.Background()).Close()
 		return nil
 	})
-	// A fake of a test, around a nil client, panics with a runtime.Error.
+	// A test fake around a nil client panics with a runtime.Error.
 	if p, ok := errors.AsType[*guard.PanicError](err); ok {
 		if _, ok := p.Value.(string); ok {
 			return Ring
@@ -66,8 +67,9 @@ func TopologyOf(rdb redis.UniversalClient) Topology {
 	return Cluster
 }
 
-// A masters is a ClusterClient, or what embeds one, and a shards a Ring. A
-// ClusterClient has the method of a Ring too, but that visits replicas as well.
+// masters is a ClusterClient or a type that embeds one, and shards a Ring. A
+// ClusterClient has the method of a Ring too, but that one also visits
+// replicas.
 type (
 	masters interface {
 		ForEachMaster(ctx context.Context, fn Visit) error
@@ -77,12 +79,12 @@ type (
 	}
 )
 
-// A Visit is called with the client of one server.
+// Visit is called with the client of one server.
 type Visit = func(ctx context.Context, node *redis.Client) error
 
 var errNotWatched = errors.New("Watch has not called its function")
 
-// watchesNothing returns nil if rdb watches no keys.
+// watchesNothing returns nil if rdb accepts a Watch of no keys.
 func watchesNothing(rdb redis.UniversalClient) (err error) {
 	defer guard.Catch(guard.Client, &err)
 	called := errNotWatched
@@ -92,13 +94,14 @@ func watchesNothing(rdb redis.UniversalClient) (err error) {
 	return called
 }
 
-// ErrHidden says that a client of several servers does not tell which they are. It is
-// an AutoPipeline, or a wrapper that hides the methods of the client in it.
+// ErrHidden says that a client of several servers does not name them. It is an
+// AutoPipeline, or a wrapper that hides the methods of its inner client.
 var ErrHidden = errors.New("Clear has to reach every master, and the client hides them: make the cache with the ClusterClient or Ring itself")
 
-// EachMaster returns what calls a Visit with every master of rdb, side by side, and
-// returns the first error. A Visit that panics or calls runtime.Goexit has failed with
-// that. The error of EachMaster is ErrHidden.
+// EachMaster returns the topology of rdb, and a function that calls a Visit
+// with every master at the same time. That function returns the first error. If
+// a Visit panics or calls runtime.Goexit, that is its error. The error of
+// EachMaster is ErrHidden.
 func EachMaster(rdb redis.UniversalClient) (t Topology, each func(context.Context, Visit) error, err error) {
 	var all func(context.Context, Visit) error
 	switch rdb := rdb.(type) {
@@ -111,7 +114,7 @@ func EachMaster(rdb redis.UniversalClient) (t Topology, each func(context.Contex
 	}
 	return t, func(ctx context.Context, visit Visit) error {
 		var mu sync.Mutex
-		var first error // a Visit that exits its goroutine returns none to go-redis
+		var first error // a Visit that exits its goroutine returns no error to go-redis
 		err := guard.Call(guard.Client, func() error {
 			return all(ctx, func(ctx context.Context, node *redis.Client) (failed error) {
 				guard.Run(guard.Client, func() error { return visit(ctx, node) }, func(err error) {
@@ -133,9 +136,9 @@ func hidden(rdb redis.UniversalClient) error {
 	return nil
 }
 
-// Master returns the client of the server that has key, if rdb is a client of
-// go-redis; else nil. What is sent through that client of one server passes by no hook
-// of rdb: it is for telling servers apart.
+// Master returns the client of the server that has key if rdb is a client of
+// go-redis, and nil otherwise. Commands sent through the returned client bypass
+// the hooks of rdb: use it only to tell servers apart.
 func Master(ctx context.Context, rdb redis.UniversalClient, key string) (node *redis.Client) {
 	var err error
 	switch rdb := rdb.(type) {
@@ -152,7 +155,8 @@ func Master(ctx context.Context, rdb redis.UniversalClient, key string) (node *r
 	return node
 }
 
-// Plain reports whether rdb is go-redis' own client of one server, and no wrapper.
+// Plain reports whether rdb is go-redis' own client of one server, without a
+// wrapper.
 func Plain(rdb redis.UniversalClient) bool {
 	_, ok := rdb.(*redis.Client)
 	return ok
@@ -167,10 +171,10 @@ func Nil(rdb redis.UniversalClient) bool {
 	return v.Kind() == reflect.Pointer && v.IsNil()
 }
 
-// Comparable reports whether rdb can be the key of a map. A struct of a user that has
-// a field of an interface type may or may not, by the value of that field.
+// Comparable reports whether rdb can be a map key. For a user's struct that has
+// a field of an interface type, that depends on the value of the field.
 func Comparable(rdb redis.UniversalClient) bool { return reflect.ValueOf(rdb).Comparable() }
 
-// Same reports whether a and b are one client. Clients that are not comparable are
-// not.
+// Same reports whether a and b are the same client. If one is not comparable,
+// Same returns false.
 func Same(a, b redis.UniversalClient) bool { return Comparable(a) && Comparable(b) && a == b }

@@ -6,9 +6,10 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Servers returns what names the server to which rdb sends the commands of a key,
-// and sends nothing. The name is [Unknown] as long as the client knows of no
-// server. Servers returns nil if rdb is a client of one server, or does not tell.
+// Servers returns a function that names the server to which rdb sends the
+// commands of a key. The function sends nothing. While the client knows no
+// server, the name is [Unknown]. If rdb is a client of one server, or hides its
+// servers, Servers returns nil.
 func Servers(rdb redis.UniversalClient) func(key string) string {
 	switch rdb := rdb.(type) {
 	case *redis.Client:
@@ -25,8 +26,7 @@ func Servers(rdb redis.UniversalClient) func(key string) string {
 	return nil
 }
 
-// Unknown names the one server there is; or all of them, while the client knows of
-// none.
+// Unknown names the only server, or all servers while the client knows of none.
 const Unknown = ""
 
 func address(node *redis.Client, err error) string {
@@ -36,8 +36,8 @@ func address(node *redis.Client, err error) string {
 	return node.Options().Addr
 }
 
-// over has a ClusterClient that has not yet seen its Cluster say so, and not go and
-// look.
+// over is an ended context. It makes a ClusterClient that has not yet seen its
+// Cluster return an error instead of asking the Cluster.
 var over = func() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

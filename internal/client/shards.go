@@ -8,17 +8,17 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Never is the RingOptions.HeartbeatFrequency of a Ring that drops no shard. The
-// public packages call it cachex.Forever. A Ring looks at its shards once a period,
-// and the first period ends after 292 years. So the shard of a key depends on
-// nothing but the names of all shards.
+// Never is the RingOptions.HeartbeatFrequency of a Ring that drops no shard.
+// The public packages call it cachex.Forever. A Ring checks its shards once a
+// period, and the first period ends after 292 years. So the shard of a key
+// depends only on the names of all shards.
 //
-// A HeartbeatFn that always returns true has the same effect, but a function
-// cannot be told from another one. Calling it would prove one answer only.
+// A HeartbeatFn that always returns true has the same effect, but functions
+// cannot be compared. A call of it would prove only one answer.
 const Never time.Duration = math.MaxInt64
 
-// Errors of CheckShards. "As it was" covers all that a key may be: a value that was
-// deleted since, a gate that was open, a count that was taken elsewhere.
+// Errors of CheckShards. "As it was" covers every state of a key: a value that
+// was deleted since, a gate that was open, a count that was taken elsewhere.
 var (
 	errDrops = errors.New("the client is a Ring that drops a shard which does not answer, and takes it back later as it was: " +
 		"set RingOptions.HeartbeatFrequency to cachex.Forever")
@@ -27,13 +27,13 @@ var (
 )
 
 // CheckShards returns an error if rdb is a Ring that may drop a shard from
-// rotation. Meanwhile the keys of the shard are on other ones. When the shard
-// returns, each key is as it was before, and what was written to the substitute
-// is lost until the shard is dropped again. A Ring whose options are hidden by a
+// rotation. While a shard is dropped, its keys are on other shards. When it
+// returns, each key is as it was before. A write to the substitute is lost
+// until the shard is dropped again. A Ring whose options are hidden by a
 // wrapper is refused too, since a Ring drops shards by default.
 //
-// It does not see SetAddrs, which moves keys as well, nor a NewConsistentHash that
-// differs between processes.
+// CheckShards does not detect SetAddrs, which moves keys as well, or a
+// NewConsistentHash that differs between processes.
 func CheckShards(rdb redis.UniversalClient) error {
 	if Nil(rdb) {
 		return nil

@@ -8,9 +8,10 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Shared holds a T for each client, which all users of the client share. It keeps
-// neither alive: when no user holds the T any more, both can be collected, though
-// no user has released it. The zero value is ready. It is safe for concurrent use.
+// Shared holds a T for each client, which all users of the client share. It
+// keeps neither alive: when no user refers to the T, both can be collected,
+// even if no user has released it. The zero value is ready to use. It is safe
+// for concurrent use.
 //
 // A T must not be reachable from its client.
 type Shared[T any] struct {
@@ -18,9 +19,9 @@ type Shared[T any] struct {
 	m  map[redis.UniversalClient]weak.Pointer[T] // guarded by mu
 }
 
-// For returns the T of rdb, or a new one by create. It calls join, unless that is
-// nil, before another call of For or Release can come between. A client that is
-// not comparable has a T of its own each time.
+// For returns the T of rdb, or makes one with create. If join is not nil, it
+// calls join with the T, before any other call of For or Release can run. A
+// client that is not comparable gets a new T each time.
 func (s *Shared[T]) For(rdb redis.UniversalClient, create func() *T, join func(*T)) *T {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -46,7 +47,7 @@ func (s *Shared[T]) For(rdb redis.UniversalClient, create func() *T, join func(*
 }
 
 // Release calls leave, which reports whether the last user has left. If so, the
-// next For of rdb makes a new T. It returns what leave returns.
+// next For of rdb makes a new T. Release returns the result of leave.
 func (s *Shared[T]) Release(rdb redis.UniversalClient, t *T, leave func() (last bool)) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -57,7 +58,7 @@ func (s *Shared[T]) Release(rdb redis.UniversalClient, t *T, leave func() (last 
 	return last
 }
 
-// forget drops a client whose T was collected, unless it has a new one.
+// forget drops a client whose T was collected, unless the client has a new one.
 func (s *Shared[T]) forget(rdb redis.UniversalClient) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -6,11 +6,11 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// StaleReads returns the name of the option by which reads of rdb may be answered by
-// a replica or by a copy in the process: with a value that was deleted. It is "" if
-// there is none, and also where rdb does not tell: a wrapper or an AutoPipeline hides
-// its options, a client of Sentinel hides ReplicaOnly, and a Cluster or a Ring hides
-// what its NewClient adds.
+// StaleReads returns the name of the option that lets a replica, or a copy in
+// the process, answer reads of rdb. Such a read may return a deleted value. The
+// result is "" if no such option is set, or if rdb hides its options. A wrapper
+// or an AutoPipeline hides all of them, a client of Sentinel hides ReplicaOnly,
+// and a Cluster or a Ring hides what its NewClient adds.
 func StaleReads(rdb redis.UniversalClient) string {
 	switch rdb := rdb.(type) {
 	case interface{ Options() *redis.Options }:
@@ -37,8 +37,8 @@ func StaleReads(rdb redis.UniversalClient) string {
 	return ""
 }
 
-// CheckReads returns an error if rdb may answer a read with what was deleted, unless
-// that is allowed, by the option of the given name.
+// CheckReads returns an error if rdb may answer a read with a deleted value. If
+// allowed is true, it returns nil. name is the option that allows it.
 func CheckReads(rdb redis.UniversalClient, allowed bool, name string) error {
 	if allowed || Nil(rdb) {
 		return nil

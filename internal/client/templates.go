@@ -12,18 +12,18 @@ import (
 // templates has the Templates of every client that a cache uses.
 var templates Shared[Templates]
 
-// Templates are the key templates that the open caches of one client use. Two caches
-// of one template share their entries, so both must have values of one type. It is safe
-// for concurrent use.
+// Templates holds the key templates that the open caches of one client use. Two
+// caches of one template share their entries, so their values must have the
+// same type. It is safe for concurrent use.
 type Templates struct {
 	mu   sync.Mutex
-	uses map[string]*use // guarded by mu; by template without the names of placeholders, and Spec.Packed
+	uses map[string]*use // guarded by mu; the key is the template without placeholder names, and Spec.Packed
 }
 
 type use struct {
 	values reflect.Type
 	kind   string
-	name   string // of the cache that came first
+	name   string // of the first cache
 	caches int
 }
 
@@ -32,10 +32,11 @@ func TemplatesOf(rdb redis.UniversalClient) *Templates {
 	return templates.For(rdb, func() *Templates { return &Templates{uses: make(map[string]*use)} }, nil)
 }
 
-// Claim notes that the cache called name uses a template, and returns what ends that,
-// which may be called more than once. The error names the cache that uses the template
-// with values of another type, or that is of another kind. packed is Spec.Packed: caches
-// that differ in it share no entries.
+// Claim records that the cache called name uses a template. It returns a
+// function that ends the claim and may be called more than once. The error
+// names the cache that uses the template with values of another type, or that
+// is of another kind. packed is Spec.Packed: caches that differ in it share no
+// entries.
 func (t *Templates) Claim(template string, packed int, kind, name string, values reflect.Type) (release func(), err error) {
 	shape := fmt.Sprint(unnamed(template), " ", packed)
 	t.mu.Lock()

@@ -1,5 +1,6 @@
-// Package errs has the errors that parts agree on which know nothing of each
-// other. Package loader exports them, and package cachex after it.
+// Package errs holds the errors shared by packages that do not import each
+// other. Package loader exports them, and package cachex exports those of
+// loader.
 package errs
 
 import (
@@ -21,6 +22,6 @@ var (
 	ErrReentrant = errors.New("load asks for the key that it loads")
 )
 
-// Text returns the text of err without "cachex: ", for an error that wraps err and says it itself.
-// A chain then says it once, at its beginning.
+// Text returns the text of err without "cachex: ", for an error that wraps err
+// and adds the prefix itself. So a chain has the prefix once, at its beginning.
 func Text(err error) string { return strings.TrimPrefix(err.Error(), "cachex: ") }

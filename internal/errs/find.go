@@ -1,8 +1,8 @@
 package errs
 
 // Find walks the tree of err. It returns the errors of type E that it meets,
-// without looking below them, and reports whether the tree has another error
-// beside them: one on a branch that has no E.
+// without looking below them. beside is true if the tree has another error next
+// to them: one on a branch without an E.
 func Find[E error](err error) (found []E, beside bool) {
 	if err == nil {
 		return nil, false

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Format returns the exported fields of a struct that are not zero, as %+v does. A
-// struct inside is formatted in the same way.
+// Format returns the exported nonzero fields of a struct, as %+v does. It
+// formats a nested struct in the same way.
 func Format(v any) string {
 	var b strings.Builder
 	format(&b, reflect.ValueOf(v))

@@ -1,6 +1,6 @@
-// Package saturate does arithmetic with durations that ends at the longest one, or the
-// shortest, in place of overflowing. Options have no bound that a product would be sure to
-// respect, and numbers that Redis returns may be anything.
+// Package saturate does arithmetic with durations. Instead of overflowing, a
+// result is the longest or the shortest duration. Options have no bound that
+// keeps products in range, and numbers that Redis returns may have any value.
 package saturate
 
 import (
@@ -27,7 +27,7 @@ func Mul(d time.Duration, n int64) time.Duration {
 // Millis returns n milliseconds.
 func Millis(n int64) time.Duration { return Mul(time.Millisecond, n) }
 
-// Double returns d doubled n times; d if n is negative.
+// Double returns d doubled n times. If n is negative, it returns d.
 func Double(d time.Duration, n int64) time.Duration {
 	switch {
 	case n <= 0:
