@@ -14,45 +14,48 @@ import (
 	"github.com/cachex-go/cachex/internal/guard"
 )
 
-// A Repository is code that reads and writes values, whatever it does with caches. A
+// Repository is code that reads and writes values, with or without caches. A
 // test gives the values versions: 1, 2 and so on for each key.
 type Repository struct {
-	// Read returns the version of the value that a reader of key gets; 0 if there is no
-	// value. Required.
+	// Read returns the version of the value that a reader of key gets, or 0 if
+	// there is no value. Required.
 	Read func(ctx context.Context, key int) (version int64, err error)
 
-	// Write stores a version, in the database and in the caches or out of them, and
-	// returns when no reader may get an older one any more. Required.
+	// Write stores a version in the database, and updates or invalidates the
+	// caches. It returns when no reader can get an older version any more.
+	// Required.
 	Write func(ctx context.Context, key int, version int64) error
 }
 
-// A History says how hard a Repository is tried.
+// History says how thoroughly a Repository is tested.
 type History struct {
-	// Keys is how many keys there are. Fewer keys make more races. Defaults to 4.
+	// Keys is the number of keys. Fewer keys make more races. Defaults to 4.
 	Keys int
 
-	// Readers is how many goroutines read, in each process. Defaults to 4.
+	// Readers is the number of goroutines that read, in each process. Defaults
+	// to 4.
 	Readers int
 
-	// Writers is how many goroutines write, in each process. Of one key, one writes at a
-	// time. Defaults to 1.
+	// Writers is the number of goroutines that write, in each process. A key
+	// has one writer at a time. Defaults to 1.
 	Writers int
 
-	// Operations is how many reads and writes there are in all. Defaults to 2,000.
+	// Operations is the total number of reads and writes. Defaults to 2,000.
 	Operations int
 }
 
-// Require reads and writes by processes, which share a database and a Redis, all at the
-// same time, and fails the test if a read that began after a Write had returned nil has
-// an older version, or one that was never written. So a cache is found out that stores,
-// after an invalidation, what it loaded before it.
+// Require reads and writes at the same time through processes that share a
+// database and a Redis. The test fails if a read that began after a Write
+// returned nil gets an older version. It also fails if a read gets a version
+// that was never written. So Require finds a cache that stores, after an
+// invalidation, a value that it loaded before it.
 //
-// A Write that returns an error may or may not have stored its version. Reads that
-// return an error are not checked, but if all do, the test fails. A failure shows the
-// last operations on the key.
+// A Write that returns an error may or may not have stored its version. Reads
+// that return an error are not checked, but if all do, the test fails. A
+// failure shows the last operations on the key.
 //
-// It is the question that docs/reliability.md answers for cachex itself. That no fault
-// was found proves nothing about interleavings that did not occur.
+// docs/reliability.md answers the same question for cachex itself. A run
+// without a fault proves nothing about interleavings that did not occur.
 func (h History) Require(t testing.TB, processes ...Repository) {
 	t.Helper()
 	h.Keys, h.Readers, h.Writers = positive(h.Keys, 4), positive(h.Readers, 4), positive(h.Writers, 1)
@@ -75,32 +78,32 @@ func (h History) Require(t testing.TB, processes ...Repository) {
 	}
 }
 
-// A run is one call of Require.
+// run is one call of Require.
 type run struct {
 	keys  []keyHistory
 	wg    sync.WaitGroup
-	left  atomic.Int64 // operations to come
-	clock atomic.Int64 // counts the beginnings and ends of operations
+	left  atomic.Int64 // operations still to do
+	clock atomic.Int64 // counts the starts and ends of operations
 
 	reads  atomic.Int64           // that returned a version
-	failed atomic.Value           // the last error, in a failure
-	fault  atomic.Pointer[string] // nil: none was found
+	failed atomic.Value           // the last error, as a failure
+	fault  atomic.Pointer[string] // nil while no fault was found
 }
 
-// A failure makes errors of all types one type, for atomic.Value.
+// failure makes errors of all types one type, for atomic.Value.
 type failure struct{ error }
 
-// A keyHistory has the versions of one key, and the last operations on it.
+// keyHistory has the versions of one key, and the last operations on it.
 type keyHistory struct {
 	writing sync.Mutex   // held by the writer
-	begun   atomic.Int64 // the last version whose Write has begun
+	begun   atomic.Int64 // the last version whose Write has started
 	written atomic.Int64 // the last version whose Write has returned nil
 
 	mu   sync.Mutex
 	last []string // guarded by mu: the last operations
 }
 
-// lastShown is how many operations a failure shows.
+// lastShown is the number of operations that a failure shows.
 const lastShown = 20
 
 func (k *keyHistory) note(what string) {
@@ -109,8 +112,8 @@ func (k *keyHistory) note(what string) {
 	k.last = append(k.last[max(0, len(k.last)-lastShown+1):], what)
 }
 
-// start operates in a goroutine, which Require waits for. If the repository panics or
-// calls runtime.Goexit, that is a fault.
+// start operates in a goroutine, which Require waits for. If the repository
+// panics or calls runtime.Goexit, that is a fault.
 func (r *run) start(operate func(ctx context.Context, key int)) {
 	r.wg.Add(1)
 	guard.Go(repository, func() error { r.repeat(operate); return nil }, func(err error) {
@@ -127,8 +130,8 @@ func (r *run) start(operate func(ctx context.Context, key int)) {
 
 var repository = guard.Named("the Repository")
 
-// repeat operates on keys at random until there have been enough, or a fault is found.
-// It rests now and then, so that goroutines overlap in other ways each time.
+// repeat operates on random keys until all operations are done or a fault is
+// found. It pauses now and then, so that goroutines overlap in different ways.
 func (r *run) repeat(operate func(ctx context.Context, key int)) {
 	for r.left.Add(-1) >= 0 && r.fault.Load() == nil {
 		operate(context.Background(), rand.IntN(len(r.keys)))
@@ -168,7 +171,7 @@ func (r *run) write(ctx context.Context, at int, p Repository, key int) {
 	}
 }
 
-// found takes note of a fault, if it is the first one.
+// found records a fault, if it is the first one.
 func (r *run) found(k *keyHistory, what string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -176,7 +179,7 @@ func (r *run) found(k *keyHistory, what string) {
 	r.fault.CompareAndSwap(nil, &text)
 }
 
-// positive returns n, or the default if n is not positive.
+// positive returns n, or def if n is not positive.
 func positive(n, def int) int {
 	if n <= 0 {
 		return def

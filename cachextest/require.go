@@ -8,7 +8,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// RequireLoads fails the test unless a key was loaded exactly want times.
+// RequireLoads fails the test unless key was loaded exactly want times.
 func RequireLoads[K comparable, V any](t testing.TB, source *Source[K, V], key K, want int) {
 	t.Helper()
 	if got := source.Loads(key); got != want {
@@ -16,8 +16,8 @@ func RequireLoads[K comparable, V any](t testing.TB, source *Source[K, V], key K
 	}
 }
 
-// RequireRoundTrips fails the test unless f costs exactly want round trips, and then
-// shows the commands. Nothing else may use the server meanwhile.
+// RequireRoundTrips fails the test unless f costs exactly want round trips. A
+// failure shows the commands. No other code may use the server meanwhile.
 func RequireRoundTrips(t testing.TB, server *Server, want int, f func()) {
 	t.Helper()
 	trips, commands := server.RoundTrips(), len(server.Commands())
@@ -31,7 +31,7 @@ func RequireRoundTrips(t testing.TB, server *Server, want int, f func()) {
 	}
 }
 
-// short returns a command for people: its name and its first key.
+// short formats a command for a reader: its name and its first key.
 func short(command []string) string {
 	key := 1
 	if strings.HasPrefix(command[0], "EVAL") {
@@ -43,12 +43,13 @@ func short(command []string) string {
 	return command[0] + " " + command[key]
 }
 
-// A Looker is a cache: Lookup returns what it holds, and loads nothing.
+// Looker is a cache. Lookup returns the cached value, and loads nothing.
 type Looker[K comparable, V any] interface {
 	Lookup(ctx context.Context, key K) (V, bool, error)
 }
 
-// RequireCached fails the test unless the cache holds a value for key, and returns that.
+// RequireCached fails the test unless the cache holds a value for key. It
+// returns the value.
 func RequireCached[K comparable, V any](t testing.TB, cache Looker[K, V], key K) V {
 	t.Helper()
 	v, ok, err := cache.Lookup(t.Context(), key)
@@ -72,10 +73,10 @@ func RequireAbsent[K comparable, V any](t testing.TB, cache Looker[K, V], key K)
 	}
 }
 
-// Fleet calls create n times, each with a client of its own, as n processes would: each
-// has its own caches, and all share the server. If a C has the method
-// Close(context.Context) error, Fleet calls it when the test ends, and an error fails
-// the test.
+// Fleet calls create n times, each time with a new client, to simulate n
+// processes: each has its own caches, and all share the server. If a C has the
+// method Close(context.Context) error, Fleet calls it when the test ends. An
+// error of Close fails the test.
 func Fleet[C any](t testing.TB, server *Server, n int, create func(rdb redis.UniversalClient) C) []C {
 	t.Helper()
 	fleet := make([]C, n)

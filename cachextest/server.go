@@ -16,7 +16,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// A Server is an embedded Redis that shows which commands arrive, and that fails,
+// Server is an embedded Redis that shows which commands arrive, and that fails,
 // delays or holds them. It is safe for concurrent use.
 type Server struct {
 	memory *redistest.Memory
@@ -26,16 +26,16 @@ type Server struct {
 	clients  []*redis.Client // guarded by mu; closed by Close
 	commands [][]string      // guarded by mu
 	before   int             // guarded by mu: round trips until Reset
-	failing  error           // guarded by mu; nil: commands are executed
-	hung     chan struct{}   // guarded by mu; nil: the server answers. Closed when it does again
-	held     []*Held         // guarded by mu: holds that no command has met
+	failing  error           // guarded by mu; nil if commands are executed
+	hung     chan struct{}   // guarded by mu; nil if the server answers; closed by resume
+	held     []*Held         // guarded by mu: holds that no command has met yet
 	releases []func()        // guarded by mu: of all holds and hangs
 	closed   bool            // guarded by mu
 }
 
-// Start starts a server that only this test uses. It is stopped, and its clients are
-// closed, when the test ends; the caches must be closed before. If the server cannot
-// start, Start fails the test.
+// Start starts a server that only this test uses. When the test ends, the
+// server is stopped and its clients are closed. The caches must be closed
+// before. If the server cannot start, Start fails the test.
 func Start(t testing.TB) *Server {
 	t.Helper()
 	s, err := Open()
@@ -46,8 +46,8 @@ func Start(t testing.TB) *Server {
 	return s
 }
 
-// Open starts a server for a program that is not a test, such as a demo. The caller
-// must call Close.
+// Open starts a server for a program that is not a test, such as a demo. The
+// caller must call Close.
 func Open() (*Server, error) {
 	memory, err := redistest.OpenMemory()
 	if err != nil {
@@ -58,8 +58,8 @@ func Open() (*Server, error) {
 	return s, nil
 }
 
-// Close closes the clients that Client returned, and stops the server. What Hold and
-// Hang hold up goes on first. A second call does nothing.
+// Close closes the clients that Client returned, and stops the server. It first
+// releases the commands held by Hold and Hang. A second call does nothing.
 func (s *Server) Close() {
 	s.mu.Lock()
 	s.closed = true
@@ -70,16 +70,18 @@ func (s *Server) Close() {
 		release()
 	}
 	for _, rdb := range clients {
-		_ = rdb.Close() // the error says that the test has closed it
+		_ = rdb.Close() // an error says that the test has closed it
 	}
 	s.memory.Close()
 }
 
-// Client returns a new client of the server, like one more process. Close closes it.
+// Client returns a new client of the server, as one more process would have.
+// Close closes it.
 func (s *Server) Client() *redis.Client { return s.ClientWith(nil) }
 
-// ClientWith is like Client, but configure may change the options first, for example
-// to shorten a timeout. It must leave the Dialer alone.
+// ClientWith is like Client, but configure may first change the options, for
+// example to shorten a timeout. It must not change the Dialer. If configure is
+// nil, the options stay unchanged.
 func (s *Server) ClientWith(configure func(*redis.Options)) *redis.Client {
 	o := s.memory.Options()
 	o.Dialer = s.trips.Through(s.memory.Dial)
@@ -93,9 +95,10 @@ func (s *Server) ClientWith(configure func(*redis.Options)) *redis.Client {
 	return rdb
 }
 
-// Advance lets d pass: keys expire, values turn stale, leases and back-offs end, and
-// timers of the program fire. It takes no real time, and works only in a bubble of
-// testing/synctest, where all clocks are one; elsewhere it panics and says so:
+// Advance lets d pass: keys expire, values turn stale, leases and back-offs
+// end, and timers of the program fire. It takes no real time. It works only in
+// a bubble of testing/synctest, where all clocks are one. Elsewhere it panics
+// and says so:
 //
 //	synctest.Test(t, func(t *testing.T) {
 //		server := cachextest.Start(t)
@@ -103,8 +106,8 @@ func (s *Server) ClientWith(configure func(*redis.Options)) *redis.Client {
 //		server.Advance(time.Hour)
 //	})
 //
-// Advance returns when every goroutine of the bubble waits, so that what the time that
-// passed has started in the background is done.
+// Advance returns when every goroutine of the bubble waits. So all background
+// work that was due has run.
 func (s *Server) Advance(d time.Duration) {
 	if !inBubble() {
 		panic("cachex: cachextest: Advance needs synctest.Test around the test: " +
@@ -121,37 +124,40 @@ func inBubble() bool {
 
 var wait = guard.Named("synctest.Wait")
 
-// Commands returns the commands that have arrived since the start, or since Reset, in
-// order: each is its name in upper case and its arguments. Commands within scripts, and
-// those with which go-redis opens a connection, are left out.
+// Commands returns the commands that have arrived since the start, or since
+// Reset, in order. Each is its name in upper case and its arguments. It omits
+// commands within scripts, and the commands with which go-redis opens a
+// connection.
 func (s *Server) Commands() [][]string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.commands)
 }
 
-// CommandsOf returns the commands of Commands that have a name, in either case.
+// CommandsOf returns the commands of Commands that have a name. Case is
+// ignored.
 func (s *Server) CommandsOf(name string) [][]string {
 	return slices.DeleteFunc(s.Commands(), func(c []string) bool { return !strings.EqualFold(c[0], name) })
 }
 
-// RoundTrips returns how often clients of Client have sent commands and waited for
-// replies, since the start, or since Reset. A pipeline is one round trip.
+// RoundTrips returns how often the clients of the server have sent commands and
+// waited for replies, since the start, or since Reset. A pipeline is one round
+// trip.
 func (s *Server) RoundTrips() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.trips.Trips() - s.before
 }
 
-// Reset makes Commands and RoundTrips begin anew.
+// Reset makes Commands and RoundTrips start anew.
 func (s *Server) Reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.commands, s.before = nil, s.trips.Trips()
 }
 
-// Fail makes the server answer every command with err and execute none, until Fail(nil).
-// The text of err is the reply, as Redis sends it:
+// Fail makes the server answer every command with err and execute none, until
+// Fail(nil). The text of err is the reply, as Redis sends it:
 //
 //	server.Fail(errors.New("OOM command not allowed when used memory > 'maxmemory'."))
 func (s *Server) Fail(err error) {
@@ -160,11 +166,12 @@ func (s *Server) Fail(err error) {
 	s.failing = err
 }
 
-// Delay makes every reply arrive d later. Delay(0) ends that.
+// Delay makes every reply arrive d later. Delay(0) ends the delay.
 func (s *Server) Delay(d time.Duration) { s.memory.Delay(d) }
 
-// Hang makes the server accept commands and neither execute nor answer any, like a
-// process that was stopped, until resume is called. Then it executes them.
+// Hang makes the server accept commands without executing or answering them,
+// like a stopped process, until resume is called. Then the server executes
+// them.
 func (s *Server) Hang() (resume func()) {
 	hung := make(chan struct{})
 	resume = sync.OnceFunc(func() {
@@ -182,18 +189,20 @@ func (s *Server) Hang() (resume func()) {
 	return resume
 }
 
-// Stop cuts all connections and refuses new ones until start is called. The data stay.
+// Stop cuts all connections and refuses new ones until start is called. The
+// server keeps its data.
 func (s *Server) Stop() (start func()) {
 	s.memory.Refuse(true)
 	s.memory.Cut()
 	return func() { s.memory.Refuse(false) }
 }
 
-// Cut cuts all connections. Replies under way are lost; new connections are accepted.
+// Cut cuts all connections. Replies in flight are lost. New connections are
+// accepted.
 func (s *Server) Cut() { s.memory.Cut() }
 
-// Restart cuts all connections and removes all keys and scripts, like the restart of a
-// Redis without persistence.
+// Restart cuts all connections and removes all keys and scripts, like the
+// restart of a Redis without persistence.
 func (s *Server) Restart() {
 	s.memory.Cut()
 	if err := s.memory.Empty(context.Background()); err != nil {
@@ -201,11 +210,11 @@ func (s *Server) Restart() {
 	}
 }
 
-// Evict removes a key, as Redis does where memory is short, and reports whether it was
-// there. Key of a cache returns the key of an entry.
+// Evict removes a key, as Redis does if memory is short, and reports whether it
+// existed. Key of a cache returns the key of an entry.
 func (s *Server) Evict(key string) bool { return s.memory.Evict(key) }
 
-// A Held is a command that was, or will be, held by Hold.
+// Held is a command that Hold has held or will hold.
 type Held struct {
 	name    string
 	arrived chan struct{}
@@ -213,7 +222,8 @@ type Held struct {
 	free    func() // closes release, once
 }
 
-// Hold holds up the next command with a name, in either case, before it is executed:
+// Hold holds the next command with a name before it is executed. Case is
+// ignored:
 //
 //	get := server.Hold("get")
 //	go reader()
@@ -233,10 +243,10 @@ func (s *Server) Hold(name string) *Held {
 // Arrived returns a channel that is closed when the command has arrived.
 func (h *Held) Arrived() <-chan struct{} { return h.arrived }
 
-// Release lets the command be executed. A second call does nothing.
+// Release lets the server execute the command. A second call does nothing.
 func (h *Held) Release() { h.free() }
 
-// intercept sees each command before it is executed.
+// intercept sees each command before the server executes it.
 func (s *Server) intercept(name string, args []string) error {
 	if opens(name, args) {
 		return nil
@@ -262,7 +272,7 @@ func (s *Server) intercept(name string, args []string) error {
 	return s.failing
 }
 
-// opens reports whether go-redis opens a connection with a command.
+// opens reports whether go-redis sends the command to open a connection.
 func opens(name string, args []string) bool {
 	switch name {
 	case "HELLO", "AUTH", "SELECT":

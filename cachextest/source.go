@@ -9,17 +9,17 @@ import (
 	"github.com/cachex-go/cachex"
 )
 
-// A Source is a database for tests: it holds a value for each key, counts loads, and
-// fails or blocks on demand. Its methods Up, UpMany, Down and DownMany are the hooks of
-// a [cachex.Spec] of these names. It is safe for concurrent use.
+// Source is a database for tests: it holds a value for each key, counts loads,
+// and fails or blocks on demand. Its methods Up, UpMany, Down and DownMany are
+// the hooks of a [cachex.Spec] with these names. It is safe for concurrent use.
 type Source[K comparable, V any] struct {
 	mu      sync.Mutex
 	rows    map[K]V       // guarded by mu
 	loads   map[K]int     // guarded by mu
 	writes  map[K]int     // guarded by mu
-	failing error         // guarded by mu; nil: calls succeed
-	blocked chan struct{} // guarded by mu; nil: calls do not wait
-	waiting int           // guarded by mu: loads that Block holds up
+	failing error         // guarded by mu; nil if calls succeed
+	blocked chan struct{} // guarded by mu; nil if calls do not wait
+	waiting int           // guarded by mu: loads that wait in Block
 	arrived chan struct{} // guarded by mu; closed and replaced when waiting changes
 }
 
@@ -30,7 +30,7 @@ func NewSource[K comparable, V any]() *Source[K, V] {
 	}
 }
 
-// Put stores a value, like another program that writes to the database.
+// Put stores a value, as another program that writes to the database would.
 func (s *Source[K, V]) Put(key K, value V) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -44,7 +44,7 @@ func (s *Source[K, V]) Remove(key K) {
 	delete(s.rows, key)
 }
 
-// Value returns the value of a key, and whether there is one. It counts no load.
+// Value returns the value of a key, and whether it exists. It counts no load.
 func (s *Source[K, V]) Value(key K) (V, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -52,16 +52,17 @@ func (s *Source[K, V]) Value(key K) (V, bool) {
 	return v, ok
 }
 
-// Fail makes every load and write return err, until Fail(nil). Loads are counted all
-// the same.
+// Fail makes every load and write return err, until Fail(nil). Failed loads are
+// counted too.
 func (s *Source[K, V]) Fail(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.failing = err
 }
 
-// Block makes loads wait, after they have read the database, until release is called or
-// their ctx ends. So a test decides what happens between the read and the store.
+// Block makes loads wait, after they have read the database, until release is
+// called or their ctx ends. So a test decides what happens between the read and
+// the store.
 func (s *Source[K, V]) Block() (release func()) {
 	blocked := make(chan struct{})
 	s.mu.Lock()
@@ -77,7 +78,8 @@ func (s *Source[K, V]) Block() (release func()) {
 	})
 }
 
-// AwaitBlocked returns when n loads wait in Block, or with the cause of the end of ctx.
+// AwaitBlocked returns nil when n loads wait in Block. If ctx ends first, it
+// returns an error that wraps the cause.
 func (s *Source[K, V]) AwaitBlocked(ctx context.Context, n int) error {
 	for {
 		s.mu.Lock()
@@ -94,8 +96,8 @@ func (s *Source[K, V]) AwaitBlocked(ctx context.Context, n int) error {
 	}
 }
 
-// Loads returns how often a key was loaded, by Up or by UpMany, whether that succeeded
-// or not.
+// Loads returns how often a key was loaded, by Up or by UpMany. Failed loads
+// count too.
 func (s *Source[K, V]) Loads(key K) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,7 +111,8 @@ func (s *Source[K, V]) Writes(key K) int {
 	return s.writes[key]
 }
 
-// Up is for Spec.Up. If there is no value, it returns cachex.ErrNotFound.
+// Up is for Spec.Up. If the value does not exist, it returns
+// cachex.ErrNotFound.
 func (s *Source[K, V]) Up(ctx context.Context, key K) (V, error) {
 	found, err := s.UpMany(ctx, []K{key})
 	v, ok := found[key]
@@ -119,12 +122,12 @@ func (s *Source[K, V]) Up(ctx context.Context, key K) (V, error) {
 	return v, err
 }
 
-// UpMany is for Spec.UpMany. It leaves out what there is no value of.
+// UpMany is for Spec.UpMany. It omits keys without a value.
 func (s *Source[K, V]) UpMany(ctx context.Context, keys []K) (map[K]V, error) {
 	return s.load(ctx, keys, func() map[K]V { return s.rows })
 }
 
-// load reads rows, of the database or of a replica.
+// load reads rows of the database or of a replica.
 func (s *Source[K, V]) load(ctx context.Context, keys []K, rows func() map[K]V) (map[K]V, error) {
 	s.mu.Lock()
 	found := make(map[K]V, len(keys))
@@ -155,7 +158,7 @@ func (s *Source[K, V]) load(ctx context.Context, keys []K, rows func() map[K]V) 
 	return found, nil
 }
 
-// wait counts loads that Block holds up. The caller holds mu.
+// wait adds n to the number of loads that wait in Block. The caller holds mu.
 func (s *Source[K, V]) wait(n int) {
 	s.waiting += n
 	close(s.arrived)
@@ -181,15 +184,15 @@ func (s *Source[K, V]) DownMany(_ context.Context, values map[K]V) error {
 	return nil
 }
 
-// Replica returns a replica of the database as it is now. It lags until CatchUp.
+// Replica returns a replica of the current database. It lags until CatchUp.
 func (s *Source[K, V]) Replica() *Replica[K, V] {
 	r := &Replica[K, V]{of: s}
 	r.CatchUp()
 	return r
 }
 
-// A Replica is a copy of a Source that lags. The Source counts, fails and blocks the
-// loads of its replicas too. It is safe for concurrent use.
+// Replica is a copy of a Source that lags. The Source counts, fails and blocks
+// the loads of its replicas too. It is safe for concurrent use.
 type Replica[K comparable, V any] struct {
 	of   *Source[K, V]
 	rows map[K]V // guarded by of.mu

@@ -1,6 +1,6 @@
-// Package dbtest holds package ledger, and the write-behind that is built on it, to real
-// databases: PostgreSQL and SQLite. It is a module of its own, so that their drivers are
-// no business of whoever uses cachex.
+// Package dbtest tests package ledger, and the write-behind that is built on
+// it, against real databases: PostgreSQL and SQLite. It is a separate module,
+// so that users of cachex do not depend on the drivers.
 package dbtest
 
 import (
@@ -24,8 +24,8 @@ import (
 // patience bounds every wait in real time.
 var patience = redistest.Patience
 
-// Postgres is a PostgreSQL server, on a port of the loopback interface. It is killed
-// when the test that started it ends, unless it is shared.
+// Postgres is a PostgreSQL server, on a port of the loopback interface. It is
+// killed when the test that started it ends, unless it is shared.
 type Postgres struct {
 	t    testing.TB
 	dir  string
@@ -35,16 +35,16 @@ type Postgres struct {
 	proc *redistest.Process
 }
 
-// StartPostgres starts a server and returns when it accepts connections. The arguments
-// are settings, as in "max_connections=20". The test is skipped where postgres and
-// initdb are missing; see [redistest.Binary].
+// StartPostgres starts a server and returns when it accepts connections. The
+// arguments are settings, as in "max_connections=20". If postgres or initdb is
+// missing, the test is skipped; see [redistest.Binary].
 //
-// PostgreSQL refuses to run as root, so root runs it as nobody.
+// PostgreSQL refuses to run as root, so root runs it as the user nobody.
 func StartPostgres(t testing.TB, settings ...string) *Postgres {
 	t.Helper()
 	p := &Postgres{t: t, bin: binaries(t)}
 	p.as = unprivileged(t)
-	// Not t.TempDir, which only root could enter.
+	// t.TempDir does not serve, since only root could enter it.
 	dir, err := os.MkdirTemp("", "dbtest")
 	if err != nil {
 		t.Fatal(err)
@@ -62,8 +62,9 @@ func StartPostgres(t testing.TB, settings ...string) *Postgres {
 	return p
 }
 
-// Shared returns the server that all tests of this test binary share. The first to ask
-// starts it, and it is killed when all have ended. Tests keep apart by schemas.
+// Shared returns the server that all tests of this test binary share. The first
+// call starts it, and it is killed when all tests have ended. Each test uses
+// its own schema.
 func Shared(t testing.TB) *Postgres {
 	t.Helper()
 	shared.mu.Lock()
@@ -78,15 +79,15 @@ func Shared(t testing.TB) *Postgres {
 
 var shared struct {
 	mu     sync.Mutex
-	server *Postgres // guarded by mu; nil until it is asked for
+	server *Postgres // guarded by mu; nil until the first call of Shared
 }
 
-// DSN returns how a driver reaches the server.
+// DSN returns the data source name with which a driver reaches the server.
 func (p *Postgres) DSN() string {
 	return fmt.Sprintf("postgres://cachex@127.0.0.1:%d/postgres?sslmode=disable", p.port)
 }
 
-// Open returns the database, closed when the test ends.
+// Open returns the database, which is closed when the test ends.
 func (p *Postgres) Open() *sql.DB {
 	p.t.Helper()
 	db, err := sql.Open("pgx", p.DSN())
@@ -118,7 +119,8 @@ func (p *Postgres) run(name string, args ...string) {
 	}
 }
 
-// binaries returns where postgres and initdb are: on PATH, or where Debian puts them.
+// binaries returns the directory of postgres and initdb: on PATH, or the one
+// that Debian uses.
 func binaries(t testing.TB) string {
 	t.Helper()
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")

@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// unprivileged returns what makes a command run as nobody, if this process is root.
+// unprivileged returns a function that makes a command run as the user nobody,
+// if this process is root.
 func unprivileged(t testing.TB) func(*exec.Cmd) {
 	if os.Geteuid() != 0 {
 		return func(*exec.Cmd) {}
@@ -24,7 +25,7 @@ func unprivileged(t testing.TB) func(*exec.Cmd) {
 	}
 }
 
-// hand gives a directory to whoever unprivileged runs as.
+// hand gives a directory to the user that unprivileged selects.
 func hand(t testing.TB, dir string) {
 	if os.Geteuid() != 0 {
 		return

@@ -7,14 +7,14 @@ import (
 	"testing"
 )
 
-// childEnv names the registered function that a child process is to run.
+// childEnv names the registered function that a child process runs.
 const childEnv = "CACHEX_TEST_CHILD"
 
-var children = map[string]func(){} // written by Register only, before Main
+var children = map[string]func(){} // written only by Register, before Main
 
-// Register names a function that [Child] can run in another process. It is
+// Register names a function that [Child] can run in another process. It must be
 // called from an init function or from TestMain, before Main. The process ends
-// when run returns, with status 0, or when it is killed.
+// with status 0 when run returns, or when it is killed.
 func Register(name string, run func()) {
 	if _, dup := children[name]; dup {
 		panic("redistest: two children are registered as " + name)
@@ -22,11 +22,11 @@ func Register(name string, run func()) {
 	children[name] = run
 }
 
-// Child runs the function registered as name in a process of its own: this test
-// binary, started again. It is killed when the test ends. env adds to its
-// environment, as in "REDIS=127.0.0.1:6379". What the function prints can be
-// waited for with [Process.WaitLine], which is how the test knows how far the
-// child has come. The TestMain of the package must call [Main].
+// Child runs the function registered as name in a separate process: this test
+// binary, started again. The process is killed when the test ends. env adds to
+// its environment, as in "REDIS=127.0.0.1:6379". To learn how far the child has
+// come, the test waits for its output with [Process.WaitLine]. The TestMain of
+// the package must call [Main].
 func Child(t testing.TB, name string, env ...string) *Process {
 	t.Helper()
 	if children[name] == nil {
@@ -41,7 +41,7 @@ func Child(t testing.TB, name string, env ...string) *Process {
 	return Spawn(t, cmd)
 }
 
-// runChild is what the child's process does instead of the tests. It returns the
+// runChild runs in the child's process in place of the tests. It returns the
 // exit status.
 func runChild(name string) int {
 	run := children[name]

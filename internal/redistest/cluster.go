@@ -16,21 +16,21 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// slots is how many a Redis Cluster has.
+// slots is the number of slots of a Redis Cluster.
 const slots = 16384
 
-// Cluster is a Redis Cluster of masters, of which each has an equal share of the
-// slots, and, with WithReplicas, of one replica for each.
+// Cluster is a Redis Cluster of masters that each have an equal share of the
+// slots. With WithReplicas, each master has one replica.
 //
-// Its methods may fail the test and so belong in the test's own goroutine.
+// Its methods may fail the test, so they must run in the test's own goroutine.
 type Cluster struct {
 	t       testing.TB
-	nodes   []*Server // the masters of the start, then their replicas, in the same order, then those of Add
+	nodes   []*Server // the first masters, then their replicas in the same order, then nodes of Add
 	masters int
 	args    []string // of each node
 }
 
-// A ClusterOption changes what StartCluster starts.
+// ClusterOption changes the cluster that StartCluster starts.
 type ClusterOption func(*clusterOptions)
 
 type clusterOptions struct {
@@ -39,9 +39,9 @@ type clusterOptions struct {
 	network  *Network
 }
 
-// WithReplicas gives each master a replica, which takes its place once the others
-// have heard nothing of it for nodeTimeout. That has to be long on a busy machine,
-// unless a failover is what the test is about.
+// WithReplicas gives each master a replica. If the other nodes hear nothing
+// from the master for nodeTimeout, the replica takes its place. On a busy
+// machine nodeTimeout must be long, unless the test is about a failover.
 func WithReplicas(nodeTimeout time.Duration) ClusterOption {
 	return func(o *clusterOptions) {
 		o.replicas = true
@@ -50,20 +50,21 @@ func WithReplicas(nodeTimeout time.Duration) ClusterOption {
 	}
 }
 
-// WithArgs adds to the command line of every node.
+// WithArgs adds arguments to the command line of every node.
 func WithArgs(args ...string) ClusterOption {
 	return func(o *clusterOptions) { o.args = append(o.args, args...) }
 }
 
-// Across starts the last master of the start on one side of the network, and all other
-// nodes on the other side.
+// Across starts the last of the first masters on one side of the network, and
+// all other nodes on the other side.
 func Across(n *Network) ClusterOption {
 	return func(o *clusterOptions) { o.network = n }
 }
 
-// StartCluster runs a cluster for one test and returns when every node knows the
-// others and serves, which takes Redis some seconds. Its nodes are stopped when
-// the test ends. The test is skipped where redis-server is missing; see [Binary].
+// StartCluster runs a cluster for one test. It returns when every node knows
+// the others and serves, which takes Redis some seconds. The nodes are stopped
+// when the test ends. If redis-server is missing, the test is skipped; see
+// [Binary].
 func StartCluster(t testing.TB, masters int, options ...ClusterOption) *Cluster {
 	t.Helper()
 	o := clusterOptions{args: []string{"--cluster-enabled", "yes"}}
@@ -87,13 +88,14 @@ func StartCluster(t testing.TB, masters int, options ...ClusterOption) *Cluster 
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
-	// All before any of them hears of another one: then it takes no epoch any more.
+	// All nodes must get an epoch before any of them hears of another one.
+	// Afterwards a node accepts no epoch.
 	for i, node := range c.nodes {
 		if err := c.assign(ctx, i, node); err != nil {
 			t.Fatalf("redistest: %v", err)
 		}
 	}
-	// Side by side, for each waits for the others.
+	// All at the same time, since each waits for the others.
 	if err := c.each(c.nodes, func(_ int, node *Server) error { return c.join(ctx, node) }); err != nil {
 		t.Fatalf("redistest: %v", err)
 	}
@@ -103,7 +105,7 @@ func StartCluster(t testing.TB, masters int, options ...ClusterOption) *Cluster 
 	return c
 }
 
-// Nodes returns the masters of the start, then their replicas, then those of Add.
+// Nodes returns the first masters, then their replicas, then the nodes of Add.
 func (c *Cluster) Nodes() []*Server { return slices.Clone(c.nodes) }
 
 // Addrs returns the host and port of each node.
@@ -115,8 +117,8 @@ func (c *Cluster) Addrs() []string {
 	return addrs
 }
 
-// Client returns a client of the cluster, closed when the test ends. Of opts,
-// which may be nil, the Addrs are those of the cluster.
+// Client returns a client of the cluster, which is closed when the test ends.
+// opts may be nil. Its Addrs are set to those nodes.
 func (c *Cluster) Client(opts *redis.ClusterOptions) *redis.ClusterClient {
 	var o redis.ClusterOptions
 	if opts != nil {
@@ -129,13 +131,14 @@ func (c *Cluster) Client(opts *redis.ClusterOptions) *redis.ClusterClient {
 	return rdb
 }
 
-// Owner returns the master that serves the slot of key, as the others see it.
+// Owner returns the master that serves the slot of key, as the other nodes see
+// it.
 func (c *Cluster) Owner(key string) *Server {
 	c.t.Helper()
 	return c.owner(c.Slot(key))
 }
 
-// OtherThan returns a master of the start that is not node.
+// OtherThan returns one of the first masters other than node.
 func (c *Cluster) OtherThan(node *Server) *Server {
 	if c.nodes[0] == node {
 		return c.nodes[1]
@@ -154,9 +157,10 @@ func (c *Cluster) Slot(key string) (slot int) {
 	return slot
 }
 
-// Move migrates slot, and the keys in it one by one and in no order, to another master,
-// as redis-cli does: clients that ask meanwhile are sent to and fro by ASK and MOVED.
-// moving is called between the keys, if it is not nil. It returns when all nodes know.
+// Move migrates slot, and the keys in it one by one and in no order, to another
+// master, as redis-cli does. ASK and MOVED redirect clients meanwhile. If
+// moving is not nil, it is called between the keys. Move returns when all nodes
+// know the new owner.
 func (c *Cluster) Move(slot int, to *Server, moving func()) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
@@ -183,20 +187,20 @@ func (c *Cluster) Move(slot int, to *Server, moving func()) {
 			break
 		}
 		if err := source.Migrate(ctx, "127.0.0.1", strconv.Itoa(to.port), keys[rand.IntN(len(keys))], 0, Patience).Err(); err != nil && err != redis.Nil {
-			fail(err) // and NOKEY, nil, is of one that expired meanwhile
+			fail(err) // NOKEY, a nil error, means that the key expired meanwhile
 		}
 		if moving != nil {
 			moving()
 		}
 	}
 	fail(target.Do(ctx, "cluster", "setslot", slot, "node", id(target)).Err())
-	for _, other := range c.nodes { // as redis-cli does: it would take them a second to hear of it
+	for _, other := range c.nodes { // as redis-cli does: otherwise they would hear of it a second later
 		if other == to {
 			continue
 		}
 		err := other.Client(nil).Do(ctx, "cluster", "setslot", slot, "node", id(target)).Err()
 		if err == nil || !strings.Contains(err.Error(), "SETSLOT only with masters") {
-			fail(err) // and whoever gave its last slot away has become a replica
+			fail(err) // a node that gave away its last slot has become a replica
 		}
 	}
 	fail(c.agree(ctx, slot, id(target)))
@@ -205,7 +209,8 @@ func (c *Cluster) Move(slot int, to *Server, moving func()) {
 func (c *Cluster) owner(slot int) (master *Server) {
 	c.t.Helper()
 	c.ask(func(ctx context.Context, rdb *redis.Client) error {
-		// Not by ClusterSlots, which go-redis deprecates for what Redis 6.2 has not.
+		// ClusterSlots does not serve: go-redis deprecates it in favour of a
+		// command that Redis 6.2 lacks.
 		ranges, err := rdb.Do(ctx, "cluster", "slots").Slice()
 		master = c.node(serves(ranges, slot, 0) + ":" + serves(ranges, slot, 1))
 		return err
@@ -216,8 +221,9 @@ func (c *Cluster) owner(slot int) (master *Server) {
 	return master
 }
 
-// ask asks the first node that answers. It asks again until one does: a node may be
-// stopped, so none may take all the time there is, and a second may be too short.
+// ask calls f with the first node that answers, and repeats until a node does.
+// A node may be stopped, so a call must not use up all the time, and one second
+// may be too short.
 func (c *Cluster) ask(f func(context.Context, *redis.Client) error) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
@@ -255,7 +261,7 @@ func (c *Cluster) node(addr string) *Server {
 	return nil
 }
 
-// each calls f for all nodes at once.
+// each calls f for all nodes at the same time.
 func (c *Cluster) each(nodes []*Server, f func(i int, node *Server) error) error {
 	errs := make([]error, len(nodes))
 	var wg sync.WaitGroup
@@ -270,19 +276,20 @@ func (c *Cluster) each(nodes []*Server, f func(i int, node *Server) error) error
 func (c *Cluster) assign(ctx context.Context, i int, node *Server) error {
 	rdb := node.connect()
 	defer func() { _ = rdb.Close() }()
-	// Epochs differ from the start, or the nodes would first have to agree on them.
+	// Epochs differ from the start. Otherwise the nodes would first have to
+	// agree on them.
 	if err := rdb.Do(ctx, "cluster", "set-config-epoch", i+1).Err(); err != nil {
 		return err
 	}
 	if i >= c.masters {
-		return nil // a replica to be
+		return nil // will be a replica
 	}
-	// Which go-redis sends as ADDSLOTS, for the sake of Redis 6.2.
+	// go-redis sends this as ADDSLOTS, which Redis 6.2 needs.
 	first, end := i*slots/c.masters, (i+1)*slots/c.masters
 	return rdb.ClusterAddSlotsRange(ctx, first, end-1).Err()
 }
 
-// join makes node one of the cluster, and returns when it serves.
+// join adds node to the cluster, and returns when it serves.
 func (c *Cluster) join(ctx context.Context, node *Server) error {
 	rdb := node.connect()
 	defer func() { _ = rdb.Close() }()
@@ -301,8 +308,8 @@ func (c *Cluster) join(ctx context.Context, node *Server) error {
 	})
 }
 
-// replicate makes node the replica of master, and returns when it has its data and
-// all know of it.
+// replicate makes node the replica of master. It returns when node has the data
+// of master and all nodes know of it.
 func (c *Cluster) replicate(ctx context.Context, master, node *Server) error {
 	rdb, of := node.connect(), master.connect()
 	defer func() { _, _ = rdb.Close(), of.Close() }()
@@ -334,7 +341,7 @@ func linked(ctx context.Context, rdb *redis.Client) error {
 	})
 }
 
-// until asks again and again, for servers do not tell when they are ready.
+// until polls ready, since servers do not report when they are ready.
 func until(ctx context.Context, ready func() (bool, error)) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

@@ -9,8 +9,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Add starts one more master, which has no slots yet (see Move), and returns it when all
-// others know of it. It is stopped when the test ends, or by Remove.
+// Add starts one more master without slots (see Move), and returns it when all
+// other nodes know of it. The master is stopped when the test ends, or by
+// Remove.
 func (c *Cluster) Add() *Server {
 	c.t.Helper()
 	node := Start(c.t, c.args...)
@@ -31,7 +32,8 @@ func (c *Cluster) Add() *Server {
 	return node
 }
 
-// Remove has the others forget a master, which must have no slots any more, and kills it.
+// Remove makes the other nodes forget a master, which must have no slots, and
+// kills it.
 func (c *Cluster) Remove(node *Server) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
@@ -41,7 +43,8 @@ func (c *Cluster) Remove(node *Server) {
 		c.t.Fatalf("redistest: %v", err)
 	}
 	c.nodes = slices.DeleteFunc(slices.Clone(c.nodes), func(other *Server) bool { return other == node })
-	// Who has forgotten it does not hear of it from the others, for a minute.
+	// A node that has forgotten it does not learn of it from the others for a
+	// minute.
 	for _, other := range c.nodes {
 		if err := other.Client(nil).ClusterForget(ctx, id).Err(); err != nil {
 			c.t.Fatalf("redistest: %v", err)
@@ -50,7 +53,7 @@ func (c *Cluster) Remove(node *Server) {
 	node.Kill()
 }
 
-// agree returns when all nodes hold that the one with this id serves slot.
+// agree returns when all nodes agree that the node with this id serves slot.
 func (c *Cluster) agree(ctx context.Context, slot int, id string) error {
 	return c.every(ctx, func(rdb *redis.Client) (bool, error) {
 		ranges, err := rdb.Do(ctx, "cluster", "slots").Slice()
@@ -58,8 +61,8 @@ func (c *Cluster) agree(ctx context.Context, slot int, id string) error {
 	})
 }
 
-// serves returns what an answer to CLUSTER SLOTS says of the master of slot: its host,
-// port, or id.
+// serves returns the host, port, or id of the master of slot from an answer to
+// CLUSTER SLOTS. what is the index of that part.
 func serves(ranges []any, slot, what int) string {
 	for _, r := range ranges {
 		r := r.([]any) // first, last, {host, port, id} of the master, and of others

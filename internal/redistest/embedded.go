@@ -12,23 +12,23 @@ import (
 
 // Embedded is a Redis inside this process, on a port of the loopback interface.
 //
-// Unlike miniredis as it comes, its keys expire as time passes, and TIME, as
-// clients and scripts see it, agrees with them. As in Redis, time stands still
-// while a script runs and is counted in milliseconds. It is made for some
-// thousands of keys: with more of them, its clock ticks less often.
+// Unlike in plain miniredis, keys expire as time passes, and TIME, as clients
+// and scripts see it, agrees with their expiry. As in Redis, time does not pass
+// while a script runs, and is counted in milliseconds. Embedded is meant for
+// some thousands of keys: with more keys, its clock ticks less often.
 //
 // Its methods are safe for concurrent use.
 type Embedded struct {
 	server    *miniredis.Miniredis
 	listener  net.Listener
 	accepting sync.WaitGroup
-	began     time.Time // the clock counts from here
+	began     time.Time // start of the clock
 
 	mu      sync.Mutex
 	clients []*redis.Client // guarded by mu; closed by Close
-	stopped bool            // guarded by mu; whether SetTime rules the clock
-	next    time.Time       // guarded by mu; the clock is good until then
-	cost    time.Duration   // guarded by mu; what it takes to set it
+	stopped bool            // guarded by mu; SetTime controls the clock
+	next    time.Time       // guarded by mu; the clock is valid until then
+	cost    time.Duration   // guarded by mu; time that setting the clock takes
 }
 
 // NewEmbedded starts an embedded server for a program that is not a test. The
@@ -71,8 +71,8 @@ func StartEmbedded(t testing.TB) *Embedded {
 // Addr returns the host and port that the server listens on.
 func (e *Embedded) Addr() string { return e.listener.Addr().String() }
 
-// Client returns a client of the server, closed by Close. configure may change
-// the client's options before it is made; nil changes nothing.
+// Client returns a client of the server, which Close closes. If configure is
+// not nil, it may change the client's options first.
 func (e *Embedded) Client(configure func(*redis.Options)) *redis.Client {
 	opts := &redis.Options{Addr: e.Addr(), ReadTimeout: replyTimeout(), WriteTimeout: replyTimeout()}
 	if configure != nil {
@@ -85,9 +85,10 @@ func (e *Embedded) Client(configure func(*redis.Options)) *redis.Client {
 	return rdb
 }
 
-// SetTime stops the server's clock at now, which must not be the zero time: TIME
-// says now, and keys have aged by what lies between. A clock set back takes no
-// age off. There is no way back to a clock that runs.
+// SetTime stops the server's clock at now, which must not be the zero time.
+// TIME returns now, and keys age by the time between the old clock and now. If
+// the clock is set back, keys do not become younger. The clock cannot be
+// started again.
 func (e *Embedded) SetTime(now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -95,15 +96,15 @@ func (e *Embedded) SetTime(now time.Time) {
 	e.server.SetTime(now)
 }
 
-// Close closes the clients, stops the server and waits for its goroutines.
-// Closing twice is fine.
+// Close closes the clients, stops the server and waits for its goroutines. A
+// second call does nothing.
 func (e *Embedded) Close() {
 	e.mu.Lock()
 	clients := e.clients
 	e.clients = nil
 	e.mu.Unlock()
 	for _, rdb := range clients {
-		// A client that its user has closed says so here, and nothing else.
+		// The only possible error says that the user has closed the client.
 		_ = rdb.Close()
 	}
 	_ = e.listener.Close()
@@ -111,15 +112,15 @@ func (e *Embedded) Close() {
 	e.server.Close()
 }
 
-// ticking is a connection that sets the server's clock whenever it brings
-// commands, before any of them is executed. So a key is never gone before its
-// time, nor there after it, by the clock of whoever asks.
+// ticking is a connection that sets the server's clock whenever it delivers
+// commands, before any of them is executed. So by the clock of the caller, a
+// key never expires before its time and never exists after it.
 //
-// Three simpler ways do not serve. FastForward, called now and then, ages the
-// keys and leaves TIME alone, and the two drift apart. A goroutine that sets the
-// clock is late on a busy machine, and keys written meanwhile expire early. And a
-// server whose time is not set reads the real clock, but then visits all its keys
-// for every command: with ten thousand, that is milliseconds.
+// Three simpler ways do not work. FastForward, called now and then, ages the
+// keys and not TIME, so the two drift apart. A goroutine that sets the clock is
+// late on a busy machine, and keys written meanwhile expire early. A server
+// whose time is not set reads the real clock, but visits all its keys for every
+// command, which takes milliseconds with ten thousand keys.
 type ticking struct {
 	net.Conn
 	server *Embedded
@@ -132,17 +133,18 @@ func (c ticking) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// tick sets the clock of the server to the real time, unless it has just done so.
-// It spends no more than a quarter of the time on it, however many keys there are.
+// tick sets the clock of the server to the real time, unless it has just done
+// so. It spends at most a quarter of the time on that, however many keys exist.
 //
-// On a busy machine it may be interrupted, which takes long once and says nothing of
-// the next time: the clock would be late for as long, and keys outlive their TTL. So
-// what it costs is believed only as far as it is not more than twice what it was.
+// On a busy machine tick may be interrupted. One long measurement predicts
+// nothing: if it were used unchanged, the clock would be late by as much, and
+// keys would outlive their TTL. So a measured cost counts for at most twice the
+// previous cost.
 //
-// The clock is the monotonic one, counted from the start. time.Now reads the wall
-// clock first and the monotonic one second. A busy machine may stop it in between, for
-// more than 100 ms. TIME goes by the former and the age of keys by the latter, so they
-// would disagree.
+// The clock is the monotonic one, counted from the start. time.Now reads the
+// wall clock first and the monotonic clock second. A busy machine may stop the
+// process between the two for more than 100 ms. TIME follows the former and the
+// age of keys the latter, so they would disagree.
 func (e *Embedded) tick() {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -10,12 +10,12 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Faults is a go-redis hook that fails chosen commands as a connection does that
-// is cut at a chosen moment. Its zero value fails nothing and is ready. It is
-// safe for concurrent use.
+// Faults is a go-redis hook that fails chosen commands like a connection that
+// is cut at a chosen moment. Its zero value fails nothing and is ready to use.
+// It is safe for concurrent use.
 //
-// Hooks stand above the retries of go-redis, so the caller gets the error at
-// once, and nothing is sent twice. To see go-redis retry, use a [Proxy].
+// Hooks run above the retries of go-redis. So the caller gets the error at
+// once, and no command is sent twice. To see go-redis retry, use a [Proxy].
 type Faults struct {
 	mu     sync.Mutex
 	faults []Fault // guarded by mu; Skip and Times count down
@@ -23,29 +23,31 @@ type Faults struct {
 
 // Fault says which commands of a client fail, and how.
 type Fault struct {
-	// Match tells which commands are meant. Defaults to all but those that a
-	// connection opens with. See [Named].
+	// Match selects the commands. Defaults to all commands except those that
+	// open a connection. See [Named].
 	Match func(cmd redis.Cmder) bool
 
-	// Skip is how many of them pass before the first that fails. Defaults to 0.
+	// Skip is the number of matching commands that pass before the first that
+	// fails. Defaults to 0.
 	Skip int
 
-	// Times is how many then fail. Defaults to 1; Always is a named constant.
+	// Times is the number of commands that then fail. [Always] means all.
+	// Defaults to 1.
 	Times int
 
-	// Executed is whether the server executes the command before the connection
+	// Executed says that the server executes the command before the connection
 	// is cut, so that only the reply is lost. Defaults to false: the command
-	// never gets there.
+	// does not reach the server.
 	Executed bool
 
-	// Err is what the caller gets. Defaults to io.EOF, which is what go-redis
-	// says when a connection is cut.
+	// Err is the error that the caller gets. Defaults to io.EOF, which go-redis
+	// returns if a connection is cut.
 	Err error
 
-	// Reply is what the caller gets in place of the server's answer to the command, which
-	// is executed, as from a proxy that is broken; the commands around it are spared. It
-	// must be one of those that take any reply, as go-redis' Eval does. Defaults to
-	// nothing: the connection is cut.
+	// Reply replaces the server's answer to the command, as from a broken
+	// proxy. The command is executed, and the commands around it are not
+	// affected. It must be a command that accepts any reply, as go-redis' Eval
+	// does. Defaults to nil: the connection is cut.
 	Reply any
 }
 
@@ -55,16 +57,16 @@ func (f *Fault) garble(cmd redis.Cmder) {
 	cmd.SetErr(nil)
 }
 
-// Always is the Times of a Fault that lets no matching command succeed any more.
+// Always, as the Times of a Fault, makes every matching command fail.
 const Always = math.MaxInt
 
-// Named matches commands by their names, in lower case.
+// Named returns a Match for commands with one of the names, in lower case.
 func Named(names ...string) func(redis.Cmder) bool {
 	return func(cmd redis.Cmder) bool { return slices.Contains(names, cmd.Name()) }
 }
 
-// Add adds a fault. Of several that match a command, the one that was added
-// first strikes.
+// Add adds a fault. If several faults match a command, the one that was added
+// first applies.
 func (f *Faults) Add(fault Fault) {
 	if fault.Match == nil {
 		fault.Match = func(cmd redis.Cmder) bool { return !opensConnection(cmd) }
@@ -105,7 +107,7 @@ func (f *Faults) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 			return err
 		}
 		if fault.Executed {
-			// Whatever the reply is, it is lost.
+			// The reply is lost, whatever it is.
 			_ = next(ctx, cmd)
 		}
 		cmd.SetErr(fault.Err)
@@ -114,8 +116,9 @@ func (f *Faults) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 }
 
 // ProcessPipelineHook implements redis.Hook. The commands before the one that
-// fails are executed and answered. Those after it share its fate, since they
-// share its connection; a MULTI transaction is executed whole or not at all.
+// fails are executed and answered. The commands after it fail too, since they
+// share its connection. A MULTI transaction is executed as a whole or not at
+// all.
 func (f *Faults) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		fault, at := f.strike(cmds)
@@ -155,8 +158,8 @@ func (f *Faults) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proce
 	}
 }
 
-// strike returns the fault that strikes one of cmds, and which one; -1 if all
-// are spared.
+// strike returns the fault that applies to one of cmds, and the index of that
+// command. The index is -1 if no fault applies.
 func (f *Faults) strike(cmds []redis.Cmder) (Fault, int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -9,17 +9,17 @@ import (
 )
 
 // Gate is a go-redis hook that calls a function before each command is sent and
-// after its reply is in. A function that blocks holds the command back, which is
-// how a test runs the steps of several clients in an order of its choice.
+// after its reply has arrived. A function that blocks holds the command back.
+// So a test can run the steps of several clients in an order of its choice.
 //
-// A pipeline goes out one command at a time, each between its Before and its
-// After, for Redis, too, may run commands of others between those of a pipeline.
-// A MULTI transaction goes out whole, between the Befores and the Afters of all
-// its commands. Commands that a connection opens with pass unseen.
+// A pipeline is sent one command at a time, each between its Before and its
+// After. Redis, too, may run commands of other clients between those of a
+// pipeline. A MULTI transaction is sent as a whole, between the Befores and the
+// Afters of all its commands. Gate ignores commands that open a connection.
 //
-// Either function may be nil. They are called by whatever goroutine sends the
-// command, and by several at once if several do. The fields must not change
-// while the client is in use.
+// Either function may be nil. They run in the goroutine that sends the command,
+// and concurrently if several goroutines send commands. The fields must not
+// change while the client is in use.
 type Gate struct {
 	Before, After func(ctx context.Context, cmd redis.Cmder)
 }
@@ -68,10 +68,11 @@ func (g *Gate) run(ctx context.Context, cmds []redis.Cmder, send func() error) e
 	return send()
 }
 
-// Counter is a go-redis hook that counts what a client sends, commands that a
-// connection opens with aside. Its zero value is ready, and it is safe for
-// concurrent use. What go-redis sends again after a failure is counted once:
-// hooks stand above its retries. [Server.CommandCount] counts those too.
+// Counter is a go-redis hook that counts the commands of a client, except those
+// that open a connection. Its zero value is ready to use, and it is safe for
+// concurrent use. A command that go-redis sends again after a failure counts
+// once, since hooks run above its retries. [Server.CommandCount] counts the
+// retries too.
 type Counter struct {
 	mu     sync.Mutex
 	byName map[string]int // guarded by mu
@@ -79,8 +80,8 @@ type Counter struct {
 }
 
 // Count returns how many commands with one of these names were sent, in
-// pipelines or alone; without names, how many commands at all. Names are in
-// lower case.
+// pipelines or alone. Names are in lower case. Without names, Count returns the
+// number of all commands.
 func (c *Counter) Count(names ...string) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -93,15 +94,15 @@ func (c *Counter) Count(names ...string) int {
 	return total
 }
 
-// RoundTrips returns how often the client sent something: a pipeline is one
-// round trip, however long it is.
+// RoundTrips returns how often the client sent commands. A pipeline is one
+// round trip, whatever its length.
 func (c *Counter) RoundTrips() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.trips
 }
 
-// Reset starts counting anew.
+// Reset sets all counts to zero.
 func (c *Counter) Reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -147,8 +148,8 @@ func (c *Counter) add(cmds ...redis.Cmder) {
 // transaction reports whether cmds are a MULTI, its commands and an EXEC.
 func transaction(cmds []redis.Cmder) bool { return len(cmds) > 0 && cmds[0].Name() == "multi" }
 
-// opensConnection reports whether go-redis sends cmd of its own accord when it
-// opens a connection.
+// opensConnection reports whether go-redis sends cmd itself when it opens a
+// connection.
 func opensConnection(cmd redis.Cmder) bool {
 	switch cmd.Name() {
 	case "hello", "auth", "select", "readonly", "command", "cluster":

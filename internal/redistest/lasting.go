@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// Lasting returns t, but what is to be cleaned up when t ends is cleaned up when all
-// tests of this test binary have ended, whether they have passed or not. It is for the
-// first test that asks for a server which all share, as in Spawn(Lasting(t), cmd). The
+// Lasting returns a testing.TB like t whose cleanups run when all tests of this
+// test binary have ended, whether they passed or not. The first test that asks
+// for a shared server starts it with Lasting, as in Spawn(Lasting(t), cmd). The
 // TestMain of the package must call [Main].
 func Lasting(t testing.TB) testing.TB {
 	t.Helper()
@@ -39,7 +39,8 @@ func (l lasting) TempDir() string {
 	return dir
 }
 
-// Logf implements testing.TB: t may have ended, and then must not log any more.
+// Logf implements testing.TB. It does not log to t, which may have ended and
+// then must not log.
 func (lasting) Logf(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
 
 var lastly struct {
@@ -47,7 +48,7 @@ var lastly struct {
 	calls []func() // guarded by mu
 }
 
-// cleanUp calls what was given to Cleanup, the last one first.
+// cleanUp calls the functions passed to Cleanup, the last one first.
 func cleanUp() {
 	lastly.mu.Lock()
 	defer lastly.mu.Unlock()

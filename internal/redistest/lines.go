@@ -9,7 +9,8 @@ import (
 
 // Lines dials connections whose replies time out when the test says so. A short
 // ReadTimeout would also end a reply that a busy machine only delays. Dial is
-// redis.Options.Dialer. The zero value is ready, and safe for concurrent use.
+// redis.Options.Dialer. The zero value is ready to use, and safe for concurrent
+// use.
 type Lines struct {
 	mu   sync.Mutex
 	open []*line
@@ -28,8 +29,9 @@ func (l *Lines) Dial(ctx context.Context, network, addr string) (net.Conn, error
 	return dialed, nil
 }
 
-// Expire makes every read from the connections dialed so far time out: those under
-// way, and those to come. Writes go on, so a command that follows is sent in vain.
+// Expire makes every read from the connections dialed so far time out, both
+// reads in progress and later ones. Writes still succeed, so the server gets
+// later commands and the client never sees the replies.
 func (l *Lines) Expire() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

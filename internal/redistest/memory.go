@@ -15,16 +15,16 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// Memory is an embedded Redis without a socket, which works in a bubble of package
-// synctest and outside. Keys and TIME go by the clock where it was opened. It is safe
-// for concurrent use.
+// Memory is an embedded Redis without a socket. It works inside and outside a
+// bubble of package synctest. The expiry of keys and TIME follow the clock of
+// the place where it was opened. It is safe for concurrent use.
 type Memory struct {
 	server *miniredis.Miniredis
 
 	mu      sync.Mutex
-	ends    map[*eager]struct{} // guarded by mu: open connections, at their server's end
-	delay   time.Duration       // guarded by mu: of each reply
-	refuses bool                // guarded by mu: dials fail
+	ends    map[*eager]struct{} // guarded by mu: the server's ends of open connections
+	delay   time.Duration       // guarded by mu: delay of each reply
+	refuses bool                // guarded by mu: whether dials fail
 	closed  bool                // guarded by mu
 }
 
@@ -32,8 +32,8 @@ type Memory struct {
 func OpenMemory() (*Memory, error) {
 	m := &Memory{server: miniredis.NewMiniRedis(), ends: make(map[*eager]struct{})}
 	m.server.ClockTTL(true)
-	// This starts the server without a listener: a goroutine that waits in
-	// Accept would keep the time of a bubble from passing.
+	// This starts the server without a listener. A goroutine that waits in
+	// Accept would stop the time of a bubble.
 	conn, err := m.server.Dial()
 	if err != nil {
 		return nil, err
@@ -42,15 +42,16 @@ func OpenMemory() (*Memory, error) {
 	return m, nil
 }
 
-// Options returns options for a client of the server. Each client needs its own.
+// Options returns options for a client of the server. Each client needs its
+// own.
 func (m *Memory) Options() *redis.Options {
 	return &redis.Options{
-		Addr:   "127.0.0.1:6379", // in name only
+		Addr:   "127.0.0.1:6379", // a name only
 		Dialer: m.Dial,
-		// It is one more round trip for each connection.
+		// Identification is one more round trip for each connection.
 		DisableIdentity: true,
-		// These make go-redis look names up, in what all bubbles share, and
-		// keep two clients from being made of the same options.
+		// With notifications go-redis looks up names in state that all bubbles
+		// share, and two clients cannot share options.
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
 }
@@ -63,8 +64,8 @@ func (m *Memory) Dial(context.Context, string, string) (net.Conn, error) {
 	switch {
 	case m.closed:
 		// go-redis dials in a goroutine that Close does not wait for. After an
-		// error it sleeps and dials again, and in a bubble that has ended it
-		// never wakes; a closed connection makes it end at once.
+		// error it sleeps and dials again. In a bubble that has ended, it would
+		// never wake. A closed connection makes it end at once.
 		_ = end.Close()
 		return socket{client}, nil
 	case m.refuses:
@@ -77,8 +78,8 @@ func (m *Memory) Dial(context.Context, string, string) (net.Conn, error) {
 	return socket{client}, nil
 }
 
-// A socket is the client's end of a pipe. If the other end is closed, it fails as a
-// socket does, so that go-redis dials again.
+// socket is the client's end of a pipe. If the other end is closed, it fails as
+// a socket does, so that go-redis dials again.
 type socket struct{ net.Conn }
 
 // Write implements net.Conn.
@@ -99,8 +100,8 @@ func (s socket) SetReadDeadline(t time.Time) error { return still(s.Conn.SetRead
 // SetWriteDeadline implements net.Conn.
 func (s socket) SetWriteDeadline(t time.Time) error { return still(s.Conn.SetWriteDeadline(t)) }
 
-// still drops the error of a pipe whose other end is closed: a socket takes a deadline
-// all the same, and the next read or write fails.
+// still drops the error of a pipe whose other end is closed. A socket still
+// accepts a deadline then, and fails at the next read or write.
 func still(err error) error {
 	if errors.Is(err, io.ErrClosedPipe) {
 		return nil
@@ -117,10 +118,10 @@ func (s socket) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Intercept has each command pass through f before it is executed: with its name in
-// upper case, and its arguments. If f returns an error, that is the reply. f may
-// block, and then holds up its connection and no other. Commands within scripts pass
-// unseen. It must be called before the first client is used.
+// Intercept calls f with each command before it is executed: with its name in
+// upper case, and its arguments. If f returns an error, that is the reply. f
+// may block, and then blocks its own connection only. f does not see commands
+// within scripts. Intercept must be called before the first client is used.
 func (m *Memory) Intercept(f func(name string, args []string) error) {
 	m.server.Server().SetPreHook(func(peer *server.Peer, name string, args ...string) bool {
 		err := f(name, args)
@@ -131,14 +132,14 @@ func (m *Memory) Intercept(f func(name string, args []string) error) {
 	})
 }
 
-// Delay has each reply arrive later by d.
+// Delay makes each reply arrive d later.
 func (m *Memory) Delay(d time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.delay = d
 }
 
-// Refuse has dials fail, or not any more.
+// Refuse makes dials fail if refuses is true, and succeed otherwise.
 func (m *Memory) Refuse(refuses bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -165,10 +166,10 @@ func (m *Memory) Empty(ctx context.Context) error {
 	return rdb.ScriptFlush(ctx).Err()
 }
 
-// Evict removes a key of the first database, and reports whether it was there.
+// Evict removes a key of the first database, and reports whether it existed.
 func (m *Memory) Evict(key string) bool { return m.server.DB(0).Del(key) }
 
-// Close stops the server. Closing twice is fine.
+// Close stops the server. A second call does nothing.
 func (m *Memory) Close() {
 	m.mu.Lock()
 	closed := m.closed
@@ -179,7 +180,7 @@ func (m *Memory) Close() {
 	}
 }
 
-// dueAfter returns when a reply that is written now is to arrive.
+// dueAfter returns the time at which a reply that is written now arrives.
 func (m *Memory) dueAfter() time.Time {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -189,16 +190,17 @@ func (m *Memory) dueAfter() time.Time {
 	return time.Now().Add(m.delay)
 }
 
-// left forgets a connection that is closed.
+// left forgets a closed connection.
 func (m *Memory) left(end *eager) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.ends, end)
 }
 
-// eager is a connection whose writes do not wait for a reader, as those to a
-// socket do not. A pipe's do: a server that answers the first command of a long
-// pipeline, and a client that still writes the others, would wait for each other.
+// eager is a connection whose writes do not wait for a reader, as writes to a
+// socket do not. Writes to a pipe do wait. A server that answers the first
+// command of a long pipeline, and a client that still writes the others, would
+// then wait for each other.
 type eager struct {
 	net.Conn
 	of      *Memory
@@ -206,15 +208,15 @@ type eager struct {
 	gone    chan struct{} // closed by Close
 
 	mu      sync.Mutex
-	queue   []chunk    // guarded by mu; what is still to be sent
-	changed *sync.Cond // of queue and closed
+	queue   []chunk    // guarded by mu; chunks that are still to be sent
+	changed *sync.Cond // signals changes of queue and closed
 	closed  bool       // guarded by mu
 }
 
-// A chunk is a part of a reply.
+// chunk is a part of a reply.
 type chunk struct {
 	b   []byte
-	due time.Time // not sent before; zero: at once
+	due time.Time // not sent before this time; zero means at once
 }
 
 func newEager(conn net.Conn, of *Memory) *eager {
@@ -241,7 +243,7 @@ func (c *eager) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Close implements net.Conn. What has not been sent is lost.
+// Close implements net.Conn. Unsent chunks are lost.
 func (c *eager) Close() error {
 	c.mu.Lock()
 	first := !c.closed
@@ -275,7 +277,7 @@ func (c *eager) send() {
 		}
 		if _, err := c.Conn.Write(next.b); err != nil {
 			c.mu.Lock()
-			c.closed, c.queue = true, nil // the client has gone
+			c.closed, c.queue = true, nil // the client has closed its end
 			c.mu.Unlock()
 			return
 		}

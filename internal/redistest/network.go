@@ -11,29 +11,29 @@ import (
 	"time"
 )
 
-// A Network has two sides with servers on each, and a line between them that can be
-// cut. The test reaches both sides all the time. Each side, and the test itself, is a
-// network namespace, and the test's own forwards between the sides.
+// Network has two sides with servers on each, and a line between them that can
+// be cut. The test always reaches both sides. Each side, and the test itself,
+// is a network namespace. The test's namespace forwards between the sides.
 //
-// Its methods may fail the test and so belong in the test's own goroutine.
+// Its methods may fail the test, so they must run in the test's own goroutine.
 type Network struct {
 	t     testing.TB
 	sides [2]*side
 }
 
-// A side is a network namespace with one address.
+// side is a network namespace with one address.
 type side struct {
 	host string
 	pid  int // of a process in it
 }
 
-// networkEnv tells a test that it runs in a network namespace of its own.
+// networkEnv tells a test that it runs in its own network namespace.
 const networkEnv = "CACHEX_TEST_NETWORK"
 
-// InNetwork runs f as the body of the test, in a process of its own: this test binary
-// again, with this test alone, in a network namespace. The test is skipped where the
-// system allows no namespaces. Ports are those of the namespace, so f must start all
-// servers itself.
+// InNetwork runs f as the body of the test, in a separate process: this test
+// binary again, with only this test, in a network namespace. If the system
+// allows no namespaces, the test is skipped. Ports belong to the namespace, so
+// f must start all servers itself.
 func InNetwork(t *testing.T, f func(t *testing.T, n *Network)) {
 	t.Helper()
 	if os.Getenv(networkEnv) != "" {
@@ -74,7 +74,8 @@ func InNetwork(t *testing.T, f func(t *testing.T, n *Network)) {
 // networkPatience bounds a test in a network, which waits several times.
 var networkPatience = 8 * Patience
 
-// canPartition returns the command that runs another one in a network namespace.
+// canPartition returns the command that runs another one in a network
+// namespace.
 func canPartition() ([]string, error) {
 	for _, tool := range []string{"unshare", "nsenter", "ip"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -85,7 +86,8 @@ func canPartition() ([]string, error) {
 	if os.Geteuid() != 0 {
 		command = append(command, "--map-root-user")
 	}
-	// A namespace may be allowed, and what a test does in it not.
+	// The system may allow a namespace and still refuse the commands of a test
+	// in it.
 	const all = "ip link add name side type veth peer name eth0 && echo 1 >/proc/sys/net/ipv4/ip_forward && unshare --net true"
 	out, err := exec.Command(command[0], append(command[1:], "sh", "-c", all)...).CombinedOutput()
 	if err != nil {
@@ -121,7 +123,8 @@ func newNetwork(t testing.TB) *Network {
 	return n
 }
 
-// Cut lets nothing pass between the sides, in either direction and without an error.
+// Cut drops all packets between the sides, in both directions and without an
+// error.
 func (n *Network) Cut() { n.forward("0") }
 
 // Mend ends Cut.
@@ -141,8 +144,8 @@ func (n *Network) run(name string, args ...string) {
 	}
 }
 
-// enter returns the command that runs args on the side. A nil side is that of the
-// test.
+// enter returns the command that runs args on the side. A nil side is the
+// test's namespace.
 func (s *side) enter(args []string) []string {
 	if s == nil {
 		return args
@@ -150,7 +153,7 @@ func (s *side) enter(args []string) []string {
 	return append([]string{"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", s.pid), "--"}, args...)
 }
 
-// address returns what a server on the side binds to.
+// address returns the address that a server on the side binds to.
 func (s *side) address() string {
 	if s == nil {
 		return "127.0.0.1"

@@ -11,13 +11,15 @@ import (
 	"testing"
 )
 
-// Nonsense are replies that no Redis gives to what cachex sends, as a proxy or a
-// server that is broken may: lengths that cannot be, other types, nil where there is
-// a value, what a RESP2 client does not know, half a reply, two of them, and text that
-// is none. An element that ends with "…" is cut there: the connection is closed.
+// Nonsense holds replies that Redis never sends to cachex, and that a broken
+// proxy or server may send: impossible lengths, other types, nil in place of a
+// value, types that a RESP2 client does not know, half a reply, two replies,
+// and text that is not a reply. An element that ends with "…" is cut there: the
+// connection is closed.
 //
-// Missing are lengths that a client believes and that exceed the memory of the
-// machine, "$99999999999": go-redis asks for that much, and nothing recovers from it.
+// Lengths that a client believes and that exceed the memory of the machine,
+// such as "$99999999999", are missing. go-redis allocates that much, and the
+// process cannot recover.
 var Nonsense = []string{
 	":0", ":1", ":-1", ":2", ":9223372036854775807", ":9223372036854775808", ":1.5", ":abc", ":",
 	"+OK", "+", "+1", "+QUEUED", "+\xff\xfe",
@@ -32,9 +34,9 @@ var Nonsense = []string{
 	"", "x", "\x00", "HTTP/1.1 400 Bad Request\r\n\r\nno", ":1\r\n:1", "$-1\r\n$-1", "…",
 }
 
-// StartNonsense starts a server on the loopback interface that opens connections as
-// Redis does and answers every other command with reply, and returns its address. It
-// ends with the test.
+// StartNonsense starts a server on the loopback interface and returns its
+// address. The server opens connections as Redis does and answers every other
+// command with reply. It is stopped when the test ends.
 func StartNonsense(t testing.TB, reply string) (addr string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -65,14 +67,14 @@ func StartNonsense(t testing.TB, reply string) (addr string) {
 
 type nonsense struct {
 	reply   string
-	cut     bool // then the connection
+	cut     bool // close the connection after reply
 	running sync.WaitGroup
 
 	mu    sync.Mutex
 	conns map[net.Conn]bool // guarded by mu; nil after close
 }
 
-// serve answers on conn in a goroutine, until it is closed.
+// serve answers on conn in a goroutine, until conn is closed.
 func (s *nonsense) serve(conn net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -92,7 +94,7 @@ func (s *nonsense) serve(conn net.Conn) {
 			reply := s.reply
 			switch name {
 			case "hello":
-				reply = "-ERR unknown command 'HELLO'\r\n" // so it is RESP2
+				reply = "-ERR unknown command 'HELLO'\r\n" // selects RESP2
 			case "client", "select", "auth":
 				reply = "+OK\r\n"
 			case "command":

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// Port returns a port of the loopback interface that nobody listens on, and that no
-// other test gets, of this process or another, until t ends.
+// Port returns a free port of the loopback interface. Until t ends, no other
+// test gets it, in this process or another.
 func Port(t testing.TB) int {
 	t.Helper()
 	port, err := freePort(t)
@@ -23,12 +23,13 @@ func Port(t testing.TB) int {
 	return port
 }
 
-// freePort is Port; without a test, the port is kept as long as the process lives. So
-// a server that is killed, or that refuses connections, gets its port back: else a
-// server of another test might have it meanwhile, and be asked in its place.
+// freePort is Port, but with a nil t it reserves the port as long as the
+// process lives. So a server that is killed, or that refuses connections, can
+// get its port back. Otherwise a server of another test might take the port
+// meanwhile, and get its commands.
 //
-// It is below those that systems give to outgoing connections, for the same reason.
-// And 10000 above it there is room for the bus port of a Redis Cluster node.
+// The port is below the range of outgoing connections, for the same reason.
+// Ports 10000 above it leave room for the bus port of a Redis Cluster node.
 func freePort(t testing.TB) (int, error) {
 	const low, high, attempts = 12000, 22000, 100
 	var err error
@@ -38,7 +39,8 @@ func freePort(t testing.TB) (int, error) {
 		if token, err = reserve(port); err != nil {
 			continue
 		}
-		// To listen instead would leave the port in use for a moment: see listen.
+		// Listening instead would leave the port in use for a moment: see
+		// listen.
 		if conn, failed := net.DialTimeout("tcp", loopback(port), 100*time.Millisecond); failed == nil {
 			_, _ = conn.Close(), token.Close()
 			err = fmt.Errorf("port %d is in use", port)
@@ -56,13 +58,14 @@ func freePort(t testing.TB) (int, error) {
 	return 0, fmt.Errorf("no free port between %d and %d: %w", low, high, err)
 }
 
-// reserve returns what says to all processes that a port is taken, until it is closed
-// or the process ends: the UDP port of that number, which no server of tests has.
+// reserve marks a port as taken for all processes, until the result is closed
+// or the process ends. It takes the UDP port with that number, which no server
+// of a test uses.
 func reserve(port int) (net.PacketConn, error) { return net.ListenPacket("udp", loopback(port)) }
 
-// listen listens on a port that is reserved. A process that is being started has all
-// files of this one until it runs its own program, a listener that was just closed among
-// them. So a port may be in use for a moment, and listen tries it again.
+// listen listens on a reserved port. A child process has all files of this
+// process until it runs its own program, including a listener that was just
+// closed. So a port may be in use for a moment, and listen retries.
 func listen(addr string) (net.Listener, error) {
 	for until := time.Now().Add(Patience); ; time.Sleep(time.Millisecond) {
 		l, err := net.Listen("tcp", addr)
@@ -76,5 +79,5 @@ func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.It
 
 var kept struct {
 	mu     sync.Mutex
-	tokens []net.PacketConn // guarded by mu; what is collected is closed
+	tokens []net.PacketConn // guarded by mu; a collected token would be closed
 }

@@ -12,19 +12,19 @@ import (
 	"time"
 )
 
-// Process is another process, which a test started and ends.
-// Its methods are safe for concurrent use; those that may fail the test belong
-// in the test's own goroutine, as t.Fatal does.
+// Process is another process, which a test started and ends. Its methods are
+// safe for concurrent use. Methods that may fail the test must run in the
+// test's own goroutine, as t.Fatal must.
 type Process struct {
 	t      testing.TB
 	cmd    *exec.Cmd
 	output output
-	exited chan struct{} // closed when the process is reaped and its output whole
-	err    error         // how it ended; written before exited is closed
+	exited chan struct{} // closed when the process is reaped and its output is complete
+	err    error         // exit error; written before exited is closed
 }
 
-// Binary returns the path of a program. Without it the test is skipped, or,
-// with CACHEX_REQUIRE_SERVERS=1 in the environment, fails.
+// Binary returns the path of a program. If it is missing, the test is skipped,
+// or fails with CACHEX_REQUIRE_SERVERS=1 in the environment.
 func Binary(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -39,8 +39,8 @@ func Binary(t testing.TB, name string) string {
 }
 
 // Spawn starts cmd and kills it when the test ends. Its output is kept, and is
-// shown if the test has failed. It is how a server other than redis-server is
-// run; [Process.WaitLine] then tells when it is ready.
+// logged if the test has failed. Use it to run a server other than
+// redis-server; [Process.WaitLine] tells when the server is ready.
 func Spawn(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
 	p, err := spawn(cmd)
@@ -54,30 +54,30 @@ func Spawn(t testing.TB, cmd *exec.Cmd) *Process {
 // Pid returns the process id.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
-// Kill ends the process as kill -9 does and returns when it is gone. Killing
-// what has ended does nothing.
+// Kill ends the process as kill -9 does and returns when it has ended. If the
+// process has already ended, Kill does nothing.
 func (p *Process) Kill() {
 	// An error means that the process has already been reaped.
 	_ = p.cmd.Process.Kill()
 	<-p.exited
 }
 
-// Stop freezes the process with SIGSTOP: its connections stay open and nothing
-// answers. Cont lets it go on; Kill needs no Cont.
+// Stop freezes the process with SIGSTOP: its connections stay open, and it does
+// not answer. Cont resumes it. Kill works without Cont.
 func (p *Process) Stop() {
 	p.t.Helper()
 	p.signal(sigStop)
 }
 
-// Cont lets a stopped process go on, with SIGCONT.
+// Cont resumes a stopped process with SIGCONT.
 func (p *Process) Cont() {
 	p.t.Helper()
 	p.signal(sigCont)
 }
 
-// Wait waits for the process to end by itself and returns how it did: nil for
-// exit status 0, else an *exec.ExitError. A process that does not end fails the
-// test.
+// Wait waits for the process to end without being killed. It returns nil for
+// exit status 0, and otherwise an *exec.ExitError. If the process does not end,
+// the test fails.
 func (p *Process) Wait() error {
 	p.t.Helper()
 	timeout := time.NewTimer(Patience)
@@ -92,9 +92,8 @@ func (p *Process) Wait() error {
 }
 
 // WaitLine waits until the process writes a line that contains text, to
-// standard output or to standard error, and returns the line. Lines up to it are
-// then behind: the next WaitLine looks at those that follow. The test fails if
-// the process ends first.
+// standard output or to standard error, and returns the line. The next WaitLine
+// looks only at later lines. If the process ends first, the test fails.
 func (p *Process) WaitLine(text string) string {
 	p.t.Helper()
 	line, err := p.awaitLine(text)
@@ -104,10 +103,10 @@ func (p *Process) WaitLine(text string) string {
 	return line
 }
 
-// Output returns all that the process has written so far.
+// Output returns the output of the process so far.
 func (p *Process) Output() string { return p.output.String() }
 
-// spawn starts cmd. The caller must kill what it gets.
+// spawn starts cmd. The caller must kill the process.
 func spawn(cmd *exec.Cmd) (*Process, error) {
 	p := &Process{cmd: cmd, exited: make(chan struct{})}
 	p.output.grew = make(chan struct{})
@@ -119,9 +118,9 @@ func spawn(cmd *exec.Cmd) (*Process, error) {
 	started := make(chan error, 1)
 	go func() {
 		// The kernel sends the signal of dieWithParent when the thread that
-		// forked ends, and the Go runtime ends threads as it likes. So this
-		// goroutine keeps its thread until the child is gone. One goroutine that
-		// forks for all would need fewer threads and an owner to stop it.
+		// forked ends, and the Go runtime may end threads at any time. So this
+		// goroutine keeps its thread until the child has ended. One goroutine
+		// that forks for all would need fewer threads, and an owner to stop it.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
@@ -169,18 +168,18 @@ func (p *Process) awaitLine(text string) (string, error) {
 		select {
 		case <-grew:
 		case <-p.exited:
-			ended = true // but what it wrote last is still to be looked at
+			ended = true // but its last output must still be searched
 		case <-timeout.C:
 			return "", fmt.Errorf("%s did not write %q within %v:\n%s", p.cmd.Path, text, Patience, p.Output())
 		}
 	}
 }
 
-// output keeps what a process writes and tells when there is more of it.
+// output keeps the output of a process and signals when it grows.
 type output struct {
 	mu   sync.Mutex
 	text strings.Builder
-	seen int           // how much of text find has passed
+	seen int           // length of the part of text that find has passed
 	grew chan struct{} // closed, and replaced, by every Write
 }
 
@@ -194,15 +193,16 @@ func (o *output) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// String returns all that was written.
+// String returns the whole output.
 func (o *output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.text.String()
 }
 
-// find returns the first whole line, among those it has not passed, that
-// contains text, or a channel that is closed when there is more to look at.
+// find returns the first complete line that contains text, among the lines that
+// it has not passed. Otherwise it returns a channel that is closed when there
+// is more output.
 func (o *output) find(text string) (string, bool, <-chan struct{}) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
