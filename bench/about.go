@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// about returns what a reader must know of a run.
+// about returns the facts about a run that a reader must know.
 func about(o options, began time.Time) [][2]string {
 	all := [][2]string{
 		{"command", "`go run ./bench " + strings.Join(os.Args[1:], " ") + "`"},
@@ -41,7 +41,7 @@ func about(o options, began time.Time) [][2]string {
 
 var modelName = regexp.MustCompile(`(?m)^model name\s*:\s*(.+)$`)
 
-// processor returns what the processor calls itself, where that is known.
+// processor returns the name of the processor, or "" if it is unknown.
 func processor() string {
 	info, _ := os.ReadFile("/proc/cpuinfo")
 	if m := modelName.FindSubmatch(info); m != nil {

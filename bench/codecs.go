@@ -15,7 +15,7 @@ import (
 	"github.com/cachex-go/cachex/codec"
 )
 
-// codecs are what a call does in the process alone.
+// codecs measures the work of a call in the process alone.
 func codecs(t testing.TB, _ options) []measure.Work {
 	return append(keysAlone(t), encoding(t)...)
 }
@@ -32,7 +32,7 @@ func encoding(t testing.TB) []measure.Work {
 	}
 	decode := func(name string, f func(*User) error) measure.Variant {
 		return alone(name, func() error {
-			return f(new(User)) // on the heap, since f is not known to keep it no longer
+			return f(new(User)) // on the heap, since the compiler cannot prove that f does not retain it
 		})
 	}
 	encode := func(name string, f func(dst []byte) ([]byte, error)) measure.Variant {
@@ -72,11 +72,11 @@ func encoding(t testing.TB) []measure.Work {
 }
 
 func keysAlone(t testing.TB) []measure.Work {
-	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"}) // nobody is asked
+	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"}) // no command is sent
 	t.Cleanup(func() { _ = rdb.Close() })
 	c := cachex.Must(cachex.New(rdb, cachex.Spec[int64, User]{Key: "raw:users:{id}", TTL: ttl}))
 	t.Cleanup(func() { _ = c.Close(context.Background()) })
-	id := int64(1 << 40) // a small number would make Sprintf cheaper than it is
+	id := int64(1 << 40) // a small number would make Sprintf cheaper than it is in practice
 	key := func(name string, f func() string) measure.Variant {
 		return alone(name, func() error {
 			id++
@@ -97,8 +97,8 @@ func keysAlone(t testing.TB) []measure.Work {
 	}}
 }
 
-// alone is a variant of a work that one goroutine does, and that takes about as long as
-// a look at the clock.
+// alone returns a variant of a work that one goroutine does, and that takes
+// about as long as reading the clock.
 func alone(name string, f func() error) measure.Variant {
 	return measure.Variant{Name: name, Burst: 64, Call: func(context.Context) error { return f() }}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// counts are adding one to a count, the same one or one of many.
+// counts adds one to a count: always the same one, or one of many.
 func counts(t testing.TB, o options) []measure.Work {
 	server := redistest.Start(t)
 	var works []measure.Work
@@ -21,7 +21,7 @@ func counts(t testing.TB, o options) []measure.Work {
 		keys int64
 	}{{"one key", 1}, {"10,000 keys", o.keys(many)}} {
 		w := count(t, server, "Inc, "+row.name, func() int64 { return rand.Int64N(row.keys) })
-		if row.keys == 1 { // with many, what is sent allocates more than what is added up
+		if row.keys == 1 { // with many keys, sending allocates more than adding up
 			w.Targets = append(w.Targets, measure.Target{Variant: "cachex, Buffer.Inc", Goroutines: 64, What: measure.Allocs, Bound: 0.05})
 		}
 		works = append(works, w)

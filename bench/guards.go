@@ -17,14 +17,15 @@ import (
 	"github.com/cachex-go/cachex"
 )
 
-// What a user may put between a crowd and a load. Each call stands for one process, has
-// a client of its own, and returns how callers in it read.
+// These are guards that a user may put between a crowd and a load. Each call
+// stands for one process, has its own client, and returns the read function of
+// its callers.
 
 func stampedeOurs(t testing.TB, addr string, up func(int64) User) func(context.Context, int64) error {
 	return stampedeWith(t, client(t, &redis.Options{Addr: addr}), up)
 }
 
-// stampedeMute is of a Redis that does not push: those who wait poll.
+// stampedeMute uses a Redis that does not push, so that waiters poll.
 func stampedeMute(t testing.TB, addr string, up func(int64) User) func(context.Context, int64) error {
 	admin := client(t, &redis.Options{Addr: addr})
 	if err := admin.Do(context.Background(), "acl", "setuser", "mute", "on", ">mute", "~*", "+@all", "resetchannels").Err(); err != nil {
@@ -45,10 +46,10 @@ func stampedeWith(t testing.TB, rdb *redis.Client, up func(int64) User) func(con
 	}
 }
 
-// stampedeRedsync is a load that singleflight guards in the process, and a lock of redsync
-// among processes. Whoever has the lock looks again. A lock that is taken is tried again
-// every so often, and, where that is 0, as redsync does if it is not told: after 50 to
-// 250 ms, at random.
+// stampedeRedsync guards a load by singleflight in the process, and by a
+// redsync lock among processes. The holder of the lock reads again. If the lock
+// is taken, it is retried every so often. If every is 0, it is retried by
+// redsync's default, after 50 to 250 ms, at random.
 func stampedeRedsync(every time.Duration) func(testing.TB, string, func(int64) User) func(context.Context, int64) error {
 	return func(t testing.TB, addr string, up func(int64) User) func(context.Context, int64) error {
 		rdb := client(t, &redis.Options{Addr: addr})
@@ -116,8 +117,8 @@ func stampedeByHand(t testing.TB, addr string, up func(int64) User) func(context
 	}
 }
 
-// stampedeFloor is as if all were one process, and there were no Redis: what is more than
-// the load is the machine's.
+// stampedeFloor acts as if all callers were in one process and there were no
+// Redis. Time beyond the load is due to the machine.
 func stampedeFloor() func(testing.TB, string, func(int64) User) func(context.Context, int64) error {
 	var flights singleflight.Group
 	return func(_ testing.TB, _ string, up func(int64) User) func(context.Context, int64) error {

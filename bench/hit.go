@@ -11,9 +11,9 @@ import (
 
 var crowds = []int{1, 8, 64, 256}
 
-// hits are reading one value that is there, of each size.
+// hits reads one value that exists, of each size.
 func hits(t testing.TB, o options) []measure.Work {
-	server := redistest.Start(t, "--hash-max-listpack-entries", "256", "--hash-max-listpack-value", "256") // as docs/packed.md says
+	server := redistest.Start(t, "--hash-max-listpack-entries", "256", "--hash-max-listpack-value", "256") // as in docs/packed.md
 	users := &values[User]{"users", o.keys(many), user}
 	w := hit(t, server, "hit", users, true)
 	w.Note = "A present value, a struct of about 110 bytes, of 10,000 keys that are read evenly. By hand means " +
@@ -38,8 +38,9 @@ func hits(t testing.TB, o options) []measure.Work {
 	return []measure.Work{w, ends, kilo, large}
 }
 
-// hit is reading values of d. Every library has clients of its own, with the options
-// that it comes with; those of go-redis have as many connections as each other.
+// hit reads values of d. Every library has its own clients, with the library's
+// default options. The clients of go-redis all have the same number of
+// connections.
 func hit[V any](t testing.TB, server *redistest.Server, name string, d *values[V], all bool) measure.Work {
 	d.store(t, server.Client(nil))
 	w := measure.Work{Name: name, Goroutines: crowds, Base: readByHand(byHand, d, server.Client(nil))}
@@ -57,7 +58,7 @@ func hit[V any](t testing.TB, server *redistest.Server, name string, d *values[V
 	return w
 }
 
-// cluster is the same on a Redis Cluster.
+// cluster does the same on a Redis Cluster.
 func cluster(t testing.TB, o options) []measure.Work {
 	c := redistest.StartCluster(t, 3)
 	d := &values[User]{"users", o.keys(many), user}

@@ -1,14 +1,15 @@
-// Bench measures cachex against what a user would otherwise write or pick.
+// Bench measures cachex against the code that a user would otherwise write or
+// pick.
 //
 //	go run ./bench                                all of it, in about twelve minutes, into RESULTS.md
 //	go run ./bench -only '^hit$' -rounds 3        some of it, to the terminal alone
 //	go test ./bench -run '^$' -bench 'Works/^hit$/^hit$/64/cachex$' -cpuprofile cpu.pprof
 //
-// Ratios are of one run, since the machine is never the same twice. In each round
-// every variant runs once, in a random order, between two runs of what it is measured
-// against; shown is the median of the rounds' ratios, with the least and the greatest.
-// The row "again" pits the baseline against itself, and says how much of the rest is
-// noise.
+// Ratios compare figures of one run, since the machine is never the same twice.
+// In each round every variant runs once, in a random order, between two runs of
+// its baseline. The tables show the median of the rounds' ratios, with the
+// least and the greatest. The row "again" measures the baseline against itself.
+// It shows how much of the other differences is noise.
 package main
 
 import (
@@ -25,24 +26,24 @@ import (
 	"github.com/cachex-go/cachex/bench/report"
 )
 
-// Options say how much is measured.
+// options says how much is measured.
 type options struct {
 	measure.Options
-	only      *regexp.Regexp // of the names of works
+	only      *regexp.Regexp // selects works by name
 	stampedes int            // rounds of the stampede
-	entries   int64          // that memory is measured with
+	entries   int64          // entries stored to measure memory
 	most      int64          // keys of one work
-	profile   time.Duration  // of a variant that did not reach its target. 0: none
+	profile   time.Duration  // length of the profile of a variant that missed its target; 0: no profile
 }
 
-// keys returns n, or less where so many are too many.
+// keys returns n, or the most keys that o permits if that is less.
 func (o options) keys(n int64) int64 { return min(n, o.most) }
 
-// A group is works that share servers.
+// group is a set of works that share servers.
 type group struct {
 	name  string
 	works func(testing.TB, options) []measure.Work
-	run   func(testing.TB, options) []report.Section // where works is nil
+	run   func(testing.TB, options) []report.Section // used if works is nil
 }
 
 var groups = []group{
@@ -59,7 +60,7 @@ var groups = []group{
 	{name: "in the process", works: inProcess},
 }
 
-// sections measures what o wants of g.
+// sections measures the works of g that o selects.
 func (g *group) sections(t testing.TB, o options) (all []report.Section, err error) {
 	if g.works == nil {
 		if o.only.MatchString(g.name) {

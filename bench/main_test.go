@@ -14,7 +14,7 @@ import (
 
 func TestMain(m *testing.M) { redistest.Main(m) }
 
-// tiny are options that measure nothing, and call everything.
+// tiny returns options that measure nothing, and call everything.
 func tiny() options {
 	return options{
 		Options: measure.Options{Rounds: 1, Length: time.Millisecond},
@@ -22,7 +22,7 @@ func tiny() options {
 	}
 }
 
-// A row that does not run is no row. What is measured here means nothing.
+// A row must run to count. The figures measured here mean nothing.
 func TestEveryRowRuns(t *testing.T) {
 	t.Parallel()
 	for _, g := range groups {
@@ -39,8 +39,8 @@ func TestEveryRowRuns(t *testing.T) {
 	}
 }
 
-// BenchmarkWorks is each variant by itself, for profiles: what it takes is not to be
-// compared.
+// BenchmarkWorks runs each variant alone, for profiles. Its times are not
+// comparable.
 func BenchmarkWorks(b *testing.B) {
 	for _, g := range groups {
 		if g.works == nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// hundreds are reading 100 values of one type that are there, into a map.
+// hundreds reads 100 existing values of one type into a map.
 func hundreds(t testing.TB, o options) []measure.Work {
 	const n = 100
 	server := redistest.Start(t)

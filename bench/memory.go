@@ -14,7 +14,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// memory measures what entries take in Redis, by its own count.
+// memory measures the memory that entries take in Redis, as Redis reports it.
 func memory(t testing.TB, o options) []report.Section {
 	s := report.Section{
 		Title: "memory",
@@ -80,8 +80,8 @@ func memory(t testing.TB, o options) []report.Section {
 
 var usedMemory = regexp.MustCompile(`used_memory:(\d+)`)
 
-// perEntry returns the memory that n entries take, for each, and how many keys they are,
-// once fill has stored them.
+// perEntry returns the memory in bytes that each of n entries takes, and the
+// number of keys, after fill has stored them.
 func perEntry(t testing.TB, rdb *redis.Client, n int64, fill func(n int64)) (bytes float64, keys int64) {
 	t.Helper()
 	ctx := context.Background()
@@ -101,7 +101,7 @@ func perEntry(t testing.TB, rdb *redis.Client, n int64, fill func(n int64)) (byt
 		}
 	}
 	flush()
-	fill(1) // so that what the server keeps of clients and scripts is there
+	fill(1) // so that the server has its data on clients and scripts
 	flush()
 	before := used()
 	fill(n)

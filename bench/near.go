@@ -12,13 +12,13 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// inProcess are reading one value that is there, by libraries that keep values in the
+// inProcess reads one existing value, with libraries that keep values in the
 // process.
 func inProcess(t testing.TB, o options) []measure.Work {
 	server := redistest.Start(t)
 	d := &values[User]{"users", o.keys(many), user}
 	d.store(t, server.Client(nil))
-	const most = 2 * many // so that nothing is evicted
+	const most = 2 * many // so that no entry is evicted
 
 	ot := otter.Must(&otter.Options[int64, User]{
 		MaximumSize: most, ExpiryCalculator: otter.ExpiryWriting[int64, User](ttl),
@@ -35,7 +35,7 @@ func inProcess(t testing.TB, o options) []measure.Work {
 		_, err := decode[User](ru.DoCache(ctx, ru.B().Get().Key(d.key(id)).Cache(), ttl).AsBytes())
 		return err
 	}
-	// All that is read is there.
+	// All keys that are read exist.
 	chunks(t, d.n, func(ctx context.Context, from, to int64) error {
 		for id := from; id < to; id++ {
 			_, err := ot.Get(ctx, id, load)

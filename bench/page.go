@@ -13,7 +13,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// pages are reading 100 values of five types that are there.
+// pages reads 100 existing values of five types.
 func pages(t testing.TB, o options) []measure.Work {
 	server := redistest.Start(t)
 	rdb, other := server.Client(nil), server.Client(nil)
@@ -56,8 +56,8 @@ func pages(t testing.TB, o options) []measure.Work {
 	}}
 }
 
-// A part is the values of one type of a page. Each method queues some reads, and
-// returns what looks at the answers.
+// part is the values of one type of a page. Each method queues some reads, and
+// returns a function that checks the answers.
 type part interface {
 	queue(ctx context.Context, p redis.Pipeliner, n int) func() error
 	getMany(b *batch.Batch, n int) func() error
@@ -106,7 +106,7 @@ func (p typed[V]) get(b *batch.Batch, n int) func() error {
 	}
 }
 
-// read returns the reading of a page by a Batch.
+// read returns a Call that reads a page with a Batch.
 func read(parts []part, ask func(part, *batch.Batch) func() error) measure.Call {
 	return func(ctx context.Context) error {
 		var b batch.Batch
@@ -135,7 +135,7 @@ func queue[V any](ctx context.Context, p redis.Pipeliner, d *values[V], ids []in
 	return cmds
 }
 
-// answers decodes what they were answered into a map.
+// answers decodes the replies into a map.
 func answers[V any](_ *values[V], ids []int64, cmds []*redis.StringCmd) (map[int64]V, error) {
 	got := make(map[int64]V, len(ids))
 	for i, id := range ids {

@@ -13,7 +13,7 @@ import (
 	"github.com/cachex-go/cachex/bench/measure"
 )
 
-// The libraries, as the tables call them.
+// The names of the libraries in the tables.
 const (
 	byHand     = "go-redis by hand"
 	ours       = "cachex"
@@ -23,7 +23,7 @@ const (
 	rueidis20  = "rueidis, MaxFlushDelay 20 µs"
 )
 
-// readByHand is what a user writes with a client alone.
+// readByHand is the code that a user writes with a client alone.
 func readByHand[V any](name string, d *values[V], rdb redis.UniversalClient) measure.Variant {
 	return measure.Variant{Name: name, Call: func(ctx context.Context) error {
 		_, err := decode[V](rdb.Get(ctx, d.key(d.one())).Bytes())
@@ -38,7 +38,8 @@ func readCache[V any](name string, d *values[V], c *cachex.Cache[int64, V]) meas
 	}}
 }
 
-// readGRCache is of a go-redis/cache as it comes, without a cache in the process.
+// readGRCache uses go-redis/cache with its defaults, without a cache in the
+// process.
 func readGRCache[V any](t testing.TB, d *values[V], rdb *redis.Client) measure.Variant {
 	c := storeGRCache(t, d, rdb)
 	return measure.Variant{Name: grCache, Call: func(ctx context.Context) error {
@@ -70,7 +71,7 @@ func readRueidis[V any](name string, d *values[V], c rueidis.Client) measure.Var
 	}}
 }
 
-// autoPipeline returns the blocking face of a client, as it comes.
+// autoPipeline returns the blocking interface of a client, with its defaults.
 func autoPipeline(t testing.TB, rdb interface {
 	AutoPipeline() (*redis.AutoPipeliner, error)
 }) redis.UniversalClient {

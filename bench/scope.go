@@ -7,22 +7,22 @@ import (
 	"testing"
 )
 
-// A scope stands in for a test, in a program that is none: package redistest starts
-// servers for a test, and ends them with it.
+// scope stands in for a test, in a program that is not a test. Package
+// redistest starts servers for a test, and stops them when it ends.
 type scope struct {
-	testing.TB // nil: redistest calls nothing that is not below
+	testing.TB // nil: redistest calls only the methods below
 	cleanups   []func()
 	failed     bool
 }
 
-// A failure is what Fatal panics with, and within returns.
+// failure is the value that Fatal panics with. within returns it as an error.
 type failure string
 
-// Error returns what Fatal was given.
+// Error returns the arguments of Fatal as text.
 func (f failure) Error() string { return string(f) }
 
-// within calls f with a scope that ends when f does. An error is f's, or what it gave to
-// Fatal or Skip.
+// within calls f with a scope that ends when f does. The error is the result of
+// f, or the argument of Fatal or Skipf.
 func within(f func(t testing.TB) error) (err error) {
 	s := new(scope)
 	defer func() {
@@ -42,25 +42,25 @@ func within(f func(t testing.TB) error) (err error) {
 	return f(s)
 }
 
-// Helper does nothing: there are no lines of a test to blame.
+// Helper does nothing: it exists only for the interface.
 func (s *scope) Helper() {}
 
 // Failed reports whether Fatal was called.
 func (s *scope) Failed() bool { return s.failed }
 
-// Cleanup has f called at the end, the last one first.
+// Cleanup registers f to be called at the end. The last f is called first.
 func (s *scope) Cleanup(f func()) { s.cleanups = append(s.cleanups, f) }
 
 // Logf prints to the standard error.
 func (s *scope) Logf(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
 
-// Fatal ends f, and is the error of within.
+// Fatal ends f, and becomes the error of within.
 func (s *scope) Fatal(args ...any) { panic(failure(fmt.Sprint(args...))) }
 
 // Fatalf is Fatal with a format.
 func (s *scope) Fatalf(format string, args ...any) { panic(failure(fmt.Sprintf(format, args...))) }
 
-// Skipf is Fatalf: what is to be measured must not be left out in silence.
+// Skipf is Fatalf: a measurement must not be skipped silently.
 func (s *scope) Skipf(format string, args ...any) { s.Fatalf(format, args...) }
 
 // TempDir returns a directory that is removed at the end.

@@ -10,7 +10,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// stale are reading values that go stale all the time.
+// stale reads values that go stale all the time.
 func stale(t testing.TB, _ options) []measure.Work {
 	const load = 5 * time.Millisecond
 	server := redistest.Start(t)

@@ -14,8 +14,8 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// A crowd is one library before a key that is missing: each of its clients stands for
-// a process.
+// crowd is one library in front of a missing key. Each of its clients stands
+// for a process.
 type crowd struct {
 	name string
 	make func(t testing.TB, addr string, up func(id int64) User) func(ctx context.Context, id int64) error
@@ -34,10 +34,10 @@ const (
 
 	clients = 8
 	callers = 50
-	slow    = 100 * time.Millisecond // what a load takes
+	slow    = 100 * time.Millisecond // duration of a load
 )
 
-// stampede measures what happens when so many ask for a value that is missing.
+// stampede measures many callers that ask for a missing value at the same time.
 func stampede(t testing.TB, o options) []report.Section {
 	crowds := []*crowd{
 		{name: ours, make: stampedeOurs},
@@ -59,7 +59,7 @@ func stampede(t testing.TB, o options) []report.Section {
 			c.get = append(c.get, c.make(t, c.server.Addr(), up))
 		}
 	}
-	const warm = 2 // rounds that open connections, and tell what a load costs
+	const warm = 2 // rounds that open connections, and measure the cost of a load
 	for round := range int64(warm + o.stampedes) {
 		for _, i := range rand.Perm(len(crowds)) {
 			c := crowds[i]
@@ -71,7 +71,7 @@ func stampede(t testing.TB, o options) []report.Section {
 	return []report.Section{stampedeTable(crowds)}
 }
 
-// rush has all callers ask for id at once.
+// rush makes all callers ask for id at once.
 func (c *crowd) rush(id int64, counts bool) error {
 	commands := c.server.CommandCount()
 	c.loads.Store(0)
@@ -109,8 +109,8 @@ func (c *crowd) rush(id int64, counts bool) error {
 	return nil
 }
 
-// wait returns what a share of the callers waits at most, beyond the load: the median of
-// the rounds, and the greatest.
+// wait returns the time, beyond the load, within which a share of the callers
+// is served: the median of the rounds, and the greatest.
 func (c *crowd) wait(share float64) (median, most time.Duration) {
 	rounds := make([]time.Duration, len(c.waits))
 	for i, waits := range c.waits {

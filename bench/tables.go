@@ -29,7 +29,7 @@ func table(w *measure.Work, o options) (report.Section, error) {
 		profiled := false
 		for _, v := range r.Verdicts {
 			verdict := judge(v)
-			// One for all that this variant with so many goroutines did not reach.
+			// Only the first such variant is profiled.
 			if !v.Reached && !profiled && o.profile > 0 {
 				if verdict.Profile, err = profile(w, r, o.profile); err != nil {
 					return s, err
@@ -85,7 +85,7 @@ func want(v measure.Verdict) string {
 	}
 }
 
-// judge returns what is reported of a verdict.
+// judge converts a verdict for the report.
 func judge(v measure.Verdict) report.Verdict {
 	r := report.Verdict{
 		Work:    fmt.Sprintf("%s, %d goroutines: %s", v.Work, v.Goroutines, v.Variant),
@@ -103,8 +103,8 @@ func judge(v measure.Verdict) report.Verdict {
 	return r
 }
 
-// profile returns what the CPU did while r was measured once more, the most expensive
-// functions first.
+// profile measures r once more and returns the CPU profile as text, the most
+// expensive functions first.
 func profile(w *measure.Work, r measure.Row, length time.Duration) (string, error) {
 	dir, err := os.MkdirTemp("", "bench")
 	if err != nil {
@@ -123,13 +123,13 @@ func profile(w *measure.Work, r measure.Row, length time.Duration) (string, erro
 	if err != nil {
 		return "", fmt.Errorf("go tool pprof: %w", err)
 	}
-	// The first lines are of the file.
+	// The first lines describe the file.
 	lines := bytes.SplitAfter(out, []byte("\n"))
 	from := slices.IndexFunc(lines, func(line []byte) bool { return bytes.Contains(line, []byte("flat%")) })
 	return string(bytes.Join(lines[max(0, from):], nil)), nil
 }
 
-// hitPlots are the throughput and the p99 of hits by goroutines.
+// hitPlots plots the throughput and the p99 of hits by goroutines.
 func hitPlots(w *measure.Work, rows []measure.Row) []report.Plot {
 	rate := report.Plot{Name: "hit", Title: "A hit: thousand calls a second", X: "goroutines"}
 	p99 := report.Plot{Name: "p99", Title: "A hit: p99, ms", X: "goroutines"}
@@ -187,7 +187,7 @@ func stampedeTable(crowds []*crowd) report.Section {
 	return s
 }
 
-// times returns a ratio: two digits that mean something.
+// times formats a ratio with two significant digits.
 func times(x float64) string {
 	switch {
 	case x >= 100:
@@ -212,7 +212,7 @@ func short(d time.Duration) string {
 	}
 }
 
-// grouped returns a whole number with a comma between thousands.
+// grouped formats a whole number with a comma between thousands.
 func grouped(x float64) string {
 	s := strconv.FormatFloat(x, 'f', 0, 64)
 	for i := len(s) - 3; i > 0; i -= 3 {

@@ -14,7 +14,7 @@ import (
 	"github.com/cachex-go/cachex"
 )
 
-// A User is a value of about 110 bytes as MessagePack.
+// User is a value of about 110 bytes as MessagePack.
 type User struct {
 	ID        int64
 	Name      string
@@ -33,7 +33,7 @@ func user(id int64) User {
 	}
 }
 
-// A Text is a value of some size.
+// Text is a value of a given size.
 type Text struct {
 	ID   int64
 	Body string
@@ -47,21 +47,22 @@ func text(size int) func(id int64) Text {
 	return func(id int64) Text { return Text{id, b.String()} }
 }
 
-// ttl is long enough for nothing to expire.
+// ttl is so long that no entry expires.
 const ttl = time.Hour
 
-// many is how many keys there are where values are small. They are read evenly.
+// many is the number of keys of works with small values. They are read evenly.
 const many = 10_000
 
-// values are the values of the keys 0 to n-1. All that read with a client alone read
-// the same bytes; each library that stores values has them in its own form.
+// values holds the values of the keys 0 to n-1. All variants that use a client
+// alone read the same bytes. Each library that stores values has its own form
+// of them.
 type values[V any] struct {
 	name string
 	n    int64
 	of   func(id int64) V
 }
 
-// key is how a user makes a key by hand.
+// key builds a key as a user does by hand.
 func (d *values[V]) key(id int64) string { return "raw:" + d.name + ":" + strconv.FormatInt(id, 10) }
 
 // one returns one of the keys.
@@ -77,7 +78,7 @@ func (d *values[V]) some(n int) []int64 {
 	return ids
 }
 
-// decode decodes as a user does, into a fresh value.
+// decode decodes as a user does, into a new value.
 func decode[V any](b []byte, err error) (v V, _ error) {
 	if err != nil {
 		return v, err
@@ -103,8 +104,8 @@ func (d *values[V]) store(t testing.TB, rdb redis.UniversalClient) {
 	})
 }
 
-// cache returns a cache of the values that has them all, with change, if that is not
-// nil, made to its Spec.
+// cache returns a cache that holds all values. If change is not nil, it is
+// applied to the Spec.
 func (d *values[V]) cache(t testing.TB, rdb redis.UniversalClient, change func(*cachex.Spec[int64, V])) *cachex.Cache[int64, V] {
 	t.Helper()
 	spec := cachex.Spec[int64, V]{

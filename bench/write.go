@@ -13,7 +13,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// writes are storing one value, over one that is there.
+// writes stores one value over an existing one.
 func writes(t testing.TB, o options) []measure.Work {
 	server := redistest.Start(t)
 	d := &values[User]{"users", o.keys(many), user}

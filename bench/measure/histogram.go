@@ -6,15 +6,15 @@ import (
 	"time"
 )
 
-// A histogram counts durations, to three percent, in a space that does not grow: the
-// memory that latencies take must not be a part of what is measured.
+// histogram counts durations, to three percent, in constant space: the memory
+// for latencies must not distort the measurement.
 type histogram struct {
 	counts [octaves * steps]uint32
 	n      int64
 }
 
 const (
-	steps   = 32 // to an octave, of which the first one has the durations below so many ns
+	steps   = 32 // per octave; the first octave has the durations below so many ns
 	octaves = 36 // up to 18 minutes
 )
 
@@ -30,8 +30,8 @@ func (h *histogram) merge(other *histogram) {
 	h.n += other.n
 }
 
-// quantile returns the duration that a share of those that were added keeps below, and
-// 0 if there are none.
+// quantile returns the duration that a share of the counted durations does not
+// exceed. It returns 0 if the histogram is empty.
 func (h *histogram) quantile(share float64) time.Duration {
 	if h.n == 0 {
 		return 0
@@ -45,7 +45,7 @@ func (h *histogram) quantile(share float64) time.Duration {
 	return most(len(h.counts) - 1)
 }
 
-// bucket returns where d is counted.
+// bucket returns the index of the bucket of d.
 func bucket(d time.Duration) int {
 	ns := uint64(max(0, d))
 	if ns < steps {

@@ -7,15 +7,16 @@ import (
 	"time"
 )
 
-// A sample is what one variant did in one round.
+// sample is the result of one variant in one round.
 type sample struct {
 	rate   float64       // calls a second
 	p99    time.Duration // 0: not timed
-	allocs float64       // of one call
-	bytes  float64       // allocated by one call
+	allocs float64       // per call
+	bytes  float64       // allocated per call
 }
 
-// loop has exactly g goroutines call v for length, each one call after the other.
+// loop runs exactly g goroutines that call v for length, each one call after
+// the other.
 func (w *Work) loop(v Variant, g int, length time.Duration) (sample, error) {
 	burst := max(1, v.Burst)
 	times := make([]histogram, g)
@@ -34,8 +35,8 @@ func (w *Work) loop(v Variant, g int, length time.Duration) (sample, error) {
 			defer cancel()
 			ready.Done()
 			<-start
-			// The end of a call is the beginning of the next one: one look at the
-			// clock for each, which tells when to end as well.
+			// The end of a call is the start of the next one. So each call
+			// reads the clock once, and the reading also tells when to stop.
 			n, last := int64(0), began
 			for last.Sub(began) < length {
 				for range burst {
@@ -54,7 +55,7 @@ func (w *Work) loop(v Variant, g int, length time.Duration) (sample, error) {
 		})
 	}
 	ready.Wait()
-	runtime.GC() // so that nobody pays for the garbage of the one before
+	runtime.GC() // so that no variant pays for the garbage of the one before
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	began = time.Now()

@@ -104,7 +104,7 @@ func TestCallsHaveACtxThatCanEndWhereTheWorkSaysSo(t *testing.T) {
 	}
 }
 
-// Counted, so not parallel: allocations are those of the whole process.
+// Not parallel: the allocations of the whole process are counted.
 func TestARowHasWhatItsVariantAllocatesAndNotTheOthers(t *testing.T) {
 	var sink [3]*[64]byte
 	w := Work{

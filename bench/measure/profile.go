@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Profile writes a CPU profile, in pprof's format, of g goroutines that call the named
-// variant for length.
+// Profile writes a CPU profile, in pprof's format, of g goroutines that call
+// the named variant for length.
 func (w *Work) Profile(out io.Writer, variant string, g int, length time.Duration) error {
 	i := slices.IndexFunc(w.Variants, func(v Variant) bool { return v.Name == variant })
 	if i < 0 {

@@ -8,40 +8,40 @@ import (
 	"time"
 )
 
-// A Row is how one variant did with so many goroutines.
+// Row is the result of one variant with so many goroutines.
 type Row struct {
 	Work       string
 	Goroutines int
 	Variant    string
-	Base       bool          // what the others are measured against
-	Control    bool          // the base measured as if it were a variant: what it is off 1 is noise
-	Rate       float64       // calls a second, the median of the rounds, as are those below
+	Base       bool          // the baseline of the others
+	Control    bool          // the base measured as a variant: its deviation from 1 is noise
+	Rate       float64       // calls a second; like the next three, the median of the rounds
 	P99        time.Duration // 0: not timed
-	Allocs     float64       // of one call
-	Bytes      float64       // allocated by one call
+	Allocs     float64       // per call
+	Bytes      float64       // allocated per call
 	Speed      Spread        // of the rates, as multiples of the base's
-	Slow       Spread        // of the p99s, likewise
+	Slow       Spread        // of the p99s, as multiples of the base's
 	Verdicts   []Verdict     // on the work's targets
 }
 
-// A Spread is the ratios of all rounds.
+// Spread summarizes the ratios of all rounds.
 type Spread struct{ Median, Least, Greatest float64 }
 
-// A Verdict is what a target of a work has come to.
+// Verdict is the result of a target of a work.
 type Verdict struct {
 	Target
 	Work    string
-	Base    string // what Versus is, by name
+	Base    string // the name of the row that Versus selects
 	Got     Spread
 	Reached bool
 }
 
-// Run measures w and returns its rows: for each number of goroutines the base, its
-// control, and the variants in their order. An error is that of the first call that
-// failed.
+// Run measures w and returns its rows. For each number of goroutines these are
+// the base, its control, and the variants in their order. If a call fails, Run
+// returns its error.
 //
-// In each round every variant runs once, in a random order, between two runs of the
-// base. Its ratio is to the mean of these, so that drift cancels out.
+// In each round every variant runs once, in a random order, between two runs of
+// the base. Its ratio is to the mean of these two, so that drift cancels out.
 func (w *Work) Run(o Options) ([]Row, error) {
 	var rows []Row
 	for _, g := range w.Goroutines {
@@ -54,7 +54,8 @@ func (w *Work) Run(o Options) ([]Row, error) {
 	return rows, nil
 }
 
-// A series is the samples of one variant, and its ratios to the base around it.
+// series holds the samples of one variant, and its ratios to the base around
+// it.
 type series struct {
 	samples     []sample
 	speed, slow []float64
@@ -63,7 +64,8 @@ type series struct {
 func (w *Work) run(g int, o Options) ([]Row, error) {
 	variants := append([]Variant{w.Base}, w.Variants...) // the first one is the control
 	for _, v := range variants {
-		// Opens connections, fills pools, and has the server learn its scripts.
+		// This opens connections, fills pools, and sends the scripts to the
+		// server.
 		if _, err := w.loop(v, g, o.Length/4); err != nil {
 			return nil, fmt.Errorf("%s: %w", v.Name, err)
 		}
@@ -130,7 +132,8 @@ func (w *Work) row(g int, v Variant, samples []sample) Row {
 	}
 }
 
-// judge returns what the targets of the ith variant with g goroutines have come to.
+// judge returns the results of the targets of the ith variant with g
+// goroutines.
 func (w *Work) judge(g, i int, all []series, allocs float64) (verdicts []Verdict) {
 	for _, t := range w.Targets {
 		if t.Goroutines != g || t.Variant != w.Variants[i].Name {
@@ -141,12 +144,14 @@ func (w *Work) judge(g, i int, all []series, allocs float64) (verdicts []Verdict
 		if t.Versus != "" {
 			v.Base = t.Versus
 			other := all[slices.IndexFunc(w.Variants, func(v Variant) bool { return v.Name == t.Versus })]
-			// Of two ratios of one round, both to the base around them.
+			// This divides two ratios of one round, both to the base around
+			// them.
 			ratios = quotients(ratios, map[Measure][]float64{Speed: other.speed, P99: other.slow}[t.What])
 		}
 		v.Got = spread(ratios)
 		if t.What == Allocs {
-			// To a tenth: what the rest of the process allocates meanwhile is among them.
+			// Rounded to a tenth: the figure includes allocations of the rest
+			// of the process.
 			allocs := math.Round(10*allocs) / 10
 			v.Got = Spread{allocs, allocs, allocs}
 		}
@@ -174,8 +179,8 @@ func spread(xs []float64) Spread {
 	return Spread{median(xs), slices.Min(xs), slices.Max(xs)}
 }
 
-// median returns the one in the middle, or the mean of the two there, and 0 if there is
-// none.
+// median returns the middle value, or the mean of the two middle values. It
+// returns 0 if xs is empty.
 func median(xs []float64) float64 {
 	if len(xs) == 0 {
 		return 0

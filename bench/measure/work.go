@@ -1,5 +1,6 @@
-// Package measure pits ways to do one work against each other, in rounds of one run:
-// the machine is never the same twice, so only ratios within a round mean something.
+// Package measure compares ways to do one work, in rounds of one run. The
+// machine is never the same twice, so only ratios within a round are
+// meaningful.
 package measure
 
 import (
@@ -7,59 +8,59 @@ import (
 	"time"
 )
 
-// A Call does the work once. It is called by many goroutines at the same time.
+// Call does the work once. Many goroutines call it at the same time.
 type Call func(ctx context.Context) error
 
-// A Variant is one way to do a work.
+// Variant is one way to do a work.
 type Variant struct {
-	Name string // of the library, or of what a user writes with it. Required
+	Name string // name of the library, or of the user's code. Required
 	Call Call   // Required
 
-	// Burst is how many calls there are between two looks at the clock: more than one
-	// for calls that take about as long as a look. They have no latencies then.
-	// Defaults to 1.
+	// Burst is the number of calls between two readings of the clock. It
+	// exceeds 1 for calls that take about as long as a reading. Such calls have
+	// no latencies. Defaults to 1.
 	Burst int
 
-	// Settle finishes what calls have left behind, and is a part of the time that they
-	// take. Defaults to nil.
+	// Settle finishes work that calls have left behind. Its time counts as a
+	// part of theirs. Defaults to nil.
 	Settle func() error
 }
 
-// A Work is something that a user wants done, and the ways to do it.
+// Work is a task of a user, and the ways to do it.
 type Work struct {
 	Name       string    // Required
-	Note       string    // what is done and what is the same for all, in sentences. Required
-	Goroutines []int     // so many do it at once, each one call after the other. Required
-	Base       Variant   // what the others are measured against. Required
+	Note       string    // sentences that say what is done and what all variants share. Required
+	Goroutines []int     // numbers of goroutines, each of which makes one call after the other. Required
+	Base       Variant   // the baseline of the others. Required
 	Variants   []Variant // Required
-	Targets    []Target  // Defaults to none
+	Targets    []Target  // Defaults to nil
 
-	// Ends says that the calls of each goroutine have a ctx that can end, as that of a
-	// request; else it is context.Background(). Defaults to false.
+	// Ends says that each goroutine's calls have a ctx that can end, as in a
+	// request. Otherwise it is context.Background(). Defaults to false.
 	Ends bool
 }
 
-// A Target is what a variant must reach, to the median of the rounds.
+// Target is a bound that the median of the rounds of a variant must reach.
 type Target struct {
 	Variant    string  // Required
 	Goroutines int     // Required
 	Versus     string  // another variant. Defaults to the base
 	What       Measure // Defaults to Speed
-	Bound      float64 // at least for Speed, at most for the others
+	Bound      float64 // at least for Speed, at most for the others. Required
 }
 
-// A Measure is what a Target is about.
+// Measure is the quantity that a Target bounds.
 type Measure int
 
-// Measures.
+// The measures.
 const (
-	Speed  Measure = iota // calls a second, as a multiple of those of the other variant
-	P99                   // the time that 99 of 100 calls keep below, likewise
-	Allocs                // allocations of one call
+	Speed  Measure = iota // calls a second, as a multiple of the other variant's
+	P99                   // time within which 99 of 100 calls return, as a multiple of the other variant's
+	Allocs                // allocations per call
 )
 
-// Options say how long to measure.
+// Options says how long to measure.
 type Options struct {
-	Rounds int           // in each of which every variant runs once. Required
+	Rounds int           // number of rounds, in each of which every variant runs once. Required
 	Length time.Duration // of one variant in one round. Required
 }

@@ -10,23 +10,23 @@ import (
 	"github.com/go-analyze/charts"
 )
 
-// A Plot is a picture of a section: of lines or of bars.
+// Plot is a picture of a section: lines or bars.
 type Plot struct {
 	Name  string // of the file
 	Title string // with the unit
-	X     string // what the labels of the x axis are of
+	X     string // unit of the labels of the x axis
 	Ticks []string
 	Lines []Line
 	Bars  []Bar
 }
 
-// A Line has a value for each tick.
+// Line has a value for each tick.
 type Line struct {
 	Name   string
 	Values []float64
 }
 
-// A Bar is one figure.
+// Bar is one figure.
 type Bar struct {
 	Name  string
 	Value float64
@@ -35,7 +35,7 @@ type Bar struct {
 
 func (p *Plot) path() string { return "plots/" + p.Name + ".svg" }
 
-// Save draws the plot, as SVG, beneath dir.
+// Save draws the plot, as SVG, in dir.
 func (p *Plot) Save(dir string) error {
 	options := charts.PainterOptions{OutputFormat: charts.ChartOutputSVG, Width: 720, Height: 400}
 	draw := p.lines
@@ -78,8 +78,8 @@ func (p *Plot) lines(painter *charts.Painter) error {
 func (p *Plot) bars(painter *charts.Painter) error {
 	var values []float64
 	var names []string
-	labels := map[float64]string{}                // the library tells its formatter nothing else
-	for _, bar := range slices.Backward(p.Bars) { // the last one is on top
+	labels := map[float64]string{}                // the library passes only the value to its formatter
+	for _, bar := range slices.Backward(p.Bars) { // the last bar is on top
 		values, names = append(values, bar.Value), append(names, bar.Name+"\u00a0\u00a0\u00a0\u00a0")
 		labels[bar.Value] = bar.Label
 	}
@@ -87,10 +87,10 @@ func (p *Plot) bars(painter *charts.Painter) error {
 	o.Theme, o.Horizontal = theme, true
 	o.Title.Text = p.Title
 	o.CategoryAxis.Labels = names
-	o.CategoryAxis.LabelFontStyle.FontSize = 9 // and room beside the names: readers' fonts are wider than the one that is measured
-	o.ValueAxis[0].Show = charts.Ptr(false)    // the labels tell the values
+	o.CategoryAxis.LabelFontStyle.FontSize = 9 // and space beside the names: readers' fonts are wider than the measured one
+	o.ValueAxis[0].Show = charts.Ptr(false)    // the labels show the values
 	o.ValueAxis[0].Min = charts.Ptr(0.0)
-	o.ValueAxis[0].Max = charts.Ptr(2.1 * slices.Max(values)) // room for the labels
+	o.ValueAxis[0].Max = charts.Ptr(2.1 * slices.Max(values)) // space for the labels
 	o.SeriesList[0].Label.Show = charts.Ptr(true)
 	o.SeriesList[0].Label.LabelFormatter = func(_ int, _ string, value float64) (string, *charts.LabelStyle) {
 		return labels[value], nil
@@ -98,7 +98,8 @@ func (p *Plot) bars(painter *charts.Painter) error {
 	return painter.BarChart(o)
 }
 
-// theme has colours that people who see few of them can tell apart, by Okabe and Ito.
+// theme has the colours of Okabe and Ito, which colour-blind readers can tell
+// apart.
 var theme = charts.GetTheme(charts.ThemeLight).WithSeriesColors([]charts.Color{
 	{R: 0xd5, G: 0x5e, B: 0x00, A: 0xff}, {R: 0x00, G: 0x72, B: 0xb2, A: 0xff}, {R: 0x00, G: 0x9e, B: 0x73, A: 0xff},
 	{R: 0xcc, G: 0x79, B: 0xa7, A: 0xff}, {R: 0xe6, G: 0x9f, B: 0x00, A: 0xff}, {R: 0x56, G: 0xb4, B: 0xe9, A: 0xff},

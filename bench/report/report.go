@@ -1,4 +1,4 @@
-// Package report shows what was measured: as text, as Markdown, and as plots.
+// Package report shows measurements as text, as Markdown, and as plots.
 package report
 
 import (
@@ -8,7 +8,7 @@ import (
 	"text/tabwriter"
 )
 
-// A Section is one table.
+// Section is one table.
 type Section struct {
 	Title    string
 	Note     string // sentences before the table
@@ -18,19 +18,19 @@ type Section struct {
 	Plots    []Plot
 }
 
-// A Verdict is what a target has come to.
+// Verdict is the result of a target.
 type Verdict struct {
-	Work    string // and what it is about: "hit, 64 goroutines: calls a second"
+	Work    string // and its subject: "hit, 64 goroutines: calls a second"
 	Versus  string
 	Want    string
 	Got     string
 	Reached bool
-	Profile string // of what was measured, where the target was not reached: lines of text
+	Profile string // of the measured variant, if it missed the target: lines of text
 }
 
-// A Report is all of a run.
+// Report is the result of a whole run.
 type Report struct {
-	About    [][2]string // the machine, versions and the like
+	About    [][2]string // the machine, versions and so on
 	Sections []Section
 }
 

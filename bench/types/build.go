@@ -11,16 +11,16 @@ import (
 	"time"
 )
 
-// A cost is what one program costs.
+// cost is the cost of one program.
 type cost struct {
 	binary int64         // bytes
 	cpu    time.Duration // of the compiler, for the package with the types
-	memory int64         // bytes that the compiler had at its peak
+	memory int64         // peak memory of the compiler, in bytes
 }
 
-// measure builds the program of a library, and returns what it costs. dir is a
-// folder of the module that requires the library. CPU and memory are the least
-// of so many rounds.
+// measure builds the program of a library, and returns its cost. dir is a
+// directory of the module that requires the library. CPU and memory are the
+// least of so many rounds.
 func measure(dir string, l library, types, rounds int) (least cost, err error) {
 	tmp, err := os.MkdirTemp("", "types")
 	if err != nil {
@@ -32,7 +32,7 @@ func measure(dir string, l library, types, rounds int) (least cost, err error) {
 		switch {
 		case err != nil:
 			return cost{}, err
-		case round == 1: // the one before compiled what the program imports
+		case round == 1: // the round before compiled the imports
 			least = c
 		case round > 1:
 			least.cpu, least.memory = min(least.cpu, c.cpu), min(least.memory, c.memory)
@@ -41,7 +41,7 @@ func measure(dir string, l library, types, rounds int) (least cost, err error) {
 	return least, nil
 }
 
-// build builds one program, and returns what it costs.
+// build builds one program, and returns its cost.
 func build(dir, tmp, source string) (cost, error) {
 	main, out, report := filepath.Join(tmp, "main.go"), filepath.Join(tmp, "program"), filepath.Join(tmp, "report")
 	if err := os.WriteFile(main, []byte(source), 0o600); err != nil {
@@ -72,18 +72,19 @@ func build(dir, tmp, source string) (cost, error) {
 	return cost{binary: binary.Size(), cpu: u.CPU, memory: u.Memory}, nil
 }
 
-// reportTo is the variable that names the file for what the compiler has used.
+// reportTo is the environment variable that names the file for the usage of the
+// compiler.
 const reportTo = "TYPES_REPORT"
 
-// A usage is what a run of the compiler has used.
+// usage is the CPU time and memory of one run of the compiler.
 type usage struct {
 	CPU    time.Duration
 	Memory int64
 }
 
-// wrapped runs a tool as go build asks for with -toolexec, and reports what it
-// used if it compiled the package main. ok is false if this process is not such
-// a wrapper.
+// wrapped runs a tool for go build -toolexec, and reports the usage if the tool
+// compiled the package main. If this process is not such a wrapper, ok is
+// false.
 func wrapped(args []string) (status int, ok bool) {
 	report := os.Getenv(reportTo)
 	if report == "" || len(args) == 0 {

@@ -1,15 +1,15 @@
-// Types measures what a further cache type costs the program that has it.
+// Types measures the cost of a further cache type for the program that has it.
 //
 //	go run ./bench/types
 //
 // It writes programs that have a few and many caches of different struct types,
-// builds them, and prints the size of the binary, and what the compiler took
-// for the package with the types: CPU time, and memory at its peak. The
-// packages that a program imports are compiled beforehand and not counted.
+// builds them, and prints three costs: the size of the binary, and the CPU time
+// and peak memory of the compiler for the package with the types. The packages
+// that a program imports are compiled beforehand and not counted.
 //
 // The size is that of a binary without symbols (-ldflags='-s -w'), and exact:
-// the same source and the same toolchain make the same binary. CPU time is not,
-// so each program is compiled several times, and the least is printed.
+// the same source and the same toolchain make the same binary. CPU time varies,
+// so each program is compiled several times, and the least time is printed.
 package main
 
 import (
@@ -59,7 +59,7 @@ func run(dir, only string, few, many, rounds int) error {
 	return w.Flush()
 }
 
-// further returns what each of n further types has cost.
+// further returns the cost of each of n further types.
 func (c cost) further(fewer cost, n int) cost {
 	return cost{
 		binary: (c.binary - fewer.binary) / int64(n),

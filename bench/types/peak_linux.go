@@ -5,7 +5,7 @@ import (
 	"syscall"
 )
 
-// peak returns how many bytes a process had at its peak.
+// peak returns the peak memory of a process in bytes.
 func peak(s *os.ProcessState) int64 {
 	if u, ok := s.SysUsage().(*syscall.Rusage); ok {
 		return int64(u.Maxrss) * 1024

@@ -4,5 +4,5 @@ package main
 
 import "os"
 
-// peak returns 0: only Linux tells in a unit that is known.
+// peak returns 0: only Linux reports the peak in a known unit.
 func peak(*os.ProcessState) int64 { return 0 }

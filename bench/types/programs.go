@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// A library is one that caches values in a program.
+// library is a library that caches values in a program.
 type library struct {
 	name string
 	head string // the program, up to its types
-	each string // what the program has for each type; %[1]d is its number
+	each string // the code for each type; %[1]d is its number
 }
 
-// The programs do with each type what a program does with a cache: make it,
+// The programs use each type as a program uses a cache: they make the cache,
 // load a value, load several, set one and delete one.
 var libraries = []library{
 	{name: "cachex", head: `
@@ -93,8 +93,8 @@ func use%[1]d(ctx context.Context) {
 `},
 }
 
-// The types have different fields, so that they do not share what is compiled
-// for one shape.
+// The types have different fields, so that they do not share code compiled for
+// one shape.
 const common = `
 type T%[1]d struct {
 	ID      int64
@@ -104,8 +104,8 @@ type T%[1]d struct {
 }
 `
 
-// program returns the source of a program with so many types. No two are the
-// same source, so the compiler has not compiled it before.
+// program returns the source of a program with so many types. Each source is
+// unique, so the compiler has not compiled it before.
 func (l library) program(types int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "// Made at %v.\npackage main\n%s", time.Now().UnixNano(), l.head)

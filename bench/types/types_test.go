@@ -5,8 +5,8 @@ import (
 	"runtime"
 	"testing"
 
-	// What is measured is built by another process. The import makes go test
-	// run the test again when the library has changed.
+	// Another process builds the measured program. The import makes go test run
+	// the test again when the library has changed.
 	_ "github.com/cachex-go/cachex"
 )
 
@@ -17,12 +17,12 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// mostFurther is how many bytes a further cache type may add to a program,
-// about a percent more than it does add.
+// mostFurther is the number of bytes that a further cache type may add to a
+// program: about a percent more than it now adds.
 const mostFurther = 36_500
 
-// TestFurtherType_KeepsTheBinarySmall holds what a further cache type costs: a
-// value type must not compile the engine once more.
+// TestFurtherType_KeepsTheBinarySmall bounds the cost of a further cache type:
+// a value type must not compile the engine once more.
 func TestFurtherType_KeepsTheBinarySmall(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {

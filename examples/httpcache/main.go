@@ -1,9 +1,10 @@
-// Command httpcache is a reverse proxy with a cache in Redis in front of it.
+// Command httpcache is a reverse proxy with a cache in Redis.
 //
 //	go run ./httpcache -origin http://127.0.0.1:8000 -listen 127.0.0.1:8002
 //
-// It runs on an embedded Redis, or on the one that REDIS_ADDR names. It listens
-// until it is interrupted, lets requests under way end, and closes the cache.
+// It runs on an embedded Redis, or on the Redis that REDIS_ADDR names. It
+// listens until it is interrupted. Then it waits for requests in progress, and
+// closes the cache.
 package main
 
 import (
@@ -86,7 +87,8 @@ func run(args []string) error {
 	return errors.Join(server.Shutdown(ending), pages.Close(ending))
 }
 
-// newProxy returns a handler that answers from the cache, or else asks target.
+// newProxy returns a handler that answers from the cache, and otherwise asks
+// target.
 func newProxy(rdb redis.UniversalClient, target *url.URL, o httpcache.Options) (*httpcache.Handler, error) {
 	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 		r.SetURL(target)

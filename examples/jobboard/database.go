@@ -20,25 +20,26 @@ import (
 	"github.com/cachex-go/cachex/ledger"
 )
 
-// A Job is what the board shows.
+// Job is an entry of the board.
 type Job struct {
 	ID    int64
 	Title string
 	Open  bool
 }
 
-// allJobs is how many jobs there are, from 1 on. They are open, and job n was viewed
-// 10 n times.
+// allJobs is the number of jobs, numbered from 1. All are open, and job n was
+// viewed 10 n times.
 const allJobs = 30
 
-// A database is the system of record.
+// database is the system of record.
 type database struct {
 	*sql.DB
 	applied *ledger.Ledger
 }
 
-// openDatabase returns a database with the tables of the job board, and what removes
-// them: the PostgreSQL that DATABASE_URL names, or else SQLite in a file.
+// openDatabase returns a database with the tables of the job board, and a
+// function that removes them. It uses the PostgreSQL that DATABASE_URL names,
+// or else SQLite in a file.
 func openDatabase(ctx context.Context) (db *database, where string, done func(), err error) {
 	driver, dsn, dialect, where := "pgx", os.Getenv("DATABASE_URL"), ledger.PostgreSQL, "the PostgreSQL at DATABASE_URL"
 	clean := func() {}
@@ -57,7 +58,7 @@ func openDatabase(ctx context.Context) (db *database, where string, done func(),
 		return nil, "", nil, err
 	}
 	drop := func() error {
-		// Also when ctx has ended.
+		// The tables are dropped even if ctx has ended.
 		_, err := pool.ExecContext(context.WithoutCancel(ctx), `DROP TABLE IF EXISTS jobboard_jobs; DROP TABLE IF EXISTS jobboard_viewers; DROP TABLE IF EXISTS jobboard_ledger`)
 		return err
 	}
@@ -67,7 +68,7 @@ func openDatabase(ctx context.Context) (db *database, where string, done func(),
 	}
 	db = &database{DB: pool}
 	db.applied, err = ledger.New(pool, ledger.Options{Dialect: dialect, Table: "jobboard_ledger"})
-	if err = cmp.Or(err, drop()); err == nil { // of an earlier run
+	if err = cmp.Or(err, drop()); err == nil { // tables of an earlier run
 		err = db.create(ctx)
 	}
 	if err != nil {
@@ -118,7 +119,7 @@ func (db *database) Job(ctx context.Context, id int64) (Job, error) {
 	return Job{}, cachex.ErrNotFound
 }
 
-// Jobs returns those of the jobs that there are.
+// Jobs returns the jobs with these ids, without those that do not exist.
 func (db *database) Jobs(ctx context.Context, ids []int64) (map[int64]Job, error) {
 	found := make(map[int64]Job)
 	return found, db.each(ctx, `SELECT id, title, open FROM jobboard_jobs WHERE id IN`, ids, func(scan func(...any) error) error {
@@ -129,13 +130,13 @@ func (db *database) Jobs(ctx context.Context, ids []int64) (map[int64]Job, error
 	})
 }
 
-// Views returns how often a job was viewed.
+// Views returns the number of views of a job.
 func (db *database) Views(ctx context.Context, id int64) (int64, error) {
 	views, err := db.ViewsOf(ctx, []int64{id})
 	return views[id], err
 }
 
-// ViewsOf returns how often jobs were viewed.
+// ViewsOf returns the number of views of each job.
 func (db *database) ViewsOf(ctx context.Context, ids []int64) (map[int64]int64, error) {
 	found := make(map[int64]int64)
 	return found, db.each(ctx, `SELECT id, views FROM jobboard_jobs WHERE id IN`, ids, func(scan func(...any) error) error {
@@ -146,8 +147,8 @@ func (db *database) ViewsOf(ctx context.Context, ids []int64) (map[int64]int64, 
 	})
 }
 
-// AddViews adds to how often jobs were viewed. The ledger sees to it that a flush is
-// added once, though it be tried again.
+// AddViews adds to the number of views of jobs. The ledger adds each flush
+// once, even if it is retried.
 func (db *database) AddViews(ctx context.Context, f counter.Flush[int64]) error {
 	return db.applied.Once(ctx, f.Batch, func(tx *sql.Tx) error {
 		for _, id := range slices.Sorted(maps.Keys(f.Deltas)) { // in order, so that transactions do not deadlock
@@ -159,7 +160,8 @@ func (db *database) AddViews(ctx context.Context, f counter.Flush[int64]) error 
 	})
 }
 
-// View notes that a user has viewed a job, and reports whether it is the first time.
+// View records that a user has viewed a job, and reports whether it is the
+// first time.
 func (db *database) View(ctx context.Context, id, user int64) (first bool, err error) {
 	r, err := db.ExecContext(ctx, `INSERT INTO jobboard_viewers (job_id, user_id) VALUES ($1, $2) ON CONFLICT DO NOTHING`, id, user)
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 	"github.com/cachex-go/cachex/collection"
 )
 
-// lists shows what a board has besides single values: the latest jobs, the top jobs,
-// who has seen them, and what companies post whom a visitor follows. Each server writes
-// some of it, and another one reads it.
+// lists shows the collections of a board: the latest jobs, the top jobs, the
+// users who have seen them, and the jobs posted by companies that a visitor
+// follows. Each server writes a part, and another server reads it.
 func lists(ctx context.Context, s site) error {
 	title("10. The latest jobs, the top jobs, who saw them and a feed, in one round trip")
 
@@ -53,7 +53,7 @@ func lists(ctx context.Context, s site) error {
 	for i, id := range ids {
 		follow := []string{"ann", "bob"}
 		if id%2 == 1 {
-			follow = []string{"a company"} // that too many follow: it keeps its jobs by itself
+			follow = []string{"a company"} // too many visitors follow it, so it keeps its own list of jobs
 		}
 		if err := cmp.Or(latest[i%4].Push(ctx, board, id), feed[i%4].Post(ctx, id, follow...)); err != nil {
 			return err
@@ -63,7 +63,7 @@ func lists(ctx context.Context, s site) error {
 	for i, view := range []struct{ user, job int64 }{{1, 5}, {1, 4}, {2, 4}, {1, 3}, {3, 4}, {2, 5}, {2, 4}, {1, 5}, {1, 2}} {
 		server := i % len(s.servers)
 		isNew, err := viewers[server].Add(ctx, view.job, view.user)
-		if err == nil && isNew == 1 { // a view counts once for each user
+		if err == nil && isNew == 1 { // a view counts once per user
 			unique++
 			_, err = top[server].Add(ctx, board, view.job, 1)
 			if err == nil {

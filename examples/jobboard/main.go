@@ -1,15 +1,22 @@
-// Command jobboard tells what cachex does, by the example of a job board: how a
-// heavy task is run once, how a hundred visitors of four servers cause one load,
-// how a deletion wins over a load that had read what was deleted, how nobody waits
-// for what is out of date, how an outage of the database passes unseen, how a
-// page of several kinds of values is one round trip, how a function is wrapped, how
-// one mail is sent however often it is asked for, how lists, rankings and feeds are
-// kept and read, how views are counted, restored when Redis has forgotten them and
-// added to the database once, and what Stats say in the end.
+// Command jobboard shows the features of cachex on the example of a job board:
 //
-// It runs on an embedded Redis, or on the one that REDIS_ADDR names, and on SQLite, or
-// on the PostgreSQL that DATABASE_URL names: there it makes tables jobboard_…, and drops
-// them. It ends with an error if anything of what it tells was not so.
+//   - a heavy task runs once;
+//   - a hundred visitors of four servers cause one load;
+//   - a deletion wins over a load that had read the deleted value;
+//   - no reader waits for a stale value;
+//   - an outage of the database goes unnoticed;
+//   - a page of several kinds of values is one round trip;
+//   - a function is wrapped;
+//   - one mail is sent, however often it is requested;
+//   - lists, rankings and feeds are kept and read;
+//   - views are counted, restored when Redis has lost them, and added to the
+//     database once;
+//   - Stats report the counts at the end.
+//
+// It runs on an embedded Redis, or on the Redis that REDIS_ADDR names. It uses
+// SQLite, or the PostgreSQL that DATABASE_URL names. There it creates tables
+// jobboard_…, and drops them. If any of its statements turns out false, it ends
+// with an error.
 package main
 
 import (
@@ -57,7 +64,7 @@ func run() error {
 		s.servers[i] = client()
 		defer s.servers[i].Close()
 	}
-	if _, err := s.flush(ctx); err != nil { // what is left of a run that was killed
+	if _, err := s.flush(ctx); err != nil { // the rest of a run that was killed
 		return err
 	}
 	began := time.Now()
@@ -84,15 +91,15 @@ func run() error {
 	return nil
 }
 
-// A site is what the job board runs on.
+// site holds the servers and the database of the job board.
 type site struct {
-	servers []redis.UniversalClient // each with a client of its own, as if in a process of its own
+	servers []redis.UniversalClient // each with its own client, as if in its own process
 	db      *database
 	ours    bool // the Redis is embedded
 }
 
-// flush makes Redis forget everything. Of a Redis that is not ours, it deletes what is
-// the job board's. It returns what it did, in a word.
+// flush makes Redis forget everything. If Redis is not embedded, flush deletes
+// only the keys of the job board. how describes the action in a word.
 func (s site) flush(ctx context.Context) (how string, err error) {
 	rdb := s.servers[0]
 	if s.ours {
@@ -111,12 +118,12 @@ func (s site) flush(ctx context.Context) (how string, err error) {
 // title begins a chapter.
 func title(text string) { fmt.Printf("\n%s\n", text) }
 
-// say tells what happened, and how long it took.
+// say prints an event and how long it took.
 func say(took time.Duration, format string, args ...any) {
 	fmt.Printf("  %8v  %s\n", round(took), fmt.Sprintf(format, args...))
 }
 
-// note tells something that took no time.
+// note prints an event that took no time.
 func note(format string, args ...any) {
 	fmt.Printf("  %8s  %s\n", "", fmt.Sprintf(format, args...))
 }
@@ -128,7 +135,7 @@ func round(d time.Duration) time.Duration {
 	return d.Round(time.Millisecond)
 }
 
-// expect returns an error if the story is not true.
+// expect returns an error if got differs from want.
 func expect[T comparable](what string, got, want T) error {
 	if got != want {
 		return fmt.Errorf("%s: got %v, want %v", what, got, want)

@@ -9,12 +9,12 @@ import (
 	"github.com/cachex-go/cachex/batch"
 )
 
-// onePageOfAll shows who the visitor is, twenty jobs, and how often each was seen:
-// values of three kinds.
+// onePageOfAll shows the name of the visitor, twenty jobs, and how often each
+// was seen: values of three kinds.
 func onePageOfAll(ctx context.Context, s site) error {
 	title("7. A page shows a session, twenty jobs and their views, in one round trip")
 
-	const query = 50 * time.Millisecond // a slow one
+	const query = 50 * time.Millisecond // a slow query
 	sessions, doneSessions, err := boards(ctx, s.servers[:1], cachex.Spec[int64, string]{
 		Key: "jobboard:sessions:{user_id}",
 		TTL: time.Minute,

@@ -12,7 +12,7 @@ import (
 )
 
 // heavyTask counts the open jobs, which takes a second, and shows the number to
-// whoever asks.
+// every caller.
 func heavyTask(ctx context.Context, s site) error {
 	title("1. A heavy task is run once, and its result is kept for two seconds")
 
@@ -23,7 +23,7 @@ func heavyTask(ctx context.Context, s site) error {
 		Jitter: cachex.NoJitter,
 		Up: func(ctx context.Context, _ struct{}) (int64, error) {
 			runs.Add(1)
-			time.Sleep(time.Second) // there are ten more tables to count
+			time.Sleep(time.Second) // counts ten more tables
 			return s.db.OpenJobs(ctx)
 		},
 	}))
@@ -51,8 +51,8 @@ func heavyTask(ctx context.Context, s site) error {
 	return cmp.Or(err, expect("runs of the task", runs.Load(), 2))
 }
 
-// hundredVisitors has a hundred callers on four servers ask for the same job at
-// the same moment.
+// hundredVisitors lets a hundred callers on four servers ask for the same job
+// at the same moment.
 func hundredVisitors(ctx context.Context, s site) error {
 	title("2. A hundred visitors on four servers open the same job at once")
 
@@ -117,7 +117,7 @@ func deletionWins(ctx context.Context, s site) error {
 			job, err := s.db.Job(ctx, id)
 			if first.CompareAndSwap(false, true) {
 				close(read)
-				<-closed // the row is read, but the answer is slow to come
+				<-closed // the row is read, but the answer is slow
 			}
 			return job, err
 		},

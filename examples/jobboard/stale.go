@@ -13,8 +13,8 @@ import (
 	"github.com/cachex-go/cachex"
 )
 
-// boards returns a cache of spec for each server, and what closes them. What an
-// earlier run has left is cleared.
+// boards returns a cache of spec for each server, and a function that closes
+// them. It clears the entries of an earlier run.
 func boards[K comparable, V any](ctx context.Context, servers []redis.UniversalClient, spec cachex.Spec[K, V]) ([]*cachex.Cache[K, V], func(), error) {
 	var caches []*cachex.Cache[K, V]
 	for _, rdb := range servers {
@@ -28,7 +28,7 @@ func boards[K comparable, V any](ctx context.Context, servers []redis.UniversalC
 	}, err
 }
 
-// until waits until ok, for a few seconds at most.
+// until waits until ok returns true, for a few seconds at most.
 func until(what string, ok func() bool) error {
 	for deadline := time.Now().Add(5 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -38,7 +38,7 @@ func until(what string, ok func() bool) error {
 	return nil
 }
 
-// staleAtOnce shows a number that is out of date while one server counts anew.
+// staleAtOnce shows a stale number while one server counts again.
 func staleAtOnce(ctx context.Context, s site) error {
 	title("4. A number is out of date, and nobody waits for the new one")
 
@@ -48,7 +48,7 @@ func staleAtOnce(ctx context.Context, s site) error {
 		TTL:                  200 * time.Millisecond,
 		Jitter:               cachex.NoJitter,
 		StaleWhileRevalidate: time.Hour,
-		// The second number stays fresh, so that this story has an end.
+		// The second number stays fresh, so that the chapter ends.
 		TTLFor: func(_ string, n int64) time.Duration {
 			if n == allJobs {
 				return time.Hour
@@ -57,7 +57,7 @@ func staleAtOnce(ctx context.Context, s site) error {
 		},
 		Up: func(ctx context.Context, _ string) (int64, error) {
 			runs.Add(1)
-			time.Sleep(300 * time.Millisecond) // there are ten more tables to count
+			time.Sleep(300 * time.Millisecond) // counts ten more tables
 			return s.db.OpenJobs(ctx)
 		},
 	})
@@ -93,7 +93,7 @@ func staleAtOnce(ctx context.Context, s site) error {
 	)
 }
 
-// databaseAway has the database fail, and come back.
+// databaseAway makes the database fail, and recover.
 func databaseAway(ctx context.Context, s site) error {
 	title("5. The database is away for a while")
 
@@ -152,14 +152,14 @@ func databaseAway(ctx context.Context, s site) error {
 	say(time.Since(began), "the database was back, and the next try has found out: %v", how)
 	stats := remember("the database is away", jobs...)
 	return cmp.Or(err,
-		// With pauses of 0.1, 0.2, 0.4 and 0.8 seconds, a fifth more or less.
+		// The pauses are 0.1, 0.2, 0.4 and 0.8 seconds, plus or minus a fifth.
 		expect("a few tries", probes >= 2 && probes <= 5, true),
 		expect("stale hits are the visitors", stats.StaleHits >= int64(reads), true),
 		expect("failures are the tries", stats.LoadFailures, tries.Load()),
 	)
 }
 
-// onePage shows a page of twenty jobs, by one query.
+// onePage shows a page of twenty jobs, with one query.
 func onePage(ctx context.Context, s site) error {
 	title("6. A page lists twenty jobs, and asks for all of them together")
 

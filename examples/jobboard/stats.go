@@ -7,7 +7,7 @@ import (
 	"github.com/cachex-go/cachex"
 )
 
-// An account is what the caches of a chapter have counted, all servers together.
+// account holds the counts of the caches of a chapter, over all servers.
 type account struct {
 	chapter string
 	cachex.Stats
@@ -15,7 +15,7 @@ type account struct {
 
 var accounts []account
 
-// remember adds up what the caches of a chapter have counted, for the last one.
+// remember adds up the counts of the caches of a chapter, for the last chapter.
 func remember[K comparable, V any](chapter string, caches ...*cachex.Cache[K, V]) cachex.Stats {
 	a := account{chapter: chapter}
 	for _, c := range caches {
@@ -36,7 +36,7 @@ func (a *account) add(s cachex.Stats) {
 	a.RedisFailures += s.RedisFailures
 }
 
-// whatStatsSay shows what has been counted in the chapters before.
+// whatStatsSay shows the counts of all chapters.
 func whatStatsSay(context.Context, site) error {
 	title("13. What Stats say of all that")
 

@@ -7,7 +7,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// A tripCounter is a hook of go-redis that counts round trips.
+// tripCounter is a go-redis hook that counts round trips.
 type tripCounter struct{ n atomic.Int64 }
 
 // DialHook implements redis.Hook.

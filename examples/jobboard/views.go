@@ -13,7 +13,8 @@ import (
 	"github.com/cachex-go/cachex/counter"
 )
 
-// counters returns a counter of spec for each server, and what they are as caches.
+// counters returns a counter of spec for each server, and the same counters as
+// caches.
 func counters(s site, spec counter.Spec[int64]) (counters []*counter.Counter[int64], caches []*cachex.Cache[int64, int64]) {
 	for _, rdb := range s.servers {
 		c := cachex.Must(counter.New(rdb, spec))
@@ -22,7 +23,7 @@ func counters(s site, spec counter.Spec[int64]) (counters []*counter.Counter[int
 	return counters, caches
 }
 
-// closeAll closes what is not needed any more.
+// closeAll closes caches.
 func closeAll[K comparable, V any](ctx context.Context, caches []*cachex.Cache[K, V]) error {
 	errs := make([]error, len(caches))
 	for i, c := range caches {
@@ -31,7 +32,7 @@ func closeAll[K comparable, V any](ctx context.Context, caches []*cachex.Cache[K
 	return errors.Join(errs...)
 }
 
-// uniqueViews counts who has viewed a job, each once: a table knows them.
+// uniqueViews counts each user who has viewed a job once: a table records them.
 func uniqueViews(ctx context.Context, s site) error {
 	title("11. A table tells who has viewed a job, and Redis how many")
 
@@ -39,7 +40,7 @@ func uniqueViews(ctx context.Context, s site) error {
 		Key:      "jobboard:viewers:{job_id}",
 		TTL:      100 * time.Second,
 		Up:       s.db.Viewers, // count(*)
-		UpCounts: true,         // which has the view that is being counted
+		UpCounts: true,         // includes the view that is being counted
 	})
 	defer func() { _ = closeAll(ctx, caches) }()
 	view := func(server int, job, user int64) (int64, error) {
@@ -94,7 +95,7 @@ func uniqueViews(ctx context.Context, s site) error {
 	)
 }
 
-// viewsBehind counts all views, of which the database is told later.
+// viewsBehind counts all views, and tells the database later.
 func viewsBehind(ctx context.Context, s site) error {
 	title("12. All views are counted in Redis, and added to the database behind")
 
@@ -106,7 +107,7 @@ func viewsBehind(ctx context.Context, s site) error {
 		Down:       s.db.AddViews,
 		FlushEvery: 100 * time.Millisecond,
 	})
-	defer func() { _ = closeAll(ctx, caches) }() // which was done before, if all went well
+	defer func() { _ = closeAll(ctx, caches) }() // already closed, unless an error occurred
 	jobs := []int64{1, 2, 3, 4, 5}
 	before, err := s.db.ViewsOf(ctx, jobs)
 	if err != nil {
@@ -149,7 +150,7 @@ func viewsBehind(ctx context.Context, s site) error {
 
 	crowd()
 	counts, err := views[3].GetMany(ctx, jobs)
-	if err := cmp.Or(err, closeAll(ctx, caches)); err != nil { // which persists what is left
+	if err := cmp.Or(err, closeAll(ctx, caches)); err != nil { // persists the remaining counts
 		return err
 	}
 	inTable, err := s.db.ViewsOf(ctx, jobs)

@@ -13,7 +13,8 @@ import (
 	"github.com/cachex-go/cachex/middleware"
 )
 
-// wrapped asks for salaries by a function of two arguments, which fails at first.
+// wrapped reads salaries through a function of two arguments, which fails at
+// first.
 func wrapped(ctx context.Context, s site) error {
 	title("8. A function of two arguments is cached, tries again, and keeps nobody waiting")
 
@@ -23,7 +24,7 @@ func wrapped(ctx context.Context, s site) error {
 			return "", errors.New("connection reset")
 		}
 		if currency == "CHF" {
-			time.Sleep(300 * time.Millisecond) // the rate is asked for
+			time.Sleep(300 * time.Millisecond) // requests the exchange rate
 		}
 		return fmt.Sprint(job*1000, " ", currency), nil
 	}

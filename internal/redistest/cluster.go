@@ -118,7 +118,7 @@ func (c *Cluster) Addrs() []string {
 }
 
 // Client returns a client of the cluster, which is closed when the test ends.
-// opts may be nil. Its Addrs are set to those nodes.
+// opts may be nil. Client replaces its Addrs by the nodes of the cluster.
 func (c *Cluster) Client(opts *redis.ClusterOptions) *redis.ClusterClient {
 	var o redis.ClusterOptions
 	if opts != nil {

@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// Proxy forwards TCP connections to a server, until it is told to spoil them.
-// Its methods are safe for concurrent use; Accept may fail the test and belongs
-// in the test's goroutine.
+// Proxy forwards TCP connections to a server, and breaks them on demand. Its
+// methods are safe for concurrent use. Accept may fail the test, so it must run
+// in the test's own goroutine.
 type Proxy struct {
 	t            testing.TB
 	addr, server string
@@ -23,24 +23,24 @@ type Proxy struct {
 	listener net.Listener              // nil while connections are refused
 	conns    map[*net.TCPConn]struct{} // both ends of every connection
 	delay    time.Duration
-	rate     int                       // bytes a second that a connection passes, 0: all
-	deaf     map[*net.TCPConn]struct{} // of conns, those whose bytes are thrown away
+	rate     int                       // bytes a second per connection, 0: unlimited
+	deaf     map[*net.TCPConn]struct{} // of conns, those whose bytes are discarded
 	flowing  chan struct{}             // closed while bytes flow
-	mute     bool                      // what the server sends is thrown away
-	lost     int                       // replies that are still to be lost
-	short    int                       // replies that are still to be cut short
-	garbled  int                       // replies that garbage is still to be sent for
-	twice    int                       // replies that are still to be sent twice
-	later    int                       // replies that are still to be sent twice, late
-	catch    int                       // requests that are still to be caught by HoldNext
-	catches  func(request []byte) bool // which requests HoldNext catches; nil: all
-	caught   int                       // requests that HoldNext has caught and Release has not passed on
+	mute     bool                      // the server's bytes are discarded
+	lost     int                       // replies still to be lost
+	short    int                       // replies still to be cut short
+	garbled  int                       // replies still to be replaced by garbage
+	twice    int                       // replies still to be sent twice
+	later    int                       // replies still to be sent twice, late
+	catch    int                       // requests still to be caught by HoldNext
+	catches  func(request []byte) bool // selects the requests that HoldNext catches; nil: all
+	caught   int                       // requests that HoldNext has caught and Release has not forwarded
 	released chan struct{}             // closed, and replaced, by Release
 	spoilt   int64
 }
 
-// NewProxy returns a proxy to the server at addr, on a loopback port of its own.
-// It is stopped when the test ends.
+// NewProxy returns a proxy to the server at addr, on its own loopback port. It
+// is stopped when the test ends.
 func NewProxy(t testing.TB, addr string) *Proxy {
 	t.Helper()
 	port := Port(t)
@@ -63,25 +63,24 @@ func NewProxy(t testing.TB, addr string) *Proxy {
 // Addr returns the host and port that clients connect to.
 func (p *Proxy) Addr() string { return p.addr }
 
-// Delay makes everything that is sent, in either direction, wait for d before it
-// is passed on. So a round trip takes 2d.
+// Delay delays all bytes in either direction by d. So a round trip takes 2d.
 func (p *Proxy) Delay(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.delay = d
 }
 
-// Throttle makes each connection pass so many bytes a second in either direction;
-// 0 makes it pass all at once again.
+// Throttle limits each connection to bytesPerSecond in either direction. 0 ends
+// the limit.
 func (p *Proxy) Throttle(bytesPerSecond int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.rate = bytesPerSecond
 }
 
-// HalfOpen makes the connections that are open lead nowhere, as after a firewall
-// has forgotten them: they stay open, and what either end sends is lost for good.
-// New ones are fine. Cut ends them.
+// HalfOpen makes all open connections lead nowhere, as after a firewall has
+// forgotten them. They stay open, and bytes that either end sends are lost. New
+// connections work. Cut ends the half-open ones.
 func (p *Proxy) HalfOpen() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -91,7 +90,7 @@ func (p *Proxy) HalfOpen() {
 	}
 }
 
-// Cut resets all connections that are open. Replies on their way are lost.
+// Cut resets all open connections. Replies in flight are lost.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -101,15 +100,16 @@ func (p *Proxy) Cut() {
 	}
 }
 
-// LoseReplies cuts, in place of each of the next n replies, the connection that
-// it comes on: the server has executed the command, and the client cannot know.
-// Replies to the commands that a connection opens with are replies as well.
+// LoseReplies cuts the connection in place of each of the next n replies. The
+// server has executed the command, and the client cannot know. Replies to the
+// commands that open a connection count too.
 func (p *Proxy) LoseReplies(n int) {
 	p.spoil(&p.lost, n)
 }
 
-// CutShort passes on half of each of the next n replies, and ends the connection then:
-// the server has executed the command, and the client knows a part of what it says.
+// CutShort forwards half of each of the next n replies, and then closes the
+// connection. The server has executed the command, and the client gets a part
+// of the reply.
 func (p *Proxy) CutShort(n int) {
 	p.spoil(&p.short, n)
 }
@@ -119,36 +119,38 @@ func (p *Proxy) Repeat(n int) {
 	p.spoil(&p.twice, n)
 }
 
-// RepeatLate sends each of the next n replies twice: the second time in front of the next
-// one on its connection. So the client takes it for the answer to its next command.
+// RepeatLate sends each of the next n replies twice: the second time before the
+// next reply on its connection. So the client takes it for the answer to its
+// next command.
 func (p *Proxy) RepeatLate(n int) {
 	p.spoil(&p.later, n)
 }
 
-// spoil has the next n replies be spoilt, in the way that left counts.
+// spoil makes the proxy spoil the next n replies, in the way that left counts.
 func (p *Proxy) spoil(left *int, n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	*left = n
 }
 
-// Mute throws away what the server sends, until it is told not to: connections stay
-// open, commands are executed, and clients hear nothing.
+// Mute discards the server's bytes while on is true. Connections stay open, the
+// server executes commands, and clients get no replies.
 func (p *Proxy) Mute(on bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.mute = on
 }
 
-// Garble sends garbage in place of each of the next n replies: the server has executed
-// the command, and the client is told nonsense. Connections stay open.
+// Garble sends garbage in place of each of the next n replies. The server has
+// executed the command. Connections stay open.
 func (p *Proxy) Garble(n int) {
 	p.spoil(&p.garbled, n)
 }
 
-// garbage is what a broken proxy may say: that of another protocol, bytes, and replies of
-// Redis, but to some other command. A length is not among it: go-redis reserves as much
-// as a reply says that it has, and the process dies of that.
+// garbage holds replies that a broken proxy may send: text of another protocol,
+// binary bytes, and Redis replies to other commands. It contains no wrong
+// length: go-redis allocates the length that a reply claims, which would end
+// the process.
 var garbage = []string{
 	"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
 	"\x15\x03\x01\x00\x02\x02\x28\r\n",
@@ -158,16 +160,16 @@ var garbage = []string{
 	"+QUEUED\r\n",
 }
 
-// Spoilt returns how often the proxy has kept something from passing as it was sent:
-// bytes that were delayed, held or lost, replies, and connections that it has cut.
+// Spoilt returns how often the proxy has not passed something as it was sent:
+// bytes delayed, held or lost, replies spoilt, and connections cut.
 func (p *Proxy) Spoilt() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.spoilt
 }
 
-// Refuse makes new connections fail as if nothing listened. Those that are open
-// stay so.
+// Refuse makes new connections fail as if no server listened. Open connections
+// stay open.
 func (p *Proxy) Refuse() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -216,13 +218,13 @@ func (p *Proxy) serve(client *net.TCPConn) {
 	both.Wait()
 }
 
-// track makes conn known to Cut until the function it returns closes it.
+// track makes conn known to Cut. It returns a function that closes conn.
 func (p *Proxy) track(conn *net.TCPConn) func() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.conns[conn] = struct{}{}
 	select {
-	case <-p.done: // accepted before the end, and too late to be cut by it
+	case <-p.done: // accepted before the test ended, too late for its Cut
 		reset(conn)
 	default:
 	}
@@ -235,19 +237,19 @@ func (p *Proxy) track(conn *net.TCPConn) func() {
 	}
 }
 
-// pump passes on what src sends until src has no more. An error of dst does not
-// end it: to close src with bytes unread would reset it, and a server might then
-// drop what it was sent before.
+// pump forwards src to dst until src ends. An error of dst does not end it:
+// closing src with unread bytes would reset it, and a server might then drop
+// bytes that it received before.
 func (p *Proxy) pump(dst, src *net.TCPConn, replies bool) {
 	buf := make([]byte, 64<<10)
-	var again []byte // a reply that is to be sent once more
+	var again []byte // a reply to be sent once more
 	for {
 		n, err := src.Read(buf)
 		if n > 0 && !replies {
 			p.held(buf[:n])
 		}
 		if n > 0 && !p.await(src, n, replies) {
-			n = 0 // is lost
+			n = 0 // the reply is lost
 		}
 		if n > 0 && replies && p.counts(&p.lost) {
 			reset(dst)
@@ -256,7 +258,7 @@ func (p *Proxy) pump(dst, src *net.TCPConn, replies bool) {
 		}
 		if n > 0 && replies && p.counts(&p.short) {
 			_, _ = dst.Write(buf[:n/2])
-			_ = dst.CloseWrite() // for a reset might overtake it
+			_ = dst.CloseWrite() // a reset might overtake the reply
 			reset(src)
 			return
 		}
@@ -275,7 +277,7 @@ func (p *Proxy) pump(dst, src *net.TCPConn, replies bool) {
 			_, _ = dst.Write(passed)
 		}
 		if errors.Is(err, net.ErrClosed) {
-			return // reset by this proxy, as dst is: it must not see an orderly end
+			return // this proxy reset src, and resets dst: dst must not see an orderly end
 		}
 		if err != nil {
 			_ = dst.CloseWrite()
@@ -285,7 +287,7 @@ func (p *Proxy) pump(dst, src *net.TCPConn, replies bool) {
 }
 
 // await returns when n bytes of src may pass, or when the test ends. It reports
-// false if they are to be lost.
+// false if they are to be discarded.
 func (p *Proxy) await(src *net.TCPConn, n int, replies bool) bool {
 	p.mu.Lock()
 	delay := p.delay
@@ -324,8 +326,8 @@ func (p *Proxy) await(src *net.TCPConn, n int, replies bool) bool {
 	return !lost
 }
 
-// counts takes one reply from those that are still to be spoilt, and reports whether
-// there was one.
+// counts decrements the number of replies still to be spoilt, and reports
+// whether it was positive.
 func (p *Proxy) counts(left *int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -337,7 +339,7 @@ func (p *Proxy) counts(left *int) bool {
 	return true
 }
 
-// garble returns what is to be sent for a reply.
+// garble returns the garbage for a reply.
 func (p *Proxy) garble(reply []byte) []byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -1,15 +1,16 @@
 package redistest
 
-// Hold makes a black hole: connections stay open and new ones are accepted, but
-// nothing is passed on. What has been sent is kept, and reaches the server after
-// Resume even if the client has given up and gone: a write that took effect late.
+// Hold makes the proxy a black hole: connections stay open and new ones are
+// accepted, but no bytes pass. Bytes that were sent are kept. They reach the
+// server after Resume even if the client has given up: a write that takes
+// effect late.
 func (p *Proxy) Hold() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	select {
 	case <-p.flowing:
 		p.flowing = make(chan struct{})
-	default: // is held already
+	default: // is already held
 	}
 }
 
@@ -24,30 +25,31 @@ func (p *Proxy) Resume() {
 	}
 }
 
-// HoldNext catches each of the next n requests that match accepts, nil meaning
-// all of them: the request, and everything that follows on its connection, stays
-// in the proxy until Release. Other connections are not affected. So a client
-// that times out and sends the command again is answered, and the first copy
-// reaches the server later, after commands that were sent after it.
+// HoldNext catches each of the next n requests that match accepts. A nil match
+// accepts all of them. The request, and all later bytes on its connection, stay
+// in the proxy until Release. Other connections are not affected. So if a
+// client times out and sends the command again, it gets an answer. The first
+// copy reaches the server after later commands.
 //
 // A request is the bytes of one read from the connection, so a pipeline may be
-// several. HoldNext(0, nil) catches no more.
+// several requests. HoldNext(0, nil) ends the catching.
 func (p *Proxy) HoldNext(n int, match func(request []byte) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.catch, p.catches = n, match
 }
 
-// Caught returns how many requests HoldNext has caught that Release has not
-// passed on.
+// Caught returns the number of requests that HoldNext has caught and Release
+// has not forwarded.
 func (p *Proxy) Caught() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.caught
 }
 
-// Release passes on what HoldNext has caught, even if the client has gone. It
-// returns how many requests that is. It does not wait until the server has them.
+// Release forwards the requests that HoldNext has caught, even if the client
+// has closed its connection. It returns their number. It does not wait until
+// the server has received them.
 func (p *Proxy) Release() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()

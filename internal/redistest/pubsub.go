@@ -6,8 +6,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Sharded reports whether the server of rdb knows sharded channels, which the
-// embedded one does not.
+// Sharded reports whether the server of rdb supports sharded channels, which
+// the embedded one does not.
 func Sharded(t testing.TB, rdb redis.UniversalClient) bool {
 	t.Helper()
 	err := rdb.SPublish(t.Context(), Key(t)+":no channel", "").Err()
@@ -18,8 +18,9 @@ func Sharded(t testing.TB, rdb redis.UniversalClient) bool {
 	return true
 }
 
-// Subscribe returns a confirmed subscription to sharded channels, or to plain ones
-// if the server knows no others. The caller closes it.
+// Subscribe returns a confirmed subscription to sharded channels, or to plain
+// ones if the server does not support sharded channels. The caller must close
+// it.
 func Subscribe(t testing.TB, rdb redis.UniversalClient, channels ...string) *redis.PubSub {
 	t.Helper()
 	subscribe := rdb.Subscribe
@@ -44,7 +45,8 @@ func Publish(t testing.TB, rdb redis.UniversalClient, channel, message string) {
 	must(t, publish(t.Context(), channel, message).Err())
 }
 
-// Subscribers returns how many connections have subscribed to channel.
+// Subscribers returns the number of connections that have subscribed to
+// channel.
 func Subscribers(t testing.TB, rdb redis.UniversalClient, channel string) int64 {
 	t.Helper()
 	count := rdb.PubSubNumSub

@@ -9,9 +9,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Ring returns a go-redis Ring over servers, closed when the test ends. Of opts,
-// which may be nil, Addrs is set to the servers. HeartbeatFrequency defaults to
-// never: the Ring drops no shard.
+// Ring returns a go-redis Ring over servers, which is closed when the test
+// ends. opts may be nil. Ring replaces its Addrs by the servers.
+// HeartbeatFrequency defaults to never: the Ring drops no shard.
 func Ring(t testing.TB, opts *redis.RingOptions, servers ...*Server) *redis.Ring {
 	t.Helper()
 	var o redis.RingOptions

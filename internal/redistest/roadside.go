@@ -10,10 +10,11 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// A Roadside counts the round trips of the connections of a client: how often one
-// is written to that was read from since. It does so below the client, where one
-// flush of a long pipeline may be several writes. What a connection opens with is left
-// out, and a connection that listens as a whole. Its zero value is ready. It is safe for concurrent use.
+// Roadside counts the round trips of the connections of a client. A round trip
+// is a write to a connection after a read from it. Roadside counts below the
+// client, where one flush of a long pipeline may be several writes. It ignores
+// the commands that open a connection, and all of a connection that subscribes.
+// Its zero value is ready to use. It is safe for concurrent use.
 type Roadside struct {
 	mu    sync.Mutex
 	conns []*counting // guarded by mu
@@ -23,7 +24,7 @@ type counting struct {
 	net.Conn
 	r       *Roadside
 	trips   int  // guarded by r.mu
-	writing bool // guarded by r.mu: it has been written to and not read from since
+	writing bool // guarded by r.mu: written to and not read from since
 	listens bool // guarded by r.mu
 }
 
@@ -32,12 +33,13 @@ func (r *Roadside) Dial(ctx context.Context, network, addr string) (net.Conn, er
 	return r.dial(ctx, network, addr, new(net.Dialer).DialContext)
 }
 
-// Client returns one more client of the server of rdb, that of a bubble included: it
-// has one connection, whose round trips are counted, and is closed when the test ends.
+// Client returns one more client of the server of rdb, which may be in a
+// bubble. The client has one connection, whose round trips are counted. It is
+// closed when the test ends.
 func (r *Roadside) Client(t testing.TB, rdb *redis.Client) *redis.Client {
 	t.Helper()
 	opts := *rdb.Options()
-	opts.PushNotificationProcessor = nil // which NewClient has set, and each client needs its own
+	opts.PushNotificationProcessor = nil // NewClient has set it, and each client needs its own
 	opts.PoolSize = 1
 	dial := opts.Dialer
 	opts.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -90,7 +92,7 @@ func (r *Roadside) Through(dial func(context.Context, string, string) (net.Conn,
 	}
 }
 
-// Trips returns how many round trips there were.
+// Trips returns the number of round trips.
 func (r *Roadside) Trips() (n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -18,22 +18,23 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// MasterName is what a Sentinel of this package calls its master.
+// MasterName is the name of the master in every Sentinel of this package.
 const MasterName = "cachex"
 
-// Sentinel is a Redis Sentinel, or some of them, that watch a master and its replicas.
+// Sentinel is one or more Redis Sentinels that watch a master and its replicas.
 // If the master is silent for some seconds, a replica takes its place.
 //
-// Its methods may fail the test and so belong in the test's own goroutine.
+// Its methods may fail the test, so they must run in the test's own goroutine.
 type Sentinel struct {
 	t       testing.TB
 	servers []*Server
 	addrs   []string // of the Sentinels
 }
 
-// StartSentinel runs a master, a replica and a Sentinel for one test, and returns
-// when either could fail. All are stopped when the test ends. The test is skipped
-// where redis-server is missing; see [Binary].
+// StartSentinel runs a master, a replica and a Sentinel for one test. It
+// returns when the Sentinel could replace the master by the replica. All are
+// stopped when the test ends. If redis-server is missing, the test is skipped;
+// see [Binary].
 func StartSentinel(t testing.TB) *Sentinel {
 	t.Helper()
 	s := &Sentinel{t: t}
@@ -41,9 +42,9 @@ func StartSentinel(t testing.TB) *Sentinel {
 	return s
 }
 
-// StartSentinels is StartSentinel across a network: the master and one Sentinel are on
-// one side, two replicas and two Sentinels on the other. The master takes writes only
-// while a replica follows.
+// StartSentinels is StartSentinel across a network. The master and one Sentinel
+// are on one side, two replicas and two Sentinels on the other. The master
+// accepts writes only while a replica follows it.
 func StartSentinels(n *Network) *Sentinel {
 	n.t.Helper()
 	a, b := n.sides[0], n.sides[1]
@@ -52,8 +53,8 @@ func StartSentinels(n *Network) *Sentinel {
 	return s
 }
 
-// run starts the servers, the first of which is the master, and the Sentinels, and
-// returns when each Sentinel knows all of them.
+// run starts the servers, the first of which is the master, and the Sentinels.
+// It returns when each Sentinel knows all servers.
 func (s *Sentinel) run(servers, sentinels []*side, args ...string) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
@@ -70,8 +71,8 @@ func (s *Sentinel) run(servers, sentinels []*side, args ...string) {
 			s.t.Fatalf("redistest: %v", err)
 		}
 	}
-	// Only now: it asks the master for its replicas when it begins, and then once in
-	// ten seconds.
+	// The Sentinels start last: a Sentinel asks the master for its replicas at
+	// its start, and then once in ten seconds.
 	for _, on := range sentinels {
 		if err := s.start(on, len(sentinels)/2+1); err != nil {
 			s.t.Fatalf("redistest: %v", err)
@@ -98,11 +99,12 @@ func (s *Sentinel) run(servers, sentinels []*side, args ...string) {
 // Addrs returns the host and port of each Sentinel.
 func (s *Sentinel) Addrs() []string { return slices.Clone(s.addrs) }
 
-// Servers returns the master of the start and its replicas.
+// Servers returns the first master and its replicas.
 func (s *Sentinel) Servers() []*Server { return slices.Clone(s.servers) }
 
-// Client returns a client of the master, whichever that is, closed when the test
-// ends. Of opts, which may be nil, MasterName is set, and SentinelAddrs unless it is.
+// Client returns a client of the current master, which is closed when the test
+// ends. opts may be nil. Client sets its MasterName, and its SentinelAddrs if
+// they are empty.
 func (s *Sentinel) Client(opts *redis.FailoverOptions) *redis.Client {
 	var o redis.FailoverOptions
 	if opts != nil {
@@ -118,7 +120,7 @@ func (s *Sentinel) Client(opts *redis.FailoverOptions) *redis.Client {
 	return rdb
 }
 
-// Master returns the server that the last Sentinel takes for the master.
+// Master returns the master according to the last Sentinel.
 func (s *Sentinel) Master() *Server {
 	s.t.Helper()
 	addr, err := s.ask(len(s.addrs)-1).GetMasterAddrByName(s.t.Context(), MasterName).Result()
@@ -132,7 +134,7 @@ func (s *Sentinel) Master() *Server {
 	return s.servers[at]
 }
 
-// Replica returns another server.
+// Replica returns a server other than the master.
 func (s *Sentinel) Replica() *Server {
 	s.t.Helper()
 	if s.Master() == s.servers[0] {
@@ -141,14 +143,14 @@ func (s *Sentinel) Replica() *Server {
 	return s.servers[0]
 }
 
-// Failover has the replica take the place of a master that lives, and returns when
-// it has.
+// Failover makes the replica replace a live master, and returns when it has.
 func (s *Sentinel) Failover() {
 	s.t.Helper()
 	before, rdb := s.Master(), s.ask(0)
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
-	// It refuses while a busy machine has kept the replica from answering it.
+	// The Sentinel refuses if a busy machine has kept the replica from
+	// answering it.
 	if err := until(ctx, func() (bool, error) {
 		err := rdb.Failover(ctx, MasterName).Err()
 		if s.Master() != before {
@@ -161,8 +163,8 @@ func (s *Sentinel) Failover() {
 	s.AwaitMaster(before)
 }
 
-// AwaitMaster returns when the Sentinel has another master than before, and that
-// says so itself.
+// AwaitMaster returns when the Sentinel names a master other than before, and
+// that server confirms its role.
 func (s *Sentinel) AwaitMaster(before *Server) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience+tilt)
@@ -186,16 +188,17 @@ func (s *Sentinel) ask(i int) *redis.SentinelClient {
 	return rdb
 }
 
-// downAfter is how long a server is silent before a Sentinel takes it for dead: longer
-// than a busy machine keeps it from running, or its place is given away in any test.
+// downAfter is how long a server is silent before a Sentinel takes it for dead.
+// It exceeds the time for which a busy machine stops a server, so that no test
+// loses its master by accident.
 const downAfter = 5 * time.Second
 
-// tilt is how long a Sentinel replaces no master after it has stood still itself, for
-// two seconds.
+// tilt is how long a Sentinel replaces no master after it has itself stood
+// still for two seconds.
 const tilt = 30 * time.Second
 
-// start runs a Sentinel on a port that is free. So many of them must agree that the
-// master is down.
+// start runs a Sentinel on a free port. quorum is the number of Sentinels that
+// must agree that the master is down.
 func (s *Sentinel) start(on *side, quorum int) error {
 	const attempts = 20
 	const config = `port %d

@@ -17,35 +17,37 @@ import (
 // Server is a redis-server process on a port of the loopback interface. It
 // persists nothing and allows the DEBUG command.
 //
-// Its methods may fail the test and so belong in the test's own goroutine, except
-// Addr and Pid. None may run beside Restart.
+// Its methods may fail the test, so they must run in the test's own goroutine.
+// Addr and Pid may run in any goroutine. No method may run at the same time as
+// Restart.
 type Server struct {
 	t      testing.TB
 	proc   *Process
 	args   []string
 	env    []string
 	dir    string
-	side   *side // of a Network; nil: the test's own
+	side   *side // of a Network; nil: the test's own namespace
 	port   int
-	shared bool // several tests use it, so none may hurt it
+	shared bool // several tests use it, so no test may disturb it
 }
 
 // Start runs a redis-server for one test and returns when it accepts commands.
-// It is stopped when the test ends. The arguments are added to its command line,
-// as in Start(t, "--maxmemory", "2mb"), and override what this package chooses.
-// The test is skipped where redis-server is missing; see [Binary].
+// The server is stopped when the test ends. The arguments are added to its
+// command line, as in Start(t, "--maxmemory", "2mb"), and override the choices
+// of this package. If redis-server is missing, the test is skipped; see
+// [Binary].
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
 	return StartWith(t, nil, args...)
 }
 
-// StartWith is Start of a server with more in its environment, as in "TZ=UTC".
+// StartWith is Start with additional environment variables, as in "TZ=UTC".
 func StartWith(t testing.TB, env []string, args ...string) *Server {
 	t.Helper()
 	return startOn(t, nil, env, args...)
 }
 
-// startOn is StartWith of a server on a side of a Network.
+// startOn is StartWith for a server on a side of a Network.
 func startOn(t testing.TB, on *side, env []string, args ...string) *Server {
 	t.Helper()
 	Binary(t, "redis-server")
@@ -64,15 +66,16 @@ func (s *Server) Addr() string { return net.JoinHostPort(s.side.address(), strco
 // Pid returns the process id of the server. A restart changes it.
 func (s *Server) Pid() int { return s.proc.Pid() }
 
-// Client returns a client of the server, closed when the test ends. configure
-// may change the client's options before it is made; nil changes nothing.
+// Client returns a client of the server, which is closed when the test ends. If
+// configure is not nil, it may change the client's options first.
 func (s *Server) Client(configure func(*redis.Options)) *redis.Client {
 	opts := s.options()
 	if configure != nil {
 		configure(opts)
 	}
 	rdb := redis.NewClient(opts)
-	// Closing twice, once by the test itself, is a mere error.
+	// If the test itself has closed the client, the second Close returns a
+	// harmless error.
 	s.t.Cleanup(func() { _ = rdb.Close() })
 	return rdb
 }
@@ -84,22 +87,22 @@ func (s *Server) options() *redis.Options {
 // connect returns a client that the caller must close.
 func (s *Server) connect() *redis.Client { return redis.NewClient(s.options()) }
 
-// Kill ends the server as kill -9 does, with all that it held.
+// Kill ends the server as kill -9 does. Its data are lost.
 func (s *Server) Kill() {
 	s.t.Helper()
 	s.mine()
 	s.proc.Kill()
 }
 
-// Stop freezes the server with SIGSTOP: connections stay open, new ones are
-// accepted by the kernel, and nothing is answered. Cont lets it go on.
+// Stop freezes the server with SIGSTOP: connections stay open, the kernel
+// accepts new ones, and the server does not answer. Cont resumes it.
 func (s *Server) Stop() {
 	s.t.Helper()
 	s.mine()
 	s.proc.Stop()
 }
 
-// Cont lets a stopped server go on, with SIGCONT.
+// Cont resumes a stopped server with SIGCONT.
 func (s *Server) Cont() {
 	s.t.Helper()
 	s.mine()
@@ -107,7 +110,7 @@ func (s *Server) Cont() {
 }
 
 // Restart kills the server and starts an empty one on the same port. It returns
-// when that one accepts commands.
+// when the new server accepts commands.
 func (s *Server) Restart() {
 	s.t.Helper()
 	s.Kill()
@@ -118,9 +121,9 @@ func (s *Server) Restart() {
 }
 
 // CommandCount returns how many of the named commands the server has executed
-// since it started, those that scripts call included; without names, of all
-// commands but those that connections open with. It is the server's own count,
-// so it means something only on a server of the test's own.
+// since it started, including calls from scripts. Without names it counts all
+// commands except those that open a connection. It is the server's own count,
+// so it is meaningful only on a server that the test does not share.
 func (s *Server) CommandCount(names ...string) int64 {
 	s.t.Helper()
 	rdb := s.connect()
@@ -154,8 +157,8 @@ func (s *Server) CommandCount(names ...string) int64 {
 // CommandCount sends, and CONFIG, which Valkey 9 calls itself when it starts.
 var housekeeping = []string{"hello", "auth", "client", "select", "readonly", "command", "cluster", "info", "config"}
 
-// start runs the process and waits until it is ready. A server without a port
-// gets one.
+// start runs the process and waits until it is ready. If the server has no port
+// yet, start chooses one.
 func (s *Server) start() error {
 	const attempts = 20
 	fixed := s.port != 0
@@ -185,7 +188,7 @@ func (s *Server) start() error {
 			return err
 		}
 		// The process itself says that it is ready. A PING could be answered by
-		// a server of another test that was quicker to take the same port.
+		// another test's server that took the same port first.
 		if _, err = p.awaitLine("Ready to accept connections"); err == nil {
 			s.proc = p
 			return nil
@@ -197,7 +200,7 @@ func (s *Server) start() error {
 	}
 }
 
-// mine fails a test that would hurt a server which others use too.
+// mine fails a test that would disturb a shared server.
 func (s *Server) mine() {
 	s.t.Helper()
 	if s.shared {

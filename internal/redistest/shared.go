@@ -14,22 +14,23 @@ import (
 	"github.com/cachex-go/cachex/internal/defaults"
 )
 
-// Lingers is a function of go-redis that a test of leaks lets pass: a client whose
-// server was down tries to dial it once a second, and notices that it was closed
-// up to a second later.
+// Lingers is a function of go-redis that a test for leaks must ignore. A client
+// whose server was down tries to dial it once a second, and notices up to a
+// second later that it was closed.
 const Lingers = "github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"
 
 // Main is the body of a TestMain: it runs the tests, stops the shared server
-// and exits. Leases hold for [Patience] where a test sets no LeaseTTL, but not in a
-// bubble, where no machine is slow. If the tests pass, each of after is called, and an
-// error of one fails the run: this is the place to look for leaked goroutines, as in
+// and exits. If a test sets no LeaseTTL, its leases last for [Patience]. In a
+// bubble, where no machine is slow, they do not. If the tests pass, Main calls
+// each function of after, and an error of one fails the run. Use them to look
+// for leaked goroutines, as in
 //
 //	func TestMain(m *testing.M) {
 //		redistest.Main(m, func() error { return goleak.Find(goleak.IgnoreAnyFunction(redistest.Lingers)) })
 //	}
 //
-// goleak is passed in, not imported, for a program that runs the embedded server
-// must not be linked with it.
+// goleak is passed in, not imported, because a program that runs the embedded
+// server must not be linked with it.
 func Main(m *testing.M, after ...func() error) {
 	if os.Getenv(networkEnv) == "" { // where a test cuts a network, the limits of the product end a wait
 		began := time.Now()
@@ -54,9 +55,9 @@ func Main(m *testing.M, after ...func() error) {
 }
 
 // Shared returns the redis-server that all tests of this test binary share. The
-// first to ask starts it; [Main] stops it. Tests keep apart by [Key], never by
-// FLUSHALL, and so may run in parallel; none may kill, stop or configure it.
-// The test is skipped where redis-server is missing; see [Binary].
+// first call starts it, and [Main] stops it. Each test uses its own [Key] and
+// never FLUSHALL, so the tests may run in parallel. No test may kill, stop or
+// configure it. If redis-server is missing, the test is skipped; see [Binary].
 func Shared(t testing.TB) *Server {
 	t.Helper()
 	Binary(t, "redis-server")
@@ -82,12 +83,13 @@ func Shared(t testing.TB) *Server {
 	return &s
 }
 
-// Each runs f as two parallel subtests, "embedded" on an embedded server of its
-// own and "redis" on the shared one, each with a client that is closed when the
-// subtest ends. Like t.Run of a parallel subtest, Each may return before f does.
+// Each runs f as two parallel subtests: "embedded" on an embedded server of its
+// own, and "redis" on the shared one. Each subtest gets a client, which is
+// closed when the subtest ends. Like t.Run of a parallel subtest, Each may
+// return before f does.
 //
-// With CACHEX_SERVERS_ONLY=1 in the environment "embedded" is skipped: whoever runs the
-// tests without servers as well runs it there.
+// With CACHEX_SERVERS_ONLY=1 in the environment "embedded" is skipped. A run of
+// the tests without servers then covers it.
 func Each(t *testing.T, f func(t *testing.T, rdb *redis.Client)) {
 	t.Helper()
 	t.Run("embedded", func(t *testing.T) {
@@ -105,7 +107,7 @@ func Each(t *testing.T, f func(t *testing.T, rdb *redis.Client)) {
 
 // Key returns a prefix for the keys of this test that no other call in this
 // process gets. It has only letters, digits and underscores, so it can be part
-// of a key template, of a hash tag and of a MATCH pattern as it is.
+// of a key template, of a hash tag and of a MATCH pattern.
 func Key(t testing.TB) string {
 	name := strings.Map(func(r rune) rune {
 		switch {
@@ -124,7 +126,7 @@ var (
 	sharedServer struct {
 		allowed atomic.Bool // Main runs, and will stop the server
 		mu      sync.Mutex
-		server  *Server // guarded by mu; nil until it is asked for
+		server  *Server // guarded by mu; nil until the first call of Shared
 	}
 )
 

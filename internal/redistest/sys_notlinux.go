@@ -4,9 +4,10 @@ package redistest
 
 import "os/exec"
 
-// diesWithParent is whether dieWithParent does anything.
+// diesWithParent reports whether dieWithParent has an effect.
 const diesWithParent = false
 
-// dieWithParent does nothing here: only Linux ties a child to its parent. Tests
-// still end what they started, unless their own process is killed.
+// dieWithParent does nothing here: only Linux binds a child to its parent.
+// Tests still end the processes that they started, unless their own process is
+// killed.
 func dieWithParent(*exec.Cmd) {}

@@ -19,14 +19,14 @@ import (
 	"time"
 )
 
-// StartTLS runs a redis-server that also speaks TLS, with a certificate that only
-// the returned configuration trusts, at the returned address. It is stopped when
-// the test ends. The test is skipped where redis-server is missing, as by [Binary],
-// or was built without TLS.
+// StartTLS runs a redis-server that also speaks TLS. It returns the TLS
+// address, and a configuration that alone trusts the server's certificate. The
+// server is stopped when the test ends. If redis-server is missing, or was
+// built without TLS, the test is skipped as by [Binary].
 func StartTLS(t testing.TB) (addr string, config *tls.Config) {
 	t.Helper()
 	Binary(t, "redis-server")
-	// It complains of the first option that it does not know.
+	// redis-server reports the first option that it does not know.
 	said, _ := exec.Command("redis-server", "--port", "0", "--tls-auth-clients", "no", "--no-such-option", "1").CombinedOutput()
 	if strings.Contains(string(said), "tls-auth-clients") {
 		t.Skip("redis-server was built without TLS")
@@ -45,7 +45,8 @@ func StartTLS(t testing.TB) (addr string, config *tls.Config) {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), config
 }
 
-// certificate returns one that signs itself, its key, and who trusts it.
+// certificate returns a self-signed certificate, its key, and a configuration
+// that trusts it.
 func certificate(t testing.TB) (cert, key []byte, config *tls.Config) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -15,11 +15,11 @@ import (
 	"github.com/cachex-go/cachex/twemproxy"
 )
 
-// StartTwemproxy runs a twemproxy before the servers at addrs, for one test, and
-// returns a client of it, made by package twemproxy. Keys with the same hash tag are
-// on the same server. The proxy gives up on a server that is silent for
-// timeout, unless that is 0. Both are stopped when the test ends. The test is
-// skipped where nutcracker is missing; see [Binary].
+// StartTwemproxy runs a twemproxy in front of the servers at addrs, for one
+// test, and returns a client of it, made by package twemproxy. Keys with the
+// same hash tag are on the same server. If timeout is not 0, the proxy gives up
+// on a server that is silent for so long. Both are stopped when the test ends.
+// If nutcracker is missing, the test is skipped; see [Binary].
 func StartTwemproxy(t testing.TB, timeout time.Duration, addrs ...string) *redis.Client {
 	t.Helper()
 	Binary(t, "nutcracker")
@@ -39,7 +39,7 @@ func StartTwemproxy(t testing.TB, timeout time.Duration, addrs ...string) *redis
 	rdb := twemproxy.NewClient(&redis.Options{Addr: listen, ReadTimeout: replyTimeout(), WriteTimeout: replyTimeout()})
 	t.Cleanup(func() { _ = rdb.Close() })
 
-	// It says nothing when it is ready, so it is asked again and again.
+	// twemproxy does not report when it is ready, so it is polled.
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
