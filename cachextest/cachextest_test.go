@@ -55,7 +55,7 @@ func TestRedisIsClosedWithItsTest(t *testing.T) {
 	require.ErrorIs(t, rdb.Ping(t.Context()).Err(), redis.ErrClosed)
 }
 
-// An hour of TTLs, leases and stale windows takes no time in a bubble.
+// In a bubble, an hour of TTLs, leases and stale windows takes no time.
 func TestRedis_WorksInABubble(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -14,7 +14,8 @@ import (
 	"github.com/cachex-go/cachex/cachextest"
 )
 
-// naive is cache-aside by hand: what it loads it stores, whatever was deleted meanwhile.
+// naive is hand-written cache-aside: it stores every value that it loads, even
+// if the key was deleted meanwhile.
 func naive(rdb *redis.Client, db *cachextest.Source[int, int64]) cachextest.Repository {
 	return cachextest.Repository{
 		Read: func(ctx context.Context, key int) (int64, error) {
@@ -23,7 +24,7 @@ func naive(rdb *redis.Client, db *cachextest.Source[int, int64]) cachextest.Repo
 				return version, err
 			}
 			version, _ = db.Value(key)
-			time.Sleep(100 * time.Microsecond) // as a database takes
+			time.Sleep(100 * time.Microsecond) // as a database does
 			return version, rdb.Set(ctx, strconv.Itoa(key), version, time.Minute).Err()
 		},
 		Write: func(ctx context.Context, key int, version int64) error {
@@ -33,7 +34,7 @@ func naive(rdb *redis.Client, db *cachextest.Source[int, int64]) cachextest.Repo
 	}
 }
 
-// cached is the same by cachex.
+// cached does the same with cachex.
 func cached(t *testing.T, rdb *redis.Client, db *cachextest.Source[int, int64]) cachextest.Repository {
 	c := cachex.Must(cachex.New(rdb, cachex.Spec[int, int64]{Key: "rows:{id}", TTL: time.Minute, Up: db.Up}))
 	t.Cleanup(func() { require.NoError(t, c.Close(context.Background())) })
@@ -84,7 +85,7 @@ func TestHistory_FindsOutVersionsFromNowhereAndReadsThatFailOrPanic(t *testing.T
 		Write: func(context.Context, int, int64) error { return nil },
 	}
 	require.Contains(t, verdict(t, func(t testing.TB) { cachextest.History{Operations: 100}.Require(t, panics) }), "boom")
-	unsure := cachextest.Repository{ // a write that failed may have stored its version, or not
+	unsure := cachextest.Repository{ // a failed write may have stored its version or not
 		Read:  func(context.Context, int) (int64, error) { return 0, nil },
 		Write: func(context.Context, int, int64) error { return errors.New("broken") },
 	}

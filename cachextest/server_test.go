@@ -68,7 +68,7 @@ func TestServer_DelaysReplies(t *testing.T) {
 			})
 			return err
 		}
-		require.NoError(t, pings()) // on a connection of pipelines
+		require.NoError(t, pings()) // on a connection for pipelines
 		server.Delay(40 * time.Millisecond)
 		began := time.Now()
 		require.NoError(t, pings())
@@ -94,7 +94,7 @@ func TestServer_HangsUntilItResumes(t *testing.T) {
 		resume()
 		synctest.Wait()
 		require.Equal(t, "1", rdb.Get(ctx, "n").Val(), "it was executed late")
-		server.Hang() // and Close ends it
+		server.Hang() // Close ends it
 	})
 }
 
@@ -154,10 +154,10 @@ func TestServer_HoldsOneCommand(t *testing.T) {
 	held.Release()
 	held.Release()
 	require.Equal(t, "before", <-got)
-	server.Hold("get") // that none meets
+	server.Hold("get") // which no command meets
 	stuck := server.Hold("set")
 	go func() { _ = other.Set(context.Background(), "a", "late", 0).Err() }()
-	<-stuck.Arrived() // and Close lets it go
+	<-stuck.Arrived() // Close releases it
 }
 
 func TestAdvance_PanicsOutsideOfABubble(t *testing.T) {
@@ -178,7 +178,7 @@ func TestOpen_IsForProgramsThatAreNoTests(t *testing.T) {
 	require.ErrorIs(t, rdb.Ping(t.Context()).Err(), redis.ErrClosed)
 }
 
-// A judge is a testing.TB that notes why a test fails in place of ending it.
+// judge is a testing.TB that records why a test fails instead of ending it.
 type judge struct {
 	testing.TB
 	fatal string
@@ -190,7 +190,7 @@ func (j *judge) Fatalf(format string, args ...any) {
 	runtime.Goexit()
 }
 
-// verdict returns why f fails the test; "" if it does not.
+// verdict returns the reason why f fails the test, or "" if it does not.
 func verdict(t *testing.T, f func(testing.TB)) string {
 	j := &judge{TB: t}
 	var wg sync.WaitGroup

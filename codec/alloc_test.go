@@ -9,7 +9,8 @@ import (
 	"github.com/cachex-go/cachex/codec"
 )
 
-// plain has no field that msgpack boxes, as it does times and slices of strings.
+// plain has no field that msgpack boxes, as it boxes times and slices of
+// strings.
 type plain struct {
 	ID     int64
 	Name   string
@@ -22,7 +23,7 @@ type plain struct {
 
 var somePlain = plain{1 << 40, "Ada Lovelace", "ada@example.com", 0.5, true, 36, []byte("data")}
 
-// These tests are not parallel, for they count what the process allocates.
+// These tests are not parallel, since they count allocations of the process.
 
 func TestAppendIntoEnoughRoomDoesNotAllocate(t *testing.T) {
 	if raceEnabled {
@@ -61,12 +62,12 @@ func TestDecodeAllocatesOnlyWhatTheValueHolds(t *testing.T) {
 	if raceEnabled {
 		t.Skip("under the race detector sync.Pool drops what it is given, at random")
 	}
-	const parts = 2 // both strings in one, and the bytes
+	const parts = 2 // one for both strings, and one for the bytes
 	decodeAllocates(t, 0, codec.Int[int64](), 1<<40)
 	decodeAllocates(t, 1, codec.String[string](), "value of some length")
 	decodeAllocates(t, 1, codec.Bytes[[]byte](), []byte("value"))
 	decodeAllocates(t, parts, codec.MessagePack[plain](), somePlain)
-	decodeAllocates(t, 2, codec.MessagePack[user](), someUser())                                    // all strings, and the slice
+	decodeAllocates(t, 2, codec.MessagePack[user](), someUser())                                    // one for all strings, and the slice
 	decodeAllocates(t, 3, codec.MessagePack[*user](), &user{Name: "Ada", Roles: []string{"admin"}}) // and the user
 	decodeAllocates(t, parts, codec.Version(codec.MessagePack[plain](), 1), somePlain)
 	decodeAllocates(t, parts, codec.Compress(codec.MessagePack[plain](), codec.Compression{Threshold: 1}), somePlain)

@@ -70,9 +70,9 @@ func benchmarkDecode(b *testing.B, name string, c codec.Codec[user]) {
 	})
 }
 
-// BenchmarkVersusMsgpack reports how many times as fast MessagePack is as msgpack
-// alone: the median of rounds in which they take turns, as machines are never the
-// same twice.
+// BenchmarkVersusMsgpack reports how many times as fast MessagePack is as
+// msgpack alone. It is the median of rounds in which they take turns, since
+// machines are never the same twice.
 func BenchmarkVersusMsgpack(b *testing.B) {
 	u, c, buf := someUser(), codec.MessagePack[user](), make([]byte, 0, 1024)
 	src, err := msgpack.Marshal(u)
@@ -106,7 +106,7 @@ func versus(b *testing.B, f, baseline func() error) {
 	}
 	slices.Sort(ratios)
 	slices.Sort(took)
-	b.ReportMetric(0, "ns/op") // of both and of many calls: of no use
+	b.ReportMetric(0, "ns/op") // of both and of many calls: useless
 	b.ReportMetric(ratios[len(ratios)/2], "times-as-fast")
 	b.ReportMetric(took[len(took)/2]/calls, "ns/call")
 }

@@ -93,7 +93,7 @@ func TestCheckRefusesFieldsThatWouldBeLost(t *testing.T) {
 	}
 }
 
-// The option inline has msgpack drop the fields whose names are taken.
+// The option inline makes msgpack drop the fields whose names are taken.
 func TestCheck_RefusesInlinedFieldsThatWouldBeLost(t *testing.T) {
 	t.Parallel()
 	for name, err := range map[string]error{
@@ -159,14 +159,14 @@ type (
 	Same  struct{ Same string }
 )
 
-// Common is embedded in what it has a field of.
+// Common is embedded in structs that have a field of its type.
 type (
 	Common struct{ Children []Child }
 	Parent struct{ Common }
 	Child  struct{ Common }
 )
 
-// A type may be known to msgpack without having methods.
+// ticket is registered with msgpack and has no methods.
 type ticket struct{ n byte }
 
 func init() {

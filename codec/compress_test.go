@@ -16,7 +16,7 @@ import (
 	"github.com/cachex-go/cachex/codec/codectest"
 )
 
-// text is n bytes that compress about as well as text does.
+// text returns n bytes that compress about as well as text.
 func text(n int) string {
 	words := []string{"the ", "quick ", "brown ", "fox ", "jumps ", "over ", "lazy ", "dogs, "}
 	r := rand.New(rand.NewPCG(3, 4))
@@ -59,7 +59,7 @@ func TestCompressStoresTheFewestBytes(t *testing.T) {
 			{text(256), true},
 			{noise(5000), false},
 			{strings.Repeat("\x00", 1<<20), true},
-			{strings.Repeat("\x00", 1<<20+1), false}, // too well to be believed
+			{strings.Repeat("\x00", 1<<20+1), false}, // compresses too well to be believed
 			{text(2 << 20), true},
 		} {
 			src, err := c.Append(nil, tt.value)
@@ -101,9 +101,9 @@ func TestCompressRefusesHostileBytes(t *testing.T) {
 	refuses(t, c,
 		"", "\x01", "\x02", "\x03", "\xff", "\x01\x80", "\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "\x01"+block[:len(block)-1], "\x01\x05"+block[2:],
 		"\x01"+block+"\x00", "\x02"+frame[:len(frame)-1], "\x02"+frame+"\x00", "\x02"+frame+frame, "\x02\x28\xb5\x2f\xfd",
-		"\x02\x50\x2a\x4d\x18\x00\x00\x00\x00",                     // a frame to be skipped
-		"\x02\x28\xb5\x2f\xfd\x00\x00\x01\x00\x00",                 // that does not say its size
-		"\x02\x28\xb5\x2f\xfd\x60\xff\xff\x01\x00\x00",             // that lies about it
+		"\x02\x50\x2a\x4d\x18\x00\x00\x00\x00",                     // a skippable frame
+		"\x02\x28\xb5\x2f\xfd\x00\x00\x01\x00\x00",                 // that does not state its size
+		"\x02\x28\xb5\x2f\xfd\x60\xff\xff\x01\x00\x00",             // that states a wrong size
 		"\x02\x28\xb5\x2f\xfd\x23\x01\x00\x00\x00\x01\x01\x00\x00", // with a dictionary
 	)
 	for _, bomb := range []string{
@@ -132,7 +132,7 @@ func zstdFrame(t testing.TB, plain []byte) string {
 	return string(e.EncodeAll(plain, nil))
 }
 
-// It is not parallel, for it measures what the process allocates.
+// The test is not parallel, since it measures allocations of the process.
 func TestCompressAllocatesLittleForFewBytes(t *testing.T) {
 	c := codec.Compress(codec.Bytes[[]byte](), codec.Compression{})
 	for _, warm := range []codec.Algorithm{codec.S2, codec.Zstd} {
@@ -149,8 +149,8 @@ func TestCompressAllocatesLittleForFewBytes(t *testing.T) {
 	} {
 		require.Less(t, allocatedBy(c, []byte(src)), 64<<10, "%x", src[:8])
 	}
-	// The most that few bytes may claim, and a frame with a window of 8 MiB and
-	// more that says it holds little.
+	// The first is the most that few bytes may claim. The second is a frame
+	// with a window of 8 MiB and more that claims to hold little.
 	require.Less(t, allocatedBy(c, []byte("\x01\x80\x80\x40\x00\x00")), 2<<20)
 	for window := byte(0); window < 31<<3; window += 8 {
 		src := []byte{2, 0x28, 0xb5, 0x2f, 0xfd, 0x40, window, 0x00, 0x00, 0x01, 0x00, 0x00}
@@ -192,7 +192,7 @@ func TestCompressChecksItsSettings(t *testing.T) {
 
 func TestCompressIsFineWithBytesOfItsOwnOutput(t *testing.T) {
 	t.Parallel()
-	// An inner codec whose bytes begin like a tag, and nested wrappers.
+	// The inner codec's bytes begin like a tag, and the wrappers are nested.
 	twice := codec.Compress(codec.Compress(codec.Bytes[[]byte](), codec.Compression{Threshold: 1}), codec.Compression{Algorithm: codec.Zstd, Threshold: 1})
 	codectest.Run(t, twice, []byte{}, []byte{0}, []byte{1}, []byte{2}, bytes.Repeat([]byte{1, 2}, 500), slices.Concat([]byte(text(600)), []byte(noise(60))))
 }

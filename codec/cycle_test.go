@@ -24,7 +24,7 @@ type (
 	selfMap   map[string]selfMap
 )
 
-// Without a guard each of these ends the process.
+// Without a guard each of these values ends the process.
 func TestCyclesAreErrors(t *testing.T) {
 	t.Parallel()
 	left, kids, byName, inAny := &tree{}, &tree{}, &tree{}, &tree{}
@@ -99,7 +99,7 @@ func TestListsAsLongAsTheLimitAreEncoded(t *testing.T) {
 	require.ErrorIs(t, appendError(codec.For[*inner](), &inner{B: &inner{B: v}}), codec.ErrTooLarge)
 }
 
-// A type that encodes itself is not looked into.
+// ownEncoding encodes itself, so it is not followed.
 type ownEncoding struct{ *list.List }
 
 func (ownEncoding) MarshalMsgpack() ([]byte, error)  { return []byte{0xc0}, nil }

@@ -40,7 +40,7 @@ func TestEncryptHidesTheValueAndNeverRepeats(t *testing.T) {
 func TestEncryptLeavesNoPlainBytesBehindWhatItReturns(t *testing.T) {
 	t.Parallel()
 	k := codec.Bind(codec.Encrypt(codec.For[string](), codec.Key{Secret: secret(32, 1)}))
-	for _, room := range []int{0, 20, 30, 1000} { // too little for the value, for the tag, enough
+	for _, room := range []int{0, 20, 30, 1000} { // too little for the value, too little for the tag, enough
 		dst := make([]byte, 0, room)
 		_, err := k.AppendKeyed(dst, "key", "attack at dawn")
 		require.NoError(t, err)
@@ -89,7 +89,7 @@ func TestEncryptRotatesKeys(t *testing.T) {
 		{with(first), with(second, first), true},
 		{with(second, first), with(second), true},
 		{with(first), with(second), false},
-		{with(first), with(codec.Key{ID: 1, Secret: secret(32, 3)}), false}, // another secret of that ID
+		{with(first), with(codec.Key{ID: 1, Secret: secret(32, 3)}), false}, // another secret with that ID
 	} {
 		src, err := step.writer.AppendKeyed(nil, "key", "value")
 		require.NoError(t, err)

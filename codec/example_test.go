@@ -9,7 +9,7 @@ import (
 	"github.com/cachex-go/cachex/codec"
 )
 
-// The codec follows from the type.
+// For chooses the codec by the type.
 func ExampleFor() {
 	type UserID int64
 	type User struct {
@@ -20,7 +20,7 @@ func ExampleFor() {
 	user, _ := codec.For[User]().Append(nil, User{"Ada", 36})
 	fmt.Printf("%q\n%q\n", id, user)
 
-	// 300 does not fit the field, and is not made to.
+	// 300 does not fit the field, and is not truncated.
 	err := codec.For[User]().Decode([]byte("\x81\xa3Age\xcd\x01\x2c"), new(User))
 	fmt.Println(err)
 	// Output:
@@ -29,7 +29,7 @@ func ExampleFor() {
 	// codec: an integer out of the range of its type
 }
 
-// A type that cannot be stored is found before there is a value of it.
+// Check finds a type that cannot be stored before a value of it exists.
 func ExampleCheck() {
 	type Job struct {
 		Name string
@@ -40,7 +40,7 @@ func ExampleCheck() {
 	// codec: codec_test.Job.Done: chan bool cannot be encoded
 }
 
-// A time is stored as a number of milliseconds.
+// Map stores a time as a number of milliseconds.
 func ExampleMap() {
 	c := codec.Map(codec.Int[int64](),
 		func(t time.Time) (int64, error) { return t.UnixMilli(), nil },
@@ -56,7 +56,8 @@ func ExampleMap() {
 	// 2030-01-02 03:04:05 +0000 UTC <nil>
 }
 
-// What compresses is compressed; what does not costs one byte.
+// Compress compresses a value if that makes it shorter, and otherwise adds one
+// byte.
 func ExampleCompress() {
 	c := codec.Compress(codec.For[string](), codec.Compression{Algorithm: codec.Zstd})
 
@@ -72,7 +73,7 @@ func ExampleCompress() {
 	// 2000 <nil>
 }
 
-// What is encrypted for one Redis key does not decode under another.
+// Encrypt binds a value to its Redis key: it does not decode under another.
 func ExampleEncrypt() {
 	current := codec.Key{ID: 2, Secret: []byte("a secret of thirty-two bytes ...")}
 	previous := codec.Key{ID: 1, Secret: []byte("sixteen bytes...")}
@@ -92,7 +93,7 @@ func ExampleEncrypt() {
 	// codec.Key{ID: 2, Secret: hidden}
 }
 
-// Another version is another format: to a cache, a miss.
+// Version makes another version another format: to a cache, a miss.
 func ExampleVersion() {
 	old := codec.Version(codec.For[string](), 1)
 	now := codec.Version(codec.For[string](), 2)

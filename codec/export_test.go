@@ -5,7 +5,7 @@ import (
 	"unsafe"
 )
 
-// ByLibrary returns MessagePack[V] that leaves all to msgpack.
+// ByLibrary returns a MessagePack[V] that leaves everything to msgpack.
 func ByLibrary[V any]() Codec[V] {
 	c := MessagePack[V]().(*typed[V])
 	if u, ok := c.as.(*untyped); ok {
@@ -22,24 +22,24 @@ func (c byLibrary) decodeInto(src []byte, p any) (err error) {
 	return c.decodeByLibrary(src, reflect.ValueOf(p).UnsafePointer(), 0)
 }
 
-// Compiled reports whether the program for V does more than to leave all to
+// Compiled reports whether the program for V does more than leave everything to
 // msgpack.
 func Compiled[V any]() bool {
 	c, ok := MessagePack[V]().(*typed[V]).as.(*untyped)
 	return ok && c.compiled().top.op != opLeaf
 }
 
-// ReadByProgram reports whether the program of c is sure of src, and what it
-// reads.
+// ReadByProgram reads src with the program of c. ok reports whether the program
+// is sure of src.
 func ReadByProgram[V any](c Codec[V], src []byte) (v V, ok bool) {
 	ok, _ = c.(*typed[V]).as.(*untyped).compiled().read(src, unsafe.Pointer(&v))
 	return v, ok
 }
 
-// Dynamic is MessagePack of a type that is known only when the program runs.
+// Dynamic is MessagePack of a type that is only known at run time.
 type Dynamic struct{ untyped *untyped }
 
-// MessagePackOf returns the codec of t, or why t is refused.
+// MessagePackOf returns the codec of t, or an error that says why t is refused.
 func MessagePackOf(t reflect.Type) (Dynamic, error) {
 	p, err := newPlan(t)
 	if err != nil {
@@ -48,7 +48,7 @@ func MessagePackOf(t reflect.Type) (Dynamic, error) {
 	return Dynamic{&untyped{typ: t, plan: p}}, nil
 }
 
-// Leaf reports whether all is left to msgpack.
+// Leaf reports whether the whole value is left to msgpack.
 func (d Dynamic) Leaf() bool { return d.untyped.compiled().top.op == opLeaf }
 
 // Append appends *p.

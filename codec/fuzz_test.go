@@ -16,8 +16,9 @@ import (
 	"github.com/cachex-go/cachex/codec"
 )
 
-// again wants that what src decodes to, if it does, encodes to bytes that
-// decode to the same, and that an error is an ErrFormat.
+// again decodes src. If that succeeds, it requires that the value encodes to
+// bytes that decode to the same value. If it fails, again requires an
+// ErrFormat.
 func again[V any](t *testing.T, c codec.Codec[V], src []byte) (v V, ok bool) {
 	k := codec.Bind(c)
 	kept := bytes.Clone(src)
@@ -33,7 +34,8 @@ func again[V any](t *testing.T, c codec.Codec[V], src []byte) (v V, ok bool) {
 	}
 	out, err := k.AppendKeyed(nil, "key", v)
 	if err != nil {
-		// It takes more to write: a time, say, may be beyond what can be.
+		// Encoding has more limits than decoding: for instance, a time may be
+		// out of range.
 		if !errors.Is(err, codec.ErrEncode) {
 			t.Fatalf("Append of what %x decodes to: %v", src, err)
 		}
@@ -49,9 +51,9 @@ func again[V any](t *testing.T, c codec.Codec[V], src []byte) (v V, ok bool) {
 	return v, true
 }
 
-// alike is reflect.DeepEqual, but for NaN, which is like NaN. Of maps with a NaN
-// among their keys, which no lookup finds, it compares the size. It is for values
-// that have been decoded, so none of them leads back to itself.
+// alike is reflect.DeepEqual, except that NaN is like NaN. If two maps have a
+// NaN among their keys, which no lookup finds, it compares their sizes. It is
+// for decoded values, so none of them contains itself.
 func alike(v, w reflect.Value) bool {
 	if v.IsValid() != w.IsValid() {
 		return false
@@ -94,7 +96,7 @@ func alike(v, w reflect.Value) bool {
 	return v.Equal(w)
 }
 
-// narrow and wide have the same fields, of which those of wide hold all.
+// narrow and wide have the same fields. Those of wide hold every integer.
 type narrow struct {
 	I8  int8
 	I16 []int16
@@ -152,16 +154,16 @@ func FuzzMessagePack(f *testing.F) {
 		if !ok {
 			return
 		}
-		// No integer was cut to fit: any holds the same.
+		// No integer was truncated to fit: an any holds the same.
 		var w wide
 		if err := wides.Decode(src, &w); err != nil {
-			return // any takes no unknown extension, nor a key twice
+			return // an any accepts no unknown extension and no repeated key
 		}
 		same(t, reflect.ValueOf(n), reflect.ValueOf(w))
 	})
 }
 
-// same compares the integers in n with those in w, which are in any.
+// same compares the integers in n with the integers in w, which are in any.
 func same(t *testing.T, n, w reflect.Value) {
 	for w.Kind() == reflect.Interface && !w.IsNil() {
 		w = w.Elem()
@@ -221,7 +223,8 @@ func FuzzInt(f *testing.F) {
 	})
 }
 
-// fuzzInt wants that src decodes if and only if it is how its number is written.
+// fuzzInt requires that src decodes if and only if it is the canonical form of
+// its number.
 func fuzzInt[I codec.Integer](t *testing.T, src []byte) {
 	v, ok := again(t, codec.Int[I](), src)
 	canonical := false
@@ -268,8 +271,8 @@ func FuzzCompress(f *testing.F) {
 	})
 }
 
-// sealedValue is "value" encrypted once under the key "key", with the first of
-// the keys below. Entries of old releases are to be read for ever.
+// sealedValue is "value", encrypted under the key "key" with the first of the
+// keys below. Entries of old releases must stay readable.
 const sealedValue = "010000000117ede0e5091590dbed5d98219ec4ccf5d1f6a555274770dee60b32e9a909988b3a"
 
 func FuzzEncrypt(f *testing.F) {

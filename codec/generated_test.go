@@ -11,8 +11,8 @@ import (
 	"github.com/cachex-go/cachex/codec/codectest"
 )
 
-// generated has the methods that tinylib/msgp generates, on the receivers that
-// it generates them on, for a struct as a MessagePack array.
+// generated has the methods that tinylib/msgp generates, on the same receivers,
+// for a struct as a MessagePack array.
 type generated struct {
 	ID   uint32
 	Next *generated
@@ -105,7 +105,7 @@ func (w wild) MarshalMsg(b []byte) ([]byte, error) {
 
 func (w *wild) UnmarshalMsg(b []byte) ([]byte, error) {
 	if b[0] == 1 {
-		return b, nil // read nothing
+		return b, nil // reads nothing
 	}
 	panic("wild")
 }

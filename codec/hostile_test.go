@@ -23,11 +23,11 @@ func TestMessagePackRefusesBytesThatAreNotOneValue(t *testing.T) {
 	t.Parallel()
 	for _, src := range []string{
 		"", "\xc1", "\x91\xc1", // nothing, and the reserved code
-		"\xdd\xff\xff\xff\xff", "\xdf\xff\xff\xff\xff", "\xdc\xff\xff", "\xde\xff\xff", "\x9f", "\x8f", "\x82\xa1a", // more is declared than follows
+		"\xdd\xff\xff\xff\xff", "\xdf\xff\xff\xff\xff", "\xdc\xff\xff", "\xde\xff\xff", "\x9f", "\x8f", "\x82\xa1a", // declares more than follows
 		"\xc6\x1d\xcd\x65\x00", "\xc6\xff\xff\xff\xff", "\xdb\xff\xff\xff\xff", "\xc4\x01", "\xc5\x00\x01", "\xd9\x01", "\xda\x00\x01", "\xa1",
 		"\xc7\x01\xff", "\xc8\x00\x01\xff", "\xc9\xff\xff\xff\xff\xff", "\xd4\xff", "\xd6\xff\x00\x00\x00", "\xd8\xff",
-		"\xc4", "\xc5\x00", "\xc6\x00", "\xc7", "\xc8\x00", "\xc9\x00", "\xd9", "\xda", "\xdb", "\xdc\x00", "\xdd", "\xde", "\xdf\x00", // cut in a length
-		"\xca\x00", "\xcb\x00", "\xcc", "\xcd\x00", "\xce\x00", "\xcf\x00", "\xd0", "\xd1\x00", "\xd2\x00", "\xd3\x00", // cut in a number
+		"\xc4", "\xc5\x00", "\xc6\x00", "\xc7", "\xc8\x00", "\xc9\x00", "\xd9", "\xda", "\xdb", "\xdc\x00", "\xdd", "\xde", "\xdf\x00", // truncated in a length
+		"\xca\x00", "\xcb\x00", "\xcc", "\xcd\x00", "\xce\x00", "\xcf\x00", "\xd0", "\xd1\x00", "\xd2\x00", "\xd3\x00", // truncated in a number
 		"\x01\x01", "\xc0\xc0", "\x90\x00", "\x80\x80", // bytes after the value
 	} {
 		refuses(t, codec.MessagePack[any](), src)
@@ -72,12 +72,13 @@ func TestMessagePackRefusesOtherTypes(t *testing.T) {
 	refuses(t, codec.MessagePack[user](), "\x01", "\xa1x", "\xca\x00\x00\x00\x00", "\x81\xa2ID\xa11", "\x81\xa4Name\x01", "\x81\x01\x01")
 	refuses(t, codec.MessagePack[struct{ N int }](), "\x81\xa1N\xcb\x3f\xf0\x00\x00\x00\x00\x00\x00") // a float
 	refuses(t, codec.MessagePack[[2]int](), "\x93\x01\x02\x03")
-	refuses(t, codec.MessagePack[map[any]int](), "\x81\x90\x01", "\x81\x80\x01") // a slice, a map as key: msgpack panics
-	refuses(t, codec.MessagePack[any](), "\xd4\x63\x00")                         // an extension nobody registered
+	refuses(t, codec.MessagePack[map[any]int](), "\x81\x90\x01", "\x81\x80\x01") // a slice and a map as a key: msgpack panics
+	refuses(t, codec.MessagePack[any](), "\xd4\x63\x00")                         // an unregistered extension
 }
 
-// An extension where a map is due: msgpack skips its header only, and takes
-// what is inside for the header of a map of 4 billion.
+// TestMessagePackRefusesAnExtensionInPlaceOfAMap has an extension in place of a
+// map. msgpack skips only its header, and reads its content as the header of a
+// map of 4 billion.
 func TestMessagePackRefusesAnExtensionInPlaceOfAMap(t *testing.T) {
 	t.Parallel()
 	for _, ext := range []string{
@@ -91,7 +92,7 @@ func TestMessagePackRefusesAnExtensionInPlaceOfAMap(t *testing.T) {
 		refuses(t, codec.MessagePack[struct{ M map[string]any }](), "\x81\xa1M"+ext)
 		refuses(t, codec.MessagePack[[]*map[string]any](), "\x91"+ext)
 	}
-	// Where a time is due, an extension is right, with maps around.
+	// In place of a time, an extension is right, even with maps around it.
 	type event struct {
 		At  time.Time
 		Who map[string]any
@@ -119,7 +120,7 @@ func TestMessagePackRefusesIntegersThatDoNotFit(t *testing.T) {
 }
 
 // integerFits decodes every integer around the limits of every width, in each
-// encoding that can hold it, into an I wherever an I can stand.
+// encoding that can hold it, into an I in every position that an I can have.
 func integerFits[I codec.Integer](t *testing.T, least int64, most uint64) {
 	t.Helper()
 	type base struct{ I I }
@@ -153,7 +154,7 @@ func integerFits[I codec.Integer](t *testing.T, least int64, most uint64) {
 			check("embedded", decodes[s]("\x81\xa4base\x81\xa1I"+b))
 			check("name as bytes", decodes[s]("\x81\xc4\x01f"+b))
 			check("name as str8", decodes[s]("\x81\xd9\x01f"+b))
-			if _, isByte := any(I(0)).(uint8); !isByte { // slices of which are strings
+			if _, isByte := any(I(0)).(uint8); !isByte { // slices of bytes are strings
 				check("slice", decodes[[]I]("\x92\x01"+b))
 				check("array16", decodes[[]I]("\xdc\x00\x01"+b))
 				check("array32", decodes[[]I]("\xdd\x00\x00\x00\x01"+b))
@@ -172,15 +173,15 @@ func integerFits[I codec.Integer](t *testing.T, least int64, most uint64) {
 
 func decodes[V any](src string) error {
 	c, ok := decoders.Load(reflect.TypeFor[V]())
-	if !ok { // to make one for each of a hundred thousand calls takes longest of all
+	if !ok { // making one for each of a hundred thousand calls would take longest
 		c, _ = decoders.LoadOrStore(reflect.TypeFor[V](), codec.MessagePack[V]())
 	}
 	return c.(codec.Codec[V]).Decode([]byte(src), new(V))
 }
 
-var decoders sync.Map // of reflect.Type to codec
+var decoders sync.Map // reflect.Type to codec
 
-// An edge is an integer of 65 bits.
+// edge is an integer of 65 bits.
 type edge struct {
 	negative bool
 	n        uint64 // two's complement if negative
@@ -244,8 +245,8 @@ type spacious struct {
 	Room [8192]int64 `msgpack:",omitempty"`
 }
 
-// TestDecodeAllocatesNoMoreThanItSays is not parallel, for it measures what the
-// process allocates.
+// TestDecodeAllocatesNoMoreThanItSays is not parallel, since it measures
+// allocations of the process.
 func TestDecodeAllocatesNoMoreThanItSays(t *testing.T) {
 	array := func(n int, each string) []byte {
 		return append([]byte{0xdd, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}, strings.Repeat(each, n)...)
@@ -270,7 +271,8 @@ func TestDecodeAllocatesNoMoreThanItSays(t *testing.T) {
 		within(t, codec.MessagePack[[][]spacious](), array(n, "\x91\x80"), "slices of one empty struct of 64 KiB")
 		within(t, codec.MessagePack[map[int]spacious](), slices.Concat([]byte{0xdf, 0, byte(n >> 17), byte(n >> 9), byte(n >> 1)}, bytes.Repeat([]byte("\x01\x80"), n>>1)), "a map of large structs")
 	}
-	// As many as just pass, that the estimate may be seen to be from above.
+	// The number of elements is the greatest that passes, to show that the
+	// estimate is an upper bound.
 	atMost(t, codec.MessagePack[[]everything](), func(n int) []byte { return array(n, "\x80") })
 	atMost(t, codec.MessagePack[[]*everything](), func(n int) []byte { return array(n, "\x80") })
 	atMost(t, codec.MessagePack[[]map[string]everything](), func(n int) []byte { return array(n, "\x81\xa0\x80") })
@@ -295,7 +297,8 @@ func within[V any](t *testing.T, c codec.Codec[V], src []byte, what string) {
 	require.LessOrEqual(t, got, limit+4096, fmt.Sprintf("%s: %d bytes", what, len(src)))
 }
 
-// atMost finds the greatest n for which c decodes src(n), and measures that.
+// atMost finds the greatest n for which c decodes src(n), and measures that
+// decoding.
 func atMost[V any](t *testing.T, c codec.Codec[V], src func(n int) []byte) {
 	t.Helper()
 	n := sort.Search(1<<16, func(n int) bool { return c.Decode(src(n), new(V)) != nil }) - 1
@@ -303,10 +306,11 @@ func atMost[V any](t *testing.T, c codec.Codec[V], src func(n int) []byte) {
 	within(t, c, src(n), fmt.Sprintf("%d elements of %T", n, *new(V)))
 }
 
-// allocatedBy returns the bytes that one Decode allocates, be they freed or not.
+// allocatedBy returns the number of bytes that one Decode allocates, freed or
+// not.
 func allocatedBy[V any](c codec.Codec[V], src []byte) int {
 	v := new(V)
-	_ = c.Decode([]byte{0xc0}, v) // what is made once
+	_ = c.Decode([]byte{0xc0}, v) // allocates everything that is made once
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	_ = c.Decode(src, v)
@@ -343,7 +347,7 @@ func TestMessagePackRefusesToWriteWhatWouldTakeTooMuchToRead(t *testing.T) {
 	}
 }
 
-// What was read before must not tell on what is read after.
+// Bytes that were read before must not affect later reads.
 func TestMessagePackForgetsBytesThatFailed(t *testing.T) {
 	t.Parallel()
 	c := codec.For[struct{ R msgpack.RawMessage }]()

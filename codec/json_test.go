@@ -64,7 +64,7 @@ func TestJSONCannotEncodeNaNAndCycles(t *testing.T) {
 	a.Next = a
 	_, err = codec.JSON[*article]().Append(nil, a)
 	require.ErrorIs(t, err, codec.ErrEncode)
-	codectest.Run(t, codec.JSON[*article](), &article{}) // and it works afterwards
+	codectest.Run(t, codec.JSON[*article](), &article{}) // it works afterwards
 }
 
 func TestJSONCheckNamesTheField(t *testing.T) {

@@ -11,8 +11,8 @@ import (
 	"github.com/cachex-go/cachex/codec"
 )
 
-// Hall is 64 KiB large, and a few bytes of JSON when it is empty. Its names are hard
-// to match.
+// Hall is 64 KiB large, and a few bytes of JSON when it is empty. Its names are
+// hard to match.
 type Hall struct {
 	Room [8192]int64 `json:"room,omitempty"`
 	Kin  []Hall      `json:"kin,omitempty"`
@@ -48,7 +48,7 @@ func row(n int, open, each, end string) []byte {
 	return []byte(open + strings.TrimSuffix(strings.Repeat(each+",", n), ",") + end)
 }
 
-// It is not parallel, for it measures what the process allocates.
+// The test is not parallel, since it measures allocations of the process.
 func TestJSON_DecodeAllocatesNoMoreThanItSays(t *testing.T) {
 	array := func(n int, each string) []byte { return row(n, "[", each, "]") }
 	for _, n := range []int{20, 2000, 100_000} {
@@ -100,7 +100,8 @@ func TestJSON_RefusesToWriteWhatWouldTakeTooMuchToRead(t *testing.T) {
 	require.Equal(t, "before", string(out))
 }
 
-// What takes much room in Go takes much in JSON too, unless it is left out.
+// A value that takes much space in Go takes much in JSON too, unless parts are
+// omitted.
 func TestJSON_ReadsLargeValuesThatItWrote(t *testing.T) {
 	t.Parallel()
 	readsBack(t, make([]Hall, 40))
@@ -131,8 +132,9 @@ func readsBack[V any](t *testing.T, v V) {
 	require.Equal(t, string(src), string(again))
 }
 
-// FuzzJSONAllocates requires that JSON decodes what encoding/json decodes, or says that
-// it would take too much, and takes no more than it says.
+// FuzzJSONAllocates requires that JSON decodes the bytes that encoding/json
+// decodes, or refuses them as too large. It also requires that JSON allocates
+// no more than documented.
 func FuzzJSONAllocates(f *testing.F) {
 	for _, n := range []int{1, 12, 13, 64, 100} {
 		f.Add(row(n, "[", "{}", "]"))

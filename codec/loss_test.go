@@ -13,7 +13,7 @@ import (
 	"github.com/cachex-go/cachex/codec"
 )
 
-// comes appends v and returns what it is decoded to.
+// comes appends v, decodes the bytes and returns the result.
 func comes[V any](t *testing.T, v V) (got V) {
 	t.Helper()
 	c := codec.For[V]()
@@ -101,7 +101,7 @@ func TestMessagePack_EmbeddedPointersComeBackAsTheyWere(t *testing.T) {
 	}]()), "stored as an array")
 }
 
-// Blank has nothing to store.
+// Blank has no field to store.
 type Blank struct{ hidden int }
 
 func TestMessagePack_TimesComeBackInUTC(t *testing.T) {
@@ -123,7 +123,7 @@ func TestMessagePack_TimesComeBackInUTC(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, string(miss), string(hit))
 	}
-	// So it is of bytes that are left to msgpack: a field that comes twice.
+	// The same holds for bytes that are left to msgpack: a field occurs twice.
 	var got struct {
 		N  int
 		At time.Time
@@ -153,13 +153,13 @@ func TestMessagePack_RefusesToStoreWhatWouldNotComeBack(t *testing.T) {
 	require.Equal(t, struct{ G grading }{3}, comes(t, struct{ G grading }{3}))
 }
 
-// vague says the same of every value.
+// vague has the same text for every value.
 type vague int
 
 func (vague) MarshalText() ([]byte, error)  { return []byte("?"), nil }
 func (v *vague) UnmarshalText([]byte) error { return nil }
 
-// halfGenerated does not take what it makes.
+// halfGenerated does not decode the bytes that it makes.
 type halfGenerated struct{}
 
 func (halfGenerated) MarshalMsg(b []byte) ([]byte, error)  { return append(b, 1), nil }

@@ -14,7 +14,7 @@ import (
 	"github.com/cachex-go/cachex/codec/codectest"
 )
 
-// everything has a field of each kind that MessagePack carries.
+// everything has a field of each kind that MessagePack supports.
 type everything struct {
 	Base
 	*More
@@ -68,7 +68,7 @@ type inner struct {
 
 type pair struct{ X, Y int8 }
 
-// custom writes itself as an array.
+// custom encodes itself as an array.
 type custom struct{ x, y int }
 
 func (c custom) EncodeMsgpack(e *msgpack.Encoder) error {

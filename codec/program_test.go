@@ -15,7 +15,7 @@ import (
 	"github.com/cachex-go/cachex/codec"
 )
 
-// common has a part of each kind that a program knows.
+// common has a part of each kind that a program handles.
 type common struct {
 	Base
 	tagged  `msgpack:",inline"`
@@ -64,14 +64,14 @@ type (
 		T8 int8 `msgpack:"t"`
 	}
 	Part  struct{ PartID uint32 }
-	chain struct { // a type within itself
+	chain struct { // a recursive type
 		Next *chain
 		Kids []chain
 		By   map[string]chain
 	}
 )
 
-// sparing leaves out what is empty, of each kind.
+// sparing has an omitempty field of each kind.
 type sparing struct {
 	Bool   bool              `msgpack:",omitempty"`
 	I8     int8              `msgpack:",omitempty"`
@@ -101,14 +101,14 @@ type sparing struct {
 	Alias  int `msgpack:"a,alias:b"`
 }
 
-// broad has more fields than a machine word has bits, in the second half.
+// broad has, in its second half, more fields than a machine word has bits.
 type broad struct {
 	A, B, C, D, E, F, G, H eight
 }
 
 type eight struct{ A, B, C, D, E, F, G, H, I int }
 
-// long has as many in one struct.
+// long has as many fields in one struct.
 type long struct {
 	A0, A1, A2, A3, A4, A5, A6, A7, A8, A9, B0, B1, B2, B3, B4, B5, B6, B7, B8, B9  int8
 	C0, C1, C2, C3, C4, C5, C6, C7, C8, C9, D0, D1, D2, D3, D4, D5, D6, D7, D8, D9  string
@@ -116,22 +116,22 @@ type long struct {
 	G0, G1, G2, G3, G4, G5, G6, G7, G8, G9, WithANameThatIsLongerThanThirtyOneBytes bool
 }
 
-// A twin is a type with both ways to code it, the program's and msgpack's.
+// twin is a type with both of its codecs, the program's and msgpack's.
 type twin interface {
-	// random encodes random values in both ways, and decodes them.
+	// random encodes random values with both codecs, and decodes them.
 	random(t testing.TB, r *rand.Rand) (src []byte)
-	// decode decodes src in both ways.
+	// decode decodes src with both codecs.
 	decode(t testing.TB, src []byte)
 }
 
 type twinOf[V any] struct {
 	fast, slow codec.Codec[V]
-	alike      bool // in the bytes of every value
+	alike      bool // every value has the same bytes in both
 }
 
 func newTwin[V any](t testing.TB) twin {
 	require.True(t, codec.Compiled[V](), "%v has no program", reflect.TypeFor[V]())
-	// What omitempty leaves out is more for msgpack, which loses it.
+	// msgpack's omitempty omits more values, and loses them.
 	return twinOf[V]{codec.MessagePack[V](), codec.ByLibrary[V](), reflect.TypeFor[V]() != reflect.TypeFor[sparing]()}
 }
 
@@ -158,7 +158,7 @@ func (w twinOf[V]) decode(t testing.TB, src []byte) {
 		t.Fatalf("decoding %x to a %T changed it", kept, fast)
 	}
 	for i := range src {
-		src[i] ^= 0x55 // what was decoded must not refer to it
+		src[i] ^= 0x55 // the decoded value must not refer to it
 	}
 	if !reflect.DeepEqual(fast, slow) && !alike(reflect.ValueOf(&fast).Elem(), reflect.ValueOf(&slow).Elem()) {
 		t.Fatalf("%x decodes to %+v, by msgpack to %+v", shown(kept), fast, slow)
@@ -198,11 +198,11 @@ func (w twinOf[V]) random(t testing.TB, r *rand.Rand) []byte {
 	return src
 }
 
-// A scatter fills values at random, with what is at the limits most of all. Maps
-// have one entry, as of more there is no telling the order.
+// scatter fills values at random, mostly with values at the limits. Maps have
+// one entry, since the order of more entries is random.
 type scatter struct {
 	*rand.Rand
-	left int // of slices, maps and pointers
+	left int // slices, maps and pointers still allowed
 }
 
 func (s *scatter) fill(v reflect.Value) {
@@ -218,7 +218,7 @@ func (s *scatter) fill(v reflect.Value) {
 	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
 		v.SetUint(s.bits() >> (64 - v.Type().Bits()))
 	case reflect.Float32:
-		// By memory, since SetFloat quiets a NaN.
+		// The bits are set in memory, since SetFloat quiets a NaN.
 		*v.Addr().Convert(reflect.TypeFor[*float32]()).Interface().(*float32) = math.Float32frombits(s.Uint32())
 	case reflect.Float64:
 		v.SetFloat(math.Float64frombits(s.Uint64()))
@@ -268,8 +268,8 @@ func (s *scatter) fill(v reflect.Value) {
 	}
 }
 
-// bits returns a number that is as likely to have any length, of which the lowest
-// bits and the highest are those that types of fewer bits take.
+// bits returns a number of a random length, each length with the same
+// probability. Its lowest and highest bits are limits of types with fewer bits.
 func (s *scatter) bits() uint64 {
 	n := s.Uint64() >> s.IntN(64)
 	switch s.IntN(4) {
@@ -288,8 +288,8 @@ func (s *scatter) length() int {
 	return s.IntN(3 << s.IntN(8))
 }
 
-// TestProgramsDoAsMsgpackDoes encodes and decodes random values, and decodes what
-// random bytes make of their encodings.
+// TestProgramsDoAsMsgpackDoes encodes and decodes random values. It also
+// decodes their encodings after random changes.
 func TestProgramsDoAsMsgpackDoes(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(3, 4))
@@ -316,7 +316,8 @@ func TestProgramsDoAsMsgpackDoes(t *testing.T) {
 	}
 }
 
-// someCode returns a byte, and of some kinds more often than there are.
+// someCode returns a random byte. Some kinds are more frequent than their
+// number of codes.
 func someCode(r *rand.Rand) byte {
 	if r.IntN(2) == 0 {
 		return byte(0xc0 + r.IntN(0x20))

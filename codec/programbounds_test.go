@@ -19,9 +19,10 @@ import (
 	"github.com/cachex-go/cachex/codec/codectest"
 )
 
-// Types that msgpack was told how to encode, which nothing about them shows.
+// These types are registered with msgpack, which the types themselves do not
+// show.
 type (
-	cents int64              // by a function that does as msgpack does with 0
+	cents int64              // by a function that treats 0 as msgpack does
 	point struct{ X, Y int } // as an extension
 	grade uint16             // decoded by a function
 	sums  struct {
@@ -94,7 +95,7 @@ func TestProgram_LeavesToMsgpackTypesRegisteredWithIt(t *testing.T) {
 	} {
 		require.True(t, compiled, name)
 	}
-	// And they work all the same.
+	// Such types work all the same.
 	codectest.Run(t, codec.For[[]cents](), nil, []cents{0, 5})
 	codectest.Run(t, codec.For[struct{ P *point }](), struct{ P *point }{}, struct{ P *point }{&point{1, 2}})
 	codectest.Run(t, codec.For[map[string]any](), map[string]any{"p": point{1, 2}})
@@ -103,15 +104,15 @@ func TestProgram_LeavesToMsgpackTypesRegisteredWithIt(t *testing.T) {
 	require.Equal(t, []grade{10}, v)
 }
 
-// A type that msgpack encodes only in part hides registered types from a
-// comparison of the whole.
+// If msgpack can encode a type only in part, a comparison of the whole type
+// does not show its registered parts.
 func TestMessagePack_LeavesRegisteredTypesToMsgpackBesideWhatItCannotEncode(t *testing.T) {
 	t.Parallel()
 	page, sum := url.URL{Path: "/p"}, *big.NewInt(7)
 	for _, v := range []any{
-		map[url.URL]cents{page: 48}, // a key with methods of its pointer
+		map[url.URL]cents{page: 48}, // a key with methods on its pointer
 		[1][]map[url.URL][1]cents{{{page: {48}}}},
-		map[string]struct { // an element with methods of its pointer
+		map[string]struct { // an element with methods on its pointer
 			N big.Int
 			C cents
 		}{"a": {sum, 48}},
@@ -120,14 +121,14 @@ func TestMessagePack_LeavesRegisteredTypesToMsgpackBesideWhatItCannotEncode(t *t
 			C cents
 		}{map[string]big.Int{"a": sum}, 48},
 		struct {
-			G grading // does not take its zero value back
+			G grading // does not decode its zero value
 			C cents
 		}{1, 48},
 		struct {
 			Long [10_001]int8 // more than is compared
 			C    cents
 		}{C: 48},
-		sums{48}, // a field that msgpack leaves out by another rule
+		sums{48}, // msgpack omits a field by another rule
 		map[string]*sums{"a": {48}},
 		bills{{48}},
 		struct {
@@ -155,7 +156,7 @@ func TestMessagePack_LeavesRegisteredTypesToMsgpackBesideWhatItCannotEncode(t *t
 
 var someTime = time.Unix(1, 0)
 
-// Bytes that nothing but msgpack takes, each in its own way.
+// Only msgpack decodes these bytes, each for another reason.
 func TestProgramsLeaveToMsgpackWhatTheyAreNotSureOf(t *testing.T) {
 	t.Parallel()
 	type event struct {
@@ -173,9 +174,9 @@ func TestProgramsLeaveToMsgpackWhatTheyAreNotSureOf(t *testing.T) {
 		"\x81\xa1m\x05",                          // by an alias
 		"\x81\xa4Base\x81\xa6BaseID\x05",         // embedded under its name
 		"\x81\xa2In\x92\x01\xc0",                 // as an array
-		"\x81\xa2In\x90",                         // as an array that is empty
-		"\x81\xa2At\xc7\x04\xff\x00\x00\x00\x01", // in a form that nobody writes
-		"\x81\xc0\x01",                           // a name that is nil
+		"\x81\xa2In\x90",                         // as an empty array
+		"\x81\xa2At\xc7\x04\xff\x00\x00\x00\x01", // in a form that no encoder writes
+		"\x81\xc0\x01",                           // a nil name
 	} {
 		_, ok := codec.ReadByProgram(codec.MessagePack[event](), []byte(src))
 		require.False(t, ok, "%q", src)
@@ -183,8 +184,8 @@ func TestProgramsLeaveToMsgpackWhatTheyAreNotSureOf(t *testing.T) {
 		all.decode(t, []byte(src))
 	}
 	for _, src := range []string{
-		"\x85\xa2In\xc0\xa5Items\xc0\xa1n\xc0\xa6BaseID\xc0\xa4gone\x93\x01\xc7\x01\x05\x00\x81\x01\x02", // nil, and what is gone
-		"\x83\xa6BaseID\x05\xa1n\xd3\x00\x00\x00\x00\x00\x00\x00\x05\xc4\x02In\xde\x00\x00",              // in another order, and long
+		"\x85\xa2In\xc0\xa5Items\xc0\xa1n\xc0\xa6BaseID\xc0\xa4gone\x93\x01\xc7\x01\x05\x00\x81\x01\x02", // nil values and removed fields
+		"\x83\xa6BaseID\x05\xa1n\xd3\x00\x00\x00\x00\x00\x00\x00\x05\xc4\x02In\xde\x00\x00",              // in another order, with long forms
 	} {
 		_, ok := codec.ReadByProgram(codec.MessagePack[event](), []byte(src))
 		require.True(t, ok, "%q", src)
@@ -210,14 +211,15 @@ func TestProgramsBoundDepth(t *testing.T) {
 	}
 }
 
-// It is not parallel, for it measures what the process allocates.
+// The test is not parallel, since it measures allocations of the process.
 func TestMemoryOfBothAttemptsIsBoundedTogether(t *testing.T) {
-	const n = 100 // 64 KiB each: 6.4 MB, where 4 MiB are allowed
+	const n = 100 // 64 KiB each: 6.4 MB, above the limit of 4 MiB
 	elements := strings.Repeat("\x80", n/3) + "\x81\xa4Room\xcb" + strings.Repeat("\x00", 8)
 	for _, src := range []string{
 		"\xdc\x00" + string([]byte{n/3 + 1}) + elements,
 		"\xdc\x00" + string([]byte{n}) + strings.Repeat("\x80", n),
-		// Seven times as much as a slice may take, one after the other.
+		// This is seven times as much as one slice may take, one after the
+		// other.
 		"\x98" + strings.Repeat("\xdc\x00\x1c"+strings.Repeat("\x80", 28), 7) + "\x91\x90",
 	} {
 		within(t, codec.MessagePack[[]spacious](), []byte(src), "slices of large structs")
@@ -226,7 +228,7 @@ func TestMemoryOfBothAttemptsIsBoundedTogether(t *testing.T) {
 	}
 }
 
-// It is not parallel, for it measures what the process holds.
+// The test is not parallel, since it measures the memory of the process.
 func TestWhoKeepsOneStringOfAValueKeepsAKilobyteAtMost(t *testing.T) {
 	src, err := codec.For[[]string]().Append(nil, slices.Repeat([]string{strings.Repeat("x", 100)}, 100))
 	require.NoError(t, err)
@@ -250,8 +252,8 @@ func TestWhoKeepsOneStringOfAValueKeepsAKilobyteAtMost(t *testing.T) {
 
 func TestProgramsRefuseToEncodeMoreThanRedisHolds(t *testing.T) {
 	t.Parallel()
-	// There is room for ten bytes more. Nobody writes to those before, so they
-	// take no memory.
+	// There is space for ten more bytes. The bytes before it are never written,
+	// so they take no memory.
 	const limit = 512 << 20
 	dst := make([]byte, limit-10, limit+1000)
 	fits := func(want bool, out []byte, err error) {

@@ -19,10 +19,10 @@ import (
 	"github.com/cachex-go/cachex/codec"
 )
 
-// The property of this file: if Check accepts a type, what Append accepts Decode
-// returns, equal. Types and values are made of fuzz bytes.
+// This file tests one property: if Check accepts a type, Decode returns every
+// value that Append accepts, equal. Fuzz bytes determine types and values.
 
-// A source yields the bytes of which types and values are made, and then zeros.
+// source yields the bytes that determine types and values, and then zeros.
 type source struct {
 	b    []byte
 	left int // parts that may still be made
@@ -52,7 +52,7 @@ func (s *source) uint64() (n uint64) {
 	return n
 }
 
-// flag is a byte array, grading an integer and label a string that encode
+// flag is a byte array, grading an integer and label a string. All encode
 // themselves as text.
 type (
 	flag    [2]byte
@@ -69,7 +69,8 @@ func (f *flag) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// A grading of 0 is not decoded: many enumerations refuse what they do not name.
+// A grading of 0 does not decode: many enumerations refuse values that they do
+// not name.
 func (l grading) MarshalText() ([]byte, error) { return []byte{byte(l)}, nil }
 func (l *grading) UnmarshalText(b []byte) error {
 	if len(b) != 1 || b[0] == 0 {
@@ -82,7 +83,7 @@ func (l *grading) UnmarshalText(b []byte) error {
 func (l label) MarshalText() ([]byte, error)  { return []byte("#" + l), nil }
 func (l *label) UnmarshalText(b []byte) error { *l = label(b[1:]); return nil }
 
-// never says that it is empty, whatever it holds.
+// never says that it is empty, whatever its value.
 type never struct{ N int8 }
 
 func (never) IsZero() bool { return true }
@@ -94,7 +95,7 @@ type partly struct {
 	Gone   int8 `msgpack:"-"`
 }
 
-// Types with what reflect.StructOf cannot make.
+// These types have parts that reflect.StructOf cannot make.
 type (
 	Inner struct {
 		X   int8      `msgpack:",omitempty"`
@@ -144,7 +145,8 @@ type (
 	stamped struct{ time.Time }
 )
 
-// fixed are the types that a source chooses of, beside those it makes.
+// fixed holds the types that a source chooses from, besides the types that it
+// makes.
 var fixed = []reflect.Type{
 	reflect.TypeFor[int8](), reflect.TypeFor[string](), reflect.TypeFor[any](), reflect.TypeFor[time.Time](), reflect.TypeFor[[]byte](),
 	reflect.TypeFor[bool](), reflect.TypeFor[int](), reflect.TypeFor[int16](), reflect.TypeFor[int32](), reflect.TypeFor[int64](),
@@ -164,7 +166,7 @@ type embedsTime struct {
 	N int
 }
 
-// typ makes a type, which may be one that Check refuses.
+// typ makes a type, which Check may refuse.
 func (s *source) typ(depth int) reflect.Type {
 	if depth == 0 {
 		return fixed[s.intN(len(fixed))]
@@ -186,7 +188,7 @@ func (s *source) typ(depth int) reflect.Type {
 	return fixed[s.intN(len(fixed))]
 }
 
-// embeddable are types that reflect.StructOf can embed: none has methods.
+// embeddable holds types that reflect.StructOf can embed: none has methods.
 var embeddable = []reflect.Type{
 	reflect.TypeFor[Base](), reflect.TypeFor[*Base](), reflect.TypeFor[Inner](), reflect.TypeFor[*Inner](), reflect.TypeFor[*Lazy](),
 	reflect.TypeFor[Outer](), reflect.TypeFor[*Outer](), reflect.TypeFor[*Deeper](), reflect.TypeFor[*More](), reflect.TypeFor[*Part](),
@@ -275,7 +277,7 @@ func (s *source) fill(v reflect.Value) {
 			s.fill(key)
 			s.fill(elem)
 			func() {
-				defer func() { _ = recover() }() // an any that cannot be a key
+				defer func() { _ = recover() }() // the any may be no valid key
 				v.SetMapIndex(key, elem)
 			}()
 		}
@@ -349,7 +351,7 @@ func (s *source) fillAny(v reflect.Value) {
 		x = int(s.uint64())
 	case 2:
 		x = string(s.bytes())
-	case 3, 4: // a map, mostly of keys that are no strings
+	case 3, 4: // a map, mostly with keys that are not strings
 		t := reflect.MapOf(s.typKey(), fixed[s.intN(len(fixed))])
 		m := reflect.New(t).Elem()
 		s.fill(m)
@@ -380,8 +382,9 @@ func (s *source) typKey() reflect.Type {
 	return reflect.TypeFor[int]()
 }
 
-// roundTrip makes a type and a value of data, and tests the property. It reports
-// whether Check accepted the type, and Append the value.
+// roundTrip makes a type and a value from data, and tests the property. It
+// reports whether Check accepted the type, and whether Append accepted the
+// value.
 func roundTrip(t *testing.T, data []byte) (checked, accepted bool) {
 	t.Helper()
 	s := &source{b: data, left: 200}
@@ -423,12 +426,13 @@ func wantSame(t *testing.T, by string, want, got reflect.Value, src []byte, err 
 	}
 }
 
-// unlike is an error that tells where two values differ.
+// unlike returns an error that shows where two values differ.
 func unlike(want, got any) error { return fmt.Errorf("want %T %+v, got %T %+v", want, want, got, got) }
 
-// comesBack tells how got, which was decoded, differs from want.
+// comesBack returns nil, or an error that shows how the decoded value got
+// differs from want.
 func comesBack(want, got reflect.Value) error {
-	if !got.CanAddr() { // what an any holds
+	if !got.CanAddr() { // the value in an any
 		copied := reflect.New(got.Type()).Elem()
 		copied.Set(got)
 		got = copied
@@ -516,7 +520,7 @@ func comesBack(want, got reflect.Value) error {
 			if !f.IsExported() && !f.Anonymous || f.Tag.Get("msgpack") == "-" {
 				continue
 			}
-			if !f.IsExported() { // embedded, with fields that are
+			if !f.IsExported() { // embedded, with exported fields
 				for j := range f.Type.NumField() {
 					if f.Type.Field(j).IsExported() && !reflect.DeepEqual(want.Field(i).Field(j).Interface(), got.Field(i).Field(j).Interface()) {
 						return unlike(want, got)
@@ -536,8 +540,8 @@ func comesBack(want, got reflect.Value) error {
 	return nil
 }
 
-// anyComesBack is comesBack for what an any holds, which is decoded to the type
-// that docs/codecs.md says.
+// anyComesBack is comesBack for the value in an any, which decodes to the type
+// that docs/codecs.md states.
 func anyComesBack(want, got reflect.Value) error {
 	for want.IsValid() && (want.Kind() == reflect.Pointer || want.Kind() == reflect.Interface) && !encodesItself(want.Type()) {
 		want = want.Elem()
@@ -558,7 +562,7 @@ func anyComesBack(want, got reflect.Value) error {
 	case isNil:
 		return unlike(nil, got)
 	case encodesItself(want.Type()):
-		return nil // to something that only the type knows
+		return nil // decodes to a value that only the type knows
 	case !got.IsValid():
 		return unlike(want, nil)
 	}
@@ -620,7 +624,8 @@ func anyComesBack(want, got reflect.Value) error {
 	return nil
 }
 
-// findsInAny tells why a map that was decoded has no such entry.
+// findsInAny returns nil, or an error that says why a decoded map lacks an
+// entry.
 func findsInAny(k, v, got reflect.Value) (err error) {
 	err = fmt.Errorf("no key %+v in %+v", k, got)
 	for iter := got.MapRange(); iter.Next(); {
@@ -633,8 +638,8 @@ func findsInAny(k, v, got reflect.Value) (err error) {
 	return err
 }
 
-// encodesItself reports whether t has a way of its own to be encoded, so that
-// what it decodes to in an any is its own affair.
+// encodesItself reports whether t has its own encoding, so that the type alone
+// decides its decoded form in an any.
 func encodesItself(t reflect.Type) bool {
 	switch t {
 	case reflect.TypeFor[time.Time](), reflect.TypeFor[*time.Time]():
@@ -653,8 +658,8 @@ func encodesItself(t reflect.Type) bool {
 	return false
 }
 
-// TestMessagePack_WhatAppendAcceptsComesBack is FuzzRoundTrip with bytes that are
-// the same each time.
+// TestMessagePack_WhatAppendAcceptsComesBack is FuzzRoundTrip with the same
+// bytes in each run.
 func TestMessagePack_WhatAppendAcceptsComesBack(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(8, 9))
@@ -693,8 +698,8 @@ func FuzzRoundTrip(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) { roundTrip(t, data) })
 }
 
-// TestMessagePack_LeavesToMsgpackOnlyWhatEncodesItself wants that types without
-// methods have programs.
+// TestMessagePack_LeavesToMsgpackOnlyWhatEncodesItself requires that types
+// without methods have programs.
 func TestMessagePack_LeavesToMsgpackOnlyWhatEncodesItself(t *testing.T) {
 	t.Parallel()
 	for _, typ := range append(fixed, embeddable...) {

@@ -92,8 +92,8 @@ func TestIntRefusesWhatDoesNotFit(t *testing.T) {
 	refuses(t, codec.For[userID](), "9223372036854775808")
 }
 
-// refuses wants c to decode none of srcs, with an ErrFormat and any others given
-// in is, and to leave the zero value.
+// refuses requires that c decodes none of srcs, with an ErrFormat and any other
+// errors in is, and leaves the zero value.
 func refuses[V any](t *testing.T, c codec.Codec[V], srcs ...string) {
 	t.Helper()
 	for _, src := range srcs {

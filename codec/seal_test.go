@@ -9,7 +9,8 @@ import (
 	"github.com/cachex-go/cachex/codec"
 )
 
-// sealing is what Keyed says that a codec which authenticates has besides.
+// sealing has the additional methods of a codec that authenticates, as Keyed
+// documents.
 type sealing interface {
 	Authenticates() bool
 	AppendNone(dst []byte, key string) ([]byte, error)
@@ -42,7 +43,7 @@ func TestEncrypt_SealsAnAbsenceThroughWrappers(t *testing.T) {
 			require.Error(t, s.DecodeNone(forged, "users:1"), name)
 			require.Error(t, s.DecodeNone(forged[:i/8], "users:1"), name)
 		}
-		// Neither is a value an absence, nor an absence a value.
+		// A value does not pass for an absence, nor an absence for a value.
 		var v string
 		require.Error(t, codec.Bind(c).DecodeKeyed(b, "users:1", &v), name)
 		empty, err := codec.Bind(sealed).AppendKeyed(nil, "users:1", "")

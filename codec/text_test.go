@@ -21,7 +21,8 @@ func TestTextStoresWhatTheMethodsMake(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "10.0.0.1", string(b))
 
-	// The methods of big.Int have a pointer receiver; V may be either.
+	// The methods of big.Int have a pointer receiver. V may be the type or the
+	// pointer.
 	codectest.Run(t, codec.Text[*big.Int](), big.NewInt(0), big.NewInt(-5), new(big.Int).Lsh(big.NewInt(1), 200))
 	equal := func(a, b big.Int) bool { return a.Cmp(&b) == 0 }
 	codectest.RunEqual(t, codec.Text[big.Int](), equal, *big.NewInt(0), *big.NewInt(77))
@@ -45,7 +46,7 @@ type onlyMarshalText struct{}
 
 func (onlyMarshalText) MarshalText() ([]byte, error) { return nil, nil }
 
-// badText is a type whose methods fail in the way it says.
+// badText is a type whose methods fail in the way that how names.
 type badText struct{ how string }
 
 var errBadText = errors.New("secret in the text of an error")
@@ -93,6 +94,6 @@ func TestErrorsAndPanicsOfMethodsAreErrorsThatDoNotQuoteThem(t *testing.T) {
 			require.Zero(t, v)
 			require.Equal(t, how == "error", errors.Is(err, errBadText))
 		}
-		codectest.Run(t, c, badText{}, badText{"fine"}) // and it works afterwards
+		codectest.Run(t, c, badText{}, badText{"fine"}) // it works afterwards
 	}
 }

@@ -91,7 +91,8 @@ func (c faulty) Decode(src []byte, v *value) error {
 
 var values = []value{{}, {"a", true}, {"bcd", false}}
 
-// TestFaulty runs the test with a fault, in the process that TestRunFinds starts.
+// TestFaulty runs the test with a fault, in the process that TestRunFinds
+// starts.
 func TestFaulty(t *testing.T) {
 	fault := os.Getenv("CODECTEST_FAULT")
 	if fault == "" {

@@ -14,10 +14,11 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// wrapped hides all but the methods of a UniversalClient, as tracing wrappers do.
+// wrapped hides all methods except those of a UniversalClient, as tracing
+// wrappers do.
 type wrapped struct{ redis.UniversalClient }
 
-// tagged can be compared or not, by what tags is.
+// tagged is comparable or not, depending on the value of tags.
 type tagged struct {
 	redis.UniversalClient
 	tags any
@@ -26,12 +27,12 @@ type tagged struct {
 // named embeds a pointer, and so has all its methods.
 type named struct{ *redis.ClusterClient }
 
-// rude panics where it is asked what it is.
+// rude panics when TopologyOf asks for its kind.
 type rude struct{ redis.UniversalClient }
 
 func (rude) Watch(context.Context, func(*redis.Tx) error, ...string) error { panic("rude") }
 
-// nothing listens there: a client that sent something would have an error.
+// nowhere has no listener: a client that sent a command would get an error.
 const nowhere = "127.0.0.1:1"
 
 func TestTopologyOf_RecognisesWrappersByWhatTheyDo(t *testing.T) {

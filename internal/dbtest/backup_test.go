@@ -14,10 +14,10 @@ import (
 	"github.com/cachex-go/cachex/writebehind"
 )
 
-// The tables of a database, for its backups.
+// tables names the tables to back up.
 var tables = []string{"views", "cachex_ledger"}
 
-// backUp copies the tables, as they are at one moment.
+// backUp copies the tables in one consistent state.
 func (db *base) backUp(t *testing.T) {
 	t.Helper()
 	db.copy(t, func(table string) []string {
@@ -25,7 +25,7 @@ func (db *base) backUp(t *testing.T) {
 	})
 }
 
-// restore makes the tables what they were when they were backed up.
+// restore sets the tables to the state of the backup.
 func (db *base) restore(t *testing.T) {
 	t.Helper()
 	db.copy(t, func(table string) []string {
@@ -55,14 +55,14 @@ func (db *base) copy(t *testing.T, of func(table string) []string) {
 		}
 		return tx.Commit()
 	}
-	// SQLite may say that it is busy.
+	// SQLite may be busy.
 	require.Eventually(t, func() bool { return attempt() == nil }, patience, 10*time.Millisecond)
 }
 
-// A backup of the database is restored while Redis goes on: nothing is persisted until
-// Reconcile says so. Then the database has what the backup had and what Redis had still
-// to persist, once; what was persisted and acknowledged in between is lost, and nothing
-// else.
+// TestBackup_ADatabaseThatIsRestoredGetsWhatRedisStillHas restores a backup of
+// the database while Redis goes on. No id is persisted until Reconcile. Then
+// the database has the backup and the ids still pending in Redis, once. Updates
+// persisted and acknowledged in between are lost, and no others.
 func TestBackup_ADatabaseThatIsRestoredGetsWhatRedisStillHas(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *base) {
@@ -95,7 +95,7 @@ func TestBackup_ADatabaseThatIsRestoredGetsWhatRedisStillHas(t *testing.T) {
 			}
 		}
 		require.Positive(t, behind)
-		require.NoError(t, addAndSee(ctx, f.rdb, e, "id0", 1)) // by a process that knows nothing of the backup
+		require.NoError(t, addAndSee(ctx, f.rdb, e, "id0", 1)) // by a process that does not know of the backup
 		require.Error(t, e.Flush(ctx), "until somebody decides")
 		found, err := e.Reconcile(ctx, nil)
 		require.Error(t, err)
@@ -111,8 +111,8 @@ func TestBackup_ADatabaseThatIsRestoredGetsWhatRedisStillHas(t *testing.T) {
 	})
 }
 
-// eventually returns when do has succeeded: SQLite is busy for a while after a process
-// was killed.
+// eventually returns when do has succeeded: after a process was killed, SQLite
+// is busy for a while.
 func (f *fleet) eventually(ctx context.Context, what string, do func() error) {
 	f.t.Helper()
 	for err := do(); err != nil; err = do() {
@@ -122,8 +122,8 @@ func (f *fleet) eventually(ctx context.Context, what string, do func() error) {
 	}
 }
 
-// requirePersisted requires that the database has want, and what was added since Redis
-// had seen so much; and that it goes on so.
+// requirePersisted requires that the database has want plus the sums added
+// since the state in seen, and that further additions are persisted.
 func (f *fleet) requirePersisted(ctx context.Context, e *writebehind.Engine, want, seen map[string]int64) {
 	f.t.Helper()
 	for range 2 {
@@ -139,9 +139,10 @@ func (f *fleet) requirePersisted(ctx context.Context, e *writebehind.Engine, wan
 	}
 }
 
-// A backup of Redis is restored while the database goes on. What was pending in the
-// backup is persisted where the ledger proves that the database lacks it; where it is
-// not known, Reconcile puts it aside.
+// TestBackup_ARedisThatIsRestoredCountsNothingTwice restores a backup of Redis
+// while the database goes on. If the ledger proves that the database lacks
+// pending data of the backup, they are persisted. If that is unknown, Reconcile
+// puts them aside.
 func TestBackup_ARedisThatIsRestoredCountsNothingTwice(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *base) {
@@ -155,7 +156,8 @@ func TestBackup_ARedisThatIsRestoredCountsNothingTwice(t *testing.T) {
 	})
 }
 
-// The same when the backup is of just now: some buckets have lost one batch, or none.
+// This is the same test with a backup of a moment ago: some buckets have lost
+// one batch or none.
 func TestBackup_ARedisThatIsRestoredAtOnceCountsNothingTwice(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *base) {
@@ -167,8 +169,8 @@ func TestBackup_ARedisThatIsRestoredAtOnceCountsNothingTwice(t *testing.T) {
 	})
 }
 
-// goBack restores a backup of Redis, and requires what the database has then. It returns
-// the forks, by kind.
+// goBack restores a backup of Redis, and checks the database afterwards. It
+// returns the number of forks of each kind.
 func (f *fleet) goBack(dump string) map[string]int {
 	t := f.t
 	t.Helper()
@@ -185,11 +187,11 @@ func (f *fleet) goBack(dump string) map[string]int {
 		s := f.bucket(e, b)
 		states[b] = s
 		inFlight := s.n > s.acked
-		next := s.acked + 1 // the number of the batch that is in flight, or is taken next
+		next := s.acked + 1 // number of the batch in flight, or of the next one
 		applied := inFlight && s.row.N == s.n && s.row.Token == s.token
 		to := want
 		switch {
-		case s.row.N == s.acked || applied: // the database has gone no further
+		case s.row.N == s.acked || applied: // the database has not advanced
 			forks["none"]++
 		case s.row.N == next:
 			forks["replayed"]++
@@ -236,7 +238,7 @@ func (f *fleet) goBack(dump string) map[string]int {
 	return forks
 }
 
-// dump has Redis take a snapshot, and returns the file.
+// dump makes Redis take a snapshot, and returns the file.
 func (f *fleet) dump() string {
 	f.t.Helper()
 	dir, err := f.rdb.ConfigGet(f.t.Context(), "dir").Result()

@@ -15,8 +15,8 @@ import (
 	"github.com/cachex-go/cachex/ledger"
 )
 
-// BenchmarkDown persists b.N values, each in a transaction of its own by Down, or up to
-// 1,000 of them at a time by DownMany.
+// BenchmarkDown persists b.N values, each in its own transaction by Down, or up
+// to 1,000 at a time by DownMany.
 func BenchmarkDown(b *testing.B) {
 	write := func(ctx context.Context, db *base, values map[int]string) error {
 		batch, ok := ledger.FromContext(ctx)

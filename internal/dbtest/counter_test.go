@@ -42,7 +42,8 @@ func (db *base) down(ctx context.Context, f counter.Flush[string]) error {
 	})
 }
 
-// counter returns a counter of a process of its own, which flushes when it is told to.
+// counter returns the counter of a separate process, which flushes only on
+// demand.
 func (db *base) counter(t *testing.T, shared *redis.Client, name string) *counter.Counter[string] {
 	t.Helper()
 	return db.counterSpec(t, shared, counter.Spec[string]{Key: name + ":{id}", Up: db.up, Down: db.down})
@@ -58,12 +59,12 @@ func (db *base) counterSpec(t *testing.T, shared *redis.Client, spec counter.Spe
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		_ = c.Close(ctx) // of one whose process is dead, an error
+		_ = c.Close(ctx) // if its process is dead, an error
 	})
 	return c
 }
 
-// A tally is a counter, and what its counts must be.
+// tally is a counter, and the expected values of its counts.
 type tally struct {
 	t    *testing.T
 	ctx  context.Context
@@ -87,10 +88,11 @@ func (y *tally) add(id string, delta int64) {
 	require.Equal(y.t, y.want[id], n)
 }
 
-// lost says that Redis has lost of id what was not persisted.
+// lost records that Redis has lost the unpersisted part of id.
 func (y *tally) lost(id string) { y.want[id] = y.db.sum(y.t, id) }
 
-// right requires that counts are what they must be, in Redis, restored and in the table.
+// right requires the expected counts in Redis, after restoring, and in the
+// table.
 func (y *tally) right(forks writebehind.Forks) {
 	y.t.Helper()
 	for id, want := range y.want {
@@ -136,7 +138,7 @@ func TestCountsOfADatabaseAreWhatWasAddedWhateverIsDoneBesides(t *testing.T) {
 							err = c.Delete(ctx, id)
 						case 2:
 							_, err = c.Get(ctx, id)
-						case 3, 4: // of each, somebody is the first one
+						case 3, 4: // one call with each id is the first
 							op, id, delta = fmt.Sprint("op", r.IntN(ops)), "id0", 1000
 							_, err = c.AddOnce(ctx, id, delta, op)
 						default:
@@ -168,7 +170,7 @@ func TestCountsOfADatabaseAreWhatWasAddedWhateverIsDoneBesides(t *testing.T) {
 	})
 }
 
-// What of a count Redis may lose, and what then becomes of it.
+// These cases show what Redis may lose of a count, and what then happens to it.
 func TestCountsOfADatabaseWhenRedisForgets(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *base) {
@@ -200,8 +202,8 @@ func TestCountsOfADatabaseWhenRedisForgets(t *testing.T) {
 	})
 }
 
-// The batch is in the hands of a process, and persisted though Redis knows nothing of
-// it any more. Only the count that is restored meanwhile lacks it, until the next time.
+// A process holds the batch, and persists it after Redis has lost it. Only a
+// count that is restored meanwhile lacks it, until the next restore.
 func TestABatchThatRedisForgetsWhileItIsPersistedIsNotLost(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *base) {
@@ -213,7 +215,7 @@ func TestABatchThatRedisForgetsWhileItIsPersistedIsNotLost(t *testing.T) {
 			select {
 			case taken <- struct{}{}:
 				<-goOn
-			default: // nobody waits for it: it is a later one
+			default: // no test step waits for it: it is a later one
 			}
 			return db.down(ctx, f)
 		}})
@@ -244,8 +246,8 @@ func TestABatchThatRedisForgetsWhileItIsPersistedIsNotLost(t *testing.T) {
 	})
 }
 
-// The ledger is lost, or the database goes back to a backup: one call of the counter goes
-// on in all 64 buckets.
+// If the ledger is lost, or the database goes back to a backup, one call
+// resumes the counter in all 64 buckets.
 func TestReconcile_GoesOnInOneCall(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *base) {
@@ -283,8 +285,8 @@ func TestReconcile_GoesOnInOneCall(t *testing.T) {
 	})
 }
 
-// A Redis that is full evicts what has a TTL, which is the count and nothing that is
-// pending; or all, if it is told to, and says so.
+// A full Redis evicts only keys with a TTL: the count, and nothing pending.
+// With another policy it may evict all keys, and reports that.
 func TestCountsOfADatabaseWhenRedisEvicts(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *base) {
@@ -296,7 +298,7 @@ func TestCountsOfADatabaseWhenRedisEvicts(t *testing.T) {
 			require.NoError(t, y.c.Flush(y.ctx))
 			y.add(policy, 10)
 			require.NoError(t, rdb.ConfigSet(y.ctx, "maxmemory-policy", policy).Err())
-			require.NoError(t, rdb.ConfigSet(y.ctx, "maxmemory", "1").Err()) // less than an empty server has
+			require.NoError(t, rdb.ConfigSet(y.ctx, "maxmemory", "1").Err()) // less than an empty server uses
 			require.ErrorContains(t, rdb.Set(y.ctx, "other", 1, 0).Err(), "OOM")
 			require.NoError(t, rdb.ConfigSet(y.ctx, "maxmemory", "0").Err())
 			require.Zero(t, rdb.Exists(y.ctx, y.c.Key(policy)).Val())

@@ -22,21 +22,23 @@ import (
 
 var errDead = errors.New("the process is dead")
 
-// A life is that of a process: it ends before or after one of its steps, which are what
-// it sends to Redis and to the database. What it would do afterwards has no effect.
+// life is the life of a process. It ends before or after one of its steps,
+// which are the commands it sends to Redis and to the database. Later steps
+// have no effect.
 type life struct {
 	mu    sync.Mutex
-	at    int      // the step that it ends at, counted from 0
-	after bool     // after it, not before
+	at    int      // step at which it ends, counted from 0
+	after bool     // after that step, not before it
 	steps []string // guarded by mu
 	dead  bool     // guarded by mu
 
-	// Heartbeats come when persist asks for one, and wait until then: so they are steps
-	// like any other, at a place of their own. Whoever asks gives what is then closed.
+	// A heartbeat comes when persist asks for one, and persist waits for its
+	// end. So heartbeats are steps like any other, at a fixed place. The caller
+	// sends a channel, which is then closed.
 	beats chan chan struct{}
 }
 
-// heartbeat returns when there was one, or ctx has ended.
+// heartbeat returns after one heartbeat, or when ctx has ended.
 func (l *life) heartbeat(ctx context.Context) {
 	beaten := make(chan struct{})
 	select {
@@ -67,14 +69,14 @@ func (l *life) do(name string, effect func() error) error {
 	return err
 }
 
-// reached reports whether the life has come to its end.
+// reached reports whether the life has ended.
 func (l *life) reached() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.steps) > l.at
 }
 
-// Redis.
+// The steps of Redis.
 
 func (l *life) DialHook(next redis.DialHook) redis.DialHook { return next }
 
@@ -105,7 +107,7 @@ func (l *life) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 func (l *life) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		if !strings.HasPrefix(cmds[0].Name(), "eval") {
-			return next(ctx, cmds) // what a connection opens with
+			return next(ctx, cmds) // commands that open a connection
 		}
 		err := l.do("redis", func() error { return next(ctx, cmds) })
 		if errors.Is(err, errDead) {
@@ -117,13 +119,13 @@ func (l *life) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 	}
 }
 
-// The database. A mortal is a connection; when its process dies, so does it.
+// mortal is a connection to the database. It dies with its process.
 type mortal struct {
 	driver.Conn
 	l steps
 }
 
-// steps run the steps of a connection, or do not, and say what came of them.
+// steps executes or skips the steps of a connection, and returns their results.
 // errDead ends the connection.
 type steps interface {
 	do(name string, effect func() error) error
@@ -172,7 +174,7 @@ func (m mortal) QueryContext(ctx context.Context, q string, args []driver.NamedV
 		return err
 	})
 	if errors.Is(err, errDead) && rows != nil {
-		_ = rows.Close() // else SQLite keeps a connection that is closed, and its locks
+		_ = rows.Close() // otherwise SQLite keeps the closed connection, and its locks
 	}
 	return rows, m.end(err)
 }
@@ -185,7 +187,8 @@ type mortalTx struct {
 func (t mortalTx) Commit() error   { return t.m.end(t.m.l.do("COMMIT", t.tx.Commit)) }
 func (t mortalTx) Rollback() error { return t.m.end(t.m.l.do("ROLLBACK", t.tx.Rollback)) }
 
-// persist is persist of db, with a heartbeat before the transaction, in it and after it.
+// persist is persist of db, with a heartbeat before the transaction, in it and
+// after it.
 func (l *life) persist(ctx context.Context, db *base, b ledger.Batch) error {
 	l.heartbeat(ctx)
 	defer l.heartbeat(ctx)
@@ -195,8 +198,8 @@ func (l *life) persist(ctx context.Context, db *base, b ledger.Batch) error {
 	})
 }
 
-// The process that persists dies before and after each of its steps, of which one row
-// that is refused makes more; and then another process goes on.
+// The persisting process dies before and after each of its steps. A refused row
+// makes more steps. Then another process continues.
 func TestNothingIsLostOrAppliedTwiceAtWhateverStepAProcessDies(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *base) {
@@ -238,7 +241,8 @@ func TestNothingIsLostOrAppliedTwiceAtWhateverStepAProcessDies(t *testing.T) {
 	})
 }
 
-// engine returns an engine of a process with such a life, nil for ever.
+// engine returns an engine of a process with the life l. If l is nil, the
+// process never dies.
 func (db *base) engine(t *testing.T, shared *redis.Client, name string, l *life) *writebehind.Engine {
 	t.Helper()
 	rdb := redis.NewClient(&redis.Options{Addr: shared.Options().Addr, ReadTimeout: redistest.Patience})
@@ -252,7 +256,7 @@ func (db *base) engine(t *testing.T, shared *redis.Client, name string, l *life)
 		require.NoError(t, err)
 		mine := &base{DB: conn, l: lg, dialect: db.dialect}
 		persist = func(ctx context.Context, b ledger.Batch) error { return l.persist(ctx, mine, b) }
-		lease = 30 * time.Millisecond // and heartbeats are soon due
+		lease = 30 * time.Millisecond // heartbeats are soon due
 	}
 	e, err := writebehind.New(rdb, writebehind.Options{
 		Name: name, Merge: writebehind.Sum, Persist: persist, Buckets: 1,
@@ -262,13 +266,12 @@ func (db *base) engine(t *testing.T, shared *redis.Client, name string, l *life)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		_ = e.Close(ctx) // of one that is dead, an error
+		_ = e.Close(ctx) // if its process is dead, an error
 	})
 	return e
 }
 
-// persisted returns nil for an error that says that all is persisted but what the
-// database refused.
+// persisted returns nil if err only says that the database refused some ids.
 func persisted(err error) error {
 	if _, ok := errors.AsType[*writebehind.AsideError](err); ok {
 		return nil

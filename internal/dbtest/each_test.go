@@ -21,17 +21,19 @@ import (
 
 func init() { redistest.Register("sets many", setsMany) }
 
-// How many processes are killed, and how many values each of them sets.
+// The number of processes that are killed, and the number of values that each
+// sets.
 const (
 	setters   = 5
 	setAtOnce = 200
 )
 
-// eachWrites is a table with a row for each value that Down has written: what is
-// written twice has two.
+// eachWrites creates a table with a row for each call of Down: a value that is
+// written twice has two rows.
 const eachWrites = `CREATE TABLE writes (id BIGINT NOT NULL, value VARCHAR(255) NOT NULL)`
 
-// downEach returns a cache whose Down writes one value, as spec.go describes it.
+// downEach returns a cache whose Down writes one value, as spec.go describes
+// it.
 func (db *base) downEach(rdb redis.UniversalClient, name string, every time.Duration) (*cachex.Cache[int, string], error) {
 	return cachex.New(rdb, cachex.Spec[int, string]{
 		Key: name + ":{id}", TTL: time.Hour, WriteBehind: every,
@@ -49,7 +51,7 @@ func (db *base) downEach(rdb redis.UniversalClient, name string, every time.Dura
 	})
 }
 
-// someValues returns n values, from an id on.
+// someValues returns n values, starting at the id from.
 func someValues(from, n int) map[int]string {
 	values := make(map[int]string, n)
 	for id := from; id < from+n; id++ {
@@ -58,7 +60,7 @@ func someValues(from, n int) map[int]string {
 	return values
 }
 
-// requireWrites requires that each of n values was written, once.
+// requireWrites requires that each of n values was written exactly once.
 func (db *base) requireWrites(t *testing.T, n int) {
 	t.Helper()
 	var rows, ids int
@@ -84,7 +86,8 @@ func TestDown_ForEachValueWithALedgerWritesEveryOne(t *testing.T) {
 	})
 }
 
-// setsMany is a process that sets values, says so, and flushes until it is killed.
+// setsMany is a process that sets values, reports it, and flushes until it is
+// killed.
 func setsMany() {
 	redis.SetLogger(silent{})
 	number := func(name string) int {
@@ -113,7 +116,7 @@ func setsMany() {
 	}
 }
 
-// Processes that call Down for each value are killed while they do. Every value is
+// Processes are killed while they call Down for each value. Every value is
 // written once.
 func TestDown_ForEachValueWithALedgerThroughKills(t *testing.T) {
 	t.Parallel()
@@ -134,7 +137,7 @@ func TestDown_ForEachValueWithALedgerThroughKills(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		for err = c.Flush(ctx); err != nil && ctx.Err() == nil; err = c.Flush(ctx) {
-			pause(ctx) // SQLite is busy after a process was killed
+			pause(ctx) // after a kill SQLite is busy
 		}
 		require.NoError(t, err)
 		require.NoError(t, c.Close(ctx))

@@ -24,8 +24,8 @@ import (
 
 func init() { redistest.Register("adder", adder) }
 
-// adder is a process that adds until it is killed. What it adds is added to a key of
-// Redis in the same script, so that the sum is known.
+// adder is a process that adds until it is killed. The same script adds to a
+// key of Redis, so that the sum is known.
 func adder() {
 	redis.SetLogger(silent{})
 	d, err := strconv.Atoi(os.Getenv("DIALECT"))
@@ -46,11 +46,12 @@ func adder() {
 		if err := addAndSee(context.Background(), rdb, e, fmt.Sprint("id", rand.N(killedIDs)), 1+rand.N(9)); err != nil {
 			panic(err)
 		}
-		time.Sleep(time.Millisecond) // the others are to have their share
+		time.Sleep(time.Millisecond) // gives the others their share
 	}
 }
 
-// adding returns the engine of an adder. Batches are small, so that there are many.
+// adding returns the engine of an adder. Batches are small, so that there are
+// many.
 func (db *base) adding(rdb redis.UniversalClient, name string) (*writebehind.Engine, error) {
 	return writebehind.New(rdb, writebehind.Options{
 		Name: name, Merge: writebehind.Sum, Persist: db.persist, Buckets: killedBuckets,
@@ -58,7 +59,8 @@ func (db *base) adding(rdb redis.UniversalClient, name string) (*writebehind.Eng
 	})
 }
 
-// addAndSee adds to what is pending of an id, and to the key that tells what was added.
+// addAndSee adds to the pending sum of an id, and to the key that records all
+// additions.
 func addAndSee(ctx context.Context, rdb redis.UniversalClient, e *writebehind.Engine, id string, delta int) error {
 	add := script.Call{
 		Script: addSeen, Key: e.Keys(e.Bucket(id)).Pending, More: []string{e.Tag(id) + id},
@@ -67,8 +69,8 @@ func addAndSee(ctx context.Context, rdb redis.UniversalClient, e *writebehind.En
 	return writebehind.Outcome(add.Run(ctx, rdb))
 }
 
-// A fleet is adders that share a Redis and a database, of either of which backups are
-// taken and restored.
+// fleet is a set of adders that share a Redis and a database. Backups of both
+// are taken and restored.
 type fleet struct {
 	t      *testing.T
 	db     *base
@@ -83,8 +85,9 @@ func newFleet(t *testing.T, db *base) *fleet {
 	return &fleet{t: t, db: db, server: server, rdb: server.Client(nil), name: strings.ToLower(redistest.Key(t))}
 }
 
-// work has processes add until two batches more of each bucket are persisted, and some
-// more. Each of them is killed with -9 in the end, wherever it is.
+// work runs processes that add until two more batches of each bucket are
+// persisted, and a little longer. In the end each of them is killed with -9, at
+// any step.
 func (f *fleet) work() {
 	f.t.Helper()
 	before := f.batches()
@@ -101,10 +104,10 @@ func (f *fleet) work() {
 		}
 		return true
 	}, patience, 5*time.Millisecond, "nothing is persisted")
-	time.Sleep(rand.N(10 * time.Millisecond)) // to die anywhere
+	time.Sleep(rand.N(10 * time.Millisecond)) // to die at any step
 }
 
-// batches returns how many batches of each bucket the ledger has.
+// batches returns the number of batches of each bucket in the ledger.
 func (f *fleet) batches() (n [killedBuckets]int64) {
 	f.t.Helper()
 	for b := range n {
@@ -124,7 +127,7 @@ func (f *fleet) kill() {
 	f.procs = nil
 }
 
-// engine returns an engine that flushes when it is told to.
+// engine returns an engine that flushes only on demand.
 func (f *fleet) engine() *writebehind.Engine {
 	f.t.Helper()
 	e, err := f.db.adding(f.rdb, f.name)
@@ -137,7 +140,7 @@ func (f *fleet) engine() *writebehind.Engine {
 	return e
 }
 
-// seen returns what was added to each id, as far as Redis knows.
+// seen returns the sum added to each id, as far as Redis knows.
 func (f *fleet) seen(e *writebehind.Engine) map[string]int64 {
 	f.t.Helper()
 	sums := map[string]int64{}
@@ -162,7 +165,7 @@ func (f *fleet) persisted() map[string]int64 {
 	return sums
 }
 
-// A bucketState is what Redis and the ledger know of a bucket.
+// bucketState is the state of a bucket in Redis and in the ledger.
 type bucketState struct {
 	n, acked          int64 // numbers of batches, in Redis
 	token             string

@@ -14,22 +14,22 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A note is a line of a journal: what a worker is about to do, or what came of
-// it. A worker does one thing at a time.
+// note is a line of a journal: an operation that a worker starts, or its
+// outcome. A worker runs one operation at a time.
 type note struct {
 	Worker  string   `json:"w"`  // unique among all processes
 	Op      string   `json:"op"` // see the constants
 	Key     string   `json:"k,omitempty"`
 	Keys    []string `json:"ks,omitempty"` // of opSet
-	N       int64    `json:"n,omitempty"`  // the version that is written or was read, or the delta
+	N       int64    `json:"n,omitempty"`  // the version written or read, or the delta
 	ID      string   `json:"id,omitempty"` // of opOnce
 	Release uint32   `json:"r,omitempty"`  // of the program
-	Outcome string   `json:"o,omitempty"`  // see the constants; "": the operation begins
+	Outcome string   `json:"o,omitempty"`  // see the constants; "" if the operation starts
 	Err     string   `json:"e,omitempty"`
 	At      int64    `json:"at,omitempty"` // microseconds since 1970
 }
 
-// Operations.
+// The operations.
 const (
 	opSet    = "set"    // of a value
 	opRead   = "read"   // of a value
@@ -39,14 +39,14 @@ const (
 	opClose  = "close"  // of the process
 )
 
-// Outcomes.
+// The outcomes.
 const (
 	done    = "done"    // acknowledged
-	unknown = "unknown" // it may have been carried out, or be carried out yet
-	refused = "refused" // nothing has changed, for good
+	unknown = "unknown" // it may have been carried out, or may still be
+	refused = "refused" // nothing has changed, and nothing will
 )
 
-// A journal keeps notes in a file, so that they survive the process.
+// journal keeps notes in a file, so that they survive the process.
 type journal struct{ f *os.File }
 
 func openJournal(name string) (*journal, error) {
@@ -54,7 +54,7 @@ func openJournal(name string) (*journal, error) {
 	return &journal{f}, err
 }
 
-// add writes a note by one call of write, which kill -9 does not tear apart.
+// add writes a note with one call of write, which kill -9 does not split.
 func (j *journal) add(n note) {
 	n.At = time.Now().UnixMicro()
 	line, err := json.Marshal(n)
@@ -80,44 +80,44 @@ func readJournal(t *testing.T, name string) (all []note) {
 	return all
 }
 
-// A register is what the journals say of one value. One worker after the other
-// writes and reads it, so its operations have an order.
+// register is the knowledge of the journals about one value. Its workers write
+// and read it one after the other, so its operations have an order.
 type register struct {
-	acked   note           // the last write that was acknowledged; N is 0 before
+	acked   note           // the last acknowledged write; N is 0 before
 	maybe   map[int64]bool // writes that may be carried out at any time
 	written map[int64]note
 }
 
-// may reports whether the register may have version n now. A write that was
-// acknowledged must not come back after a later one.
+// may reports whether the register may have version n now. An acknowledged
+// write must not come back after a later one.
 func (r *register) may(n int64) bool { return n == r.acked.N || r.maybe[n] }
 
-// allowed describes what may.
+// allowed describes the versions that may accepts.
 func (r *register) allowed() string {
 	return fmt.Sprintf("%d, which was acknowledged, or %v, whose outcome is unknown", r.acked.N, slices.Sorted(maps.Keys(r.maybe)))
 }
 
-// A count is what the journals say of one count: it is at least acked, and at
-// most acked and unknown together.
+// count is the knowledge of the journals about one count: it is at least acked,
+// and at most acked plus unknown.
 type count struct{ acked, unknown int64 }
 
-// A span is a time, in microseconds since 1970.
+// span is a period, in microseconds since 1970.
 type span struct{ from, to int64 }
 
-// A record is what journals say when they are read in the order of the lives of
+// record is the content of the journals, read in the order of the lives of
 // their processes.
 type record struct {
 	registers map[string]*register
 	counts    map[string]*count
-	pending   map[string]note // of each worker, what has begun and not ended
-	away      []span          // when Redis was away: then reads may be of the database alone
-	inDoubt   []note          // of opOnce, what has to be tried again to know
-	wrong     []string        // what must not be
-	reads     int             // that were checked
-	writes    int             // that were acknowledged
+	pending   map[string]note // per worker, the operation that has started and not ended
+	away      []span          // spans without Redis: reads may then be from the database alone
+	inDoubt   []note          // of opOnce, to be retried to learn the outcome
+	wrong     []string        // violations
+	reads     int             // checked reads
+	writes    int             // acknowledged writes
 	unknowns  int
 	refusals  int
-	left      int // processes that could not persist everything when they were closed
+	left      int // processes that could not persist everything before they were closed
 }
 
 func newRecord() *record {
@@ -138,7 +138,7 @@ func (r *record) count(key string) *count {
 	return r.counts[key]
 }
 
-// read takes in the journal of one process, to the end of its life.
+// read adds the journal of one process, to the end of its life.
 func (r *record) read(notes []note) {
 	for _, n := range notes {
 		if n.Outcome == "" {
@@ -146,7 +146,7 @@ func (r *record) read(notes []note) {
 			for _, key := range n.Keys {
 				reg := r.register(key)
 				reg.written[n.N] = n
-				reg.maybe[n.N] = true // until it is known
+				reg.maybe[n.N] = true // until the outcome is known
 			}
 			continue
 		}
@@ -157,7 +157,7 @@ func (r *record) read(notes []note) {
 	for worker, n := range r.pending {
 		delete(r.pending, worker)
 		if n.Op != opClose {
-			r.ended(n, note{Op: n.Op, Outcome: unknown}) // it was killed
+			r.ended(n, note{Op: n.Op, Outcome: unknown}) // the worker was killed
 		}
 	}
 }
@@ -194,7 +194,7 @@ func (r *record) ended(began, n note) {
 		}
 		reg := r.register(began.Key)
 		if reg.acked.Release != 0 && reg.acked.Release != n.Release {
-			return // it cannot read what is pending, and gets what the database has
+			return // the worker cannot read the pending value, and gets the database's
 		}
 		r.reads++
 		if !reg.may(n.N) {
@@ -218,7 +218,7 @@ func (r *record) ended(began, n note) {
 	}
 }
 
-// requireRight fails if the journals say what must not be.
+// requireRight fails if the journals contain a violation.
 func (r *record) requireRight(t *testing.T) {
 	t.Helper()
 	require.Empty(t, strings.Join(r.wrong[:min(len(r.wrong), 5)], "\n"), "%d of these", len(r.wrong))

@@ -27,9 +27,8 @@ var rounds = flag.Int("rounds", 0, "how many processes are killed; 0 is 200 in c
 
 func init() { redistest.Register("server", serve) }
 
-// addSeen adds to what is pending and, in the same script, to a key that tells how much
-// was ever added: so there is no increment of which nobody knows whether it was carried
-// out.
+// addSeen adds to the pending sum and, in the same script, to a key that holds
+// the sum of all additions. So the outcome of every increment is known.
 //
 //	KEYS     P, the key
 //	ARGV     id, delta
@@ -44,7 +43,7 @@ const (
 	killedBuckets = 4
 )
 
-// killed returns the engine of one of the processes that are killed.
+// killed returns the engine of a process that is killed.
 func killed(rdb redis.UniversalClient, db *sql.DB, name string) (*writebehind.Engine, error) {
 	l, err := ledger.New(db, ledger.Options{Dialect: ledger.PostgreSQL})
 	if err != nil {
@@ -57,7 +56,7 @@ func killed(rdb redis.UniversalClient, db *sql.DB, name string) (*writebehind.En
 	})
 }
 
-// killedCounter returns the counter of one of the processes that are killed.
+// killedCounter returns the counter of a process that is killed.
 func killedCounter(rdb redis.UniversalClient, db *sql.DB, name string) (*counter.Counter[string], error) {
 	l, err := ledger.New(db, ledger.Options{Dialect: ledger.PostgreSQL})
 	if err != nil {
@@ -70,9 +69,9 @@ func killedCounter(rdb redis.UniversalClient, db *sql.DB, name string) (*counter
 	})
 }
 
-// Of the counts, some are never deleted, so what Redis shows is what was ever added. The
-// others are deleted and restored all the time; of what was added to them, each by an
-// operation of its own, the operations tell.
+// Some counts are never deleted, so Redis shows the sum of all additions. The
+// other counts are deleted and restored all the time. Each addition to these is
+// an operation with an id, and the operations show their sum.
 const (
 	keptCounts    = 6
 	deletedCounts = 3
@@ -81,8 +80,8 @@ const (
 func kept(i int) string    { return fmt.Sprint("kept", i) }
 func deleted(i int) string { return fmt.Sprint("deleted", i) }
 
-// restore has counts restored until it is killed, which may take its time if a process
-// was killed that was at it.
+// restore makes the process restore counts until it is killed. That may take
+// time if a process was killed while it restored them.
 func restore(ctx context.Context, c *counter.Counter[string]) {
 	for i := 0; ; i++ {
 		id := deleted(rand.N(deletedCounts))
@@ -93,12 +92,12 @@ func restore(ctx context.Context, c *counter.Counter[string]) {
 		if err != nil {
 			panic(err)
 		}
-		time.Sleep(time.Millisecond) // the others are to have their share
+		time.Sleep(time.Millisecond) // gives the others their share
 	}
 }
 
-// serve is a process that adds and flushes until it is killed. It writes a line for every
-// hundred increments that were acknowledged.
+// serve is a process that adds and flushes until it is killed. It writes a line
+// for every hundred acknowledged increments.
 func serve() {
 	rdb := redis.NewClient(&redis.Options{Addr: os.Getenv("REDIS"), ReadTimeout: redistest.Patience})
 	db, err := sql.Open("pgx", os.Getenv("DSN"))
@@ -134,9 +133,9 @@ func serve() {
 	}
 }
 
-// Three processes add and flush, and every now and then one of them is killed with -9,
-// wherever it is, and another one is started. In the end the database has what was added,
-// to the last one. Rounds beyond those of everybody: -rounds=1000.
+// Three processes add and flush. Now and then one of them is killed with -9, at
+// any step, and another one is started. In the end the database has every
+// increment. -rounds=1000 sets more rounds than the default.
 func TestNothingIsLostOrAppliedTwiceByProcessesThatAreKilled(t *testing.T) {
 	t.Parallel()
 	db := newPostgres(t)
@@ -158,7 +157,7 @@ func TestNothingIsLostOrAppliedTwiceByProcessesThatAreKilled(t *testing.T) {
 	}
 	for range n {
 		i := rand.N(len(procs))
-		procs[i].WaitLine("added") // it is at work
+		procs[i].WaitLine("added") // it is working
 		time.Sleep(rand.N(60 * time.Millisecond))
 		procs[i].Kill()
 		b, r, s, f := told(procs[i].Output())
@@ -194,8 +193,8 @@ func TestNothingIsLostOrAppliedTwiceByProcessesThatAreKilled(t *testing.T) {
 	require.Zero(t, last.Stats().Forks)
 }
 
-// requireCounts requires that the database has what was counted, and that counts which
-// are restored are what it has. It returns how much that is.
+// requireCounts requires that the database has the sum of all increments, and
+// that restored counts equal the database. It returns that sum.
 func (db *base) requireCounts(ctx context.Context, t *testing.T, rdb *redis.Client, name string) (all int64) {
 	t.Helper()
 	c, err := killedCounter(rdb, db.DB, name)
@@ -211,7 +210,7 @@ func (db *base) requireCounts(ctx context.Context, t *testing.T, rdb *redis.Clie
 	for i := range deletedCounts {
 		operations := rdb.Scan(ctx, 0, c.Key(deleted(i))+":%op:*", 10_000).Iterator()
 		for seen := map[string]bool{}; operations.Next(ctx); {
-			if op := operations.Val(); !seen[op] { // SCAN may tell one twice
+			if op := operations.Val(); !seen[op] { // SCAN may return a key twice
 				seen[op] = true
 				want[deleted(i)]++
 			}
@@ -232,10 +231,10 @@ func (db *base) requireCounts(ctx context.Context, t *testing.T, rdb *redis.Clie
 	return all
 }
 
-// told returns what a process has said last.
+// told returns the last report of a process.
 func told(output string) (batches, replays, stale, failures int64) {
 	lines := strings.Split(output, "\n")
-	for _, line := range lines[:len(lines)-1] { // the last one may be cut
+	for _, line := range lines[:len(lines)-1] { // the last line may be truncated
 		f := strings.Fields(line)
 		if len(f) != 10 || f[0] != "added" {
 			continue

@@ -30,7 +30,7 @@ func TestABatchIsAppliedOnce(t *testing.T) {
 		require.NoError(t, db.persist(ctx, batch(2, "t2", map[string]int64{"a": 10})))
 		require.EqualValues(t, 11, db.sum(t, "a"))
 
-		// One that comes late, or is of another history, is turned away.
+		// A batch that is late, or of another history, is rejected.
 		for _, b := range []ledger.Batch{one, batch(2, "other", one.Deltas), batch(4, "t4", one.Deltas), batch(1<<62, "t", one.Deltas)} {
 			err := db.persist(ctx, b)
 			conflict, ok := errors.AsType[*ledger.ConflictError](err)
@@ -40,7 +40,7 @@ func TestABatchIsAppliedOnce(t *testing.T) {
 		}
 		require.EqualValues(t, 11, db.sum(t, "a"))
 
-		// Buckets and namespaces have nothing to do with each other.
+		// Buckets and namespaces are independent.
 		other := batch(1, "t1", map[string]int64{"a": 100})
 		other.Bucket = 4
 		require.NoError(t, db.persist(ctx, other))
@@ -93,7 +93,7 @@ func TestWhatIsRefusedIsFoundAndRemembered(t *testing.T) {
 	each(t, func(t *testing.T, db *base) {
 		ctx := t.Context()
 		b := batch(1, "t1", map[string]int64{"too much": 2_000_000, "b%/\xff\x00": 0, "worse": 1 << 62})
-		delete(b.Deltas, "b%/\xff\x00") // no text for a database
+		delete(b.Deltas, "b%/\xff\x00") // not valid text in a database
 		for i := range 20 {
 			b.Deltas[fmt.Sprint("id", i)] = int64(i)
 		}
@@ -141,8 +141,8 @@ func TestAnErrorThatMayPassIsNotTheFaultOfARow(t *testing.T) {
 	})
 }
 
-// Of a bucket that Redis loses again and again, the rows do not pile up; and each row
-// stands for itself.
+// If Redis loses a bucket again and again, its rows do not pile up, and the
+// rows are independent.
 func TestLedger_HasARowForEachIncarnationAndKeepsTheLatest(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *base) {
@@ -165,7 +165,8 @@ func TestLedger_HasARowForEachIncarnationAndKeepsTheLatest(t *testing.T) {
 	})
 }
 
-// However many flushers there are of a bucket, each batch is applied by one.
+// If a bucket has several flushers, each batch is applied by exactly one of
+// them.
 func TestFlushersOfABucketWaitForEachOther(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *base) {

@@ -8,9 +8,9 @@ import (
 	"sync/atomic"
 )
 
-// A liar is a database that cannot be trusted: of so many of a thousand steps, the
-// connection breaks before or after the step, and some transactions are committed
-// and answered by an error.
+// liar is an unreliable database. In so many of a thousand steps, the
+// connection breaks before or after the step. Some transactions are committed
+// and return an error.
 type liar struct {
 	of1000 int
 	lies   atomic.Int64
@@ -18,7 +18,7 @@ type liar struct {
 
 var errLie = errors.New("the database says that it has failed")
 
-// A lyingConn is a connection to a liar. One goroutine uses it at a time.
+// lyingConn is a connection to a liar. One goroutine uses it at a time.
 type lyingConn struct {
 	*liar
 	dead bool
@@ -51,7 +51,7 @@ func (l *liar) step(name string, effect func() error) error {
 	return errDead // after
 }
 
-// lying returns the database of db, by way of l.
+// lying returns the database of db, through l.
 func (db *base) lying(l *liar) *sql.DB {
 	return sql.OpenDB(mortals{func() (driver.Conn, error) { return db.Driver().Open(db.dsn) }, db.Driver(), func() steps { return &lyingConn{liar: l} }})
 }

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// A base is a database with a ledger and a table of counts.
+// base is a database with a ledger and a table of counts.
 type base struct {
 	*sql.DB
 	l       *ledger.Ledger
@@ -43,7 +43,7 @@ func each(t *testing.T, f func(t *testing.T, db *base)) {
 	})
 }
 
-// newPostgres returns a schema of its own, on the server that all tests share.
+// newPostgres returns a new schema on the shared server.
 func newPostgres(t testing.TB) *base {
 	t.Helper()
 	p := Shared(t)

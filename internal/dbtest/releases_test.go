@@ -17,8 +17,8 @@ import (
 	"github.com/cachex-go/cachex/writebehind"
 )
 
-// counterOf returns a counter of one release, whose keys are K. All releases share
-// name and the table.
+// counterOf returns a counter of one release, whose keys are K. All releases
+// share name and the table.
 func counterOf[K comparable](t *testing.T, db *base, shared *redis.Client, name string, every time.Duration, down func() error) *counter.Counter[K] {
 	t.Helper()
 	rdb := redis.NewClient(&redis.Options{Addr: shared.Options().Addr, ReadTimeout: redistest.Patience})
@@ -52,7 +52,7 @@ func counterOf[K comparable](t *testing.T, db *base, shared *redis.Client, name 
 
 func never() error { return nil }
 
-// requireUnread fails unless err says that so many ids cannot be read.
+// requireUnread fails unless err says that want ids cannot be read.
 func requireUnread(t *testing.T, err error, want int64) {
 	t.Helper()
 	aside, ok := errors.AsType[*writebehind.AsideError](err)
@@ -60,9 +60,10 @@ func requireUnread(t *testing.T, err error, want int64) {
 	require.Equal(t, writebehind.AsideError{Unread: want}, *aside)
 }
 
-// A program whose keys were texts is replaced by one whose keys are numbers, while
-// counts are pending and in flight of which it can read some. What it counts is
-// persisted. The rest waits, and is persisted when the old release is back.
+// A release with text keys is replaced by one with numeric keys, while counts
+// are pending and in flight. The new release can read some of them, and its own
+// counts are persisted. The others wait, and are persisted when the old release
+// is back.
 func TestCounter_ADeployFromTextToNumbersHoldsUpNothing(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *base) {
@@ -72,8 +73,8 @@ func TestCounter_ADeployFromTextToNumbersHoldsUpNothing(t *testing.T) {
 		defer cancel()
 		want := map[string]int64{}
 
-		// Of both buckets a batch is in flight: one that the database has, and one that
-		// it has not.
+		// Both buckets have a batch in flight: the database has one of them and
+		// lacks the other.
 		errDown := errors.New("the database is away")
 		before := counterOf[string](t, db, rdb, name, 24*time.Hour, func() error { return errDown })
 		texts := []string{"a", "b", "x y", "9z", "%", "42 "}
@@ -126,8 +127,8 @@ func TestCounter_ADeployFromTextToNumbersHoldsUpNothing(t *testing.T) {
 	})
 }
 
-// Two releases of a counter count and flush side by side. Whichever takes a batch,
-// everything is persisted once.
+// Two releases of a counter count and flush at the same time. Whichever release
+// takes a batch, every count is persisted once.
 func TestCounter_TwoReleasesSideBySide(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *base) {
@@ -154,7 +155,7 @@ func TestCounter_TwoReleasesSideBySide(t *testing.T) {
 		})
 		wg.Wait()
 		require.NoError(t, errors.Join(errs...))
-		_ = numbers.Close(ctx) // what it cannot read is left to the other one
+		_ = numbers.Close(ctx) // the other release persists the ids that it cannot read
 		for err := texts.Flush(ctx); err != nil; err = texts.Flush(ctx) {
 			require.NoError(t, ctx.Err(), "%v", err) // SQLite may be busy
 			pause(ctx)

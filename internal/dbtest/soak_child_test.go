@@ -23,29 +23,29 @@ import (
 
 func init() { redistest.Register("soaked", soaked) }
 
-// What the processes of the soak write to.
+// The sizes of the site.
 const (
-	soakValues = 40 // of each cache and slot
+	soakValues = 40 // per cache and slot
 	soakCounts = 4
 )
 
-// A worker of a process does one thing after the other and keeps a journal of it.
-// Values have one worker each, so that what they may be is known; a process that is
-// started in the place of another one goes on with its values.
+// worker runs one operation after the other, and keeps a journal. Each value
+// has one worker, so that its possible versions are known. A process that
+// replaces another continues with its values.
 type worker struct {
 	*site
 	j       *journal
 	name    string // of the process
 	slot    string
-	life    int64 // how many processes had the slot before
+	life    int64 // number of processes that had the slot before
 	release uint32
 	r       *rand.Rand
 }
 
-// soaked is a process that writes until it is killed, or interrupted: then it ends
-// as a program should.
+// soaked is a process that writes until it is killed or interrupted. If
+// interrupted, it ends as a program should.
 func soaked() {
-	redis.SetLogger(silent{}) // what fails is in the journal
+	redis.SetLogger(silent{}) // errors are in the journal
 	env := func(name string) int64 {
 		n, err := strconv.ParseInt(os.Getenv(name), 10, 64)
 		if err != nil {
@@ -92,8 +92,8 @@ func soaked() {
 	fmt.Println("closing")
 	w := &worker{site: s, j: j, name: fmt.Sprint(slot, ".", life, ".close"), release: release}
 	_ = w.notes(note{Op: opClose}, func(ctx context.Context) error {
-		// It does not try again what Down has failed at. What only another release can
-		// read is left to that one.
+		// It does not retry the failures of Down. Ids that only another release
+		// can read are left to that release.
 		const tries = 10
 		for n := 1; ; n++ {
 			err := s.close(ctx)
@@ -117,8 +117,8 @@ func soakClient(addr string) *redis.Options {
 	}
 }
 
-// notes does something between two notes. It takes an error other than
-// ErrOutcomeUnknown at its word: nothing has changed.
+// notes runs do between two notes. It trusts an error other than
+// ErrOutcomeUnknown: nothing has changed.
 func (w *worker) notes(n note, do func(ctx context.Context) error) error {
 	n.Worker, n.Release = w.name, w.release
 	w.j.add(n)
@@ -169,7 +169,7 @@ func (w *worker) value(cache string, n int64) {
 	}
 }
 
-// delete takes the value out of Redis, and nothing of what is pending.
+// delete removes the value from Redis, and leaves the pending one.
 func (w *worker) delete(c *cachex.Cache[string, int64], id string) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -217,8 +217,9 @@ func (w *worker) once(n int64) {
 	}
 }
 
-// buffered adds to a Buffer and sends it. What a Flush has failed to send without
-// doubt stays in the Buffer, so it is tried again until the outcome is clear.
+// buffered adds to a Buffer and flushes it. If Flush certainly failed to send
+// sums, they stay in the Buffer. So buffered retries until the outcome is
+// clear.
 func (w *worker) buffered(int64) {
 	id := fmt.Sprint("buffer", w.r.IntN(soakCounts))
 	add := note{Op: opBuffer, Key: id}
@@ -240,7 +241,7 @@ func (w *worker) buffered(int64) {
 	})
 }
 
-// pause lets a Redis or a database that is away come back.
+// pause gives Redis or the database time to come back.
 func pause(ctx context.Context) {
 	select {
 	case <-time.After(10 * time.Millisecond):

@@ -16,8 +16,8 @@ import (
 	"github.com/cachex-go/cachex/ledger"
 )
 
-// A site is everything that a process of the soak writes to: two caches that are
-// written behind, by Down and by DownMany, and counts, with a Buffer.
+// site is everything that a process of the soak writes to: two caches with
+// write-behind, by Down and by DownMany, and counts with a Buffer.
 type site struct {
 	db     *base
 	values *cachex.Cache[string, int64]
@@ -26,17 +26,18 @@ type site struct {
 	buffer *counter.Buffer[string]
 }
 
-// Names of the caches, which begin the keys of the soak, and of their tables.
+// The names of the caches begin the keys of the soak, and the names of their
+// tables.
 const (
 	eachCache = "each" // Down
 	manyCache = "many" // DownMany
 )
 
-// flushEvery is short, so that batches are in flight all the time.
+// flushEvery is short, so that batches are always in flight.
 const flushEvery = 20 * time.Millisecond
 
-// openSite returns the site of a process that runs a release of the program. Two
-// releases share a name: then neither can decode the values of the other.
+// openSite returns the site of a process that runs a release of the program.
+// Two releases share a name, so neither can decode the values of the other.
 func openSite(rdb redis.UniversalClient, db *base, name string, release uint32) (*site, error) {
 	s := &site{db: db}
 	spec := func(table string) cachex.Spec[string, int64] {
@@ -88,8 +89,8 @@ func (s *site) once(ctx context.Context, apply func(*sql.Tx) error) error {
 	return s.db.l.Once(ctx, b, apply)
 }
 
-// put writes values to a table, and notes in another one which of them take the
-// place of a newer version.
+// put writes values to a table. It records in another table which of them
+// replace a newer version.
 func put(ctx context.Context, tx *sql.Tx, table string, values map[string]int64) error {
 	for _, id := range slices.Sorted(maps.Keys(values)) {
 		if _, err := tx.ExecContext(ctx, `INSERT INTO regress (id, was, n) SELECT id, n, $2 FROM `+table+` WHERE id = $1 AND n > $2`,
@@ -118,7 +119,7 @@ func (db *base) createSite(ctx context.Context) error {
 	return nil
 }
 
-// flush persists what is pending.
+// flush persists all pending data.
 func (s *site) flush(ctx context.Context) error {
 	return errors.Join(s.values.Flush(ctx), s.many.Flush(ctx), s.counts.Flush(ctx))
 }
@@ -127,7 +128,7 @@ func (s *site) close(ctx context.Context) error {
 	return errors.Join(s.values.Close(ctx), s.many.Close(ctx), s.counts.Close(ctx))
 }
 
-// cache returns the cache of a name.
+// cache returns the cache with a name.
 func (s *site) cache(name string) *cachex.Cache[string, int64] {
 	if name == eachCache {
 		return s.values

@@ -24,8 +24,8 @@ import (
 	"github.com/cachex-go/cachex/writebehind"
 )
 
-// openChild opens the database of a soak in a process of it. Of so many of a
-// thousand steps the database lies.
+// openChild opens the database of a soak in one of its processes. In so many of
+// a thousand steps the database lies.
 func openChild(d ledger.Dialect, dsn string, lies int) (*base, error) {
 	name := "pgx"
 	if d == ledger.SQLite {
@@ -44,8 +44,8 @@ func openChild(d ledger.Dialect, dsn string, lies int) (*base, error) {
 	return b, err
 }
 
-// A soak is processes of two releases that write to one Redis and one database, and
-// all that may happen to them.
+// soak runs processes of two releases that write to one Redis and one database,
+// and makes them and the servers fail.
 type soak struct {
 	db     *base
 	server *redistest.Server
@@ -59,19 +59,19 @@ type soak struct {
 
 	procs    []*redistest.Process
 	closing  []*redistest.Process
-	journals []string // of all processes that there were
+	journals []string // journals of all processes so far
 	lives    int64
-	away     []span         // when Redis was away
-	hurt     map[string]int // what was done
+	away     []span         // spans without Redis
+	hurt     map[string]int // number of failures of each kind
 }
 
-// Releases of the program.
+// The releases of the program.
 const (
 	oldRelease = 2
 	newRelease = 3
 )
 
-// soakSlots is how many processes there are at a time.
+// soakSlots is the number of processes at a time.
 const soakSlots = 3
 
 func (s *soak) start(t *testing.T, slot int) {
@@ -89,7 +89,7 @@ func (s *soak) start(t *testing.T, slot int) {
 		"SEED="+strconv.FormatUint(s.r.Uint64()>>1, 10))
 }
 
-// worked waits until a process is at work.
+// worked waits until a process is working.
 func (s *soak) worked(slot int) { s.procs[slot].WaitLine("worked") }
 
 // kill ends a process as kill -9 does.
@@ -98,8 +98,8 @@ func (s *soak) kill(slot int) {
 	s.hurt["processes killed"]++
 }
 
-// close lets a process end as a program should, and returns when it writes no more.
-// It still persists what is left then.
+// close lets a process end as a program should, and returns when it no longer
+// writes. The process still persists its remaining data.
 func (s *soak) close(t *testing.T, slot int) {
 	t.Helper()
 	p, err := os.FindProcess(s.procs[slot].Pid())
@@ -110,10 +110,10 @@ func (s *soak) close(t *testing.T, slot int) {
 	s.hurt["processes closed"]++
 }
 
-// restart kills Redis, which has kept what it acknowledged.
+// restart kills Redis, which keeps all acknowledged writes.
 func (s *soak) restart() {
-	// A read under way may take a timeout and a retry longer, and the breaker another
-	// while, until they ask Redis.
+	// A read in progress may take a timeout and a retry longer. The breaker may
+	// add as much before the process asks Redis.
 	const after = 2 * time.Second
 	from := time.Now()
 	s.server.Kill()
@@ -122,8 +122,7 @@ func (s *soak) restart() {
 	s.hurt["Redis killed"]++
 }
 
-// disconnect cuts the connections of the processes to PostgreSQL, in the middle of
-// whatever they do.
+// disconnect cuts the processes' connections to PostgreSQL, at any step.
 func (s *soak) disconnect(t *testing.T) {
 	t.Helper()
 	if s.db.dialect != ledger.PostgreSQL {
@@ -135,9 +134,9 @@ func (s *soak) disconnect(t *testing.T) {
 	s.hurt["connections cut"]++
 }
 
-// Processes write to two caches and to counts, and are killed or closed; Redis is
-// killed; the database commits and returns errors. In the end it has what was
-// acknowledged, once.
+// Processes write to two caches and to counts, and are killed or closed. Redis
+// is killed, and the database commits and returns errors. In the end the
+// database has every acknowledged write, once.
 func TestSoak_TheDatabaseHasWhatWasAcknowledgedOnce(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *base) {
@@ -148,8 +147,8 @@ func TestSoak_TheDatabaseHasWhatWasAcknowledgedOnce(t *testing.T) {
 	})
 }
 
-// The same while a new release takes the place of an old one, process by process:
-// neither can decode what the other writes.
+// This is the same test while a new release replaces an old one, process by
+// process: neither can decode the values of the other.
 func TestSoak_TwoReleasesPersistWhatEachHasWritten(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *base) {
@@ -160,7 +159,7 @@ func TestSoak_TwoReleasesPersistWhatEachHasWritten(t *testing.T) {
 	})
 }
 
-// run starts the processes, hurts them and what they use, and ends them.
+// run starts the processes, makes them and the servers fail, and ends them.
 func (s *soak) run(t *testing.T) {
 	t.Helper()
 	n := *rounds
@@ -202,8 +201,8 @@ func (s *soak) run(t *testing.T) {
 	}
 }
 
-// late has some scripts arrive at Redis later than those that are sent after them:
-// what was held before arrives now, and the next ones are held.
+// late delays some scripts to Redis beyond later ones: it releases the scripts
+// held before, and holds the next ones.
 func (s *soak) late(t *testing.T) {
 	t.Helper()
 	s.hurt["late copies"] += s.proxy.Release()
@@ -232,8 +231,8 @@ func newSoak(t *testing.T, db *base) *soak {
 	return s
 }
 
-// settle has everything persisted by a process of each release, and requires that the
-// database has what the journals say.
+// settle lets a process of each release persist everything, and requires that
+// the database agrees with the journals.
 func (s *soak) settle(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
@@ -262,7 +261,7 @@ func (s *soak) settle(t *testing.T) {
 		rec.count(n.Key).unknown -= n.N
 	}
 	for err := flushAll(ctx, last); err != nil; err = flushAll(ctx, last) {
-		if pause(ctx); ctx.Err() != nil { // SQLite is busy after a process was killed
+		if pause(ctx); ctx.Err() != nil { // after a kill SQLite is busy
 			t.Fatal(err)
 		}
 	}
@@ -296,8 +295,8 @@ func (s *soak) settle(t *testing.T) {
 	t.Logf("%v; %d writes acknowledged, %d unknown, %d refused; %d reads; %d processes left something to others", s.hurt, rec.writes, rec.unknowns, rec.refusals, rec.reads, rec.left)
 }
 
-// flushAll has all processes flush. One that cannot read something leaves it to the
-// others, and says so.
+// flushAll flushes all processes. If a process cannot read some ids, it reports
+// them and leaves them to the others.
 func flushAll(ctx context.Context, all []*site) error {
 	errs := make([]error, len(all))
 	var wg sync.WaitGroup
@@ -308,7 +307,7 @@ func flushAll(ctx context.Context, all []*site) error {
 	return errors.Join(errs...)
 }
 
-// value returns the version of a value that a table has, 0 if none.
+// value returns the version of a value in a table, or 0 if it has no row.
 func (db *base) value(t *testing.T, table, id string) (n int64) {
 	t.Helper()
 	err := db.QueryRowContext(t.Context(), `SELECT n FROM `+table+` WHERE id = $1`, id).Scan(&n)
@@ -318,8 +317,8 @@ func (db *base) value(t *testing.T, table, id string) (n int64) {
 	return n
 }
 
-// requireNoRegress requires that no value in the database was replaced by an older
-// one, but by a write of which nobody knows when it was carried out.
+// requireNoRegress requires that no value in the database was replaced by an
+// older one, except by a write whose time of execution is unknown.
 func (s *soak) requireNoRegress(t *testing.T, rec *record) {
 	t.Helper()
 	rows, err := s.db.QueryContext(t.Context(), `SELECT id, was, n FROM regress`)

@@ -84,8 +84,8 @@ func TestCleanupsInABubbleStillHaveTheServer(t *testing.T) {
 	require.NoError(t, conn.Close())
 }
 
-// A command whose context ends leaves its dial behind, which may end after the client
-// and the server are closed.
+// TestBubble_EndsWhileAClientStillDials covers a command whose context ends.
+// Its dial goes on, and may end after the client and the server are closed.
 func TestBubble_EndsWhileAClientStillDials(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -15,7 +15,7 @@ func TestAClusterServesAllKeysFromMastersThatKnowEachOther(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	c := StartCluster(t, 3)
-	rdb := c.Client(&redis.ClusterOptions{MaxRedirects: -1}) // nobody is sent elsewhere
+	rdb := c.Client(&redis.ClusterOptions{MaxRedirects: -1}) // no client is redirected
 	require.Len(t, c.Addrs(), 3)
 
 	const keys = 300
@@ -35,7 +35,7 @@ func TestAClusterServesAllKeysFromMastersThatKnowEachOther(t *testing.T) {
 	require.ElementsMatch(t, c.Addrs(), seen)
 	require.Equal(t, int64(keys), rdb.DBSize(ctx).Val())
 
-	// Whichever node is asked, it knows where the others are, and what they own.
+	// Every node knows where the others are, and which slots they own.
 	for _, addr := range c.Addrs() {
 		node := redis.NewClient(&redis.Options{Addr: addr})
 		known, err := node.ClusterNodes(ctx).Result()

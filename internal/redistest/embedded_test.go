@@ -25,14 +25,15 @@ func TestKeysExpireAsTimePassesAndNotBefore(t *testing.T) {
 		start := rdb.Time(ctx).Val()
 		require.NoError(t, rdb.Set(ctx, key, "v", ttl).Err())
 		require.Eventually(t, func() bool { return rdb.Get(ctx, key).Err() == redis.Nil }, Patience, time.Millisecond)
-		// Both servers count in whole milliseconds. The test reads their clock: that of an embedded
-		// one ticks, and the key may be as much older.
+		// Both servers count in whole milliseconds. The test reads the server's
+		// clock. The clock of an embedded server ticks, and the key may be
+		// older by as much.
 		require.GreaterOrEqual(t, rdb.Time(ctx).Val().Sub(start), ttl-2*time.Millisecond)
 	})
 }
 
-// endOfKey returns, in milliseconds, between which two moments of the server's
-// time its key expires, as one script sees them.
+// endOfKey returns, in milliseconds, the two moments of the server's time
+// between which its key expires, as one script sees them.
 var endOfKey = redis.NewScript(`
 	local function now()
 		local t = redis.call('TIME')
@@ -88,7 +89,8 @@ func TestCloseClosesClientsAndMayBeCalledTwice(t *testing.T) {
 	e.Close()
 }
 
-// BenchmarkEmbeddedGet shows what it costs that every command visits all keys.
+// BenchmarkEmbeddedGet measures the cost of visiting all keys for every
+// command.
 func BenchmarkEmbeddedGet(b *testing.B) {
 	for _, keys := range []int{1, 100, 1000, 10000} {
 		b.Run(strconv.Itoa(keys), func(b *testing.B) {

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// journal records, through a Gate, what passes.
+// journal records, through a Gate, the commands that pass.
 type journal struct {
 	mu      sync.Mutex
 	entries []string
@@ -41,7 +41,7 @@ func TestGateSeesEveryCommandBeforeAndAfterItIsSent(t *testing.T) {
 		ctx, key := t.Context(), Key(t)
 		var j journal
 		rdb.AddHook(j.gate())
-		rdb.Set(ctx, key, 1, 0) // opens the connection too, which goes unseen
+		rdb.Set(ctx, key, 1, 0) // also opens the connection, which is not recorded
 		_, err := rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 			p.Incr(ctx, key)
 			p.Get(ctx, key)
@@ -175,7 +175,7 @@ func TestFaultsCutAPipelineWhereTheyStrike(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		executed bool
-		last     int64 // what the key holds afterwards
+		last     int64 // value of the key afterwards
 	}{
 		"before execution": {false, 1},
 		"after execution":  {true, 3},

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 
 var lastCheck = func() error { return nil }
 
-// parrot says what it was told and waits to be killed.
+// parrot prints its text and waits to be killed.
 func parrot() {
 	fmt.Println("first:", os.Getenv("PARROT"))
 	fmt.Fprintln(os.Stderr, "second: to standard error")
@@ -32,7 +32,7 @@ func parrot() {
 	<-time.After(Patience)
 }
 
-// keeper starts a server, says where it is, and waits to be killed.
+// keeper starts a server, prints its address, and waits to be killed.
 func keeper() {
 	s := &Server{dir: os.TempDir()}
 	if err := s.start(); err != nil {
@@ -54,14 +54,14 @@ func TestFinishFailsARunWhoseLastChecksFail(t *testing.T) {
 	require.Equal(t, 4, calls, "a check was left out")
 }
 
-// witness is a testing.TB that records how a test ends in place of ending it.
+// witness is a testing.TB that records how a test ends instead of ending it.
 type witness struct {
 	testing.TB
 	mu              sync.Mutex
 	skipped, failed string
 }
 
-// watch runs f as the body of a test and returns how that ended.
+// watch runs f as the body of a test and returns how it ended.
 func watch(t *testing.T, f func(testing.TB)) *witness {
 	w := &witness{TB: t}
 	done := make(chan struct{})

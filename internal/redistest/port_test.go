@@ -22,15 +22,15 @@ func TestThePortOfAServerThatIsKilledIsItsOwnUntilItsTestEnds(t *testing.T) {
 		require.ErrorIs(t, err, syscall.EADDRINUSE)
 	})
 	token, err := reserve(port)
-	if err == nil { // else another test has it by now
+	if err == nil { // otherwise another test has it by now
 		require.NoError(t, token.Close())
 	}
 }
 
-// Processes are started all the time, and each of them has the listener for a moment.
+// Processes start all the time, and each of them has the listener for a moment.
 func TestPort_IsFreeWhileProcessesAreStarted(t *testing.T) {
 	t.Parallel()
-	none := filepath.Join(t.TempDir(), "none") // it is started all the same, and fails
+	none := filepath.Join(t.TempDir(), "none") // it is started anyway, and fails
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	for range 4 {

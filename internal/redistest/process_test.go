@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// It sets the environment, so it cannot be parallel.
+// The test sets the environment, so it cannot be parallel.
 func TestBinarySkipsOrFailsWithoutTheProgramAsTheEnvironmentSays(t *testing.T) {
 	ask := func(t testing.TB) { Binary(t, "no-such-server") }
 
@@ -58,7 +58,7 @@ func TestWaitTellsHowTheProcessEnded(t *testing.T) {
 	p := Child(t, "parrot")
 	p.WaitLine("third")
 	p.Kill()
-	p.Kill() // again does nothing
+	p.Kill() // a second Kill does nothing
 	var exit *exec.ExitError
 	require.ErrorAs(t, p.Wait(), &exit)
 	require.Equal(t, syscall.SIGKILL, exit.Sys().(syscall.WaitStatus).Signal())
@@ -78,7 +78,8 @@ func TestChildFailsATestThatAsksForNobody(t *testing.T) {
 	w := watch(t, func(t testing.TB) { Child(t, "nobody") })
 	require.Contains(t, w.failed, `no child is registered as "nobody"`)
 
-	// Nor does a process that is started for nobody run the tests again.
+	// A process that is started without a registered function does not run the
+	// tests again either.
 	t.Run("or a process", func(t *testing.T) {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), childEnv+"=nobody")
@@ -107,13 +108,13 @@ func TestServersOutliveTheThreadThatAskedForThem(t *testing.T) {
 	s := &Server{t: t, dir: t.TempDir()}
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		done <- s.start()
 	}()
 	require.NoError(t, <-done)
 	s.proc.attend(t)
 	rdb := s.Client(nil)
-	for range 50 { // until the thread has surely gone
+	for range 50 { // until the thread has certainly ended
 		require.NoError(t, rdb.Ping(t.Context()).Err())
 		runtime.Gosched()
 	}
@@ -131,7 +132,7 @@ func TestServersDieWithATestBinaryThatIsKilled(t *testing.T) {
 	t.Cleanup(func() { _ = rdb.Close() })
 	require.NoError(t, rdb.Ping(t.Context()).Err())
 
-	// A subscription ends at the moment when the server's last socket is closed.
+	// A subscription ends when the server's last socket is closed.
 	sub := rdb.Subscribe(t.Context(), "ending")
 	t.Cleanup(func() { _ = sub.Close() })
 	_, err := sub.Receive(t.Context())

@@ -14,13 +14,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// through returns a proxy, a client that goes through it and does not retry, and
-// one that goes straight to the server.
+// through returns a proxy, a client that connects through it and does not
+// retry, and a client that connects directly to the server.
 func through(t *testing.T) (*Proxy, *redis.Client, *redis.Client) {
 	return throughLines(t, nil)
 }
 
-// throughLines is through, and the client that goes through the proxy dials by lines.
+// throughLines is through, but the client of the proxy dials by lines.
 func throughLines(t *testing.T, lines *Lines) (*Proxy, *redis.Client, *redis.Client) {
 	s := Start(t)
 	p := NewProxy(t, s.Addr())
@@ -121,7 +121,7 @@ func TestProxyHoldDelaysAWriteBeyondItsClient(t *testing.T) {
 	lines := new(Lines)
 	p, rdb, straight := throughLines(t, lines)
 	p.Hold()
-	p.Hold() // again does nothing
+	p.Hold() // a second Hold does nothing
 	lines.Expire()
 	require.ErrorIs(t, rdb.Set(ctx, "a", "late", 0).Err(), os.ErrDeadlineExceeded)
 	require.NoError(t, rdb.Close())
@@ -189,7 +189,7 @@ func TestProxyToAServerThatIsGoneResetsItsClients(t *testing.T) {
 	p := NewProxy(t, s.Addr())
 	s.Kill()
 	conn, err := net.Dial("tcp", p.Addr())
-	if err == nil { // else the reset came as quickly as the connection
+	if err == nil { // otherwise the reset came as quickly as the connection
 		defer func() { _ = conn.Close() }()
 		_, err = conn.Read(make([]byte, 1))
 	}
@@ -260,11 +260,12 @@ func TestProxyGarblesTheReplyOfAnExecutedCommandAndCountsWhatItSpoils(t *testing
 	p, spoilt, straight := through(t)
 	require.Zero(t, p.Spoilt())
 	for i := range garbage {
-		// On a connection that is open: else what opens it would be told nonsense.
+		// The connection is already open: otherwise the commands that open it
+		// would get garbage.
 		require.Eventually(t, func() bool { return spoilt.Ping(ctx).Err() == nil }, Patience, time.Millisecond)
 		p.Garble(1)
 		key := string(rune('a' + i))
-		_ = spoilt.Set(ctx, key, "x", 0).Err() // some of it is what SET may be told
+		_ = spoilt.Set(ctx, key, "x", 0).Err() // some garbage is a valid reply to SET
 		require.Equal(t, "x", straight.Get(ctx, key).Val())
 		require.Positive(t, p.Spoilt())
 		p.Garble(0)

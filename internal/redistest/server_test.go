@@ -71,7 +71,8 @@ func TestServersThatStartAtOnceGetPortsOfTheirOwn(t *testing.T) {
 func TestStartTakesAnotherPortIfItsOwnIsTaken(t *testing.T) {
 	t.Parallel()
 	s := Start(t)
-	// The port of s, asked for as a server that restarts asks: it has no choice.
+	// This asks for the port of s as a restarting server does, which has no
+	// choice.
 	fixed := &Server{t: t, dir: t.TempDir(), port: s.port}
 	require.ErrorContains(t, fixed.start(), "Address already in use")
 }
@@ -101,7 +102,7 @@ func TestStopFreezesTheServerUntilCont(t *testing.T) {
 		o.MaxRetries = -1
 		o.Dialer = lines.Dial
 	})
-	require.NoError(t, rdb.Ping(ctx).Err()) // leaves a connection that is ready
+	require.NoError(t, rdb.Ping(ctx).Err()) // leaves an idle connection
 	s.Stop()
 	lines.Expire()
 	require.ErrorIs(t, rdb.Set(ctx, "late", "1", 0).Err(), os.ErrDeadlineExceeded)
@@ -151,7 +152,7 @@ func TestEachRunsOnBothServers(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
 	servers := map[string]bool{}
-	t.Run("group", func(t *testing.T) { // returns when its parallel subtests have
+	t.Run("group", func(t *testing.T) { // returns when its parallel subtests have ended
 		Each(t, func(t *testing.T, rdb *redis.Client) {
 			require.NoError(t, rdb.Set(t.Context(), Key(t), 1, time.Minute).Err())
 			mu.Lock()

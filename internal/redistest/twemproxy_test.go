@@ -13,7 +13,8 @@ func TestATwemproxySpreadsKeysOverItsServers(t *testing.T) {
 	rdb := StartTwemproxy(t, 0, a.Addr(), b.Addr())
 	const keys = 100
 	for i := range keys {
-		// Keys that are much alike are neighbours to its hash, and may all go to one.
+		// Similar keys are neighbours to its hash, and may all go to one
+		// server.
 		require.NoError(t, rdb.Set(t.Context(), rand.Text(), i, 0).Err())
 	}
 	atA, atB := a.Client(nil).DBSize(t.Context()).Val(), b.Client(nil).DBSize(t.Context()).Val()
