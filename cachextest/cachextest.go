@@ -37,11 +37,11 @@ import (
 // client and the server are closed when the test ends. The caches must be
 // closed before.
 //
-// TTLs follow the clock of the test, to the millisecond: real time, or the time
-// of a bubble of testing/synctest, where an hour passes at once. The client has
-// no socket: another client of the same server is redis.NewClient with its
-// Options. The client is safe for concurrent use. If the server cannot start,
-// Redis fails the test.
+// TTLs follow the clock of the test, to the millisecond. The clock is real
+// time, or the time of a bubble of testing/synctest, where an hour passes at
+// once. The client has no socket: another client of the same server is
+// redis.NewClient with its Options. The client is safe for concurrent use. If
+// the server cannot start, Redis fails the test.
 func Redis(t testing.TB) redis.UniversalClient {
 	t.Helper()
 	return redistest.InMemory(t)

@@ -82,10 +82,10 @@ func codecOf(t reflect.Type) anyCodec {
 	return messagePackOf(t)
 }
 
-// Check returns nil, or an error that says why c can never work: V has a field
-// of a type that c cannot carry, a key of [Encrypt] has the wrong length, and
-// so on. It looks at types and settings, not at values, and looks through
-// wrappers. The error is an [ErrConfig].
+// Check returns nil, or an error that says why c can never work. For example, V
+// has a field of a type that c cannot carry, or a key of [Encrypt] has the
+// wrong length. It looks at types and settings, not at values, and looks
+// through wrappers. The error is an [ErrConfig].
 //
 // If c works but may surprise its user, the error is an [ErrNote]. For example,
 // [MessagePack] stores a field with the tag json:"-".

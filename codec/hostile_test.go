@@ -119,8 +119,9 @@ func TestMessagePackRefusesIntegersThatDoNotFit(t *testing.T) {
 	integerFits[uint](t, 0, math.MaxUint)
 }
 
-// integerFits decodes every integer around the limits of every width, in each
-// encoding that can hold it, into an I in every position that an I can have.
+// integerFits decodes every integer around the limits of every width into an I.
+// It uses each encoding that can hold the integer, and each position that an I
+// can have.
 func integerFits[I codec.Integer](t *testing.T, least int64, most uint64) {
 	t.Helper()
 	type base struct{ I I }

@@ -10,14 +10,19 @@ package codec
 // AppendKeyed is Append with a key, and DecodeKeyed is Decode with a key.
 //
 // A codec that authenticates its bytes, as [Encrypt] does, may have three more
-// methods: Authenticates() bool, AppendNone(dst []byte, key string) ([]byte,
-// error) and DecodeNone(src []byte, key string) error.
+// methods:
+//
+//	Authenticates() bool
+//	AppendNone(dst []byte, key string) ([]byte, error)
+//	DecodeNone(src []byte, key string) error
 //
 // If Authenticates returns true, a cache believes that a key has no value only
 // if DecodeNone accepts the bytes that AppendNone made. The key that the cache
-// then passes to all methods has three parts: the name under which Redis holds
-// the bytes, a zero byte, and 6 bytes that say when the value or its absence
-// ends.
+// then passes to all methods has three parts:
+//
+//   - the name under which Redis holds the bytes;
+//   - a zero byte;
+//   - 6 bytes that say when the value or its absence ends.
 type Keyed[V any] interface {
 	Codec[V]
 	AppendKeyed(dst []byte, key string, v V) ([]byte, error)

@@ -9,8 +9,11 @@ import (
 
 // layOut gives s the fields that msgpack stores for the struct t. It mirrors
 // msgpack's unexported getFields, and refuses the structs that getFields gets
-// wrong: two fields of one name (one is lost), a struct that embeds itself (the
-// stack overflows), and embedded fields that it cannot set.
+// wrong:
+//
+//   - two fields of one name, of which one is lost;
+//   - a struct that embeds itself, on which getFields overflows the stack;
+//   - embedded fields that it cannot set.
 func (b *shapes) layOut(s *shape, t reflect.Type, path string) *failure {
 	if slices.Contains(b.embedding, t) {
 		return misconfigured("%s: %s embeds itself", path, t)
@@ -78,10 +81,11 @@ func (b *shapes) layOut(s *shape, t reflect.Type, path string) *failure {
 	return nil
 }
 
-// inline adds the fields of the embedded struct f to s, if msgpack does: f is a
-// struct or a pointer to one, does not encode itself, and has no field name
-// that s has already. If always is true (the option inline), msgpack inlines in
-// any case and loses the fields that s has. That is refused.
+// inline adds the fields of the embedded struct f to s, if msgpack does.
+// msgpack does if f is a struct or a pointer to one, does not encode itself,
+// and has no field name that s has already. If always is true (the option
+// inline), msgpack inlines in any case and loses the fields that s has. That is
+// refused.
 func (b *shapes) inline(s *shape, f reflect.StructField, name, path string, always bool) (bool, *failure) {
 	t := f.Type
 	for t.Kind() == reflect.Pointer && !always {

@@ -60,8 +60,8 @@ func encodesItself(t reflect.Type, path string) (bool, *failure) {
 	return own, nil
 }
 
-// promotes reports whether t is a struct, or a pointer to one, that gets its
-// encoding methods from an embedded field and has other fields to store. A
+// promotes reports whether t gets its encoding methods from an embedded field
+// and has other fields to store. t may be a struct or a pointer to one. A
 // struct with an embedded time.Time is stored as that time alone.
 //
 // Reflection does not distinguish promoted methods from declared ones, but the

@@ -23,15 +23,17 @@ import (
 //
 //   - a time.Time keeps its instant to the nanosecond, and comes back in UTC;
 //   - unexported fields, and fields with the tag msgpack:"-", come back zero;
-//   - an any comes back as the type that msgpack decodes: an int as the
-//     smallest type that holds it; other integers, floats, bools, strings,
-//     bytes and times unchanged; a slice as []any; a map as map[string]any or,
-//     if a key is not a string, as map[any]any; a struct as a map; a pointer as
-//     its target.
+//   - an any comes back as the type that msgpack decodes, as listed below.
 //
-// omitempty leaves out zero values and nothing else: an empty slice that is not
-// nil comes back, and so does an any that holds a 0. Append refuses these
-// values with an [ErrEncode]:
+// In an any, an int comes back as the smallest type that holds it. Other
+// integers, floats, bools, strings, bytes and times come back unchanged. A
+// slice comes back as []any and a struct as a map. A map comes back as
+// map[string]any or, if a key is not a string, as map[any]any. A pointer comes
+// back as its target.
+//
+// omitempty leaves out zero values only: an empty slice that is not nil comes
+// back, and so does an any that holds a 0. Append refuses these values with an
+// [ErrEncode]:
 //
 //   - a pointer to nil, which would come back as nil;
 //   - a part that encodes itself and does not decode the result;
@@ -42,9 +44,10 @@ import (
 //
 // # Hostile bytes
 //
-// Decode checks what msgpack leaves open, before msgpack sees the bytes:
+// msgpack leaves these points open. Decode checks them before msgpack sees the
+// bytes:
 //
-//   - the bytes are one whole value and nothing else, nested at most 512 deep;
+//   - the bytes are exactly one whole value, nested at most 512 deep;
 //   - an integer that does not fit its field is an error;
 //   - nil at the top level is an error unless V has a nil;
 //   - decoding allocates at most about 256 bytes for each byte of src, or 4 MiB
@@ -61,9 +64,14 @@ import (
 //
 // V may hold strings, numbers, bools, times, any, and structs, pointers,
 // slices, arrays and maps of these. [Check] names a field of any other type. It
-// also names a field that would be lost: two fields of one name, a struct with
-// unexported fields only, a map key with a pointer, a struct stored by the
-// methods of a field that it embeds. Interned strings are not supported.
+// also names a field that would be lost:
+//
+//   - one of two fields with the same name;
+//   - a struct with unexported fields only;
+//   - a map key with a pointer;
+//   - a struct that is stored by the methods of a field that it embeds.
+//
+// Interned strings are not supported.
 //
 // When the codec is first used, it compiles a program from the type, which
 // encodes and decodes its values. The program honours the types registered with
@@ -80,8 +88,8 @@ func messagePackOf(t reflect.Type) anyCodec {
 	return &untyped{typ: t, plan: p}
 }
 
-// untyped is a codec of the type typ. Its pointers are as safe as those of a
-// [step].
+// untyped is a codec of the type typ. Its pointers are as safe as the pointers
+// of a [step].
 type untyped struct {
 	typ  reflect.Type
 	plan *plan

@@ -42,9 +42,9 @@ func newPlan(t reflect.Type) (*plan, *failure) {
 	}
 	p := &plan{top: top, nullable: nilable(t) || top.kind == shapeOpaque, compact: true, nests: top.nests}
 	// costly is the greatest cost that this type allows, whatever its
-	// structure: one value is a pointer's target, a map, and an element of a
-	// slice at once. That is far too much for most types. Then megabytes of
-	// bytes are compared with the type, and may prove cheap.
+	// structure. It adds up a pointer's target, a map, and an element of a
+	// slice. That is far too much for most types. Then megabytes of bytes are
+	// compared with the type, and may prove cheap.
 	var slot, base, pointers int64
 	for _, s := range all {
 		p.suspect |= s.suspects()
@@ -148,7 +148,7 @@ func (p *plan) check(src []byte, spent int64) error {
 	case src[0] == 0x90 && p.top.kind == shapeStruct && len(p.top.fields) > 0:
 		return errEmptyArray
 	}
-	// In the common case the bytes pass here: even if every byte is a value of
+	// In the common case the bytes pass here. Even if every byte is a value of
 	// the greatest cost, the total is small, and no integer can be too large.
 	limit := allocLimit(src) - spent
 	if s.saw&p.suspect == 0 && int64(s.values) <= limit/max(p.costly, 1) {
@@ -203,9 +203,9 @@ func (c *comparison) value(s *shape, pos int) int {
 		}
 	case shapeMap:
 		// msgpack skips the first bytes of an extension and takes the next for
-		// the header of the map. "c7 05 01 df ff ff ff ff" is 8 sound bytes to
-		// a scan, and a map of 4 billion to msgpack, which allocates it at
-		// once.
+		// the header of the map. To a scan, "c7 05 01 df ff ff ff ff" is 8
+		// sound bytes. To msgpack it is a map of 4 billion, which it allocates
+		// at once.
 		if codes[first].facts&sawExt != 0 {
 			c.err = errExtForMap
 		} else if n, next, ok := c.pairs(pos); ok {

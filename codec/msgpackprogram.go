@@ -37,16 +37,17 @@ type program struct {
 //   - a struct's step adds the offset that reflect reports for a field, and
 //     continues with the step of that field's type;
 //   - the step of a slice or an array adds the size of an element times an
-//     index below the length. The length is the one of the array's type, the
-//     one in the slice's header, or the one of the slice that it has just made;
-//   - a pointer's step follows a pointer that it has just read and found not to
-//     be nil, or has just made by reflect.New of that type.
+//     index below the length. For an array the type states the length. For a
+//     slice the length is in its header, or is the length with which the step
+//     has just made it;
+//   - a pointer's step follows a pointer that is not nil. It has just read that
+//     pointer, or has just made it by reflect.New of that type.
 //
 // Each unsafe.Pointer keeps its object alive, and none is kept after the call.
 // Integers, floats, bools and bytes are read and written as the basic type of
 // their kind and size, and strings as string. A slice is read as []byte for its
-// length or, if its elements are strings, as []string: named types of one
-// underlying type have one layout. All other types use reflect.NewAt.
+// length. If its elements are strings, it is read as []string. Named types of
+// one underlying type have one layout. All other types use reflect.NewAt.
 type step struct {
 	op   op
 	typ  reflect.Type
@@ -296,7 +297,7 @@ func (c *compiler) structure(st *step, s *shape, key bool) {
 }
 
 // mapTemps holds a key and an element of a map while they are copied into it or
-// out of it, and the positions of the encoded entries.
+// out of it. It also holds the positions of the encoded entries.
 type mapTemps struct {
 	key, elem reflect.Value
 	entries   entries

@@ -46,7 +46,7 @@ func (s *step) departs(seen map[*step]bool) bool {
 	return slices.ContainsFunc(s.fields, func(f stepField) bool { return f.step.departs(seen) })
 }
 
-// likeMsgpack compares s with msgpack on a few values of its type: whether both
+// likeMsgpack compares s with msgpack on a few values of its type. Both must
 // encode a value to the same bytes, and decode these to the same value. A type
 // that departs from msgpack is compared with an unregistered type of the same
 // parts.

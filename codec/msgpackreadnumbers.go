@@ -62,9 +62,9 @@ func (r *reader) float32(pos int) (float32, int) {
 	return float32(n), next
 }
 
-// quiet returns the bits of a float32 after a conversion to float64 and back,
-// as reflect, and therefore msgpack, does it: a signaling NaN becomes a quiet
-// one.
+// quiet returns the bits of a float32 after a conversion to float64 and back: a
+// signaling NaN becomes a quiet one. reflect converts so, and therefore msgpack
+// does.
 func quiet(bits uint32) uint32 {
 	if f := math.Float32frombits(bits); f != f {
 		return bits | 1<<22

@@ -4,10 +4,9 @@ import (
 	"reflect"
 )
 
-// jsonNote returns a note about the first field in t with the tag json:"-", if
-// the struct around it has json tags and no msgpack tags. JSON hides such a
-// field, and MessagePack stores it in clear. Without such a field jsonNote
-// returns nil.
+// jsonNote returns a note about the first field in t with the tag json:"-", or
+// nil. The struct around the field must have json tags and no msgpack tags.
+// JSON hides such a field, and MessagePack stores it in clear.
 func jsonNote(t reflect.Type) error {
 	if at := hiddenFromJSON(t, t.String(), map[reflect.Type]bool{}); at != "" {
 		return &failure{at + ` has the tag json:"-" and is stored all the same: MessagePack goes by msgpack tags`, []error{ErrNote}}

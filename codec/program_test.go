@@ -108,7 +108,7 @@ type broad struct {
 
 type eight struct{ A, B, C, D, E, F, G, H, I int }
 
-// long has as many fields in one struct.
+// long has more than 64 fields in one struct.
 type long struct {
 	A0, A1, A2, A3, A4, A5, A6, A7, A8, A9, B0, B1, B2, B3, B4, B5, B6, B7, B8, B9  int8
 	C0, C1, C2, C3, C4, C5, C6, C7, C8, C9, D0, D1, D2, D3, D4, D5, D6, D7, D8, D9  string

@@ -95,7 +95,7 @@ func TestProgram_LeavesToMsgpackTypesRegisteredWithIt(t *testing.T) {
 	} {
 		require.True(t, compiled, name)
 	}
-	// Such types work all the same.
+	// Such types still work.
 	codectest.Run(t, codec.For[[]cents](), nil, []cents{0, 5})
 	codectest.Run(t, codec.For[struct{ P *point }](), struct{ P *point }{}, struct{ P *point }{&point{1, 2}})
 	codectest.Run(t, codec.For[map[string]any](), map[string]any{"p": point{1, 2}})

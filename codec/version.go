@@ -15,7 +15,7 @@ import (
 // entries of the other.
 //
 // With [MessagePack] and [JSON], adding or removing a field of a struct needs
-// no new version: an added field is zero, and a removed field is skipped.
+// no new version. An added field is zero, and a removed field is skipped.
 //
 // The version takes one byte if n is below 128. It adds no allocation.
 func Version[V any](c Codec[V], n uint32) Codec[V] {

@@ -29,7 +29,7 @@ type Variant struct {
 // Work is a task of a user, and the ways to do it.
 type Work struct {
 	Name       string    // Required
-	Note       string    // sentences that say what is done and what all variants share. Required
+	Note       string    // sentences that describe the work and the parts that all variants share. Required
 	Goroutines []int     // numbers of goroutines, each of which makes one call after the other. Required
 	Base       Variant   // the baseline of the others. Required
 	Variants   []Variant // Required

@@ -3,9 +3,9 @@
 //	go run ./bench/types
 //
 // It writes programs that have a few and many caches of different struct types,
-// builds them, and prints three costs: the size of the binary, and the CPU time
-// and peak memory of the compiler for the package with the types. The packages
-// that a program imports are compiled beforehand and not counted.
+// and builds them. It prints the size of the binary, and the CPU time and peak
+// memory of the compiler for the package with the types. The packages that a
+// program imports are compiled beforehand and not counted.
 //
 // The size is that of a binary without symbols (-ldflags='-s -w'), and exact:
 // the same source and the same toolchain make the same binary. CPU time varies,

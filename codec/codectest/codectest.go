@@ -25,11 +25,11 @@ const key = "codectest:1"
 //   - Append preserves the bytes in dst, and does not retain dst;
 //   - Decode neither retains nor changes src, and nothing of the old *v
 //     remains;
-//   - an error of Decode is a codec.ErrFormat, and no bytes make it panic. The
-//     bytes are those of each value, truncated anywhere or with any bit
-//     flipped, random ones, and some that are known to make decoders allocate
-//     gigabytes or overflow the stack. A stack overflow ends the test process
-//     at once;
+//   - an error of Decode is a codec.ErrFormat, and no bytes make it panic. Run
+//     decodes the bytes of each value truncated anywhere and with any bit
+//     flipped. It also decodes random bytes, and bytes that are known to make
+//     decoders allocate gigabytes or overflow the stack. A stack overflow ends
+//     the test process at once;
 //   - many goroutines can use c at the same time, for which the test must run
 //     with -race.
 //
@@ -144,8 +144,8 @@ func (s *suite[V]) alias(t *testing.T) {
 	}
 }
 
-// dirty decodes each value into a variable that holds each other value: a
-// shorter slice into a longer one, a missing field over one that is set.
+// dirty decodes each value into a variable that holds each other value. So a
+// shorter slice replaces a longer one, and a missing field one that is set.
 func (s *suite[V]) dirty(t *testing.T) {
 	for i := range s.values {
 		for j, want := range s.values {
@@ -221,7 +221,7 @@ var bombs = sync.OnceValue(func() [][]byte {
 	return [][]byte{
 		nil,
 		[]byte("\xdd\xff\xff\xff\xff"),         // MessagePack: array of 4 billion
-		[]byte("\xdf\xff\xff\xff\xff"),         // MessagePack: map of as many
+		[]byte("\xdf\xff\xff\xff\xff"),         // MessagePack: map of 4 billion
 		[]byte("\xc6\x1d\xcd\x65\x00"),         // MessagePack: 500 MB of bytes
 		[]byte("\x80\x80\x80\x80\x04\x00\x00"), // s2: 1 GiB
 		[]byte("null"), []byte("{}"), []byte("[]"), []byte(`""`), []byte("0"), []byte("-1"),

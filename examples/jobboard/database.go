@@ -119,7 +119,7 @@ func (db *database) Job(ctx context.Context, id int64) (Job, error) {
 	return Job{}, cachex.ErrNotFound
 }
 
-// Jobs returns the jobs with these ids, without those that do not exist.
+// Jobs returns the existing jobs with these ids.
 func (db *database) Jobs(ctx context.Context, ids []int64) (map[int64]Job, error) {
 	found := make(map[int64]Job)
 	return found, db.each(ctx, `SELECT id, title, open FROM jobboard_jobs WHERE id IN`, ids, func(scan func(...any) error) error {

@@ -11,9 +11,9 @@ import (
 	"github.com/cachex-go/cachex/collection"
 )
 
-// lists shows the collections of a board: the latest jobs, the top jobs, the
-// users who have seen them, and the jobs posted by companies that a visitor
-// follows. Each server writes a part, and another server reads it.
+// lists shows the collections of a board: the latest jobs, the top jobs, their
+// viewers, and the jobs of companies that a visitor follows. Each server writes
+// a part, and another server reads it.
 func lists(ctx context.Context, s site) error {
 	title("10. The latest jobs, the top jobs, who saw them and a feed, in one round trip")
 

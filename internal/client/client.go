@@ -1,4 +1,4 @@
-// Package client finds out what kind of Redis client it is given.
+// Package client finds out the kind of a Redis client.
 //
 // Users wrap clients, for example in a struct that embeds
 // redis.UniversalClient, to trace them. So a client is recognized by its

@@ -17,8 +17,8 @@ import (
 // cannot be compared. A call of it would prove only one answer.
 const Never time.Duration = math.MaxInt64
 
-// Errors of CheckShards. "As it was" covers every state of a key: a value that
-// was deleted since, a gate that was open, a count that was taken elsewhere.
+// Errors of CheckShards. "As it was" covers every state of a key: a value
+// deleted since, a gate that was open, a count taken elsewhere.
 var (
 	errDrops = errors.New("the client is a Ring that drops a shard which does not answer, and takes it back later as it was: " +
 		"set RingOptions.HeartbeatFrequency to cachex.Forever")

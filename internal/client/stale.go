@@ -9,8 +9,8 @@ import (
 // StaleReads returns the name of the option that lets a replica, or a copy in
 // the process, answer reads of rdb. Such a read may return a deleted value. The
 // result is "" if no such option is set, or if rdb hides its options. A wrapper
-// or an AutoPipeline hides all of them, a client of Sentinel hides ReplicaOnly,
-// and a Cluster or a Ring hides what its NewClient adds.
+// or an AutoPipeline hides all of them, and a client of Sentinel hides
+// ReplicaOnly. A Cluster or a Ring hides the options that its NewClient adds.
 func StaleReads(rdb redis.UniversalClient) string {
 	switch rdb := rdb.(type) {
 	case interface{ Options() *redis.Options }:

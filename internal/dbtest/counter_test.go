@@ -170,7 +170,8 @@ func TestCountsOfADatabaseAreWhatWasAddedWhateverIsDoneBesides(t *testing.T) {
 	})
 }
 
-// These cases show what Redis may lose of a count, and what then happens to it.
+// These cases show which parts of a count Redis may lose, and how the count
+// recovers.
 func TestCountsOfADatabaseWhenRedisForgets(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *base) {

@@ -1,4 +1,5 @@
-// Package nonzero formats structs of counters without the counters that are zero.
+// Package nonzero formats structs of counters without the counters that are
+// zero.
 package nonzero
 
 import (

@@ -120,7 +120,7 @@ func (e *Embedded) Close() {
 // keys and not TIME, so the two drift apart. A goroutine that sets the clock is
 // late on a busy machine, and keys written meanwhile expire early. A server
 // whose time is not set reads the real clock, but visits all its keys for every
-// command, which takes milliseconds with ten thousand keys.
+// command. With ten thousand keys that takes milliseconds.
 type ticking struct {
 	net.Conn
 	server *Embedded

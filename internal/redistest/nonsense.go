@@ -12,10 +12,10 @@ import (
 )
 
 // Nonsense holds replies that Redis never sends to cachex, and that a broken
-// proxy or server may send: impossible lengths, other types, nil in place of a
-// value, types that a RESP2 client does not know, half a reply, two replies,
-// and text that is not a reply. An element that ends with "…" is cut there: the
-// connection is closed.
+// proxy or server may send. They are impossible lengths, other types, nil in
+// place of a value, types that a RESP2 client does not know, half a reply, two
+// replies, and text that is not a reply. An element that ends with "…" is cut
+// there: the connection is closed.
 //
 // Lengths that a client believes and that exceed the memory of the machine,
 // such as "$99999999999", are missing. go-redis allocates that much, and the

@@ -237,8 +237,8 @@ func (p *Proxy) track(conn *net.TCPConn) func() {
 	}
 }
 
-// pump forwards src to dst until src ends. An error of dst does not end it:
-// closing src with unread bytes would reset it, and a server might then drop
+// pump forwards src to dst until src ends. An error of dst does not end it.
+// Closing src with unread bytes would reset it, and a server might then drop
 // bytes that it received before.
 func (p *Proxy) pump(dst, src *net.TCPConn, replies bool) {
 	buf := make([]byte, 64<<10)
