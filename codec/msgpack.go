@@ -56,8 +56,8 @@ import (
 //     type's own DecodeMsgpack.
 //
 // If a field name or a key occurs twice, the last value wins, or is merged into
-// the earlier struct, map or array. If the value is in an any, that is an
-// error.
+// the earlier struct, map or array. If the type of the value is any, a second
+// value is an error.
 //
 // A value that contains itself is an [ErrTooLarge] of Append. msgpack alone
 // would end the process.

@@ -28,8 +28,9 @@ func Port(t testing.TB) int {
 // get its port back. Otherwise a server of another test might take the port
 // meanwhile, and get its commands.
 //
-// The port is below the range of outgoing connections, for the same reason.
-// Ports 10000 above it leave room for the bus port of a Redis Cluster node.
+// The port is below the range of outgoing connections, for the same reason. It
+// is so low that the bus port of a Redis Cluster node, 10000 above it, is valid
+// too.
 func freePort(t testing.TB) (int, error) {
 	const low, high, attempts = 12000, 22000, 100
 	var err error

@@ -75,9 +75,8 @@ func (p *Process) Cont() {
 	p.signal(sigCont)
 }
 
-// Wait waits for the process to end without being killed. It returns nil for
-// exit status 0, and otherwise an *exec.ExitError. If the process does not end,
-// the test fails.
+// Wait waits until the process ends. It returns nil for exit status 0, and
+// otherwise an *exec.ExitError. If the process does not end, the test fails.
 func (p *Process) Wait() error {
 	p.t.Helper()
 	timeout := time.NewTimer(Patience)
