@@ -23,7 +23,7 @@ import (
 //
 //   - a time.Time keeps its instant to the nanosecond, and comes back in UTC;
 //   - unexported fields, and fields with the tag msgpack:"-", come back zero;
-//   - an any comes back as the type that msgpack decodes, as listed below.
+//   - an any comes back as the type that msgpack decodes, as described below.
 //
 // In an any, an int comes back as the smallest type that holds it. Other
 // integers, floats, bools, strings, bytes and times come back unchanged. A
