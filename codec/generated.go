@@ -6,7 +6,7 @@ import (
 )
 
 // msgpMarshaler and msgpUnmarshaler are the methods that tinylib/msgp
-// generates. They are recognized by their signatures, so this module need not
+// generates. They are recognised by their signatures, so this module need not
 // depend on it.
 type (
 	msgpMarshaler   interface{ MarshalMsg([]byte) ([]byte, error) }

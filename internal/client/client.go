@@ -1,7 +1,7 @@
 // Package client finds out the kind of a Redis client.
 //
 // Users wrap clients, for example in a struct that embeds
-// redis.UniversalClient, to trace them. So a client is recognized by its
+// redis.UniversalClient, to trace them. So a client is recognised by its
 // behaviour. Its type is conclusive only if it is one of go-redis' own.
 package client
 

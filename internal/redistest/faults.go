@@ -57,7 +57,7 @@ func (f *Fault) garble(cmd redis.Cmder) {
 	cmd.SetErr(nil)
 }
 
-// Always, as the Times of a Fault, makes every matching command fail.
+// Always is the Times of a Fault with which every matching command fails.
 const Always = math.MaxInt
 
 // Named returns a Match for commands with one of the names, in lower case.
