@@ -21,7 +21,8 @@ var (
 	errEmptyArray    = badFormat("MessagePack: an empty array in place of a struct", nil)
 )
 
-// plan is the knowledge that MessagePack has of a type before it sees a value.
+// plan describes a type, for checks that MessagePack makes before it sees a
+// value.
 type plan struct {
 	top *shape
 
@@ -43,8 +44,9 @@ func newPlan(t reflect.Type) (*plan, *failure) {
 	p := &plan{top: top, nullable: nilable(t) || top.kind == shapeOpaque, compact: true, nests: top.nests}
 	// costly is the greatest cost that this type allows, whatever its
 	// structure. It adds up a pointer's target, a map, and an element of a
-	// slice. That is far too much for most types. Then megabytes of bytes are
-	// compared with the type, and may prove cheap.
+	// slice. For most types that is far too much. If the bytes are megabytes,
+	// they are then compared with the type, and may prove cheap. Otherwise the
+	// comparison is not needed.
 	var slot, base, pointers int64
 	for _, s := range all {
 		p.suspect |= s.suspects()

@@ -9,9 +9,9 @@ import (
 	"unsafe"
 )
 
-// read sets the zero variable at to to the value in src. If read is unsure of
-// src, ok is false, and the variable is unusable. spent is the number of bytes
-// allocated, in the sense of allocLimit.
+// read sets the variable that to points to, which is zero, to the value in src.
+// If read is unsure of src, ok is false, and the variable is unusable. spent is
+// the number of bytes allocated, in the sense of allocLimit.
 //
 // No check precedes it. It bounds depth and memory by the same figures as
 // check, while it reads. It never goes back, so it takes time in proportion to

@@ -18,8 +18,8 @@ func textOf(t reflect.Type) anyCodec {
 	marshaler := reflect.TypeFor[encoding.TextMarshaler]()
 	unmarshaler := reflect.TypeFor[encoding.TextUnmarshaler]()
 
-	// The methods of *V include those of V. If V is a pointer, *V does not have
-	// its methods.
+	// *V also has the methods of V. If V is a pointer, *V does not have its
+	// methods.
 	c := &textCodec{typ: t}
 	on := reflect.PointerTo(t)
 	if t.Kind() == reflect.Pointer {

@@ -5,11 +5,10 @@ import (
 	"reflect"
 )
 
-// shape is the knowledge that this package has of a Go type. It describes the
-// layout of the type in MessagePack, so that bytes can be compared with it
-// before they are decoded. It also says whether a value can nest without end.
-// Shapes are made once per codec. They form a graph, which has cycles if the
-// types do.
+// shape describes a Go type. It holds the layout of the type in MessagePack, so
+// that bytes can be compared with it before they are decoded. It also says
+// whether a value can nest without end. Shapes are made once per codec. They
+// form a graph, which has cycles if the types do.
 type shape struct {
 	kind   shapeKind
 	size   int64             // bytes of the value itself
