@@ -100,7 +100,7 @@ func (b *shapes) inline(s *shape, f reflect.StructField, name, path string, alwa
 	if own, err := encodesItself(t, path); !always && (own || err != nil) {
 		return false, err
 	}
-	// layOut is called directly because of would refuse a struct without
+	// This calls layOut directly: the method of would refuse a struct without
 	// fields, such as an embedded sync.Mutex.
 	es := &shape{kind: shapeStruct, size: int64(t.Size())}
 	if err := b.layOut(es, t, path); err != nil {

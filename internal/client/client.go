@@ -35,7 +35,7 @@ const (
 	Ring
 )
 
-// TopologyOf returns the topology of rdb. It sends no command.
+// TopologyOf returns the topology of rdb. It sends nothing.
 //
 // Asked to watch no keys, a client of several servers refuses, and a client of
 // one server calls the function. Asked to subscribe to no channel, a Ring

@@ -133,8 +133,8 @@ func (p *Proxy) spoil(left *int, n int) {
 	*left = n
 }
 
-// Mute discards the server's bytes while on is true. Connections stay open, the
-// server executes commands, and clients get no replies.
+// Mute discards the server's bytes until Mute(false). Connections stay
+// open, the server executes commands, and clients get no replies.
 func (p *Proxy) Mute(on bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
