@@ -1,75 +1,85 @@
 package script
 
-// Write-behind keeps what is still to be persisted in buckets. The keys of one
+// Write-behind keeps data that is not yet persisted in buckets. The keys of one
 // bucket share a hash tag, so that a script may touch them all:
 //
-//	P  hash: what is pending. id → delta, '=' and total, or value; '#t0' the time
-//	   before which none of it came, in microseconds
-//	I  hash: the batch in flight, that is, taken and not acknowledged. id → the
-//	   same; and of the bucket, for good:
+//	P  hash: the pending ids. id → delta, '=' and total, or value; '#t0' the
+//	   time in microseconds before which no data of P came
+//	I  hash: the batch in flight, that is, taken and not acknowledged. id → as
+//	   in P. These fields of the bucket stay for good:
 //	   '#n'     number of the last batch that was taken
-//	   '#a'     number of the last batch that was acknowledged: '#n', or one less
+//	   '#a'     number of the last batch that was acknowledged: '#n', or one
+//	            less
 //	   '#tok'   token of batch '#n'
-//	   '#inc'   incarnation: it changes if and only if Redis has lost this key. It
-//	            is the '#t0' of the first batch, so that it is the same again if
-//	            Redis goes back to before it took that
-//	   '#scan'  cursor of HSCAN in P, and '#since' the time when its cycle began
-//	   and of a batch in flight: '#t0'; '#by' who persists it, until '#till'; '#f'
-//	   how often that has failed; '#size' its ids and bytes; '#open' while it is
-//	   being taken. With '#by' of '' it waits until '#till' to be tried again.
-//	   '#till' was '#for' milliseconds away when it was written. '#r' exists if the
-//	   batch was given to more callers than the one that took it. '#unsure' has the
-//	   keys of counts to delete when the next batch is acknowledged, each as its
+//	   '#inc'   incarnation: it changes if and only if Redis has lost this
+//	            key. It is the '#t0' of the first batch, so it is the same
+//	            again if Redis goes back to a moment before it took that batch
+//	   '#scan'  cursor of HSCAN in P, and '#since' the time when its cycle
+//	            began
+//	   These fields belong to a batch in flight: '#t0'; '#by' the caller that
+//	   persists it, until '#till'; '#f' how often that has failed; '#size' its
+//	   ids and bytes; '#open' while it is being taken. If '#by' is '', the
+//	   batch waits until '#till' to be tried again. '#till' was '#for'
+//	   milliseconds away when it was written. '#r' exists if the batch was
+//	   given to more callers than the one that took it. '#unsure' has the keys
+//	   of counts to delete when the next batch is acknowledged, each as its
 //	   length, ':', and the key
-//	D  hash: what the database refused for good. id → delta or value; '#:' and id →
-//	   deltas that have no sum with that, with a space between two
-//	U  hash: what a process could not read and the database has not. id → delta or
-//	   value; '#t0' as in I; '#v' changes with every change
-//	L  hash: batches that no process could read any of, and that may be persisted.
-//	   id → what they have of it, oldest first: a token, a space, a length, ':', and
-//	   a delta or value of that length; '#p' their tokens, oldest first, each
-//	   followed by a space; '#t' and a token → the ids of that batch, each as its
-//	   length, ':', and the id. L may no longer have some of these. The number of
-//	   each batch is that of the next batch to be taken, or of the one in flight:
-//	   the database has at most one of these
+//	D  hash: ids that the database refused for good. id → delta or value; '#:'
+//	   and id → deltas that have no sum with that one, with a space between
+//	   two
+//	U  hash: ids that a process could not read and the database does not have.
+//	   id → delta or value; '#t0' as in I; '#v' changes with every change
+//	L  hash: batches that no process could read at all, and that may be
+//	   persisted. id → the elements of these batches for the id, oldest first:
+//	   a token, a space, a length, ':', and a delta or value of that length.
+//	   '#p' their tokens, oldest first, each followed by a space; '#t' and a
+//	   token → the ids of that batch, each as its length, ':', and the id. L
+//	   may no longer have some of these ids. The number of each batch is the
+//	   number of the next batch to be taken, or of the one in flight: the
+//	   database has at most one of these
 //
-// An id never begins with '#'. None of the keys has a TTL. P is always KEYS[1]: a
-// proxy routes by it, and what these scripts alone touch is then in one place even
-// where the proxy knows no hash tags.
+// An id never begins with '#'. None of the keys has a TTL. P is always KEYS[1],
+// and a proxy routes by it. So keys that only these scripts touch are in one
+// place even if the proxy knows no hash tags.
 //
-// Lua counts in doubles, which are exact up to 2^53 only. So deltas and the numbers
-// of batches are strings here: Redis adds, and Lua compares for equality alone.
+// Lua counts in doubles, which are exact only up to 2^53. So deltas and the
+// numbers of batches are strings here: Redis adds, and Lua only compares for
+// equality.
 //
-// A Redis that is full (maxmemory, noeviction) refuses the writes of a script unless
-// it has written before, for it lets a script end that has begun. Only what adds to
-// P may be refused: what takes from it must go on, or a full Redis would stay full. So
-// those scripts begin with the HDEL of a field that nobody has.
+// A full Redis (maxmemory, noeviction) refuses the writes of a script, unless
+// the script has written before. It lets a script end that has begun. Redis may
+// refuse only scripts that add to P. Scripts that take from P must continue, or
+// a full Redis would stay full. So they begin with the HDEL of a field that
+// does not exist.
 
-// Pend are Lua functions for scripts that write to P or read the keys of a bucket,
-// beside what else they do to keys of the same tag.
+// Pend has Lua functions for scripts that write to P or read the keys of a
+// bucket. Such scripts also do other work on keys of the same tag.
 //
-//	behind_add(p, id, delta)   adds a delta, a decimal string: to the total, if one is
-//	                           pending. It fails where the sum leaves int64, or is
-//	                           none, and has then done nothing: so let it be the first
-//	                           write of a script
-//	behind_plus(p, id, v)      merges v with what is older, and returns false where
-//	                           there is no sum, and has then done nothing
-//	behind_put(p, id, value)   replaces what is pending
+//	behind_add(p, id, delta)   adds a delta, a decimal string: to the total,
+//	                           if one is pending. If the sum exceeds int64, or
+//	                           there is none, it fails and has done nothing.
+//	                           So it should be the first write of a script
+//	behind_plus(p, id, v)      merges v with older data. If there is no sum,
+//	                           it returns false and has done nothing
+//	behind_put(p, id, value)   replaces the pending data
 //
-// and of PendLook:
+// PendLook has these:
 //
-//	behind_pending(p, id)      what is pending of id, false if nothing; so it is with U
-//	behind_moment(i)           inc and a moment: any batch that is taken or renumbered
-//	                           changes it. Then whether a batch is in flight
+//	behind_pending(p, id)      the pending data of id, false if there is none.
+//	                           With U as p, the unread data
+//	behind_moment(i)           inc and a moment, which changes with any batch
+//	                           that is taken or renumbered. Then whether a
+//	                           batch is in flight
 //	behind_unchanged(i, l, inc, moment, id)
-//	                           whether what the database holds of id, read after a Look
-//	                           that returned inc and moment, lacks what is in P and U
-//	                           now and nothing else
+//	                           reports whether the database, read after a Look
+//	                           that returned inc and moment, lacks of id
+//	                           exactly the data that P and U have now
 //
 // Why the last one is right: since the Look no batch was taken, or moment would
-// differ, and no bucket lost, or inc would. So the database had, all this time, the
-// batches up to n but for those of I and L, and if these have nothing of id, it had all
-// of id that was ever taken and not moved to U. The rest is in P and U.
+// differ. No bucket was lost, or inc would differ. So all this time, the
+// database had the batches up to n except the batches of I and L. If these have
+// nothing of id, the database had all of id that was ever taken and not moved
+// to U. The rest is in P and U.
 const Pend = `
 local function behind_now()
   local t = redis.call('TIME')
@@ -104,7 +114,8 @@ local function behind_put(p, id, value)
 end
 `
 
-// PendLook are those for scripts that compare what a Look returned with what is so now.
+// PendLook has the functions for scripts that compare the reply of a Look with
+// the current state.
 const PendLook = `
 local function behind_pending(p, id)
   return redis.call('HGET', p, id)
@@ -120,15 +131,17 @@ local function behind_unchanged(i, l, inc, moment, id)
 end
 `
 
-// behind is the beginning of the scripts that move batches. A total is the sum of all
-// that is older, so it takes the place of that: in P of what is in any other key.
+// behind begins the scripts that move batches. A total is the sum of all older
+// data, so it replaces that data: a total in P replaces the data in any other
+// key.
 //
 //	total(v)              reports whether v is '=' and a total
 //	parks(token)          reports whether L has the batch of a token
-//	gone(id)              takes away from D all that it has of id
-//	more(id, v)           puts in D a delta that has no sum with what is there
-//	aside(merge, id, v)   puts aside what is not persisted: in D, or in U if there is a
-//	                      total that it counts on
+//	gone(id)              deletes all data of id from D
+//	more(id, v)           puts in D a delta that has no sum with the data
+//	                      there
+//	aside(merge, id, v)   puts aside data that is not persisted: in D, or
+//	                      added to a total in U
 const behind = Pend + `
 local P, I, D, U, L = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local function mine(m) return m[1] == ARGV[1] and m[3] == ARGV[2] and m[1] ~= m[2] end
@@ -156,10 +169,12 @@ local function aside(merge, id, v)
 end
 `
 
-// batches is what scripts have too that read L.
+// batches has further functions for scripts that read L.
 //
-//	batches(s)  iterates over the tokens of an element of L, and what their batches have
-//	ids(list)   iterates over the ids of a '#t' of L, and where the next one begins
+//	batches(s)  iterates over the tokens of an element of L, and the data of
+//	            their batches
+//	ids(list)   iterates over the ids of a '#t' of L, and where the next one
+//	            begins
 const batches = `
 local function ids(list)
   local from = 1
@@ -181,11 +196,12 @@ local function batches(s)
 end
 `
 
-// again is what scripts have too that make pending again what is older than what is
-// parked, in flight and pending.
+// again has a further function for scripts that make data pending again. The
+// data is older than parked data, the batch in flight and pending data.
 //
-//	again(merge, id, v)  returns 1 if v is pending, 2 if it is dropped since what is
-//	                     newer takes its place, 0 if there is no sum and nothing is done
+//	again(merge, id, v)  returns 1 if v is pending, 2 if it is dropped because
+//	                     newer data replaces it, 0 if there is no sum and
+//	                     nothing is done
 const again = `
 local function again(merge, id, v)
   local p, newer = redis.call('HGET', P, id), {}
@@ -211,20 +227,23 @@ local function again(merge, id, v)
 end
 `
 
-// unread is what scripts that write to U have too.
+// unread has further functions for scripts that write to U.
 //
-//	unread(merge, id, v, token, t0)  moves what is not persisted to U, or to D where
-//	                                 there is no sum. stamp() has to follow
-//	stamp()                          sets '#t0' and '#v' of U after all calls of unread:
-//	                                 with each of them it would take twice as long
-//	forget(id)                       takes an older value away from D and U
+//	unread(merge, id, v, token, t0)  moves data that is not persisted to U, or
+//	                                 to D if there is no sum. stamp() must
+//	                                 follow
+//	stamp()                          sets '#t0' and '#v' of U after all calls
+//	                                 of unread: setting them in each call
+//	                                 would take twice as long
+//	forget(id)                       deletes an older value from D and U
 //	tidy()                           deletes U if nothing is left in it
-//	parked(most, each)               takes about so many elements from L, and calls
-//	                                 each(id, v, token) for them, of each id the oldest
-//	                                 first. It deletes L and returns true when it has
-//	                                 taken all
-//	persisted(merge, id, v)          has D and U keep nothing that must not be tried
-//	                                 again after v: a delta counts on a total there
+//	parked(most, each)               takes about this many elements from L,
+//	                                 and calls each(id, v, token) for them,
+//	                                 for each id the oldest first. When it has
+//	                                 taken all, it deletes L and returns true
+//	persisted(merge, id, v)          leaves nothing in D and U that must not
+//	                                 be tried again after v: a delta is added
+//	                                 to a total there
 const unread = batches + `
 local function isid(field) return string.byte(field, 1) ~= 35 end
 local unread_t0, unread_v
@@ -278,7 +297,8 @@ local function parked(most, each)
 end
 `
 
-// PendAdd adds a delta to what is pending, and PendPut replaces it.
+// PendAdd adds a delta to the pending data, and PendPut replaces the pending
+// data.
 //
 //	KEYS[1]  P
 //	ARGV[1]  id
@@ -286,8 +306,8 @@ end
 //
 //	returns  1
 //
-// Both are sent once. PendAdd would add again, and a copy of PendPut that is late
-// would undo what was put since.
+// Both are sent once. A copy of PendAdd would add again, and a late copy of
+// PendPut would undo later puts.
 var (
 	PendAdd = New("pend add", Pend+`
 behind_add(KEYS[1], ARGV[1], ARGV[2])

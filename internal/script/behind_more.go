@@ -1,27 +1,29 @@
 package script
 
-// SubtractBatch takes from what is pending what the database has of it already, after
-// Redis has gone back to before the last batch. One call does a part.
+// SubtractBatch subtracts data that the database already has from the pending
+// data, after Redis has gone back to a moment before the last batch. One call
+// does a part.
 //
 //	KEYS     P, I, D, U, L
 //	ARGV[1]  number of the batch
 //	ARGV[2]  token of the batch
 //	ARGV[3]  how many ids earlier calls were given
-//	ARGV[4]  '1': subtract from what is pending too, of ids that the batch has not
+//	ARGV[4]  '1': subtract from the pending data too, for ids not in the batch
 //	ARGV[5]  token of the batch that the database has
-//	ARGV[6]… ids and what to add, by turns
+//	ARGV[6]… ids and numbers to add, alternating
 //
 //	returns  1  done, now or before
-//	         0  the batch is not in flight any more; or the database has one of L,
-//	            and Redis has not gone back
+//	         0  the batch is no longer in flight; or the database has a batch
+//	            of L, and Redis has not gone back
 //
-// An id of which neither has anything is passed, and so is one that was set: a total
-// has nothing of what was before. What leaves int64 is put aside.
+// It skips an id if neither the batch nor the pending data has anything of it.
+// It also skips an id that was set: a total contains nothing of older data. If
+// a result exceeds int64, it is put aside.
 //
-// Why it is safe: '#cut' counts the ids that were done, so that each is done once,
-// whatever process goes on with it. The number of the batch was applied with another
-// token, so nobody can persist what this changes before RenumberBatch. It may be sent
-// twice.
+// Why it is safe: '#cut' counts the ids that were done. So each is done once,
+// whichever process continues. The database applied this batch number with
+// another token. So no process can persist the data that SubtractBatch changes
+// before RenumberBatch. It may be sent twice.
 var SubtractBatch = New("subtract batch", behind+`
 local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#cut')
 if not mine(m) or parks(ARGV[5]) then return 0 end
@@ -42,12 +44,12 @@ redis.call('HINCRBY', I, '#cut', math.floor((#ARGV - 5) / 2))
 return 1
 `)
 
-// RenumberBatch gives a batch the number that the database expects next, after Redis
-// or the database has lost some of its history.
+// RenumberBatch gives a batch the number that the database expects next, after
+// Redis or the database has lost some of its history.
 //
 //	KEYS     P, I, D, U, L
 //	ARGV[1]  number of the batch
-//	ARGV[2]  token of the batch, '' of a bucket of which nothing is in flight
+//	ARGV[2]  token of the batch, '' if nothing of the bucket is in flight
 //	ARGV[3]  number of the last batch that the database has
 //	ARGV[4]  number of the one after it
 //	ARGV[5]  token, fresh for every call
@@ -56,14 +58,18 @@ return 1
 //	ARGV[8]  token of the batch that the database has, '' any
 //
 //	returns  1  done
-//	         0  the batch is not in flight any more; or there is one; or the database
-//	            has one of L, which SettleBatch is for
+//	         0  the batch is no longer in flight; or, if ARGV[2] is '', one is
+//	            in flight; or the database has one of L, which is for
+//	            SettleBatch
 //
-// Why it is safe: only the batch of this number and token is changed, and it gets
-// another token, so a process that has read it before cannot take it for what it is
-// now. It may be sent twice: the copy finds another token. Where nothing is in flight,
-// the next batch is the first of a new incarnation, unless L has a batch: the database
-// may have that, and tells so by the next number of this incarnation.
+// Why it is safe: it changes only the batch of this number and token, and gives
+// the batch another token. So a process that read the batch before cannot
+// mistake it for the new one. It may be sent twice: the copy finds another
+// token.
+//
+// If nothing is in flight, the next batch is the first of a new incarnation.
+// The exception is an L that has a batch: the database may have that batch, and
+// shows it at the next number of this incarnation.
 var RenumberBatch = New("renumber batch", behind+`
 local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#cut')
 redis.call('HDEL', P, '#')
@@ -79,26 +85,28 @@ if ARGV[6] ~= '' then redis.call('HSET', I, '#inc', ARGV[6]) end
 return 1
 `)
 
-// DropBatch puts a batch aside, to what was refused, and with it what is pending if the
-// batch was not all there was. One call does a part.
+// DropBatch puts a batch aside in D, where the refused data is. If the batch is
+// not all that there was, the pending data goes with it. One call does a part.
 //
-//	KEYS     P, I, D, U, L, and a key for what is pending while it is put aside
+//	KEYS     P, I, D, U, L, and a key for pending data while it is put aside
 //	ARGV[1]  number of the batch
 //	ARGV[2]  token of the batch
 //	ARGV[3]  'sum' or 'last'
 //	ARGV[4]  number of the last batch that the database has
-//	ARGV[5]  '1': what is pending too
+//	ARGV[5]  '1': the pending data too
 //	ARGV[6]  incarnation, fresh for every call, or '' to keep it
 //	ARGV[7]  most ids that this call moves
 //
 //	returns  1  done
 //	         2  call again
-//	         0  the batch is not in flight any more
+//	         0  the batch is no longer in flight
 //
-// The batches of L go the same way. The oldest goes first: L, I, P. Why it is safe: as
-// RenumberBatch. Each id leaves one key and enters D in one step, and any process goes on
-// with it, as the batch is in flight until all is done. It may be sent twice. '#drop' is
-// a cursor in I; with '+', in what was pending.
+// The batches of L are put aside too. The oldest data goes first: L, I, P.
+//
+// Why it is safe: as RenumberBatch. Each id leaves one key and enters D in one
+// step. Any process can continue, as the batch is in flight until all is done.
+// It may be sent twice. '#drop' is a cursor in I; with '+', a cursor in the
+// data that was pending.
 var DropBatch = New("drop batch", behind+unread+`
 local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#scan', '#since', '#drop', '#unsure')
 if not mine(m) then return 0 end
@@ -134,14 +142,16 @@ if m[8] then redis.call('HSET', I, '#unsure', m[8]) end
 return 1
 `)
 
-// ListRefused returns a page of D. A field is an id; or '#:' and an id, and the value a
-// list, where the sum of what was refused would have left int64.
+// ListRefused returns a page of D. A field is an id. If the sum of the refused
+// deltas would have exceeded int64, there is also a field '#:' and id, whose
+// value is a list.
 //
 //	KEYS     P, I, D
 //	ARGV[1]  cursor, '0' at first
 //
-//	returns  {cursor, fields and values by turns}
-//	         a cursor of '0' ends. What is in D throughout is on a page, or on two
+//	returns  {cursor, fields and values alternating}
+//	         a cursor of '0' ends. A field that is in D all the time is on one
+//	         page, or on two
 //
 // It changes nothing.
 var ListRefused = New("list refused", `
@@ -149,19 +159,19 @@ local page = redis.call('HSCAN', KEYS[3], ARGV[1], 'COUNT', 256)
 return {tostring(page[1]), page[2]}
 `)
 
-// RetryRefused makes pending again what was refused.
+// RetryRefused makes refused data pending again.
 //
 //	KEYS     P, I, D
 //	ARGV[1]  'sum' or 'last'
 //	ARGV[2]  field of D
-//	ARGV[3]  id of that
+//	ARGV[3]  id of that field
 //
-//	returns  1  pending again; of a list, the first of it
+//	returns  1  pending again; of a list, its first element
 //	         2  dropped, as a newer value is pending or in flight
-//	         0  D has none
+//	         0  D has no such field
 //
-// Why it is safe: it leaves D as it gets to P. It may be sent twice: the copy finds
-// none, or the next of a list.
+// Why it is safe: the data leaves D and enters P in one step. It may be sent
+// twice: the copy finds no field, or the next element of a list.
 var RetryRefused = New("retry refused", behind+batches+again+`
 local v = redis.call('HGET', D, ARGV[2])
 if not v then return 0 end
@@ -175,15 +185,16 @@ if rest == '' then redis.call('HDEL', D, ARGV[2]) else redis.call('HSET', D, ARG
 return done
 `)
 
-// LookBatch tells what the database may lack of some ids.
+// LookBatch returns the data of some ids that the database may lack.
 //
 //	KEYS     P, I, D, U, L
 //	ARGV     ids
 //
 //	returns  {inc, moment, n, a, pending, inFlight, unread, parked}
-//	         see behind_moment; n and a '0' where the bucket has never been taken
-//	         from. Each of the others has one element for each id, nil for none: P,
-//	         I, U, and L. unread and parked are empty where there is no U, and no L
+//	         see behind_moment; n and a are '0' if no batch of the bucket was
+//	         ever taken. Each of the others has one element for each id, nil
+//	         if the key does not have it: P, I, U, and L. unread and parked
+//	         are empty if there is no U, and no L
 //
 // It changes nothing.
 var LookBatch = New("look batch", PendLook+`
@@ -197,20 +208,23 @@ if redis.call('EXISTS', KEYS[5]) == 1 then reply[8] = redis.call('HMGET', KEYS[5
 return reply
 `)
 
-// SurveyBatch tells how much a bucket has to do.
+// SurveyBatch tells how much work a bucket has.
 //
 //	KEYS     P, I, D, U, L
 //	ARGV[1]  '1': find out which keys this Redis evicts when it is full
 //
 //	returns  {pending, t0, inFlight, t0, fails, by, ms, refused, policy,
 //	         unread, t0, v, p, now}
-//	         numbers of ids, and when the oldest of them was written, '' where there is
-//	         none, in microseconds; how often the batch in flight has failed, whose it
-//	         is and for how long; the maxmemory-policy, '' if it was not asked for or
-//	         may not be; unread counts U and L; v and p as TakeBatch
+//	         numbers of ids, each with the time in microseconds at which the
+//	         oldest of them was written, '' if there is none; how often the
+//	         batch in flight has failed, which caller has it, and for how
+//	         long; the maxmemory-policy, '' if the caller does not ask for it
+//	         or Redis does not tell it; unread counts U and L; v and p as
+//	         TakeBatch
 //
-// It changes nothing. INFO is called by the script, for by itself it may not be sent
-// through a proxy, and would not tell of the server of this key in a Cluster.
+// It changes nothing. The script calls INFO, because a proxy does not pass INFO
+// as a plain command. In a Cluster, a plain INFO would also not reach the
+// server of this key.
 var SurveyBatch = New("survey batch", behind+`
 local at = behind_now()
 local policy = ''

@@ -1,7 +1,7 @@
 package script
 
-// TakeBatch returns the batch in flight, or takes one from what is pending. One
-// call does a bounded part of the work; {'F'} asks for another call.
+// TakeBatch returns the batch in flight, or takes one from the pending data.
+// One call does a bounded part of the work; {'F'} asks for another call.
 //
 //	KEYS     P, I, D, U, L
 //	ARGV[1]  start of the token, fresh for every call
@@ -13,41 +13,42 @@ package script
 //	ARGV[7]  most ids that this call moves
 //
 //	returns  {'C', v, p}  clean: nothing is pending, and nothing in flight
-//	                    v: '#v' of U, p: '#p' of L; '' where there is none
-//	         {'B', ms}  in flight, and another caller's for so long, or to be
-//	                    tried again then
+//	                    v: '#v' of U, p: '#p' of L; '' if absent
+//	         {'B', ms}  in flight: another caller has it for this long, or it
+//	                    is to be tried again then
 //	         {'F'}      not finished: call again
 //	         {'T', n, token, inc, more, fails, size, batch, v, p}  taken
 //	         {'R', …}   the same: it was in flight before
 //	                    more: ids that are still pending
 //	                    fails: how often persisting it has failed
 //	                    size: ids of the batch
-//	                    batch: I, fields and values by turns; empty if that
+//	                    batch: I, fields and values alternating; empty if that
 //	                    is long, for ReadBatch
 //
-// Why it is safe: each id leaves P and enters I in one step, and stays in I until
-// the batch is acknowledged. While '#open' is set, I still grows. Only the call
-// that ends this gives the batch its token, and no caller is handed a batch that
-// is open. So a number and a token name one content, even if Redis goes back to a
-// moment at which the batch was open. An id that I has already is left in P, so
-// that LookBatch never sees what is in flight of an id change under one number.
-// '#n' grows before the first id moves, so behind_unchanged sees it.
+// Why it is safe: each id leaves P and enters I in one step, and stays in I
+// until the batch is acknowledged. While '#open' is set, I still grows. Only
+// the call that ends this gives the batch its token, and no caller gets a batch
+// that is open. So a number and a token name one content, even if Redis goes
+// back to a moment at which the batch was open. TakeBatch leaves an id in P if
+// I already has it. So under one number, LookBatch never sees a change of the
+// data in flight for an id. '#n' grows before the first id moves, so
+// behind_unchanged sees it.
 //
-// It may be sent twice: a copy finds the batch in flight, or moves more ids into
-// one that is open. If the batch was acknowledged, the copy takes one for a caller
-// that does not wait for it, and another caller resumes that when its time is up.
-// The time is part of the token, so a copy that comes after Redis has lost the
-// bucket cannot take another batch of the same name.
+// It may be sent twice: a copy finds the batch in flight, or moves more ids
+// into one that is open. If the batch was acknowledged, the copy takes one for
+// a caller that does not wait for it. Another caller resumes that batch when
+// its time is up. The time is part of the token. So a copy that comes after
+// Redis has lost the bucket cannot take another batch of the same name.
 //
-// HSCAN goes on where the last batch ended ('#scan'): it would otherwise pass the
-// slots that earlier batches have emptied, again for each batch. It returns every
-// id that is there from the beginning to the end of one cycle. So a cycle that
-// ends has moved all that was pending when it began, and '#t0' can be that moment.
-// A batch ends with the cycle.
+// HSCAN continues where the last batch ended ('#scan'). Otherwise it would pass
+// the slots that earlier batches have emptied, again for each batch. It returns
+// every id that is there from the beginning to the end of one cycle. So a cycle
+// that ends has moved all data that was pending when it began, and '#t0' can be
+// that moment. A batch ends with the cycle.
 //
-// A clock that was set back must not keep a batch from being resumed. If '#till' is
-// further away than it was when it was written, the period begins anew: a process
-// that lives holds the batch by its next heartbeat.
+// A clock that was set back must not keep a batch from being resumed. If
+// '#till' is further away than it was when it was written, the period begins
+// anew. A live process keeps the batch by its next heartbeat.
 var TakeBatch = New("take batch", behind+`
 local at, micros = behind_now(), behind_micros()
 local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#by', '#till', '#f', '#open', '#size', '#scan', '#since', '#for')
@@ -141,8 +142,8 @@ redis.call('HDEL', I, '#open')
 return reply('T', token, '0')
 `)
 
-// ReadBatch returns a part of the batch in flight, where it is too long for the
-// reply of TakeBatch.
+// ReadBatch returns a part of a batch in flight that is too long for the reply
+// of TakeBatch.
 //
 //	KEYS     P, I
 //	ARGV[1]  number of the batch
@@ -150,11 +151,11 @@ return reply('T', token, '0')
 //	ARGV[3]  cursor, first '0'
 //	ARGV[4]  about how many fields to return; fewer if they are long
 //
-//	returns  {cursor, fields and values by turns}
+//	returns  {cursor, fields and values alternating}
 //	         the cursor '' if the batch is no longer in flight, '0' at the end
 //
-// It changes nothing. A batch that has a token does not change, so HSCAN returns
-// all of it, fields perhaps twice.
+// It changes nothing. A batch that has a token does not change, so HSCAN
+// returns all of it, fields perhaps twice.
 var ReadBatch = New("read batch", behind+`
 local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#size')
 if not mine(m) then return {'', {}} end
@@ -164,21 +165,22 @@ local page = redis.call('HSCAN', I, ARGV[3], 'COUNT', count)
 return {tostring(page[1]), page[2]}
 `)
 
-// HoldBatch keeps a batch for whoever persists it, as its heartbeat; or leaves it to
-// wait after a failure.
+// HoldBatch keeps a batch for the caller that persists it, as its heartbeat.
+// After a failure, it lets the batch wait.
 //
 //	KEYS     P, I
 //	ARGV[1]  number of the batch
 //	ARGV[2]  token of the batch
-//	ARGV[3]  who has it
+//	ARGV[3]  the caller that has it
 //	ARGV[4]  milliseconds from now
-//	ARGV[5]  '' hold it for so long; '1' let nobody try it for so long
+//	ARGV[5]  '' hold it for this long; '1' let no caller try it for this long
 //
 //	returns  1  done
-//	         0  the batch is not in flight, or not whose ARGV[3] says
+//	         0  the batch is not in flight, or ARGV[3] does not have it
 //
-// Why it is safe: it changes who should persist the batch, and never what is in it. It
-// may be sent twice; a copy of a failure counts it twice.
+// Why it is safe: it changes which caller should persist the batch, and never
+// the content of the batch. It may be sent twice; a copy of a failure counts it
+// twice.
 var HoldBatch = New("hold batch", behind+`
 local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#by')
 if not mine(m) or m[4] ~= ARGV[3] then return 0 end
@@ -199,26 +201,28 @@ return 1
 //	ARGV[3]  'sum' or 'last'
 //	ARGV[4]  most elements of L, and most of these ids, that this call moves
 //	ARGV[5]  how many ids were refused for good
-//	ARGV[6]… these ids; then those that were not persisted, for a process could not
-//	         read them
+//	ARGV[6]… these ids; then the ids that were not persisted, because a
+//	         process could not read them
 //
-//	returns  1  forgotten; what was refused is in D, and what was not read in U
+//	returns  1  forgotten; refused data is in D, and unread data in U
 //	         2  call again
-//	         0  the batch is not in flight any more
-//	         '#unsure', where KEYS has other ones: call again with these
+//	         0  the batch is no longer in flight
+//	         '#unsure', if KEYS has other keys: call again with these
 //
-// Why it is safe: only the batch of this number and token is forgotten, which whoever
-// sends this knows to be persisted. So none of the batches of L is, as they have the
-// same number: what they have moves to U. An id that was not persisted leaves I as it
-// gets to D or U. Both is right however far the calls come: another process that resumes
-// the batch hears from the database that it is persisted, and goes on. It may be sent
-// twice: the copy finds nothing.
+// Why it is safe: it forgets only the batch of this number and token, and its
+// caller knows that this batch is persisted. The batches of L have the same
+// number, so none of them is persisted; their data moves to U. If an id was not
+// persisted, it leaves I and enters D or U in one step. Both are right however
+// far the calls come. If another process resumes the batch, the database tells
+// it that the batch is persisted, and it continues. It may be sent twice: the
+// copy finds nothing.
 //
-// A value or total takes the place of what is older of the id in D and in U, which must
-// not be tried again after it. A delta that was persisted counts on a total there.
+// A value or total replaces older data of the id in D and in U, which must not
+// be tried again after it. A delta that was persisted is added to a total
+// there.
 //
-// A count of '#unsure' may have what the batch adds twice. The next reader restores it,
-// when nothing is in doubt any more.
+// A count of '#unsure' may contain the deltas of the batch twice. The next
+// reader restores it, when nothing is in doubt any more.
 var AckBatch = New("ack batch", behind+unread+`
 local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#scan', '#since', '#t0', '#unsure')
 if not mine(m) then return 0 end

@@ -1,30 +1,32 @@
 package script
 
-// ParkBatch takes a batch out of the way of the others that its process can read
-// nothing of.
+// ParkBatch moves a batch out of the way of the others, if its process can read
+// nothing of it.
 //
 //	KEYS     P, I, D, U, L
 //	ARGV[1]  number of the batch
 //	ARGV[2]  token of the batch
 //	ARGV[3]  'sum' or 'last'
-//	ARGV[4]  who has it
+//	ARGV[4]  the caller that has it
 //
-//	returns  1  done: its number is that of the next batch
-//	         0  the batch is not in flight, or not whose ARGV[4] says
+//	returns  1  done: its number is the number of the next batch
+//	         0  the batch is not in flight, or ARGV[4] does not have it
 //
-// Why it is safe: a batch that no other process was given cannot be persisted, for the
-// caller has not persisted it; so what it has moves to U. A batch that another process
-// was given may be persisted, and moves to L as it is, with its token. The next batch
-// has the same number and another token, and the database takes one of the two:
-// AckBatch of the next one, or SettleBatch, tells which. '#tok' changes, or a late
-// AckBatch of the parked batch would forget the next one while that is open. It may be
-// sent twice: the copy finds nothing, or parks again what was taken from L, and
-// SettleBatch puts that right.
+// Why it is safe: if no other process was given the batch, it cannot be
+// persisted, since the caller has not persisted it. So its data moves to U. If
+// another process was given the batch, it may be persisted. It moves to L
+// unchanged, with its token. The next batch has the same number and another
+// token, and the database takes one of the two. AckBatch of the next batch, or
+// SettleBatch, tells which. '#tok' changes. Otherwise a late AckBatch of the
+// parked batch would forget the next one while that is open. It may be sent
+// twice. The copy finds nothing, or parks a batch again that was taken from L,
+// and SettleBatch corrects that.
 //
-// A value or total takes what is older of its id away from L. Else the older one could
-// be persisted after it when that comes back, or AckBatch could drop the newer one. A
-// delta that counts on a total of L goes to L too, so that it is not the older of the
-// two when both move to U. All else may come back in any order.
+// A value or total removes older data of its id from L. Otherwise the older
+// data could come back and be persisted after it, or AckBatch could drop the
+// newer data. A delta that builds on a total of L goes to L too. So it is not
+// the older of the two when both move to U. All other data may come back in any
+// order.
 var ParkBatch = New("park batch", behind+unread+`
 local m = redis.call('HMGET', I, '#n', '#a', '#tok', '#inc', '#by', '#r', '#t0', '#scan', '#since', '#unsure')
 if not mine(m) or m[5] ~= ARGV[4] then return 0 end
@@ -68,20 +70,21 @@ if m[10] then redis.call('HSET', I, '#unsure', m[10]) end
 return 1
 `)
 
-// UnparkBatch takes a batch of L in hand, of 'sum'. RescueUnread is for values.
+// UnparkBatch puts a batch of L in flight again, for 'sum'. For values, there
+// is RescueUnread.
 //
 //	KEYS     P, I, D, U, L
 //	ARGV[1]  token of the batch
-//	ARGV[2]  who takes it
-//	ARGV[3]  milliseconds that it is then nobody else's
+//	ARGV[2]  the caller that takes it
+//	ARGV[3]  milliseconds during which no other caller gets it
 //
 //	returns  1  the batch is in flight
-//	         0  L has none of this token, or a newer batch counts on a total of it; or
-//	            another batch is in flight
+//	         0  L has none of this token, or a newer batch builds on a total
+//	            of it; or another batch is in flight
 //
-// Why it is safe: the batch has the number and the token that it had, and is what it
-// was. It may be sent twice: a copy may take the batch for its sender once more, and
-// another process resumes it when its time is up.
+// Why it is safe: the batch has the number, the token and the content that it
+// had. It may be sent twice: a copy may take the batch for its sender once
+// more, and another process resumes it when its time is up.
 var UnparkBatch = New("unpark batch", behind+batches+`
 local m = redis.call('HMGET', I, '#n', '#a')
 if not m[1] or m[1] ~= m[2] then return 0 end
@@ -131,8 +134,8 @@ redis.call('HSET', I, '#a', m[2], '#tok', ARGV[1], '#by', ARGV[2], '#till', at +
 return 1
 `)
 
-// SettleBatch is for a batch that the database has not, for it has one of L, which has
-// the same number.
+// SettleBatch handles a batch that the database does not have because it has a
+// batch of L with the same number.
 //
 //	KEYS     P, I, D, U, L
 //	ARGV[1]  number of the batch
@@ -144,18 +147,19 @@ return 1
 //	ARGV[7]  token that the batch gets, fresh for every call
 //	ARGV[8]  most elements of L that this call moves
 //	ARGV[9]  how many ids of the batch of L were refused for good
-//	ARGV[10]… these ids; then those of it that were not persisted, for a process could
-//	         not read them
+//	ARGV[10]… these ids; then the ids of it that were not persisted, because a
+//	         process could not read them
 //
 //	returns  1  done
 //	         2  call again
-//	         0  the batch is not in flight any more
+//	         0  the batch is no longer in flight
 //
-// Why it is safe: the batch of L is forgotten, which the database has, and the others
-// of L move to U, which it cannot have. Until L is empty the batch in flight keeps its
-// number, which nobody can persist, and '#p' the token that tells why: any process goes
-// on. With the last call the batch gets a new number and a new token, as RenumberBatch
-// says. It may be sent twice: the copy goes on, or finds another token.
+// Why it is safe: it forgets the batch of L that the database has. The other
+// batches of L move to U; the database cannot have them. Until L is empty, the
+// batch in flight keeps its number, with which no process can persist it. '#p'
+// keeps the token that tells why. So any process can continue. The last call
+// gives the batch a new number and a new token, as RenumberBatch does. It may
+// be sent twice: the copy continues, or finds another token.
 var SettleBatch = New("settle batch", behind+unread+`
 if not mine(redis.call('HMGET', I, '#n', '#a', '#tok')) then return 0 end
 redis.call('HDEL', P, '#')
@@ -183,7 +187,7 @@ return 1
 //	ARGV[1]  cursor, '0' at first
 //	ARGV[2]  'U' or 'L'
 //
-//	returns  {cursor, fields and values by turns}
+//	returns  {cursor, fields and values alternating}
 //	         a cursor of '0' ends
 var ListUnread = New("list unread", `
 local key = KEYS[4]
@@ -192,20 +196,21 @@ local page = redis.call('HSCAN', key, ARGV[1], 'COUNT', 256)
 return {tostring(page[1]), page[2]}
 `)
 
-// RescueUnread makes pending again what was not read.
+// RescueUnread makes unread data pending again.
 //
 //	KEYS     P, I, D, U, L
 //	ARGV[1]  'sum' or 'last'
 //	ARGV[2]  '#v' of U from now on, fresh for every call
 //	ARGV[3]… ids of U; of 'last', '#' and ids of L too
 //
-//	returns  how many of them are pending; what has a newer value pending or in flight
-//	         is dropped, and counts too
+//	returns  how many of them are pending; an id with a newer value pending or
+//	         in flight is dropped, and counts too
 //
-// Why it is safe: it leaves U or L as it gets to P. A value of L may be persisted: then
-// it is persisted once more, unless a newer one is pending, which changes nothing. It
-// may be sent twice: the copy finds nothing, or what has come since, and the process
-// that takes that finds out whether it can read it.
+// Why it is safe: the data leaves U or L and enters P in one step. A value of L
+// may be persisted. Then it is persisted once more, unless a newer one is
+// pending, which changes nothing. It may be sent twice: the copy finds nothing,
+// or data that has come since. The process that takes that data finds out
+// whether it can read it.
 var RescueUnread = New("rescue unread", behind+unread+again+`
 local n = 0
 local t0 = redis.call('HGET', U, '#t0') or behind_micros()

@@ -12,23 +12,22 @@ import (
 	"github.com/cachex-go/cachex/internal/client"
 )
 
-// A Call is one script that is to be run.
+// A Call is one run of a script.
 type Call struct {
 	Script *Script
-	Key    string   // KEYS[1], by which it is routed
+	Key    string   // KEYS[1], which routes the call
 	More   []string // KEYS[2] and so on, of the same hash tag
 	Args   []any
-	Once   bool // it is sent once, though the row of the script does not say so
+	Once   bool // sent once, even if the row of the script does not say so
 
-	// Reply and Err are what came back. Run sets them. A Reply that is nil is no
-	// error.
+	// Reply and Err are the result. Run sets them. A nil Reply is not an error.
 	Reply any
 	Err   error
 
-	gate *gate // nil: the caller waits for as long as it takes
+	gate *gate // nil: the caller waits as long as necessary
 }
 
-// CallLots is [Lots] of calls.
+// CallLots splits calls as [Lots] splits commands.
 func CallLots(calls []*Call, most int) iter.Seq[[]*Call] {
 	return Lots(calls, most, func(c *Call) []any { return c.Args })
 }
@@ -36,8 +35,8 @@ func CallLots(calls []*Call, most int) iter.Seq[[]*Call] {
 // SentOnce reports whether the call is sent once.
 func (c *Call) SentOnce() bool { return c.Once || c.Script.late.Once }
 
-// Command returns the command of the call. If source is set it is EVAL, else
-// EVALSHA. A call that is sent once has a [Once].
+// Command returns the command of the call: EVAL if source is set, else EVALSHA.
+// If the call is sent once, the command is a [Once].
 func (c *Call) Command(ctx context.Context, source bool) redis.Cmder {
 	all := make([]any, 0, 4+len(c.More)+len(c.Args))
 	if source {
@@ -58,8 +57,8 @@ func (c *Call) Command(ctx context.Context, source bool) redis.Cmder {
 	return o
 }
 
-// stamped returns the place of the argument of a script that the stamp replaces: the
-// last number or bool, of the arguments from a place on, or else the number of keys.
+// stamped returns the index of the argument that the stamp replaces. It is the
+// last number or bool at or after index from, or else the number of keys.
 func stamped(args []any, from int) int {
 	for i := len(args) - 1; i >= from; i-- {
 		switch args[i].(type) {
@@ -70,20 +69,20 @@ func stamped(args []any, from int) int {
 	return 2
 }
 
-// take sets what cmd was answered, and reports whether it is to be sent again
+// take sets the result from cmd. It reports whether the call must be sent again
 // with the source.
 func (c *Call) take(cmd redis.Cmder) (unknown bool) {
 	c.Reply, c.Err = c.Script.Reply(cmd)
 	return NotKnown(c.Err)
 }
 
-// Run runs one call by itself and returns its error. A server that does not know
-// the script is sent its source by EVAL; SCRIPT LOAD is never sent, since a proxy
-// closes the connection on it and a Cluster would need it on every node.
+// Run runs one call alone and returns its error. If the server does not know
+// the script, Run sends the source by EVAL. It never sends SCRIPT LOAD: a proxy
+// closes the connection on it, and a Cluster would need it on every node.
 //
 // If the call is sent once, the error wraps ErrOutcomeUnknown unless Redis has
-// answered or no byte has left. Else the client may send it again when the
-// connection breaks.
+// answered or no byte has left. Otherwise the client may send the call again
+// when the connection breaks.
 func (c *Call) Run(ctx context.Context, rdb redis.UniversalClient) error {
 	for _, source := range []bool{false, true} {
 		if c.gate.left() {
@@ -100,16 +99,16 @@ func (c *Call) Run(ctx context.Context, rdb redis.UniversalClient) error {
 	return c.Err
 }
 
-// Pipeline runs the calls in one round trip, or in two where a server did not
-// know one of the scripts: the calls that were refused for that, and only
-// these, are sent again by EVAL. Every call has its own Reply and Err; Pipeline
-// returns an error only when a round trip failed, and then calls that were
-// answered by another node still have their replies.
+// Pipeline runs the calls in one round trip, or in two if a server did not know
+// one of the scripts. In the second, it sends by EVAL only the calls that were
+// refused for this reason. Every call has its own Reply and Err. Pipeline
+// returns an error only if a round trip failed; calls that another node
+// answered still have their replies.
 //
-// The client does not send calls again that have several keys and may go to a
-// Cluster. There a move of their slot may be in the way, TRYAGAIN: for that go-redis
-// sends the pipeline again, and those of its commands that were told MOVED twice at
-// once, which is a race for their replies.
+// The client does not resend calls that have several keys and may go to a
+// Cluster. There, a move of their slot may answer TRYAGAIN. On that, go-redis
+// sends the pipeline again, and sends the commands that were told MOVED twice
+// at once. The two copies race for their replies.
 func Pipeline(ctx context.Context, rdb redis.UniversalClient, calls []*Call) error {
 	var failed error
 	several := sync.OnceValue(func() bool { return client.TopologyOf(rdb) != client.OneServer })
@@ -147,14 +146,14 @@ func Pipeline(ctx context.Context, rdb redis.UniversalClient, calls []*Call) err
 	return failed
 }
 
-// noRetry is a command that go-redis does not send again.
+// noRetry is a command that go-redis does not resend.
 type noRetry struct{ *redis.Cmd }
 
 // NoRetry implements redis.Cmder.
 func (noRetry) NoRetry() bool { return true }
 
-// Inner returns the command of go-redis that has the reply to cmd, nil if cmd is
-// not of a script and no [Once].
+// Inner returns the go-redis command that has the reply to cmd. It returns nil
+// if cmd is neither a command of a script nor a [Once].
 func Inner(cmd redis.Cmder) *redis.Cmd {
 	switch cmd := cmd.(type) {
 	case *redis.Cmd:
@@ -167,11 +166,12 @@ func Inner(cmd redis.Cmder) *redis.Cmd {
 	return nil
 }
 
-// Leaving makes of calls, which one caller sends by rdb, such that Abandon knows
-// what it says. Those of one pipeline, of their Lots, have the same gate.
+// Leaving prepares calls, which one caller sends by rdb, for [Call.Left], which
+// can then tell whether they were sent. The calls of one pipeline, which is one
+// of their Lots, share a gate.
 func Leaving(rdb redis.UniversalClient, calls []*Call, most int) {
 	if !direct(rdb) {
-		return // the pipeline is not ours, and all in it would fail
+		return // the pipeline belongs to the client, and all in it would fail
 	}
 	for some := range CallLots(calls, most) {
 		g := new(gate)
@@ -181,15 +181,17 @@ func Leaving(rdb redis.UniversalClient, calls []*Call, most int) {
 	}
 }
 
-// Shared says that calls leave in a pipeline with those of other callers, who
-// would lose theirs by Abandon. It drops calls that were abandoned.
+// Shared marks calls that leave in a pipeline with calls of other callers,
+// which would lose their calls if [Call.Left] abandoned the pipeline. It drops
+// calls that were abandoned.
 func Shared(calls []*Call) []*Call {
 	return slices.DeleteFunc(calls, func(c *Call) bool { return !c.gate.enter() })
 }
 
-// Left returns the error of a call whose caller leaves, because of cause, while
-// it may still be under way. If no byte of the call has left, none ever does;
-// else the error of a call that is sent once wraps ErrOutcomeUnknown.
+// Left returns the error of a call whose caller leaves because of cause, while
+// the call may still be in flight. If no byte of the call has left, none ever
+// does. If one may have left and the call is sent once, the error wraps
+// ErrOutcomeUnknown.
 func (c *Call) Left(cause error) error {
 	if c.gate.abandon() || !c.SentOnce() {
 		return cause

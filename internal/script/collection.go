@@ -1,44 +1,44 @@
 package script
 
-// A Home is the scripts that restore a collection of one type of Redis: a list, a
-// sorted set or a set. Each of these begins with an element that is no member of
-// the collection, its head, which says what the rest is:
+// A Home has the scripts that restore a collection of one Redis type: a list, a
+// sorted set or a set. Each collection begins with its head, an element that is
+// not a member. The head describes the other elements:
 //
-//	'V' token  the collection, as it was restored from its source, and all that
-//	           was written since. token is that of the load
+//	'V' token  the collection as it was restored from its source, with all
+//	           writes since. token is the token of the load
 //	'N' token  a collection that has no source. token is zero
-//	'L' token  a lease: somebody loads the collection, and what stands there was
-//	           written meanwhile. token is that of the load
-//	'M' token  a lease that somebody waits for: when it ends, a message goes to
-//	           WakeChannel
+//	'L' token  a lease: a process loads the collection, and the elements were
+//	           written meanwhile. token is the token of the load
+//	'M' token  a lease for which a process waits: when it ends, a message goes
+//	           to WakeChannel
 //
-// The head stands in the collection itself, and not in a key beside it. So every
-// script touches one key, and a DEL, an expiry, an eviction or a flush by anyone
-// takes the collection, its head and the lease at once: a load that began before
-// finds its token gone and stores nothing. What another program puts into the key
-// without a head is foreign.
+// The head is in the collection itself, and not in a key beside it. So every
+// script touches one key. A DEL, an expiry, an eviction or a flush by any
+// program takes the collection, its head and the lease at once. A load that
+// began before finds its token gone and stores nothing. If another program
+// writes to the key without a head, the content is foreign.
 //
-// A collection that is known to be empty is a head and nothing else. While it is
-// leased, the key lives for as long as the lease, so that all that a loader which
-// died leaves behind is gone with it.
+// A collection that is known to be empty is a head and nothing else. While it
+// is leased, the key lives as long as the lease. So everything that a dead
+// loader leaves behind disappears with the lease.
 type Home struct {
-	// Acquire gives the lease on a collection that is not there.
+	// Acquire grants the lease on a collection that is absent.
 	//
 	//	KEYS[1]  the collection
 	//	ARGV[1]  token: 8 bytes, fresh for every call
 	//	ARGV[2]  milliseconds that the lease holds
 	//	ARGV[3]  token of a restored collection that cannot be used, or ''
-	//	ARGV[4]  '1': publish on WakeChannel when the lease that I wait for ends
+	//	ARGV[4]  '1': publish on WakeChannel at the end of the awaited lease
 	//
 	//	returns  {'G', ''}     lease granted
 	//	         {'V', ''}     the collection is there
-	//	         {'W', token}  the lease of this token is held; that of a set is zero
+	//	         {'W', token}  the lease of this token is held; zero for a set
 	//
-	// Why it is safe: a lease is granted only where nothing is there that was
-	// restored and can be used, and nobody loads. What it replaces is foreign, has no
-	// source, or cannot be used, and is to be had from the source. It is sent
-	// once: a copy that runs after the first one's lease was deleted would
-	// grant again what the deletion took away.
+	// Why it is safe: Acquire grants a lease only if the key holds no restored
+	// collection that can be used, and no process loads. The content that it
+	// replaces is foreign, has no source, or cannot be used, and the source has
+	// it. It is sent once: a copy that runs after the lease of the first was
+	// deleted would grant again the lease that the deletion took away.
 	Acquire *Script
 
 	// Extend prolongs a lease, as the heartbeat of a load.
@@ -50,11 +50,12 @@ type Home struct {
 	//	returns  1  prolonged
 	//	         0  the lease is lost: nothing will be stored
 	//
-	// Why it is safe: only the lease of this token is prolonged. It may be sent
+	// Why it is safe: it prolongs only the lease of this token. It may be sent
 	// twice.
 	Extend *Script
 
-	// Release gives a lease back, and what was written meanwhile: the source has it.
+	// Release gives a lease back, and deletes the writes since: the source has
+	// them.
 	//
 	//	KEYS[1]  the collection
 	//	ARGV[1]  token of the lease
@@ -62,43 +63,51 @@ type Home struct {
 	//	returns  1  given back: the key is absent
 	//	         0  the lease is lost, or the collection is stored
 	//
-	// Why it is safe: what does not have the token is not touched. It may be sent
-	// twice.
+	// Why it is safe: Release changes nothing that does not have the token. It
+	// may be sent twice.
 	Release *Script
 
-	// Store puts a part of what was loaded in place, and with the last part ends the
+	// Store stores a part of the loaded members. With the last part it ends the
 	// lease: from then on the collection is there.
 	//
 	//	KEYS[1]  the collection
 	//	ARGV[1]  token of the lease
 	//	ARGV[2]  '1': this is the last part
-	//	ARGV[3]  milliseconds that the lease holds from now, if it is not
+	//	ARGV[3]  milliseconds that the lease holds from now, if it is not the
+	//	         last
 	//	ARGV[4]  milliseconds that the collection is kept, '' forever
-	//	ARGV[5]  how many members it has at most
+	//	ARGV[5]  maximum number of members
 	//	ARGV[6]  '1': a list without repetitions
-	//	ARGV[7…] members, those of a sorted set each followed by its score
+	//	ARGV[7…] members; in a sorted set, each is followed by its score
 	//
 	//	returns  1  stored
-	//	         3  stored, and nothing else was there: no part before, and nothing that
-	//	            was written meanwhile
-	//	         2  the last part was stored before: the reply of a copy was lost
-	//	         4  there is more to do than one script may: the last part is to be sent
-	//	            again, without members
+	//	         3  stored, and nothing else was there: no part before, and no
+	//	            writes meanwhile
+	//	         2  the last part was stored before: the reply of a copy was
+	//	            lost
+	//	         4  there is more work than one script may do: send the last
+	//	            part again, without members
 	//	         0  not stored: the lease is lost
 	//
-	// Why it is safe: parts are stored only where the token still is, and nobody
-	// reads them before the last one. Whatever took the token away came after the
-	// load began, and what was loaded may be older than that. What was written since
-	// the lease was granted stays, and wins. A part is sent once, or a list
-	// would have it twice.
+	// Why it is safe: Store stores parts only if the token is still there, and
+	// no reader reads them before the last one. If the token was taken away,
+	// that came after the load began, and the loaded members may be older.
+	// Writes since the lease was granted stay, and win. A part is sent once, or
+	// a list would have it twice.
 	Store *Script
 }
 
-// newHome returns the scripts of a type. Its prelude sets there, whether the key
-// exists, and state, the letter of the head or nil; is(token) tells whether the
-// head has this token, and head(state, token) puts a head into a key that is
-// absent. bare is whether there is a head and nothing else. awaited is whether
-// somebody waits for a lease, and await(token) says so in its head.
+// newHome returns the scripts of a type. Its prelude sets these variables and
+// functions:
+//
+//	there               whether the key exists
+//	state               the letter of the head, or nil
+//	is(token)           whether the head has this token
+//	head(state, token)  puts a head into a key that is absent
+//	awaited             whether a process waits for a lease
+//	await(token)        says so in the head
+//
+// bare is an expression for whether there is a head and nothing else.
 func newHome(kind, prelude, bare, store string) Home {
 	return Home{
 		Acquire: New("acquire "+kind, prelude+`
@@ -141,8 +150,8 @@ return bare and 3 or 1
 	}
 }
 
-// keeping is what every prelude has to set the TTL of the collection: milliseconds,
-// ” forever, '=' as it was.
+// keeping is in every prelude, and sets the TTL of the collection:
+// milliseconds, "" forever, '=' as it was.
 const keeping = `
 local key = KEYS[1]
 local NOBODY = string.rep('\0', 8)
@@ -157,9 +166,10 @@ local function keep(ms)
 end
 `
 
-// newRemoval returns the script that takes members out of a collection of a type, by
-// a command that returns how many it has taken out. What goes as a whole goes by UNLINK:
-// another thread of the server frees it, which takes long if it is large.
+// newRemoval returns the script that removes members from a collection of a
+// type, by a command that returns how many it has removed. A whole collection
+// is deleted by UNLINK: another thread of the server frees it, which takes long
+// if it is large.
 func newRemoval(name, prelude, command string) *Script {
 	return New(name, prelude+`
 if not state then

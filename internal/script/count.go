@@ -2,13 +2,14 @@ package script
 
 import "strings"
 
-// A count is an entry of which the payload is a decimal number, an int64. Scripts add
-// to it. They must not take it for a number of Lua, which is exact up to 2^53 only.
+// A count is an entry whose payload is a decimal number, an int64. Scripts add
+// to it. They must not convert it to a number of Lua, which is exact only up to
+// 2^53.
 //
-// counting is the beginning of these scripts. plus adds up decimal strings, and is
-// nil where the sum leaves int64. Numbers of Lua are exact for what is small, and not
-// negative; else it counts in two halves, to ten digits each. The base
-// is said, since the Lua of the embedded server takes a leading 0 for octal.
+// counting begins these scripts. plus adds decimal strings, and returns nil if
+// the sum exceeds int64. Numbers of Lua are exact for small, non-negative
+// operands; otherwise plus computes in two halves, of ten digits each. The base
+// is explicit, since the Lua of the embedded server reads a leading 0 as octal.
 const counting = basics + `
 local HALF = 1e10
 local function halves(s)
@@ -42,39 +43,41 @@ local function plus(one, two, ...)
 end
 `
 
-// AddCount adds to a count. With behind, the delta is also added to what is pending of
-// write-behind; with once, only if it was not before.
+// AddCount adds to a count. If behind is set, it also adds the delta to the
+// pending write-behind value. If once is set, it adds only if the operation was
+// not added before.
 //
-//	KEYS     the entry; with behind P; with once what is known of the operation
+//	KEYS     the entry; with behind P; with once the record of the operation
 //	ARGV[1]  delta: decimal
 //	ARGV[2]  milliseconds that the count is kept from now, '' forever
-//	ARGV[3]  '1': where there is no count, it is 0; '0': it has to be loaded; 'p': it
-//	         is none of our business, and the delta is pending all the same
+//	ARGV[3]  '1': a count that is absent is 0; '0': it has to be loaded; 'p':
+//	         it stays absent, and the delta is pending anyway
 //	ARGV[4]  token of a new entry
 //	ARGV[5]  with behind: the id in P
 //	ARGV[6]  with once: milliseconds that the operation is remembered
 //
 //	returns  {'A', count}  added
 //	         {'P'}         pending, and there is no count
-//	         {'D', count}  it was added before, and this came of it
-//	         {'M'}         there is no count, or it is stale: nothing has changed
-//	         {'O'}         the count would leave int64: nothing has changed
+//	         {'D', count}  it was added before, with this result
+//	         {'M'}         there is no count, or it is stale: nothing has
+//	                       changed
+//	         {'O'}         the count would exceed int64: nothing has changed
 //
-// Why it is safe: the count, what is pending and the operation change together. A
-// lease that somebody has on the count stays, with its token: whoever loads meanwhile
-// stores with LandCount, which adds what has come since. Where there is only a lease,
-// nothing is added, or it would be unclear whether the source knows of it; but where
-// nothing is ever loaded, the lease is fenced. It is sent once, except
-// with an operation: a copy then finds that.
+// Why it is safe: the count, the pending value and the operation change
+// together. A lease on the count stays, with its token: its loader stores with
+// LandCount, which adds the deltas since. If there is only a lease, AddCount
+// adds nothing, or it would be unclear whether the source knows of the delta.
+// If the count is never loaded, the lease is fenced. It is sent once, except
+// with an operation: a copy then finds the operation.
 //
-// It does without the prelude, since it is what counters do all day. The check of the
-// header is carried along by what changes, not made anew: so one that was wrong stays
-// wrong, and whoever reads the entry sees it.
+// It does without the prelude, since counters run it all day. It computes the
+// new check of the header from the old one and the changes. So a wrong check
+// stays wrong, and a reader of the entry sees that.
 func AddCount(behind, once bool) *Script { return addCount[index(behind)+2*index(once)] }
 
-// LandCount stores a loaded count in place of the lease, as Store does, and adds what
-// the source does not know of: what was added to the count since the lease was
-// granted; or with behind, what is pending.
+// LandCount stores a loaded count in place of the lease, as Store does. It adds
+// the deltas that the source does not know of. With behind, these are the
+// pending ones; otherwise they are the deltas since the lease was granted.
 //
 //	KEYS     the entry; with behind P, I, U and L
 //	ARGV[1]  token of the lease
@@ -83,36 +86,40 @@ func AddCount(behind, once bool) *Script { return addCount[index(behind)+2*index
 //	ARGV[4]  cost: 4 bytes of the header
 //	ARGV[5]  the count that was loaded
 //	ARGV[6]  the count on which the lease was granted, '' if there was none
-//	ARGV[7]  with behind: the id, and in ARGV[8] and ARGV[9] inc and moment of a
-//	         LookBatch before the load
+//	ARGV[7]  with behind: the id, and in ARGV[8] and ARGV[9] inc and moment of
+//	         a LookBatch before the load
 //	ARGV[10] '', StillInFlight or Whatever
-//	ARGV[11] with StillInFlight or Whatever: what is in flight, which is added too; '='
-//	         and a total takes the place of all that is older: of what was loaded, and U
-//	         is older than what is in flight, and that than P
+//	ARGV[11] with StillInFlight or Whatever: the value in flight, which is
+//	         added too. '=' and a total replaces everything older: the loaded
+//	         count and U are older than the value in flight, and that is older
+//	         than P
 //
 //	returns  {'S', count}  stored; or it was before, and this is the count now
 //	         {'F'}         not stored: the lease is lost
-//	         {'C'}         not stored: what was loaded may be from before or after a
-//	                       batch was persisted. The lease holds: look and load again
-//	         {'O'}         not stored: the count would leave int64
+//	         {'C'}         not stored: the loaded count may be from before or
+//	                       after a batch was persisted. The lease holds: look
+//	                       and load again
+//	         {'O'}         not stored: the count would exceed int64
 //
-// Why it is safe: as Store. Who adds under a lease leaves the token, and who sets the
-// count replaces it; so under one token the count grows by what was added alone. It
-// may be sent twice.
+// Why it is safe: as Store. A caller that adds under a lease leaves the token,
+// and a caller that sets the count replaces it. So under one token the count
+// grows only by the deltas that were added. It may be sent twice.
 //
-// With StillInFlight or Whatever the count may be wrong by a batch, so AckBatch deletes
-// it with the next one.
+// With StillInFlight or Whatever the count may be wrong by a batch, so AckBatch
+// deletes it with the next batch.
 func LandCount(behind bool) *Script { return landCount[index(behind)] }
 
-// What a load may trust, ARGV[10] of LandCount. Without either, no batch was taken or
-// persisted since the LookBatch, and none is in flight that has the id.
+// StillInFlight and Whatever tell how much a load may trust, in ARGV[10] of
+// LandCount. Without either, no batch was taken or persisted since the
+// LookBatch, and no batch in flight has the id.
 const (
-	StillInFlight = "f" // the batch that LookBatch saw is in flight still, and is taken not to be persisted
-	Whatever      = "1" // whatever has come since
+	StillInFlight = "f" // the batch that LookBatch saw is still in flight, and counts as not persisted
+	Whatever      = "1" // any batch may have been taken or persisted since
 )
 
-// SetCount sets a count that is written behind. The total itself is pending, and not
-// the difference to what the count was: nobody knows for certain what the database has.
+// SetCount sets a count that is written behind. The total itself is pending,
+// and not the difference to the old count: no process knows the count of the
+// database for certain.
 //
 //	KEYS     the entry, P
 //	ARGV[1]  token of the new entry
@@ -122,9 +129,9 @@ const (
 //
 //	returns  1
 //
-// Why it is safe: the count and what is pending change together. The token of a load
-// under way is replaced, which fences it. It is sent once: a copy that is
-// late would undo what came in between.
+// Why it is safe: the count and the pending value change together. SetCount
+// replaces the token of a load in flight, which fences it. It is sent once: a
+// late copy would undo the changes in between.
 var SetCount = New("set count", prelude+Pend+`
 behind_put(KEYS[2], ARGV[4], '=' .. ARGV[3])
 wake()
@@ -152,7 +159,7 @@ func index(b bool) int {
 	return 0
 }
 
-// adding is the source of AddCount.
+// adding returns the source of AddCount.
 func adding(behind, once bool) string {
 	src := counting
 	note := ""
@@ -211,7 +218,7 @@ if keep == '' then redis.call('SET', key, header .. total) else redis.call('SET'
 `
 }
 
-// land is the source of LandCount.
+// land returns the source of LandCount.
 func land(behind bool) string {
 	src := prelude + strings.TrimPrefix(counting, basics)
 	unsure, mark, rest := "", "", "if state == 'V' and ARGV[6] ~= '' then total = plus(total, was, minus(ARGV[6])) end\n"

@@ -1,23 +1,23 @@
 package script
 
 // Page reads members of a sorted set, from a place on. A place is a score and
-// bytes, and need not be that of a member.
+// bytes, and need not be the place of a member.
 //
 //	KEYS[1]  the sorted set
 //	ARGV[1]  '1': it has a source
-//	ARGV[2]  how many members
+//	ARGV[2]  number of members
 //	ARGV[3]  score of the place, '' for before all members
 //	ARGV[4]  bytes of the place
 //
-//	returns  {1, {member, score…}, token}  those that come after it; token is that
-//	                       of the head
+//	returns  {1, {member, score…}, token}  the members that come after it;
+//	                       token is the token of the head
 //	         {0, {}, ''}   the set is absent
 //	         {-1, {}, ''}  the key holds something else
 //
-// Why it is safe: it changes nothing. Of the members with the score of the place
-// it looks at the logarithm of their number, so it does not matter how many these
-// are. It compares bytes one by one: Lua compares strings as the locale of the
-// server has it.
+// Why it is safe: it changes nothing. It looks only at the logarithm of the
+// number of members that have the score of the place, so their number does not
+// matter. It compares bytes one by one: Lua compares strings by the locale of
+// the server.
 var Page = New("page", rankingPrelude+`
 if state ~= 'V' and (state ~= 'N' or ARGV[1] == '1') then
   if there and not state then return {-1, {}, ''} end

@@ -11,17 +11,17 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// mostArg is the longest argument that every server takes: Redis refuses a
+// mostArg is the longest argument that every server accepts: Redis refuses a
 // proto-max-bulk-len below 1 MB.
 const mostArg = 1 << 20
 
-// mostBytes is how many bytes of arguments go out in one pipeline. It bounds how
-// long a round trip takes on a slow line.
+// mostBytes is the maximum number of bytes of arguments in one pipeline. It
+// bounds the time of a round trip on a slow line.
 const mostBytes = 4 << 20
 
-// Lots returns all in the parts that go out in one pipeline each: of at most most
-// elements, and of at most mostBytes of what args returns. An element with an
-// argument above mostArg is a part of its own.
+// Lots splits all into parts, each for one pipeline. A part has at most most
+// elements, and at most mostBytes of arguments, which args returns. An element
+// with an argument above mostArg is a part of its own.
 func Lots[T any](all []T, most int, args func(T) []any) iter.Seq[[]T] {
 	return func(yield func([]T) bool) {
 		from, sum := 0, 0
@@ -34,7 +34,7 @@ func Lots[T any](all []T, most int, args func(T) []any) iter.Seq[[]T] {
 				from, sum = i, 0
 			}
 			if sum += bytes; longest > mostArg {
-				sum = mostBytes // and so the next one is not of this part
+				sum = mostBytes // so the next element is not in this part
 			}
 		}
 		if from < len(all) {
@@ -43,8 +43,8 @@ func Lots[T any](all []T, most int, args func(T) []any) iter.Seq[[]T] {
 	}
 }
 
-// weight returns the length of the longest of args, and about how many bytes all of
-// them have.
+// weight returns the length of the longest of args, and the approximate number
+// of bytes of all of them.
 func weight(args []any) (longest, bytes int) {
 	bytes = len(args)
 	for _, arg := range args {
@@ -66,11 +66,11 @@ func isLarge(cmd redis.Cmder) bool {
 	return longest > mostArg
 }
 
-// sendLarge sends a command with an argument above mostArg, in a pipeline of its own.
-// The command has its reply or its error.
+// sendLarge sends a command with an argument above mostArg, in a pipeline of
+// its own. The command then has its reply or its error.
 //
-// If the connection breaks, but the server is there, the error is an answer: that Redis
-// refuses an argument is no sign that it is away.
+// If the connection breaks but the server is there, the error is an answer: a
+// server that refuses an argument is not down.
 func sendLarge(ctx context.Context, rdb redis.UniversalClient, cmd redis.Cmder) {
 	o, _ := cmd.(*Once)
 	l := newLone(cmd)
@@ -90,7 +90,7 @@ func sendLarge(ctx context.Context, rdb redis.UniversalClient, cmd redis.Cmder) 
 		cmd.SetErr(nil)
 	}
 	if o != nil && l.refusal != nil {
-		o.stamp.state.Store(answered) // the stamp may have been written again
+		o.stamp.state.Store(answered) // go-redis may have written the stamp again
 	}
 	err := l.refusal
 	if err == nil && ctx.Err() == nil && Broken(cmd.Err()) && serves(ctx, rdb, cmd) {
@@ -107,8 +107,8 @@ func serves(ctx context.Context, rdb redis.UniversalClient, cmd redis.Cmder) boo
 	return Answered(err) && !refused(err)
 }
 
-// KeyOf returns the first key of cmd, if that is where most commands have it, or scripts;
-// else "", or an argument that is no key.
+// KeyOf returns the first key of cmd, if cmd has it where most commands or
+// scripts do. Otherwise it returns "", or an argument that is not a key.
 func KeyOf(cmd redis.Cmder) string {
 	at, args := 1, cmd.Args()
 	switch cmd.Name() {
@@ -125,19 +125,19 @@ func KeyOf(cmd redis.Cmder) string {
 // A lone is a command that has a pipeline of its own, since Redis may close the
 // connection on it.
 //
-// Redis answers with an error before it closes the connection. go-redis puts a
-// connection back into its pool after an error that Redis answered, and the next command
-// on it fails, be it of cachex or not. So a lone says that the connection broke. A
-// ClusterClient believes that only of a command that it sends again, and so it may: then
-// the large argument refuses to be written.
+// Redis answers with an error before it closes the connection. After an answer,
+// go-redis puts the connection back into its pool. The next command on it
+// fails, of cachex or of another package. So a lone reports that the connection
+// broke. A ClusterClient believes this only for a command that it resends, so a
+// lone allows that; the large argument then refuses to be written.
 //
-// Until then a lone is never retried by go-redis, and so an AutoPipeline does not send it
-// together with others.
+// Until then go-redis never retries a lone, and so an AutoPipeline does not
+// send it together with other commands.
 type lone struct {
 	redis.Cmder
 	args    []any
-	longest int   // how many bytes the longest of them has
-	refusal error // what Redis answered before it closed the connection; nil if it has not
+	longest int   // number of bytes of the longest argument
+	refusal error // the answer of Redis before it closed the connection; nil if it has not
 }
 
 func newLone(cmd redis.Cmder) *lone {
@@ -156,7 +156,8 @@ func (l *lone) Args() []any { return l.args }
 // NoRetry implements redis.Cmder.
 func (l *lone) NoRetry() bool { return l.refusal == nil }
 
-// SetErr implements redis.Cmder. It is called for every copy that was answered.
+// SetErr implements redis.Cmder. go-redis calls it for every copy that was
+// answered.
 func (l *lone) SetErr(err error) {
 	switch {
 	case l.refusal != nil: // errRefused
@@ -169,7 +170,7 @@ func (l *lone) SetErr(err error) {
 	}
 }
 
-// keep sets the error, and leaves a Once what it knows of its copies.
+// keep sets the error. It does not change the state of a Once about its copies.
 func (l *lone) keep(err error) {
 	if c := Inner(l.Cmder); c != nil {
 		c.SetErr(err)
@@ -179,7 +180,7 @@ func (l *lone) keep(err error) {
 }
 
 var (
-	errCloses  = fmt.Errorf("cachex: Redis closes the connection: %w", io.EOF) // seen by go-redis and its hooks alone
+	errCloses  = fmt.Errorf("cachex: Redis closes the connection: %w", io.EOF) // only go-redis and its hooks see it
 	errRefused = errors.New("cachex: Redis has refused the command")           // likewise
 )
 
@@ -189,8 +190,8 @@ type bulk struct {
 	arg any
 }
 
-// MarshalBinary implements encoding.BinaryMarshaler. go-redis calls it to write the
-// command to the buffer of a connection.
+// MarshalBinary implements encoding.BinaryMarshaler. go-redis calls it to write
+// the command to the buffer of a connection.
 func (b *bulk) MarshalBinary() ([]byte, error) {
 	if b.of.refusal != nil {
 		return nil, errRefused
@@ -201,11 +202,11 @@ func (b *bulk) MarshalBinary() ([]byte, error) {
 	return fmt.Append(nil, b.arg), nil
 }
 
-// String returns what a hook that prints arguments prints.
+// String returns the argument for hooks that print arguments.
 func (b *bulk) String() string { return fmt.Sprintf("%s", b.arg) }
 
-// A tooLarge is the error of a command that Redis refused by closing the connection. It
-// is an answer: Redis is there.
+// A tooLarge is the error of a command that Redis refused by closing the
+// connection. It is an answer: Redis is there.
 type tooLarge struct {
 	bytes int
 	err   error

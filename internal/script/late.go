@@ -1,11 +1,11 @@
 package script
 
-// A Late says what a copy of a command does that Redis carries out late: after
-// another copy was answered, and after later calls have returned. A proxy or a
-// stalled connection may hold a copy for as long as it likes.
+// A Late tells the effect of a copy of a command that Redis carries out late:
+// after another copy was answered, and after later calls have returned. A proxy
+// or a stalled connection may hold a copy for any length of time.
 type Late struct {
-	// Once: the copy would change what a later call has established. The command
-	// is sent once, see [Once].
+	// Once is set if the copy would change state that a later call has
+	// established. The command is then sent once, see [Once].
 	Once bool
 
 	Why string
@@ -14,7 +14,7 @@ type Late struct {
 func harmless(why string) Late { return Late{Why: why} }
 func sentOnce(why string) Late { return Late{Once: true, Why: why} }
 
-// The reasons that several rows share.
+// These reasons are shared by several rows.
 var (
 	reads    = harmless("changes nothing")
 	ofToken  = harmless("changes only what has its token, which a later call takes away")
@@ -27,7 +27,8 @@ var (
 	claims   = sentOnce("claims for a caller who no longer holds it")
 )
 
-// lates has a row for each script, by name. A script without a row is sent once.
+// lates has a row for each script, by name. A script without a row is sent
+// once.
 var lates = map[string]Late{
 	// Entries.
 	"acquire": claims,
@@ -97,8 +98,8 @@ var lates = map[string]Late{
 	"untrend": removes,
 }
 
-// Plain has a row for each command but scripts that cachex sends, by name. A
-// command of a row with Once goes out in a [Once].
+// Plain has a row, by name, for each command that cachex sends and that is not
+// a script. If the row has Once set, the command is sent as a [Once].
 var Plain = map[string]Late{
 	"get":       reads,
 	"hget":      reads,
@@ -116,10 +117,10 @@ var Plain = map[string]Late{
 	"hdel":      deletes,
 	"set":       replaces,
 
-	// Of the connection for wake-ups.
+	// These go over the connection for wake-ups.
 	"ping": reads, "subscribe": reads, "unsubscribe": reads, "ssubscribe": reads, "sunsubscribe": reads,
 
-	// To Sentinels, which masters they name.
+	// This asks Sentinels which masters they name.
 	"sentinel": reads,
 }
 

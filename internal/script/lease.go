@@ -2,14 +2,15 @@ package script
 
 import "regexp"
 
-// prelude is the beginning of every script of the lease protocol: it reads the
-// header of KEYS[1] into h, false if what is there is not an entry with a header
-// that holds. The key of another type is "not an entry" too, hence pcall.
+// prelude begins every script of the lease protocol. It reads the header of
+// KEYS[1] into h. If the key does not hold an entry with a valid header, h is
+// false. A key of another type is not an entry either, hence pcall.
 //
-// The offsets are those of package entry, counted from 1 as Lua does.
+// The offsets are the offsets of package entry, counted from 1 as in Lua.
 //
-// Bytes are compared with == alone: Lua's < on strings follows the locale. sum takes eight
-// at a time, a multiple of that: one by one they took a fifth of the time of a script.
+// Bytes are compared with == alone: Lua's < on strings follows the locale. sum
+// takes eight bytes at a time, so its input is a multiple of eight. One by one,
+// they took a fifth of the time of a script.
 const prelude = beforePlace + plainPlace + afterPlace
 
 const beforePlace = basics + `
@@ -54,8 +55,8 @@ local function header(state, flags, soft, token, born, cost, crc)
 end
 `
 
-// leasing returns a script of the lease protocol, and with it the one for packed
-// entries.
+// leasing returns a script of the lease protocol, together with its packed
+// form.
 func leasing(name, body string) *Script {
 	s := New(name, dense(prelude+plainLife+body))
 	s.packed = packing(name, body)
@@ -67,70 +68,77 @@ func packing(name, body string) *Script {
 	return New(name, dense(beforePlace+packedPlace+afterPlace+body))
 }
 
-// dense returns Lua as it goes over the wire, without indentation and without
-// spaces around operators: a server that has lost a script is sent its source. No
-// string of the scripts has an operator in it.
+// dense returns Lua in the form that is sent: without indentation, and without
+// spaces around operators. A server that has lost a script is sent its source.
+// No string of the scripts contains an operator.
 func dense(lua string) string {
 	lua = regexp.MustCompile(`\n +`).ReplaceAllString(lua, "\n")
 	return regexp.MustCompile(` ?([=~<>]=|[=<>,+*]|\.\.) ?`).ReplaceAllString(lua, "$1")
 }
 
-// What the caller of Acquire wants, ARGV[8].
+// Missing, Unfit, Due and Now are the wishes of a caller of Acquire, in
+// ARGV[8].
 const (
 	Missing = ""      // the value, or the lease if it is missing or stale
-	Unfit   = "unfit" // and also the lease if the entry of the token ARGV[4] is there, which cannot be used
-	Due     = "due"   // and also if it is there, though fresh; any entry, if ARGV[4] is ''
-	Now     = "now"   // the lease, whoever has it
+	Unfit   = "unfit" // also the lease if the entry with the token ARGV[4] is there, which cannot be used
+	Due     = "due"   // also the lease if that entry is there, though fresh; any entry, if ARGV[4] is ''
+	Now     = "now"   // the lease, even if another process has it
 )
 
-// Acquire gives the value of a key, or the lease on it.
+// Acquire returns the value of a key, or grants the lease on it.
 //
 //	KEYS[1]  the entry
 //	ARGV[1]  token: 8 bytes, fresh for every call
 //	ARGV[2]  milliseconds that the lease holds
-//	ARGV[3]  what the caller expects the load to cost: 4 bytes
+//	ARGV[3]  cost of the load that the caller expects: 4 bytes
 //	ARGV[4]  token of an entry that the caller has read, or ''
-//	ARGV[5]  '1': publish on WakeChannel when the lease that I wait for ends
+//	ARGV[5]  '1': publish on WakeChannel at the end of the awaited lease
 //	ARGV[6]  '1': the caller has waited for so long that the lease is suspect
 //	ARGV[7]  milliseconds that a value is of use after it is stale, '' forever
-//	ARGV[8]  what the caller wants: see above
-//	ARGV[9]  half of the milliseconds that a pause after one failed load may last
+//	ARGV[8]  the wish of the caller: see above
+//	ARGV[9]  half of the milliseconds that a pause after one failed load may
+//	         last
 //	ARGV[10] milliseconds that any pause may last
 //
 //	returns  {'G'}                lease granted; there is no value
 //	         {'R', entry}         lease granted; the value is there
 //	         {'V', entry}         the value, fresh
-//	         {'N', entry}         there is none, and that is known
-//	         {'S', entry}         the value; somebody has the lease, or the last
-//	                              load failed and it is too early for another
-//	         {'W', born .. cost .. token}  no value; the lease of this token is held.
-//	                              Where there is a value of no use any more, born and
-//	                              cost are its own
+//	         {'N', entry}         there is no value, and that is known
+//	         {'S', entry}         the value; another process has the lease, or
+//	                              it is too early after a failed load
+//	         {'W', born .. cost .. token}  no value; the lease of this token
+//	                              is held. If there is a value that is no
+//	                              longer of use, born and cost come from the
+//	                              value
 //
-// Why it is safe: a lease is granted only where the key is absent, holds no
-// entry, holds the very entry that the caller could not use, knows of no value,
-// or holds a value without a lease that is still held; or where the caller wants
-// it now, and then whoever had it is fenced. What it replaces is lost to nobody,
-// and a token that it replaces is fenced. It is sent once:
-// a copy that runs after the first one's lease was deleted would grant again
-// what the deletion took away. A copy that runs while the lease holds finds its
-// own token and grants the same again, or gives the value if that is fresh, but
-// forgets an Expire in between.
+// Why it is safe: Acquire grants a lease only if the key is absent, holds no
+// entry, or holds the very entry that the caller could not use. It also does if
+// the entry says that there is no value, or has a value whose lease is not
+// held. If the caller wants the lease now, Acquire always grants it, and the
+// previous holder is fenced. No caller loses the state that Acquire replaces,
+// and a token that it replaces is fenced.
 //
-// A value's life is prolonged to that of the lease, or it would be gone when a
-// load that failed wants to leave it as it was. Since that may happen again and
-// again, not the TTL says for how long a value is of use, but ARGV[7]; and one that was
-// fresh for as long as it exists is fresh until it would have ended.
+// It is sent once: a copy that runs after the lease of the first was deleted
+// would grant again the lease that the deletion took away. A copy that runs
+// while the lease holds finds its own token. It grants the same again, or
+// returns the value if that is fresh, but it forgets an Expire in between.
 //
-// A lease that ends later than any does would be waited for although its holder is
-// dead: one that has lost its TTL, by a PERSIST or a RESTORE, or outlives a step
-// back of the server's clock. If the caller has waited for longer than a lease
-// lasts, it gets its due length from now. A holder that lives prolongs it. A
-// pause that ends later than any does is over.
+// Acquire prolongs the life of a value to the life of the lease. Otherwise the
+// value would be gone when a failed load wants to leave it as it was. Since
+// this may happen repeatedly, ARGV[7], and not the TTL, says how long a value
+// is of use. A value that was fresh for its whole life is fresh until it would
+// have ended.
 //
-// A cache that serves no stale values has values end with their TTL, and one that
-// was SET says when it ends by the clock of its writer. So without stale windows
-// the TTL decides, as long as there is one; soft decides once a PERSIST took it.
+// A lease may end later than any lease lasts: if it has lost its TTL, by a
+// PERSIST or a RESTORE, or outlives a step back of the server's clock. Callers
+// would wait for it although its holder is dead. If the caller has waited for
+// longer than a lease lasts, the lease gets its due length from now. A live
+// holder prolongs it. A pause that ends later than any pause lasts is over.
+//
+// In a cache that serves no stale values, values end with their TTL. If such a
+// value was stored by SET, its header tells its end by the clock of its writer.
+// So without stale windows the TTL decides, as long as there is one; soft
+// decides after a PERSIST took it.
 var Acquire = leasing("acquire", `
 local want, lease = ARGV[8], tonumber(ARGV[2])
 local there, ours = h and not (want == 'unfit' and token == ARGV[4]), want == 'now' or token == ARGV[1]
@@ -193,7 +201,8 @@ put('', ARGV[2])
 return {'G'}
 `)
 
-// Store puts a loaded value in place of the lease, or that there is none.
+// Store replaces the lease by a loaded value, or by the fact that there is
+// none.
 //
 //	KEYS[1]  the entry
 //	ARGV[1]  token of the lease
@@ -205,18 +214,20 @@ return {'G'}
 //	ARGV[7]  state: 'V', or 'N' if there is no value
 //
 //	returns  1  stored
-//	         2  was stored before: the reply of an earlier copy was lost
-//	         3  stored, stale at once: the key was expired by hand meanwhile. That
-//	            there is no value is not stored then
+//	         2  stored before: the reply of an earlier copy was lost
+//	         3  stored, stale at once: the key was expired by hand meanwhile.
+//	            In this case, state 'N' is not stored
 //	         0  not stored: the lease is lost
 //
-// Why it is safe: the value is stored only where the token still is. Whatever
-// took the token away, a deletion, a write, an eviction, another lease, came
-// after the load began, and the value may be older than that. A lease that ran
-// out and that nobody took is as good as one that holds. It may be sent twice;
-// a copy that finds nothing, where the first one returned 3 and left nothing,
-// returns 0. A packed value has lost its token by then; there, a copy that finds
-// what it would store returns 2, for it is no matter who has stored that.
+// Why it is safe: Store stores the value only if the token is still there. A
+// deletion, a write, an eviction or another lease takes the token away. Each
+// came after the load began, and the value may be older. If a lease has run out
+// and no process has taken it, it is as good as a lease that holds.
+//
+// It may be sent twice. If the first copy returned 3 and left nothing, a copy
+// that finds nothing returns 0. A packed value has lost its token by then.
+// There, a copy that finds the same value returns 2, since it does not matter
+// which caller stored it.
 var Store = leasing("store", `
 if not h or token ~= ARGV[1] then
   if same(ARGV[7], ARGV[6]) then return 2 end
@@ -235,7 +246,8 @@ put(ARGV[6], ARGV[2])
 return 1 + expired * 2
 `)
 
-// Renew is Store of the value that is there, which has not changed.
+// Renew does the work of Store for the value that is there, which has not
+// changed.
 //
 //	KEYS[1]  the entry
 //	ARGV[1]  token of the lease
@@ -246,9 +258,9 @@ return 1 + expired * 2
 //
 //	returns  as Store
 //
-// Why it is safe: as Store. The token was granted on this value, and whatever
-// replaces the value replaces the token. It may be sent twice; of a packed value,
-// which has lost its token by then, the copy returns 0.
+// Why it is safe: as Store. The token was granted on this value, and any
+// command that replaces the value replaces the token. It may be sent twice. A
+// packed value has lost its token by then, so the copy returns 0.
 var Renew = leasing("renew", `
 if not h or token ~= ARGV[1] or state ~= 'V' then return 0 end
 if not leased then return 2 end
@@ -262,7 +274,7 @@ last(ARGV[2])
 return 1 + expired * 2
 `)
 
-// Write puts a value there, whatever there was.
+// Write stores a value, and replaces any state of the key.
 //
 //	KEYS[1]  the entry
 //	ARGV[1]  header: soft and born are 0
@@ -272,18 +284,18 @@ return 1 + expired * 2
 //
 //	returns  1
 //
-// Why it is safe: the token of a load under way is replaced, which fences it.
-// Of two writes, the last one stays. It is sent once: a copy that is late would
-// take the place of what was written or deleted since.
+// Why it is safe: Write replaces the token of a load in flight, which fences
+// it. Of two writes, the last one stays. It is sent once: a late copy would
+// undo later writes and deletions.
 //
-// The same is done by a SET of an entry that is fresh for as long as it exists, with GET,
-// and then Wake if what was there is a lease that somebody awaits. It takes Redis a tenth
-// of the time.
+// For an entry that is fresh for its whole life, a SET with GET does the same.
+// It takes Redis a tenth of the time. Wake must follow if the old entry is a
+// lease for which a process waits.
 //
-// It does without the prelude, since it is what caches do all day that keep values when
-// they are stale; that takes half the time. What the check of the header is to be is
-// carried along. Of what was there one flag is looked at: if that is not an entry, nobody
-// waits, and a message too many does no harm.
+// Write does without the prelude, which takes half the time: caches that keep
+// stale values run it all day. It computes the check of the header from the
+// check in ARGV[1]. Of the old content it reads one flag. If that is not an
+// entry, no process waits, and an extra message does no harm.
 var Write = func() *Script {
 	s := New("write", dense(basics+publish+`
 local e = redis.pcall('GETRANGE', key, 0, 39)
@@ -314,8 +326,8 @@ return 1
 	return s
 }()
 
-// Wake tells those who wait for a lease on KEYS[1] that it has ended. It returns nothing
-// of use.
+// Wake tells the processes that wait for a lease on KEYS[1] that it has ended.
+// Its reply has no meaning.
 var Wake = New("wake", dense("local key = KEYS[1]"+publish+"publish(key)"))
 
 // Extend prolongs a lease, as the heartbeat of a load.
@@ -325,11 +337,12 @@ var Wake = New("wake", dense("local key = KEYS[1]"+publish+"publish(key)"))
 //	ARGV[2]  milliseconds that the lease holds from now
 //
 //	returns  1  prolonged
-//	         2  prolonged; the key was expired by hand since the lease was granted
+//	         2  prolonged; the key was expired by hand since the lease was
+//	            granted
 //	         0  the lease is lost: nothing will be stored
 //
-// Why it is safe: only the lease of this token is prolonged, and with it the
-// value that it stands on. It may be sent twice.
+// Why it is safe: Extend prolongs only the lease of this token, and with it the
+// value under that lease. It may be sent twice.
 var Extend = leasing("extend", `
 if not h or token ~= ARGV[1] or not leased then return 0 end
 if state == 'V' then
@@ -345,22 +358,23 @@ return 1 + expired
 //
 //	KEYS[1]  the entry
 //	ARGV[1]  token of the lease
-//	ARGV[2]  'drop': take away the value that it stands on; else milliseconds
-//	         until somebody may try again to replace that, after the first failure
-//	         of several; '' no time at all
-//	ARGV[3]  milliseconds that it is at most, however many have failed
+//	ARGV[2]  'drop': delete the value under the lease; else milliseconds until
+//	         another process may try again to replace it, after the first
+//	         failure of several; '' no time at all
+//	ARGV[3]  maximum of these milliseconds, after any number of failures
 //
 //	returns  1  given back: the key is absent, or its value has no lease
-//	         2  likewise; the key was expired by hand since the lease was granted
+//	         2  likewise; the key was expired by hand since the lease was
+//	            granted
 //	         0  the lease is lost, or a value is stored
 //
-// Why it is safe: what does not have the token is not touched, so a release that
-// comes after a deletion, a write or another lease does nothing. The token of a
-// value that stays is taken away too, or a Store that is late could still use it.
-// It may be sent twice.
+// Why it is safe: Release changes nothing that does not have the token. So a
+// release that comes after a deletion, a write or another lease does nothing.
+// It also takes the token from a value that stays; otherwise a late Store could
+// still use it. It may be sent twice.
 //
-// The time doubles with each failure, and is none if the value was expired by
-// hand while it was loaded: whoever did that knows of something new.
+// The time doubles with each failure. It is zero if the value was expired by
+// hand while it was loaded: the caller of Expire knows of something new.
 var Release = leasing("release", `
 if not h or token ~= ARGV[1] or not leased then return 0 end
 local outcome = 1 + expired
@@ -381,19 +395,19 @@ write(5, 26)
 return outcome
 `)
 
-// Expire makes a value stale without taking it away, and whatever a load under
-// way is going to store.
+// Expire makes a value stale without deleting it. A load in flight will also
+// store its value stale.
 //
 //	KEYS[1]  the entry
 //
 //	returns  1  expired
 //	         0  there is no entry
 //
-// Why it is safe: a lease keeps its token, so that a load is still stored, and
-// is marked, so that what it stores is stale: a key that is expired faster than
-// it loads still gets newer values, one a load. That there is no value is not
-// stale but forgotten. A pause after a load that failed ends. It may be sent
-// twice.
+// Why it is safe: a lease keeps its token, so a load is still stored. The lease
+// is marked, so the load stores its value stale. A key that is expired faster
+// than it loads still gets newer values, one for each load. An entry that says
+// that there is no value does not become stale: it is deleted. A pause after a
+// failed load ends. It may be sent twice.
 var Expire = leasing("expire", `
 if not h then return 0 end
 if state == 'N' then

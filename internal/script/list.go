@@ -1,7 +1,7 @@
 package script
 
-// listPrelude is the beginning of every script of a list: it reads the head, which
-// is the first element, before the latest one.
+// listPrelude begins every script of a list. It reads the head, which is the
+// first element, before the latest member.
 //
 //	off len
 //	  0   3  C1 'H' 01. Members that begin with C1 have one more C1 before it
@@ -27,8 +27,8 @@ local function await()
 end
 `
 
-// List restores lists: those that were written while the list was leased come
-// first, then what was loaded.
+// List restores lists. Members that were written while the list was leased come
+// first, then the members that were loaded.
 var List = newHome("list", listPrelude, "not redis.call('LINDEX', key, 1)", `
 local seen = {}
 if ARGV[6] == '1' then
@@ -45,13 +45,14 @@ if ARGV[2] == '1' then
 end
 `)
 
-// Push puts members before all that a list has, and takes away what is too much.
+// Push puts members before all members of a list, and removes the excess at its
+// end.
 //
 //	KEYS[1]  the list
 //	ARGV[1]  '1': it has a source
-//	ARGV[2]  how many members it has at most
+//	ARGV[2]  maximum number of members
 //	ARGV[3]  milliseconds that it is kept from now, '' forever
-//	ARGV[4]  '1': without repetitions: members that it has are moved to the front
+//	ARGV[4]  '1': no repetitions: members that it has are moved to the front
 //	ARGV[5…] members, the latest one last
 //
 //	returns  1   pushed
@@ -59,13 +60,14 @@ end
 //	         0   the list is absent, and its source has the members
 //	         -1  the key holds something else, and there is no source
 //
-// Why it is safe: change, trim and TTL are one step. A list that has a source and
-// is absent, or foreign, stays so: one that has the new members alone would pass
-// for the whole. The lease of one that is being restored keeps its time. It is
-// sent once: a copy that is late adds again what was removed since, and without
-// Unique what is there.
+// Why it is safe: change, trim and TTL are one step. If a list that has a
+// source is absent, or foreign, it stays so: a list of the new members alone
+// would pass for the whole. A lease on a list that is being restored keeps its
+// time. It is sent once: a late copy adds members again that were removed
+// since. Without Unique, it also repeats members that are there.
 //
-// The head is never popped: a list without elements is deleted, with its TTL.
+// The head is never popped: Redis deletes a list without elements, with its
+// TTL.
 var Push = New("push", listPrelude+`
 if ARGV[1] == '1' then
   if state ~= 'V' and state ~= 'L' then return 0 end
@@ -86,17 +88,17 @@ keep(ARGV[3])
 return 1
 `)
 
-// Pull takes members out of a list, wherever they are.
+// Pull removes members from a list, at any place.
 //
 //	KEYS[1]  the list
 //	ARGV[1]  '1': it has a source
 //	ARGV[2]  milliseconds that it is kept from now, '' forever
 //	ARGV[3…] members
 //
-//	returns  how many elements were taken out
+//	returns  how many elements were removed
 //	         -1  the key holds something else, and there is no source
 //
-// Why it is safe: a load under way may have read what is taken out here, so its
-// lease is taken away: nothing of it is stored. It is sent once: a copy
-// that is late takes out what was added since.
+// Why it is safe: a load in flight may have read the members that Pull removes.
+// So Pull takes its lease away, and nothing of the load is stored. It is sent
+// once: a late copy removes members that were added since.
 var Pull = newRemoval("pull", listPrelude, "redis.call('LREM', key, 0, ARGV[i])")

@@ -14,16 +14,17 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// A Once is a command of which one copy is sent at most: after its first byte
-// may have left, go-redis does not send it again. Before that it does, as it does
-// any command: after a dial that failed, or a wait for the pool in vain.
+// A Once is a command that is sent at most once. After its first byte may have
+// left, go-redis does not resend it. Before that, go-redis retries it like any
+// command: after a failed dial, or after a wait for the pool that timed out.
 //
-// go-redis asks a command for NoRetry when it decides on a retry, and asks an
+// go-redis asks a command for NoRetry when it decides on a retry. It asks an
 // argument for its bytes when it writes the command to a connection. So a Once
-// puts an argument of its own in place of one that the command has.
+// replaces one argument of the command with an argument of its own.
 //
-// A copy that Redis refused before it ran, LOADING say, does not count: go-redis
-// follows MOVED and ASK, and the other refusals are retried as they always are.
+// A copy that Redis refused before it ran, with LOADING for example, does not
+// count: go-redis follows MOVED and ASK, and the other refusals are retried as
+// usual.
 type Once struct {
 	*redis.Cmd
 	stamp stamp
@@ -31,26 +32,26 @@ type Once struct {
 
 // A stamp is an argument that knows whether its command may have left.
 type stamp struct {
-	arg    any // nil: number
+	arg    any // nil: the argument is number
 	number int64
 	buf    [20]byte
-	gate   *gate // nil: the caller waits for as long as it takes
+	gate   *gate // nil: the caller waits as long as necessary
 	direct bool  // go-redis asks for the bytes only to send them
-	alone  bool  // the command is the last that is written to its connection
+	alone  bool  // no other command is written to the connection after this one
 	state  atomic.Int32
-	copies atomic.Int32 // how many were written
-	moved  atomic.Bool  // the last answer is that another node has the slot
+	copies atomic.Int32 // how many copies were written
+	moved  atomic.Bool  // the last answer said that another node has the slot
 }
 
 // The states of a stamp.
 const (
-	unsent   = iota // or refused before it ran
+	unsent   = iota // not sent, or refused before it ran
 	written         // a byte may have left, and Redis has not answered
-	answered        // Redis has answered, and may have carried it out
+	answered        // Redis has answered, and may have carried out the command
 )
 
-// NewOnce returns cmd as a command that is sent once. The stamp takes the place of
-// the argument at a place, which should be neither a key nor a value.
+// NewOnce returns cmd as a command that is sent once. The stamp replaces the
+// argument at index at, which should be neither a key nor a value.
 func NewOnce(cmd *redis.Cmd, at int) *Once {
 	o := &Once{Cmd: cmd}
 	args := cmd.Args()
@@ -59,8 +60,8 @@ func NewOnce(cmd *redis.Cmd, at int) *Once {
 	return o
 }
 
-// NewSet returns a SET with GET of a value that lives for ttl, 0 forever. It makes
-// fewer allocations than NewOnce.
+// NewSet returns a SET with GET of a value that lives for ttl; 0 means forever.
+// It makes fewer allocations than NewOnce.
 func NewSet(ctx context.Context, key string, value []byte, ttl time.Duration) *Once {
 	o := new(setOnce)
 	args := append(o.args[:0], "set", key, value)
@@ -85,11 +86,13 @@ type setOnce struct {
 	args [6]any
 }
 
-// NoRetry implements redis.Cmder. A redirection needs no retry, and with one of
-// the whole pipeline, which another command may ask for, it would be sent twice.
+// NoRetry implements redis.Cmder. A redirection needs no retry. If another
+// command asked for a retry of the whole pipeline, a redirected Once would be
+// sent twice.
 func (o *Once) NoRetry() bool { return o.stamp.state.Load() != unsent || o.stamp.moved.Load() }
 
-// SetErr implements redis.Cmder. It is called for every copy that was answered.
+// SetErr implements redis.Cmder. go-redis calls it for every copy that was
+// answered.
 func (o *Once) SetErr(err error) {
 	s := &o.stamp
 	s.moved.Store(redirected(err))
@@ -106,10 +109,10 @@ func (o *Once) SetErr(err error) {
 	o.Cmd.SetErr(err)
 }
 
-// unknown reports whether a copy may have been carried out, or may be yet.
+// unknown reports whether a copy may have been carried out, or may still be.
 func (o *Once) unknown() bool { return o.stamp.state.Load() == written }
 
-// answered reports whether Redis has answered, and may have carried it out.
+// answered reports whether Redis has answered, and may have carried out a copy.
 func (o *Once) answered() bool { return o.stamp.state.Load() == answered }
 
 // MarshalBinary implements encoding.BinaryMarshaler. go-redis calls it to write
@@ -143,7 +146,8 @@ func (s *stamp) bytes() []byte {
 	return fmt.Append(nil, s.arg) // a whole number
 }
 
-// String returns what a hook that prints arguments prints without the stamp.
+// String returns the argument as a hook that prints arguments would print it
+// without the stamp.
 func (s *stamp) String() string {
 	switch v := s.arg.(type) {
 	case nil:
@@ -155,8 +159,8 @@ func (s *stamp) String() string {
 	}
 }
 
-// sizing reports whether the caller of MarshalBinary only wants to know how many
-// bytes the command has, as an AutoPipeline does before it queues a command.
+// sizing reports whether the caller of MarshalBinary only needs the number of
+// bytes of the command. An AutoPipeline does so before it queues a command.
 func sizing() bool {
 	var pc [1]uintptr
 	if runtime.Callers(3, pc[:]) == 0 {
@@ -166,8 +170,8 @@ func sizing() bool {
 	return strings.HasSuffix(f.Function, ".cmdApproxBytes")
 }
 
-// direct reports whether rdb sends a command itself, to a connection that no
-// other command is written to meanwhile. Any other client may hide an
+// direct reports whether rdb sends a command itself, to a connection to which
+// no other command is written meanwhile. Any other client may hide an
 // AutoPipeline.
 func direct(rdb redis.UniversalClient) bool {
 	switch rdb.(type) {
@@ -177,22 +181,23 @@ func direct(rdb redis.UniversalClient) bool {
 	return false
 }
 
-// A gate is what one caller sends in one pipeline. Before any of it is written
-// the caller may leave, and then none of it ever is. A nil gate is always open.
+// A gate covers the commands that one caller sends in one pipeline. Before any
+// of them is written, the caller may leave; then none of them ever is. A nil
+// gate is always open.
 type gate struct{ state atomic.Int32 }
 
 const (
 	closed    = iota // nothing is written
-	open             // something is, or several callers share the pipeline
-	abandoned        // nothing is, nor will be
+	open             // something is written, or several callers share the pipeline
+	abandoned        // nothing is written, and nothing will be
 )
 
-// enter opens the gate, and reports whether it was not abandoned.
+// enter opens the gate. It reports false if the gate was abandoned.
 func (g *gate) enter() bool {
 	return g == nil || g.state.CompareAndSwap(closed, open) || g.state.Load() == open
 }
 
-// abandon reports whether nothing was written, and sees to it that nothing is.
+// abandon reports whether nothing was written. If so, nothing ever is.
 func (g *gate) abandon() bool {
 	return g != nil && (g.state.CompareAndSwap(closed, abandoned) || g.state.Load() == abandoned)
 }
@@ -200,12 +205,12 @@ func (g *gate) abandon() bool {
 // left reports whether the gate was abandoned.
 func (g *gate) left() bool { return g != nil && g.state.Load() == abandoned }
 
-// errAbandoned is seen by go-redis and its hooks alone. A connection that it
-// comes from is closed: part of the command is in its buffer.
+// errAbandoned is seen only by go-redis and its hooks. go-redis closes the
+// connection that returns it, because part of the command is in its buffer.
 var errAbandoned = errors.New("cachex: the caller has left before the command was sent")
 
-// unfinished reports whether err says that a command was not wholly handed over
-// to the system. Redis runs no command of which a byte is missing.
+// unfinished reports whether err says that a command was not completely handed
+// to the operating system. Redis does not run a command that lacks a byte.
 func unfinished(err error) bool {
 	failed, ok := errors.AsType[*net.OpError](err)
 	return ok && failed.Op == "write"

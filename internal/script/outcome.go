@@ -20,10 +20,10 @@ var ErrOutcomeUnknown = errs.ErrOutcomeUnknown
 func Unknown(err error) bool { return errors.Is(err, ErrOutcomeUnknown) }
 
 // Err returns the error of a command. If the command is a [Once] that may have
-// been carried out, or may be yet, the error wraps ErrOutcomeUnknown.
+// been carried out, or may still be, the error wraps ErrOutcomeUnknown.
 func Err(cmd redis.Cmder) error { return With(cmd, cmd.Err()) }
 
-// With is Err of a command that has err in place of its own error.
+// With is like Err for a command that has err in place of its own error.
 func With(cmd redis.Cmder, err error) error {
 	if o, ok := cmd.(*Once); ok && err != nil && o.unknown() {
 		return unknown(err)
@@ -31,8 +31,8 @@ func With(cmd redis.Cmder, err error) error {
 	return err
 }
 
-// Left returns the error of a command whose caller leaves, because of cause,
-// while the command is under way with others.
+// Left returns the error of a command whose caller leaves because of cause,
+// while the command is in flight with others.
 func Left(cmd redis.Cmder, cause error) error {
 	if _, ok := cmd.(*Once); ok {
 		return unknown(cause)
@@ -42,8 +42,8 @@ func Left(cmd redis.Cmder, cause error) error {
 
 func unknown(err error) error { return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err) }
 
-// Cause returns the error of a call that failed with err: the cause of the end
-// of ctx if ctx has ended. It wraps ErrOutcomeUnknown if err does.
+// Cause returns the error of a call that failed with err. If ctx has ended, it
+// is the cause of that end. It wraps ErrOutcomeUnknown if err does.
 func Cause(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() == nil {
 		return err
@@ -54,7 +54,8 @@ func Cause(ctx context.Context, err error) error {
 	return context.Cause(ctx)
 }
 
-// Answered reports whether err, of a command, is nil or an answer of Redis.
+// Answered reports whether err, the error of a command, is nil or an answer of
+// Redis.
 func Answered(err error) bool {
 	if err == nil {
 		return true
@@ -63,8 +64,9 @@ func Answered(err error) bool {
 	return ok
 }
 
-// Broken reports whether err says that there was no connection, or that it broke: the
-// client has not waited in vain, so to ask again does no harm.
+// Broken reports whether err says that there was no connection, or that it
+// broke. The client has not waited for a timeout, so a second attempt does no
+// harm.
 func Broken(err error) bool {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return true
@@ -74,7 +76,7 @@ func Broken(err error) bool {
 }
 
 // definite reports whether err is an answer of Redis itself. A proxy that has
-// lost its server may have sent the command before; unless the server refused
+// lost its server may have sent the command before, unless the server refused
 // the connection.
 func definite(err error) bool {
 	answer, ok := errors.AsType[redis.Error](err)
@@ -85,16 +87,16 @@ func definite(err error) bool {
 	return !strings.HasPrefix(text, "ERR Connection ") || strings.HasSuffix(text, " refused")
 }
 
-// refused reports whether err is an answer of Redis that it has not run the
-// command, and may run it another time, or on another node.
+// refused reports whether err is an answer of Redis which says that the command
+// has not run. It may run later, or on another node.
 func refused(err error) bool {
 	return redirected(err) || Answered(err) && (redis.IsLoadingError(err) || redis.IsReadOnlyError(err) ||
 		redis.IsMasterDownError(err) || redis.IsClusterDownError(err) || redis.IsTryAgainError(err) ||
 		redis.IsNoReplicasError(err) || redis.IsMaxClientsError(err) || NotKnown(err))
 }
 
-// redirected reports whether err is an answer of Redis that another node has the
-// slot.
+// redirected reports whether err is an answer of Redis which says that another
+// node has the slot.
 func redirected(err error) bool {
 	if err == nil {
 		return false

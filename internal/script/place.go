@@ -1,20 +1,22 @@
 package script
 
-// The scripts of the lease protocol know where an entry is by these Lua functions
-// alone. They are there twice: for an entry with a key of its own, and for one that is
-// packed, in a field of a hash.
+// The scripts of the lease protocol find an entry only through these Lua
+// functions. The functions exist twice: for an entry with a key of its own, and
+// for a packed entry, in a field of a hash.
 //
-//	name             what callers call the entry
-//	h                its header, 40 bytes; false if there is nothing. It may yet be no
-//	                 header
-//	write(from, to)  these bytes of h have changed
+//	name             the name by which callers know the entry
+//	h                its header, 40 bytes; false if there is nothing. It may
+//	                 still not be a header
+//	write(from, to)  stores these bytes of h, which have changed
 //	whole()          the entry as it is now, for the caller of the script
-//	put(payload, ms) the entry is h and payload, kept for ms, '' forever
-//	drop()           the entry is no more
-//	left()           milliseconds that it is kept, -1 forever
-//	last(ms)         it is kept for ms from now, '' forever
+//	put(payload, ms) stores h and payload as the entry, for ms; '' means
+//	                 forever
+//	drop()           deletes the entry
+//	left()           milliseconds that the entry is kept, -1 forever
+//	last(ms)         keeps the entry for ms from now; '' means forever
 //	same(state, payload)
-//	                 it is the same, and has no token any more that would tell
+//	                 whether the entry is the same, and no longer has a token
+//	                 that would tell
 const plainPlace = `
 local name = key
 local h = redis.pcall('GETRANGE', key, 0, 39)
@@ -36,17 +38,18 @@ end
 local function same() return false end
 `
 
-// packedPlace is that of a packed entry, whose two forms package entry describes. Its
-// scripts have two more arguments behind the others: for how many milliseconds a value
-// is of use after it is stale, "" forever; and the field.
+// packedPlace is the form for packed entries; package entry describes their two
+// formats. Its scripts have two more arguments after the others: the
+// milliseconds for which a value is of use after it is stale, "" forever; and
+// the field.
 //
-// An entry that has ended is as absent, though it is there. Who stores a value looks at
-// some others by the way and takes those away that have ended. So where entries come
-// and go, one in five that are there has ended, about, and where they only end, what
-// is left is taken away by a few that are stored; and the hash itself ends with the
-// last of its entries to end.
+// An entry that has ended counts as absent, though its field exists. A script
+// that stores a value also looks at a few other entries, and deletes those that
+// have ended. So where entries come and go, about one in five that exist has
+// ended. Where entries only end, a few stores delete the rest. The hash itself
+// expires with the last of its entries to end.
 //
-// A key that is no hash is treated as one with nothing in it.
+// A key that is not a hash is treated as an empty one.
 //
 // string.byte has its second argument in every script: without it, the Lua of
 // miniredis returns all bytes, which overflows its stack above 5,000.

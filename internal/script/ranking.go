@@ -1,17 +1,18 @@
 package script
 
-// rankingPrelude is the beginning of every script of a sorted set: it reads the
-// head, which has the score +inf, above all members.
+// rankingPrelude begins every script of a sorted set. It reads the head, which
+// has the score +inf, above all members.
 //
 //	off len
 //	  0   3  C1 'H' 01. Members that begin with C1 have one more C1 before it
 //	  3   1  state
 //	  4   8  token
 //
-// While the set is leased, a member that was set stands there after C1 '=', and
-// what was added to one whose score nobody knows after C1 '+'. For each of these
-// there is a mark below the head, with the score +inf too: its bytes after C1 'A',
-// without their own C1. So they are found without a look at all members.
+// While the set is leased, a member that was set is stored after C1 '='. A
+// delta to a member whose score is not known is stored after C1 '+'. Each of
+// these elements has a mark below the head, with the score +inf too. The mark
+// is the bytes of the element after C1 'A', without their own C1. So the
+// scripts find these elements without a look at all members.
 const rankingPrelude = keeping + `
 local first = redis.pcall('ZREVRANGE', key, 0, 0)
 local there, state = first.err ~= nil or #first > 0, nil
@@ -42,8 +43,8 @@ local function more()
 end
 `
 
-// Ranking restores sorted sets: what was written while the set was leased is done
-// to what was loaded.
+// Ranking restores sorted sets. Writes that came while the set was leased are
+// applied to the members that were loaded.
 var Ranking = newHome("ranking", rankingPrelude, "#redis.call('ZREVRANGE', key, 1, 1) == 0", `
 for i = 7, #ARGV, 2 do redis.call('ZADD', key, ARGV[i + 1], ARGV[i]) end
 if ARGV[2] == '1' then
@@ -68,15 +69,15 @@ if ARGV[2] == '1' then
 end
 `)
 
-// Score changes the score of a member, and takes away the lowest of what is too
-// much.
+// Score changes the score of a member, and removes the lowest of the excess
+// members.
 //
 //	KEYS[1]  the sorted set
 //	ARGV[1]  '1': it has a source
-//	ARGV[2]  how many members it has at most
+//	ARGV[2]  maximum number of members
 //	ARGV[3]  milliseconds that it is kept from now, '' forever, '=' as before
 //	ARGV[4]  'set' or 'add'
-//	ARGV[5]  the score, or what is added to it
+//	ARGV[5]  the score, or the delta
 //	ARGV[6]  member
 //
 //	returns  {1, score}  changed
@@ -114,29 +115,29 @@ keep(ARGV[3])
 return {1, score}
 `)
 
-// Unrank takes members out of a sorted set.
+// Unrank removes members from a sorted set.
 //
 //	KEYS[1]  the sorted set
 //	ARGV[1]  '1': it has a source
 //	ARGV[2]  milliseconds that it is kept from now, '' forever, '=' as before
 //	ARGV[3…] members
 //
-//	returns  how many were taken out
+//	returns  how many were removed
 //	         -1  the key holds something else, and there is no source
 //
 // Why it is safe: as Pull.
 var Unrank = newRemoval("unrank", rankingPrelude, "redis.call('ZREM', key, ARGV[i])")
 
-// Stand tells where a member stands, and who is next to it.
+// Stand returns the rank of a member, and the members next to it.
 //
 //	KEYS[1]  the sorted set
 //	ARGV[1]  '1': it has a source
 //	ARGV[2]  member
-//	ARGV[3]  how many members before it, and how many after it
+//	ARGV[3]  number of members before it, and of members after it
 //
-//	returns  {1, rank, {member, score…}, token}  the first of these has that rank,
-//	                         from 1; token is that of the head
-//	         {1, 0, {}, ''}   it is not there
+//	returns  {1, rank, {member, score…}, token}  the first member has this
+//	                         rank, from 1; token is the token of the head
+//	         {1, 0, {}, ''}   the member is absent
 //	         {0, 0, {}, ''}   the set is absent
 //	         {-1, 0, {}, ''}  the key holds something else
 //

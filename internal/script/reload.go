@@ -7,11 +7,13 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Failed is told how a command of rdb ended, nil if well; scripts tell it by themselves. A ClusterClient asks who
-// serves which slots once a minute, and when a node sends it elsewhere, which one that
-// died does not: without this a replica that took over long ago is not found for so
-// long. So after an error that is no answer the client is asked to ask again. It does
-// that in the background, at most five times a second, however often it is asked to.
+// Failed takes the error of a command of rdb, nil if it succeeded; scripts call
+// it themselves. A ClusterClient asks which node serves which slots once a
+// minute, and when a node redirects it. A dead node does not redirect. Without
+// Failed, for up to that minute, a client would not find a replica that took
+// over. So after an error that is not an answer, Failed asks the client to ask
+// again. The client does so in the background, at most five times a second,
+// however often it is asked.
 func Failed(rdb redis.UniversalClient, err error) {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return

@@ -1,12 +1,13 @@
-// Package script is what Redis runs for cachex: the scripts of the lease
-// protocol, and the way they are sent.
+// Package script has the scripts that cachex runs in Redis, such as the lease
+// protocol, and sends them.
 //
-// Every script touches one key, its KEYS[1], so that it runs on any node of a
-// Cluster that owns the key and through a proxy that routes by it. (A proxy runs
-// a script of two keys on the server of the first, without an error.) The scripts
-// of write-behind and of trending rankings are the exception: their keys share a hash
-// tag, and all but the first are touched by these scripts alone. Scripts read the time of the server; no
-// clock of a client decides anything.
+// Every script touches one key, its KEYS[1]. So it runs on any node of a
+// Cluster that owns the key, and through a proxy that routes by the key. (If a
+// script has two keys, a proxy runs it on the server of the first, without an
+// error.) The scripts of write-behind and of trending rankings are the
+// exception. Their keys share a hash tag, and only these scripts touch the keys
+// behind the first. Scripts read the time of the server; no clock of a client
+// decides anything.
 package script
 
 import (
@@ -28,11 +29,11 @@ import (
 type Script struct {
 	name, src, sha string
 	late           Late
-	packed         *Script // nil: it is not there
+	packed         *Script // nil: the script has no packed form
 }
 
-// New returns the script of a name, for errors, and its source. What a late copy
-// of it does is in the row of its name in lates.
+// New returns a script with a name, which errors show, and its source. The row
+// of the name in lates tells the effect of a late copy of the script.
 func New(name, src string) *Script {
 	sum := sha1.Sum([]byte(src))
 	s := &Script{name: name, src: src, sha: hex.EncodeToString(sum[:]), late: late(name)}
@@ -47,18 +48,19 @@ var registry struct {
 	all []*Script // guarded by the Mutex
 }
 
-// All returns all scripts, for tests that have to know of each.
+// All returns all scripts, for tests that must know each of them.
 func All() []*Script {
 	registry.Lock()
 	defer registry.Unlock()
 	return slices.Clone(registry.all)
 }
 
-// Name returns the name of the script, by which its row is found.
+// Name returns the name of the script, which is also the key of its row in
+// lates.
 func (s *Script) Name() string { return s.name }
 
-// basics is the beginning of all scripts: numbers of six bytes, big endian, and
-// milliseconds of the server's clock.
+// basics begins every script. It has functions for numbers of six bytes, big
+// endian, and for the milliseconds of the server's clock.
 const basics = `
 local key = KEYS[1]
 local function get48(s)
@@ -79,16 +81,16 @@ end
 // Source returns the Lua source.
 func (s *Script) Source() string { return s.src }
 
-// Packed returns the script for entries that are packed. KEYS[1] is the hash, and two
-// more arguments come behind the others: for how many milliseconds a value is of use
-// after it is stale, "" forever; and the field. Of what it returns, and why it is safe,
-// the same is true. It is nil if there is none.
+// Packed returns the script for packed entries, or nil if there is none.
+// KEYS[1] is the hash. Two more arguments follow the others: the milliseconds
+// for which a value is of use after it is stale, "" forever; and the field. The
+// packed script has the same replies, and is safe for the same reasons.
 func (s *Script) Packed() *Script { return s.packed }
 
 // SHA returns the digest by which a server knows the script.
 func (s *Script) SHA() string { return s.sha }
 
-// Late says what a late copy of the script does.
+// Late returns the effect of a late copy of the script.
 func (s *Script) Late() Late { return s.late }
 
 // Run runs the script and returns its reply, as [Call.Run] does.
@@ -98,15 +100,16 @@ func (s *Script) Run(ctx context.Context, rdb redis.UniversalClient, key string,
 	return c.Reply, err
 }
 
-// Queue queues the script on a pipeline, as one of which a late copy is harmless. The
-// server may not know it: then the error of Reply says NOSCRIPT, see [NotKnown], and it
-// is to be had by Run.
+// Queue queues the script on a pipeline, as a command whose late copy is
+// harmless. If the server does not know the script, the error of Reply says
+// NOSCRIPT, see [NotKnown]. The caller can then call Run.
 func (s *Script) Queue(ctx context.Context, p redis.Cmdable, key string, args ...any) *redis.Cmd {
 	return p.EvalSha(ctx, s.sha, []string{key}, args...)
 }
 
-// Reply returns the reply to a command of the script, when it was sent. A reply
-// that is nil is no error. The error wraps ErrOutcomeUnknown as that of [Err].
+// Reply returns the reply to a command of the script that was sent. A nil reply
+// is not an error. Like the error of [Err], this one may wrap
+// ErrOutcomeUnknown.
 func (s *Script) Reply(cmd redis.Cmder) (any, error) {
 	switch err := cmd.Err(); {
 	case errors.Is(err, redis.Nil):
@@ -123,8 +126,8 @@ func NotKnown(err error) bool { return err != nil && redis.HasErrorPrefix(err, "
 // fail names the script in an error.
 func (s *Script) fail(err error) error { return fmt.Errorf("script %s: %w", s.name, Unquoted(err)) }
 
-// Unquoted returns err without the arguments that a server quotes which lacks a command,
-// EVALSHA say: some of them are values.
+// Unquoted returns err without the arguments that it quotes: some are values. A
+// server quotes them if it lacks a command, such as EVALSHA.
 func Unquoted(err error) error {
 	if text, _, quotes := strings.Cut(err.Error(), ", with args beginning with"); quotes {
 		return redact.Error(text, err)

@@ -14,13 +14,13 @@ import (
 	"github.com/cachex-go/cachex/internal/guard"
 )
 
-// Do sends a command by itself, and returns its error, as [Err] does.
+// Do sends one command alone, and returns its error as [Err] does.
 //
-// go-redis retries a command that is no [Once] as its options say, and a Once
-// until it is written. Do retries a Once that was written and is known not to have
-// run, since Redis refused it for now or the connection broke within it; unless
-// go-redis has done so, as it does on a Cluster or a Ring. Any command that other
-// nodes of a Cluster refused as well, one after the other, is sent again.
+// go-redis retries a command other than a [Once] as its options say, and a Once
+// until it is written. Do retries a Once that was written if it is known not to
+// have run: Redis refused it for now, or the connection broke within it. It
+// does not if go-redis has done so, as it does on a Cluster or a Ring. If the
+// nodes of a Cluster refused a command one after the other, Do sends it again.
 func Do(ctx context.Context, rdb redis.UniversalClient, cmd redis.Cmder) error {
 	if isLarge(cmd) {
 		sendLarge(ctx, rdb, cmd)
@@ -32,8 +32,8 @@ func Do(ctx context.Context, rdb redis.UniversalClient, cmd redis.Cmder) error {
 		o.stamp.alone = o.stamp.direct
 	}
 	for attempt := 0; ; attempt++ {
-		// Not the error of Process: an AutoPipeline may return from it before the
-		// reply is there, and cmd waits for that.
+		// The error of Process is ignored: an AutoPipeline may return from it
+		// before the reply arrives, and cmd waits for the reply.
 		crash := guard.Call(guard.Client, func() error { _ = rdb.Process(ctx, cmd); return nil })
 		if crash != nil && !(o != nil && o.answered()) {
 			cmd.SetErr(crash)
@@ -54,12 +54,14 @@ func Do(ctx context.Context, rdb redis.UniversalClient, cmd redis.Cmder) error {
 	}
 }
 
-// follow is how often a command is sent again that was sent from one node to the
-// next. Each time the client has learned where its slot is, and where it goes.
+// follow is how often a command is resent after nodes redirected it to each
+// other. Each time, the client has learned where the slot is, and where it
+// goes.
 const follow = 3
 
-// lost reports whether the client has followed a command from node to node for as
-// often as its MaxRedirects says, and the last one, too, has refused to run it.
+// lost reports whether the client gave up on a command that nodes redirected.
+// It has then followed the command as often as its MaxRedirects allows, and the
+// last node has also refused to run it.
 func lost(rdb redis.UniversalClient, cmd redis.Cmder) bool {
 	if o, ok := cmd.(*Once); ok && o.stamp.state.Load() != unsent {
 		return false
@@ -67,14 +69,15 @@ func lost(rdb redis.UniversalClient, cmd redis.Cmder) bool {
 	return redirected(cmd.Err()) && !client.Plain(rdb)
 }
 
-// again reports whether the one copy that was sent is known not to have run, and
-// another one may.
+// again reports whether the only copy that was sent is known not to have run,
+// and another copy may be sent.
 func (o *Once) again(err error) bool {
 	s := &o.stamp
 	return s.copies.Load() == 1 && s.state.Load() == unsent && !NotKnown(err) && (refused(err) || unfinished(err))
 }
 
-// retries returns how often the client sends a command again, at most.
+// retries returns the maximum number of times that the client resends a
+// command.
 func retries(rdb redis.UniversalClient) int {
 	if c, ok := rdb.(*redis.Client); ok {
 		return c.Options().MaxRetries
@@ -82,8 +85,8 @@ func retries(rdb redis.UniversalClient) int {
 	return 3 // the default of go-redis
 }
 
-// pause waits before another attempt, about as long as go-redis does by default,
-// and reports whether ctx has not ended.
+// pause waits before another attempt, about as long as go-redis does by
+// default. It reports whether ctx has not ended.
 func pause(ctx context.Context, attempt int) bool {
 	const least, most = 8 * time.Millisecond, 512 * time.Millisecond
 	d := min(least<<min(attempt, 6), most)
@@ -97,12 +100,13 @@ func pause(ctx context.Context, attempt int) bool {
 	}
 }
 
-// Exec sends commands in one round trip for each of their [Lots], or in two. Every
-// command has its own reply or error, of which [Err] tells what may have been carried
-// out. Exec returns an error only if a command was not answered.
+// Exec sends commands in one round trip for each of their [Lots], or in two.
+// Every command has its own reply or error; [Err] tells whether it may have
+// been carried out. Exec returns an error only if a command was not answered.
 //
-// go-redis sends none of a pipeline again that has a [Once] which was written, or
-// a command that is never retried. So Exec sends those again that may be.
+// go-redis resends no command of a pipeline that has a [Once] that was written,
+// or a command that is never retried. So Exec resends those commands that may
+// be.
 func Exec(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder) (failed error) {
 	for some := range Lots(cmds, len(cmds), redis.Cmder.Args) {
 		if !isLarge(some[0]) {
@@ -117,7 +121,7 @@ func Exec(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder) (f
 	return failed
 }
 
-// execAll is Exec of one of the Lots.
+// execAll does the work of Exec for one of the Lots.
 func execAll(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder) error {
 	straight := direct(rdb)
 	for _, c := range cmds {
@@ -136,7 +140,7 @@ func execAll(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder)
 		}
 	}
 	if failed == nil || ctx.Err() != nil || !slices.ContainsFunc(cmds, redis.Cmder.NoRetry) {
-		return failed // go-redis did what could be done
+		return failed // go-redis has made all retries that are possible
 	}
 	_, once := first[*Once](cmds)
 	again := take(cmds, func(c redis.Cmder) bool { return resend(c, c.Err(), once) })
@@ -152,7 +156,7 @@ func execAll(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder)
 	return nil
 }
 
-// execAgain is exec of commands that failed.
+// execAgain sends commands that failed, as exec does.
 func execAgain(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder) error {
 	for _, c := range cmds {
 		c.SetErr(nil)
@@ -160,7 +164,7 @@ func execAgain(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmde
 	return exec(ctx, rdb, cmds)
 }
 
-// take returns the commands that are wanted.
+// take returns the commands for which wanted returns true.
 func take(cmds []redis.Cmder, wanted func(redis.Cmder) bool) (some []redis.Cmder) {
 	for _, c := range cmds {
 		if wanted(c) {
@@ -170,7 +174,8 @@ func take(cmds []redis.Cmder, wanted func(redis.Cmder) bool) (some []redis.Cmder
 	return some
 }
 
-// exec sends commands, and returns the error of one that was not answered.
+// exec sends commands, and returns the error of a command that was not
+// answered.
 func exec(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder) (failed error) {
 	var err error
 	if crash := guard.Call(guard.Client, func() error {
@@ -179,8 +184,8 @@ func exec(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder) (f
 		_, err = p.Exec(ctx)
 		return nil
 	}); crash != nil {
-		// Of a command without an error it is not known whether it was answered, but
-		// for a Once.
+		// If a command has no error, it is not known whether it was answered.
+		// Only a Once knows.
 		for _, c := range cmds {
 			if l, ok := c.(*lone); ok {
 				c = l.Cmder
@@ -193,9 +198,9 @@ func exec(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder) (f
 	} else if err == nil {
 		return nil
 	}
-	// The error is that of the first command that failed, and says nothing of the
-	// others; unless a hook refused them all, and left them without an answer and
-	// without an error.
+	// The error belongs to the first command that failed, and says nothing
+	// about the others. The exception is a hook that refused them all: then
+	// none has an answer or an error.
 	refused := !panicked(err) && !slices.ContainsFunc(cmds, func(c redis.Cmder) bool { return c.Err() != nil })
 	for _, c := range cmds {
 		if refused {
@@ -209,9 +214,9 @@ func exec(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder) (f
 	return failed
 }
 
-// resend reports whether a command that failed may be sent again, which go-redis
-// did not because of others in the pipeline. If once is set, one of these is a
-// Once: else it was a read that is not to be repeated when it was slow.
+// resend reports whether a failed command may be resent, although go-redis did
+// not because of other commands in the pipeline. If once is set, one of them is
+// a Once. Otherwise one was a read that must not be repeated when it was slow.
 func resend(cmd redis.Cmder, err error, once bool) bool {
 	switch o, ok := cmd.(*Once); {
 	case err == nil || NotKnown(err) || panicked(err):
@@ -224,8 +229,8 @@ func resend(cmd redis.Cmder, err error, once bool) bool {
 	return !Answered(err) && (once || Broken(err))
 }
 
-// panicked reports whether err is a panic of the client: a hook, or the parser of a
-// reply that makes no sense.
+// panicked reports whether err is a panic of the client: of a hook, or of the
+// parser on a reply that makes no sense.
 func panicked(err error) bool {
 	_, ok := errors.AsType[*guard.PanicError](err)
 	return ok

@@ -1,8 +1,8 @@
 package script
 
-// setPrelude is the beginning of every script of a set. A set has no first
-// element, so its head is two: C1 'H' and the state, and C1 'T' and the token.
-// Members that begin with C1 have one more C1 before it.
+// setPrelude begins every script of a set. A set has no first element, so its
+// head is two members: C1 'H' and the state, and C1 'T' and the token. Members
+// that begin with C1 have one more C1 before it.
 const setPrelude = keeping + `
 local function has(member) return redis.pcall('SISMEMBER', key, member) == 1 end
 local there, state = redis.call('EXISTS', key) == 1, nil
@@ -17,7 +17,7 @@ local function await()
 end
 `
 
-// Set restores sets. Nothing is written to one that is leased.
+// Set restores sets. No script writes to a set that is leased.
 var Set = newHome("set", setPrelude, "redis.call('SCARD', key) == 2", `
 for i = 7, #ARGV do redis.call('SADD', key, ARGV[i]) end
 if ARGV[2] == '1' then
@@ -26,20 +26,20 @@ if ARGV[2] == '1' then
 end
 `)
 
-// Enter puts members into a set.
+// Enter adds members to a set.
 //
 //	KEYS[1]  the set
 //	ARGV[1]  '1': it has a source
 //	ARGV[2]  milliseconds that it is kept from now, '' forever
 //	ARGV[3…] members
 //
-//	returns  how many of them were not there
+//	returns  how many of them were absent
 //	         -1  the key holds something else, and there is no source
-//	         -2  the set is not there, and has to be restored
+//	         -2  the set is absent, and must be restored
 //
-// Why it is safe: that a member is new, and its entry, are one step. What is new
-// can be said of the whole set only. It is sent once: a copy
-// would say to the one who put a member there that it is not new.
+// Why it is safe: Enter checks whether a member is new and adds it in one step.
+// Only the whole set can tell whether a member is new. It is sent once: a copy
+// would tell the caller that added a member that the member is not new.
 var Enter = New("enter", setPrelude+`
 if ARGV[1] == '1' then
   if state ~= 'V' then return -2 end
@@ -53,20 +53,21 @@ if state ~= 'L' then keep(ARGV[2]) end
 return n
 `)
 
-// Leave takes members out of a set.
+// Leave removes members from a set.
 //
 //	KEYS[1]  the set
 //	ARGV[1]  '1': it has a source
 //	ARGV[2]  milliseconds that it is kept from now, '' forever
 //	ARGV[3…] members
 //
-//	returns  how many were taken out
+//	returns  how many were removed
 //	         -1  the key holds something else, and there is no source
 //
 // Why it is safe: as Pull.
 var Leave = newRemoval("leave", setPrelude, "redis.call('SREM', key, ARGV[i])")
 
-// Count tells how many members a set has, and whether one is among them.
+// Count returns the number of members of a set, and whether one member is in
+// it.
 //
 //	KEYS[1]  the set
 //	ARGV[1]  '1': it has a source

@@ -1,17 +1,19 @@
 package script
 
-// A trending ranking is sorted sets, its buckets: one for each span of time of the
-// server's clock, from a multiple of the width to the next. A bucket is KEYS[1], ':'
-// and the number of its span since 1970. KEYS[1] has a hash tag, so they are on one
-// node; a proxy routes by it, and nobody but these scripts touches the buckets, so
-// they are in one place even where it knows no hash tags. KEYS[1] itself is never
-// there: which bucket it is that a moment belongs to, the server alone can say.
+// A trending ranking is several sorted sets, its buckets. Each covers one span
+// of the server's time, from a multiple of the width to the next. The key of a
+// bucket is KEYS[1], ':' and the number of its span since 1970.
 //
-// Lua writes numbers with 14 digits, which is enough for milliseconds until the year
-// 5138. Scores it leaves as they are: their sum is for others to make.
+// KEYS[1] has a hash tag, so all buckets are on one node. A proxy routes by
+// KEYS[1], and only these scripts touch the buckets. So the buckets are in one
+// place even if the proxy knows no hash tags. KEYS[1] itself never exists: only
+// the server can tell the bucket of a moment.
 //
-// ARGV[1] of each script is the width in milliseconds, and ARGV[2] the number of
-// buckets of a window: that of now and those before it.
+// Lua writes numbers with 14 digits, which is enough for milliseconds until the
+// year 5138. The scripts do not change scores: their callers add them up.
+//
+// ARGV[1] of each script is the width in milliseconds. ARGV[2] is the number of
+// buckets of a window: the current bucket and the buckets before it.
 const trendingPrelude = `
 local width, count = tonumber(ARGV[1]), tonumber(ARGV[2])
 local t = redis.call('TIME')
@@ -31,22 +33,22 @@ local function window()
 end
 `
 
-// Trend adds to the score of a member in the bucket of now, and takes away the lowest
-// of what is too much there.
+// Trend adds to the score of a member in the current bucket, and removes the
+// lowest of its excess members.
 //
-//	KEYS[1]  what the buckets begin with
+//	KEYS[1]  prefix of the buckets
 //	ARGV[1]  milliseconds of a bucket
 //	ARGV[2]  buckets of a window
-//	ARGV[3]  how many members a bucket has at most
-//	ARGV[4]  what is added
+//	ARGV[3]  maximum number of members of a bucket
+//	ARGV[4]  the delta
 //	ARGV[5]  member
 //
-//	returns  {1, {score…}}  of the buckets that have the member: their sum is that of
-//	                        the window
+//	returns  {1, {score…}}  the scores in the buckets that have the member:
+//	                        their sum is the score in the window
 //	         {-1, {}}       a bucket is something else
 //
-// Why it is safe: change, trim and TTL are one step. A bucket lives until no window
-// has it any more. It is sent once, or it adds again.
+// Why it is safe: change, trim and TTL are one step. A bucket lives until no
+// window has it any more. It is sent once, or it adds again.
 var Trend = New("trend", trendingPrelude+`
 local key, member, scores = bucket(current), ARGV[5], {}
 local added = redis.pcall('ZINCRBY', key, ARGV[4], member)
@@ -63,18 +65,20 @@ return {1, scores}
 
 // Trends returns the members with the highest sums of a window.
 //
-//	KEYS[1]  what the buckets begin with
+//	KEYS[1]  prefix of the buckets
 //	ARGV[1]  milliseconds of a bucket
 //	ARGV[2]  buckets of a window
-//	ARGV[3]  how many members
+//	ARGV[3]  number of members
 //
 //	returns  {1, {member, score…}}  the lowest first
-//	         {2, {number…}}         of the buckets that are there: they have too many
-//	                                members to be read by one script, see Bucket
+//	         {2, {number…}}         numbers of the buckets that exist: they
+//	                                have too many members for one script, see
+//	                                Bucket
 //	         {-1, {}}               a bucket is something else
 //
-// Why it is safe: it changes nothing. ZUNIONSTORE would spare Lua the members that
-// are not among the highest, but a replica, or a Redis that is full, refuses it.
+// Why it is safe: it changes nothing. With ZUNIONSTORE, Lua would not see the
+// members that are not among the highest, but a replica, or a full Redis,
+// refuses it.
 var Trends = New("trends", trendingPrelude+`
 local ask, total, numbers = window(), 0, {}
 for i, key in ipairs(ask) do
@@ -94,18 +98,19 @@ return {1, top}
 
 // Bucket reads a part of one bucket, the lowest scores first.
 //
-//	KEYS[1]  what the buckets begin with
+//	KEYS[1]  prefix of the buckets
 //	ARGV[1]  milliseconds of a bucket
 //	ARGV[2]  buckets of a window
 //	ARGV[3]  number of the bucket
 //	ARGV[4]  score of the last member that was read, '' to begin
 //	ARGV[5]  that member
 //
-//	returns  {1, {member, score…}}  those that come next; none at the end
+//	returns  {1, {member, score…}}  the members that come next; empty at the
+//	                                end
 //	         {-1, {}}               the bucket is something else
 //
-// Why it is safe: it changes nothing. It finds its place by score and bytes, as Page does:
-// the member may have gone, and others may have come before it.
+// Why it is safe: it changes nothing. It finds its place by score and bytes, as
+// Page does: the member may be gone, and other members may have come before it.
 var Bucket = New("bucket", trendingPrelude+`
 local key, score, place, from = bucket(ARGV[3]), ARGV[4], ARGV[5], 0
 if score ~= '' then
@@ -122,18 +127,19 @@ if part['err'] then return {-1, {}} end
 return {1, part}
 `)
 
-// Untrend takes members out of all buckets of a window, or all of these away if no
-// member is named.
+// Untrend removes members from all buckets of a window. If no member is named,
+// it deletes all these buckets.
 //
-//	KEYS[1]  what the buckets begin with
+//	KEYS[1]  prefix of the buckets
 //	ARGV[1]  milliseconds of a bucket
 //	ARGV[2]  buckets of a window
 //	ARGV[3…] members
 //
-//	returns  how many were taken away
+//	returns  how many were removed
 //	         -1  a bucket is something else
 //
-// Why it is safe: it is sent once: a copy that is late takes away what was added since.
+// Why it is safe: it is sent once, since a late copy removes members that were
+// added since.
 var Untrend = New("untrend", trendingPrelude+`
 local n = 0
 for _, key in ipairs(window()) do

@@ -1,31 +1,34 @@
 package script
 
-// turnPrelude is the beginning of every script of the turns: it reads the record
-// of KEYS[1] into r, false if what is there is not one. The key of another type
-// is "not one" too, hence pcall.
+// turnPrelude begins every script of the turns. It reads the record of KEYS[1]
+// into r, false if the key does not hold a record. A key of another type holds
+// none either, hence pcall.
 //
 //	off len
 //	  0   3  magic, C1 'T' 01
 //	  3   1  state: 'R' a process has the turn, 'D' it is done
-//	  4   4  the first bytes of the token of its process; 0 if it was given back
+//	  4   4  the first bytes of the token of its process; 0 if it was given
+//	         back
 //	  8   2  mark: 'Q' 01
-//	 10   2  whether the turn is watched, in the highest bit; last, in the others
+//	 10   2  whether the turn is watched, in the highest bit; last, in the
+//	         others
 //	 12   6  slot: when the period of the turn began
 //	 18   6  till: the process has the turn until then
 //
-// Numbers are big endian, times are milliseconds of the server's clock since
-// 1970. The record tells all that a script decides by; the TTL of the key, for
-// which a PERSIST or a RESTORE is good, only clears away what no process asks for.
+// Numbers are big endian. Times are milliseconds of the server's clock since
+// 1970. A script decides by the record alone. The TTL of the key, which a
+// PERSIST or a RESTORE may change, only removes records for which no process
+// asks.
 //
-// last is the end of a queue: for which period after slot a process was told last
-// to look at the turn. So one process that has not got the turn looks in each
-// period, however many there are.
+// last is the end of a queue: the last period after slot in which a process was
+// told to look at the turn. So in each period, one process that has not got the
+// turn looks at it, however many processes there are.
 //
-// Releases before the queue have 8 bytes of the token at offset 4. Their scripts
-// compare those with a token of their own, so a mark and a queue are to them the
-// token of another process. A record without the mark is one of theirs, and has no
-// queue: nothing but a turn that is due changes it, and each process is told to
-// look in the next period, as those releases do.
+// Releases before the queue have 8 bytes of the token at offset 4. Their
+// scripts compare these bytes with a token of their own. So a mark and a queue
+// look to them like the token of another process. A record without the mark was
+// written by such a release, and has no queue. Only a turn that is due changes
+// it. Each process is told to look in the next period, as those releases do.
 const turnPrelude = basics + `
 local at = now()
 local lease, every = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -54,52 +57,56 @@ local function put(state, token, slot, till)
 end
 `
 
-// Bits of the last argument of [TakeTurn].
+// TurnWatched and TurnKept are bits of the last argument of [TakeTurn].
 const (
 	TurnWatched = 1 << iota // the process was told 'H' before
 	TurnKept                // the process has a place in the queue, and keeps it
 )
 
-// MaxTurnQueue is how many periods an asker of [TakeTurn] waits at most.
+// MaxTurnQueue is the maximum number of periods that a caller of [TakeTurn]
+// waits.
 const MaxTurnQueue = 1<<15 - 1
 
-// TakeTurn takes the turn of a key: the right to do once what is done once in
-// every period.
+// TakeTurn takes the turn of a key: the right to do the work of one period,
+// which is done once.
 //
 //	KEYS[1]  the record, in a key of its own
 //	ARGV[1]  token: 8 bytes, fresh for every call
 //	ARGV[2]  milliseconds that the turn is held
 //	ARGV[3]  milliseconds of the period
-//	ARGV[4]  periods that a process waits at most, from 1 to MaxTurnQueue
+//	ARGV[4]  maximum of periods that a process waits, from 1 to MaxTurnQueue
 //	ARGV[5]  bits: TurnWatched, TurnKept
 //
 //	returns  {'T', 0}   taken
-//	         {'H', ms}  another process has the turn, for so long unless it is
-//	                    extended: watch it
-//	         {'D', ms}  it is done, or watched: look when the period begins that
-//	                    does so in so long. With TurnKept it is the next one, and
-//	                    otherwise the place of the process in the queue
+//	         {'H', ms}  another process has the turn, for this long unless it
+//	                    is extended: watch it
+//	         {'D', ms}  it is done, or watched: look again in this long, when
+//	                    a period begins. With TurnKept it is the next period,
+//	                    and otherwise the place of the process in the queue
 //
-// Why it is safe: a turn is taken where there is no record, where that of the
-// period before is done, and where its process has given it back or let it run
-// out. So each period has one, unless its holder dies or the record is lost. It
-// is sent once: a copy that runs after the turn was given back
-// takes it for no process, and the fleet waits until that has run out. A copy that
-// runs while the turn is held finds its own token, and changes nothing that
-// matters. A copy that runs later has a place in the queue that no process uses.
+// Why it is safe: a process takes a turn only if there is no record, or if the
+// turn of the previous period is done. It also does if the holder gave the turn
+// back or let it run out. So each period has one turn, unless its holder dies
+// or the record is lost. It is sent once. If a copy runs after the turn was
+// given back, it takes the turn for no process. The fleet then waits until that
+// turn has run out. A copy that runs while the turn is held finds its own
+// token, and changes nothing that matters. A copy that runs later has a place
+// in the queue that no process uses.
 //
-// The first process that finds the turn held watches it, so that the turn of a
-// process that dies is taken over within the same period. All others are sent to
-// the end of the queue. Where that is ARGV[4] periods away, they get a period of
-// the further half of those at random, by bytes of the token. A full Redis refuses
-// the write of the queue; what a process is told is true all the same.
+// The first process that finds the turn held watches it. So if its holder dies,
+// another process takes the turn over within the same period. All other
+// processes are sent to the end of the queue. If the end is ARGV[4] periods
+// away, each gets a period of the later half of these at random, by bytes of
+// the token. A full Redis refuses the write of the queue; the reply to the
+// process is still true.
 //
-// Periods are counted from the first one, and not from the last turn: a turn that
-// is taken late, or taken over, does not move those that follow.
+// Periods are counted from the first one, and not from the last turn. A turn
+// that is taken late, or taken over, does not move the turns that follow.
 //
-// A clock that was set back, or that of another server, must not stop the turns: a
-// period that begins later than the next one can is forgotten, and a turn is not
-// held for more than ten times as long as any process asks for.
+// The turns must not stop if a clock was set back, or if another server has
+// another clock. So TakeTurn ignores a record whose period begins later than
+// the next one can. A turn is held for at most ten times as long as any process
+// asks for.
 var TakeTurn = New("take turn", turnPrelude+`
 local bits = tonumber(ARGV[5])
 local held = r and state == 'R' and not mine and till > at and till - at <= 10 * lease
@@ -148,26 +155,27 @@ return {'T', 0}
 //	returns  1  prolonged
 //	         0  the turn is lost, or over
 //
-// Why it is safe: only the turn of this token is prolonged, and not one that is
-// done: a heartbeat that comes late does not begin it anew. It may be sent twice.
+// Why it is safe: it prolongs only the turn of this token, and only if the turn
+// is not done: a late heartbeat does not begin it again. It may be sent twice.
 var ExtendTurn = New("extend turn", turnPrelude+`
 if not mine or state ~= 'R' then return 0 end
 put('R', own, slot, at + lease)
 return 1
 `)
 
-// EndTurn says that a turn is done: there is none until the next period.
+// EndTurn marks a turn as done: there is no turn until the next period.
 //
 //	KEYS[1]  the record
 //	ARGV[1]  token of the turn
 //	ARGV[2]  milliseconds that a turn is held
 //	ARGV[3]  milliseconds of the period
 //
-//	returns  milliseconds until the next turn is due, 0 if it is; -1 the turn is lost
+//	returns  milliseconds until the next turn is due, 0 if it is; -1 the turn
+//	         is lost
 //
-// Why it is safe: only the turn of this token is ended, one that ran out and that
-// no process took included. It may be sent twice: a copy ends what is ended, and
-// finds another token once the next turn was taken.
+// Why it is safe: it ends only the turn of this token, even if the turn ran out
+// and no process took it. It may be sent twice: a copy ends a turn that has
+// ended, and finds another token once the next turn was taken.
 var EndTurn = New("end turn", turnPrelude+`
 if not mine then return -1 end
 put('D', own, slot, 0)
@@ -175,8 +183,8 @@ if slot + every > at then return slot + every - at end
 return 0
 `)
 
-// ReturnTurn gives a turn back that was not used, so that another process can take
-// it at once, in the same period.
+// ReturnTurn gives back a turn that was not used, so that another process can
+// take it at once, in the same period.
 //
 //	KEYS[1]  the record
 //	ARGV[1]  token of the turn
@@ -186,9 +194,9 @@ return 0
 //	returns  0  given back
 //	         -1 the turn is lost, or over, or was never taken
 //
-// Why it is safe: only a turn of this token that is not done is given back, and
-// the token goes with it, so that a heartbeat that comes late prolongs nothing. It
-// may be sent twice.
+// Why it is safe: it gives back only a turn of this token that is not done. It
+// also removes the token, so that a late heartbeat prolongs nothing. It may be
+// sent twice.
 var ReturnTurn = New("return turn", turnPrelude+`
 if not mine or state ~= 'R' then return -1 end
 put('R', '\0\0\0\0', slot, 0)

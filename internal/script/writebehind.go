@@ -1,6 +1,6 @@
 package script
 
-// WriteBehind is Write of a value that is to be persisted later.
+// WriteBehind does the work of Write for a value that is persisted later.
 //
 //	KEYS     the entry, P
 //	ARGV     as Write, and
@@ -8,9 +8,9 @@ package script
 //
 //	returns  1
 //
-// Why it is safe: the value and the note that it is to be persisted come together, and
-// take the place of older ones. It is sent once: a copy that is late would undo what
-// was written since, for good.
+// Why it is safe: the value and the note that it is pending are stored
+// together, and replace older ones. It is sent once: a late copy would undo
+// later writes, for good.
 var WriteBehind = New("write behind", prelude+Pend+`
 behind_put(KEYS[2], ARGV[6], ARGV[5])
 wake()
