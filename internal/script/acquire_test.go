@@ -12,7 +12,7 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// granted wants a lease where there was no value.
+// granted wants a lease, and no value.
 func granted(c *cell, _ string, reply any, msg string) {
 	c.t.Helper()
 	require.Equal(c.t, []any{"G"}, reply, msg)
@@ -22,8 +22,9 @@ func granted(c *cell, _ string, reply any, msg string) {
 	c.requireTTL(leaseTTL, c.t0, msg)
 }
 
-// refreshing wants a lease on the value, and the value. That it was expired by
-// hand, and how many loads have failed, is for a load to change.
+// refreshing wants a lease on the value, and the value. It ignores whether the
+// value was expired by hand, and how many loads have failed: a load changes
+// these.
 func refreshing(c *cell, before string, reply any, msg string) {
 	c.t.Helper()
 	c.requireEdit(before, func(h *entry.Header, at int64) {
@@ -33,7 +34,7 @@ func refreshing(c *cell, before string, reply any, msg string) {
 	c.requireTTL(c.ttl, c.seeded, msg)
 }
 
-// reading wants the value, of a kind, and no change.
+// reading wants the value, with a reply of a kind, and no change.
 func reading(kind string) func(*cell, string, any, string) {
 	return func(c *cell, before string, reply any, msg string) {
 		c.t.Helper()
@@ -41,10 +42,10 @@ func reading(kind string) func(*cell, string, any, string) {
 	}
 }
 
-// none wants to hear that there is no value, and no change.
+// none wants the reply that there is no value, and no change.
 var none = reading("N")
 
-// held wants to hear who loads, and no change.
+// held wants the reply that names the holder of the lease, and no change.
 func held(c *cell, before string, reply any, msg string) {
 	c.t.Helper()
 	unchanged([]any{"W", before[26:36] + before[12:20]})(c, before, reply, msg)
@@ -52,17 +53,17 @@ func held(c *cell, before string, reply any, msg string) {
 	require.LessOrEqual(c.t, int64(binary.BigEndian.Uint64(born)), c.t1, msg)
 }
 
-// mark says that somebody waits.
+// mark sets the flag that a process waits.
 func mark(h *entry.Header, _ int64) { h.Flags |= entry.Awaited }
 
-// heldAndAwaited is held, but the entry then says that somebody waits.
+// heldAndAwaited wants the reply of held, and an entry marked as awaited.
 func heldAndAwaited(c *cell, before string, reply any, msg string) {
 	c.t.Helper()
 	edited([]any{"W", before[26:36] + before[12:20]}, mark)(c, before, reply, msg)
 }
 
-// readingAndAwaited is reading of a value that is not fresh, which then says that
-// somebody waits.
+// readingAndAwaited wants the reply of reading for a value that is not fresh,
+// and an entry marked as awaited.
 func readingAndAwaited(c *cell, before string, reply any, msg string) {
 	c.t.Helper()
 	edited([]any{"S", c.raw()}, mark)(c, before, reply, msg)
@@ -74,7 +75,7 @@ func acquire(t *testing.T, a ask, rows ...row) {
 	tabulate(t, script.Acquire, func(string) []any { return acquiring(own, a) }, rows...)
 }
 
-// without returns the words of list that are not among those.
+// without returns the words of list that are not in those.
 func without(list string, those ...string) string {
 	var rest []string
 	not := " " + strings.Join(those, " ") + " "
@@ -117,20 +118,22 @@ func TestAcquireTakesAValueThatIsTooOldForNone(t *testing.T) {
 		row{uselessFree, granted},
 		row{uselessOther, held},
 	)
-	// A value that is of no use when it is stale, is of use while it is fresh.
-	acquire(t, ask{use: 1, want: script.Due}, // a nanosecond: no whole millisecond
+	// A value that is of no use once it is stale is of use while it is fresh.
+	acquire(t, ask{use: 1, want: script.Due}, // a nanosecond: less than a millisecond
 		row{noEntry + ownLeases + absents + "absentOld", granted},
 		row{otherLeases + heldValues, held},
 		row{"fresh forever stored freshLeased " + untilGone, refreshing},
 		row{"freshOtherLeased pausedFresh", reading("S")},
-		// The clock was set back: they are stale, and for no time at all.
+		// The clock was set back: they are stale, and have been for no time at
+		// all.
 		row{stalePast, refreshing},
 		row{without(staleValues+ownValues, stalePast+untilGone) + pausedStale, granted},
 	)
 }
 
-// Values whose own end has passed, by the clock of a writer perhaps, and that still
-// have a TTL and no lease; and values that were expired by hand.
+// untilGone has values with a TTL and no lease whose own end has passed,
+// perhaps by the clock of a writer. stalePast has values that were expired by
+// hand.
 const (
 	untilGone = "stale storedStale tooOld "
 	stalePast = "staleByHand staleByHandForever staleByHandLeased "
@@ -138,7 +141,7 @@ const (
 
 func TestAcquireBelievesTheTTLOfAValueThatIsNeverServedStale(t *testing.T) {
 	t.Parallel()
-	acquire(t, ask{use: 1}, // a nanosecond: no whole millisecond
+	acquire(t, ask{use: 1}, // a nanosecond: less than a millisecond
 		row{noEntry + ownLeases + "absentOld", granted},
 		row{otherLeases + heldValues, held},
 		row{absents, none},
@@ -150,7 +153,7 @@ func TestAcquireBelievesTheTTLOfAValueThatIsNeverServedStale(t *testing.T) {
 
 func TestAcquireEndsAPauseThatIsLongerThanAny(t *testing.T) {
 	t.Parallel()
-	// All are for an hour yet, after 2 failures, or after 1.
+	// All pauses last another hour, after 2 failures, or after 1.
 	for _, a := range []ask{{pause: 30 * time.Minute, most: 2 * time.Hour}, {pause: time.Hour, most: time.Hour}} {
 		acquire(t, a,
 			row{noEntry + ownLeases + "absentOld", granted},
@@ -197,14 +200,14 @@ func TestAcquireReplacesTheVeryEntryThatIsUnfit(t *testing.T) {
 
 func TestAcquireGivesTheLeaseOnAFreshValueThatIsDue(t *testing.T) {
 	t.Parallel()
-	// Whatever is there.
+	// This asks for any entry.
 	acquire(t, ask{want: script.Due},
 		row{noEntry + ownLeases + absents + "absentOld", granted},
 		row{otherLeases, held},
 		row{"fresh forever stored freshLeased " + staleValues + ownValues, refreshing},
 		row{"freshOtherLeased pausedFresh " + heldValues + pausedStale, reading("S")},
 	)
-	// The entry that was read.
+	// This asks for the entry that was read.
 	acquire(t, ask{want: script.Due, seen: other[:]},
 		row{noEntry + ownLeases + "absentOld absentKnown absentKept", granted},
 		row{otherLeases, held},
@@ -213,7 +216,7 @@ func TestAcquireGivesTheLeaseOnAFreshValueThatIsDue(t *testing.T) {
 		row{"stored freshLeased pausedFresh", reading("V")},
 		row{"freshOtherLeased " + heldValues + pausedStale, reading("S")},
 	)
-	// An entry that is not there any more.
+	// This asks for an entry that is no longer there.
 	acquire(t, ask{want: script.Due, seen: []byte("replaced")},
 		row{noEntry + ownLeases + "absentOld", granted},
 		row{otherLeases, held},
@@ -255,7 +258,7 @@ func TestAcquireMarksTheLeaseThatItsCallerWaitsFor(t *testing.T) {
 		row{freshValues, reading("V")},
 		row{staleValues + ownValues, refreshing},
 		row{"otherLeased otherLeasedExpired tooOldOtherLeased", readingAndAwaited},
-		row{"otherLeasedFailed " + pausedStale, reading("S")}, // marked before; and nobody loads
+		row{"otherLeasedFailed " + pausedStale, reading("S")}, // marked before; and no process loads
 	)
 	acquire(t, ask{hint: true, use: useTTL},
 		row{noEntry + ownLeases + "absentOld", granted},

@@ -11,13 +11,13 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// aBucket is the keys of a bucket of write-behind.
+// aBucket returns the keys of a bucket of write-behind.
 func aBucket() (p string, more []string) {
 	return "{b}p", []string{"{b}i", "{b}d", "{b}u", "{b}l"}
 }
 
-// What a script takes depends on how many commands it runs: they are counted, since no
-// time can be.
+// The time that a script takes depends on how many commands it runs. The test
+// counts them, since it cannot measure time.
 func TestParkAndSettleBatch_RunTwoCommandsForEachID(t *testing.T) {
 	t.Parallel()
 	const n, fixed = 1000, 20
@@ -69,8 +69,8 @@ func TestParkAndSettleBatch_RunTwoCommandsForEachID(t *testing.T) {
 					return
 				}
 
-				// The next batch has the same number, and the database has that one: what was
-				// parked was not persisted.
+				// The next batch has the same number, and the database has the
+				// next batch: the parked data was not persisted.
 				require.NoError(t, rdb.HSet(t.Context(), more[0], "x", "1", "#n", "5", "#a", "4", "#tok", "S", "#by", "me").Err())
 				settled, parts := run(script.SettleBatch, "5", "S", merge, "another", "5", "6", "fresh", 100, "0")
 				unread = rdb.HGetAll(t.Context(), more[2]).Val()
@@ -84,7 +84,7 @@ func TestParkAndSettleBatch_RunTwoCommandsForEachID(t *testing.T) {
 	}
 }
 
-// A page is of the real server: the embedded one returns all at once.
+// The pages come from a real server: the embedded one returns all at once.
 func TestListRefused_ReturnsPages(t *testing.T) {
 	t.Parallel()
 	const n, most = 5000, 512
@@ -113,8 +113,8 @@ func TestListRefused_ReturnsPages(t *testing.T) {
 	require.Greater(t, pages, n/most)
 }
 
-// A total that is refused takes the place of the older delta that no process could read:
-// if that became pending again, it would count twice beside the total.
+// A refused total replaces the older delta that no process could read. If the
+// delta became pending again, it would count twice beside the total.
 func TestAckBatch_OfARefusedValueForgetsWhatIsOlder(t *testing.T) {
 	t.Parallel()
 	for merge, v := range map[string]string{"sum": "=5", "last": "newer"} {

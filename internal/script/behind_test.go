@@ -18,9 +18,9 @@ var behindScripts = map[string]*script.Script{
 	"settle": script.SettleBatch, "list unread": script.ListUnread, "rescue": script.RescueUnread,
 }
 
-// The scripts of write-behind touch the keys of one bucket, by commands that a proxy and
-// the embedded server know in scripts; and no delta and no number of a batch is ever a
-// number of Lua.
+// The scripts of write-behind touch the keys of one bucket, by commands that a
+// proxy and the embedded server know in scripts. They never convert a delta or
+// the number of a batch to a number of Lua.
 func TestScriptsOfWriteBehindTouchOneBucketAndCountInRedis(t *testing.T) {
 	t.Parallel()
 	commands := []string{
@@ -33,7 +33,7 @@ func TestScriptsOfWriteBehindTouchOneBucketAndCountInRedis(t *testing.T) {
 		"string": {"byte", "match", "gmatch", "sub"}, "math": {"floor", "max", "min"}, "redis": {"call", "pcall"}, "table": {"concat"},
 	}
 	quoted := regexp.MustCompile(`'[^']*'`)
-	// What tonumber is for: moments, how much to take, and counts of ids and failures.
+	// tonumber is for moments, for sizes, and for counts of ids and failures.
 	fine := []string{"m[6] or '0'", "ARGV[4]", "ARGV[5]", "ARGV[7]", "ARGV[8]", "got", "size", "string.match(m[8] or '0', '%d+'", "m[6] or '0'", "m[4] or at", "m[5] or '0'", "m[12] or '0'"}
 	for name, s := range behindScripts {
 		src := s.Source()
@@ -57,7 +57,7 @@ func TestScriptsOfWriteBehindTouchOneBucketAndCountInRedis(t *testing.T) {
 	}
 }
 
-// A full Redis lets a script write on if its first write is one that frees memory.
+// A full Redis lets a script go on writing if its first write frees memory.
 func TestScriptsThatMakeRoomBeginWithAWriteThatAFullRedisAllows(t *testing.T) {
 	t.Parallel()
 	writes := regexp.MustCompile(`redis\.call\('(H?SET|HSETNX|HINCRBY|HDEL|DEL|UNLINK)'`)
@@ -65,7 +65,8 @@ func TestScriptsThatMakeRoomBeginWithAWriteThatAFullRedisAllows(t *testing.T) {
 		src := behindScripts[name].Source()
 		_, body, ok := strings.Cut(src, "local function aside(")
 		require.True(t, ok)
-		// Functions write when they are called, which the HDEL of nothing comes before.
+		// Functions write when they are called. The HDEL of nothing comes
+		// before that.
 		at := strings.Index(body, "redis.call('HDEL', P, '#')")
 		require.Positive(t, at, name)
 		for _, w := range writes.FindAllStringIndex(body[:at], -1) {

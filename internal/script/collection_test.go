@@ -11,10 +11,10 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// homes are the scripts that restore collections, by their type.
+// homes has the scripts that restore collections, by their type.
 var homes = map[string]*script.Home{"list": &script.List, "ranking": &script.Ranking, "set": &script.Set}
 
-// collectionScripts are those of collections.
+// collectionScripts returns the scripts of collections.
 func collectionScripts() map[string]*script.Script {
 	all := map[string]*script.Script{
 		"push": script.Push, "pull": script.Pull,
@@ -31,10 +31,12 @@ func collectionScripts() map[string]*script.Script {
 // trendingScripts touch several keys, which share a hash tag.
 var trendingScripts = map[string]*script.Script{"trend": script.Trend, "trends": script.Trends, "untrend": script.Untrend}
 
-// The members that are stored, of each type with what it needs.
+// stored has the members that are stored, for each type in the form that it
+// needs.
 var stored = map[string][]any{"list": {"b", "a"}, "ranking": {"b", 2, "a", 1}, "set": {"b", "a"}}
 
-// A wait is of a process that asks for the lease of a kind, and for a message or not.
+// A wait is a process that asks for the lease of a kind, with a message or
+// without.
 type wait struct{ kind, hint string }
 
 func waiting() map[wait]*script.Home {
@@ -67,7 +69,7 @@ func TestTheLeaseOnACollectionIsThatOfItsToken(t *testing.T) {
 				t.Helper()
 				holder := string(own[:])
 				if kind == "set" {
-					holder = string(make([]byte, 8)) // it has no first element, and so is not known
+					holder = string(make([]byte, 8)) // a set has no first element, so its holder is not known
 				}
 				require.Equal(t, []any{"W", holder}, reply, kind)
 			}

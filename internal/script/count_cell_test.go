@@ -14,7 +14,7 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// A counting is a cell that is a count, and the keys beside it.
+// A counting is a cell with a count, and the keys beside it.
 type counting struct {
 	*cell
 	pending, inFlight, op string
@@ -38,7 +38,7 @@ func (c *counting) run(s *script.Script, more []string, args ...any) []any {
 	return reply
 }
 
-// value is run of a script that returns a number.
+// value runs a script that returns a number, and returns that number.
 func (c *counting) value(s *script.Script, more []string, args ...any) int64 {
 	c.t.Helper()
 	call := &script.Call{Script: s, Key: c.key, More: more, Args: args}
@@ -47,7 +47,7 @@ func (c *counting) value(s *script.Script, more []string, args ...any) int64 {
 	return n
 }
 
-// add runs one of the four AddCount.
+// add runs one of the four AddCount scripts.
 func (c *counting) add(behind, once bool, delta string, keep time.Duration, missing string) []any {
 	c.t.Helper()
 	return c.run(script.AddCount(behind, once), c.more(behind, once), adding(delta, keep, missing)...)
@@ -68,7 +68,7 @@ func adding(delta string, keep time.Duration, missing string) []any {
 	return []any{delta, millis(keep), missing, own[:], "id", onceTTL.Milliseconds()}
 }
 
-// bucket returns the keys of LandCount beside the count.
+// bucket returns the keys of LandCount beside the key of the count.
 func (c *counting) bucket() []string { return []string{c.pending, c.inFlight, c.unread, c.parked} }
 
 // landing returns the arguments of LandCount.
@@ -82,8 +82,8 @@ func landing(keep time.Duration, n, was, inc, number, trust string) []any {
 
 const onceTTL = 33 * time.Minute
 
-// requireCount fails unless the key holds the very bytes of the header that want
-// returns for a moment of the last script, and the count.
+// requireCount fails unless the key holds the count, and the exact bytes of the
+// header that want returns for a moment of the last script.
 func (c *counting) requireCount(want func(at int64) entry.Header, count string, msg string) {
 	c.t.Helper()
 	got := c.raw()
@@ -98,9 +98,10 @@ func (c *counting) requireCount(want func(at int64) entry.Header, count string, 
 	require.Equal(c.t, want(c.t0), h, msg)
 }
 
-// counts are the states of a key that is a count, or was one: those of the lease
-// protocol, and where they have a value, also with the count 41 in its place, stored
-// by the Cache and added to by a script.
+// counts returns the states of a key that is a count, or was one. These are the
+// states of the lease protocol. Each state with a value also comes with the
+// count 41 in place of that value. The count is there twice: as the Cache
+// stores it, and as a script leaves it after an addition.
 func counts() []state {
 	all := slices.Clone(states)
 	for _, st := range states {
@@ -123,7 +124,7 @@ func counts() []state {
 	return all
 }
 
-// header returns the header that a script takes the key to have.
+// header returns the header that a script sees in the key.
 func header(c *cell) (entry.Header, bool) {
 	if c.rdb.Type(c.t.Context(), c.key).Val() != "string" {
 		return entry.Header{}, false
@@ -132,8 +133,9 @@ func header(c *cell) (entry.Header, bool) {
 	return h, h != entry.Header{}
 }
 
-// eachCount runs f in every state. before is what the key held, h its header, was the
-// count there, "" if there is none that may be added to, and leased whether own has it.
+// eachCount runs f in every state. before is the content of the key, and h its
+// header. was is the count, "" if there is none to which a script may add.
+// leased is whether own has the lease.
 func eachCount(t *testing.T, f func(c *counting, name, before string, h entry.Header, was string)) {
 	t.Helper()
 	each(t, func(t *testing.T, rdb *redis.Client) {

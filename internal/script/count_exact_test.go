@@ -66,8 +66,8 @@ func TestWhatLeavesInt64ChangesNothing(t *testing.T) {
 	})
 }
 
-// Who asks again whether an operation was done is told so, though it could not be done
-// a second time.
+// A caller that asks again whether an operation was done hears that it was,
+// although it could not be done a second time.
 func TestAnOperationThatWasDoneIsFoundAtTheEdgeOfInt64(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, rdb *redis.Client) {
@@ -80,13 +80,13 @@ func TestAnOperationThatWasDoneIsFoundAtTheEdgeOfInt64(t *testing.T) {
 	})
 }
 
-// Sums are exact: against package big, through the scripts.
+// Sums are exact: the test compares the scripts with package big.
 func TestCountsAreExact(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, rdb *redis.Client) {
 		rounds := 3000
 		if strings.HasSuffix(t.Name(), "embedded") || strings.HasSuffix(t.Name(), "stopped") {
-			rounds = 150 // it takes its time for a script
+			rounds = 150 // this server is slow at scripts
 		}
 		seed := rand.Uint64()
 		t.Log("seed", seed)
@@ -140,8 +140,8 @@ func TestCountsAreExact(t *testing.T) {
 	})
 }
 
-// The scripts of counts use what all servers and proxies have, and never take a count
-// for a number of Lua as a whole.
+// The scripts of counts use only features of all servers and proxies. They
+// never convert a count as a whole to a number of Lua.
 func TestScriptsOfCountsUseLittle(t *testing.T) {
 	t.Parallel()
 	all := map[string]*script.Script{

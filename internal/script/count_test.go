@@ -39,7 +39,7 @@ func TestAddCountAddsToWhatIsFreshAndBeginsOrRefusesElsewhere(t *testing.T) {
 							}, "46", name)
 							keep, since := freshTTL, c.t0
 							if h.Till != 0 && c.ttl > keep {
-								keep, since = c.ttl, c.seeded-1 // or the lease would be gone too soon; PTTL leaves out a fraction as well
+								keep, since = c.ttl, c.seeded-1 // otherwise the lease would end too soon; PTTL leaves out a fraction as well
 							}
 							c.requireTTL(keep, since, name)
 						case missing == "1":
@@ -83,7 +83,8 @@ func TestAddCountAddsToWhatIsFreshAndBeginsOrRefusesElsewhere(t *testing.T) {
 	}
 }
 
-// requireUnchanged fails unless the key holds what it held, for as long.
+// requireUnchanged fails unless the key holds the same content, with the same
+// TTL.
 func (c *counting) requireUnchanged(before, msg string) {
 	c.t.Helper()
 	require.Equal(c.t, before, c.snapshot(), msg)
@@ -104,7 +105,7 @@ func TestACountIsKeptForeverIfItIsTold(t *testing.T) {
 	})
 }
 
-// What is pending of a count that is set is the count itself, whatever was there.
+// After SetCount, the pending data is the count itself, for any earlier state.
 func TestSetCount_HasTheTotalPending(t *testing.T) {
 	t.Parallel()
 	eachCount(t, func(c *counting, name, before string, h entry.Header, was string) {
@@ -124,7 +125,7 @@ func TestSetCount_HasTheTotalPending(t *testing.T) {
 	})
 }
 
-// A total that is pending, or in flight, takes the place of what was loaded.
+// A total that is pending, or in flight, replaces the loaded count.
 func TestLandCount_StoresATotalThatIsPendingOrInFlight(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, rdb *redis.Client) {
@@ -234,7 +235,8 @@ func TestLandCountStoresNothingThatIsFromBeforeOrAfterABatch(t *testing.T) {
 	})
 }
 
-// What a process could not read is not in the database. What is parked may be.
+// The database does not have data that a process could not read. It may have
+// parked data.
 func TestLandCount_AddsWhatWasNotReadAndNotWhatIsParked(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, rdb *redis.Client) {

@@ -19,13 +19,13 @@ const gateClosed = int64(60_000) // ms
 
 func gateOf(token entry.Token) string { return "\xc1G\x01" + string(token[:]) }
 
-// A gateRow says what a script does to what the key held before.
+// A gateRow says how a script changes the content of the key.
 type gateRow struct {
-	before string        // what the key holds; "" if it is absent
-	ttl    time.Duration // of that; 0 none
+	before string        // the content of the key; "" if it is absent
+	ttl    time.Duration // its TTL; 0: no TTL
 	reply  any
 	after  string
-	keeps  bool // the TTL goes on, and does not begin anew
+	keeps  bool // the TTL continues, and does not begin anew
 }
 
 func gateTable(t *testing.T, s *script.Script, rows map[string]gateRow) {

@@ -58,14 +58,14 @@ func TestLots_HaveALargeElementAlone(t *testing.T) {
 	require.Equal(t, 2, lots)
 }
 
-// tooLong is longer than a server of these tests admits.
+// tooLong is longer than a server of these tests accepts.
 var tooLong = strings.Repeat("x", 2<<20)
 
-// admits are the arguments of a server that admits no argument above 1 MB.
+// admits has the arguments of a server that accepts no argument above 1 MB.
 var admits = []string{"--proto-max-bulk-len", "1mb"}
 
-// A server closes the connection on an argument that is too long. The client put it back
-// into its pool, and another command failed on it.
+// A server closes the connection on an argument that is too long. If the client
+// put that connection back into its pool, another command would fail on it.
 func TestArgumentThatIsTooLong_HarmsNoOtherCommand(t *testing.T) {
 	t.Parallel()
 	once := func(o *redis.Options) { o.MaxRetries = -1 }

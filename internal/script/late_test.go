@@ -19,11 +19,11 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// made matches what makes a script, and its name.
+// made matches a call that makes a script, with its name.
 var made = regexp.MustCompile(`(?:[= ]|script\.)(New|leasing|newRemoval|newHome)\("([^"]+)"`)
 
-// Each script has a row in the table that says what a late copy of it does, and each
-// row a script.
+// Each script has a row in the table, which tells the effect of a late copy.
+// Each row has a script.
 func TestLate_HasARowForEachScript(t *testing.T) {
 	t.Parallel()
 	names := map[string]bool{"add count": true, "add count once": true} // made in a loop
@@ -37,7 +37,7 @@ func TestLate_HasARowForEachScript(t *testing.T) {
 				for _, step := range []string{"acquire ", "extend ", "release ", "store "} {
 					names[step+m[2]] = true
 				}
-			case !strings.HasSuffix(m[2], " "): // that of newHome
+			case !strings.HasSuffix(m[2], " "): // this is the call in newHome
 				names[m[2]] = true
 			}
 		}
@@ -56,8 +56,9 @@ func TestLate_HasARowForEachScript(t *testing.T) {
 	}
 }
 
-// A command of which a late copy changes what was established since goes out in a Once.
-// So none of them is sent by a method of the client, which would retry it.
+// If a late copy of a command would change state established since, the command
+// is sent as a Once. So no method of the client sends it, since that would
+// retry it.
 func TestPlain_HasARowForEachCommandAndTheClientSendsNoneThatIsSentOnce(t *testing.T) {
 	t.Parallel()
 	cmdable := reflect.TypeFor[redis.Cmdable]()
@@ -90,7 +91,7 @@ func TestPlain_HasARowForEachCommandAndTheClientSendsNoneThatIsSentOnce(t *testi
 				return true
 			}
 			if slices.Contains([]string{"Pipeline", "Pipelined", "Command", "EvalSha"}, name) {
-				return true // no command, or one of a script
+				return true // not a command, or a command of a script
 			}
 			note(file, plainName(name), false)
 			return true
@@ -111,7 +112,8 @@ func plainName(method string) string {
 	return strings.ToLower(strings.TrimSuffix(method, "WithScores"))
 }
 
-// sends reports whether x is a client or a pipeline, by the names that we give them.
+// sends reports whether x is a client or a pipeline, by the names that our code
+// uses.
 func sends(x ast.Expr) bool {
 	switch x := x.(type) {
 	case *ast.Ident:
@@ -122,8 +124,8 @@ func sends(x ast.Expr) bool {
 	return false
 }
 
-// eachFile calls f for each file of the module that is no test, nor of what only tests
-// and programs use.
+// eachFile calls f for each file of the module, except tests and packages that
+// only tests and programs use.
 func eachFile(t *testing.T, f func(file, src string, parsed *ast.File)) {
 	t.Helper()
 	root := filepath.Join("..", "..")

@@ -11,7 +11,7 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// lived sets in h what a value has of its life and of its load.
+// lived sets the fields of h that depend on the life and the load of a value.
 func lived(h *entry.Header, want, at int64, fresh, cost, age time.Duration) {
 	h.Flags, h.Fails, h.Till, h.Born, h.Cost = 0, 0, 0, at-age.Milliseconds(), cost
 	switch {
@@ -24,7 +24,7 @@ func lived(h *entry.Header, want, at int64, fresh, cost, age time.Duration) {
 	}
 }
 
-// replaced wants a reply and a new value with these flags of time.
+// replaced wants a reply and a new value with these times.
 func replaced(want int64, token entry.Token, keep, fresh, cost, age time.Duration) func(*cell, string, any, string) {
 	return func(c *cell, _ string, reply any, msg string) {
 		c.t.Helper()
@@ -118,7 +118,7 @@ func TestExtendProlongsItsOwnLeaseOnly(t *testing.T) {
 	tabulate(t, script.Extend,
 		func(string) []any { return extending(own) },
 		row{others + storedOwn, unchanged(int64(0))},
-		row{without(ownLeases, expiredLeases), unchanged(int64(1))}, // whose TTL is longer already
+		row{without(ownLeases, expiredLeases), unchanged(int64(1))}, // their TTL is already longer
 		row{expiredLeases, unchanged(int64(2))},
 		row{leasedOwn, edited(int64(1), prolonged)},
 		row{leasedExpired, edited(int64(2), prolonged)},
@@ -127,7 +127,7 @@ func TestExtendProlongsItsOwnLeaseOnly(t *testing.T) {
 
 func prolonged(h *entry.Header, at int64) { h.Till = at + leaseTTL.Milliseconds() }
 
-// freed is a value without a lease.
+// freed makes h a value without a lease.
 func freed(h *entry.Header) { h.Flags, h.Token, h.Till = h.Flags&entry.Stale, entry.Token{}, 0 }
 
 func TestReleaseGivesBackItsOwnLeaseOnly(t *testing.T) {
@@ -156,7 +156,7 @@ func TestReleaseMayLeaveAPause(t *testing.T) {
 	t.Parallel()
 	const pause = 7 * time.Second
 	for most, capped := range map[time.Duration]time.Duration{
-		maxPause:      pause << entry.MaxFails, // which fails stood at 15
+		maxPause:      pause << entry.MaxFails, // fails stood at 15
 		5 * time.Hour: 5 * time.Hour,
 	} {
 		tabulate(t, script.Release,
@@ -200,8 +200,8 @@ func TestExpireMakesAValueStaleAndMarksALoad(t *testing.T) {
 	)
 }
 
-// What a load stores after Expire is stale, so that the next reader loads again:
-// the whole of it, as a cache runs it.
+// After Expire, a load stores its value stale, so that the next reader loads
+// again. The test runs the whole protocol as a cache does.
 func TestExpireDuringALoadLeavesItStale(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, rdb *redis.Client) {
@@ -218,14 +218,14 @@ func TestExpireDuringALoadLeavesItStale(t *testing.T) {
 		requireStale()
 		require.Equal(t, int64(2), c.do(script.Store, storing(c.key, own, keepTTL, freshTTL)...))
 
-		// And of a refresh.
+		// The same is true for a refresh.
 		reply := c.do(script.Acquire, acquiring(next, ask{})...)
 		require.Equal(t, []any{"R", c.raw()}, reply)
 		require.Equal(t, int64(1), c.do(script.Expire))
 		require.Equal(t, int64(3), c.do(script.Store, storing(c.key, next, keepTTL, freshTTL)...))
 		requireStale()
 
-		// And of one that finds the value as it was.
+		// The same is true for a refresh that finds the value unchanged.
 		again := entry.NewToken()
 		require.Equal(t, "R", c.do(script.Acquire, acquiring(again, ask{})...).([]any)[0])
 		require.Equal(t, int64(1), c.do(script.Expire))
@@ -233,7 +233,7 @@ func TestExpireDuringALoadLeavesItStale(t *testing.T) {
 		requireStale()
 		require.Equal(t, int64(2), c.do(script.Renew, renewing(again, keepTTL, freshTTL)...))
 
-		// One without an Expire is fresh again.
+		// A load without an Expire is fresh again.
 		last := entry.NewToken()
 		c.do(script.Acquire, acquiring(last, ask{})...)
 		require.Equal(t, int64(1), c.do(script.Store, storing(c.key, last, keepTTL, freshTTL)...))

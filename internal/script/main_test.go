@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 var patience = redistest.Patience
 
 // each runs f against both servers, and against an embedded one whose clock
-// stands still: there, all that f finds within bounds is exact.
+// stands still. There, all results that f expects within bounds are exact.
 func each(t *testing.T, f func(t *testing.T, rdb *redis.Client)) {
 	t.Helper()
 	redistest.Each(t, f)
@@ -37,11 +37,11 @@ func each(t *testing.T, f func(t *testing.T, rdb *redis.Client)) {
 	})
 }
 
-// stoppedAt is what the time is where it stands still.
+// stoppedAt is the time of the clock that stands still.
 const stoppedAt = 1767225600123
 
 var (
-	own   = entry.Token{0, 1, 2, 3, 0xC1, 0xff, '%', '\n'} // bytes that a careless script would trip over
+	own   = entry.Token{0, 1, 2, 3, 0xC1, 0xff, '%', '\n'} // bytes that a careless script would mishandle
 	other = entry.Token{0xff, 0, 0, 0, 0, 0, 0, 0}
 )
 
@@ -52,10 +52,10 @@ type cell struct {
 	key string
 
 	seeded int64         // the server's time before the key was set up
-	ttl    time.Duration // that it was set up with; 0 none
+	ttl    time.Duration // TTL that the key was set up with; 0: no TTL
 	t0, t1 int64         // the server's time before and after the last script
 
-	seededAt, ranAt time.Time // seeded and t0, by our own clock
+	seededAt, ranAt time.Time // seeded and t0, by the clock of the test
 }
 
 func newCell(t *testing.T, rdb *redis.Client) *cell {
@@ -70,7 +70,7 @@ func (c *cell) now() int64 {
 	return at.UnixMilli()
 }
 
-// seed puts a raw value there, for ttl, or without one if that is 0.
+// seed stores a raw value for ttl, or without a TTL if ttl is 0.
 func (c *cell) seed(raw string, ttl time.Duration) {
 	c.t.Helper()
 	c.seededAt = time.Now()
@@ -89,7 +89,7 @@ func (c *cell) do(s *script.Script, args ...any) any {
 	return reply
 }
 
-// raw returns what the key holds, "" if it is absent.
+// raw returns the content of the key, "" if it is absent.
 func (c *cell) raw() string {
 	c.t.Helper()
 	raw, err := c.rdb.Get(c.t.Context(), c.key).Result()
@@ -108,7 +108,7 @@ func (c *cell) header() entry.Header {
 	return h
 }
 
-// snapshot returns all that the key holds but its TTL.
+// snapshot returns the content of the key, without its TTL.
 func (c *cell) snapshot() string {
 	c.t.Helper()
 	ctx := c.t.Context()
@@ -125,7 +125,7 @@ func (c *cell) snapshot() string {
 }
 
 // requireTTL fails unless the key expires ttl after a moment between since and
-// the end of the last script; 0 means that it does not expire.
+// the end of the last script. A ttl of 0 means that the key does not expire.
 func (c *cell) requireTTL(ttl time.Duration, since int64, msg ...any) {
 	c.t.Helper()
 	left := c.rdb.PTTL(c.t.Context(), c.key).Val()
@@ -138,11 +138,12 @@ func (c *cell) requireTTL(ttl time.Duration, since int64, msg ...any) {
 		return
 	}
 	require.LessOrEqual(c.t, left, ttl, msg...)
-	// One more, because an embedded server keeps the fraction of a millisecond
-	// that TIME leaves out.
+	// One more millisecond, because an embedded server keeps the fraction that
+	// TIME leaves out.
 	passed := time.Duration(c.now()-since+1) * time.Millisecond
-	// And its TTLs go by the monotonic clock, which is not set when that of the machine is.
-	began, early := c.seededAt, max(c.seeded-since, 0) // since may be early, for a script that sets what PTTL returned
+	// Its TTLs also follow the monotonic clock, which is not set together with
+	// the clock of the machine.
+	began, early := c.seededAt, max(c.seeded-since, 0) // since may be early, for a script that sets a reply of PTTL
 	if since > c.seeded {
 		began, early = c.ranAt, 0
 	}
@@ -150,8 +151,9 @@ func (c *cell) requireTTL(ttl time.Duration, since int64, msg ...any) {
 	require.GreaterOrEqual(c.t, left, ttl-passed, msg...)
 }
 
-// requireEntry fails unless the key holds the very bytes of the header that want
-// returns for a moment of the last script, and payload. It returns that moment.
+// requireEntry fails unless the key holds payload, and the exact bytes of the
+// header that want returns for a moment of the last script. It returns that
+// moment.
 func (c *cell) requireEntry(want func(at int64) entry.Header, payload string, msg ...any) int64 {
 	c.t.Helper()
 	got := c.raw()
@@ -160,12 +162,12 @@ func (c *cell) requireEntry(want func(at int64) entry.Header, payload string, ms
 			return at
 		}
 	}
-	// For the message: which byte it is.
+	// The message then shows which byte differs.
 	require.Equal(c.t, c.entry(want(c.t0), payload), got, msg...)
 	return 0
 }
 
-// entry returns the bytes of an entry, its sum filled in.
+// entry returns the bytes of an entry, with its sum filled in.
 func (c *cell) entry(h entry.Header, payload string) string {
 	if h.State != entry.Lease {
 		h.Sum = entry.Sum(c.key, []byte(payload))
@@ -173,26 +175,26 @@ func (c *cell) entry(h entry.Header, payload string) string {
 	return string(h.Append(nil)) + payload
 }
 
-// Arguments, as package loader sends them.
+// The following are arguments as package engine sends them.
 
 const (
-	leaseTTL = 3 * time.Minute // no test lasts so long
+	leaseTTL = 3 * time.Minute // no test lasts that long
 	keepTTL  = 90 * time.Minute
 	freshTTL = 40 * time.Minute
-	age      = 1234 * time.Millisecond      // of the load that is stored
-	expected = 567 * time.Millisecond       // of the load under way
-	took     = 890 * time.Millisecond       // by the load that is stored
-	maxPause = (1 << 40) * time.Millisecond // longer than any
+	age      = 1234 * time.Millisecond      // age of the load that is stored
+	expected = 567 * time.Millisecond       // cost of the load in flight
+	took     = 890 * time.Millisecond       // cost of the load that is stored
+	maxPause = (1 << 40) * time.Millisecond // longer than any pause
 	loaded   = "loaded\x00\xff\r\n"
 )
 
-// An ask is what the caller of Acquire has to say. The zero ask wants a value, of
-// use however old it is.
+// An ask has the wishes of the caller of Acquire. The zero ask wants a value
+// that is of use at any age.
 type ask struct {
 	want          string
 	seen          []byte // token of the entry that was read
 	hint, suspect bool
-	use           time.Duration // that a value is of, after it is stale; 0 forever
+	use           time.Duration // how long a value is of use after it is stale; 0 forever
 	pause, most   time.Duration // after one failed load, and after any; 0 forever
 }
 
@@ -207,7 +209,7 @@ func acquiring(token entry.Token, a ask) []any {
 	}
 }
 
-// millis returns a duration as the scripts take it; 0 stands for forever.
+// millis returns a duration in the form of the scripts; 0 stands for forever.
 func millis(d time.Duration) any {
 	if d == 0 {
 		return ""
@@ -221,7 +223,7 @@ func storing(key string, token entry.Token, keep, fresh time.Duration) []any {
 	return []any{token[:], millis(keep), millis(fresh), age.Milliseconds(), costAndSum, []byte(loaded), "V"}
 }
 
-// storingNone returns the arguments of Store where there is no value.
+// storingNone returns the arguments of Store if there is no value.
 func storingNone(key string, token entry.Token, keep, fresh time.Duration) []any {
 	costAndSum := binary.BigEndian.AppendUint32(entry.AppendCost(nil, took), entry.Sum(key, nil))
 	return []any{token[:], millis(keep), millis(fresh), age.Milliseconds(), costAndSum, []byte(nil), "N"}
@@ -238,7 +240,7 @@ func extending(token entry.Token) []any { return []any{token[:], leaseTTL.Millis
 // releasing returns the arguments of Release without a pause.
 func releasing(token entry.Token) []any { return []any{token[:], "", 0} }
 
-// dropping returns the arguments of Release that takes the value away too.
+// dropping returns the arguments of Release that also deletes the value.
 func dropping(token entry.Token) []any { return []any{token[:], "drop", 0} }
 
 // pausing returns the arguments of Release with a pause.

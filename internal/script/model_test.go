@@ -5,21 +5,21 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// A register is what the scripts make of one key, in Go: the same rules, told by
-// the fields of a header and not by bytes.
+// A register models in Go how the scripts treat one key. It has the same rules,
+// but uses the fields of a header and not bytes.
 type register struct {
-	held    string // "" nothing, "foreign" bytes that are no entry, "list", "entry"
+	held    string // "" if absent, "foreign" for bytes that are not an entry, "list", "entry"
 	foreign string
 	header  entry.Header
 	payload string
 	lo, hi  int64 // the key expires between these two moments; 0 never
 
-	packed *packing // nil: it is not
-	renews bool     // while renew is under way
+	packed *packing // nil: the entry is not packed
+	renews bool     // true during renew
 }
 
-// A packing is what the scripts are told of packed entries. Their end is kept to the
-// millisecond.
+// A packing has the arguments of the scripts for packed entries. The end of a
+// packed entry is exact to the millisecond.
 type packing struct {
 	hash, field string
 	beyond      int64 // milliseconds that a value is of use after it is stale
@@ -28,18 +28,19 @@ type packing struct {
 // short reports whether the entry has the short form.
 func (r *register) short() bool { return r.packed != nil && r.held == "entry" && r.bytes()[0] != 0xC1 }
 
-// settle forgets what the short form does not tell.
+// settle resets the fields that the short form does not keep.
 func (r *register) settle() {
 	if r.short() {
 		r.header, _, _ = entry.ParsePacked("", []byte(r.bytes()))
 	}
 }
 
-// A moment is when a script runs: at, by its own clock, and for TTLs, which may
-// be counted from another reading of it, not before t0 and not after t1.
+// A moment is the time of one run of a script. at is the time by the script's
+// own clock. TTLs may be counted from another reading of that clock, between t0
+// and t1.
 type moment struct {
 	at, t0, t1 int64
-	soft       int64 // of the entry afterwards, for what depends on both
+	soft       int64 // soft expiry of the entry afterwards, for results that depend on both
 }
 
 func (r *register) bytes() string {
@@ -77,21 +78,21 @@ func (r *register) leased() bool {
 	return r.held == "entry" && (h.State == entry.Lease || h.State == entry.Value && h.Till != 0 && h.Token != entry.Token{})
 }
 
-// A plea is what the model of Acquire is told. Times are milliseconds.
+// A plea has the arguments of Acquire in the model. Times are milliseconds.
 type plea struct {
 	token         entry.Token
 	want          string
 	seen          *entry.Token
 	hint, suspect bool
 	lease, use    int64 // use -1 is forever
-	pause, most   int64 // half of that after one failure, and of any
+	pause, most   int64 // half of the pause after one failure, and the maximum of any pause
 }
 
 func (r *register) acquire(m moment, p plea) any {
 	h := &r.header
 	fits := p.seen != nil && h.Token == *p.seen
 	there := r.held == "entry" && !(p.want == script.Unfit && fits)
-	mine := h.Token == p.token || p.want == script.Now // or as good as that
+	mine := h.Token == p.token || p.want == script.Now // or counts as its own
 	due := p.want == script.Now || p.want == script.Due && (p.seen == nil || fits)
 	untilGone := p.use == 0 && r.hi != 0 && h.State == entry.Value && h.Till == 0 && h.Token != entry.Token{}
 	fresh := (h.Soft > m.at || untilGone) && h.Flags&entry.Stale == 0
@@ -113,9 +114,9 @@ func (r *register) acquire(m moment, p plea) any {
 	case there && h.State == entry.Lease && !mine:
 		switch {
 		case !p.suspect:
-		case r.hi == 0, r.lo-m.t1 > p.lease: // no lease lasts so long
+		case r.hi == 0, r.lo-m.t1 > p.lease: // no lease lasts that long
 			r.keep(m, p.lease)
-		case r.hi-m.t0 > p.lease: // perhaps not
+		case r.hi-m.t0 > p.lease: // perhaps longer, perhaps not
 			r.lo = min(r.lo, m.t0+p.lease)
 		}
 		wait()
@@ -138,7 +139,7 @@ func (r *register) acquire(m moment, p plea) any {
 		return []any{"S", r.bytes()}
 	case useful:
 		h.Flags, h.Token, h.Till = h.Flags&entry.Stale, p.token, m.at+p.lease
-		if r.hi != 0 && h.Soft == entry.Forever { // until it would have ended
+		if r.hi != 0 && h.Soft == entry.Forever { // fresh until the value would have ended
 			off := m.t1 - m.t0
 			h.Soft = min(max(m.soft, r.lo-off), r.hi+off)
 		}
@@ -150,17 +151,17 @@ func (r *register) acquire(m moment, p plea) any {
 	return []any{"G"}
 }
 
-// busy is the answer to a caller who has to wait.
+// busy returns the reply to a caller that has to wait.
 func (r *register) busy() any {
 	b := string(r.header.Append(nil))
 	return []any{"W", b[26:36] + b[12:20]}
 }
 
-// A life is how long something is kept, 0 forever, and how long it is fresh, -1
+// A life says how long a value is kept, 0 forever, and how long it is fresh, -1
 // forever.
 type life struct{ keep, fresh int64 }
 
-// put is what a write or a load of h leaves.
+// put applies a write or a load of h.
 func (r *register) put(key string, m moment, h entry.Header, payload string, l life) {
 	h.Soft, h.Sum = entry.Forever, entry.Sum(key, []byte(payload))
 	if l.fresh >= 0 {
@@ -175,11 +176,11 @@ func (r *register) write(key string, m moment, token entry.Token, l life) any {
 	return int64(1)
 }
 
-// store is Store of payload, or that there is none.
+// store models Store of payload, or of the fact that there is no value.
 func (r *register) store(key string, m moment, token entry.Token, state entry.State, payload string, l life) any {
 	switch {
 	case r.held == "entry" && r.header.Token != token && r.short() && r.header.State == state && r.payload == payload && !r.renews:
-		return int64(2) // it is what would be stored
+		return int64(2) // the entry is already as Store would leave it
 	case r.held != "entry" || r.header.Token != token:
 		return int64(0)
 	case !r.leased():
@@ -198,7 +199,8 @@ func (r *register) store(key string, m moment, token entry.Token, state entry.St
 	return int64(3)
 }
 
-// renew is a store of what is there; of another sum, perhaps, since nobody looks.
+// renew models a store of the value that is there. The sum may be wrong, since
+// Renew does not check it.
 func (r *register) renew(key string, m moment, token entry.Token, l life) any {
 	if r.header.State != entry.Value {
 		return int64(0)
@@ -221,7 +223,7 @@ func (r *register) extend(m moment, token entry.Token, lease int64) any {
 	return r.grip()
 }
 
-// grip is 1 for a lease, 2 if the key was expired under it.
+// grip returns 1 for a lease, 2 if the key was expired under it.
 func (r *register) grip() int64 {
 	if r.header.Flags&entry.Expired != 0 {
 		return 2
@@ -229,7 +231,8 @@ func (r *register) grip() int64 {
 	return 1
 }
 
-// release is Release with a pause in milliseconds, at most most; -1 is none.
+// release models Release with a pause in milliseconds, at most most; -1 is no
+// pause.
 func (r *register) release(m moment, token entry.Token, drop bool, pause, most int64) any {
 	h, reply := &r.header, r.grip()
 	switch {
@@ -260,7 +263,7 @@ func (r *register) expire(m moment) any {
 		return int64(1)
 	case r.leased():
 		h.Flags |= entry.Expired
-	case h.Token == entry.Token{}: // of a value: a pause, perhaps
+	case h.Token == entry.Token{}: // a value, perhaps with a pause
 		h.Till, h.Fails = 0, 0
 	}
 	if h.State == entry.Value {

@@ -9,8 +9,8 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// The slot has moved from a to b, and is moving on to c, when clients that know of
-// neither send: a says MOVED, b says ASK, and MaxRedirects is 1.
+// The slot has moved from a to b, and moves on to c. Then clients that know
+// neither move send: a says MOVED, b says ASK, and MaxRedirects is 1.
 func TestDoAndExec_FollowASlotThatMovesOn(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()

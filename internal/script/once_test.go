@@ -18,12 +18,13 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// set returns a SET that is sent once, and that a proxy can tell by its value.
+// set returns a SET that is sent once, and that a proxy can recognize by its
+// value.
 func set(ctx context.Context, key, value string) *script.Once {
 	return script.NewOnce(redis.NewCmd(ctx, "set", key, value, "get"), 3)
 }
 
-// carries returns a match of the requests that carry a value.
+// carries returns a function that matches the requests with a value.
 func carries(value string) func([]byte) bool {
 	return func(request []byte) bool { return bytes.Contains(request, []byte(value)) }
 }
@@ -52,7 +53,7 @@ func TestOnce_ThatIsNotAnsweredIsNotSentAgain(t *testing.T) {
 	}
 }
 
-// A dial that failed, and one that is refused, are tried again, as those of any command.
+// A dial that fails, or is refused, is tried again, as for any command.
 func TestOnce_IsSentAgainUntilItIsWritten(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -89,7 +90,8 @@ func TestOnce_IsSentAgainUntilItIsWritten(t *testing.T) {
 	}
 }
 
-// The face of an AutoPipeline asks for the bytes of a command before it sends it.
+// The face of an AutoPipeline asks for the bytes of a command before it sends
+// it.
 func TestOnce_IsKnownToBeUnsentByAnAutoPipeline(t *testing.T) {
 	t.Parallel()
 	away := &redis.Options{
@@ -113,7 +115,7 @@ func TestOnce_WaitsForThePoolInVainAndIsKnownToBeUnsent(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
 	rdb := server.Client(func(o *redis.Options) { o.PoolSize, o.PoolTimeout, o.MaxRetries = 1, 10*time.Millisecond, 1 })
-	busy := rdb.Conn() // which takes the only connection
+	busy := rdb.Conn() // takes the only connection
 	require.NoError(t, busy.Ping(t.Context()).Err())
 	t.Cleanup(func() { _ = busy.Close() })
 	err := script.Do(t.Context(), rdb, set(t.Context(), redistest.Key(t), "v"))
@@ -121,7 +123,7 @@ func TestOnce_WaitsForThePoolInVainAndIsKnownToBeUnsent(t *testing.T) {
 	require.NotErrorIs(t, err, script.ErrOutcomeUnknown)
 }
 
-// Redis refuses it, and has not run it; so it is tried again, by us.
+// If Redis refuses the command, it has not run it; so Do tries it again.
 func TestOnce_IsSentAgainAfterARefusal(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -140,7 +142,7 @@ func TestOnce_IsSentAgainAfterARefusal(t *testing.T) {
 	require.Equal(t, "v", other.Get(t.Context(), "k").Val())
 
 	require.NoError(t, other.Do(t.Context(), "replicaof", "127.0.0.1", "1").Err())
-	refusals = 3 // for ever
+	refusals = 3 // forever
 	err := script.Do(t.Context(), rdb, set(t.Context(), "k", "w"))
 	require.True(t, redis.IsReadOnlyError(err), err)
 	require.NotErrorIs(t, err, script.ErrOutcomeUnknown)
@@ -160,7 +162,7 @@ func (f after) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 }
 
-// A caller who leaves before a byte was written takes the command along.
+// If a caller leaves before a byte was written, the command is never sent.
 func TestRunOrLeave_NeverSendsWhatItsCallerHasLeft(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -173,7 +175,7 @@ func TestRunOrLeave_NeverSendsWhatItsCallerHasLeft(t *testing.T) {
 				case dialing <- struct{}{}:
 				default:
 				}
-				<-dial // heeds nothing
+				<-dial // ignores its context
 				return new(net.Dialer).DialContext(context.WithoutCancel(ctx), network, addr)
 			}
 		})
@@ -228,8 +230,9 @@ func TestRunOrLeave_SaysThatWhatWasWrittenMayBeCarriedOut(t *testing.T) {
 	proxy.Release()
 }
 
-// A connection whose greeting is refused is dialed again by the client, as often as for
-// any command. Nothing was written, and Do adds no attempts of its own.
+// If Redis refuses the greeting of a connection, the client dials again, as
+// often as for any command. Nothing was written, and Do adds no attempts of its
+// own.
 func TestOnce_IsNotTriedAgainWhereTheClientHasTried(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

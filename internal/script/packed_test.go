@@ -15,7 +15,7 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// A packet is a hash of packed entries of no use once they are stale.
+// A packet is a hash of packed entries that are of no use once they are stale.
 type packet struct {
 	*testing.T
 	rdb  *redis.Client
@@ -29,7 +29,7 @@ func (p *packet) run(s *script.Script, field string, args ...any) any {
 	return reply
 }
 
-// write writes a value that lives for so long.
+// write writes a value that lives for life.
 func (p *packet) write(field string, life time.Duration) {
 	p.Helper()
 	require.Equal(p, int64(1), p.run(script.Write, field, writing(p.hash+" "+field, entry.NewToken(), life, life)...))
@@ -81,8 +81,8 @@ func TestASettledValueHasSevenBytesBesideItsOwn(t *testing.T) {
 	})
 }
 
-// A hash in which entries have ended is not read as a whole by anybody, so whoever
-// stores does away with some.
+// No process reads a whole hash to find entries that have ended. So a process
+// that stores an entry deletes some of them.
 func TestEntriesThatHaveEndedAreTakenAwayByAFewThatAreStored(t *testing.T) {
 	t.Parallel()
 	server := redistest.StartEmbedded(t)
@@ -171,7 +171,7 @@ func TestAKeyThatIsNoHashIsReplaced(t *testing.T) {
 	})
 }
 
-// Who waits is told the name of the entry, and not that of the hash.
+// A waiter gets the name of the entry, and not the key of the hash.
 func TestWhoWaitsForAPackedEntryIsToldItsName(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.Shared(t).Client(nil)

@@ -12,8 +12,8 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// crash is a hook that panics before a command is sent, or after the reply; but not
-// when go-redis opens a connection.
+// crash is a hook that panics before a command is sent, or after the reply; but
+// not when go-redis opens a connection.
 type crash struct{ after bool }
 
 func (crash) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -44,8 +44,8 @@ func (h crash) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 
 func opens(cmd redis.Cmder) bool { return cmd.Name() == "hello" || cmd.Name() == "client" }
 
-// A panic of the client is the error of each command that has none, and says of a
-// Once whether it may have been carried out.
+// A panic of the client is the error of each command that has no error. The
+// error of a Once says whether it may have been carried out.
 func TestSend_SaysWhatMayBeCarriedOutWhenTheClientPanics(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)

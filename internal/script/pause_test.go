@@ -12,7 +12,7 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// A clock is a cell on a server whose time is what the test says.
+// A clock is a cell on a server whose time the test sets.
 type clock struct {
 	*cell
 	set func(d time.Duration) // time since stoppedAt
@@ -70,7 +70,7 @@ func TestAPauseDoublesWithEachFailureUpToItsLimitAndEndsByItself(t *testing.T) {
 				require.Equal(t, "S", c.kind(ask{want: script.Due}), "too early for that, too")
 				require.Equal(t, h, c.header(), "to ask does not change it")
 			}
-			// A load that succeeds forgets them all.
+			// A load that succeeds resets the number of failures.
 			c.set(at)
 			_, token := c.acquire(ask{})
 			require.Equal(t, int64(1), c.do(script.Renew, renewing(token, 0, freshTTL)...))
@@ -129,8 +129,8 @@ func TestExpireEndsAPauseAndWhatFailsAfterItHasNone(t *testing.T) {
 	require.Equal(t, "S", c.kind(ask{}), "the load that came after that is not excused")
 }
 
-// A value that is stale may be prolonged by every lease on it. It is there for
-// longer then, but of no use to anybody, and a pause on it holds nobody back.
+// Every lease on a stale value may prolong it. The value is then there for
+// longer, but is of no use to any caller, and a pause on it delays no caller.
 func TestLeasesThatFailDoNotMakeAValueLiveForever(t *testing.T) {
 	t.Parallel()
 	c := newClock(t)
@@ -150,7 +150,8 @@ func TestLeasesThatFailDoNotMakeAValueLiveForever(t *testing.T) {
 	}
 	require.Equal(t, 5, served)
 
-	// The same, to the millisecond, of a value that is leased, paused or neither.
+	// The same is exact to the millisecond for a value that is leased, paused
+	// or neither.
 	for _, last := range []string{"R", "S leased", "S paused"} {
 		c := newClock(t)
 		c.do(script.Write, writing(c.key, own, 0, freshTTL)...)
@@ -171,7 +172,7 @@ func TestLeasesThatFailDoNotMakeAValueLiveForever(t *testing.T) {
 		c.set(freshTTL + use)
 		want := "G"
 		if last == "S leased" {
-			want = "W" // for a load that goes on
+			want = "W" // the caller waits for a load that goes on
 		}
 		require.Equal(t, last[:1], c.kind(ask{use: use + ms}), last)
 		require.NoError(t, c.rdb.Set(t.Context(), c.key, before, 0).Err())
@@ -200,7 +201,7 @@ func TestThatThereIsNoneIsKnownUntilTheMillisecondBefore(t *testing.T) {
 	c.requireTTL(leaseTTL, c.t0)
 	require.Equal(t, "W", c.kind(ask{}))
 
-	// A load takes its place, or leaves nothing.
+	// A load replaces it, or leaves nothing.
 	require.Equal(t, int64(1), c.do(script.Store, storing(c.key, token, keepTTL, freshTTL)...))
 	require.Equal(t, "V", c.kind(ask{}))
 	_, token = c.acquire(ask{want: script.Now})
@@ -211,7 +212,8 @@ func TestThatThereIsNoneIsKnownUntilTheMillisecondBefore(t *testing.T) {
 	require.Equal(t, "none", c.snapshot())
 }
 
-// Whoever takes a lease away fences its holder, whatever that still sends.
+// A caller that takes a lease away fences its holder, for all later commands of
+// the holder.
 func TestALeaseThatIsTakenNowFencesItsHolder(t *testing.T) {
 	t.Parallel()
 	for _, value := range []bool{false, true} {
@@ -244,7 +246,7 @@ func TestPausesOfEveryLengthSurviveTheArithmeticOfLua(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCell(t, rdb)
-		const longest = int64(1<<63-1) / int64(ms) // that a time.Duration can say
+		const longest = int64(1<<63-1) / int64(ms) // the longest that a time.Duration can hold
 		for _, pause := range []int64{0, 1, 255, 1 << 32, 1<<40 + 1, longest} {
 			for _, most := range []int64{0, 1, 1<<32 - 1, longest} {
 				for _, fails := range []int{0, 1, 7, entry.MaxFails} {
@@ -284,7 +286,7 @@ func TestFlagsAndFailuresAreEditedEachByItself(t *testing.T) {
 					{script.Release, releasing(own), flags & (entry.Stale | entry.Count), fails},
 					{script.Renew, renewing(own, 0, 0), (flags&entry.Expired)*entry.Stale | flags&entry.Count, 0},
 				} {
-					c.seed(c.entry(h, "17"), 0) // which a count may hold too
+					c.seed(c.entry(h, "17"), 0) // a payload that a count may hold too
 					c.do(test.script, test.args...)
 					got := c.header()
 					require.Equal(t, test.flags, got.Flags, "flags %d, %d failures", flags, fails)

@@ -16,9 +16,9 @@ import (
 
 const addition = "return redis.call('INCRBY', KEYS[1], ARGV[1])"
 
-// pipeline returns calls that add 1, 2, 3 and so on to keys of their own: those
-// whose letter is k of scripts that the server knows, those with u of scripts
-// that it does not, and those with w of one it knows, on a key of the wrong type.
+// pipeline returns calls that add 1, 2, 3 and so on to keys of their own. For
+// the letter k, the server knows the script of the call; for u, it does not.
+// For w, it knows the script, but the key has the wrong type.
 func pipeline(t *testing.T, rdb *redis.Client, letters string) []*script.Call {
 	t.Helper()
 	known := unheardOf(t, addition)
@@ -167,7 +167,7 @@ func TestAPipelineHeedsItsContext(t *testing.T) {
 	})
 }
 
-// A cut connection may make the client send a pipeline again, as a whole.
+// If a connection breaks, the client may resend a pipeline as a whole.
 func TestAPipelineIsSentAgainWhenItsConnectionBreaks(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -175,7 +175,7 @@ func TestAPipelineIsSentAgainWhenItsConnectionBreaks(t *testing.T) {
 		proxy := redistest.NewProxy(t, rdb.Options().Addr)
 		client := redis.NewClient(&redis.Options{Addr: proxy.Addr(), PipelinePoolSize: 1, ReadTimeout: redistest.Patience})
 		defer func() { _ = client.Close() }()
-		// So that it is connected: pipelines have connections of their own.
+		// This opens the connection: pipelines have connections of their own.
 		require.NoError(t, script.Pipeline(t.Context(), client, pipeline(t, rdb, "k")))
 		proxy.LoseReplies(1)
 		require.NoError(t, script.Pipeline(t.Context(), client, calls))
@@ -183,7 +183,8 @@ func TestAPipelineIsSentAgainWhenItsConnectionBreaks(t *testing.T) {
 			require.NoError(t, c.Err)
 			n := int64(i + 1)
 			if strings.HasSuffix(t.Name(), "/embedded") {
-				// It runs a pipeline as it reads it, and may be cut off in between.
+				// This server runs a pipeline as it reads it, and may be cut
+				// off in between.
 				require.Contains(t, []int64{n, 2 * n}, c.Reply)
 				continue
 			}
@@ -193,14 +194,14 @@ func TestAPipelineIsSentAgainWhenItsConnectionBreaks(t *testing.T) {
 	})
 }
 
-// The client sends none of a pipeline again that has a call which is sent once. Those
-// that are harmless when late are sent again without it.
+// If a pipeline has a call that is sent once, the client resends none of its
+// calls. The calls that are harmless when late are resent without it.
 func TestPipeline_SendsAgainOnlyCallsThatAreHarmlessWhenLate(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		proxy := redistest.NewProxy(t, rdb.Options().Addr)
 		for kind, client := range clients(t, proxy.Addr()) {
-			require.NoError(t, script.Pipeline(t.Context(), client, pipeline(t, rdb, "k"))) // so that it is connected
+			require.NoError(t, script.Pipeline(t.Context(), client, pipeline(t, rdb, "k"))) // opens the connection
 			calls := pipeline(t, rdb, "kkk")
 			calls[1].Once = true
 			proxy.LoseReplies(1)
@@ -211,7 +212,8 @@ func TestPipeline_SendsAgainOnlyCallsThatAreHarmlessWhenLate(t *testing.T) {
 			for i, n := range map[int]int{0: 1, 2: 3} {
 				require.NoError(t, calls[i].Err, kind)
 				require.Contains(t, []any{int64(n), int64(2 * n)}, calls[i].Reply, kind)
-				// The server may read the rest of the copy that was cut after the other one.
+				// The server may read the rest of the copy that was cut after
+				// the other copy.
 				there, err := rdb.Get(t.Context(), calls[i].Key).Int64()
 				require.NoError(t, err)
 				require.Contains(t, []int64{int64(n), int64(2 * n)}, there, kind)
@@ -219,7 +221,7 @@ func TestPipeline_SendsAgainOnlyCallsThatAreHarmlessWhenLate(t *testing.T) {
 			}
 			require.Equal(t, "2", rdb.Get(t.Context(), calls[0].Key).Val(), "its reply was lost, and it was sent again by a %s", kind)
 
-			// Its source is sent where its digest was refused, once.
+			// If the digest of a call was refused, its source is sent, once.
 			calls = pipeline(t, rdb, "uku")
 			calls[0].Once, calls[1].Once, calls[2].Once = true, true, true
 			require.NoError(t, script.Pipeline(t.Context(), client, calls), kind)
@@ -258,7 +260,8 @@ func TestACallRunsByItselfAsItsScriptDoes(t *testing.T) {
 }
 
 // A Cluster and a Ring send a pipeline to each of their nodes. Here one of two
-// is gone: its calls fail, Pipeline says so, and the others are answered.
+// is gone: its calls fail, Pipeline returns an error, and the other calls are
+// answered.
 func TestAPipelineToANodeThatIsGoneLeavesTheOthersTheirReplies(t *testing.T) {
 	t.Parallel()
 	const letters = "ukukukukukukukuk"

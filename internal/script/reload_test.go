@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// asked counts how often a client is asked for its slots.
+// asked counts how often a client is asked to reload its slots.
 type asked struct {
 	redis.UniversalClient
 	n int
@@ -20,7 +20,7 @@ type asked struct {
 
 func (a *asked) ReloadState(context.Context) { a.n++ }
 
-// reply is an error that a server replied.
+// reply is an error in the reply of a server.
 type reply string
 
 func (r reply) Error() string { return string(r) }

@@ -20,7 +20,7 @@ func unheardOf(t *testing.T, src string) *script.Script {
 	return script.NewHarmless("unheard", src+"\n-- "+redistest.Key(t))
 }
 
-// counted returns a client of the same server, and what counts its commands.
+// counted returns a client of the same server, and a counter of its commands.
 func counted(t *testing.T, rdb *redis.Client) (*redis.Client, *redistest.Counter) {
 	client, counter := redis.NewClient(&redis.Options{Addr: rdb.Options().Addr, ReadTimeout: redistest.Patience}), new(redistest.Counter)
 	t.Cleanup(func() { _ = client.Close() })
@@ -60,7 +60,8 @@ func TestTheSourceIsSentOnceAndThenTheDigest(t *testing.T) {
 	})
 }
 
-// forgetful returns servers of the test's own, which may forget their scripts.
+// forgetful runs f on servers of the test's own, which may forget their
+// scripts.
 func forgetful(t *testing.T, f func(t *testing.T, rdb *redis.Client)) {
 	t.Run("embedded", func(t *testing.T) {
 		t.Parallel()
@@ -165,8 +166,8 @@ func TestAServerThatNeverKnowsAScriptIsAskedTwiceAndNotForEver(t *testing.T) {
 	})
 }
 
-// clients returns clients of each kind whose connections all go through a proxy.
-// They are closed when the test ends.
+// clients returns clients of each kind whose connections all go through a
+// proxy. They are closed when the test ends.
 func clients(t *testing.T, proxy string) map[string]redis.UniversalClient {
 	plain := redis.NewClient(&redis.Options{Addr: proxy, PoolSize: 1, ReadTimeout: redistest.Patience})
 	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": proxy}, PoolSize: 1, HeartbeatFrequency: patience, ReadTimeout: redistest.Patience})
@@ -187,8 +188,8 @@ func clients(t *testing.T, proxy string) map[string]redis.UniversalClient {
 	}
 }
 
-// clusterOf returns a client that takes servers, which know nothing of it, for
-// the nodes of a Cluster with equal shares of the slots.
+// clusterOf returns a client that treats plain servers as the nodes of a
+// Cluster with equal shares of the slots.
 func clusterOf(addrs ...string) *redis.ClusterClient {
 	return redis.NewClusterClient(&redis.ClusterOptions{
 		ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
@@ -227,18 +228,18 @@ func TestEveryKindOfClientRunsScriptsThatAreNotKnown(t *testing.T) {
 	})
 }
 
-// The reply of a script is lost with its connection after it has run. Run is
-// sent again, and runs twice; RunOnce is not.
+// The reply of a script is lost with its connection after the script has run.
+// Run is resent, and runs twice; RunOnce is not.
 func TestOnlyRunIsSentAgainWhenTheConnectionBreaks(t *testing.T) {
 	t.Parallel()
 	s := script.NewHarmless("add", "return redis.call('INCR', KEYS[1])")
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		ctx := t.Context()
-		_, err := s.Run(ctx, rdb, redistest.Key(t)) // so that it is known
+		_, err := s.Run(ctx, rdb, redistest.Key(t)) // teaches the server the script
 		require.NoError(t, err)
 		proxy := redistest.NewProxy(t, rdb.Options().Addr)
 		for kind, client := range clients(t, proxy.Addr()) {
-			require.NoError(t, client.Ping(ctx).Err()) // so that it is connected
+			require.NoError(t, client.Ping(ctx).Err()) // opens the connection
 
 			key := redistest.Key(t)
 			proxy.LoseReplies(1)
@@ -259,8 +260,8 @@ func TestOnlyRunIsSentAgainWhenTheConnectionBreaks(t *testing.T) {
 	})
 }
 
-// A script whose digest was refused did not run, so RunOnce may send its source;
-// that, too, it sends once.
+// If the digest of a script was refused, the script did not run. So RunOnce may
+// send its source; it sends that once, too.
 func TestRunOnceSendsASourceAfterItsDigestWasRefused(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -276,8 +277,8 @@ func TestRunOnceSendsASourceAfterItsDigestWasRefused(t *testing.T) {
 	})
 }
 
-// A refusal is a hook that lets no command pass and, as hooks of tracers and
-// breakers do, says so by its error alone.
+// A refusal is a hook that lets no command pass. Like hooks of tracers and
+// breakers, it only returns an error.
 type refusal struct{ err error }
 
 func (r refusal) DialHook(next redis.DialHook) redis.DialHook { return next }

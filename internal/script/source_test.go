@@ -18,8 +18,8 @@ var (
 	library = regexp.MustCompile(`\b([a-z]+)\.([a-z]+)\b`)
 )
 
-// allScripts are those of the lease protocol, of the turns, of the gates
-// and of the collections.
+// allScripts returns the scripts of the lease protocol, of the turns, of the
+// gates and of the collections.
 func allScripts() map[string]*script.Script {
 	all := maps.Clone(scripts)
 	maps.Copy(all, turnScripts)
@@ -28,8 +28,8 @@ func allScripts() map[string]*script.Script {
 	return all
 }
 
-// Every node of a Cluster and every proxy runs a script whose one key is its
-// KEYS[1], if it calls nothing that they refuse in scripts.
+// Every node of a Cluster and every proxy runs a script whose only key is its
+// KEYS[1]. The script must not call a command that they refuse in scripts.
 func TestScriptsTouchOneKeyByCommandsThatRunEverywhere(t *testing.T) {
 	t.Parallel()
 	keyed := []string{
@@ -58,13 +58,13 @@ func TestScriptsTouchOneKeyByCommandsThatRunEverywhere(t *testing.T) {
 	}
 }
 
-// An embedded server has no struct, bit, cjson or cmsgpack, and what Lua compares
-// or formats by the locale would differ from server to server.
+// An embedded server has no struct, bit, cjson or cmsgpack. Comparisons and
+// formats of Lua that follow the locale would differ from server to server.
 func TestScriptsUseLittleOfLua(t *testing.T) {
 	t.Parallel()
 	allowed := map[string][]string{
 		"string": {"rep", "byte", "char", "sub", "find"}, "math": {"floor", "max", "min"}, "redis": {"call", "pcall"},
-		"first": {"err"}, // of a reply
+		"first": {"err"}, // a field of a reply
 	}
 	quoted := regexp.MustCompile(`'[^']*'`)
 	all := allScripts()
@@ -78,7 +78,8 @@ func TestScriptsUseLittleOfLua(t *testing.T) {
 	}
 }
 
-// What the scripts of buckets touch is beside their KEYS[1], and never that itself.
+// The scripts of buckets touch keys beside their KEYS[1], and never KEYS[1]
+// itself.
 func TestScriptsOfBucketsTouchBucketsAlone(t *testing.T) {
 	t.Parallel()
 	for name, s := range trendingScripts {

@@ -13,20 +13,20 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// scripts are all the scripts of the lease protocol.
+// scripts has all scripts of the lease protocol.
 var scripts = map[string]*script.Script{
 	"acquire": script.Acquire, "store": script.Store, "renew": script.Renew, "write": script.Write,
 	"extend": script.Extend, "release": script.Release, "expire": script.Expire,
 }
 
-// seedTTL is the TTL of what a state begins with. It differs from all that a
-// script sets, so that one which is kept can be told.
+// seedTTL is the TTL of a state at the beginning. It differs from all TTLs that
+// scripts set, so that a test can tell whether it was kept.
 const seedTTL = 77 * time.Minute
 
 // old is the payload of a state that has one.
 const old = "old payload\x00\xff"
 
-// A state is what a key may hold when a script comes.
+// A state is a possible content of a key when a script runs.
 type state struct {
 	name  string
 	setUp func(c *cell)
@@ -51,7 +51,7 @@ func entryState(name string, ttl time.Duration, h entry.Header) state {
 	}}
 }
 
-// rawState is a state with bytes that are no entry, made of a stale value.
+// rawState is a state with bytes that are not an entry, made of a stale value.
 func rawState(name string, spoil func(b []byte) []byte) state {
 	return state{name, func(c *cell) {
 		b := []byte(c.entry(entry.Header{State: entry.Value, Token: own, Till: 1}, old))
@@ -59,7 +59,7 @@ func rawState(name string, spoil func(b []byte) []byte) state {
 	}}
 }
 
-// mended returns b with byte i set to x and the check made right.
+// mended returns b with byte i set to x and the check corrected.
 func mended(b []byte, i int, x byte) []byte {
 	b[5] += x - b[i]
 	b[i] = x
@@ -68,7 +68,7 @@ func mended(b []byte, i int, x byte) []byte {
 
 const hour = int64(time.Hour / time.Millisecond)
 
-// states are all that matter to a script, each by a name.
+// states has all states that matter to a script, by name.
 var states = []state{
 	{"absent", func(*cell) {}},
 	{"foreign", func(c *cell) { c.seed("hello", seedTTL) }},
@@ -125,7 +125,8 @@ var states = []state{
 	entryState("pausedOver", seedTTL, entry.Header{State: entry.Value, Soft: -hour, Till: -hour, Fails: 15}),
 	entryState("pausedFresh", seedTTL, entry.Header{State: entry.Value, Soft: hour, Till: hour, Fails: 1}),
 
-	// Of no use to who wants a value that is stale for no longer than useTTL.
+	// These are of no use to a caller that wants a value that is stale for at
+	// most useTTL.
 	entryState("tooOld", seedTTL, entry.Header{State: entry.Value, Soft: -3 * hour, Token: other}),
 	entryState("tooOldPaused", seedTTL, entry.Header{State: entry.Value, Soft: -3 * hour, Till: hour, Fails: 2}),
 	entryState("tooOldLeased", seedTTL, entry.Header{State: entry.Value, Soft: -3 * hour, Token: own, Till: hour}),
@@ -136,20 +137,20 @@ var states = []state{
 	entryState("absentOwn", seedTTL, entry.Header{State: entry.Absent, Soft: hour, Token: own}),
 	entryState("absentOld", seedTTL, entry.Header{State: entry.Absent, Soft: -hour, Token: other}),
 	entryState("absentKept", 0, entry.Header{State: entry.Absent, Soft: entry.Forever, Token: other}),
-	{"torn", func(c *cell) { // the header holds, the payload does not
+	{"torn", func(c *cell) { // the header is valid, the payload is not
 		h := entry.Header{State: entry.Value, Token: own, Soft: c.now() - hour, Till: c.now() + hour, Sum: 1}
 		c.seed(string(h.Append(nil))+"torn", seedTTL)
 	}},
 }
 
-// useTTL is for how long a value is of use after it is stale, where that is not
+// useTTL is how long a value is of use after it is stale, unless that is
 // forever.
 const useTTL = 2 * time.Hour
 
-// noEntry are the states that no script takes for an entry.
+// noEntry has the states that no script treats as an entry.
 const noEntry = "absent foreign foreignLong list hash empty cut wrongCheck wrongMagic wrongFormat wrongState "
 
-// The states with an entry.
+// These are the states with an entry.
 const (
 	ownLeases   = "lease leaseExpired leaseAwaited leaseBoth leaseKept "
 	otherLeases = "otherLease otherLeaseExpired otherLeaseAwaited otherLeaseKept "
@@ -158,22 +159,22 @@ const (
 	staleValues = "stale staleKept storedStale released lapsed otherLapsed staleByHand staleByHandForever pausedOver tooOld tooOldLapsed "
 	heldValues  = "otherLeased otherLeasedExpired otherLeasedFailed tooOldOtherLeased "
 	pausedStale = "paused tooOldPaused "
-	ownValues   = "leased leasedExpired leasedAwaited leasedFailed staleByHandLeased tooOldLeased torn " // whose lease is that of own
+	ownValues   = "leased leasedExpired leasedAwaited leasedFailed staleByHandLeased tooOldLeased torn " // own has the lease
 
 	everything = noEntry + ownLeases + otherLeases + absents + "absentOld " +
 		freshValues + staleValues + heldValues + pausedStale + ownValues
 )
 
-// The same, for what a holder of the token own does.
+// These are the same states for scripts of a holder of the token own.
 const (
 	leasedOwn     = "leased leasedAwaited leasedFailed tooOldLeased lapsed tooOldLapsed freshLeased torn " // values with its lease
 	leasedExpired = "leasedExpired staleByHandLeased "                                                     // likewise, expired meanwhile
-	storedOwn     = "stored storedStale staleByHandForever absentOwn "                                     // no lease any more
+	storedOwn     = "stored storedStale staleByHandForever absentOwn "                                     // no longer a lease
 	others        = noEntry + otherLeases + heldValues + pausedStale + "absentKnown absentOld absentKept " +
 		"fresh forever freshOtherLeased pausedFresh stale staleKept released otherLapsed staleByHand pausedOver tooOld "
 )
 
-// A row says what a script does in some states, which are named by words.
+// A row tells the effect of a script in some states, which are named by words.
 type row struct {
 	states string
 	want   func(c *cell, before string, reply any, msg string)
@@ -202,7 +203,8 @@ func tabulate(t *testing.T, s *script.Script, args func(key string) []any, rows 
 	})
 }
 
-// expiredLeases are those of the token own that were expired while they were held.
+// expiredLeases has leases of the token own that were expired while they were
+// held.
 const expiredLeases = "leaseExpired leaseBoth "
 
 // unchanged wants a reply, and the key as it was.
@@ -217,7 +219,7 @@ func unchanged(want any) func(*cell, string, any, string) {
 	}
 }
 
-// edited wants a reply, and the header changed by change, and nothing else.
+// edited wants a reply, the header changed by change, and no other change.
 func edited(want any, change func(h *entry.Header, at int64)) func(*cell, string, any, string) {
 	return func(c *cell, before string, reply any, msg string) {
 		c.t.Helper()

@@ -93,7 +93,7 @@ func TestAValueIsFreshAndALeaseHoldsUntilTheMillisecondBefore(t *testing.T) {
 	require.Equal(t, int64(1), c.do(script.Store, args...))
 	require.Equal(t, "R", kind(own))
 
-	// A lapsed lease that nobody took is still good.
+	// A lease that has lapsed is still good if no process took it.
 	at(freshTTL + keepTTL)
 	require.Equal(t, int64(1), c.do(script.Extend, extending(own)...))
 	at(freshTTL + keepTTL + leaseTTL - ms)
@@ -133,8 +133,9 @@ func TestTimesOfEveryLengthSurviveTheArithmeticOfLua(t *testing.T) {
 	}
 }
 
-// A script and Parse must agree on what an entry is: an entry to one only would
-// be waited for without end, or overwritten though somebody loads.
+// A script and Parse must agree on which bytes are an entry. If only one of
+// them sees an entry, processes wait for it without end, or overwrite it during
+// a load.
 func TestScriptsTakeForAHeaderWhatParseDoes(t *testing.T) {
 	t.Parallel()
 	var cases []string
@@ -169,7 +170,7 @@ func TestScriptsTakeForAHeaderWhatParseDoes(t *testing.T) {
 			return nil
 		})
 		require.NoError(t, err)
-		for some := range slices.Chunk(calls, 50) { // a server that is slow still answers in time
+		for some := range slices.Chunk(calls, 50) { // a slow server still answers in time
 			require.NoError(t, script.Pipeline(t.Context(), rdb, some))
 		}
 		taken := 0

@@ -11,8 +11,8 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// A ClusterClient sends a pipeline again whose first command was told TRYAGAIN, and with
-// it, twice at once, those that were told MOVED.
+// A ClusterClient resends a pipeline whose first command was told TRYAGAIN.
+// With it, it sends the commands that were told MOVED, twice at once.
 func TestACallThatHasMovedIsSentOnceThoughAnotherOneOfThePipelineIsTorn(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
@@ -32,7 +32,7 @@ func TestACallThatHasMovedIsSentOnceThoughAnotherOneOfThePipelineIsTorn(t *testi
 	call := func(tag string) *script.Call {
 		return &script.Call{Script: count, Key: tag + "count", More: []string{tag + "other"}}
 	}
-	for _, tag := range append(here, there...) { // after which both masters know the script
+	for _, tag := range append(here, there...) { // after this, both masters know the script
 		require.NoError(t, call(tag).Run(ctx, rdb))
 		require.NoError(t, rdb.Set(ctx, tag+"other", "", 0).Err())
 	}

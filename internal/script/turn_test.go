@@ -17,8 +17,9 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// oldTurnScripts returns those of releases before the queue, whose processes share
-// records with ours while a fleet is upgraded. Their sources stay as they were.
+// oldTurnScripts returns the scripts of releases before the queue. Their
+// processes share records with ours while a fleet is upgraded. Their sources
+// never change.
 func oldTurnScripts(t *testing.T) map[string]*script.Script {
 	old := map[string]*script.Script{}
 	for name := range turnScripts {
@@ -40,7 +41,7 @@ const (
 
 var unowned entry.Token
 
-// A turn is a record, its times relative to a moment. till of 0 stays 0.
+// A turn is a record with times relative to a moment. A till of 0 stays 0.
 type turn struct {
 	state      byte
 	token      entry.Token
@@ -48,11 +49,11 @@ type turn struct {
 	queue      queue
 }
 
-// A queue is the part of a record that says who looks at the turn.
+// A queue is the part of a record that says which processes look at the turn.
 type queue struct {
 	watched bool
 	last    int
-	none    bool // the record is one of a release before the queue
+	none    bool // the record was written by a release before the queue
 }
 
 // bytes returns the record as the scripts write it.
@@ -86,22 +87,22 @@ func turning(token entry.Token, bits ...int) []any {
 	return args
 }
 
-// A turnRow says what a script does to what the key held before.
+// A turnRow says how a script changes the content of the key.
 type turnRow struct {
 	name  string
 	setUp func(c *cell)
-	reply func(at int64) any // at is how long after the key was set up the script ran
-	wants *turn              // what is there then, relative to when the script ran; nil: what was
-	phase bool               // the slot is relative to when the key was set up
+	reply func(at int64) any // at is the time from the setup of the key to the run of the script
+	wants *turn              // the record after the script, relative to its run; nil: unchanged
+	phase bool               // the slot is relative to the setup of the key
 	bits  int                // of TakeTurn
-	kept  bool               // the TTL is the one of before
+	kept  bool               // the TTL has not changed
 }
 
 func with(r turn) func(*cell) {
 	return func(c *cell) {
 		at := c.now()
 		c.seed(r.bytes(at), seedTTL)
-		c.seeded = at // which the rows count from; a little early for the TTL
+		c.seeded = at // the rows count from here; a little early for the TTL
 	}
 }
 
@@ -120,7 +121,7 @@ func turnTable(t *testing.T, s *script.Script, rows []turnRow) {
 			before := c.snapshot()
 			reply := c.do(s, turning(own, row.bits)...)
 			at := 0
-			for ; c.t0+int64(at) <= c.t1; at++ { // the moment at which it ran
+			for ; c.t0+int64(at) <= c.t1; at++ { // tries each moment at which the script may have run
 				now := c.t0 + int64(at)
 				want := before
 				if row.wants != nil {
@@ -148,7 +149,7 @@ func turnTable(t *testing.T, s *script.Script, rows []turnRow) {
 	})
 }
 
-// noTurn are rows for what no script takes for a record.
+// noTurn returns rows for content that no script treats as a record.
 func noTurn(row turnRow) []turnRow {
 	record := turn{'D', own, 0, 0, queue{}}.bytes(stoppedAt)
 	spoiled := func(spoil func(b []byte)) func(*cell) {
@@ -209,7 +210,7 @@ func TestATurnIsTakenOnceAPeriodAndWhereItsHolderIsGone(t *testing.T) {
 		taken("run out in the period before", turn{'R', other, -61_000, -1, queue{}}, -1_000),
 		taken("run out, and the clock was set back", turn{'R', other, 30_000, -1, queue{}}, 30_000),
 	)
-	// By another clock, much ahead: forgotten.
+	// It was written by another clock, far ahead: TakeTurn ignores it.
 	reset := func(name string, before turn) turnRow {
 		return turnRow{name: name, setUp: with(before), reply: is([]any{"T", int64(0)}), wants: &turn{'R', own, 0, turnLease, queue{}}}
 	}
@@ -220,7 +221,8 @@ func TestATurnIsTakenOnceAPeriodAndWhereItsHolderIsGone(t *testing.T) {
 	turnTable(t, script.TakeTurn, rows)
 }
 
-// One process watches a turn that is held, and the others look one in each period.
+// One process watches a turn that is held. One of the others looks in each
+// period.
 func TestTakeTurn_QueuesProcessesThatDoNotGetTheTurn(t *testing.T) {
 	t.Parallel()
 	row := func(name string, before turn, kind string, ms int64, after queue, bits ...int) turnRow {
@@ -249,7 +251,8 @@ func TestTakeTurn_QueuesProcessesThatDoNotGetTheTurn(t *testing.T) {
 		row("done, seen by its watcher", done(queue{watched: true, last: 7}), "D", next+7*period, queue{watched: true, last: 8}, script.TurnWatched),
 		row("done, and a place", done(queue{last: 7}), "D", next, queue{last: 7}, script.TurnKept),
 		row("done, and a place, seen by its watcher", done(queue{last: 7}), "D", next, queue{last: 7}, script.TurnWatched, script.TurnKept),
-		// The fifth and sixth bytes of own are C1 FF: one of the further five periods.
+		// The fifth and sixth bytes of own are C1 FF: one of the five later
+		// periods.
 		row("done, and the queue is full", done(queue{last: turnQueue}), "D", next+(turnQueue-1-0xC1FF%5)*period, queue{last: turnQueue}),
 		row("done, and the queue is longer than for this process", done(queue{last: 30_000}), "D", next+(turnQueue-1-0xC1FF%5)*period, queue{last: 30_000}),
 		row("held for longer than a queue can be", turn{'R', other, -40_000*turnPeriod - 1_000, 2_000, queue{watched: true, last: 1}}, "D", next+(turnQueue-1-0xC1FF%5)*period, queue{watched: true, last: 1}),
@@ -332,9 +335,9 @@ func TestATurnThatIsGivenBackIsNobodysInTheSamePeriod(t *testing.T) {
 	))
 }
 
-// Every order of the steps of three attempts, of time and of copies that come
-// late, however long: what two orders leave in the same state is gone on with once.
-// A step that an attempt has sent before is such a copy.
+// The test takes every order of the steps of three attempts, of time, and of
+// copies that come late by any delay. If two orders end in the same state, it
+// continues only one. A step that an attempt has sent before is a late copy.
 func TestNoOrderOfStepsGivesAPeriodTwoTurnsThatAreDone(t *testing.T) {
 	t.Parallel()
 	type release = map[string]*script.Script
@@ -352,13 +355,14 @@ func TestNoOrderOfStepsGivesAPeriodTwoTurnsThatAreDone(t *testing.T) {
 	}
 }
 
-// walkTurns takes the steps of three attempts, each with the scripts of a release.
+// walkTurns takes the steps of three attempts, each with the scripts of a
+// release.
 func walkTurns(t *testing.T, releases []map[string]*script.Script) {
 	const day, lease = int64(24 * time.Hour / time.Millisecond), hour
 	tokens := []entry.Token{own, other, {1}}
 	type path struct {
-		record string // "" none
-		holder int    // who has the turn, and has it for sure; -1 for no process
+		record string // "" if absent
+		holder int    // the process that has the turn for certain; -1 for no process
 		done   bool   // in this period
 		story  string
 	}
@@ -394,7 +398,7 @@ func walkTurns(t *testing.T, releases []map[string]*script.Script) {
 			return slot, till
 		}
 		seen := map[string]bool{}
-		known := func(p path) bool { // what time does to it aside
+		known := func(p path) bool { // ignores the effect of time on the record
 			id := fmt.Sprint(p.holder, p.done)
 			if p.record != "" {
 				now := rdb.Time(ctx).Val().UnixMilli()
@@ -410,7 +414,7 @@ func walkTurns(t *testing.T, releases []map[string]*script.Script) {
 			var reply *redis.Cmd
 			var get *redis.StringCmd
 			sha := digest(releases[n][name])
-			_, _ = rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error { // redis.Nil means something
+			_, _ = rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error { // redis.Nil has a meaning here
 				pipe.Del(ctx, key)
 				if p.record != "" {
 					pipe.Set(ctx, key, p.record, time.Hour)

@@ -13,13 +13,13 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// wakes returns how often the key was published since the subscription began or
-// wakes was called.
+// wakes returns how often the key was published since the subscription began,
+// or since the last call of wakes.
 func (c *cell) wakes(sub *redis.PubSub) int {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
-	// Messages keep their order: after this one there are no older ones.
+	// Messages keep their order: no older message comes after this one.
 	redistest.Publish(c.t, c.rdb, script.WakeChannel(c.key, c.key), "end")
 	for n := 0; ; n++ {
 		msg, err := sub.ReceiveMessage(ctx)
@@ -46,7 +46,7 @@ func TestTheScriptThatEndsALeaseWakesThoseWhoWaitAndNobodyElse(t *testing.T) {
 		script *script.Script
 		args   func(key string) []any
 		wakes  int         // if the lease is awaited
-		state  entry.State // the only one that it wakes for; 0 any
+		state  entry.State // the only state for which it wakes; 0 any
 	}{
 		{"store", script.Store, func(key string) []any { return storing(key, own, keepTTL, freshTTL) }, 1, 0},
 		{"store of nothing", script.Store, func(key string) []any { return storingNone(key, own, keepTTL, freshTTL) }, 1, 0},
@@ -85,13 +85,13 @@ func TestTheScriptThatEndsALeaseWakesThoseWhoWaitAndNobodyElse(t *testing.T) {
 						want = test.wakes
 					}
 					require.Equal(t, want, c.wakes(sub), "%s, %c with flags %d", test.name, state, flags)
-					// Those who were told are not told again.
+					// Processes that were told are not told again.
 					c.do(test.script, test.args(c.key)...)
 					require.Zero(t, c.wakes(sub), "%s again, %c with flags %d", test.name, state, flags)
 				}
 			}
 		}
-		// Who takes over a lease that has lapsed ends it.
+		// A process that takes over a lapsed lease ends that lease.
 		for use, kind := range map[time.Duration]string{0: "R", useTTL: "G"} {
 			c := newCell(t, rdb)
 			sub := c.hears()
@@ -111,7 +111,7 @@ func TestTheScriptThatEndsALeaseWakesThoseWhoWaitAndNobodyElse(t *testing.T) {
 	})
 }
 
-// The course of two processes, one of which waits for the other.
+// One of two processes waits for the other; the test follows both.
 func TestAWaiterIsWokenByTheLeaseThatItAskedFor(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -127,7 +127,8 @@ func TestAWaiterIsWokenByTheLeaseThatItAskedFor(t *testing.T) {
 		require.Equal(t, int64(1), c.do(script.Store, storing(c.key, own, keepTTL, freshTTL)...))
 		require.Equal(t, 1, c.wakes(sub))
 
-		// And while a value is refreshed that the waiter must not serve.
+		// The same is true while a value is refreshed that the waiter must not
+		// serve.
 		require.Equal(t, int64(1), c.do(script.Expire))
 		require.Equal(t, "R", kind(own))
 		require.Equal(t, "S", kind(other))
@@ -140,7 +141,7 @@ func TestAWaiterIsWokenByTheLeaseThatItAskedFor(t *testing.T) {
 	})
 }
 
-// A server that does not let scripts publish stores all the same.
+// If a server does not let scripts publish, the scripts still store.
 func TestScriptsDoTheirWorkThoughTheyMayNotPublish(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

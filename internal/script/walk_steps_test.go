@@ -10,7 +10,7 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// fresh returns a token that is new, and remembers it.
+// fresh returns a new token, and remembers it.
 func (w *walk) fresh() entry.Token {
 	var token entry.Token
 	for i := range token {
@@ -21,8 +21,8 @@ func (w *walk) fresh() entry.Token {
 	return token
 }
 
-// known returns a token that was issued lately, most often the one that is there
-// or the last.
+// known returns a token that was issued lately, in most cases the current one
+// or the last one.
 func (w *walk) known() entry.Token {
 	if there := w.reg.header.Token; there != (entry.Token{}) && w.rnd.IntN(3) > 0 {
 		return there
@@ -33,7 +33,8 @@ func (w *walk) known() entry.Token {
 	return w.tokens[len(w.tokens)-1-min(w.rnd.IntN(len(w.tokens)), w.rnd.IntN(len(w.tokens)))]
 }
 
-// some returns a token in one of four cases, of an entry that is there or not.
+// some returns, in one of four cases, the token of an entry that is there or
+// not.
 func (w *walk) some() (seen *entry.Token, arg []byte) {
 	switch w.rnd.IntN(4) {
 	case 0:
@@ -55,7 +56,7 @@ func (w *walk) script() {
 	w.t.Helper()
 	what := w.rnd.IntN(14)
 	if w.reg.header.Paused() && w.rnd.IntN(3) == 0 {
-		what = 0 // or few would see that
+		what = 0 // otherwise few steps would see a pause
 	}
 	switch what {
 	case 0, 1, 2, 3, 4:
@@ -82,8 +83,8 @@ func (w *walk) script() {
 	}
 }
 
-// life returns how long something is to live; if it is packed, now and then so that
-// its end goes without saying.
+// life returns how long a value lives. If the value is packed, its end
+// sometimes follows from its soft expiry.
 func (w *walk) life(of entry.State) life {
 	l := life{w.pick("keep"), w.pick("fresh")}
 	switch {
@@ -96,12 +97,12 @@ func (w *walk) life(of entry.State) life {
 		l.keep = l.fresh + w.packed.beyond
 	}
 	if w.packed != nil && l.keep == 0 {
-		l.fresh = -1 // a PEXPIRE of 0 would delete, and no cache says so
+		l.fresh = -1 // a PEXPIRE of 0 would delete, and no cache sends it
 	}
 	return l
 }
 
-// millisOr returns milliseconds as the scripts take them.
+// millisOr returns milliseconds in the form of the scripts.
 func millisOr(ms, none int64) any {
 	if ms == none {
 		return ""
@@ -117,7 +118,7 @@ func (w *walk) acquire() {
 		lease: w.pick("lease"), use: w.pick("use"), pause: max(w.pick("pause"), 0), most: w.pick("most"),
 	}
 	if w.rnd.IntN(8) == 0 {
-		p.token = w.known() // a copy that is late
+		p.token = w.known() // a late copy
 	}
 	seen, arg := w.some()
 	p.seen = seen
@@ -136,7 +137,7 @@ func (w *walk) store() {
 	}
 	what := w.rnd.IntN(3)
 	if w.reg.leased() && w.reg.header.State == entry.Value && w.rnd.IntN(2) == 0 {
-		what = 2 // which is seldom possible
+		what = 2 // this is seldom possible
 	}
 	switch l = w.life(entry.Value); what {
 	case 0:
@@ -153,7 +154,7 @@ func (w *walk) store() {
 	}
 }
 
-// meddle does to the key what other programs, operators and time may do.
+// meddle changes the key as other programs, operators and time may do.
 func (w *walk) meddle() {
 	w.t.Helper()
 	ctx, what := w.t.Context(), w.rnd.IntN(8)
@@ -199,18 +200,18 @@ func (w *walk) meddle() {
 			b[i]++
 		}
 		if w.reg = (register{packed: w.packed, held: "foreign", foreign: string(b), lo: w.reg.lo, hi: w.reg.hi}); w.packed != nil {
-			w.reg.lo, w.reg.hi = 0, 0 // nobody can tell
+			w.reg.lo, w.reg.hi = 0, 0 // its end is not known
 		}
 		set(string(b))
 	case w.reg.header.State == entry.Lease:
-	case what == 5: // the value is stale by now
+	case what == 5: // the value has become stale
 		w.reg.header.Soft = 1
 		set(w.reg.bytes())
 	case w.reg.header.State == entry.Absent:
-	case what == 6 && w.reg.header.Till != 0: // the lease has lapsed by now, or the pause is over
+	case what == 6 && w.reg.header.Till != 0: // the lease has lapsed, or the pause is over
 		w.reg.header.Till = 1
 		set(w.reg.bytes())
-	case what == 7: // so many loads have failed
+	case what == 7: // this many loads have failed
 		w.reg.header.Fails = w.rnd.IntN(entry.MaxFails + 1)
 		set(w.reg.bytes())
 	}

@@ -21,28 +21,29 @@ var seed = flag.Uint64("seed", 0, "seed of the random walk; 0 takes one at rando
 // A walk takes one key through random steps.
 type walk struct {
 	*cell
-	packed *packing // nil: it is not
+	packed *packing // nil: the entry is not packed
 	slow   int64    // milliseconds that a script may take
 	rnd    *rand.Rand
 	reg    register
-	tokens []entry.Token // that were issued lately
+	tokens []entry.Token // tokens that were issued lately
 	pick   func(kind string) int64
 	trace  []string
 	seen   map[string]int // replies, by script
 }
 
-// step runs one script on the server and in the model. The server's time is not
-// known to the millisecond, so the model may choose it within what is known.
+// step runs one script on the server and in the model. The test does not know
+// the server's time to the millisecond, so the model may choose it within
+// bounds.
 func (w *walk) step(name string, args []any, model func(*register, moment) any) {
 	w.t.Helper()
 	ctx := w.t.Context()
-	w.t0 = w.t1 // it is later than the last look
+	w.t0 = w.t1 // the script runs after the last look
 	reply, err := w.run(name, args)
 	require.NoError(w.t, err, w.story())
 	var get *redis.StringCmd
 	var pttl *redis.DurationCmd
 	var clock *redis.TimeCmd
-	_, _ = w.rdb.Pipelined(ctx, func(p redis.Pipeliner) error { // errors of GET mean something
+	_, _ = w.rdb.Pipelined(ctx, func(p redis.Pipeliner) error { // errors of GET have a meaning here
 		get, pttl, clock = p.Get(ctx, w.key), p.PTTL(ctx, w.key), p.Time(ctx)
 		if at := w.packed; at != nil {
 			get, pttl = p.HGet(ctx, at.hash, at.field), p.PTTL(ctx, at.hash)
@@ -93,7 +94,8 @@ func (w *walk) step(name string, args []any, model func(*register, moment) any) 
 	w.requireTTL(pttl.Val())
 }
 
-// look tells apart what has the same reply, by the header before and after.
+// look distinguishes outcomes that have the same reply, by the header before
+// and after.
 func (w *walk) look(what string, before, after *entry.Header) {
 	switch {
 	case what == "acquire S" && after.Paused():
@@ -125,7 +127,7 @@ func (w *walk) look(what string, before, after *entry.Header) {
 	}
 }
 
-// run runs a script on what is walked.
+// run runs a script on the key of the walk.
 func (w *walk) run(name string, args []any) (any, error) {
 	if at := w.packed; at != nil {
 		args = append(slices.Clone(args), at.beyond, at.field)
@@ -134,8 +136,8 @@ func (w *walk) run(name string, args []any) (any, error) {
 	return scripts[name].Run(w.t.Context(), w.rdb, w.key, args...)
 }
 
-// there returns what is there of raw at a moment: nothing if it is packed, and has
-// ended.
+// there returns the part of raw that is there at a moment: "" if it is packed
+// and has ended.
 func (w *walk) there(raw string, at int64) string {
 	if w.packed == nil || raw == "list" {
 		return raw
@@ -146,7 +148,7 @@ func (w *walk) there(raw string, at int64) string {
 	case raw == "":
 	case raw[0] == 0xC1 && h.State != 0:
 		end = h48(raw[entry.Size:])
-	case raw[0] == 0xC1: // it is none
+	case raw[0] == 0xC1: // not an entry
 	case raw[0] >= 0x80 && h.State == entry.Absent:
 		end = h.Soft
 	case raw[0] >= 0x80 && h.Soft != entry.Forever:
@@ -187,7 +189,7 @@ func (w *walk) story() string {
 	return "the last steps were\n" + strings.Join(w.trace[max(0, len(w.trace)-12):], "\n")
 }
 
-// outcomes are all the replies that there are.
+// outcomes has all possible replies.
 var outcomes = []string{
 	"acquire G", "acquire R", "acquire V", "acquire N", "acquire S", "acquire W",
 	"store 0", "store 1", "store 2", "store 3", "renew 0", "renew 1", "renew 2", "renew 3", "write 1",
@@ -197,19 +199,19 @@ var outcomes = []string{
 	"release 1, a pause", "release 1, dropped", "expire 1, a pause", "expire 1, none",
 }
 
-// requireAll fails unless all the outcomes were there, in so many steps.
+// requireAll fails unless all outcomes came up within this number of steps.
 func (w *walk) requireAll(steps int) {
 	w.t.Helper()
 	w.t.Log(w.seen)
 	if w.packed != nil {
 		require.Greater(w.t, w.seen["short"], steps/20)
-	} else { // nobody writes such packed entries
+	} else { // no script writes such packed entries
 		require.Positive(w.t, w.seen["acquire R, fresh until its end"])
 	}
 	require.Empty(w.t, w.missing(), "the walk never came to it")
 }
 
-// missing returns an outcome that was not there yet, "" if all were.
+// missing returns an outcome that has not come up yet, "" if all have.
 func (w *walk) missing() string {
 	for _, o := range outcomes {
 		if w.seen[o] == 0 {
@@ -219,8 +221,8 @@ func (w *walk) missing() string {
 	return ""
 }
 
-// goesOn reports whether the walk goes on after n steps. A rare outcome may take
-// longer than most walks do.
+// goesOn reports whether the walk goes on after n steps. A rare outcome may
+// take longer than most walks do.
 func (w *walk) goesOn(n int) bool { return n < steps || n < 10*steps && w.missing() != "" }
 
 func newWalk(t *testing.T, rdb *redis.Client) *walk {
@@ -236,7 +238,8 @@ func newWalk(t *testing.T, rdb *redis.Client) *walk {
 
 const steps = 10_000
 
-// pack has the walk be of a packed entry. Beside it in the hash is one that stays.
+// pack makes the walk use a packed entry. The hash has another entry that
+// stays.
 func (w *walk) pack(beyond int64) {
 	w.packed = &packing{w.key, "7", beyond}
 	w.reg.packed = w.packed
@@ -248,7 +251,7 @@ func (w *walk) pack(beyond int64) {
 	*w.packed = at
 }
 
-// unpackedAndPacked runs f for both.
+// unpackedAndPacked runs f for an unpacked and for a packed entry.
 func unpackedAndPacked(t *testing.T, f func(t *testing.T, packed bool)) {
 	for _, packed := range []bool{false, true} {
 		t.Run(fmt.Sprintf("packed %v", packed), func(t *testing.T) {
@@ -267,9 +270,9 @@ func walkOnRedis(t *testing.T, packed bool) {
 	w := newWalk(t, redistest.Shared(t).Client(nil))
 	if packed {
 		w.pack(3 * hour)
-		w.slow = time.Minute.Milliseconds() // the server counts a TTL from when the script began
+		w.slow = time.Minute.Milliseconds() // the server counts a TTL from the start of the script
 	}
-	// Times are far apart or nothing: no step depends on how fast the test is.
+	// Times are zero or far apart: no step depends on the speed of the test.
 	choices := map[string][]int64{
 		"keep": {0, hour, 4 * hour}, "fresh": {-1, 0, hour}, "lease": {hour, 2 * hour},
 		"use": {-1, 0, hour}, "pause": {-1, 0, hour, 1 << 40}, "most": {hour, 100 * hour, 1 << 40},
@@ -307,7 +310,7 @@ func walkThroughTime(t *testing.T, packed bool) {
 		case kind == "pause":
 			return 2*n - 1
 		case kind == "use":
-			return max(n-10, -1) // and 0 now and then, as caches without stale windows say
+			return max(n-10, -1) // sometimes 0, as caches without stale windows pass
 		default: // fresh
 			return n - 1
 		}
