@@ -29,7 +29,8 @@ return redis.call('HSETNX', KEYS[1], '#t0', 1)`
 	}
 }
 
-// calls returns how often the server has executed a command, by scripts too.
+// calls returns how often the server has executed a command, including calls by
+// scripts.
 func calls(t *testing.T, rdb *redis.Client, command string) int {
 	t.Helper()
 	info, err := rdb.Info(t.Context(), "commandstats").Result()
@@ -56,11 +57,12 @@ func processor(t *testing.T, rdb *redis.Client) (sum time.Duration) {
 	return sum
 }
 
-// timing is a hook that notes the processor time of the longest script. It is the
-// server's own, of a server that does nothing else: a busy machine does not lengthen it.
+// timing is a hook that records the processor time of the longest script. It
+// reads the time of a server that does nothing else, so a busy machine does not
+// lengthen it.
 type timing struct {
 	t   *testing.T
-	rdb *redis.Client              // another one
+	rdb *redis.Client              // another client
 	all map[string][]time.Duration // by script
 }
 
@@ -83,8 +85,8 @@ func (h *timing) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 }
 
-// cost takes and acknowledges batches of a backlog until it has none or most, and
-// returns the number of HSCANs for each batch.
+// cost takes and acknowledges batches of a backlog until none is left, or most
+// of them are done. It returns the number of HSCANs for each batch.
 func cost(t *testing.T, rdb *redis.Client, e *Engine, most int) (batches int, scans float64) {
 	t.Helper()
 	before := calls(t, rdb, "hscan")
@@ -96,8 +98,8 @@ func cost(t *testing.T, rdb *redis.Client, e *Engine, most int) (batches int, sc
 	return batches, float64(calls(t, rdb, "hscan")-before) / float64(batches)
 }
 
-// The work of a batch does not depend on what else is pending, nor is the work of one
-// script more than a few hundred ids.
+// The work of a batch does not depend on the other pending ids. No script
+// handles more than a few hundred ids.
 func TestTakeBatch_CostsTheSameWhateverIsPending(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -111,7 +113,8 @@ func TestTakeBatch_CostsTheSameWhateverIsPending(t *testing.T) {
 	require.Less(t, float64(calls(t, rdb, "evalsha")-evals)/float64(batches), 20., "scripts a batch: ten to take, five to read, one to acknowledge")
 	require.Zero(t, rdb.Exists(t.Context(), e.Keys(0).Pending).Val())
 
-	// One id in a table that once had many: what has to be passed is passed by parts.
+	// One id in a table that once had many: TakeBatch passes the empty part in
+	// several calls.
 	pile(t, rdb, e, 60_000)
 	for from := 1; from <= 60_000; from += 5000 {
 		require.NoError(t, rdb.Eval(t.Context(), `for i = ARGV[1], ARGV[2] do redis.call('HDEL', KEYS[1], 'id' .. i) end
@@ -124,8 +127,8 @@ return 1`, []string{e.Keys(0).Pending}, from, min(from+4999, 59_999)).Err())
 	require.Zero(t, rdb.Exists(t.Context(), e.Keys(0).Pending).Val())
 }
 
-// The age of what is pending is not that of the first id that ever was, where writers
-// see to it that there is always one.
+// The reported age is not the age of the first id that was ever pending,
+// although writers keep some id pending at all times.
 func TestBacklog_OldestIsBoundedWhileWritersGoOn(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.Shared(t).Client(nil)
@@ -156,7 +159,7 @@ func TestBacklog_OldestIsBoundedWhileWritersGoOn(t *testing.T) {
 	require.Fail(t, "it is as old as the first id that there ever was")
 }
 
-// String tells the median, the last hundredth and the longest, by script.
+// String returns the median, the 99th percentile and the longest, by script.
 func (h *timing) String() (text string) {
 	for _, name := range slices.Sorted(maps.Keys(h.all)) {
 		all := slices.Sorted(slices.Values(h.all[name]))

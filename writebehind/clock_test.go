@@ -14,8 +14,8 @@ import (
 // back is how far the clock of the server is set back.
 const back = 5 * time.Minute
 
-// A batch waits to be tried again, or is in hand of a process that is gone, and the
-// clock of the server is set back: it waits no longer than it would have.
+// A batch is in its back-off, or a dead process holds it, and the clock of the
+// server is set back. The batch waits no longer than without that.
 func TestTake_ABatchWaitsNoLongerThoughTheClockWasSetBack(t *testing.T) {
 	t.Parallel()
 	for name, leave := range map[string]func(t *testing.T, e *Engine, d *database) time.Duration{
@@ -66,7 +66,7 @@ func TestTake_ABatchWaitsNoLongerThoughTheClockWasSetBack(t *testing.T) {
 	}
 }
 
-// The age of what waits is at least what this process knows of it.
+// The age of a waiting id is at least as long as this process knows of it.
 func TestBacklog_OldestIsKnownThoughTheClockWasSetBack(t *testing.T) {
 	t.Parallel()
 	server, now := redistest.StartEmbedded(t), time.Now()

@@ -13,7 +13,7 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// A stuck server answers each call of a script with the same cursor.
+// stuck is a server that answers each call of a script with the same cursor.
 type stuck struct {
 	script *script.Script
 	heals  atomic.Bool
@@ -56,7 +56,7 @@ func TestEngine_EndsAWalkWhoseCursorStandsStill(t *testing.T) {
 		ids    int
 		walk   func(context.Context, *Engine) error
 	}{
-		"read a long batch": {script.ReadBatch, 501, func(ctx context.Context, e *Engine) error { return e.Flush(ctx) }}, // TakeBatch returns 500 at most
+		"read a long batch": {script.ReadBatch, 501, func(ctx context.Context, e *Engine) error { return e.Flush(ctx) }}, // TakeBatch returns at most 500
 		"list refused ids":  {script.ListRefused, 1, func(ctx context.Context, e *Engine) error { _, err := e.Refused(ctx); return err }},
 		"list unread ids":   {script.ListUnread, 1, func(ctx context.Context, e *Engine) error { _, err := e.rescue(ctx, 0, true); return err }},
 	} {

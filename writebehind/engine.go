@@ -1,14 +1,16 @@
-// Package writebehind persists what was written to Redis, some time later and in
-// batches: counts, which are added up, and values, of which the last one wins.
+// Package writebehind persists values that were written to Redis, some time
+// later and in batches. It adds up counts, and keeps the last of several
+// values.
 //
-// What is pending lies in Redis, in hashes without a TTL, and not in the memory of a
-// process. It is taken from there in batches that stay in Redis until they are
-// acknowledged. So whoever dies, at whatever step, loses nothing: somebody else
-// finds the batch and persists it. With a [ledger.Ledger] nothing is applied twice
-// either. See docs/write-behind.md for the protocol, and for what is not guaranteed.
+// Pending counts and values are stored in Redis, in hashes without a TTL, and
+// not in the memory of a process. A batch taken from there stays in Redis until
+// it is acknowledged. So a process that dies at any step loses nothing: another
+// process finds the batch and persists it. With a [ledger.Ledger], no batch is
+// applied twice either. See docs/write-behind.md for the protocol and for the
+// limits of its guarantees.
 //
-// Package cachex and its counters are built on this. By itself it is for buffers that
-// nobody reads from Redis.
+// Package cachex and its counters use this package. Used directly, it serves
+// buffers that no caller reads from Redis.
 package writebehind
 
 import (
@@ -30,149 +32,164 @@ import (
 	"github.com/cachex-go/cachex/ledger"
 )
 
-// A Merge says what becomes of two writes to one id, of which none is persisted yet.
+// Merge says how two writes to one id are combined if neither is persisted yet.
 type Merge int
 
 // The ways to merge.
 const (
-	Sum  Merge = 1 + iota // counts, which are added up
-	Last                  // values, of which the last one wins
+	Sum  Merge = 1 + iota // adds up counts
+	Last                  // keeps the last value
 )
 
-// Options are the options of an Engine. All processes that use a Name must agree on
+// Options configures an Engine. All processes that use a Name must agree on
 // Merge and Buckets.
 type Options struct {
-	// Name is the namespace: what the keys in Redis begin with, in braces, and the
-	// first column of the ledger. Printable, without braces, of at most 255 bytes.
-	// Required.
+	// Name is the namespace: the keys in Redis begin with it, in braces, and it
+	// is the first column of the ledger. It must be printable, without braces,
+	// and at most 255 bytes long. Required.
 	Name string
 
 	// Merge is Sum or Last. Required.
 	Merge Merge
 
-	// Persist writes a batch to the database: its Deltas if Merge is Sum, its Values
-	// if it is Last. Required.
+	// Persist writes a batch to the database: its Deltas if Merge is Sum, its
+	// Values if Merge is Last.
 	//
-	// Ledger.Once in it makes the database apply each batch once. Without, a batch is
-	// persisted at least once: again, if its process dies or Redis fails between here
-	// and the acknowledgement, or if Persist fails after it has written something.
+	// If Persist uses Ledger.Once, the database applies each batch once.
+	// Otherwise a batch is persisted at least once. It is persisted again if
+	// Persist fails after a partial write. The same holds if the process dies
+	// or Redis fails between Persist and the acknowledgement.
 	//
-	// It is called by one goroutine at a time for a bucket, in one process of the
-	// fleet as long as nobody is paused, and by Workers goroutines at once. Its ctx
-	// ends after Timeout. nil means that all of the batch is persisted; an error that
-	// refuses some ids for good, and says nothing else, that all others are: see
-	// [ledger.Batch.Refused]. Any other error, or a panic, means that the batch must
-	// be persisted again. It must return some time after its ctx has ended: until
-	// then, its bucket waits.
+	// For each bucket, Persist is called by one goroutine at a time, in one
+	// process of the fleet as long as no process is paused. Up to Workers
+	// goroutines call it at once. Its ctx ends after Timeout.
+	//
+	// A nil error means that the whole batch is persisted. An error that only
+	// refuses some ids for good means that all other ids are persisted: see
+	// [ledger.Batch.Refused]. Any other error, or a panic, means that the batch
+	// must be persisted again. Persist must return some time after its ctx has
+	// ended: until then, its bucket waits.
+	//
+	// Required.
 	Persist func(ctx context.Context, b ledger.Batch) error
 
-	// Check returns an error if this process cannot read an id, or its value, which a
-	// process of another release may have written. value is the value, the decimal
-	// delta, or '=' and the decimal total. Persist does not get such ids: they stay in
-	// Redis for processes that can read them, and other ids do not wait for them. See
-	// Backlog.Unread. It is called for each id of each batch, must be safe for
-	// concurrent use, and must not keep value. A panic is an error. Defaults to nil:
-	// this process can read all.
+	// Check returns an error if this process cannot read an id or its value,
+	// which a process of another release may have written. value is the value,
+	// the decimal delta, or '=' and the decimal total. Persist does not get
+	// such ids: they stay in Redis for processes that can read them, and other
+	// ids do not wait for them. See Backlog.Unread. Check is called for each id
+	// of each batch. It must be safe for concurrent use and must not keep
+	// value. A panic counts as an error. Defaults to nil: this process can read
+	// every id.
 	Check func(id string, value []byte) error
 
-	// Every is how long a write waits, about, before it is persisted. In whole
+	// Every is about how long a write waits before it is persisted, in whole
 	// milliseconds. Defaults to a second.
 	Every time.Duration
 
-	// Buckets is how many parts the ids fall into. Each has batches of its own, so a
-	// flush makes as many transactions as there are buckets with something to do. On a
-	// Cluster there should be sixteen for each master, or one gets much more than
-	// another. It is part of how things lie in Redis: flush everything before you
-	// change it. Defaults to 64.
+	// Buckets is the number of parts into which the ids are divided. Each
+	// bucket has its own batches, so a flush makes one transaction for each
+	// bucket with pending ids. On a Cluster, use at least sixteen buckets for
+	// each master: with fewer, the load of the masters differs widely. Buckets
+	// is part of the layout in Redis: flush everything before you change it.
+	// Defaults to 64.
 	Buckets int
 
-	// MaxBatch is how many ids a batch has at most. If it is 1 and Merge is Last, Persist
-	// is always given one id. If Merge is Sum, a batch that a process with a larger
-	// MaxBatch has taken is persisted as it is. At most 1000, which one script may move. Defaults to 1000.
+	// MaxBatch is the largest number of ids in a batch. If it is 1 and Merge is
+	// Last, Persist always gets one id. If Merge is Sum, a batch that a process
+	// with a larger MaxBatch has taken is persisted as it is. At most 1000, the
+	// number of ids that one script may move. Defaults to 1000.
 	MaxBatch int
 
-	// MaxBytes is how many bytes of values and ids a batch has at most, unless it
-	// has one id only. It is for Last alone. Defaults to 8 MiB.
+	// MaxBytes is the largest number of bytes of values and ids in a batch. A
+	// batch of one id may exceed it. MaxBytes applies only if Merge is Last.
+	// Defaults to 8 MiB.
 	MaxBytes int
 
-	// Workers is how many batches are persisted at once in this process. Defaults
-	// to 4.
+	// Workers is the number of batches that this process persists at once.
+	// Defaults to 4.
 	Workers int
 
 	// Timeout ends the ctx of one call of Persist. Defaults to 30 s.
 	Timeout time.Duration
 
-	// LeaseTTL is how soon somebody else persists the batch of a process that was
-	// killed. Whoever persists one prolongs that. Defaults to 5 s.
+	// LeaseTTL is how long the batch of a killed process waits before another
+	// process persists it. A process that persists a batch renews its lease.
+	// Defaults to 5 s.
 	LeaseTTL time.Duration
 
-	// RolledBack says what becomes of what is pending if Redis has gone back in time by
-	// more than one batch, as a failover or a restored backup may make it: see
-	// ForkRolledBack. Apply persists it, and some of it may count twice; PutAside puts it
-	// aside; Hold keeps it until Reconcile chooses. Defaults to Apply.
+	// RolledBack says what to do with pending ids if Redis has gone back in
+	// time by more than one batch. A failover or a restored backup may cause
+	// that: see ForkRolledBack. Apply persists them, and some may count twice.
+	// PutAside puts them aside. Hold keeps them until Reconcile chooses.
+	// Defaults to Apply.
 	RolledBack Choice
 
-	// Notify is told of what goes wrong in the background: of what Persist returns, of
-	// Redis, of a *ForkError, a *ledger.RefusedError, an *EvictionError. It must not
-	// block, and may be called by several goroutines at once. Defaults to nothing.
+	// Notify receives the errors of background work: the errors of Persist and
+	// of Redis, a *ForkError, a *ledger.RefusedError, an *EvictionError. It
+	// must not block, and may be called by several goroutines at once. Defaults
+	// to nil: the errors are dropped.
 	Notify func(error)
 }
 
-// An Engine persists what is pending under one name. It is safe for concurrent use.
+// Engine persists the pending ids of one name. It is safe for concurrent use.
 //
-// A field that is not guarded by mu is written by New alone, before there is a goroutine;
-// or it is a channel, an atomic, or the property of one goroutine, as its comment says.
-// Tests that change rdb, o, me, atOnce or grace do so before the first call: the sweeper,
-// which the first Add, Put, Flush or Settle starts, reads them.
+// A field that mu does not guard is written by New alone, before any goroutine
+// starts. Otherwise it is a channel, an atomic, or the property of one
+// goroutine, as its comment says. Tests that change rdb, o, me, atOnce or grace
+// do so before the first call. The sweeper, which the first Add, Put, Flush or
+// Settle starts, reads these fields.
 type Engine struct {
 	rdb      redis.UniversalClient
 	o        Options
-	me       string        // who takes batches
-	atOnce   int           // ids that one script takes or returns at most
-	buckets  []bucket      // by number; see there for what guards its fields
+	me       string        // names this process as the holder of batches
+	atOnce   int           // the most ids that one script takes or returns
+	buckets  []bucket      // by number; the type says what guards its fields
 	workers  chan struct{} // has an element for each batch being persisted
-	counters counters      // of Stats; atomics, but for one
+	counters counters      // of Stats; atomics, except for policy
 	closing  chan struct{} // has an element while a Close drains
 	begun    atomic.Bool   // Start was called
-	yielded  time.Time     // the sweeper's alone; when it last left its turn to others
-	asked    bool          // the sweeper's alone; the policy of eviction is known
+	yielded  time.Time     // used by the sweeper alone; when it last left its turn to others
+	asked    bool          // used by the sweeper alone; the eviction policy is known
 	wrote    *periodic.Nudge
-	grace    time.Duration // what Redis has to tell Close how much is left
+	grace    time.Duration // how long Close waits for Redis to tell how much is left
 
-	// mu is held for a few instructions: while it is, no call is made to Redis, to Persist
-	// or to Notify, and no other lock is taken.
+	// mu is held for a few instructions only. While it is held, no call is made
+	// to Redis, to Persist or to Notify, and no other lock is taken.
 	mu     sync.Mutex
 	closed bool               // guarded by mu; no more calls
 	ended  bool               // guarded by mu; no more goroutines
 	halt   context.CancelFunc // guarded by mu; ends the sweeper
-	cancel context.CancelFunc // guarded by mu; ends the flushes in the background
-	kick   func(bucket int)   // guarded by mu; begins one
-	last   Backlog            // guarded by mu; as the sweeper found it
-	alive  int                // guarded by mu; goroutines
-	idle   chan struct{}      // guarded by mu; nil, or to be closed when there are none
+	cancel context.CancelFunc // guarded by mu; ends the background flushes
+	kick   func(bucket int)   // guarded by mu; begins a background flush
+	last   Backlog            // guarded by mu; as the sweeper last found it
+	alive  int                // guarded by mu; the number of goroutines
+	idle   chan struct{}      // guarded by mu; nil, or closed when alive becomes 0
 }
 
-// A bucket is what this process knows of one.
+// bucket is the state that this process keeps of one bucket.
 type bucket struct {
 	busy chan struct{} // has an element while a goroutine of this process flushes it
 
-	// done is the batch that was persisted and perhaps not acknowledged. It belongs to
-	// the goroutine that has put an element into busy. Commands that this one has left get
-	// copies of the strings, which are not changed.
+	// done is the batch that was persisted and perhaps not acknowledged. It
+	// belongs to the goroutine that has put an element into busy. If that
+	// goroutine stops waiting for a command, the command keeps copies of the
+	// strings, which are never changed.
 	done struct {
 		n, token string
 		outcome
 	}
 
-	seen   string    // guarded by mu of the Engine; what this process found it cannot read
+	seen   string    // guarded by mu of the Engine; the version that this process cannot read
 	seenAt time.Time // guarded by mu of the Engine
 	waits  [3]wait   // guarded by mu of the Engine; see age
 }
 
-// New returns an engine. It makes no call to Redis and starts no goroutine: the first
-// Add, Put, Flush or Start does. The engine must be closed. New refuses a Ring that
-// may drop a shard: what is pending there would not be persisted. Its
-// HeartbeatFrequency must be cachex.Forever.
+// New returns an Engine. It makes no call to Redis and starts no goroutine: the
+// first Add, Put, Flush or Start does. The caller must close the Engine. New
+// returns an error for a Ring that may drop a shard, because pending ids on
+// that shard would not be persisted. The HeartbeatFrequency of a Ring must be
+// cachex.Forever.
 func New(rdb redis.UniversalClient, o Options) (*Engine, error) {
 	if client.Nil(rdb) {
 		return nil, errors.New("cachex: new write-behind: the Redis client is nil")
@@ -203,11 +220,11 @@ const (
 	maxName    = 255
 	maxBuckets = 1 << 14 // a Cluster has as many slots
 	maxIDs     = 1000    // of a batch, which one script may have to move: 10,000 take the server 40 ms
-	maxAtOnce  = 100     // a millisecond or so of the server, where a million are pending
+	maxAtOnce  = 100     // takes the server about a millisecond while a million ids are pending
 	maxPeriod  = 24 * time.Hour
 )
 
-// complete fills in what was left out, and returns an error about what cannot be.
+// complete sets the defaults, and returns an error for an invalid option.
 func (o *Options) complete() error {
 	o.Every = cmp.Or(o.Every, time.Second)
 	o.Buckets = cmp.Or(o.Buckets, 64)

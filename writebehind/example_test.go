@@ -36,7 +36,7 @@ func Example() {
 			panic(err)
 		}
 	}
-	if err := views.Close(ctx); err != nil { // persists what is left
+	if err := views.Close(ctx); err != nil { // persists the rest
 		panic(err)
 	}
 	// Output:

@@ -16,26 +16,27 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// This variable of the environment makes random orders those of a run that failed.
+// exploreSeed names an environment variable that makes the random orders repeat a
+// run that failed.
 const exploreSeed = "CACHEX_EXPLORE_SEED"
 
-// A scenario is what is explored. The deltas that its writers add are powers of ten, so
-// that a sum tells which of them are in it, and how often.
+// scenario describes the orders to explore. The deltas that its writers add are
+// powers of ten, so a sum tells which deltas are in it, and how often.
 type scenario struct {
-	all     bool // its orders are tried, each of them, on the real server
-	sample  int  // else so many are, at random
+	all     bool // every order is tried on the real server
+	sample  int  // otherwise the number of random orders
 	flusher int  // processes that flush
 	writer  int  // processes that add
 	mishaps int
 	kinds   []mishap
 	most    int  // ids of a batch
-	atOnce  int  // ids that one call takes; 0 as ever
-	seeds   int  // ids beside x and y
+	atOnce  int  // ids that one call takes; 0 for the default
+	seeds   int  // ids besides x and y
 	setter  int  // processes that set
-	last    bool // Merge is Last, and writers put what they would add
-	one     int  // more processes that flush, with a MaxBatch of one
+	last    bool // Merge is Last, and writers put the deltas as values
+	one     int  // further processes that flush, with a MaxBatch of one
 
-	cannot []string // for each of more processes that flush, what it cannot read: see cannotRead
+	cannot []string // for each further process that flushes, the ids that it cannot read: see cannotRead
 }
 
 var mishapsOfAll = []mishap{killBefore, killAfter, cutBefore, cutAfter, copied}
@@ -66,15 +67,16 @@ var partly = scenario{
 	sample: 300, flusher: 3, writer: 3, mishaps: 3, kinds: mishapsOfAll, most: 5, atOnce: 1, seeds: 1,
 }
 
-// What was written is in the database, or pending, or in flight and not in the database:
-// at every point of every order, whoever dies at whatever step.
+// A written delta is in the database, or pending, or in flight and not in the
+// database. This holds at every point of every order, whichever process dies at
+// any step.
 func TestNothingIsLostOrAppliedTwiceWhoeverDiesAtWhateverStep(t *testing.T) {
 	t.Parallel()
 	for name, sc := range scenarios {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
-				if strings.HasSuffix(t.Name(), "embedded") { // which is slow at scripts
+				if strings.HasSuffix(t.Name(), "embedded") { // scripts are slow there
 					sc.all, sc.sample = false, 30
 				}
 				newLab(t, rdb).explore(sc, sc.play)
@@ -83,8 +85,8 @@ func TestNothingIsLostOrAppliedTwiceWhoeverDiesAtWhateverStep(t *testing.T) {
 	}
 }
 
-// Without a ledger there are orders that count twice. So the explorer finds what there
-// is to be found, and the ledger is what makes the difference.
+// Without a ledger, some orders count twice. So the explorer finds such faults,
+// and the ledger prevents them.
 func TestWithoutALedgerAKillMayCountTwice(t *testing.T) {
 	t.Parallel()
 	sc := scenarios["two flushers of which one is killed"]
@@ -95,7 +97,7 @@ func TestWithoutALedgerAKillMayCountTwice(t *testing.T) {
 	t.Logf("%d bad orders", l.bad)
 }
 
-// The explorer finds what a mutant of TakeBatch loses or counts twice.
+// The explorer finds the ids that a mutant of TakeBatch loses or counts twice.
 func TestExplorer_FindsMutantsOfTakingByParts(t *testing.T) {
 	t.Parallel()
 	for name, changes := range map[string][]string{
@@ -119,7 +121,7 @@ func TestExplorer_FindsMutantsOfTakingByParts(t *testing.T) {
 	}
 }
 
-// The explorer finds what a mutant of adding to a total loses.
+// The explorer finds the deltas that a mutant of adding to a total loses.
 func TestExplorer_FindsMutantsOfTotals(t *testing.T) {
 	t.Parallel()
 	for name, changes := range map[string][]string{
@@ -168,7 +170,7 @@ func (sc scenario) play(w *world) {
 		w.startEngine(fmt.Sprint("setter ", i+1), o, func(_ *proc, e *Engine) { _ = e.write(context.Background(), "set", Sum, pendSet, "x", total) })
 	}
 	flush := func(p *proc, e *Engine) {
-		for range 2 { // again, if something was cut off
+		for range 2 { // again, if a command was cut off
 			if e.flush(context.Background(), 0, true) == nil || p.dead {
 				return
 			}
@@ -188,7 +190,7 @@ func (sc scenario) play(w *world) {
 	}
 }
 
-// explore runs the orders of a scenario, and returns how many there were.
+// explore runs the orders of a scenario, and returns how many it has run.
 func (l *lab) explore(sc scenario, play func(*world)) int {
 	if !sc.all {
 		seed := rand.Uint64()
@@ -228,7 +230,7 @@ func (l *lab) explore(sc scenario, play func(*world)) int {
 	}
 }
 
-// run runs one order, and afterwards lets a process that nothing happens to flush.
+// run runs one order. A process without mishaps then flushes.
 func (l *lab) run(play func(*world), pick func(n int) int) {
 	w := &world{
 		lab: l, d: newDatabase(), name: redistest.Key(l.t), events: make(chan event),
@@ -269,7 +271,7 @@ func (w *world) keys() []string {
 	return []string{k.Pending, k.InFlight, k.Refused, k.Unread, k.Parked, (&Engine{o: Options{Name: w.name}}).asideKey(0)}
 }
 
-// seed writes before anything else happens.
+// seed writes a delta before any process starts.
 func (w *world) seed(id string, delta int64) {
 	ctx := context.Background()
 	pending := w.keys()[0]
@@ -284,7 +286,7 @@ func (w *world) complain(format string, args ...any) {
 	}
 }
 
-// check checks what is true at every point.
+// check checks the invariants that hold at every point.
 func (w *world) check() {
 	pending, flying, unread, parked := w.hash(0), w.hash(1), w.hash(3), w.hash(4)
 	row := w.d.rowOf(0, flying["#inc"])
@@ -293,7 +295,8 @@ func (w *world) check() {
 		if flying["#n"] == flying["#a"] && flying[id] != "" {
 			w.complain("%s is acknowledged, and still there", id)
 		}
-		// The oldest first. A delta counts on an older total even if the database has it.
+		// The oldest come first. A delta builds on an older total even if the
+		// database has the total.
 		got, set := w.persisted(id), w.merge == Last
 		add := func(text string, applied bool) {
 			set = set || strings.HasPrefix(text, "=")
@@ -319,7 +322,7 @@ func (w *world) check() {
 	}
 }
 
-// persisted returns what the database has.
+// persisted returns the value of an id in the database.
 func (w *world) persisted(id string) int64 {
 	if w.merge == Last {
 		return number(w.d.value(id))

@@ -12,7 +12,8 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// unreadable are scenarios in which processes cannot read what others write.
+// unreadable has the scenarios in which processes cannot read each other's
+// writes.
 var unreadable = map[string]scenario{
 	"one cannot read an id":    {sample: 150, flusher: 1, cannot: []string{"y"}},
 	"one cannot read anything": {sample: 150, flusher: 1, cannot: []string{"*"}},
@@ -53,8 +54,9 @@ var unreadable = map[string]scenario{
 	},
 }
 
-// cannotRead is an Options.Check of a process that cannot read an id; "=", totals;
-// digits, values of so many digits; "*", anything.
+// cannotRead is an Options.Check of a process that cannot read some writes. An
+// id names that id, "=" means totals, digits mean values of that many digits,
+// and "*" means every write.
 func cannotRead(what string) func(string, []byte) error {
 	return func(id string, value []byte) error {
 		if id == what || what == "*" || what == "=" && value[0] == '=' || what == fmt.Sprint(len(value)) {
@@ -64,15 +66,16 @@ func cannotRead(what string) func(string, []byte) error {
 	}
 }
 
-// At every point of every order, what was written is in the database or will be, once,
-// where processes of several releases flush, and some cannot read what others write.
+// Processes of several releases flush, and some cannot read what others write.
+// At every point of every order, each write is in the database or will be,
+// once.
 func TestUnread_NothingIsLostOrAppliedTwice(t *testing.T) {
 	t.Parallel()
 	for name, sc := range unreadable {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
-				if strings.HasSuffix(t.Name(), "embedded") { // which is slow at scripts
+				if strings.HasSuffix(t.Name(), "embedded") { // scripts are slow there
 					sc.sample = 15
 				}
 				newLab(t, rdb).explore(sc, sc.play)
@@ -81,7 +84,7 @@ func TestUnread_NothingIsLostOrAppliedTwice(t *testing.T) {
 	}
 }
 
-// Each of the rules by which that holds is needed: without it there are bad orders.
+// Each rule of the protocol is needed: without it, some orders are bad.
 func TestUnread_EachRuleIsNeeded(t *testing.T) {
 	t.Parallel()
 	mutate := func(step string, changes ...string) func(*lab) {
@@ -112,8 +115,8 @@ func TestUnread_EachRuleIsNeeded(t *testing.T) {
 	}
 }
 
-// A parked batch comes back after others that were taken later, of which it must not
-// undo anything.
+// A parked batch returns after batches that were taken later. It must not undo
+// any of them.
 func TestUnread_AParkedValueGivesWayToANewerOne(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -128,21 +131,23 @@ func TestUnread_AParkedValueGivesWayToANewerOne(t *testing.T) {
 		}
 		down := errors.New("the process has stopped")
 		for _, newest := range []string{"2:new", "3:new"} {
-			for range 8 { // parked batches come back in any order
+			for range 8 { // parked batches return in any order
 				d := newDatabase()
 				o := options(t, d, Last)
 				two, three := release("2:", d, o), release("3:", d, o)
 				reads := map[bool]*Engine{true: two, false: three}[newest == "2:new"]
 				other := map[*Engine]*Engine{two: three, three: two}[reads]
 
-				// One process has a batch in hand, and one of the other release parks it.
+				// One process holds a batch, and a process of the other release
+				// parks it.
 				require.NoError(t, two.Put(t.Context(), "x", []byte("2:old")))
 				older, err := two.take(t.Context(), 0, true)
 				require.NoError(t, err)
 				require.Error(t, two.fail(t.Context(), 0, older, down))
 				requireAside(t, three.Flush(t.Context()), 0, 1)
 
-				// So it goes with a newer value, which is persisted and not acknowledged.
+				// The same happens with a newer value, which is persisted and
+				// not acknowledged.
 				require.NoError(t, two.Put(t.Context(), "x", []byte(newest)))
 				newer, err := reads.take(t.Context(), 0, true)
 				require.NoError(t, err)

@@ -20,33 +20,35 @@ import (
 	"github.com/cachex-go/cachex/ledger"
 )
 
-// A world is some processes that write and flush, a Redis and a database, in one order
-// of their steps. A step is a command that Redis executes, or BEGIN or COMMIT of the
-// database. Every process waits at each of its steps until it is chosen; so whatever is
-// true when all of them wait is true at that point of that order.
+// world is a set of processes that write and flush, a Redis and a database, in
+// one order of their steps. A step is a command that Redis executes, or BEGIN
+// or COMMIT of the database. Every process waits at each of its steps until it
+// is chosen. So a condition that is true while all of them wait is true at that
+// point of that order.
 //
-// A step may have a mishap: the process is killed before it or after it; or the
-// connection breaks before it or after it, and the process goes on with an error; or the
-// network keeps a copy of the command, which is executed some other time.
+// A step may have a mishap. The process is killed before or after the step. Or
+// the connection breaks before or after it, and the process goes on with an
+// error. Or the network keeps a copy of the command, which is executed at some
+// other time.
 type world struct {
 	lab    *lab
 	d      *database
 	name   string
 	events chan event // a process waits, or has ended
 
-	procs   []*proc          // that have not ended
-	mishaps int              // that may still happen
-	kinds   []mishap         // that may
-	written map[string]int64 // what Redis has added
+	procs   []*proc          // processes that have not ended
+	mishaps int              // mishaps that may still happen
+	kinds   []mishap         // mishaps that may happen at all
+	written map[string]int64 // the deltas that Redis has added
 	engines []*Engine
 	taken   []string // the steps, for the message
 	wrong   string   // the first complaint
 
-	atOnce int   // ids that one call of a script takes; 0 as ever
-	merge  Merge // 0: Sum
+	atOnce int   // ids that one call of a script takes; 0 for the default
+	merge  Merge // 0 stands for Sum
 
-	forks bool         // Redis loses some of it
-	end   func(*world) // nil, or what to check in the end
+	forks bool         // Redis loses some keys
+	end   func(*world) // nil, or the check at the end
 }
 
 type mishap string
@@ -63,10 +65,10 @@ const (
 type proc struct {
 	w     *world
 	name  string
-	copy  bool        // what waits can be copied
-	step  string      // where it waits; "" it runs
+	copy  bool        // the waiting command can be copied
+	step  string      // the step where it waits; "" while it runs
 	grant chan mishap // the answer
-	dead  bool        // only the goroutine of the process uses it
+	dead  bool        // used by the goroutine of the process alone
 }
 
 type event struct {
@@ -78,7 +80,7 @@ type event struct {
 
 var errDead = errors.New("the process is dead")
 
-// await waits until the process is chosen. It returns what happens.
+// await waits until the process is chosen. It returns the mishap of the step.
 func (p *proc) await(step string, copy bool) mishap {
 	p.w.events <- event{p: p, step: step, copy: copy}
 	return <-p.grant
@@ -109,19 +111,19 @@ func (p *proc) do(step string, effect func(), again func()) error {
 	return nil
 }
 
-// start begins a process. It waits at its first step, or has ended, before any other
-// one is chosen.
+// start begins a process. The process waits at its first step, or has ended,
+// before another one is chosen.
 func (w *world) start(name string, run func(p *proc)) {
 	p := &proc{w: w, name: name, grant: make(chan mishap)}
 	w.procs = append(w.procs, p)
-	go func() { // ends when play has
+	go func() { // ends when play has ended
 		run(p)
 		w.events <- event{p: p, ended: true}
 	}()
 }
 
-// startEngine begins a process that has an engine. All of them say that they are the
-// same one, or each would leave the batches of the others alone.
+// startEngine begins a process that has an engine. All engines have the same
+// name me, because otherwise each would leave the batches of the others alone.
 func (w *world) startEngine(name string, o Options, run func(p *proc, e *Engine)) {
 	rdb := w.lab.client(len(w.engines))
 	var p *proc
@@ -147,17 +149,17 @@ func (w *world) startEngine(name string, o Options, run func(p *proc, e *Engine)
 	})
 }
 
-// A lab is what the worlds of one test have in common.
+// lab is the state that the worlds of one test share.
 type lab struct {
 	t       testing.TB
 	rdb     *redis.Client // without a hook
 	clients []labClient
 
-	mutants map[string]*script.Script // nil, or what runs in place of the script of a step
+	mutants map[string]*script.Script // nil, or the replacement for the script of a step
 
 	naive    bool // the database has no ledger
-	amnesia  bool // the ledger does not record what was not read
-	tolerant bool // bad orders are counted, and do not fail the test
+	amnesia  bool // the ledger does not record unread ids
+	tolerant bool // bad orders are counted and do not fail the test
 	enough   bool // one bad order ends the search
 	bad      int
 }
@@ -169,13 +171,13 @@ type labClient struct {
 
 func newLab(t testing.TB, rdb *redis.Client) *lab {
 	for s := range steps {
-		require.NoError(t, rdb.ScriptLoad(t.Context(), s.Source()).Err()) // or the first worlds had more steps
+		require.NoError(t, rdb.ScriptLoad(t.Context(), s.Source()).Err()) // otherwise the first worlds had more steps
 	}
 	return &lab{t: t, rdb: rdb}
 }
 
-// mutate has a script run at a step in which texts are replaced: by turns, what there is
-// and what takes its place.
+// mutate replaces texts in the script of a step. changes has each text and its
+// replacement alternately.
 func (l *lab) mutate(step string, changes ...string) {
 	for s, name := range steps {
 		if name != step {
@@ -190,7 +192,7 @@ func (l *lab) mutate(step string, changes ...string) {
 	}
 }
 
-// client returns the ith client.
+// client returns the i-th client.
 func (l *lab) client(i int) labClient {
 	for len(l.clients) <= i {
 		c := labClient{redis.NewClient(&redis.Options{Addr: l.rdb.Options().Addr, ReadTimeout: patience}), &stepping{}}
@@ -207,7 +209,7 @@ behind_put(KEYS[1], ARGV[1], '=' .. ARGV[2])
 return 1
 `)
 
-// steps names what the processes run.
+// steps names the scripts that the processes run.
 var steps = map[*script.Script]string{
 	script.PendAdd: "add", pendSet: "set", script.PendPut: "put", script.TakeBatch: "take", script.AckBatch: "ack", script.HoldBatch: "hold",
 	script.ReadBatch: "read", script.RenumberBatch: "renumber", script.DropBatch: "drop", script.SubtractBatch: "subtract",
@@ -270,7 +272,7 @@ func (w *world) play(pick func(n int) int) {
 	running := len(w.procs)
 	for {
 		for running > 0 {
-			// What a process starts waits too.
+			// A process that another one starts waits too.
 			ev := <-w.events
 			if ev.ended {
 				w.procs = slices.DeleteFunc(w.procs, func(p *proc) bool { return p == ev.p })

@@ -19,16 +19,19 @@ import (
 	"github.com/cachex-go/cachex/ledger"
 )
 
-// How long a batch waits after Persist has failed: Every, twice that, and so on, up to
-// a minute or Every if that is longer. It waits for the whole fleet.
+// maxBackoff bounds how long a batch waits after Persist has failed. It waits
+// for Every, then twice that, and so on, up to maxBackoff, or up to Every if
+// that is longer. The back-off holds for the whole fleet.
 const maxBackoff = time.Minute
 
-// glance is how often to look whether a batch of somebody else is done.
+// glance is the interval at which a process checks whether a batch of another
+// process is done.
 const glance = 20 * time.Millisecond
 
-// flush persists what a bucket has, batch after batch, until a batch was all there was.
-// If must, it waits for batches of others, and tries what has failed before its time;
-// if not, it leaves these alone.
+// flush persists the pending ids of a bucket, batch after batch, until a batch
+// leaves none. If must is true, flush waits for batches of other processes, and
+// retries a failed batch before its back-off ends. If must is false, it leaves
+// both alone.
 func (e *Engine) flush(ctx context.Context, b int, must bool) error {
 	select {
 	case e.buckets[b].busy <- struct{}{}:
@@ -39,7 +42,7 @@ func (e *Engine) flush(ctx context.Context, b int, must bool) error {
 	return e.flushHeld(ctx, b, must)
 }
 
-// flushHeld is flush for whoever has the bucket already.
+// flushHeld is flush for a caller that already holds the bucket.
 func (e *Engine) flushHeld(ctx context.Context, b int, must bool) error {
 	for {
 		again, wait, err := e.step(ctx, b, must)
@@ -56,8 +59,8 @@ func (e *Engine) flushHeld(ctx context.Context, b int, must bool) error {
 	}
 }
 
-// step persists one batch, and reports whether there is another one; or how long to
-// wait for somebody else.
+// step persists one batch and reports whether there is another one. If another
+// process has the batch, step returns how long to wait.
 func (e *Engine) step(ctx context.Context, b int, must bool) (again bool, wait time.Duration, err error) {
 	select {
 	case e.workers <- struct{}{}:
@@ -80,7 +83,7 @@ func (e *Engine) step(ctx context.Context, b int, must bool) (again bool, wait t
 	return false, min(t.wait, glance), nil
 }
 
-// States of a bucket, as TakeBatch tells them.
+// The states of a bucket, as TakeBatch returns them.
 const (
 	clean      = "C"
 	busy       = "B"
@@ -89,24 +92,24 @@ const (
 	resumed    = "R"
 )
 
-// A take is what TakeBatch returned.
+// take is a reply of TakeBatch.
 type take struct {
 	state   string
-	wait    time.Duration // that the batch is somebody else's
+	wait    time.Duration // how long another process still holds the batch
 	n       string
 	batch   ledger.Batch
 	more    int64    // ids that are still pending
-	fails   int64    // of persisting it
-	garbage []string // fields of a Sum that are no numbers
-	unread  string   // version of what processes could not read; "" if there is nothing
-	parked  []string // tokens of the batches that no process could read
+	fails   int64    // failed attempts to persist it
+	garbage []string // fields of a Sum that are not numbers
+	unread  string   // version of the unread ids; "" if there are none
+	parked  []string // tokens of the parked batches
 }
 
-// An outcome says what of a batch is not persisted. Both are fields.
+// outcome lists the fields of a batch that are not persisted.
 type outcome struct{ refused, unread []string }
 
-// take takes the batch in flight or the next one, by as many calls as it needs,
-// each of which holds up the server for a millisecond or so.
+// take takes the batch in flight or the next one. It makes as many calls as it
+// needs, and each of them occupies the server for about a millisecond.
 func (e *Engine) take(ctx context.Context, b int, must bool) (*take, error) {
 	most := ""
 	if e.o.Merge == Last {
@@ -146,7 +149,8 @@ func (e *Engine) take(ctx context.Context, b int, must bool) (*take, error) {
 	}
 }
 
-// taken reads what TakeBatch says of a batch, before its content.
+// taken reads the part of a reply of TakeBatch that comes before the content of
+// the batch.
 func (e *Engine) taken(t *take, b int, r *reply) {
 	t.n = r.text()
 	t.batch = ledger.Batch{Namespace: e.o.Name, Bucket: b, Token: r.text(), Incarnation: r.text()}
@@ -183,7 +187,7 @@ func (e *Engine) readBatch(ctx context.Context, b int, t *take) (*take, error) {
 	}
 }
 
-// fill adds fields and values of I to the batch.
+// fill adds fields and values of Keys.InFlight to the batch.
 func (e *Engine) fill(t *take, list []any) {
 	for field, value := range pairs(list) {
 		if strings.HasPrefix(field, "#") {
@@ -251,15 +255,16 @@ func (e *Engine) work(ctx context.Context, b int, t *take) (again bool, wait tim
 		e.counters.refused.Add(int64(len(done.refused)))
 		e.counters.unread.Add(int64(len(done.unread)))
 	} else {
-		e.counters.stale.Add(1) // somebody else has persisted it, and gone on
+		e.counters.stale.Add(1) // another process has persisted it and gone on
 		return true, 0, nil
 	}
-	// What was put into Unread just now is looked at once more, and then known.
+	// Ids that this call has put into Unread are checked once more, and are
+	// then known.
 	return t.more > 0 || len(done.unread) > 0 || e.unseen(b, t.unread), 0, nil
 }
 
-// persisted returns what of a batch is not persisted although it is done with, or the
-// error that says that it is not.
+// persisted returns the ids of a finished batch that are not persisted. If the
+// batch is not persisted, it returns the error that says so.
 func (e *Engine) persisted(t *take, err error) (outcome, error) {
 	out := outcome{refused: t.garbage, unread: fields(t.batch.Unread)}
 	if err == nil {
@@ -287,7 +292,7 @@ func fields(ids []string) []string {
 	return all
 }
 
-// persist calls Persist, and keeps the batch meanwhile.
+// persist calls Persist, and renews the lease of the batch meanwhile.
 func (e *Engine) persist(ctx context.Context, b int, t *take) (err error) {
 	ctx, lost := context.WithCancelCause(ctx)
 	defer lost(nil)
@@ -306,15 +311,16 @@ func (e *Engine) persist(ctx context.Context, b int, t *take) (err error) {
 	return e.o.Persist(ctx, t.batch)
 }
 
-// A PanicError is the panic of Persist. Its fields are Value, of the panic, and
-// Stack, of the goroutine that panicked, as debug.Stack formats it. errors.Is and
-// errors.As find Value if that is an error.
+// PanicError reports a panic of Persist. Value is the value of the panic. Stack
+// is the stack of the goroutine that panicked, as debug.Stack formats it. If
+// Value is an error, errors.Is and errors.As find it.
 type PanicError = guard.PanicError
 
 var errLost = errors.New("the batch is somebody else's now")
 
-// keep prolongs the time that a batch is ours, until ctx ends or stop is called, which
-// waits for that. If it finds that somebody else has the batch, it calls lost.
+// keep renews the lease of a batch until ctx ends or stop is called. stop waits
+// for the renewing goroutine to end. If keep finds that another process has the
+// batch, it calls lost.
 func (e *Engine) keep(ctx context.Context, b int, t *take, lost context.CancelCauseFunc) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
@@ -342,12 +348,13 @@ func (e *Engine) keep(ctx context.Context, b int, t *take, lost context.CancelCa
 	}
 }
 
-// fail lets a batch that could not be persisted wait, and returns the error.
+// fail makes a batch that could not be persisted wait for its back-off, and
+// returns the error.
 func (e *Engine) fail(ctx context.Context, b int, t *take, err error) error {
 	e.counters.failures.Add(1)
 	err = &persistError{t.batch.String(), err}
 	e.notify(fmt.Errorf("cachex: %w", err))
-	wait := time.Duration(0) // it was not the database that failed
+	wait := time.Duration(0) // if ctx has ended, the database did not fail
 	if ctx.Err() == nil {
 		longest := max(maxBackoff, e.o.Every)
 		wait = min(longest, saturate.Double(e.o.Every, t.fails))
@@ -360,13 +367,13 @@ func (e *Engine) fail(ctx context.Context, b int, t *take, err error) error {
 	return err
 }
 
-// A persistError says that it was Persist that failed.
+// persistError says that Persist failed, not Redis.
 type persistError struct {
 	batch string
 	err   error
 }
 
-// Error tells which batch it was.
+// Error names the batch and the cause.
 func (e *persistError) Error() string { return fmt.Sprintf("persist %s: %v", e.batch, e.err) }
 
 // Unwrap returns the error of Persist.
@@ -379,7 +386,7 @@ func (e *Engine) redisFailed(b int, err error) {
 
 func (e *Engine) notify(err error) {
 	if e.o.Notify != nil {
-		_ = guard.Call(notify, func() error { e.o.Notify(err); return nil }) // what it is told of goes on
+		_ = guard.Call(notify, func() error { e.o.Notify(err); return nil }) // a panic of Notify stops nothing
 	}
 }
 

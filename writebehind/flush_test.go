@@ -160,7 +160,7 @@ func TestABatchThatFailsStaysAndOthersGoOn(t *testing.T) {
 		require.Equal(t, 1, backlog.Buckets)
 		require.EqualValues(t, 1, e.Stats().Failures)
 
-		// What is written meanwhile is not mixed with the batch that has failed.
+		// Later writes are not mixed with the batch that has failed.
 		require.NoError(t, e.Add(ctx, byBucket[1], 2))
 		d.fail(nil)
 		require.NoError(t, e.Flush(ctx))
@@ -169,8 +169,8 @@ func TestABatchThatFailsStaysAndOthersGoOn(t *testing.T) {
 	})
 }
 
-// Without a ledger, too, a batch that this process has persisted is not persisted again
-// because Redis did not take the acknowledgement.
+// Without a ledger too, if only the acknowledgement fails, this process does
+// not persist the batch again.
 func TestAnAcknowledgementThatFailsIsAllThatIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {

@@ -13,54 +13,61 @@ import (
 	"github.com/cachex-go/cachex/ledger"
 )
 
-// A Fork says how the history of a bucket in Redis and that in the database have parted.
+// Fork says how the histories of a bucket in Redis and in the database have
+// diverged.
 type Fork int
 
-// The forks there are.
+// The kinds of fork.
 const (
-	// ForkLost: Redis has a new incarnation of the bucket, after a restart without
-	// persistence, a flush or an eviction; or a second Redis has begun to persist to this
-	// ledger. All that Redis has is persisted, and nothing is counted twice. What was
-	// pending is lost.
+	// ForkLost: Redis has a new incarnation of the bucket, after a restart
+	// without persistence, a flush or an eviction. A second Redis that begins
+	// to persist to this ledger has the same effect. Everything that Redis has
+	// is persisted, and nothing is counted twice. Ids that were pending before
+	// are lost.
 	ForkLost Fork = 1 + iota
 
-	// ForkReplayed: Redis has gone back to before the last batch was taken, and has
-	// taken what was in it again. What the last batch added to an id is subtracted from
-	// what Redis has of it, so everything that Redis has kept is counted once. What Redis
-	// has lost of such an id is taken back; an id of which Redis has nothing keeps what
-	// was persisted. Values, and counts that were set, are persisted as Redis has them.
+	// ForkReplayed: Redis has gone back to a time before it took the last
+	// batch, and has taken the same ids again. The last batch's delta of an id
+	// is subtracted from the delta that Redis has. So everything that Redis has
+	// kept is counted once. If Redis has lost a part of such a delta, that part
+	// is taken back from the database. If Redis has nothing of an id, the id
+	// keeps its persisted delta. Values, and counts that were set, are
+	// persisted as Redis has them.
 	ForkReplayed
 
-	// ForkRolledBack: Redis has gone back by more than one batch, or a backup of it was
-	// restored. Some of what it has was persisted before, and nothing tells what.
-	// Options.RolledBack or Reconcile chooses.
+	// ForkRolledBack: Redis has gone back by more than one batch, or a backup
+	// of it was restored. Some of its pending ids were persisted before, and no
+	// record tells which. Options.RolledBack or Reconcile chooses.
 	ForkRolledBack
 
-	// ForkBehind: the database lacks batches that Redis has seen acknowledged, since a
-	// backup of it was restored, its ledger was lost, or an engine was given a ledger
-	// later. What is pending is kept and not persisted, until Reconcile chooses.
+	// ForkBehind: the database lacks batches that Redis has seen acknowledged.
+	// A backup of the database was restored, its ledger was lost, or an engine
+	// was given a ledger later. Pending ids are kept and not persisted until
+	// Reconcile chooses.
 	ForkBehind
 )
 
-// A Choice says what becomes of a batch after a fork.
+// Choice says what to do with a batch after a fork.
 type Choice int
 
-// The choices there are. A zero Choice is the default of an option, and Hold as the
+// The choices. A zero Choice is the default as an option, and Hold as the
 // answer to Reconcile.
 const (
-	// Apply persists the batch. After ForkRolledBack it may count twice; after
-	// ForkBehind it counts once, and the batches that the database lacks stay lost.
+	// Apply persists the batch. After ForkRolledBack it may count twice. After
+	// ForkBehind it counts once, and the batches that the database lacks stay
+	// lost.
 	Apply Choice = 1 + iota
 
-	// PutAside puts the batch aside, with what was refused, and all that is pending if
-	// the batch was not all there was. See Engine.Refused and Engine.Retry.
+	// PutAside puts the batch aside, with the refused ids. If the batch was not
+	// all that was pending, the other pending ids are put aside too. See
+	// Engine.Refused and Engine.Retry.
 	PutAside
 
 	// Hold keeps the batch in flight, and its bucket waits. Nothing is lost.
 	Hold
 )
 
-// String names the fork.
+// String returns the name of the fork.
 func (f Fork) String() string {
 	names := [...]string{ForkLost: "lost", ForkReplayed: "replayed", ForkRolledBack: "rolled back", ForkBehind: "behind"}
 	if f < ForkLost || f > ForkBehind {
@@ -69,8 +76,8 @@ func (f Fork) String() string {
 	return names[f]
 }
 
-// A ForkError tells of a fork. Options.Notify is told of every one. One whose batch is
-// held makes a flush fail.
+// ForkError reports a fork. Options.Notify receives every one. A flush fails
+// with the error if its batch is held.
 type ForkError struct {
 	Fork  Fork
 	Batch ledger.Batch // as Redis has it
@@ -79,7 +86,8 @@ type ForkError struct {
 	held bool
 }
 
-// Error tells the fork and the two numbers, and what a batch that is held waits for.
+// Error names the fork and both batch numbers. For a held batch, it names the
+// call that the batch waits for.
 func (e *ForkError) Error() string {
 	if e.Fork == ForkLost {
 		return fmt.Sprintf("history forked (lost): %v begins a new incarnation", e.Batch)
@@ -94,12 +102,13 @@ func (e *ForkError) Error() string {
 // renewed begins the incarnations that Reconcile makes.
 const renewed = "renewed."
 
-// resolve answers a conflict: it makes the batch one that the database takes, unless
-// another process has gone on with the bucket; then this process was late and nothing
-// is wrong. It reports whether to go on at once.
+// resolve answers a conflict by making the batch one that the database accepts.
+// If another process has gone on with the bucket, this process was late and
+// nothing is wrong. resolve reports whether to go on at once.
 //
-// The database is asked before Redis. So if Redis says that the batch is still in
-// flight, the database has spoken of the same batch, and has not applied it.
+// The database is asked before Redis. So if Redis says that the batch is still
+// in flight, the answer of the database concerns the same batch, which it has
+// not applied.
 func (e *Engine) resolve(ctx context.Context, b int, t *take, conflict *ledger.ConflictError) (again bool, err error) {
 	row := conflict.Row
 	fork := &ForkError{Batch: t.batch, Row: row}
@@ -108,7 +117,7 @@ func (e *Engine) resolve(ctx context.Context, b int, t *take, conflict *ledger.C
 	case n-1 > row.N:
 		fork.Fork, choice = ForkBehind, Hold
 	case n-1 == row.N:
-		return false, conflict // it was another one when Persist looked
+		return false, conflict // the row had another number when Persist read it
 	case n == row.N:
 		fork.Fork = ForkReplayed
 	default:
@@ -132,7 +141,7 @@ func (e *Engine) resolve(ctx context.Context, b int, t *take, conflict *ledger.C
 	case !done:
 		e.counters.stale.Add(1)
 	default:
-		if fork.Fork != ForkBehind || t.fails == 0 { // one that was held is counted
+		if fork.Fork != ForkBehind || t.fails == 0 { // a held fork has been counted already
 			e.counters.fork(fork.Fork)
 		}
 		e.notify(fmt.Errorf("cachex: flush %s: %w", e.tag(b), fork))
@@ -140,15 +149,17 @@ func (e *Engine) resolve(ctx context.Context, b int, t *take, conflict *ledger.C
 	return true, nil
 }
 
-// settleFork carries out a choice, and reports whether the batch was still in flight.
+// settleFork carries out a choice, and reports whether the batch was still in
+// flight.
 func (e *Engine) settleFork(ctx context.Context, b int, t *take, fork *ForkError, choice Choice) (done bool, err error) {
 	last, more, inc := fork.Row.N, "", ""
 	if t.more > 0 {
 		more = "1"
 	}
 	if fork.Fork == ForkBehind {
-		// Not the number that the database expects: a process that was paused may hold a
-		// batch of that number from before the database went back.
+		// Do not use the number that the database expects. A process that was
+		// paused may hold a batch of that number, taken before the database
+		// went back.
 		last, inc = 0, renewed+rand.Text()
 	}
 	lastText := strconv.FormatInt(last, 10)
@@ -158,7 +169,7 @@ func (e *Engine) settleFork(ctx context.Context, b int, t *take, fork *ForkError
 	}
 	cut, has := 0, ""
 	if fork.Fork == ForkReplayed {
-		has = fork.Row.Token // it may have been parked since this one was taken
+		has = fork.Row.Token // that batch may have been parked since this one was taken
 		applied := subtract(fork.Row)
 		for some := range slices.Chunk(applied, 2*maxAtOnce) {
 			args := append([]any{t.n, t.batch.Token, cut, more, has}, some...)
@@ -172,8 +183,8 @@ func (e *Engine) settleFork(ctx context.Context, b int, t *take, fork *ForkError
 	return v == int64(1), err
 }
 
-// subtract returns, as fields and numbers by turns, in the same order every time, what
-// to add to deltas that have in them what was applied.
+// subtract returns the numbers to add to deltas that include the applied batch.
+// It returns fields and numbers alternately, in the same order every time.
 func subtract(row ledger.Row) []any {
 	var args []any
 	for _, id := range slices.Sorted(maps.Keys(row.Deltas)) {

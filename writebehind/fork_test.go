@@ -17,7 +17,8 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// A shelf keeps what a bucket was, to make Redis go back in time.
+// shelf keeps the state of a bucket, so that a test can make Redis go back in
+// time.
 type shelf map[string]map[string]string
 
 func snapshot(t testing.TB, rdb *redis.Client, keys ...string) shelf {
@@ -39,7 +40,7 @@ func (s shelf) restore(t testing.TB, rdb *redis.Client) {
 	}
 }
 
-// A history is a bucket whose Redis forgets some of what it was.
+// history is a bucket whose Redis loses some of its state.
 type history struct {
 	t    *testing.T
 	rdb  *redis.Client
@@ -72,9 +73,9 @@ func (h *history) keep() shelf {
 	return snapshot(h.t, h.rdb, k.Pending, k.InFlight)
 }
 
-// lose takes keys away. It returns in another millisecond of the server's clock: what comes
-// after a loss has the time of its beginning as its incarnation, and no Redis loses a bucket
-// in the millisecond in which that began.
+// lose deletes keys. It returns in a later millisecond of the server's clock.
+// After a loss, the time of the first write becomes the incarnation. No Redis
+// loses a bucket in the millisecond in which the bucket began.
 func (h *history) lose(keys ...string) {
 	require.NoError(h.t, h.rdb.Del(h.ctx, keys...).Err())
 	now := func() int64 {
@@ -86,14 +87,14 @@ func (h *history) lose(keys ...string) {
 	}
 }
 
-// heard returns what Notify was told so far.
+// heard returns the errors that Notify has received so far.
 func (h *history) heard() []error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.Clone(h.told)
 }
 
-// forked fails unless this fork, and no other, was counted and told of.
+// forked fails unless exactly this fork was counted and reported.
 func (h *history) forked(want Forks, kind Fork) {
 	h.t.Helper()
 	require.Equal(h.t, want, h.e.Stats().Forks)
@@ -120,14 +121,15 @@ func TestWhatRedisHasAfterALossIsNewAndIsPersisted(t *testing.T) {
 		require.EqualValues(t, 13, h.d.sum("x"))
 		h.forked(Forks{Lost: 1}, ForkLost)
 
-		// The numbers of the new incarnation go on, so this is no fork any more.
+		// The numbers of the new incarnation continue, so this is no fork any
+		// more.
 		h.add("x", 1)
 		h.flush()
 		require.EqualValues(t, 14, h.d.sum("x"))
 		require.EqualValues(t, 2, h.d.row(0).N)
 		require.Equal(t, Forks{Lost: 1}, h.e.Stats().Forks)
 
-		h.lose(k.InFlight) // what is pending survives: an eviction of the one key
+		h.lose(k.InFlight) // pending ids survive: an eviction of one key
 		h.add("x", 1)
 		h.flush()
 		require.EqualValues(t, 15, h.d.sum("x"))
@@ -184,8 +186,9 @@ func TestABatchThatRedisTakesAgainInPartsIsSubtractedFromWhatIsPendingToo(t *tes
 	})
 }
 
-// What Redis has kept of the last batch, and what came later, is counted once; what it
-// has lost of an id that it has something of is taken back.
+// Deltas that Redis has kept of the last batch, and later ones, are counted
+// once. If Redis has lost a part of the delta of an id, and has another part,
+// the lost part is taken back.
 func TestForkReplayed_CountsWhatRedisHasKeptOnce(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -211,7 +214,7 @@ func TestForkReplayed_CountsWhatRedisHasKeptOnce(t *testing.T) {
 	})
 }
 
-// What the database has refused of the last batch is not in it.
+// Ids of the last batch that the database has refused are not subtracted.
 func TestForkReplayed_SubtractsNothingThatWasRefused(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -231,7 +234,7 @@ func TestForkReplayed_SubtractsNothingThatWasRefused(t *testing.T) {
 	})
 }
 
-// A batch of many ids is subtracted by parts, and by the process that finds it.
+// A batch of many ids is subtracted in parts, by the process that finds it.
 func TestForkReplayed_IsResolvedByParts(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -338,7 +341,7 @@ func TestADatabaseThatHasForgottenBatchesIsRefused(t *testing.T) {
 			h.flush()
 		}
 		old := h.d.row(0)
-		old.N = 1 // as a backup has it
+		old.N = 1 // as in a backup
 		h.d.setRow(0, old)
 		h.add("x", 1)
 		err := h.e.Flush(h.ctx)
@@ -349,15 +352,15 @@ func TestADatabaseThatHasForgottenBatchesIsRefused(t *testing.T) {
 		require.Error(t, h.e.Flush(h.ctx))
 		require.Equal(t, Forks{Behind: 1}, h.e.Stats().Forks, "once for a batch")
 
-		old.N = 3 // as the documents say
+		old.N = 3 // as the documentation says
 		h.d.setRow(0, old)
 		h.flush()
 		require.EqualValues(t, 4, h.d.sum("x"))
 	})
 }
 
-// However late a process comes with a batch from before a loss, nothing is counted
-// twice, and what is written after the loss is persisted.
+// A process may come with a batch from before a loss at any later time. Nothing
+// is counted twice, and deltas written after the loss are persisted.
 func TestNothingIsCountedTwiceWhenRedisLosesABucketAtWhateverStep(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, redistest.Shared(t).Client(nil))
@@ -391,8 +394,8 @@ func TestNothingIsCountedTwiceWhenRedisLosesABucketAtWhateverStep(t *testing.T) 
 	})
 }
 
-// The same where Redis goes back in time at whatever step: what is counted twice is what
-// it took back by more than one batch, and then it is told.
+// The same holds if Redis goes back in time at any step. A delta may count twice
+// only if Redis goes back by more than one batch, and then a fork is reported.
 func TestNothingIsCountedTwiceUnlessRedisGoesBackByMoreThanABatch(t *testing.T) {
 	t.Parallel()
 	for _, atOnce := range []int{0, 1} {
@@ -406,7 +409,8 @@ func TestNothingIsCountedTwiceUnlessRedisGoesBackByMoreThanABatch(t *testing.T) 
 	}
 }
 
-// A token that a batch has before it is complete names two batches after a failover.
+// If a batch gets its token before it is complete, the token names two batches
+// after a failover.
 func TestExplorer_FindsATokenThatIsGivenTooEarly(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, redistest.Shared(t).Client(nil))
@@ -416,7 +420,8 @@ func TestExplorer_FindsATokenThatIsGivenTooEarly(t *testing.T) {
 	t.Logf("%d bad orders", l.bad)
 }
 
-// The explorer finds what is wrong with a batch that is not subtracted, or twice.
+// The explorer finds the error if a batch is not subtracted, or is subtracted
+// twice.
 func TestExplorer_FindsMutantsOfSubtracting(t *testing.T) {
 	t.Parallel()
 	for name, changes := range map[string][]string{
@@ -435,8 +440,9 @@ func TestExplorer_FindsMutantsOfSubtracting(t *testing.T) {
 	}
 }
 
-// failOver explores a scenario in which Redis goes back in time. As long as that is by no
-// more than a batch, each count is in the end what was added, or what Redis has kept.
+// failOver explores a scenario in which Redis goes back in time. If it goes
+// back by at most one batch, each count ends as the sum of the added deltas, or
+// of the kept ones.
 func (l *lab) failOver(sc scenario) {
 	doubles := 0
 	l.explore(sc, func(w *world) {

@@ -10,8 +10,8 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// The heartbeat of a process that lost its batch to another one prolongs nothing, although
-// both have the token of the batch.
+// A process has lost its batch to another one, and both know the token of the
+// batch. The heartbeat of the first one renews nothing.
 func TestHoldBatch_ProlongsTheBatchOfItsHolder(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {

@@ -46,8 +46,8 @@ func persister(rdb *redis.Client, name string) Options {
 	}
 }
 
-// A process writes and is killed, and so is one of those at rest, which may be the one
-// that has the turns, until only one process is left.
+// A process writes and is killed. An idle process, perhaps the one that has the
+// turns, is killed too, until only one process is left.
 func TestEngine_PersistsWhatKilledProcessesHaveWritten(t *testing.T) {
 	t.Parallel()
 	server, name := redistest.Shared(t), redistest.Key(t)

@@ -13,11 +13,12 @@ import (
 	"github.com/cachex-go/cachex/internal/guard"
 )
 
-// Start starts the goroutine that looks for what is to be persisted, once in every
-// Options.Every in one process of the fleet, and persists it. Add, Put and Flush call
-// it, and whoever writes to what is pending by a script of its own should: it costs
-// next to nothing when the goroutine runs. A program that should persist what others
-// have written calls it too. Close ends the goroutine; after Close, Start does nothing.
+// Start starts the goroutine that looks for pending ids and persists them, once
+// per Options.Every in one process of the fleet. Add, Put and Flush call it. A
+// caller that writes pending ids by a script of its own should call it too:
+// while the goroutine runs, the call costs almost nothing. A program that
+// persists the writes of other processes also calls it. Close ends the
+// goroutine; after Close, Start does nothing.
 func (e *Engine) Start() {
 	if e.begun.Load() {
 		e.wrote.Now()
@@ -38,15 +39,16 @@ func (e *Engine) Start() {
 	e.begun.Store(true)
 }
 
-// Flush persists all that was pending or in flight when it was called, whoever wrote
-// it, and returns nil when the database has it. It waits for batches that others
-// persist. While writers write more than a batch holds, it persists some of that too.
-// It tries what has failed before without waiting for its time.
+// Flush persists all ids that were pending or in flight when it was called,
+// written by any process. It returns nil when the database has them. It waits
+// for batches that other processes persist. If writers add more than a batch
+// holds meanwhile, it persists some of that too. It retries failed batches
+// without waiting for their back-off.
 //
-// With an error, some of it may be persisted; all that is not is still in Redis, and
-// will be. The error is that of one of the buckets that failed. An *AsideError says that
-// the database refused something for good meanwhile, or that this process cannot read
-// something.
+// After an error, some of the ids may be persisted. All others are still in
+// Redis and will be persisted. The error is from one of the buckets that
+// failed. An *AsideError says that the database refused some ids for good
+// meanwhile, or that this process cannot read some ids.
 func (e *Engine) Flush(ctx context.Context) error {
 	err := e.open(ctx)
 	if err == nil {
@@ -59,14 +61,16 @@ func (e *Engine) Flush(ctx context.Context) error {
 	return nil
 }
 
-// Close ends the engine: calls that come later fail with ErrClosed. It persists all
-// that is pending, as Flush does, unless this engine was never started; if Redis does not
-// answer, it tries that again for about a second. Then it waits for its goroutines. It
-// returns a *LeftError if ctx ends first, or something could not be persisted; an
-// *AsideError in its chain says how much the database has refused, or this process
-// cannot read. What is left is not lost, and any engine of this name persists it. Close
-// may be called again: to try once more, if it failed, or for nothing. The client stays
-// open.
+// Close ends the engine: later calls fail with ErrClosed. It persists all
+// pending ids, as Flush does, unless this engine was never started. If Redis
+// does not answer, it retries for about a second. Then it waits for its
+// goroutines.
+//
+// Close returns a *LeftError if ctx ends first, or if some ids could not be
+// persisted. An *AsideError in its chain says how many ids the database has
+// refused, or this process cannot read. Ids that are left are not lost, and any
+// engine of this name persists them. Close may be called again. If it failed
+// before, it tries once more; otherwise it does nothing. The client stays open.
 func (e *Engine) Close(ctx context.Context) error {
 	if ctx == nil {
 		return fmt.Errorf("cachex: close %s: %w", e.o.Name, errNilContext)
@@ -103,10 +107,11 @@ func (e *Engine) Close(ctx context.Context) error {
 	return err
 }
 
-// The pauses of Close before it tries again what Redis has failed at. A connection that is
-// dead, or a failover, is over then; and a Redis that is away holds up no shutdown whose
-// ctx does not end. What Persist has failed at is not tried again: it may be at it for
-// Timeout each time, and does so itself if that is worth it.
+// pauses are the times that Close waits before it retries a failure of Redis. A
+// dead connection or a failover is over by then. If Redis stays away, a
+// shutdown whose ctx never ends still finishes. Failures of Persist are not
+// retried: each attempt may take Timeout, and Persist itself can retry if that
+// is worthwhile.
 var pauses = [...]time.Duration{50 * time.Millisecond, 200 * time.Millisecond, 800 * time.Millisecond}
 
 // drain is flushAll for Close, which is the last to try.
@@ -128,7 +133,8 @@ func (e *Engine) drain(ctx context.Context) error {
 	return err
 }
 
-// ofRedis reports whether err says that Redis has failed, and may not fail again.
+// ofRedis reports whether err says that Redis has failed and may answer on a
+// retry.
 func ofRedis(err error) bool {
 	_, ofPersist := errors.AsType[*persistError](err)
 	if aside, beside := errs.Find[*AsideError](err); len(aside) > 0 && !beside {
@@ -137,14 +143,14 @@ func ofRedis(err error) bool {
 	return !ofPersist && !errors.Is(err, guard.ErrGoexit) && !errors.Is(err, redis.ErrClosed)
 }
 
-// A LeftError says that Close could not persist everything.
+// LeftError says that Close could not persist everything.
 type LeftError struct {
-	IDs   int64 // how many are still pending or in flight, or wait for a process that can read them
+	IDs   int64 // how many ids are still pending, in flight or unread
 	Known bool  // whether Redis could tell
 	Err   error // why
 }
 
-// Error tells how much is left.
+// Error says how many ids are left.
 func (e *LeftError) Error() string {
 	if !e.Known {
 		return fmt.Sprintf("not all is persisted, the rest is in Redis: %v", e.Err)
@@ -175,7 +181,7 @@ func (e *Engine) over() bool {
 	return e.ended
 }
 
-// flushAll flushes every bucket that has something to do.
+// flushAll flushes every bucket that has ids to persist.
 func (e *Engine) flushAll(ctx context.Context) error {
 	all, err := e.survey(ctx, false)
 	if err != nil {

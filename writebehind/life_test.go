@@ -71,8 +71,8 @@ func TestWhatIsWrittenIsPersistedWithinAPeriodOrSo(t *testing.T) {
 	})
 }
 
-// Once a period, for the whole fleet: that, and the look of another process, is what it
-// costs while nothing is written.
+// While nothing is written, each period costs one turn for the whole fleet, and
+// the check of another process.
 func TestAFleetAtRestLooksOnceAPeriod(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
@@ -90,10 +90,11 @@ func TestAFleetAtRestLooksOnceAPeriod(t *testing.T) {
 			e.Start()
 			engines = append(engines, e)
 		}
-		time.Sleep(30 * time.Second) // until scripts are known, and each process has its place
+		time.Sleep(30 * time.Second) // until scripts are known and each process has its place
 		count.Reset()
 		time.Sleep(periods * o.Every)
-		// The turn, the survey, the end of the turn, and the look of another process.
+		// The turn, the survey, the end of the turn, and the check of another
+		// process.
 		require.LessOrEqual(t, count.RoundTrips(), (periods+1)*4)
 		require.LessOrEqual(t, count.Count(), (periods+1)*(3+buckets))
 		require.GreaterOrEqual(t, count.Count(), (periods-1)*buckets)
@@ -103,8 +104,8 @@ func TestAFleetAtRestLooksOnceAPeriod(t *testing.T) {
 	})
 }
 
-// Of a fleet of which all but one process died at once, the one that is left would not
-// look for some time. What it writes makes it look.
+// If all processes of a fleet except one die at once, the last one would not
+// look for some time. Its own writes make it look.
 func TestEngine_PersistsItsOwnWritesThoughTheFleetDied(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
@@ -157,7 +158,8 @@ func TestABatchThatFailsIsTriedLessAndLessOftenByTheWholeFleet(t *testing.T) {
 		second.Start()
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
-		// After 10, 20, 40 seconds, and then once a minute, less a fifth and more a period.
+		// After 10, 20 and 40 seconds, and then once a minute, minus a fifth
+		// and plus a period.
 		require.GreaterOrEqual(t, len(tries), 3+7)
 		require.LessOrEqual(t, len(tries), 3+12)
 		for i := 1; i < len(tries); i++ {
@@ -201,7 +203,7 @@ func TestTheBatchOfAProcessThatHangsIsPersistedByAnother(t *testing.T) {
 		for d.sum("x") == 0 {
 			time.Sleep(time.Second)
 		}
-		// As long as its ctx lasts, it prolongs its time.
+		// While its ctx lasts, the process renews its lease.
 		require.GreaterOrEqual(t, time.Since(at), 30*time.Second)
 		require.LessOrEqual(t, time.Since(at), 42*time.Second)
 		require.NoError(t, second.Add(t.Context(), "x", 70))
@@ -355,7 +357,8 @@ func TestAPanicOfPersistIsAnErrorAndGoexitToo(t *testing.T) {
 	})
 }
 
-// The back-off of a long period ends at that period, and does not overflow.
+// The back-off with a long period is at most that period, and does not
+// overflow.
 func TestFlush_BacksOffForAPeriodOfADay(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {

@@ -14,23 +14,25 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// A Look is what the database may lack of some ids, at one moment.
+// Look says what the database may lack of some ids, at one moment.
 type Look struct {
-	// Incarnation and Moment tell the moment. A script finds out by them, and by
-	// behind_unchanged, whether the database may have got something of an id since.
+	// Incarnation and Moment identify the moment. A script that gets them can
+	// find out, by behind_unchanged, whether the database may have got
+	// something of an id since.
 	Incarnation, Moment string
 
-	// Pending and InFlight have an element for each id that was asked for: its delta
-	// or value, nil if there is none. The database lacks what is pending, and may lack
-	// what is in flight.
+	// Pending and InFlight have an element for each requested id: its delta or
+	// value, or nil if it has none. The database lacks the pending ones, and
+	// may lack those in flight.
 	Pending, InFlight []*string
 }
 
-// maxLook is how many ids one script looks at: Lua has no more room for arguments.
+// maxLook is how many ids one script reads: Lua has no room for more arguments.
 const maxLook = 1000
 
-// Look returns what the database may lack of ids, all of which are of one bucket, at
-// most 1000 of them. It waits for nobody and changes nothing.
+// Look returns the deltas or values of ids that the database may lack. All ids
+// must be of one bucket, and at most 1000. It waits for no flush and changes
+// nothing.
 func (e *Engine) Look(ctx context.Context, bucket int, ids ...string) (Look, error) {
 	err := e.open(ctx)
 	var l Look
@@ -43,10 +45,11 @@ func (e *Engine) Look(ctx context.Context, bucket int, ids ...string) (Look, err
 	return l, nil
 }
 
-// Settle returns when none of ids, all of which are of one bucket, is in flight; without
-// ids, when nothing of the bucket is. It makes this process persist the batch if nobody
-// does and it need not wait to be tried again; otherwise it waits, for as long as ctx
-// lasts. Afterwards the next batch may be taken at any time.
+// Settle returns when none of ids is in flight. All ids must be of one bucket.
+// Without ids, it returns when nothing of the bucket is in flight. If no
+// process persists the batch and the batch is not in its back-off, this process
+// persists it. Otherwise Settle waits for as long as ctx lasts. The next batch
+// may be taken at any time after Settle returns.
 func (e *Engine) Settle(ctx context.Context, bucket int, ids ...string) error {
 	err := e.open(ctx)
 	if err == nil {
@@ -84,8 +87,8 @@ func (e *Engine) settle(ctx context.Context, bucket int, ids []string) error {
 	}
 }
 
-// settled reports whether none of ids is in flight, and if one is, whether the batch is
-// for this process to persist.
+// settled reports whether none of ids is in flight. If one is, it reports
+// whether this process has to persist the batch.
 func (e *Engine) settled(ctx context.Context, bucket int, ids []string) (settled, due bool, err error) {
 	if len(ids) > 0 {
 		l, err := e.look(ctx, bucket, ids)
@@ -100,7 +103,7 @@ func (e *Engine) settled(ctx context.Context, bucket int, ids []string) (settled
 	if f.err != nil {
 		return false, false, f.err
 	}
-	// An id may be in a batch that is parked, too.
+	// An id may also be in a parked batch.
 	return len(ids) == 0 && f.inFlight == 0, f.inFlight > 0 && f.due(e.me) || f.inFlight == 0 && f.unread > 0, nil
 }
 
@@ -128,13 +131,13 @@ func (e *Engine) look(ctx context.Context, bucket int, ids []string) (Look, erro
 	}
 	r := read(v, err)
 	l := Look{Incarnation: r.text(), Moment: r.text()}
-	_, _ = r.text(), r.text() // the last batch that was taken, and that was acknowledged
+	_, _ = r.text(), r.text() // the numbers of the last batch taken and of the last one acknowledged
 	l.Pending, l.InFlight = e.merged(r, len(ids))
 	return l, r.err
 }
 
-// merged reads what the database lacks of n ids, and what it may lack: the rest of a
-// reply of LookBatch.
+// merged reads the rest of a reply of LookBatch: what the database lacks of n
+// ids, and what it may lack.
 func (e *Engine) merged(r *reply, n int) (pending, inFlight []*string) {
 	pending, inFlight = optional(r.list(), n), optional(r.list(), n)
 	unread, parked := optional(r.list(), n), optional(r.list(), n)
@@ -150,7 +153,7 @@ func (e *Engine) merged(r *reply, n int) (pending, inFlight []*string) {
 		}
 		if e.o.Merge == Sum || inFlight[i] == nil {
 			if inFlight[i] != nil && unread[i] != nil && isTotal(*unread[i]) {
-				unread[i] = e.mergeOne(r, inFlight[i], unread[i]) // which counts on it, persisted or not
+				unread[i] = e.mergeOne(r, inFlight[i], unread[i]) // this total includes the batch in flight, persisted or not
 			}
 			pending[i] = e.mergeOne(r, pending[i], unread[i])
 		}
@@ -158,12 +161,13 @@ func (e *Engine) merged(r *reply, n int) (pending, inFlight []*string) {
 	return pending, inFlight
 }
 
-// A parkedValue is what a parked batch has of an id.
+// parkedValue is the delta or value that a parked batch has of an id.
 type parkedValue struct{ token, value string }
 
 var errParked = errors.New("what is parked of an id has an unexpected form")
 
-// parkedOf reads an element of Keys.Parked, of which the oldest comes first.
+// parkedOf reads an element of Keys.Parked, in which the oldest batch comes
+// first.
 func parkedOf(text string) (all []parkedValue, ok bool) {
 	for text != "" {
 		token, rest, _ := strings.Cut(text, " ")
@@ -189,7 +193,7 @@ func (e *Engine) mergeOne(r *reply, v, older *string) *string {
 		return v
 	}
 	digits, set := strings.CutPrefix(*older, "=")
-	one, _ := strconv.ParseInt(*v, 10, 64) // what is no number is put aside when it is taken
+	one, _ := strconv.ParseInt(*v, 10, 64) // text that is not a number is put aside when it is taken
 	two, _ := strconv.ParseInt(digits, 10, 64)
 	sum := one + two
 	if (sum > one) != (two > 0) && two != 0 && r.err == nil {
@@ -205,7 +209,7 @@ func (e *Engine) mergeOne(r *reply, v, older *string) *string {
 // isTotal reports whether a text of a Sum is a count that was set, not a delta.
 func isTotal(text string) bool { return strings.HasPrefix(text, "=") }
 
-// optional returns n texts, nil where list has none.
+// optional returns n texts, with nil where list has no text.
 func optional(list []any, n int) []*string {
 	texts := make([]*string, n)
 	for i := range min(n, len(list)) {

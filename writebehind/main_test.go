@@ -24,9 +24,9 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// A database is what the tests persist to: a table of counts, one of values, and a
-// ledger that does what package ledger does. It is tested against the real ones, with
-// that package, in a module of its own.
+// database is the database of the tests: a table of counts, a table of values,
+// and a ledger that works like package ledger. A module of its own tests
+// package ledger against real databases.
 type database struct {
 	mu      sync.Mutex
 	sums    map[string]int64         // guarded by mu
@@ -34,14 +34,14 @@ type database struct {
 	rows    map[place]ledger.Row     // guarded by mu
 	last    map[int]string           // guarded by mu; the incarnation that was applied last, by bucket
 	poison  map[string]bool          // guarded by mu; ids that are refused
-	failing func(ledger.Batch) error // guarded by mu; nil, or what is wrong
+	failing func(ledger.Batch) error // guarded by mu; nil, or returns the error of a commit
 	commits int                      // guarded by mu
 	naive   bool                     // without the ledger
-	amnesia bool                     // the ledger does not record what was not read
-	step    func(do func()) error    // nil, or what may kill
+	amnesia bool                     // the ledger does not record unread ids
+	step    func(do func()) error    // nil, or a step at which the process may be killed
 }
 
-// A place is what a row of the ledger is of.
+// place identifies a row of the ledger.
 type place struct {
 	bucket int
 	inc    string
@@ -59,8 +59,8 @@ func (d *database) persist(ctx context.Context, b ledger.Batch) error {
 	return d.apply(ctx, b, func(_ string, do func()) error { do(); return nil })
 }
 
-// apply is persist in two steps, as a transaction has: what comes before COMMIT, of
-// which nothing comes without it, and COMMIT.
+// apply is persist in two steps, as in a transaction: the work before COMMIT,
+// which has no effect without it, and COMMIT.
 func (d *database) apply(ctx context.Context, b ledger.Batch, step func(name string, do func()) error) error {
 	d.mu.Lock()
 	failing := d.failing
@@ -157,7 +157,7 @@ func (d *database) sum(id string) int64 {
 	return d.sums[id]
 }
 
-// lock runs f while nobody persists.
+// lock runs f while no process persists.
 func (d *database) lock(f func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -170,7 +170,8 @@ func (d *database) value(id string) string {
 	return d.values[id]
 }
 
-// requireAside fails unless err says that so many ids are refused, and so many unread.
+// requireAside fails unless err reports these numbers of refused and unread
+// ids.
 func requireAside(t *testing.T, err error, refused, unread int64) {
 	t.Helper()
 	aside, ok := errors.AsType[*AsideError](err)
@@ -178,12 +179,12 @@ func requireAside(t *testing.T, err error, refused, unread int64) {
 	require.Equal(t, AsideError{Refused: refused, Unread: unread}, *aside)
 }
 
-// someLease is the LeaseTTL of an engine whose test sets none. A reply of Redis may take
-// as long, so it is longer than a busy machine takes.
+// someLease is the LeaseTTL of an engine whose test sets none. A reply of Redis
+// may take as long, so it is longer than a busy machine needs.
 const someLease = 30 * time.Second
 
-// options are those of a test: what is pending waits until it is flushed, for the
-// sweeper has its turn once a day.
+// options returns the Options of a test. Ids stay pending until a flush,
+// because the sweeper has its turn once a day.
 func options(t *testing.T, d *database, m Merge) Options {
 	return Options{
 		Name: redistest.Key(t), Merge: m, Persist: d.persist, Buckets: 1, Every: 24 * time.Hour,
@@ -196,14 +197,14 @@ func engine(t *testing.T, rdb redis.UniversalClient, o Options) *Engine {
 	t.Helper()
 	e, err := New(rdb, o)
 	require.NoError(t, err)
-	e.grace = patience // a busy machine may need more than a user would wait
+	e.grace = patience // a busy machine may need more time than a user would wait
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if err := e.Close(ctx); err != nil {
 			t.Logf("in the end: %v", err)
 		}
-		// A test may leave what cannot be persisted.
+		// A test may leave ids that cannot be persisted.
 		require.True(t, e.wait(ctx, true), "a goroutine has not ended")
 	})
 	return e

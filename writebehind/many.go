@@ -9,16 +9,16 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// A Seen is what the database may lack of one id, at one moment: see Look.
+// Seen says what the database may lack of one id, at one moment: see Look.
 type Seen struct {
 	Bucket              int
 	Incarnation, Moment string
-	Pending, InFlight   *string // its delta, '=' and total, or value; nil if there is none
+	Pending, InFlight   *string // its delta, '=' and total, or value; nil if it has none
 }
 
-// LookMany is Look for ids of any buckets, in one round trip, and in three more for each
-// bucket whose slot is being moved to another node of a Cluster. It returns an element
-// for each.
+// LookMany is Look for ids of any buckets, in one round trip. Each bucket whose
+// slot is moving to another node of a Cluster takes three more. LookMany
+// returns an element for each id.
 func (e *Engine) LookMany(ctx context.Context, ids []string) ([]Seen, error) {
 	seen := make([]Seen, len(ids))
 	err := e.open(ctx)
@@ -60,7 +60,7 @@ func (e *Engine) lookMany(ctx context.Context, ids []string, seen []Seen) error 
 		}
 		r := read(v, err)
 		inc, moment := r.text(), r.text()
-		_, _ = r.text(), r.text() // the last batch that was taken, and that was acknowledged
+		_, _ = r.text(), r.text() // the numbers of the last batch taken and of the last one acknowledged
 		pending, inFlight := e.merged(r, len(asked[c]))
 		if r.err != nil {
 			return r.err

@@ -13,18 +13,20 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// Reconcile flushes every bucket, and asks choose what becomes of each batch whose
-// history has forked: ForkRolledBack and ForkBehind, by one goroutine at a time. It
-// returns the forks that it has found. choose nil holds all of them, which shows them
-// and changes nothing.
+// Reconcile flushes every bucket, and calls choose for each batch whose history
+// has forked: for ForkRolledBack and ForkBehind. It calls choose from one
+// goroutine at a time. It returns the forks that it has found. If choose is
+// nil, Reconcile holds all of them: it shows them and changes nothing.
 //
-// Where a batch has forked and is not held, every bucket that has nothing to persist
-// begins a new incarnation. What is written to it later is then new, and does not fork.
-// So one call is enough after a backup of the database or of Redis was restored, after
-// the ledger was lost, and where an engine is given a ledger that had none.
+// If a batch has forked and is not held, every bucket with nothing to persist
+// begins a new incarnation. Later writes to it are then new, and do not fork.
+// So one call is enough after a backup of the database or of Redis was
+// restored, or after the ledger was lost. The same holds if an engine without a
+// ledger is given one.
 //
-// The error is as that of Flush: it says that some of it is not persisted, and is a
-// *ForkError where that is held. Reconcile may be called again, and from any process.
+// Like the error of Flush, the error says that some ids are not persisted. If a
+// fork is held, it is a *ForkError. Reconcile may be called again, and from any
+// process.
 func (e *Engine) Reconcile(ctx context.Context, choose func(ForkError) Choice) ([]ForkError, error) {
 	err := e.open(ctx)
 	r := &reconciling{ask: choose, settled: map[int]bool{}}
@@ -32,7 +34,7 @@ func (e *Engine) Reconcile(ctx context.Context, choose func(ForkError) Choice) (
 		e.Start()
 		err = e.flushAll(context.WithValue(ctx, reconcilingKey{}, r))
 		if aside, beside := errs.Find[*AsideError](err); len(aside) > 0 && aside[0].Unread == 0 && !beside {
-			err = nil // put aside: by choose, or refused, which Engine.Refused tells
+			err = nil // put aside by choose, or refused; Engine.Refused returns these
 		}
 		if settled := r.buckets(); len(settled) > 0 {
 			err = errors.Join(err, e.renew(ctx, settled))
@@ -49,7 +51,7 @@ func (e *Engine) Reconcile(ctx context.Context, choose func(ForkError) Choice) (
 // reconcilingKey is the key of the *reconciling in the ctx of a flush.
 type reconcilingKey struct{}
 
-// A reconciling is one call of Reconcile.
+// reconciling is one call of Reconcile.
 type reconciling struct {
 	ask func(ForkError) Choice
 
@@ -61,8 +63,8 @@ type reconciling struct {
 
 var chooser = guard.Named("choose of Reconcile")
 
-// choose asks what becomes of a fork. A panic holds it. A ForkReplayed is exact, and
-// leaves no choice.
+// choose asks what to do with a fork. A panic of ask holds the fork. A
+// ForkReplayed is exact, and leaves no choice.
 func (r *reconciling) choose(f ForkError) (choice Choice) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -88,8 +90,8 @@ func (r *reconciling) buckets() map[int]bool {
 	return maps.Clone(r.settled)
 }
 
-// renew gives a new incarnation to buckets of which nothing is in flight or pending, but
-// for those whose fork is settled.
+// renew gives a new incarnation to the buckets that have nothing in flight or
+// pending. It leaves out the buckets whose fork is settled.
 func (e *Engine) renew(ctx context.Context, settled map[int]bool) error {
 	looks := make([]*script.Call, len(e.buckets))
 	for b := range looks {

@@ -27,8 +27,8 @@ func spread(e *Engine) []string {
 	return ids
 }
 
-// The row is missing where the ledger was lost, or is given to an engine that had none:
-// one call puts all buckets right, those that are at rest too.
+// The row is missing if the ledger was lost, or if an engine without a ledger
+// is given one. One call repairs all buckets, idle ones included.
 func TestReconcile_GoesOnInAllBucketsWhereTheLedgerHasNoRows(t *testing.T) {
 	t.Parallel()
 	for _, choice := range []Choice{Apply, PutAside} {
@@ -80,7 +80,7 @@ func TestReconcile_GoesOnInAllBucketsWhereTheLedgerHasNoRows(t *testing.T) {
 				} else {
 					require.Empty(t, refused)
 				}
-				for _, id := range ids { // at rest before, or not
+				for _, id := range ids { // idle before, or not
 					h.add(id, 100)
 				}
 				h.flush()
@@ -98,7 +98,7 @@ func TestReconcile_GoesOnInAllBucketsWhereTheLedgerHasNoRows(t *testing.T) {
 	}
 }
 
-// As a restored backup of the database has it: rows that are behind by many batches.
+// A restored backup of the database has rows that are behind by many batches.
 func TestReconcile_GoesOnAfterTheDatabaseWentBack(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -127,7 +127,7 @@ func TestReconcile_GoesOnAfterTheDatabaseWentBack(t *testing.T) {
 	})
 }
 
-// As a restored backup of Redis has it.
+// A backup of Redis is restored.
 func TestReconcile_ChoosesWhatBecomesOfARedisThatWentBack(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -159,9 +159,8 @@ func TestReconcile_ChoosesWhatBecomesOfARedisThatWentBack(t *testing.T) {
 	})
 }
 
-// One call puts the buckets right that are at rest, too: what is added to them later is
-// new, and must not be taken for what the database has. It does so after each time that
-// Redis went back.
+// One call also repairs idle buckets: later deltas are new, and must not be
+// mistaken for persisted ones. This holds after each time that Redis went back.
 func TestReconcile_GoesOnInBucketsAtRestAfterRedisWentBack(t *testing.T) {
 	t.Parallel()
 	for batches, kind := range map[int]Fork{1: ForkReplayed, 2: ForkRolledBack} {
@@ -181,7 +180,7 @@ func TestReconcile_GoesOnInBucketsAtRestAfterRedisWentBack(t *testing.T) {
 					}
 					for range 2 {
 						add(1)
-						h.add(ids[0], 10) // pending in the backup; the others are at rest
+						h.add(ids[0], 10) // pending in the backup; the other buckets are idle
 						var keys []string
 						for b := range ids {
 							keys = append(keys, h.e.Keys(b).Pending, h.e.Keys(b).InFlight)
@@ -211,7 +210,7 @@ func TestReconcile_GoesOnInBucketsAtRestAfterRedisWentBack(t *testing.T) {
 	}
 }
 
-// All that is pending is put aside with the batch, by scripts that do a part each.
+// All pending ids are put aside with the batch, by scripts that each do a part.
 func TestPutAside_TakesAllThatIsPendingByParts(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -237,7 +236,8 @@ func TestPutAside_TakesAllThatIsPendingByParts(t *testing.T) {
 	})
 }
 
-// A process has a batch in hand when Redis loses it, and another one flushes first.
+// A process holds a batch when Redis loses it, and another process flushes
+// first.
 func TestForkLost_ABatchInHandIsPersistedThoughAnotherProcessFlushesFirst(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {

@@ -14,8 +14,8 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// most is how many scripts go out in one pipeline. A server answers nobody else while
-// it works one off.
+// most is how many scripts one pipeline has. A server answers no other client
+// while it runs one.
 const most = 500
 
 var errSilent = errors.New("Redis did not answer in time")
@@ -29,7 +29,7 @@ func (e *Engine) call(ctx context.Context, s *script.Script, b int, args ...any)
 	return c.Reply, nil
 }
 
-// parts is call for a script that does a part of its work at a time.
+// parts repeats call for a script that does a part of its work at a time.
 func (e *Engine) parts(ctx context.Context, s *script.Script, b int, args ...any) (any, error) {
 	for {
 		v, err := e.call(ctx, s, b, args...)
@@ -39,8 +39,8 @@ func (e *Engine) parts(ctx context.Context, s *script.Script, b int, args ...any
 	}
 }
 
-// run carries out c. After an error, c is not the caller's to read: the client may not
-// be done with it.
+// run executes c. After an error, the caller must not read c: the client may
+// still use it.
 func (e *Engine) run(ctx context.Context, c *script.Call) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, max(e.o.LeaseTTL, time.Second), errSilent)
 	defer cancel()
@@ -57,21 +57,21 @@ func (e *Engine) on(s *script.Script, b int, args ...any) *script.Call {
 	return &script.Call{Script: s, Key: keys.Pending, More: more, Args: args}
 }
 
-// pipeline runs calls, in one round trip for each 500 of them, and returns an error
-// if they are not ours to read. A call that failed has its own error.
+// pipeline runs calls, in one round trip for each 500 of them. After an error,
+// the caller must not read them. A failed call has its own error.
 func (e *Engine) pipeline(ctx context.Context, calls []*script.Call) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, max(e.o.LeaseTTL, time.Second), errSilent)
 	defer cancel()
 	return e.ask(ctx, func(ctx context.Context) error {
 		for some := range slices.Chunk(calls, most) {
-			_ = script.Pipeline(ctx, e.rdb, some) // the errors are in the calls
+			_ = script.Pipeline(ctx, e.rdb, some) // the calls have the errors
 		}
 		return nil
 	})
 }
 
-// ask runs fn, a call to Redis, and leaves when ctx ends: the client does not heed that
-// while it reads.
+// ask runs fn, a call to Redis, and returns when ctx ends: the client does not
+// heed ctx while it reads.
 func (e *Engine) ask(ctx context.Context, fn func(context.Context) error) error {
 	if ctx.Done() == nil {
 		return guard.Call(guard.Client, func() error { return fn(ctx) })
@@ -88,9 +88,9 @@ func (e *Engine) ask(ctx context.Context, fn func(context.Context) error) error 
 	}
 }
 
-// spawn is guard.Go in a goroutine that Close waits for. It reports false, and does
-// nothing, when all is over. A WaitGroup would not do, for after a Close that left
-// somebody waiting there may be another one.
+// spawn is guard.Go in a goroutine that Close waits for. If the engine has
+// ended, spawn does nothing and returns false. A WaitGroup does not fit: after
+// a Close that stopped waiting, a later Close waits again.
 func (e *Engine) spawn(code guard.Code, fn func() error, done func(error)) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -102,7 +102,7 @@ func (e *Engine) spawn(code guard.Code, fn func() error, done func(error)) bool 
 	return true
 }
 
-// start is guard.Go in a goroutine that is counted already.
+// start is guard.Go in a goroutine that is already counted.
 func (e *Engine) start(code guard.Code, fn func() error, done func(error)) {
 	guard.Go(code, fn, func(err error) {
 		defer e.landed()
@@ -119,8 +119,8 @@ func (e *Engine) landed() {
 	}
 }
 
-// wait waits until there are no goroutines, and reports whether it is so. If last, there
-// will be no more.
+// wait waits until no goroutine is left, and reports whether that happened. If
+// last is true, no goroutine starts later.
 func (e *Engine) wait(ctx context.Context, last bool) bool {
 	e.mu.Lock()
 	e.ended = e.ended || last
@@ -141,8 +141,8 @@ func (e *Engine) wait(ctx context.Context, last bool) bool {
 	}
 }
 
-// A reply is what a script returned, read from the front. The first element that is not
-// what it should be makes err.
+// reply is the reply of a script, read from the front. The first element of an
+// unexpected type sets err.
 type reply struct {
 	rest []any
 	err  error
@@ -202,7 +202,7 @@ func (r *reply) list() []any {
 	return list
 }
 
-// pairs yields a list of fields and values by turns.
+// pairs yields the fields and values of a list that holds them alternately.
 func pairs(list []any) iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) {
 		for k := 0; k+1 < len(list); k += 2 {

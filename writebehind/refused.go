@@ -11,19 +11,20 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// A Refused is what was put aside of an id, since the database had refused it for good
-// or Redis had gone back in time.
+// Refused is a delta or value that was put aside. The database had refused its
+// id for good, or Redis had gone back in time.
 type Refused struct {
 	ID    string
-	Value string // the delta, in decimal, or the value
+	Value string // the delta in decimal, or the value
 
 	field string
-	at    int // bucket
+	at    int // the number of the bucket
 }
 
-// Refused returns all that was put aside, in no order. Of an id of a Sum there may be
-// more than one, where what was put aside has no sum in int64. With an error, of one of
-// the buckets, it returns what the others have.
+// Refused returns everything that was put aside, in no particular order. An id
+// of a Sum appears more than once if the sum of its deltas leaves int64. If one
+// bucket fails, Refused returns its error and the elements of the other
+// buckets.
 func (e *Engine) Refused(ctx context.Context) ([]Refused, error) {
 	err := e.open(ctx)
 	var all []Refused
@@ -36,9 +37,10 @@ func (e *Engine) Refused(ctx context.Context) ([]Refused, error) {
 	return all, nil
 }
 
-// Retry makes pending again what was put aside of ids, all of it if there are none, and
-// returns how much it was. Where Merge is Last, what has a newer value pending is
-// dropped instead. It may be called again after an error, and then goes on.
+// Retry makes the deltas and values of ids that were put aside pending again,
+// and returns their number. Without ids, it retries everything that was put
+// aside. If Merge is Last and an id has a newer value pending, the older value
+// is dropped. After an error, call Retry again to go on.
 func (e *Engine) Retry(ctx context.Context, ids ...string) (int, error) {
 	err := e.open(ctx)
 	n := 0
@@ -52,19 +54,21 @@ func (e *Engine) Retry(ctx context.Context, ids ...string) (int, error) {
 	return n, nil
 }
 
-// An AsideError says that a Flush or a Close has persisted all but some ids, which are
-// not lost.
+// AsideError says that a Flush or a Close has persisted everything except some
+// ids, which are not lost.
 type AsideError struct {
 	// Refused is how many ids the database has refused for good meanwhile.
 	// [Engine.Refused] returns them, and [Engine.Retry] tries them again.
 	Refused int64
 
-	// Unread is how many ids wait for a process that can read them. This one cannot.
+	// Unread is how many ids wait for another process, because this one cannot
+	// read them.
 	Unread int64
 }
 
-// newAsideError returns nil if there is nothing to tell of. refused is how much this
-// process has put aside meanwhile: what was there before may be in it again.
+// newAsideError returns nil if no id was refused and none is unread. refused is
+// how many ids this process has put aside meanwhile: an id that was aside
+// before may be put aside again.
 func newAsideError(before, after []findings, refused int64) error {
 	e, put := AsideError{}, int64(0)
 	for b, f := range after {
@@ -122,7 +126,7 @@ func (e *Engine) refused(ctx context.Context) ([]Refused, error) {
 // errCursor ends a walk that would never end. No server returns such a cursor.
 var errCursor = errors.New("Redis has returned the cursor that it was given")
 
-// listed returns what was put aside, by the fields of each bucket.
+// listed returns the elements of the fields of each bucket.
 func listed(fields []map[string]string) (all []Refused) {
 	for b, some := range fields {
 		for field, value := range some {

@@ -16,7 +16,7 @@ import (
 	"github.com/cachex-go/cachex/internal/redistest"
 )
 
-// A Redis that refuses writes, since it is full, can be flushed, and then is not full.
+// A full Redis that refuses writes can be flushed, and is then no longer full.
 func TestAFullRedisCanBeFlushed(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, "--maxmemory-policy", "noeviction")
@@ -57,7 +57,7 @@ func TestARedisThatMayEvictWhatIsPendingIsToldOf(t *testing.T) {
 			if warns {
 				e.Start()
 				var evicts *EvictionError
-				for !errors.As(<-told, &evicts) { // a machine that is busy has Redis fail first
+				for !errors.As(<-told, &evicts) { // on a busy machine, Redis may fail first
 					require.NoError(t, ctx.Err())
 				}
 				require.Equal(t, policy, evicts.Policy)
@@ -74,8 +74,8 @@ func TestARedisThatMayEvictWhatIsPendingIsToldOf(t *testing.T) {
 	}
 }
 
-// The server is killed and started again: without its memory, with all of it, and with
-// what it was some time ago.
+// The server is killed and started again: with no data, with all of its data,
+// and with an older state.
 func TestARedisThatRestarts(t *testing.T) {
 	t.Parallel()
 	start := func(t *testing.T, args ...string) (*redistest.Server, *history) {
@@ -167,8 +167,8 @@ func TestBucketsSpreadOverACluster(t *testing.T) {
 	require.GreaterOrEqual(t, d.sum("id299"), int64(1))
 }
 
-// All keys but the first of a script are touched by scripts alone, so that the proxy need
-// not know of hash tags.
+// Only scripts touch the further keys of a script, so the proxy need not
+// support hash tags.
 func TestAProxyRunsEveryScriptOnTheServerOfItsBucket(t *testing.T) {
 	t.Parallel()
 	redistest.Binary(t, "nutcracker")

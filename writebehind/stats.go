@@ -9,24 +9,25 @@ import (
 	"github.com/cachex-go/cachex/internal/nonzero"
 )
 
-// Stats are what an Engine has counted in this process since New, and what it has found
-// when it last had the turn to look.
+// Stats holds the counts of an Engine in this process since New, and its last
+// look at the backlog.
 type Stats struct {
-	Batches       int64 // that were persisted and acknowledged
-	Persisted     int64 // ids in them
+	Batches       int64 // persisted and acknowledged
+	Persisted     int64 // ids in Batches
 	Refused       int64 // ids that the database refused for good
-	Unread        int64 // ids that this process could not read, and left to others
+	Unread        int64 // ids that this process could not read and left to others
 	Failures      int64 // of Persist, whatever the cause
-	Replays       int64 // batches that were taken before, by somebody else or before a failure
-	Stale         int64 // batches that somebody else had persisted meanwhile
+	Replays       int64 // batches taken before, by another process or before a failure
+	Stale         int64 // batches that another process had persisted meanwhile
 	Forks         Forks
 	RedisFailures int64
 
-	// Eviction is the maxmemory-policy of Redis if that is one of allkeys-*, and may
-	// thus evict what is pending; else "", also where it could not be found out.
+	// Eviction is the maxmemory-policy of Redis if it is one of allkeys-*,
+	// which may evict pending ids. Otherwise, or if the policy is unknown, it
+	// is "".
 	Eviction string
 
-	// Backlog is what the fleet had to persist when this process last looked, at
+	// Backlog is the backlog of the fleet when this process last looked, at
 	// Backlog.At. Only one process of the fleet looks in each period. See
 	// [Engine.Backlog].
 	Backlog Backlog
@@ -35,25 +36,25 @@ type Stats struct {
 // String returns the fields that are not zero, for %v and %+v.
 func (s Stats) String() string { return nonzero.Format(s) }
 
-// Forks count the times that histories have parted, by kind. See [Fork].
+// Forks counts the forks by kind. See [Fork].
 type Forks struct {
 	Lost, Replayed, RolledBack, Behind int64
 }
 
-// A Backlog is what is still to be persisted.
+// Backlog counts the ids that are still to persist.
 type Backlog struct {
 	IDs      int64         // pending
-	InFlight int64         // taken, and not acknowledged
-	Buckets  int           // that have either
-	Oldest   time.Duration // for how long the oldest of them has waited: the lag
-	Refused  int64         // put aside. See [Engine.Refused]
+	InFlight int64         // taken and not acknowledged
+	Buckets  int           // buckets with pending ids or ids in flight
+	Oldest   time.Duration // how long the oldest id has waited: the lag
+	Refused  int64         // put aside; see [Engine.Refused]
 	At       time.Time     // when this was so, by the clock of this process
 
-	// Unread is how many ids wait for a process that can read them, since one that
-	// took them could not. They are in none of the other counts. Options.Check says
-	// what a process can read.
+	// Unread is how many ids wait for a process that can read them, because a
+	// process that took them could not. No other count includes them.
+	// Options.Check says which ids a process can read.
 	Unread       int64
-	OldestUnread time.Duration // for how long the oldest of these has waited
+	OldestUnread time.Duration // how long the oldest unread id has waited
 
 	failed error
 }
@@ -76,8 +77,8 @@ func (e *Engine) Stats() Stats {
 	return s
 }
 
-// Backlog asks Redis what is still to be persisted, by the whole fleet. With an error,
-// of one of the buckets that could not be asked, it returns what the others have.
+// Backlog asks Redis for the backlog of the whole fleet. If a bucket cannot be
+// asked, Backlog returns its error and the backlog of the other buckets.
 func (e *Engine) Backlog(ctx context.Context) (Backlog, error) {
 	err := e.open(ctx)
 	var b Backlog
@@ -113,7 +114,7 @@ func total(all []findings) Backlog {
 	return b
 }
 
-// counters are Stats that are being counted.
+// counters are the live counts of Stats.
 type counters struct {
 	batches, persisted, refused, unread, failures, replays, stale, redisFailures atomic.Int64
 

@@ -12,27 +12,27 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// sweep looks for what is to be persisted, in every period in which it is the turn of
-// this process, until ctx ends. The flushes that it starts go on until work ends.
+// sweep looks for pending ids, in every period in which this process has the
+// turn, until ctx ends. The flushes that it starts go on until work ends.
 //
-// So what a fleet at rest costs Redis is, of one process, the turn and a pipeline with a
-// script for each bucket, and a short script of another process, in each period. A
-// process that has written looks in the next period too: if the process that has the
-// turns died, what is written is persisted all the same, whatever became of the rest of
-// the fleet.
+// So in each period an idle fleet costs Redis one turn and one pipeline with a
+// script for each bucket, sent by one process. Another process adds a short
+// script. A process that has written also looks in the next period. So even if
+// the process that has the turns dies, its writes are persisted, whatever
+// happens to the rest of the fleet.
 //
-// An index of the buckets that have something to do would save the pipeline, but on a
-// Cluster it could not be written by the script that adds, which runs where the bucket
-// is; and to err towards "nothing to do" would be to lose what is written to a bucket
-// that is never written to again.
+// An index of the buckets with pending ids would save the pipeline. But on a
+// Cluster the script that adds runs on the node of the bucket, and cannot write
+// the index. An index that wrongly says "nothing pending" loses the writes to a
+// bucket that is never written to again.
 func (e *Engine) sweep(ctx, work context.Context) {
 	s := periodic.Scheduler{
 		RDB: e.rdb, TTL: e.o.LeaseTTL, Every: e.o.Every, Keys: []string{e.turnKey()},
 		Work:   func(ctx context.Context, _ []int) error { return e.turn(ctx, work) },
 		Places: 1, Chunk: 1,
 		Spread: e.o.Every / 10, // processes that start together should not ask together
-		// A turn is for efficiency. Where it cannot be taken because Redis is full, say,
-		// what is pending must be flushed all the more.
+		// A turn is only an optimization. If it cannot be taken, for example
+		// because Redis is full, the pending ids must be flushed all the more.
 		Anyway: true,
 		Nudge:  e.wrote,
 		Code:   notify,
@@ -46,8 +46,8 @@ func (e *Engine) sweep(ctx, work context.Context) {
 	s.Run(ctx)
 }
 
-// turn sweeps. It asks for the policy of eviction the first time. It gives the turn back
-// if another process should have it.
+// turn sweeps. The first time, it asks for the eviction policy. If another
+// process should have the turn, it gives the turn back.
 func (e *Engine) turn(ctx, work context.Context) error {
 	all, err := e.survey(ctx, !e.asked)
 	if err != nil {
@@ -70,23 +70,24 @@ func (e *Engine) turn(ctx, work context.Context) error {
 	}
 	e.warn(all)
 	if stuck || e.yields(all) {
-		// A Persist of ours does not heed the end of its ctx, or this process cannot read
-		// something. The process that has the next turn may persist that.
+		// A Persist of this process does not heed the end of its ctx, or this
+		// process cannot read some ids. The process that has the next turn may
+		// persist them.
 		return &periodic.GiveBack{For: 2 * e.o.Every}
 	}
 	return nil
 }
 
-// dispatch flushes a bucket in a goroutine, and reports whether it does: it does not if
-// somebody in this process is at it.
+// dispatch flushes a bucket in a goroutine, and reports whether it does. It
+// does not if another goroutine of this process flushes the bucket.
 func (e *Engine) dispatch(work context.Context, b int) bool {
 	select {
 	case e.buckets[b].busy <- struct{}{}:
 	default:
 		return false
 	}
-	// Ends with Persist, whose ctx Close ends. An error is told to Notify, and it is
-	// tried again.
+	// Ends with Persist, whose ctx Close ends. Notify receives an error, and
+	// the flush is tried again.
 	spawned := e.spawn(guard.Persist, func() error { return e.flushHeld(work, b, false) }, func(error) { <-e.buckets[b].busy })
 	if !spawned {
 		<-e.buckets[b].busy
@@ -94,21 +95,21 @@ func (e *Engine) dispatch(work context.Context, b int) bool {
 	return spawned
 }
 
-// findings are what SurveyBatch says of a bucket.
+// findings are the reply of SurveyBatch about a bucket.
 type findings struct {
 	err                   error
 	pending, inFlight     int64 // ids
 	pendingAge, flightAge time.Duration
 	unread                int64 // ids that wait for a process that can read them
 	unreadAge             time.Duration
-	version               string // of these
-	by                    string // whose the batch in flight is
+	version               string // of the unread ids
+	by                    string // the holder of the batch in flight
 	left                  time.Duration
 	refused               int64
 	policy                string
 }
 
-// due reports whether there is something for me to do.
+// due reports whether the process me has something to persist.
 func (f findings) due(me string) bool {
 	if f.err != nil {
 		return false
@@ -119,7 +120,7 @@ func (f findings) due(me string) bool {
 	return f.pending > 0
 }
 
-// survey asks of every bucket what it has to do.
+// survey asks every bucket for its findings.
 func (e *Engine) survey(ctx context.Context, policy bool) ([]findings, error) {
 	flag := ""
 	if policy {
@@ -140,7 +141,7 @@ func (e *Engine) survey(ctx context.Context, policy bool) ([]findings, error) {
 }
 
 func (e *Engine) finding(b int, r *reply) findings {
-	var since [3]string // of what is pending, in flight, and unread
+	var since [3]string // of the pending ids, the ids in flight, and the unread ids
 	f := findings{}
 	f.pending, since[0] = r.int(), r.text()
 	f.inFlight, since[1] = r.int(), r.text()
@@ -156,15 +157,15 @@ func (e *Engine) finding(b int, r *reply) findings {
 	return f
 }
 
-// A wait is what this process knows of the oldest of what waits in a bucket.
+// wait is what this process knows of the oldest waiting id of a bucket.
 type wait struct {
 	since string    // by the clock of the server
 	first time.Time // when this process first found it, by its own clock
 	age   time.Duration
 }
 
-// age returns for how long something has waited, in which the clock of the server may
-// have been set back: at least as long as this process knows of it.
+// age returns how long an id has waited, which is at least as long as this
+// process knows of it. The clock of the server may have been set back.
 func (e *Engine) age(b, which int, since string, now int64) time.Duration {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -181,9 +182,9 @@ func (e *Engine) age(b, which int, since string, now int64) time.Duration {
 	return max(age, w.age+time.Since(w.first))
 }
 
-// yields reports whether to leave the turn to another process, since there is something
-// that this one has found it cannot read. It does so now and then only: each process
-// that takes the turn meanwhile surveys all buckets.
+// yields reports whether to leave the turn to another process, because this one
+// cannot read some ids. It does so only now and then: each process that takes
+// the turn meanwhile surveys all buckets.
 func (e *Engine) yields(all []findings) bool {
 	for b, f := range all {
 		if f.unread > 0 && !e.unseen(b, f.version) {
@@ -197,12 +198,12 @@ func (e *Engine) yields(all []findings) bool {
 	return false
 }
 
-// yieldPeriods is how many periods there are at least between two turns that a process
+// yieldPeriods is the least number of periods between two turns that a process
 // leaves to others.
 const yieldPeriods = 5
 
-// warn tells of buckets that could not be surveyed, and of a Redis that may evict what
-// is pending.
+// warn reports buckets that could not be surveyed, and a Redis that may evict
+// pending ids.
 func (e *Engine) warn(all []findings) {
 	policy := ""
 	for b, f := range all {
@@ -221,10 +222,10 @@ func (e *Engine) warn(all []findings) {
 	}
 }
 
-// An EvictionError says that Redis may evict what is pending when it is full, for its
-// maxmemory-policy is one of allkeys-*. With noeviction or one of volatile-* it never
-// does, since what is pending has no TTL. Nothing is refused for it: it is for whoever
-// runs the Redis to know.
+// EvictionError says that Redis may evict pending ids when it is full, because
+// its maxmemory-policy is one of allkeys-*. With noeviction or one of
+// volatile-* it never does, because pending ids have no TTL. The engine refuses
+// no write because of it: the error informs the operator of Redis.
 type EvictionError struct{ Policy string }
 
 // Error says what to do.

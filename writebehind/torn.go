@@ -9,17 +9,19 @@ import (
 	"time"
 )
 
-// maxGlances is how often a look at one key after the other is tried while batches come
-// and go.
+// maxGlances is how often lookApart and ack try while batches come and go.
 const maxGlances = 5
 
 var errTorn = errors.New("the slot moves, and batches came and went, time after time")
 
-// lookApart returns what LookBatch would, while the slot of the bucket moves from one
-// node of a Cluster to another one: Redis then refuses scripts of several keys unless one
-// node has them all (TRYAGAIN). It looks at what is in flight and what was not read, at
-// what is pending, and again at the former. If that is still the same, nothing has left
-// what is pending or come to it meanwhile but by a write, and all is of one moment.
+// lookApart returns the reply of LookBatch while the slot of the bucket moves
+// from one node of a Cluster to another. Redis then refuses a script of several
+// keys unless one node has them all (TRYAGAIN).
+//
+// lookApart reads the ids in flight, the unread ids and the parked ids, then
+// the pending ids, and then the former again. If the former are unchanged, only
+// a write can have changed the pending ids meanwhile. So all of them are of one
+// moment.
 func (e *Engine) lookApart(ctx context.Context, bucket int, fields []any) (any, error) {
 	ids := make([]string, len(fields))
 	for i, field := range fields {
@@ -52,8 +54,8 @@ func (e *Engine) lookApart(ctx context.Context, bucket int, fields []any) (any, 
 	return nil, errTorn
 }
 
-// glimpse returns what is in flight, what was not read, and what is parked: some fields
-// and those of ids.
+// glimpse returns fields of three hashes: in flight, unread, and parked. It
+// reads the fields of ids, and some fields of the engine.
 func (e *Engine) glimpse(ctx context.Context, bucket int, ids []string) ([][]any, error) {
 	keys := e.Keys(bucket)
 	flying, err := e.values(ctx, keys.InFlight, append([]string{"#inc", "#n", "#a", "#tok"}, ids...))
@@ -71,7 +73,7 @@ func (e *Engine) glimpse(ctx context.Context, bucket int, ids []string) ([][]any
 	return [][]any{flying, unread, parked}, nil
 }
 
-// values returns fields of a hash: texts, and nil for what is not there.
+// values returns fields of a hash: their texts, and nil for an absent field.
 func (e *Engine) values(ctx context.Context, key string, fields []string) (values []any, err error) {
 	if len(fields) == 0 {
 		return nil, nil
@@ -93,7 +95,8 @@ func (e *Engine) values(ctx context.Context, key string, fields []string) (value
 	return values, nil
 }
 
-// nonsense reports whether v is no value of a field: those are texts, or nil.
+// nonsense reports whether v cannot be the value of a field, which is a text or
+// nil.
 func nonsense(v any) bool {
 	_, text := v.(string)
 	return !text && v != nil

@@ -13,8 +13,8 @@ import (
 	"github.com/cachex-go/cachex/ledger"
 )
 
-// A batch is taken between the looks at what is in flight and at what is pending, or
-// after both: what it has is never seen twice, nor not at all.
+// A batch is taken between the reads of the ids in flight and of the pending
+// ids, or after both. Its ids are never seen twice, and never missed.
 func TestALookAtOneKeyAfterTheOtherIsOfOneMoment(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -28,7 +28,7 @@ func TestALookAtOneKeyAfterTheOtherIsOfOneMoment(t *testing.T) {
 			whole, err := taker.LookMany(ctx, []string{"x", "y"})
 			require.NoError(t, err)
 
-			// What a node says to a script of which it has some keys.
+			// The answer of a node to a script if it has only some of the keys.
 			refusal := rdb.Eval(ctx, `return redis.error_reply('TRYAGAIN Multiple keys request during rehashing of slot')`, nil).Err()
 			require.True(t, redis.IsTryAgainError(refusal))
 			faults, flushed := new(redistest.Faults), make(chan error, 1)

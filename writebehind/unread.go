@@ -15,36 +15,42 @@ import (
 	"github.com/cachex-go/cachex/ledger"
 )
 
-// Two releases of a program may write to one namespace, and neither need be able to
-// read what the other one writes. A process that takes a batch persists what it can
-// read of it. The ledger records the rest as not applied, in the same transaction, and
-// the acknowledgement moves it to Keys.Unread. Every process looks there for what it
-// can read, and makes that pending again.
+// Two releases of a program may write to one namespace, and each may write
+// values that the other one cannot read. A process that takes a batch persists
+// the ids that it can read. In the same transaction, the ledger records the
+// others as not applied, and the acknowledgement moves them to Keys.Unread.
+// Every process looks there for ids that it can read, and makes them pending
+// again.
 //
-// A batch of which a process can read nothing has nothing to be recorded with. If no
-// other process was given it, it cannot be persisted, and moves to Keys.Unread at once.
-// Else it may be persisted already, or yet be by a process that is paused. It moves to
-// Keys.Parked with its number and token, and the next batch gets the same number:
+// If a process can read nothing of a batch, it has no transaction that could
+// record that. If no other process was given the batch, it cannot be persisted,
+// and moves to Keys.Unread at once. Otherwise another process may have
+// persisted it already, or a paused one may still do so. It then moves to
+// Keys.Parked with its number and token, and the next batch gets the same
+// number:
 //
-//   - The next batch is persisted. Then the ledger has passed the number, so the parked
-//     one was not persisted and never will be: it moves to Keys.Unread.
-//   - The ledger has the parked one. Then that is done with, and the next batch gets the
-//     next number.
-//   - A process that can read the parked one takes it in hand again, as it was. If it
-//     persists one value at a time and the batch has several, it makes pending what it
-//     can read instead: a value may then be persisted twice, and no older one after it.
+//   - The next batch is persisted. Then the ledger has passed the number, so
+//     the parked batch was not persisted and never will be: it moves to
+//     Keys.Unread.
+//   - The ledger has the parked batch. Then the parked batch is finished, and
+//     the next batch gets the next number.
+//   - A process that can read the parked batch takes it again, unchanged. If
+//     that process persists one value at a time and the batch has several, it
+//     makes the values that it can read pending instead. A value may then be
+//     persisted twice, but no older value follows it.
 //
-// To leave such a batch in flight is tempting and wrong: if the release that can read
-// it is gone, its bucket waits for ever.
+// Leaving such a batch in flight is tempting and wrong. If no process is left
+// of the release that can read it, its bucket waits forever.
 
-// readUnread reads what TakeBatch tells of Keys.Unread and Keys.Parked.
+// readUnread reads the versions of Keys.Unread and Keys.Parked from a reply of
+// TakeBatch.
 func (t *take) readUnread(r *reply) {
 	version, parked := r.text(), r.text()
 	t.unread = unreadVersion(version, parked)
 	t.parked = strings.Fields(parked)
 }
 
-// unreadVersion returns a version of both, "" if there is nothing in them.
+// unreadVersion returns a version of both, or "" if both are empty.
 func unreadVersion(unread, parked string) string {
 	if unread == "" && parked == "" {
 		return ""
@@ -52,11 +58,11 @@ func unreadVersion(unread, parked string) string {
 	return unread + "/" + parked
 }
 
-// live returns how many ids Persist is given.
+// live returns how many ids Persist gets.
 func (t *take) live() int { return len(t.batch.Deltas) + len(t.batch.Values) }
 
-// check takes from the batch what this process cannot read, and returns why for one of
-// them.
+// check removes from the batch the ids that this process cannot read, and
+// returns the reason for one of them.
 func (e *Engine) check(t *take) (unread error) {
 	if e.o.Check == nil {
 		return nil
@@ -84,14 +90,14 @@ func (e *Engine) checkOne(id string, value []byte) (err error) {
 	return e.o.Check(id, value)
 }
 
-// mustPark reports whether Persist cannot be given the batch: this process can read
-// nothing of it, or it was taken by one with a larger MaxBatch where Persist can do with
-// one value alone.
+// mustPark reports whether Persist cannot get the batch. Either this process
+// can read nothing of it, or a process with a larger MaxBatch has taken it and
+// Persist accepts only one value.
 func (e *Engine) mustPark(t *take) bool {
 	return t.live() == 0 || e.o.Merge == Last && e.o.MaxBatch == 1 && t.live()+len(t.batch.Unread) > 1
 }
 
-// park takes a batch out of the way.
+// park moves a batch out of the way.
 func (e *Engine) park(ctx context.Context, b int, t *take, unread error) (again bool, wait time.Duration, err error) {
 	parked, err := e.call(context.WithoutCancel(ctx), script.ParkBatch, b, t.n, t.batch.Token, e.o.Merge.arg(), e.me)
 	if err != nil {
@@ -111,8 +117,8 @@ func (e *Engine) park(ctx context.Context, b int, t *take, unread error) (again 
 	return true, 0, nil
 }
 
-// settleParked answers a conflict with a parked batch, which the database has in place
-// of this one. It reports whether that was it.
+// settleParked answers a conflict with a parked batch that the database has
+// applied in place of this one. It reports whether that was the conflict.
 func (e *Engine) settleParked(ctx context.Context, b int, t *take, conflict *ledger.ConflictError) (settled bool, err error) {
 	row := conflict.Row
 	if !slices.Contains(t.parked, row.Token) {
@@ -134,9 +140,9 @@ func (e *Engine) settleParked(ctx context.Context, b int, t *take, conflict *led
 	return true, err
 }
 
-// unseen reports whether there may be something in a version of Keys.Unread that this
-// process can read: it has not looked at that version, or not for some time, in which
-// it may have come by a key.
+// unseen reports whether a version of Keys.Unread may have ids that this
+// process can read. That is so if this process has not checked that version, or
+// not for some time: it may have got a key since.
 func (e *Engine) unseen(b int, version string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -150,8 +156,8 @@ func (e *Engine) see(b int, version string) {
 	e.buckets[b].seen, e.buckets[b].seenAt = version, time.Now()
 }
 
-// rescueNew makes pending again what this process can read, unless it has looked
-// before. It reports whether there was something.
+// rescueNew makes the ids that this process can read pending again, unless it
+// has checked them before. It reports whether it found any.
 func (e *Engine) rescueNew(ctx context.Context, b int, t *take) (found bool, err error) {
 	if !e.unseen(b, t.unread) {
 		return false, nil
@@ -167,7 +173,7 @@ func (e *Engine) rescueNew(ctx context.Context, b int, t *take) (found bool, err
 	return found, nil
 }
 
-// rescue looks through Keys.Unread, and through Keys.Parked if there is something.
+// rescue searches Keys.Unread, and also Keys.Parked if parked is true.
 func (e *Engine) rescue(ctx context.Context, b int, parked bool) (found bool, err error) {
 	err = e.walk(ctx, b, "U", func(page []any) error {
 		var readable []any
@@ -185,7 +191,7 @@ func (e *Engine) rescue(ctx context.Context, b int, parked bool) (found bool, er
 	if err := e.walk(ctx, b, "L", p.add); err != nil {
 		return found, err
 	}
-	if e.o.Merge == Last && e.o.MaxBatch == 1 { // Persist cannot be given a batch of several
+	if e.o.Merge == Last && e.o.MaxBatch == 1 { // Persist cannot get a batch of several ids
 		var readable []any
 		for token, fields := range p.readable {
 			if p.ids[token] > 1 {
@@ -227,7 +233,7 @@ func (e *Engine) walk(ctx context.Context, b int, key string, do func(page []any
 	}
 }
 
-// rescueAll makes fields pending again, and sets found if there was one.
+// rescueAll makes fields pending again, and sets found if it moved one.
 func (e *Engine) rescueAll(ctx context.Context, b int, fields []any, found *bool) error {
 	for some := range slices.Chunk(fields, maxAtOnce) {
 		n, err := e.call(ctx, script.RescueUnread, b, append([]any{e.o.Merge.arg(), rand.Text()}, some...)...)
@@ -239,11 +245,11 @@ func (e *Engine) rescueAll(ctx context.Context, b int, fields []any, found *bool
 	return nil
 }
 
-// parkedBatches is what a process finds in Keys.Parked.
+// parkedBatches is the content of Keys.Parked that a process finds.
 type parkedBatches struct {
 	e        *Engine
 	tokens   []string         // the oldest first
-	ids      map[string]int   // how many a batch has, by token; more if HSCAN returns some twice
+	ids      map[string]int   // the size of a batch, by token; larger if HSCAN returns some ids twice
 	readable map[string][]any // fields of RescueUnread of a batch, by token
 }
 
@@ -271,7 +277,7 @@ func (p *parkedBatches) add(page []any) error {
 	return nil
 }
 
-// readable is check for a field.
+// readable is check for one field.
 func (e *Engine) readable(field, value string) bool {
 	if e.o.Merge == Sum {
 		if _, err := strconv.ParseInt(strings.TrimPrefix(value, "="), 10, 64); err != nil {

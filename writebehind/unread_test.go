@@ -15,7 +15,8 @@ import (
 
 var errStopped = errors.New("the process has stopped")
 
-// stopped has e take the batch in flight, or the next one, and stop with it in hand.
+// stopped makes e take the batch in flight, or the next one, and stop while it
+// holds it.
 func stopped(t *testing.T, e *Engine) *take {
 	t.Helper()
 	tk, err := e.take(t.Context(), 0, true)
@@ -25,7 +26,8 @@ func stopped(t *testing.T, e *Engine) *take {
 	return tk
 }
 
-// readsOnly is an Options.Check of a release that can read ids of a prefix alone.
+// readsOnly is an Options.Check of a release that can read only ids with a
+// prefix.
 func readsOnly(prefix string) func(string, []byte) error {
 	return func(id string, _ []byte) error {
 		if !strings.HasPrefix(id, prefix) {
@@ -35,8 +37,8 @@ func readsOnly(prefix string) func(string, []byte) error {
 	}
 }
 
-// A batch that one process has taken and may have persisted holds up nothing, and is
-// not in the way of what is parked later.
+// One process has taken a batch and may have persisted it. The parked batch
+// delays nothing, and does not hinder a batch that is parked later.
 func TestUnread_WhatIsParkedDoesNotGather(t *testing.T) {
 	t.Parallel()
 	for _, merge := range []Merge{Sum, Last} {
@@ -76,9 +78,9 @@ func TestUnread_WhatIsParkedDoesNotGather(t *testing.T) {
 	}
 }
 
-// A process that persists one id at a time comes upon a batch of several that another
-// one has taken, and perhaps persisted. It persists all of them, though nothing more is
-// written to the bucket.
+// A process that persists one id at a time finds a batch of several, which
+// another process has taken and perhaps persisted. It persists all of them,
+// although the bucket gets no further write.
 func TestUnread_OneIDAtATimeOfABatchOfSeveral(t *testing.T) {
 	t.Parallel()
 	for _, applied := range []bool{false, true} {
@@ -110,7 +112,8 @@ func TestUnread_OneIDAtATimeOfABatchOfSeveral(t *testing.T) {
 	}
 }
 
-// requireAsideOf is requireAside of an error that is nil where nothing is unread.
+// requireAsideOf is requireAside, but requires a nil error if nothing is
+// unread.
 func requireAsideOf(t *testing.T, err error, unread int64) {
 	t.Helper()
 	if unread == 0 {
@@ -120,8 +123,8 @@ func requireAsideOf(t *testing.T, err error, unread int64) {
 	requireAside(t, err, 0, unread)
 }
 
-// What a process can read of a parked batch does not wait for a newer one of the same
-// ids that it cannot read.
+// A process can read some ids of a parked batch. They do not wait for a newer
+// batch of the same ids that it cannot read.
 func TestUnread_AParkedBatchWaitsForNoOther(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -147,7 +150,7 @@ func TestUnread_AParkedBatchWaitsForNoOther(t *testing.T) {
 	})
 }
 
-// A delta that no process can read stays behind the total that it counts on.
+// A delta that no process can read stays behind the total that it builds on.
 func TestUnread_ADeltaFollowsTheTotalThatItCountsOn(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -167,8 +170,8 @@ func TestUnread_ADeltaFollowsTheTotalThatItCountsOn(t *testing.T) {
 	})
 }
 
-// A batch that is parked, and that the database has, is not taken for a new one by a
-// bucket to which Reconcile gives a new incarnation.
+// The database has applied a parked batch. When Reconcile gives a bucket a new
+// incarnation, it does not mistake the batch for a new one.
 func TestReconcile_LeavesABucketWithAParkedBatchAlone(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -189,13 +192,13 @@ func TestReconcile_LeavesABucketWithAParkedBatchAlone(t *testing.T) {
 		require.NoError(t, all.Add(t.Context(), at(1), 1))
 		require.NoError(t, all.Flush(t.Context()))
 
-		// The first bucket has a batch that is parked, and was persisted.
+		// The first bucket has a parked batch that was persisted.
 		require.NoError(t, all.Add(t.Context(), at(0), 10))
 		tk := stopped(t, all)
 		require.NoError(t, d.persist(t.Context(), tk.batch))
 		requireAside(t, other.Flush(t.Context()), 0, 1)
 
-		// The second one has forked.
+		// The second bucket has forked.
 		d.setRow(1, ledger.Row{})
 		require.NoError(t, all.Add(t.Context(), at(1), 100))
 		o.Check = readsOnly(at(1))

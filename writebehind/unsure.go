@@ -11,7 +11,8 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// ack calls AckBatch. It learns from the reply which counts are unsure.
+// ack calls AckBatch. If the reply names unsure counts, ack passes their keys
+// to the next call.
 func (e *Engine) ack(ctx context.Context, b int, args []any) (reply any, err error) {
 	call := e.on(script.AckBatch, b, args...)
 	keys := call.More
@@ -38,10 +39,11 @@ func (e *Engine) ack(ctx context.Context, b int, args []any) (reply any, err err
 	return nil, errUnsure
 }
 
-// errUnsure makes the batch be taken once more.
+// errUnsure makes the engine take the batch once more.
 var errUnsure = errors.New("acknowledge: counts became unsure time after time")
 
-// netstrings returns the texts in s, each of which follows its length and a ':'.
+// netstrings returns the texts in s, each of which follows its length and a
+// ':'.
 func netstrings(s string) (texts []string, ok bool) {
 	for s != "" {
 		digits, rest, ok := strings.Cut(s, ":")

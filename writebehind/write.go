@@ -21,29 +21,30 @@ var (
 	// ErrClosed is the error of every call after Close.
 	ErrClosed = errors.New("closed")
 
-	// ErrOutcomeUnknown says that a write was sent and not answered: it may have been
-	// carried out, or be carried out yet. It was not sent again, since it would then
-	// perhaps count twice.
+	// ErrOutcomeUnknown says that a write was sent and not answered: Redis may
+	// have executed it, or may still do so. The write was not sent again,
+	// because it could then count twice.
 	ErrOutcomeUnknown = errs.ErrOutcomeUnknown
 
-	// ErrOverflow says that a count would leave int64 before it is persisted. Nothing
-	// was added.
+	// ErrOverflow says that a count would leave int64 before it is persisted.
+	// Nothing was added.
 	ErrOverflow = errors.New("count overflows")
 
 	errNilContext = errors.New("ctx is nil")
 )
 
-// Add adds delta to what is pending of an id. It is for an engine whose Merge is Sum.
-// When it returns nil, the delta will be persisted, unless Redis loses it. An error
-// other than ErrOutcomeUnknown means that nothing was added.
+// Add adds delta to the pending delta of an id. It is for an engine whose Merge
+// is Sum. If Add returns nil, the delta will be persisted unless Redis loses
+// it. An error other than ErrOutcomeUnknown means that nothing was added.
 func (e *Engine) Add(ctx context.Context, id string, delta int64) error {
 	return e.write(ctx, "add", Sum, script.PendAdd, id, strconv.FormatInt(delta, 10))
 }
 
-// Put replaces what is pending of an id by value. It is for an engine whose Merge is
-// Last. When it returns nil, the value will be persisted, unless another one takes its
-// place before, or Redis loses it. An error other than ErrOutcomeUnknown means that
-// nothing was put. The caller may change value as soon as Put returns.
+// Put replaces the pending value of an id. It is for an engine whose Merge is
+// Last. If Put returns nil, the value will be persisted unless a later Put
+// replaces it first or Redis loses it. An error other than ErrOutcomeUnknown
+// means that nothing was put. The caller may change value as soon as Put
+// returns.
 func (e *Engine) Put(ctx context.Context, id string, value []byte) error {
 	if ctx != nil && ctx.Done() != nil {
 		value = bytes.Clone(value) // the client may still be sending it when ctx has ended
@@ -51,8 +52,8 @@ func (e *Engine) Put(ctx context.Context, id string, value []byte) error {
 	return e.write(ctx, "put", Last, script.PendPut, id, value)
 }
 
-// Outcome returns err, of a script that writes to what is pending. It wraps
-// ErrOutcomeUnknown if err does, and ErrOverflow if Redis says that.
+// Outcome maps the error of a script that writes pending ids. The result wraps
+// ErrOutcomeUnknown if err does, and ErrOverflow if Redis reports an overflow.
 func Outcome(err error) error {
 	if answer, ok := errors.AsType[redis.Error](err); ok && strings.Contains(answer.Error(), "would overflow") {
 		return fmt.Errorf("%w: %w", ErrOverflow, err)
@@ -62,8 +63,8 @@ func Outcome(err error) error {
 
 var errWritten = errors.New("unexpected reply of a script")
 
-// Written is Outcome of a script whose only reply is 1. If the reply is anything
-// else, as a broken proxy may send, the error is ErrOutcomeUnknown.
+// Written is Outcome for a script whose only reply is 1. If the reply is
+// anything else, as from a broken proxy, the error is ErrOutcomeUnknown.
 func Written(reply any, err error) error {
 	if err == nil && reply != int64(1) {
 		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, errWritten)
@@ -97,7 +98,7 @@ func (e *Engine) write(ctx context.Context, op string, m Merge, s *script.Script
 
 const forever time.Duration = 1<<63 - 1
 
-// open returns an error if a call cannot go on.
+// open returns an error if the engine is closed, or if ctx is nil or has ended.
 func (e *Engine) open(ctx context.Context) error {
 	if ctx == nil {
 		return errNilContext
@@ -113,7 +114,7 @@ func (e *Engine) open(ctx context.Context) error {
 	return nil
 }
 
-// printable returns s, quoted if a line of a log could not hold it.
+// printable returns s, quoted if it does not fit in a line of a log.
 func printable(s string) string {
 	if q := strconv.Quote(s); q != `"`+s+`"` {
 		return q

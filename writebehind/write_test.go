@@ -33,7 +33,7 @@ func TestAnAddWhoseReplyIsLostIsNotSentAgain(t *testing.T) {
 	e := engine(t, rdb, o)
 	ctx := bounded(t)
 	require.NoError(t, e.Add(ctx, "x", 1))
-	proxy.LoseReplies(1) // the command gets there, and its reply does not come
+	proxy.LoseReplies(1) // the command arrives, and its reply is lost
 	err := e.Add(ctx, "x", 10)
 	require.ErrorIs(t, err, ErrOutcomeUnknown)
 	require.ErrorContains(t, err, "cachex: add "+o.Name+":x: outcome unknown")
@@ -92,7 +92,7 @@ func TestKeysOfABucketShareItsTag(t *testing.T) {
 	defer rdb.Close()
 	e, err := New(rdb, Options{Name: "views", Merge: Sum, Persist: newDatabase().persist})
 	require.NoError(t, err)
-	// This is how things lie in Redis: it must not change.
+	// This is the layout in Redis: it must not change.
 	require.Equal(t, 3, e.Bucket("jobs:42"))
 	require.Equal(t, "{views:3}", e.Tag("jobs:42"))
 	require.Equal(t, Keys{"{views:3}%pending", "{views:3}%inflight", "{views:3}%refused", "{views:3}%unread", "{views:3}%parked"}, e.Keys(3))
@@ -171,8 +171,8 @@ func TestRefused_ReturnsThousands(t *testing.T) {
 	})
 }
 
-// A count that is set takes the place of all that was refused before, also of what has
-// no sum in int64.
+// A count that is set replaces everything that was refused before, including
+// deltas whose sum leaves int64.
 func TestRefused_ATotalTakesThePlaceOfAllThatIsOlder(t *testing.T) {
 	t.Parallel()
 	h := newHistory(t, redistest.Shared(t).Client(nil), nil) // the embedded one adds beyond int64
@@ -206,7 +206,7 @@ func TestRefused_ATotalTakesThePlaceOfAllThatIsOlder(t *testing.T) {
 	h.flush()
 	require.EqualValues(t, 5, h.d.sum("x"))
 
-	// Without one, each of them is tried again.
+	// If no count is set, each delta is tried again.
 	for _, delta := range []int64{math.MaxInt64, math.MaxInt64, -math.MaxInt64, 1 - math.MaxInt64} {
 		refuse(delta)
 	}
@@ -219,7 +219,7 @@ func TestRefused_ATotalTakesThePlaceOfAllThatIsOlder(t *testing.T) {
 	require.EqualValues(t, 6, h.d.sum("x"))
 }
 
-// A Retry that is killed leaves deltas that have no sum, without the first of them.
+// A killed Retry leaves deltas without a sum, and without the first of them.
 func TestRefused_ATotalTakesThePlaceOfDeltasAlone(t *testing.T) {
 	t.Parallel()
 	h := newHistory(t, redistest.Shared(t).Client(nil), nil)
@@ -242,7 +242,8 @@ func TestRefused_ATotalTakesThePlaceOfDeltasAlone(t *testing.T) {
 	require.Empty(t, all)
 }
 
-// What is no number was not written by us. It is put aside, and does not hold up the rest.
+// Text that is not a number was not written by an engine. It is put aside, and
+// does not delay the other ids.
 func TestGarbageAmongCountsIsPutAside(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
@@ -275,7 +276,7 @@ func TestAnOlderValueThatWasRefusedDoesNotReplaceANewerOne(t *testing.T) {
 		refuse("b", "old")
 		refuse("c", "old")
 		require.NoError(t, e.Put(ctx, "a", []byte("new")))
-		require.NoError(t, e.Flush(ctx)) // persisted: what was refused is of no use
+		require.NoError(t, e.Flush(ctx)) // persisted: the refused value is obsolete
 		require.NoError(t, e.Put(ctx, "b", []byte("new")))
 		n, err := e.Retry(ctx)
 		require.NoError(t, err)
@@ -318,7 +319,7 @@ return 'changed'
 		h.add("y", 1)
 		require.Equal(t, "0", still(l))
 
-		_, err := h.e.take(h.ctx, 0, true) // y alone is in flight
+		_, err := h.e.take(h.ctx, 0, true) // only y is in flight
 		require.NoError(t, err)
 		require.Equal(t, "changed", still(l))
 		l = look()
@@ -363,8 +364,8 @@ func TestSettleWaitsForAsLongAsItsCtxLasts(t *testing.T) {
 	})
 }
 
-// slowConn is a connection that says when it is given something long, and keeps that
-// until it is released.
+// slowConn is a connection that reports a long write, and keeps it until the
+// test releases it.
 type slowConn struct {
 	net.Conn
 	given   func()
@@ -379,8 +380,8 @@ func (c *slowConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// A client sends a large value from the memory that it was given, and may still do so
-// when ctx ends and Put returns.
+// A client sends a large value from the memory that it was given. It may still
+// do so when ctx ends and Put returns.
 func TestPut_SendsTheValueAsItWasWhenTheCallerHasLeft(t *testing.T) {
 	t.Parallel()
 	server := redistest.Shared(t)
@@ -422,7 +423,7 @@ func TestSettle_OfAnEngineThatIsClosedBeforeItStarts(t *testing.T) {
 		_, err := h.e.take(h.ctx, 0, true)
 		require.NoError(t, err)
 		late := engine(t, rdb, h.e.o)
-		late.me = h.e.me // the batch is its to persist
+		late.me = h.e.me // it has to persist the batch
 		late.mu.Lock()
 		late.closed = true // as Close does first
 		late.mu.Unlock()
