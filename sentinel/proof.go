@@ -6,23 +6,23 @@ import (
 	"time"
 )
 
-// An answer is what a Sentinel said last. The zero value says nothing.
+// answer is the last answer of a Sentinel. The zero value says nothing.
 type answer struct {
-	epoch  int64     // of its configuration. It grows with every failover
+	epoch  int64     // of its configuration; it grows with every failover
 	addr   string    // of the master
-	others int       // Sentinels that it knows, itself not counted
+	others int       // Sentinels that it knows, without itself
 	asked  time.Time // when the question was sent
 }
 
-// A proof says which server is the master, or why that is not known.
+// proof says which server is the master, or why that is not known.
 type proof struct {
 	addr  string
 	asked time.Time // most Sentinels were asked at this time or later; zero if err is set
 	err   error
 }
 
-// valid reports whether a command may be sent now to addr. Both clocks count, since
-// the monotonic one stands still while the machine sleeps.
+// valid reports whether a command may be sent now to addr. Both clocks count,
+// because the monotonic one stands still while the machine sleeps.
 func (p *proof) valid(addr string, now time.Time) bool {
 	return p.err == nil && p.addr == addr && p.age(now) <= MaxLag
 }
@@ -31,10 +31,10 @@ func (p *proof) age(now time.Time) time.Duration {
 	return max(now.Sub(p.asked), now.Round(0).Sub(p.asked.Round(0)))
 }
 
-// prove returns what the answers say together at now. The highest epoch holds, as
-// among Sentinels. Two majorities have a Sentinel in common, whose epoch never falls:
-// so as soon as a command was sent to a new master, no later question can find a
-// majority for the old one.
+// prove combines the answers into a proof at now. The highest epoch counts, as
+// among Sentinels. Two majorities have a Sentinel in common, and its epoch
+// never decreases. So as soon as a command was sent to a new master, no later
+// question can find a majority for the old one.
 func prove(answers []answer, now time.Time) *proof {
 	known := len(answers)
 	var addr string

@@ -54,11 +54,12 @@ func TestProof_EndsThoughTheMachineSlept(t *testing.T) {
 	t.Parallel()
 	p := &proof{addr: "a", asked: time.Now().Add(-MaxLag / 2)}
 	require.True(t, p.valid("a", time.Now()))
-	// A clock that says another hour, like the wall clock after a sleep.
+	// The clock says another hour, like the wall clock after a sleep.
 	require.False(t, p.valid("a", time.Now().Round(0).Add(time.Hour)))
 }
 
-// Options of two types of the same name must mean the same, and none may be lost.
+// Options of the same name must mean the same in both types, and none may be
+// lost.
 func TestClientOptions_TakesEveryOption(t *testing.T) {
 	t.Parallel()
 	o := &redis.FailoverOptions{}

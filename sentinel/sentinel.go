@@ -1,14 +1,19 @@
-// Package sentinel makes go-redis clients of a master that Redis Sentinels watch.
+// Package sentinel makes go-redis clients of a master that Redis Sentinels
+// watch.
 //
 //	rdb, err := sentinel.NewClient(&redis.FailoverOptions{
-//		MasterName: "users", SentinelAddrs: []string{"10.0.0.1:26379", "10.0.0.2:26379", "10.0.0.3:26379"},
+//		MasterName: "users",
+//		SentinelAddrs: []string{
+//			"10.0.0.1:26379", "10.0.0.2:26379", "10.0.0.3:26379",
+//		},
 //	})
 //
-// A client of redis.NewFailoverClient listens to one Sentinel. If a partition cuts
-// that Sentinel and the master off from the others, these elect a new master. The
-// client goes on with the old one, and reads values that were deleted, until the
-// partition ends. A client of this package asks all Sentinels, and uses a server only
-// while most of them say that it is the master.
+// A client of redis.NewFailoverClient listens to one Sentinel. If a partition
+// cuts that Sentinel and the master off from the others, the others elect a new
+// master. The client goes on with the old one, and reads values that were
+// deleted, until the partition ends. A client of this package asks all
+// Sentinels. It uses a server only while most of them say that the server is
+// the master.
 package sentinel
 
 import (
@@ -24,25 +29,26 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// MaxLag is how old the word of a Sentinel may be.
+// MaxLag is the maximum age of an answer of a Sentinel.
 const MaxLag = 2 * time.Second
 
-// NewClient returns a client of the master of o, like redis.NewFailoverClient. It
-// makes no call. o is not changed, and must list all Sentinels.
+// NewClient returns a client of the master of o, like redis.NewFailoverClient.
+// It makes no call and does not change o. o must list all Sentinels.
 //
-// A command is sent only to a server that most of the Sentinels have named as the
-// master within the last MaxLag. So MaxLag after a Delete returned nil, no read
-// returns the deleted value, if all processes use such clients and the new master
-// has the deletion. Else the connection is closed with an error that wraps ErrMaster,
-// and the next one leads to the new master. While most Sentinels do not answer, every
-// call fails with that error: a cache then loads directly, as from a Redis that is
-// away.
+// The client sends a command only to a server that most Sentinels have named as
+// the master within the last MaxLag. Suppose that all processes use such
+// clients, and that the new master has a deletion. Then no read that begins
+// MaxLag or more after Delete returned nil returns the deleted value. If a
+// connection leads to another server, it is closed with an error that wraps
+// ErrMaster, and the next connection leads to the new master. While most
+// Sentinels do not answer, every call fails with that error: a cache then loads
+// directly, as it does while Redis is down.
 //
-// Each client asks each Sentinel about once a second while it is used, over one
-// connection. After a pause of MaxLag, a command waits for their answers first.
+// While a client is used, it asks each Sentinel about once a second, over one
+// connection. After a pause of MaxLag, a command first waits for their answers.
 //
-// The error names the option that is wrong: MasterName and SentinelAddrs are
-// required, and options that read from replicas are refused.
+// The error names the wrong option: MasterName and SentinelAddrs are required,
+// and options that read from replicas are refused.
 func NewClient(o *redis.FailoverOptions) (*redis.Client, error) {
 	if err := check(o); err != nil {
 		return nil, fmt.Errorf("cachex: new sentinel client: %w", err)
@@ -54,8 +60,8 @@ func NewClient(o *redis.FailoverOptions) (*redis.Client, error) {
 	return redis.NewClient(c), nil
 }
 
-// ErrMaster says that no server is known to be the master, or that a connection leads
-// to another server.
+// ErrMaster says that no server is known to be the master, or that a connection
+// leads to another server.
 var ErrMaster = errors.New("the Sentinels do not say that it is the master")
 
 func check(o *redis.FailoverOptions) error {
@@ -76,8 +82,8 @@ func check(o *redis.FailoverOptions) error {
 	return nil
 }
 
-// clientOptions returns the options of o that a client of one server has: fields of
-// the same name mean the same.
+// clientOptions returns the options of o that a client of one server also has:
+// fields of the same name mean the same.
 func clientOptions(o *redis.FailoverOptions) *redis.Options {
 	c := &redis.Options{MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}}
 	from, to := reflect.ValueOf(o).Elem(), reflect.ValueOf(c).Elem()
@@ -89,8 +95,8 @@ func clientOptions(o *redis.FailoverOptions) *redis.Options {
 	return c
 }
 
-// sentinelOptions returns the options of the client of one Sentinel. It fails at once:
-// the others answer.
+// sentinelOptions returns the options of the client of one Sentinel. That
+// client fails at once, because the other Sentinels answer.
 func sentinelOptions(o *redis.FailoverOptions, addr string) *redis.Options {
 	return &redis.Options{
 		Addr: addr, ClientName: o.ClientName, Dialer: o.Dialer, OnConnect: o.OnConnect, TLSConfig: o.TLSConfig,

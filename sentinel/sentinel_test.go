@@ -71,7 +71,7 @@ func TestNewClient_FollowsAMasterThatIsKilled(t *testing.T) {
 	require.Equal(t, "hello", (<-messages).Payload)
 }
 
-// A failover of a master that lives leaves it taking commands for some seconds.
+// After a failover, a master that lives still takes commands for some seconds.
 func TestNewClient_LeavesAMasterThatLives(t *testing.T) {
 	t.Parallel()
 	s := redistest.StartSentinel(t)
@@ -105,8 +105,9 @@ func TestNewClient_LeavesNothingBehindWhenItIsClosed(t *testing.T) {
 	require.Eventually(t, func() bool { return asked() == 0 }, patience, 10*time.Millisecond)
 }
 
-// The old master and one Sentinel are cut off from the others; the clients reach all.
-// Whoever listens to that Sentinel reads deleted values until the cut ends.
+// The old master and one Sentinel are cut off from the others; the clients
+// reach all. A client that listens to that Sentinel reads deleted values until
+// the cut ends.
 func TestNewClient_LeavesAMasterThatIsCutOff(t *testing.T) {
 	t.Parallel()
 	redistest.InNetwork(t, func(t *testing.T, n *redistest.Network) {
@@ -121,7 +122,8 @@ func TestNewClient_LeavesAMasterThatIsCutOff(t *testing.T) {
 
 		n.Cut()
 		s.AwaitMaster(old)
-		// The old master takes writes until it misses its replicas, and they are lost.
+		// The old master takes writes until it misses its replicas, and these
+		// writes are lost.
 		now := s.Master().Client(nil)
 		require.Eventually(t, func() bool { return writer.Set(ctx, "b", "1", 0).Err() == nil && now.Exists(ctx, "b").Val() == 1 },
 			patience, 10*time.Millisecond, "the writer does not find the new master")

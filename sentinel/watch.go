@@ -19,22 +19,22 @@ const (
 	// askTimeout bounds one question to a Sentinel.
 	askTimeout = time.Second
 
-	// renewAfter is the age of a proof at which the Sentinels are asked again, while
-	// the proof still holds.
+	// renewAfter is the age at which a proof is renewed: it still holds while
+	// the Sentinels are asked again.
 	renewAfter = MaxLag / 2
 )
 
-// A watch knows which server is the master, as far as the Sentinels say. It owns no
+// watch knows which server is the master according to the Sentinels. It owns no
 // goroutine while nothing is sent, and no connection while the client has none.
 type watch struct {
 	o     *redis.FailoverOptions
 	proof atomic.Pointer[proof]
 
 	mu       sync.Mutex
-	conns    map[*conn]struct{} // guarded by mu: those of the client that are open
+	conns    map[*conn]struct{} // guarded by mu: the open connections of the client
 	clients  []*redis.Client    // guarded by mu: of the Sentinels, by their index; nil while there is no conn
 	answers  []answer           // guarded by mu: by the index of the Sentinel
-	asking   []bool             // guarded by mu: which Sentinels are asked
+	asking   []bool             // guarded by mu: Sentinels that are being asked
 	answered chan struct{}      // guarded by mu: closed, and replaced, when a question ends
 }
 
@@ -128,7 +128,7 @@ func (w *watch) may(addr string) error {
 	return err
 }
 
-// under reports whether a question is under way. The caller holds w.mu.
+// under reports whether a question is in flight. The caller holds w.mu.
 func (w *watch) under() bool {
 	for _, asking := range w.asking {
 		if asking {
@@ -160,7 +160,8 @@ func (w *watch) ask() {
 	}
 }
 
-// from asks a Sentinel. The epoch comes first: the address is then at least as new.
+// from asks a Sentinel. It asks for the epoch first: the address is then at
+// least as new.
 func (a *answer) from(ctx context.Context, rdb *redis.Client, name string) error {
 	state := redis.NewMapStringStringCmd(ctx, "sentinel", "master", name)
 	if err := rdb.Process(ctx, state); err != nil {
@@ -184,8 +185,8 @@ func (a *answer) from(ctx context.Context, rdb *redis.Client, name string) error
 	return nil
 }
 
-// hear takes the answer of the i-th Sentinel. If the master has changed, it closes the
-// connections to the old one.
+// hear stores the answer of the i-th Sentinel. If the master has changed, hear
+// closes the connections to the old one.
 func (w *watch) hear(i int, a answer, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -207,7 +208,8 @@ func (w *watch) hear(i int, a answer, err error) {
 	}
 }
 
-// forget ends what a connection needs.
+// forget removes c. With the last connection, it closes the clients of the
+// Sentinels.
 func (w *watch) forget(c *conn) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -223,7 +225,7 @@ func (w *watch) forget(c *conn) {
 	}
 }
 
-// A conn is a connection to a server that was the master when it was made.
+// conn is a connection to a server that was the master when it was made.
 type conn struct {
 	net.Conn
 	w     *watch
@@ -231,8 +233,9 @@ type conn struct {
 	ready atomic.Bool // Conn and addr are set
 }
 
-// Write implements net.Conn. It writes nothing unless the server is the master. The
-// error is no dial error: a part of the pipeline may have been written before.
+// Write implements net.Conn. It writes nothing unless the server is the master.
+// The error is not a dial error: a part of the pipeline may have been written
+// before.
 func (c *conn) Write(b []byte) (int, error) {
 	if err := c.w.may(c.addr); err != nil {
 		return 0, &net.OpError{Op: "write", Net: "tcp", Addr: c.RemoteAddr(), Err: err}
@@ -246,8 +249,8 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// NetConn returns the connection underneath, by which go-redis finds out that an idle
-// connection is dead.
+// NetConn returns the underlying connection, by which go-redis finds out that
+// an idle connection is dead.
 func (c *conn) NetConn() net.Conn { return c.Conn }
 
 type rawConn struct {

@@ -1,4 +1,4 @@
-// Package combine has what several goroutines send at the same time leave together.
+// Package combine sends the items of several goroutines together.
 package combine
 
 import (
@@ -12,57 +12,61 @@ import (
 	"github.com/cachex-go/cachex/internal/guard"
 )
 
-// A Combiner sends what callers bring, each by itself as long as few are under way, and
-// else together with what others bring meanwhile. So a lone caller waits for nobody, and
-// many share the round trips, the system calls and the wakeups of few. The busier Redis
-// is, the more leave together: no timer is needed, and no goroutine while callers come
-// one by one.
+// Combiner sends the items of its callers: each item alone while few lots are
+// in flight, otherwise together with items that other callers bring meanwhile.
+// So a lone caller waits for no other caller, and many callers share few round
+// trips, system calls and wakeups. The busier Redis is, the more items share a
+// lot. So no timer is needed, and no goroutine while callers come one by one.
 //
-// What is brought after a lot was sent is never part of it: whatever has happened before
-// a call of Do is seen by what Do sends.
+// An item that is brought after a lot was sent is never part of that lot. So
+// every effect from before a call of Do is visible to the commands that Do
+// sends.
 //
-// How many are few depends on how far away Redis is, see pace.
+// How many lots are few depends on the distance to Redis: see pace.
 type Combiner[T comparable] struct {
-	// Send sends some items, one at least, and returns when they have their answers. If it
-	// is one, it runs in the goroutine of its caller. If there are several, ctx has the
-	// values of one of their callers, and does not end.
+	// Send sends one or more items, and returns when they have their answers. A
+	// single item is sent in the goroutine of its caller. If there are several,
+	// ctx has the values of one of their callers, and does not end. Required.
 	Send func(ctx context.Context, items []T)
 
-	// Fail is told of items whose Send has panicked or called runtime.Goexit, which may
-	// have answered some of them. See package guard for the error.
+	// Fail receives the items of a Send that has panicked or called
+	// runtime.Goexit. Send may have answered some of them. See package guard
+	// for the error. Required.
 	Fail func(items []T, err error)
 
-	// Weigh is the weight of an item. Defaults to 1 for each.
+	// Weigh returns the weight of an item. Defaults to 1 for each.
 	Weigh func(T) int
 
-	// Most is how much leaves together at most.
+	// Most is the largest weight of a lot. Required.
 	Most int
 
-	// Go starts a goroutine, which ends when nobody waits any more. Defaults to guard.Go.
+	// Go starts a goroutine, which ends when no caller waits any more. Defaults
+	// to guard.Go.
 	Go guard.Spawn
 
 	pace  pace
-	state atomic.Int64 // how many lots are under way, and queued
+	state atomic.Int64 // the number of lots in flight, and queued
 	mu    sync.Mutex
 	queue []*lot[T] // guarded by mu: lots that wait, the next one first
 }
 
-// queued is set in state whenever there is a lot in the queue that nobody has set out to
-// send. It is set and taken away under mu. Who ends a lot and sees it sends the next.
+// queued is set in state while the queue has a lot that no goroutine has begun
+// to send. It is set and cleared under mu. A goroutine that ends a lot and
+// finds it set sends the next lot.
 const queued = 1 << 32
 
-// A lot is what leaves together.
+// lot is a group of items that are sent together.
 type lot[T comparable] struct {
-	ctx    context.Context // of who came first
+	ctx    context.Context // of the first caller
 	items  []T             // guarded by mu until sent is set
 	weight int             // guarded by mu
 	sent   bool            // guarded by mu
 	done   chan struct{}   // closed when the items have their answers
 }
 
-// Do sends item, and reports whether it did: it did not if ctx ended before. If ctx ends
-// while it is sent with others, Do returns true too, with the cause of that, and the
-// answer may still come: item must not be looked at.
+// Do sends item, and reports whether it did. If ctx ends before, Do returns
+// false. If ctx ends while item is sent with others, Do returns true with the
+// cause of ctx. The answer may then still come, so item must not be read.
 func (c *Combiner[T]) Do(ctx context.Context, item T) (sent bool, err error) {
 	idle, ok := c.Alone()
 	if !ok {
@@ -77,13 +81,14 @@ func (c *Combiner[T]) Do(ctx context.Context, item T) (sent bool, err error) {
 	return true, nil
 }
 
-// Alone reports whether so few are under way that the caller sends what it has by itself.
-// It then has to call Over, with what Alone says of nobody else being under way. Else it
-// calls Join. Do does all this; Alone is for who sends a single item in another way.
+// Alone reports whether so few lots are in flight that the caller sends its
+// item alone. If ok is true, the caller must then call Over with idle, which
+// says whether no other lot is in flight. Otherwise the caller calls Join. Do
+// does all this; Alone is for a caller that sends a single item in another way.
 func (c *Combiner[T]) Alone() (idle, ok bool) {
 	for {
 		n := c.state.Load()
-		if n >= c.pace.ahead() { // or somebody waits
+		if n >= c.pace.ahead() { // or an item waits
 			return false, false
 		}
 		if c.state.CompareAndSwap(n, n+1) {
@@ -92,7 +97,7 @@ func (c *Combiner[T]) Alone() (idle, ok bool) {
 	}
 }
 
-// Over says that what Alone has allowed has ended, and how long it took.
+// Over ends a send that Alone has allowed. took is how long it took.
 func (c *Combiner[T]) Over(idle bool, took time.Duration) {
 	c.pace.took(took, idle)
 	for {
@@ -107,13 +112,13 @@ func (c *Combiner[T]) Over(idle bool, took time.Duration) {
 	}
 }
 
-// Join has item leave with others, as Do says.
+// Join has item sent with others. It returns the results of Do.
 func (c *Combiner[T]) Join(ctx context.Context, item T) (sent bool, err error) {
 	l, start := c.board(ctx, item)
 	if start {
 		c.start()
 	}
-	if ctx.Done() == nil { // to select takes several times as long
+	if ctx.Done() == nil { // select takes several times as long
 		<-l.done
 		return true, nil
 	}
@@ -125,8 +130,8 @@ func (c *Combiner[T]) Join(ctx context.Context, item T) (sent bool, err error) {
 	}
 }
 
-// board adds item to a lot that waits, and reports whether the caller is to have it sent,
-// since all that were under way have ended meanwhile.
+// board adds item to a lot that waits. It returns true if the caller must start
+// the sending, because enough lots have ended meanwhile.
 func (c *Combiner[T]) board(ctx context.Context, item T) (l *lot[T], start bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -141,7 +146,7 @@ func (c *Combiner[T]) board(ctx context.Context, item T) (l *lot[T], start bool)
 	}
 }
 
-// last adds item to the last of the lots that wait, or to a new one if it does not fit.
+// last adds item to the last waiting lot, or to a new one if it does not fit.
 // The caller holds mu.
 func (c *Combiner[T]) last(ctx context.Context, item T) *lot[T] {
 	weight := 1
@@ -167,7 +172,7 @@ func (c *Combiner[T]) leave(l *lot[T], item T) (sent bool) {
 		return true
 	}
 	i := slices.Index(l.items, item)
-	l.items = slices.Delete(l.items, i, i+1) // its weight stays: the lot leaves soon
+	l.items = slices.Delete(l.items, i, i+1) // its weight stays: the lot is sent soon
 	if len(l.items) == 0 {
 		i := slices.Index(c.queue, l)
 		c.queue = slices.Delete(c.queue, i, i+1)
@@ -175,7 +180,7 @@ func (c *Combiner[T]) leave(l *lot[T], item T) (sent bool) {
 	return false
 }
 
-// start has the lots that wait be sent, one after the other, as one that is under way.
+// start has the waiting lots sent, one after another, as one lot in flight.
 func (c *Combiner[T]) start() {
 	spawn := c.Go
 	if spawn == nil {
@@ -197,7 +202,8 @@ func (c *Combiner[T]) run() error {
 		began := time.Now()
 		c.send(l)
 		c.pace.took(time.Since(began), false)
-		// Those who have their answers run first: they may bring something for the next.
+		// Callers that have their answers run first: they may bring items for
+		// the next lot.
 		runtime.Gosched()
 	}
 }
@@ -213,8 +219,8 @@ func (c *Combiner[T]) send(l *lot[T]) {
 	})
 }
 
-// next takes the lot that has waited longest out of the queue. If there is none, one less
-// is under way.
+// next takes the lot that has waited longest out of the queue. If there is
+// none, one lot fewer is in flight.
 func (c *Combiner[T]) next() (l *lot[T]) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -223,7 +229,8 @@ func (c *Combiner[T]) next() (l *lot[T]) {
 		l.sent = true
 		c.queue = slices.Delete(c.queue, 0, 1)
 	}
-	// Nobody sets queued but under mu, and nobody counts on it but who sees it set.
+	// queued is set only under mu, and only a goroutine that finds it set
+	// relies on it.
 	if len(c.queue) > 0 {
 		c.state.Or(queued)
 	} else {

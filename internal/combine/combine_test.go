@@ -18,7 +18,7 @@ import (
 
 const ms = time.Millisecond
 
-// A post is a Combiner of names of which each lot takes ten milliseconds.
+// post is a Combiner of names. Each of its lots takes ten milliseconds.
 type post struct {
 	combine.Combiner[string]
 	begun time.Time
@@ -26,7 +26,7 @@ type post struct {
 	mu   sync.Mutex
 	lots [][]string      // guarded by mu
 	at   []time.Duration // guarded by mu
-	ctx  context.Context // guarded by mu: of the last
+	ctx  context.Context // guarded by mu: of the last lot
 }
 
 // inTown runs f in a bubble with a post.
@@ -45,7 +45,7 @@ func inTown(t *testing.T, most int, f func(t *testing.T, p *post)) {
 	})
 }
 
-// brings has a goroutine bring each item, one after the other in time.
+// brings starts a goroutine that brings each item, one after another in time.
 func (p *post) brings(t *testing.T, ctx context.Context, items ...string) (done chan time.Duration) {
 	done = make(chan time.Duration, len(items))
 	for _, item := range items {
@@ -60,7 +60,7 @@ func (p *post) brings(t *testing.T, ctx context.Context, items ...string) (done 
 	return done
 }
 
-// rest waits until all is quiet.
+// rest waits until no lot is in flight.
 func rest() {
 	time.Sleep(time.Second)
 	synctest.Wait()
@@ -84,7 +84,7 @@ func TestWhoComesWhileTwoAreUnderWayLeavesTogetherInTheNext(t *testing.T) {
 		p.brings(t, t.Context(), "a")
 		time.Sleep(4 * ms)
 		p.brings(t, t.Context(), "b", "c", "d", "e")
-		time.Sleep(7 * ms) // a has ended, and c, d and e are under way
+		time.Sleep(7 * ms) // a has ended, and c, d and e are in flight
 		p.brings(t, t.Context(), "f", "g")
 		rest()
 		require.Equal(t, [][]string{{"a"}, {"b"}, {"c", "d", "e"}, {"f", "g"}}, p.lots)
@@ -187,7 +187,7 @@ func TestWhoLeavesWhileItIsSentIsTold(t *testing.T) {
 		p.brings(t, t.Context(), "a", "b")
 		ctx, cancel := context.WithTimeout(t.Context(), 15*ms)
 		defer cancel()
-		p.brings(t, ctx, "c") // who came first leaves too
+		p.brings(t, ctx, "c") // the first caller leaves too
 		sent, err := p.Do(ctx, "d")
 		require.True(t, sent)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
@@ -273,7 +273,7 @@ func TestCombiner_TellsFailOfAPanicWhoeverSends(t *testing.T) {
 			time.Sleep(10 * ms)
 			panic("at the disco")
 		}
-		var failed [][]string // by one at a time
+		var failed [][]string // by one lot at a time
 		p.Fail = func(items []string, err error) {
 			p.mu.Lock()
 			defer p.mu.Unlock()

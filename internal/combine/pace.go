@@ -5,23 +5,25 @@ import (
 	"time"
 )
 
-// A pace says how many lots are under way before those who come wait for one.
+// pace says how many lots may be in flight before callers wait for one of them.
 //
-// Two are enough where the time of a round trip is spent on system calls, as on
-// loopback: while one is on its way to Redis the other is on its way back, and what is
-// saved by leaving together is saved for all. But where Redis is a network away, the time
-// is spent on the wire, which carries many at once at no cost, and to wait for one of two
-// would double it. So as many are let go as keep a processor busy: the time of a round
-// trip when nothing else is under way, divided by what it costs to send and to receive.
+// Two are enough where system calls take most of a round trip, as on loopback.
+// While one lot is on its way to Redis, the other is on its way back, and every
+// caller gains from shared system calls. But where Redis is a network away,
+// most of the time is spent on the wire, which carries many lots at once at no
+// cost. Waiting for one of two lots would then double the time. So pace allows
+// as many lots as keep a processor busy. That is the time of a round trip when
+// no other one is in flight, divided by the processor time of sending and
+// receiving.
 //
-// The time is that of the fastest of a second, since there is no other way to tell the
-// wire from a queue: this is how BBR measures it (Cardwell et al., ACM Queue 2016). When
-// callers are so many that nobody is ever alone, it stays what it was, unless even so one
-// comes back sooner.
+// The time is the fastest of a second, because nothing else distinguishes the
+// wire from a queue. BBR measures it in the same way (Cardwell et al., ACM
+// Queue 2016). If there are so many callers that no lot is ever alone, the time
+// stays unchanged, unless a lot comes back sooner even so.
 type pace struct {
-	most    atomic.Int64 // under way; 0: least
-	fastest atomic.Int64 // nanoseconds, of those that were alone since since; 0: none
-	alone   atomic.Int64 // how many those are
+	most    atomic.Int64 // lots in flight; 0 stands for leastAhead
+	fastest atomic.Int64 // nanoseconds; of lots that were alone after since; 0 if there are none
+	alone   atomic.Int64 // how many lots fastest is of
 	since   atomic.Int64 // Unix time in nanoseconds
 }
 
@@ -31,14 +33,14 @@ const (
 
 	trip   = 30 * time.Microsecond // of processor time for one round trip
 	window = time.Second
-	enough = 8 // round trips to go by: one or two may have met a pause
+	enough = 8 // round trips to rely on: one or two may have met a pause
 )
 
-// ahead returns how many lots are under way before others wait.
+// ahead returns how many lots may be in flight before others wait.
 func (p *pace) ahead() int64 { return max(leastAhead, p.most.Load()) }
 
-// took takes note of how long one was under way, and whether it was alone. Where several
-// do so at the same moment, one of them may be forgotten.
+// took records how long a lot was in flight, and whether it was alone. If
+// several calls overlap, one of them may be lost.
 func (p *pace) took(d time.Duration, alone bool) {
 	if d <= 0 { // it has panicked
 		return

@@ -14,49 +14,51 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// A Convoy lets several parties on one client send together what each of them has
-// to send: what one sends waits until every party has something to send too, or
-// has left, and then all goes out in one pipeline. So parties that take the same
-// steps, acquire, load, store, share the round trips of each.
+// Convoy lets several parties on one client send their calls together. The
+// calls of one party wait until every other party has calls too, or has left.
+// Then one pipeline sends them all. So parties that take the same steps
+// (acquire, load, store) share the round trips of each step.
 //
-// A party that loads would hold up the others. So who asks for leases waits for
-// those alone who do not load, and who has loaded waits for the others no longer
-// than it says: then it sends what has gathered. If it says as long as its own load
-// took, nobody's load takes more than twice the time for it, and loads that take
-// about as long share a round trip: the argument is that of the ski rental problem.
+// A party that loads would delay the others. So a party that asks for leases
+// waits only for parties that do not load. A party that has loaded waits for
+// the others at most as long as it says, and then sends the gathered calls. If
+// it says as long as its own load took, it at most doubles the time of any
+// load. Loads of about the same length then share a round trip. This is the
+// argument of the ski rental problem.
 //
-// Where a client tells its servers, each gets a pipeline of its own, and a party goes on
-// when those that it has asked something of have answered.
+// If the client tells its servers, each server gets a pipeline of its own. A
+// party goes on when the servers that it has asked have answered.
 //
-// There is no goroutine but those of the parties, and one for each of several servers.
+// A Convoy has no goroutines except the goroutines of its parties, and one for
+// each server if there are several.
 type Convoy struct {
 	rdb redis.UniversalClient
 
 	mu      sync.Mutex
-	parties int       // guarded by mu: who may yet send
-	loading int       // guarded by mu: of these, who load
+	parties int       // guarded by mu: parties that may yet send
+	loading int       // guarded by mu: parties that load
 	waiting []*parcel // guarded by mu
 }
 
-// A parcel is what one party sends.
+// parcel is the set of calls that one party sends.
 type parcel struct {
 	pieces   []*piece
-	loaded   bool          // it waits for those who load, too
-	deadline time.Time     // zero: none
-	limit    time.Duration // how long its party waits for one round trip; 0: as long as it takes
+	loaded   bool          // it also waits for parties that load
+	deadline time.Time     // zero if there is none
+	limit    time.Duration // how long its party waits for one round trip; 0 for as long as it takes
 	begins   func()        // tells its party that a round trip begins; nil if limit is 0
 	start    guard.Spawn   // starts goroutines of its party
-	turn     chan struct{} // closed when the party is to send what has gathered
-	left     atomic.Int64  // pieces that have no replies yet
+	turn     chan struct{} // closed when the party has to send the gathered calls
+	left     atomic.Int64  // pieces without replies
 	done     chan struct{} // closed when left is 0
 }
 
-// A piece is those calls of a parcel that go to one server.
+// piece holds the calls of a parcel that go to one server.
 type piece struct {
 	of       *parcel
 	server   string
 	calls    []*script.Call
-	answered func() // called when the calls have their replies; nil
+	answered func() // called when the calls have their replies; may be nil
 }
 
 // pieces returns a piece of p for each server of calls, in their order.
@@ -75,7 +77,7 @@ func (c *Convoy) pieces(p *parcel, calls []*script.Call) (all []*piece) {
 	return all
 }
 
-// over says that the calls have their replies.
+// over records that the calls have their replies.
 func (p *piece) over() {
 	if p.answered != nil {
 		p.answered()
@@ -85,10 +87,10 @@ func (p *piece) over() {
 	}
 }
 
-// New returns a Convoy of one party, who leaves when the others have joined.
+// New returns a Convoy of one party, which leaves when the others have joined.
 func New(rdb redis.UniversalClient) *Convoy { return &Convoy{rdb: rdb, parties: 1} }
 
-// Join takes one more party in.
+// Join adds one more party.
 func (c *Convoy) Join() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -103,7 +105,8 @@ func (c *Convoy) Leave() {
 	c.call()
 }
 
-// Load is for a party that begins to load, and Loaded for one that has.
+// Load is for a party that begins to load. Loaded is for a party that has
+// loaded.
 func (c *Convoy) Load() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -118,40 +121,42 @@ func (c *Convoy) Loaded() {
 	c.loading--
 }
 
-// call has somebody send if nobody is waited for any more. The caller holds mu.
+// call has a waiting party send if no further party has to be waited for. The
+// caller holds mu.
 func (c *Convoy) call() {
 	if len(c.waiting) == 0 || !c.complete() {
 		return
 	}
 	select {
-	case <-c.waiting[0].turn: // it was called before, and has not come yet
+	case <-c.waiting[0].turn: // it was called before and has not come yet
 	default:
 		close(c.waiting[0].turn)
 	}
 }
 
-// complete reports whether one of those who wait need not wait any more. The caller
-// holds mu.
+// complete reports whether one of the waiting parties need not wait any more.
+// The caller holds mu.
 func (c *Convoy) complete() bool {
 	n := len(c.waiting)
 	return n >= c.parties || n >= c.parties-c.loading && slices.ContainsFunc(c.waiting, func(p *parcel) bool { return !p.loaded })
 }
 
-// Send sends the calls of one party, and returns when they have their replies. It
-// waits for the other parties no longer than patience; and for those who load if it
-// has loaded itself. start starts a goroutine for each of several servers, so that the
-// party need not wait for those that it has asked nothing of. If ctx ends before the calls
-// are sent, they are not: whoever gives back a lease has to know that it is not asked for
-// any more.
+// Send sends the calls of one party, and returns when they have their replies.
+// It waits for the other parties at most for patience. If the party has loaded,
+// it also waits for parties that load. start starts a goroutine for each of
+// several servers, so that the party need not wait for servers that it has not
+// asked. If ctx ends before the calls are sent, they are not sent. A party that
+// gives back a lease must know that no call still asks for it.
 func (c *Convoy) Send(ctx context.Context, start guard.Spawn, calls []*script.Call, loaded bool, patience time.Duration) {
 	own := &parcel{loaded: loaded, start: start}
 	own.pieces = c.pieces(own, calls)
 	c.sendParcel(ctx, own, patience)
 }
 
-// SendOrLeave is Send for a party that leaves as RunOrLeave does: when ctx is done, or d
-// after a round trip began that was not answered, or if none began. What the others
-// send may take any number of round trips.
+// SendOrLeave is Send for a party that leaves as RunOrLeave does: when ctx is
+// done, or when a round trip has no answer after d. It also leaves if no round
+// trip begins within d. The calls of the other parties may take any number of
+// round trips.
 func (c *Convoy) SendOrLeave(ctx context.Context, d time.Duration, start guard.Spawn, calls []*script.Call, loaded bool, patience time.Duration) {
 	copies := copied(ctx, c.rdb, calls)
 	own := &parcel{loaded: loaded, start: start}
@@ -187,13 +192,13 @@ func (c *Convoy) sendParcel(ctx context.Context, own *parcel, patience time.Dura
 	gathered := c.waiting
 	at := slices.Index(gathered, own)
 	switch {
-	case at < 0: // somebody else sends ours
+	case at < 0: // another party sends ours
 		c.mu.Unlock()
 		<-own.done
 		return
 	case ctx.Err() != nil:
 		c.waiting = slices.Delete(gathered, at, at+1)
-		c.call() // it may have been for us to send
+		c.call() // it may have been our turn to send
 		c.mu.Unlock()
 		for _, some := range own.pieces {
 			for _, call := range some.calls {
@@ -204,13 +209,13 @@ func (c *Convoy) sendParcel(ctx context.Context, own *parcel, patience time.Dura
 	}
 	c.waiting = nil
 	c.mu.Unlock()
-	c.send(ctx, own, append(slices.Delete(gathered, at, at+1), own)) // ours are the last, since we go on when all are sent
+	c.send(ctx, own, append(slices.Delete(gathered, at, at+1), own)) // ours are the last, because we go on when all are sent
 	<-own.done
 }
 
-// send sends what has gathered, for each server by itself and side by side. own is the
-// parcel of the party that sends. If there are several servers, send does not wait for
-// them.
+// send sends the gathered pieces, for each server separately and concurrently.
+// own is the parcel of the party that sends. If there are several servers, send
+// does not wait for them.
 func (c *Convoy) send(ctx context.Context, own *parcel, gathered []*parcel) {
 	var lanes [][]*piece
 	index := make(map[string]int)
@@ -233,10 +238,10 @@ func (c *Convoy) send(ctx context.Context, own *parcel, gathered []*parcel) {
 	}
 }
 
-// sendLane sends pieces to their server, and lets each party go on when its own calls have
-// their replies: it has leases to renew. That whoever sends may leave, on its own ctx, is no
-// matter to the others: the longest of their deadlines counts, and for each round trip
-// the longest of their limits.
+// sendLane sends pieces to their server. Each party goes on when its own calls
+// have their replies, because it has leases to renew. The sending party may
+// leave on its own ctx without effect on the others. The longest of their
+// deadlines counts, and for each round trip the longest of their limits.
 func (c *Convoy) sendLane(ctx context.Context, lane []*piece) {
 	waiting := lane
 	defer func() {
@@ -248,7 +253,7 @@ func (c *Convoy) sendLane(ctx context.Context, lane []*piece) {
 	var last time.Time
 	var limit time.Duration
 	bounded, limited := true, true
-	ends := make([]int, len(lane)) // where in calls those of each piece end
+	ends := make([]int, len(lane)) // the end of each piece in calls
 	for i, p := range lane {
 		calls = append(calls, script.Shared(slices.Clone(p.calls))...)
 		ends[i] = len(calls)
@@ -259,7 +264,7 @@ func (c *Convoy) sendLane(ctx context.Context, lane []*piece) {
 		}
 	}
 	for _, call := range calls {
-		call.Err = ErrSilent // should a hook of the client panic
+		call.Err = ErrSilent // in case a hook of the client panics
 	}
 	ctx = context.WithoutCancel(ctx)
 	if bounded {
@@ -291,14 +296,14 @@ func (c *Convoy) sendLane(ctx context.Context, lane []*piece) {
 	}
 }
 
-// Run runs scripts, in one round trip for each of their lots. Every call has its own reply
-// and error.
+// Run runs scripts, in one round trip for each of their lots. Every call has
+// its own reply and error.
 func Run(ctx context.Context, rdb redis.UniversalClient, calls []*script.Call) {
 	for some := range script.CallLots(calls, Most) {
 		if len(some) == 1 {
-			_ = some[0].Run(ctx, rdb) // the error is in the call
+			_ = some[0].Run(ctx, rdb) // the call has the error
 		} else {
-			_ = script.Pipeline(ctx, rdb, some) // likewise
+			_ = script.Pipeline(ctx, rdb, some) // the calls have the errors
 		}
 	}
 }

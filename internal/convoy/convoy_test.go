@@ -63,7 +63,7 @@ func TestNobodyWaitsLongerThanHisPatience(t *testing.T) {
 	inStreet(t, 3, func(t *testing.T, s *street) {
 		first := s.sends(t.Context(), true, 40*ms, "a")
 		time.Sleep(10 * ms)
-		second := s.sends(t.Context(), true, time.Minute, "b") // goes along
+		second := s.sends(t.Context(), true, time.Minute, "b") // is sent together with it
 		first.answered(t, 40*ms)
 		second.answered(t, 30*ms)
 		require.Equal(t, []int{2}, s.sizes)
@@ -71,7 +71,8 @@ func TestNobodyWaitsLongerThanHisPatience(t *testing.T) {
 	})
 }
 
-// Who asks for leases does not wait for those who load: they may take long.
+// A party that asks for leases does not wait for parties that load: these may
+// take long.
 func TestWhoHasNotLoadedWaitsForThoseAloneWhoDoNotLoad(t *testing.T) {
 	t.Parallel()
 	inStreet(t, 3, func(t *testing.T, s *street) {
@@ -82,7 +83,8 @@ func TestWhoHasNotLoadedWaitsForThoseAloneWhoDoNotLoad(t *testing.T) {
 		s.Load()
 		first.answered(t, 10*ms)
 
-		// Who begins to load while all the others load has nobody to wait for.
+		// If a party begins to load while all others load, the waiting party
+		// has no other to wait for.
 		s.Loaded()
 		s.sends(t.Context(), false, time.Minute, "b").waits(t)
 		s.sends(t.Context(), false, time.Minute, "c").answered(t, 0)
@@ -113,7 +115,7 @@ func TestWhoHasLoadedWaitsForThoseWhoLoad(t *testing.T) {
 	})
 }
 
-// A lease that nobody waits for any more would keep others waiting.
+// A lease that no party waits for any more would keep others waiting.
 func TestWhatIsSentByWhoLeavesBeforeItGoesOutIsNotSent(t *testing.T) {
 	t.Parallel()
 	inStreet(t, 3, func(t *testing.T, s *street) {
@@ -128,7 +130,7 @@ func TestWhatIsSentByWhoLeavesBeforeItGoesOutIsNotSent(t *testing.T) {
 			require.ErrorIs(t, call.Err, cause)
 		}
 		second.waits(t)
-		s.Leave() // as whoever has left does
+		s.Leave() // as a party that has left does
 		third := s.sends(t.Context(), false, time.Minute, "d")
 		second.answered(t, 10*ms)
 		third.answered(t, 0)
@@ -144,7 +146,7 @@ func TestWhatIsSentByWhoLeavesBeforeItGoesOutIsNotSent(t *testing.T) {
 func TestTheTurnOfWhoLeavesGoesToTheNext(t *testing.T) {
 	t.Parallel()
 	inStreet(t, 3, func(t *testing.T, s *street) {
-		// All have something to send at the moment at which the first leaves.
+		// All parties have something to send when the first one leaves.
 		ctx, cancel := context.WithTimeout(t.Context(), 10*ms)
 		defer cancel()
 		first := s.sends(ctx, false, time.Minute, "a")
@@ -157,7 +159,8 @@ func TestTheTurnOfWhoLeavesGoesToTheNext(t *testing.T) {
 	})
 }
 
-// Whoever happens to send may go; the others have not asked for that.
+// The party that happens to send may leave. The other parties have not asked
+// for that.
 func TestTheEndOfTheCtxOfWhoSendsIsNoMatterToTheOthers(t *testing.T) {
 	t.Parallel()
 	inStreet(t, 2, func(t *testing.T, s *street) {
@@ -233,8 +236,8 @@ func TestEveryCallHasItsOwnError(t *testing.T) {
 	})
 }
 
-// A hook of the client that refuses a pipeline, or panics, may leave the commands
-// untouched.
+// badHook is a hook of the client that refuses a pipeline, or panics, and may
+// leave the commands untouched.
 type badHook struct {
 	street
 	do func() error

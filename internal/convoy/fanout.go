@@ -14,35 +14,35 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// A FanOut is commands or calls that are under way at several servers, in one part
-// for each server. On a client of one server, and on a client that does not tell
-// its servers, there is one part, and it has ended when the FanOut is returned.
+// FanOut tracks commands or calls in flight at several servers, with one part
+// for each server. If the client has one server, or does not tell its servers,
+// there is one part. That part has ended when the FanOut is returned.
 //
-// go-redis sends the commands of a pipeline to all nodes side by side too, but
-// returns when the slowest node has answered. A node that is paused would then hold
-// up the answers of the others for several ReadTimeouts.
+// go-redis also sends the commands of a pipeline to all nodes concurrently, but
+// returns only when the slowest node has answered. A paused node would then
+// delay the answers of the others for several ReadTimeouts.
 //
 // A FanOut is for one goroutine.
 type FanOut struct {
 	one     end      // the part, if there is one
-	part    []int    // else: of each element, the part that it is in
-	parts   []end    // what became of each part, as of the last Wait
+	part    []int    // else the part of each element
+	parts   []end    // the state of each part, as of the last Wait
 	servers []string // of each part
 	left    int      // parts that had not ended by the last Wait
 	ended   chan end // buffered for all parts
 	began   time.Time
-	leave   context.CancelCauseFunc // leaves all parts; nil: they heed the ctx of the caller
+	leave   context.CancelCauseFunc // leaves all parts; nil if they heed the ctx of the caller
 }
 
-// An end is how a part has ended.
+// end is how a part has ended.
 type end struct {
 	part int
 	over bool
-	left bool  // the caller has left: nothing of it may be looked at
-	err  error // if left, why; else the error of a part of which nothing was answered
+	left bool  // the caller has left and must not read the part
+	err  error // if left, the reason; else the error of a part without any answer
 }
 
-// fanOut returns a FanOut of n elements, which key returns the keys of.
+// fanOut returns a FanOut of n elements. key returns the key of an element.
 func fanOut(rdb redis.UniversalClient, n int, key func(i int) string) *FanOut {
 	f := &FanOut{began: time.Now()}
 	if n < 2 {
@@ -54,7 +54,7 @@ func fanOut(rdb redis.UniversalClient, n int, key func(i int) string) *FanOut {
 	return f
 }
 
-// split finds the parts.
+// split assigns the elements to parts.
 func (f *FanOut) split(n int, server func(i int) string) {
 	part, names := make([]int, n), make([]string, 0, 8)
 	index := make(map[string]int)
@@ -73,8 +73,9 @@ func (f *FanOut) split(n int, server func(i int) string) {
 	}
 }
 
-// ByServer returns which of n elements, of which key returns the keys in Redis, each server
-// of several has; nil if there is one, or rdb does not tell.
+// ByServer returns the indexes of n elements, grouped by server. key returns
+// the key in Redis of an element. If there is one server, or rdb does not tell
+// its servers, ByServer returns nil.
 func ByServer(rdb redis.UniversalClient, n int, key func(i int) string) [][]int {
 	f := fanOut(rdb, n, key)
 	if f.single() {
@@ -90,13 +91,13 @@ func ByServer(rdb redis.UniversalClient, n int, key func(i int) string) [][]int 
 // single reports whether there is one part.
 func (f *FanOut) single() bool { return f.part == nil }
 
-// all says that the one part has ended.
+// all records that the one part has ended.
 func (f *FanOut) all(err error, left bool) *FanOut {
 	f.one = end{over: true, err: err, left: left}
 	return f
 }
 
-// of returns those of all that are in a part.
+// of returns the elements of all that are in a part.
 func of[T any](f *FanOut, part int, all []T) (some []T) {
 	for i, one := range all {
 		if f.part[i] == part {
@@ -106,24 +107,26 @@ func of[T any](f *FanOut, part int, all []T) (some []T) {
 	return some
 }
 
-// When the first part has been answered, the others are waited for as long again as that
-// took, within these bounds.
+// leastSpread and mostSpread bound how long the other parts are waited for
+// after the first one was answered. Within the bounds, that is as long again as
+// the first one took.
 //
-// The least is what the parties of a Convoy wait for each other too: servers of one site
-// differ by less. A server that is slower costs one more call of UpMany, and no key is
-// loaded twice, so a bound that is wrong makes nothing wrong. The most is what a server
-// that has stopped costs the others: less than any ReadTimeout that is usual. A wait in
-// real time cannot be had without: a server that will not answer gives no sign of it.
+// leastSpread is also how long the parties of a Convoy wait for each other:
+// servers of one site differ by less. A slower server costs one more call of
+// UpMany, and no key is loaded twice, so a wrong bound causes no wrong result.
+// mostSpread is the delay that a stopped server causes at the others: less than
+// any usual ReadTimeout. A wait in real time cannot be avoided: a server that
+// will not answer gives no sign of it.
 const (
 	leastSpread = 50 * time.Millisecond
 	mostSpread  = 250 * time.Millisecond
 )
 
-// Wait waits for the parts that have not ended, and reports whether all have. It
-// returns false if some have, and the others take much longer; but no part takes
-// longer than the caller of the function that returned f has said. When ctx ends, all
-// parts end. Most is the longest that Wait keeps the caller from a part that has
-// ended, if it is not 0.
+// Wait waits for the parts that have not ended, and reports whether all have
+// ended. It returns false if some have ended and the others take much longer.
+// No part takes longer than the caller of the function that returned f has
+// said. When ctx ends, all parts end. If most is not 0, it bounds how long Wait
+// keeps the caller from a part that has ended.
 func (f *FanOut) Wait(ctx context.Context, most time.Duration) (all bool) {
 	ends, first := ctx.Done(), true
 	if f.leave == nil {
@@ -157,15 +160,16 @@ func (f *FanOut) Wait(ctx context.Context, most time.Duration) (all bool) {
 // Began returns when the parts were sent.
 func (f *FanOut) Began() time.Time { return f.began }
 
-// Ended reports whether the i-th element had been answered, or left, by the last Wait.
-// If err is not nil, it is what became of it, and it must not be looked at.
+// Ended reports whether the i-th element had been answered, or left, by the
+// last Wait. If err is not nil, it is the reason, and the element must not be
+// read.
 func (f *FanOut) Ended(i int) (over bool, err error) {
 	e := f.at(i)
 	return e.over, e.err
 }
 
-// EndedAll is Ended for the elements from an index to another. The error is nil if all
-// may be looked at, and some have been answered.
+// EndedAll is Ended for the elements from an index up to another. The error is
+// nil if all may be read and some have been answered.
 func (f *FanOut) EndedAll(from, to int) (over bool, err error) {
 	var failed error
 	answered := from == to
@@ -187,7 +191,7 @@ func (f *FanOut) EndedAll(from, to int) (over bool, err error) {
 	return true, err
 }
 
-// Late returns the servers that have not answered by the last Wait.
+// Late returns the servers that had not answered by the last Wait.
 func (f *FanOut) Late() (servers []string) {
 	for part, server := range f.servers {
 		if !f.parts[part].over {
@@ -201,7 +205,7 @@ func (f *FanOut) at(i int) end {
 	switch {
 	case f.single():
 		return f.one
-	case i >= len(f.part): // a source has discarded what others have queued
+	case i >= len(f.part): // a source has discarded commands that others have queued
 		return end{over: true, err: errDiscarded}
 	}
 	return f.parts[f.part[i]]
@@ -209,7 +213,7 @@ func (f *FanOut) at(i int) end {
 
 var errDiscarded = errors.New("the command was discarded")
 
-// run runs a part by start, in a goroutine that start sees to.
+// run runs a part by start, in a goroutine that start tracks.
 func (f *FanOut) run(part int, start guard.Spawn, fn func(*end)) {
 	e := end{part: part, over: true}
 	start(guard.Client, func() error { fn(&e); return nil }, func(err error) {
@@ -220,8 +224,9 @@ func (f *FanOut) run(part int, start guard.Spawn, fn func(*end)) {
 	})
 }
 
-// Depart is SendOrLeave of what is queued on all, side by side for each server. The
-// parts heed ctx. An index is that of a command on all.
+// Depart is SendOrLeave for the commands queued on all, concurrently for each
+// server. The parts heed ctx. The index of an element is the index of a command
+// on all.
 func Depart(ctx context.Context, rdb redis.UniversalClient, d time.Duration, start guard.Spawn, all redis.Pipeliner) *FanOut {
 	cmds := all.Cmds()
 	all.Discard()
@@ -237,9 +242,9 @@ func Depart(ctx context.Context, rdb redis.UniversalClient, d time.Duration, sta
 	return f
 }
 
-// RunApart is RunOrLeave of Run, side by side for each server. The parts end when ctx
-// ends while the caller is in Wait, and else outlive it. If ctx never ends, they take as
-// long as the client does.
+// RunApart is RunOrLeave of Run, concurrently for each server. The parts end if
+// ctx ends while the caller is in Wait; otherwise they outlive it. If ctx never
+// ends, they take as long as the client does.
 func RunApart(ctx context.Context, rdb redis.UniversalClient, d time.Duration, start guard.Spawn, calls []*script.Call) *FanOut {
 	run := func(ctx context.Context, sent []*script.Call) { Run(ctx, rdb, sent) }
 	f := fanOut(rdb, len(calls), func(i int) string { return calls[i].Key })
@@ -255,7 +260,7 @@ func RunApart(ctx context.Context, rdb redis.UniversalClient, d time.Duration, s
 	return f
 }
 
-// outliving returns ctx without its end, which f.leave ends.
+// outliving returns ctx without its end. f.leave ends the result.
 func (f *FanOut) outliving(ctx context.Context) context.Context {
 	if ctx.Done() != nil {
 		ctx, f.leave = context.WithCancelCause(context.WithoutCancel(ctx))
@@ -263,8 +268,8 @@ func (f *FanOut) outliving(ctx context.Context) context.Context {
 	return ctx
 }
 
-// SendApart is SendOrLeave whose calls are answered server by server. The parts end as
-// those of RunApart do.
+// SendApart is SendOrLeave whose calls are answered server by server. The parts
+// end as in RunApart.
 func (c *Convoy) SendApart(ctx context.Context, d time.Duration, start guard.Spawn, calls []*script.Call, loaded bool, patience time.Duration) *FanOut {
 	f := fanOut(c.rdb, len(calls), func(i int) string { return calls[i].Key })
 	if f.single() {

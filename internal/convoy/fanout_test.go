@@ -17,7 +17,8 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// shards are the servers of a Ring in a bubble. Names are those of its shards.
+// shards is the set of servers of a Ring in a bubble. Names are the names of
+// its shards.
 type shards struct {
 	rdb     *redis.Ring
 	servers map[string]*redistest.Memory
@@ -48,7 +49,7 @@ func inShards(t *testing.T, n int, f func(t *testing.T, s *shards)) {
 			if err := node.ScriptLoad(ctx, echo.Source()).Err(); err != nil {
 				return err
 			}
-			_, err := node.Pipelined(ctx, func(p redis.Pipeliner) error { // which has a connection of its own
+			_, err := node.Pipelined(ctx, func(p redis.Pipeliner) error { // a pipeline has a connection of its own
 				p.Ping(ctx)
 				p.Ping(ctx)
 				return nil
@@ -67,7 +68,8 @@ func inShards(t *testing.T, n int, f func(t *testing.T, s *shards)) {
 	})
 }
 
-// gets queues two reads of a key of each server, and returns them by its name.
+// gets queues two reads of a key of each server, and returns their indexes by
+// server.
 func (s *shards) gets(ctx context.Context, rdb redis.UniversalClient) (redis.Pipeliner, map[string][]int) {
 	p, at := rdb.Pipeline(), map[string][]int{}
 	for range 2 {
@@ -79,7 +81,8 @@ func (s *shards) gets(ctx context.Context, rdb redis.UniversalClient) (redis.Pip
 	return p, at
 }
 
-// calls returns a call for each server, with its name as the reply.
+// calls returns a call for each server, with the name of the server as the
+// reply.
 func (s *shards) calls() (all []*script.Call, at map[string]int) {
 	at = map[string]int{}
 	for name, key := range s.keys {
@@ -89,7 +92,7 @@ func (s *shards) calls() (all []*script.Call, at map[string]int) {
 	return all, at
 }
 
-// A hidden is a client that does not tell its servers.
+// hidden is a client that does not tell its servers.
 type hidden struct{ redis.UniversalClient }
 
 func TestDepart_SendsOnePipelineToEachServerThatTheClientTells(t *testing.T) {
@@ -182,8 +185,8 @@ func TestDepart_ErrorOfOneServerIsNoneOfTheOthers(t *testing.T) {
 	})
 }
 
-// What is sent once, and not answered when ctx ends, says so. What was answered keeps its
-// answer.
+// A call that is sent once, and has no answer when ctx ends, says so. A call
+// with an answer keeps it.
 func TestApart_EndsWithTheCtxOfWhoWaits(t *testing.T) {
 	t.Parallel()
 	ways := map[string]func(ctx context.Context, s *shards, calls []*script.Call) *FanOut{
@@ -205,7 +208,8 @@ func TestApart_EndsWithTheCtxOfWhoWaits(t *testing.T) {
 				trips := send(ctx, s, calls)
 				require.False(t, trips.Wait(ctx, 0))
 				require.Equal(t, "shard2", calls[at["shard2"]].Reply)
-				// Another goroutine may wait for the rest, with a ctx of its own.
+				// Another goroutine may wait for the rest, with a ctx of its
+				// own.
 				cancel(gone)
 				other, leave := context.WithCancelCause(t.Context())
 				began := time.Now()
@@ -214,15 +218,15 @@ func TestApart_EndsWithTheCtxOfWhoWaits(t *testing.T) {
 				require.Equal(t, time.Second, time.Since(began))
 				require.ErrorIs(t, calls[at["shard1"]].Err, gone)
 				require.NoError(t, calls[at["shard2"]].Err)
-				time.Sleep(time.Minute) // what is under way ends
+				time.Sleep(time.Minute) // the calls in flight end
 				require.ErrorIs(t, calls[at["shard1"]].Err, gone)
 			})
 		})
 	}
 }
 
-// Of parties that send together, each goes on when its own servers have answered: also the
-// one that sends, which is the last.
+// Several parties send together. Each goes on when its own servers have
+// answered. That includes the party that sends, which is the last.
 func TestConvoy_PartyDoesNotWaitForTheServersOfOthers(t *testing.T) {
 	t.Parallel()
 	ways := map[string]func(ctx context.Context, c *Convoy, calls []*script.Call){

@@ -23,20 +23,21 @@ func TestMain(m *testing.M) {
 
 var echo = script.New("echo", "return ARGV[1]")
 
-// says is a call that is answered with what it says.
+// says returns a call whose reply is its argument.
 func says(what string) *script.Call {
 	return &script.Call{Script: echo, Key: "k", Args: []any{what}}
 }
 
-// A street is a Convoy in a bubble, and what went out of it when.
+// street is a Convoy in a bubble. It records the pipelines that the Convoy
+// sends, and when.
 type street struct {
 	*Convoy
 	rdb    *redis.Client
 	began  time.Time
 	trips  redistest.Counter
 	sizes  []int           // of the pipelines; calls do not overlap
-	at     []time.Duration // when they went out
-	within []time.Duration // how long each had; 0: without end
+	at     []time.Duration // when they were sent
+	within []time.Duration // how long each had; 0 for no end
 }
 
 func (s *street) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -63,13 +64,13 @@ func (s *street) note(ctx context.Context, n int) {
 	s.sizes, s.at, s.within = append(s.sizes, n), append(s.at, time.Since(s.began)), append(s.within, left)
 }
 
-// inStreet runs f with a Convoy of so many parties, on a server that knows the
-// script.
+// inStreet runs f with a Convoy of a number of parties, on a server that knows
+// the script.
 func inStreet(t *testing.T, parties int, f func(t *testing.T, s *street)) {
 	t.Helper()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		require.NoError(t, rdb.ScriptLoad(t.Context(), echo.Source()).Err())
-		_, err := rdb.Pipelined(t.Context(), func(p redis.Pipeliner) error { // which has a connection of its own
+		_, err := rdb.Pipelined(t.Context(), func(p redis.Pipeliner) error { // a pipeline has a connection of its own
 			p.Ping(t.Context())
 			p.Ping(t.Context())
 			return nil
@@ -85,7 +86,7 @@ func inStreet(t *testing.T, parties int, f func(t *testing.T, s *street)) {
 	})
 }
 
-// A sending is a Send under way.
+// sending is a Send in progress.
 type sending struct {
 	calls []*script.Call
 	took  chan time.Duration
@@ -105,7 +106,7 @@ func (s *street) sends(ctx context.Context, loaded bool, patience time.Duration,
 	return g
 }
 
-// answered requires that a Send took so long and was answered.
+// answered requires that a Send took that long and was answered.
 func (g sending) answered(t *testing.T, took time.Duration) {
 	t.Helper()
 	require.Equal(t, took, <-g.took)

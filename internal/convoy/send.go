@@ -1,5 +1,5 @@
-// Package convoy is the round trips that several parties share: those of a batch, or
-// of the flights of many keys.
+// Package convoy shares round trips among several parties: the members of a
+// batch, or the flights of many keys.
 package convoy
 
 import (
@@ -14,15 +14,16 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// Most is how many commands go out in one pipeline, and how many keys in one MGET,
-// which counts for as many commands, as an HMGET counts for its fields. A command may
-// have a method Weight, which tells for how many it counts. A server answers no other
-// client while it works one off.
+// Most is the largest number of commands in one pipeline. An MGET counts as one
+// command for each key, and an HMGET for each field. A command with a method
+// Weight counts as much as that returns. A server answers no other client while
+// it runs a command.
 const Most = 500
 
-// Send sends the commands that are queued on all, in one round trip for each Most, or
-// two, and has the client spread them over the nodes of a Cluster. Every command has its
-// own reply or error. Send returns an error only if none of them was answered.
+// Send sends the commands queued on all, in one or two round trips for each
+// Most. The client distributes them to the nodes of a Cluster. Every command
+// has its own reply or error. Send returns an error only if no command was
+// answered.
 func Send(ctx context.Context, rdb redis.UniversalClient, all redis.Pipeliner) error {
 	cmds := all.Cmds()
 	all.Discard()
@@ -30,9 +31,9 @@ func Send(ctx context.Context, rdb redis.UniversalClient, all redis.Pipeliner) e
 	return err
 }
 
-// SendOrLeave is Send for a caller that leaves as Leave does: when ctx is done, or d
-// after a round trip began that was not answered. Then the commands may still be
-// under way, and must not be looked at.
+// SendOrLeave is Send for a caller that leaves as Leave does: when ctx is done,
+// or when a round trip has no answer after d. The commands may then still be in
+// flight, and must not be read.
 func SendOrLeave(ctx context.Context, rdb redis.UniversalClient, d time.Duration, start guard.Spawn, all redis.Pipeliner) error {
 	cmds := all.Cmds()
 	all.Discard()
@@ -47,8 +48,8 @@ func leaving(ctx context.Context, rdb redis.UniversalClient, d time.Duration, st
 	}
 }
 
-// sendAll sends cmds by trip, which takes one round trip. It returns an error if none of
-// them was answered, or trip has left.
+// sendAll sends cmds by trip, which takes one round trip. It returns an error
+// if no command was answered, or if trip has left.
 func sendAll(cmds []redis.Cmder, trip func([]redis.Cmder) (sent, error)) (failed error, left bool) {
 	answered := false
 	for some := range loads(cmds) {
@@ -66,10 +67,10 @@ func sendAll(cmds []redis.Cmder, trip func([]redis.Cmder) (sent, error)) (failed
 	return failed, false
 }
 
-// A sent is what became of the commands of one round trip.
+// sent is the result of the commands of one round trip.
 type sent struct {
-	answered bool  // at least one of them was
-	failed   error // of one that was not
+	answered bool  // at least one command was
+	failed   error // of a command without an answer
 }
 
 // send sends commands in one round trip.
@@ -87,7 +88,7 @@ func send(ctx context.Context, rdb redis.UniversalClient, cmds []redis.Cmder) (o
 	return one
 }
 
-// loads returns cmds in lots of as many as go out together.
+// loads yields cmds in lots that are sent together.
 func loads(cmds []redis.Cmder) iter.Seq[[]redis.Cmder] {
 	return func(yield func([]redis.Cmder) bool) {
 		from, sum := 0, 0
@@ -122,16 +123,18 @@ func lots(cmds []redis.Cmder, yield func([]redis.Cmder) bool) bool {
 	return true
 }
 
-// Leave runs fn, which calls Redis, by start, in a goroutine that start sees to, and
-// returns what fn returns; but it leaves when ctx is done, or after d without an
-// answer: the client heeds neither while it reads. Whoever leaves does not know
-// what fn did, or will do, and must not touch what it writes to.
+// Leave runs fn, which calls Redis, by start, in a goroutine that start tracks,
+// and returns the results of fn. It leaves when ctx is done, or after d without
+// an answer: the client heeds neither while it reads. A caller that leaves does
+// not know what fn did or will do, and must not touch the variables that fn
+// writes.
 //
-// A ctx that never ends is one whose owner waits: then fn is called by the caller
-// himself, and takes as long as the client does. To hand it over costs two switches of
-// goroutines, which is a good part of a round trip.
+// If ctx never ends, its owner waits. Then Leave calls fn in the caller's
+// goroutine, and takes as long as the client does. Passing fn to another
+// goroutine costs two goroutine switches, a considerable part of a round trip.
 //
-// If fn panics or calls runtime.Goexit, Leave returns that as the error, see package
+// If fn panics or calls runtime.Goexit, Leave returns that as the error: see
+// package guard.
 // guard.
 func Leave[T any](ctx context.Context, d time.Duration, start guard.Spawn, fn func(context.Context) (T, error)) (v T, err error) {
 	if ctx.Done() == nil {
@@ -145,7 +148,7 @@ func Leave[T any](ctx context.Context, d time.Duration, start guard.Spawn, fn fu
 		err error
 	}
 	ch := make(chan answer, 1)
-	var a answer // until it is sent, of the goroutine of fn
+	var a answer // belongs to the goroutine of fn until it is sent
 	start(guard.Client, func() (err error) { a.v, err = fn(ctx); return err }, func(err error) {
 		a.err = err
 		ch <- a
@@ -158,9 +161,10 @@ func Leave[T any](ctx context.Context, d time.Duration, start guard.Spawn, fn fu
 	}
 }
 
-// leave is Leave for calls that take any number of round trips. fn calls begins when one
-// begins, and leave leaves d after the last of these, or if there was none. begins is nil
-// if the caller waits for as long as it takes.
+// leave is Leave for calls that take any number of round trips. fn calls begins
+// when a round trip begins. leave leaves d after the last of these calls, or
+// after d if there was none. If the caller waits for as long as it takes,
+// begins is nil.
 func leave(ctx context.Context, d time.Duration, start guard.Spawn, fn func(ctx context.Context, begins func())) (err error) {
 	if ctx.Done() == nil {
 		defer guard.Catch(guard.Client, &err)
@@ -175,7 +179,7 @@ func leave(ctx context.Context, d time.Duration, start guard.Spawn, fn func(ctx 
 	begins := func() {
 		select {
 		case trips <- struct{}{}:
-		default: // it has not been heard of the one before
+		default: // the one before has not been received yet
 		}
 	}
 	start(guard.Client, func() error { fn(ctx, begins); return nil }, func(err error) { ch <- err })
@@ -198,10 +202,10 @@ func leave(ctx context.Context, d time.Duration, start guard.Spawn, fn func(ctx 
 	}
 }
 
-// RunOrLeave runs calls by run, which takes one round trip, and leaves as Leave does.
-// It sets their replies and errors: run gets copies, which the client may write to
-// after the caller has left. Of calls that are sent once, the error then says what
-// Redis may have done, or may do.
+// RunOrLeave runs calls by run, which takes one round trip, and leaves as Leave
+// does. It sets their replies and errors. run gets copies, which the client may
+// write to after the caller has left. For calls that are sent once, the error
+// then says what Redis may have done or may do.
 func RunOrLeave(ctx context.Context, rdb redis.UniversalClient, d time.Duration, start guard.Spawn, calls []*script.Call, run func(context.Context, []*script.Call)) {
 	copies := copied(ctx, rdb, calls)
 	_, err := Leave(ctx, d, start, func(ctx context.Context) (struct{}, error) {
@@ -211,7 +215,7 @@ func RunOrLeave(ctx context.Context, rdb redis.UniversalClient, d time.Duration,
 	took(calls, copies, err)
 }
 
-// copied returns calls for the client to write to.
+// copied returns copies of calls for the client to write to.
 func copied(ctx context.Context, rdb redis.UniversalClient, calls []*script.Call) []*script.Call {
 	copies := make([]*script.Call, len(calls))
 	for i, c := range calls {
@@ -224,8 +228,9 @@ func copied(ctx context.Context, rdb redis.UniversalClient, calls []*script.Call
 	return copies
 }
 
-// took gives calls what their copies were answered; or, if the caller has left because
-// of err, what that means for each.
+// took gives calls the replies and errors of their copies. If the caller has
+// left because of err, took sets the error that says what this means for each
+// call.
 func took(calls, copies []*script.Call, err error) {
 	for i, c := range calls {
 		if err != nil {
@@ -236,25 +241,26 @@ func took(calls, copies []*script.Call, err error) {
 	}
 }
 
-// ErrSilent is the cause of leaving for want of an answer.
+// ErrSilent is the cause of leaving because no answer came.
 var ErrSilent = errors.New("Redis did not answer in time")
 
-// Silence returns how long Redis may take to answer one round trip of a source whose
-// leases hold for ttl.
+// Silence returns how long Redis may take to answer one round trip of a source
+// whose leases last for ttl.
 func Silence(ttl time.Duration) time.Duration { return max(ttl, time.Second) }
 
-// Loading is what a source that loads can do beside being asked, which has it take
-// part in a Convoy. Take and Load are called in this order, by one goroutine, and again
-// as long as there are commands that have not ended.
+// Loading is a source that loads, and takes part in a Convoy. One goroutine
+// calls Take and Load in this order, and again as long as some commands have
+// not ended.
 type Loading interface {
-	// Take takes what those of the commands were answered that have ended since the last
-	// Take. All were sent at a time. ended is called with the index of a command, of
-	// those that Ask has queued, and reports whether it has ended. If its err is not
-	// nil, that is what became of the command, which must not be looked at.
+	// Take takes the answers of the commands that have ended since the last
+	// Take. All were sent at the time sent. Take calls ended with the index of
+	// a command that Ask has queued; ended reports whether that command has
+	// ended. If its err is not nil, it is the reason, and the command must not
+	// be read.
 	Take(sent time.Time, ended Ended)
 
-	// Load begins to load what was not there, and does not wait for it. It is called
-	// after each Take.
+	// Load begins to load the absent values, and does not wait for them. It is
+	// called after each Take.
 	Load(c *Convoy)
 
 	// Silence returns how long Redis may take to answer one round trip.
@@ -263,16 +269,18 @@ type Loading interface {
 	// Away returns why Redis was not asked, or did not answer.
 	Away() error
 
-	// Spawn is guard.Go in a goroutine that the source waits for when it is closed.
+	// Spawn is guard.Go in a goroutine that the source waits for when it is
+	// closed.
 	Spawn(code guard.Code, fn func() error, done func(error))
 
-	// Drop ends the part of the source, wherever it has come to. It may be called
-	// again.
+	// Drop ends the part of the source in the convoy, at whatever step it is.
+	// It may be called again.
 	Drop()
 }
 
 // Ended is the type of FanOut.Ended.
 type Ended = func(i int) (over bool, err error)
 
-// AllEnded returns Ended for commands that have all ended, with an error or nil.
+// AllEnded returns an Ended for commands that have all ended, with err, which
+// may be nil.
 func AllEnded(err error) Ended { return func(int) (bool, error) { return true, err } }

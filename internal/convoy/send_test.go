@@ -75,7 +75,7 @@ func TestSendSendsFiveHundredCommandsAtATime(t *testing.T) {
 			}
 		}
 
-		// One pipeline that fails is no matter to the others.
+		// The failure of one pipeline does not affect the others.
 		faults.Add(redistest.Fault{})
 		p := s.rdb.Pipeline()
 		for i := range 501 {
@@ -131,7 +131,7 @@ func TestLeaveReturnsWhatTheCallReturnsAndElseLeavesIt(t *testing.T) {
 		require.Equal(t, ms, time.Since(began))
 		close(goOn)
 
-		// From a hook of the client perhaps.
+		// A hook of the client may panic like this.
 		for _, ctx := range []context.Context{t.Context(), context.Background()} {
 			_, err = Leave(ctx, time.Second, start, func(context.Context) (int, error) { panic(failed) })
 			require.ErrorIs(t, err, failed)

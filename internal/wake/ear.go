@@ -14,16 +14,16 @@ import (
 	"github.com/cachex-go/cachex/internal/guard"
 )
 
-// An ear is one connection of a Listener, to one server: the goroutine of listen
-// reads, and a second one subscribes meanwhile.
+// ear is one connection of a Listener, to one server. The goroutine of listen
+// reads from it, and a second goroutine subscribes meanwhile.
 type ear struct {
 	l     *Listener
 	node  string
 	of    redis.UniversalClient // of that server
-	plain bool                  // SUBSCRIBE, not SSUBSCRIBE; of the goroutine of listen
+	plain bool                  // SUBSCRIBE, not SSUBSCRIBE; used by the goroutine of listen alone
 
 	cancel  context.CancelFunc // ends the dialling of sub
-	changed chan struct{}      // has an element when add or drop has
+	changed chan struct{}      // has an element while add or drop has one
 
 	// Guarded by Listener.mu:
 	sub       *redis.PubSub // nil until there is one
@@ -34,15 +34,15 @@ type ear struct {
 	confirmed bool      // the server has confirmed a subscription
 }
 
-// A channel is one subscription. Its fields are guarded by Listener.mu.
+// channel is one subscription. Its fields are guarded by Listener.mu.
 type channel struct {
 	name string    // of the entry
 	live bool      // the server has confirmed it
 	used time.Time // when a flight last began to wait
 }
 
-// most is how many channels one command names, so that it holds up the server for
-// a fraction of a millisecond.
+// most is how many channels one command names, so that it occupies the server
+// for only a fraction of a millisecond.
 const most = 500
 
 var (
@@ -50,8 +50,8 @@ var (
 	errSilent = errors.New("PING is not answered")
 )
 
-// listen subscribes, and passes messages on until the connection breaks, no flight
-// has waited for a while, or Release.
+// listen subscribes, and passes messages on until the connection breaks, no
+// flight has waited for a while, or Release is called.
 func (e *ear) listen(ctx context.Context) error {
 	err := e.attend(ctx)
 	if e.older(err) {
@@ -60,9 +60,10 @@ func (e *ear) listen(ctx context.Context) error {
 	return err
 }
 
-// older reports whether err says that the server is older than sharded channels, or
-// does not allow them. If so, all channels are to be subscribed to as plain ones.
-// The next connection asks again, since the server may have been replaced by then.
+// older reports whether err says that the server does not know sharded
+// channels, or does not allow them. If so, older queues all channels for a
+// plain subscription. The next connection tries sharded channels again, because
+// the server may have been replaced by then.
 func (e *ear) older(err error) bool {
 	if e.plain || e.l.cluster || !redis.HasErrorPrefix(err, "unknown command") && !redis.HasErrorPrefix(err, "NOPERM") {
 		return false
@@ -74,11 +75,11 @@ func (e *ear) older(err error) bool {
 	return true
 }
 
-// attend is listen by one connection.
+// attend is listen on one connection.
 func (e *ear) attend(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	sub := e.of.Subscribe(ctx) // connects when told a channel
+	sub := e.of.Subscribe(ctx) // connects when it gets a channel
 	if sub == nil {
 		return errNoSub
 	}
@@ -100,8 +101,8 @@ func (e *ear) attend(ctx context.Context) error {
 	guard.Go(guard.Client, func() error { return e.follow(ctx, sub) }, func(error) { close(ended) })
 	for pinged := false; err == nil; {
 		var msg any
-		// Not sub.Channel, which hides errors: after one of them messages may be
-		// missing, and waiters must go back to polling.
+		// Do not use sub.Channel, which hides errors. After an error, messages
+		// may be missing, and waiters must poll again.
 		msg, err = sub.ReceiveTimeout(ctx, Tick)
 		timeout, quiet := errors.AsType[net.Error](err)
 		quiet = quiet && timeout.Timeout()
@@ -115,8 +116,7 @@ func (e *ear) attend(ctx context.Context) error {
 		if !again {
 			return nil
 		}
-		// A connection that is lost without a word looks like one on which nothing
-		// happens.
+		// A connection that breaks silently looks like one without messages.
 		err, pinged = nil, quiet && subscribed
 		if pinged {
 			err = sub.Ping(ctx)
@@ -125,7 +125,7 @@ func (e *ear) attend(ctx context.Context) error {
 	return err
 }
 
-// has notes that e listens by sub, and reports whether it is still wanted.
+// has records that e listens by sub, and reports whether e is still wanted.
 func (e *ear) has(sub *redis.PubSub) bool {
 	e.l.mu.Lock()
 	defer e.l.mu.Unlock()
@@ -170,8 +170,8 @@ func (e *ear) subscribe(ctx context.Context, sub *redis.PubSub) error {
 	return nil
 }
 
-// hear acts on one message, nil if none came for a while, and reports whether to
-// go on, and whether e has channels.
+// hear handles one message, or nil if none came for a while. It reports whether
+// to go on, and whether e has channels.
 func (e *ear) hear(msg any) (again, subscribed bool) {
 	l := e.l
 	l.mu.Lock()
@@ -222,8 +222,8 @@ func (e *ear) leave(name string) {
 	signal(e.changed)
 }
 
-// end ends e, whose goroutine has ended with err. Its waiters look, and poll or
-// subscribe anew.
+// end ends e, whose goroutine has ended with err. Its waiters read their keys,
+// and then poll or subscribe again.
 func (e *ear) end(err error) {
 	l := e.l
 	defer l.wg.Done()

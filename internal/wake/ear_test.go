@@ -22,7 +22,8 @@ import (
 // patience bounds every wait in real time.
 var patience = redistest.Patience
 
-// live begins to wait for a key and returns when the subscription is confirmed.
+// live begins to wait for a key, and returns when the subscription is
+// confirmed.
 func live(t *testing.T, l *Listener, key string) *Wait {
 	t.Helper()
 	w := l.Expect(key, key)
@@ -31,7 +32,8 @@ func live(t *testing.T, l *Listener, key string) *Wait {
 	return w
 }
 
-// looks waits until it is worth looking at the key, for patience by the test's clock.
+// looks waits until w says that the key should be read, for patience by the
+// test's clock.
 func looks(t *testing.T, w *Wait, why string) {
 	t.Helper()
 	select {
@@ -41,7 +43,7 @@ func looks(t *testing.T, w *Wait, why string) {
 	}
 }
 
-// connections returns how many l has.
+// connections returns the number of connections of l.
 func connections(l *Listener) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -92,7 +94,8 @@ func TestListener_LeavesAChannelAfterOneMessageForNoWaiter(t *testing.T) {
 	})
 }
 
-// A Cluster of Redis 7 wakes waiters through sharded channels, whatever the key is like.
+// A Cluster of Redis 7 wakes waiters through sharded channels, for keys of any
+// form.
 func TestListener_OfAClusterIsWoken(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.StartCluster(t, 3).Client(nil)
@@ -111,8 +114,9 @@ func TestListener_OfAClusterIsWoken(t *testing.T) {
 	l.Release()()
 }
 
-// A slot that moves takes its subscriptions with it. Its waiters look, since a message
-// may have been sent meanwhile, and subscribe on the new node.
+// A slot that moves takes its subscriptions with it. Its waiters read their
+// keys, because a message may have been sent meanwhile, and subscribe on the
+// new node.
 func TestListener_FollowsASlotThatMoves(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 3)
@@ -141,7 +145,8 @@ func TestListener_FollowsASlotThatMoves(t *testing.T) {
 	l.Release()()
 }
 
-// A server before Redis 7 knows no sharded channels; an ACL of before may not allow them.
+// A server before Redis 7 does not support sharded channels, and an older ACL
+// may not allow them.
 func TestListener_OfAServerWithoutShardedChannelsIsWoken(t *testing.T) {
 	t.Parallel()
 	old := redistest.Start(t, "--rename-command", "SSUBSCRIBE", "", "--rename-command", "SPUBLISH", "", "--rename-command", "SUNSUBSCRIBE", "")
@@ -167,8 +172,8 @@ func TestListener_OfAServerWithoutShardedChannelsIsWoken(t *testing.T) {
 	}
 }
 
-// quiet is a connection that forgets what it receives from some time on, as one does
-// behind a firewall that has forgotten it.
+// quiet is a connection that loses everything it receives from some time on. A
+// firewall that has dropped the connection has the same effect.
 type quiet struct {
 	net.Conn
 	on *atomic.Bool
@@ -221,7 +226,7 @@ func TestListener_FindsThatItsConnectionIsLostWithoutAWord(t *testing.T) {
 	})
 }
 
-// Whatever a server pushes, the process lives and its waiters poll.
+// A server may push anything. The process lives and its waiters poll.
 func TestListener_OutlivesNonsense(t *testing.T) {
 	t.Parallel()
 	for _, reply := range append([]string{

@@ -5,22 +5,23 @@ import (
 	"time"
 )
 
-// A Poll says when to look at a lease again.
+// Poll says when to read a lease again.
 type Poll struct {
 	first   time.Duration // when the load should be over
-	after   time.Duration // between two looks from then on
+	after   time.Duration // between two reads from then on
 	most    time.Duration
-	least   time.Duration // that the load should take from the beginning on
+	least   time.Duration // the least time that the load should take, from its beginning
 	started time.Time     // when Next was first called
 }
 
-// NewPoll plans for a load that began at a time, of the server's clock, and takes as long
-// as expect. Loads of late took at least as long as quick. Both are 0 if nothing is known.
+// NewPoll plans for a load that began at a time of the server's clock and takes
+// as long as expect. Recent loads took at least as long as quick. Both are 0 if
+// they are unknown.
 func NewPoll(began time.Time, expect, quick, lease time.Duration) Poll {
 	p := Poll{first: 5 * time.Millisecond, after: 2 * time.Millisecond, most: min(250*time.Millisecond, lease/4)}
 	if expect > 0 {
-		// The clocks may differ by anything. That moves the first look between at
-		// once and expect from now, and decides nothing.
+		// The clocks may differ by any amount. That moves the first read to a
+		// time between now and expect from now, and decides nothing.
 		since := min(max(time.Since(began), 0), expect)
 		p.first = max(2*time.Millisecond, expect-since+time.Millisecond)
 		p.least = min(expect-since, quick)
@@ -29,10 +30,10 @@ func NewPoll(began time.Time, expect, quick, lease time.Duration) Poll {
 	return p
 }
 
-// Next returns how long to wait before the next look. A live Listener is given
-// time to be first. All waiters of a load expect the same end of it, so the first
-// look has jitter too. A look that came before the load should be over, by a
-// message say, changes nothing in the plan.
+// Next returns how long to wait before the next read. It gives a live Listener
+// time to be first. All waiters of a load expect it to end at the same time, so
+// the first read has jitter too. A read before the expected end of the load,
+// caused by a message for example, does not change the plan.
 func (p *Poll) Next(live bool) time.Duration {
 	now := time.Now()
 	if p.started.IsZero() {
@@ -54,7 +55,7 @@ func (p *Poll) Next(live bool) time.Duration {
 }
 
 // gap returns how long a subscription may take so that the load should not have
-// ended meanwhile; 0 once the first look is over.
+// ended meanwhile. After the first read, gap returns 0.
 func (p *Poll) gap() time.Duration {
 	if !p.started.IsZero() {
 		return 0
@@ -62,9 +63,9 @@ func (p *Poll) gap() time.Duration {
 	return p.least / 8
 }
 
-// cover returns how long to wait before the look for a message that was sent
-// before the subscription. If the load takes as long as it should, its message is
-// first.
+// cover returns how long to wait before the read that replaces a message sent
+// before the subscription. If the load takes as long as it should, its message
+// comes first.
 func (p *Poll) cover() time.Duration {
 	at := min(p.first+p.first/4+5*time.Millisecond, p.most)
 	return max(at-rand.N(at/10+1)-time.Since(p.started), 0)

@@ -8,7 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// All processes that wait for a load know when it began and what it should take.
+// All processes that wait for a load know when it began and how long it should
+// take.
 func TestPoll_SpreadsTheFirstLooksOfAFleet(t *testing.T) {
 	t.Parallel()
 	const fleet = 1000
@@ -56,7 +57,7 @@ func TestPoll_KeepsToItsFirstLookWhateverLooksCameBefore(t *testing.T) {
 	})
 }
 
-// The look that covers a subscription comes after the load should be over, and soon.
+// The read that covers a subscription comes soon after the load should be over.
 func TestPoll_CoversAMessageThatWasMissed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

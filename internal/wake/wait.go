@@ -10,20 +10,21 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// A Wait is one flight's interest in a key. It is for one goroutine.
+// Wait is the interest of one flight in a key. It is for one goroutine.
 type Wait struct {
 	l        *Listener
 	name, at string
 	channel  string
 	since    time.Time
 
-	look  chan struct{} // has an element when it is worth looking at the key
-	begun chan struct{} // has an element when the channel became live, and no look is due
+	look  chan struct{} // has an element when the key should be read
+	begun chan struct{} // has an element when the channel became live and no read is due
 	gap   time.Duration // guarded by Listener.mu: see Poll.gap
 }
 
-// Expect registers an interest in the entry of a name, before the command is sent
-// whose answer may make it a wait. at is the key in Redis, with which name begins.
+// Expect registers an interest in the entry of a name. The caller calls it
+// before it sends the command whose answer may make it wait. at is the key in
+// Redis, and name begins with it.
 func (l *Listener) Expect(name, at string) *Wait {
 	w := &Wait{l: l, name: name, at: at}
 	if l != nil {
@@ -35,7 +36,7 @@ func (l *Listener) Expect(name, at string) *Wait {
 	return w
 }
 
-// End takes the interest back.
+// End removes the interest.
 func (w *Wait) End() {
 	if w.l == nil {
 		return
@@ -54,8 +55,8 @@ func (w *Wait) End() {
 	}
 }
 
-// Until waits until it is worth looking at the key, by poll or by a message, or
-// until ctx ends. It subscribes to the channel of the key if need be.
+// Until waits until the key should be read, because of poll or of a message, or
+// until ctx ends. If necessary, it subscribes to the channel of the key.
 func (w *Wait) Until(ctx context.Context, poll *Poll) {
 	timer := time.NewTimer(poll.Next(w.begin(poll.gap())))
 	defer timer.Stop()
@@ -73,9 +74,9 @@ func (w *Wait) Until(ctx context.Context, poll *Poll) {
 	}
 }
 
-// begin subscribes if need be, and reports whether a message can be counted on,
-// more or less. No look is due if the subscription is confirmed within gap of
-// Expect.
+// begin subscribes if necessary, and reports whether a message can be expected.
+// That is not certain. No read is due if the subscription is confirmed within
+// gap of Expect.
 func (w *Wait) begin(gap time.Duration) (live bool) {
 	l := w.l
 	if l == nil {
@@ -83,7 +84,8 @@ func (w *Wait) begin(gap time.Duration) (live bool) {
 	}
 	node, of := "", l.rdb
 	if l.cluster {
-		// In memory, since the command has gone there whose answer made w wait.
+		// Master answers from memory, because the command whose answer made w
+		// wait has gone to that node.
 		master := client.Master(context.Background(), l.rdb, w.at)
 		if master == nil {
 			return false
@@ -120,15 +122,16 @@ func (w *Wait) begin(gap time.Duration) (live bool) {
 	return c.live
 }
 
-// confirmed is called when the server has confirmed the subscription, for the
+// confirmed is called when the server has confirmed the subscription for the
 // first time since w began to wait. A message that was sent before is lost. The
 // caller holds Listener.mu.
 //
-// To look each time would cost every waiter one command more. Instead it looks at
-// once only if the load may well be over: if the subscription took more than an
-// eighth of what the load takes. If it took less, Poll.cover looks: the wait is
-// too long only if the load was far quicker than any of late, and then by a
-// quarter of a second at most.
+// A read after every confirmation would cost every waiter one more command. So
+// confirmed causes a read only if the load may well be over. That is so if the
+// subscription took more than an eighth of the time of the load. If it took
+// less, Poll.cover sets the time of the read. The wait is then too long only if
+// the load was far quicker than all recent ones. The excess is at most a
+// quarter of a second.
 func (w *Wait) confirmed() {
 	if time.Since(w.since) < w.gap {
 		signal(w.begun)

@@ -1,6 +1,7 @@
-// Package wake tells flights that wait for the lease of another process when to look at
-// their key: when the load should be over, then again and again, and at once when a
-// message says that the lease has ended. Loaders and collections wait by it.
+// Package wake tells flights that wait for the lease of another process when to
+// read their key. They read it when the load should be over, then again and
+// again, and at once when a message says that the lease has ended. Loaders and
+// collections use it to wait.
 package wake
 
 import (
@@ -14,23 +15,27 @@ import (
 	"github.com/cachex-go/cachex/internal/guard"
 )
 
-// A Listener receives, for one client, a message when a lease ends for which a
-// flight waits. All caches of a client share it. A nil Listener is never live. It
-// is safe for concurrent use.
+// Listener receives, for one client, a message when a lease ends for which a
+// flight waits. All caches of a client share it. A nil Listener is never live.
+// It is safe for concurrent use.
 //
-// A message is a hint. It can be lost or late, and a proxy may know no
-// subscriptions: a waiter polls as well, only less often while its channel is
-// live. A message says merely that a lease ended. It does not carry the value,
-// although that would save a GET: the value may have been deleted by the time the
-// message is read, and a caller who came after that deletion must not get it.
+// A message is a hint. It can be lost or late, and a proxy may not support
+// subscriptions. So a waiter also polls, but less often while its channel is
+// live.
 //
-// Each key has a channel of its own, and a process subscribes to it only while it
-// waits for that key. With one channel for all keys, every process that has waited
-// lately gets every message: at 5,000 of them a message blocked the server for
-// 5 ms. A subscription outlives its last wait until the next tick, or until a
-// message arrives for which no flight waits. So a key that is awaited every few
-// seconds costs no SUBSCRIBE each time, and a wait costs its process at most one
-// message too many.
+// A message only says that a lease ended. It does not carry the value, although
+// that would save a GET. The value may have been deleted by the time the
+// message is read, and a caller that came after that deletion must not get it.
+//
+// Each key has a channel of its own, and a process subscribes to it only while
+// it waits for that key. With one channel for all keys, every process that has
+// waited recently gets every message. With 5,000 such processes, a message
+// blocked the server for 5 ms.
+//
+// A subscription outlives its last wait until the next tick, or until a message
+// arrives for which no flight waits. So a key that is awaited every few seconds
+// does not cost a SUBSCRIBE each time. A wait costs its process at most one
+// unnecessary message.
 type Listener struct {
 	rdb     redis.UniversalClient
 	cluster bool
@@ -38,28 +43,28 @@ type Listener struct {
 	mu      sync.Mutex
 	waits   map[string][]*Wait   // guarded by mu; by name
 	ears    map[string]*ear      // guarded by mu; by node, "" if there is one server
-	retryAt map[string]time.Time // guarded by mu; by node: not before that, after a refusal
+	retryAt map[string]time.Time // guarded by mu; by node: after a refusal, not before that time
 	closed  bool                 // guarded by mu
-	begun   int64                // guarded by mu: connections
+	begun   int64                // guarded by mu: the number of connections begun
 	wg      sync.WaitGroup       // the goroutines of ears
 
-	users int // changed within calls of listeners alone
+	users int // changed only in calls of listeners
 }
 
-// How long a subscription lasts.
+// The lifetimes of a subscription.
 const (
 	Idle  = time.Minute // without a wait, then the connection is closed
 	retry = time.Minute // after a subscription that was refused
 	Tick  = 5 * time.Second
 )
 
-// listeners has the listener of every client in use.
+// listeners has the Listener of every client in use.
 var listeners client.Shared[Listener]
 
-// For returns the Listener of rdb, which the caller releases later. It returns nil
-// for a client that has no use for it: the shards of a Ring do not know of each
-// other, and a Cluster behind a wrapper does not tell which node has a key. There,
-// waiters poll.
+// For returns the Listener of rdb, which the caller must release. It returns
+// nil for a client that cannot use one. The shards of a Ring do not know of
+// each other. A Cluster behind a wrapper does not tell which node has a key.
+// With such a client, waiters poll.
 func For(rdb redis.UniversalClient) *Listener {
 	if !client.Comparable(rdb) {
 		return nil
@@ -76,8 +81,9 @@ func For(rdb redis.UniversalClient) *Listener {
 	}, func(l *Listener) { l.users++ })
 }
 
-// Release undoes one For. The last one ends all subscriptions; then it returns a
-// function that waits for their goroutines, else nil.
+// Release undoes one For. The last Release ends all subscriptions. It then
+// returns a function that waits for their goroutines if there are any,
+// otherwise nil.
 func (l *Listener) Release() (wait func()) {
 	if l == nil {
 		return nil
@@ -110,8 +116,8 @@ func (l *Listener) Release() (wait func()) {
 	}
 }
 
-// Hears reports whether to ask for a message when a lease ends: false if the
-// server has lately refused all subscriptions.
+// Hears reports whether to ask for a message when a lease ends. It returns
+// false if the server has recently refused all subscriptions.
 func (l *Listener) Hears() bool {
 	if l == nil {
 		return false
@@ -157,8 +163,8 @@ func (l *Listener) open(node string, of redis.UniversalClient) *ear {
 	l.ears[node] = e
 	l.begun++
 	l.wg.Add(1)
-	// Ends when no flight waits for long, or by Release. A client that panics is as
-	// good as one that refuses.
+	// Ends when no flight waits for long, or by Release. A client that panics
+	// counts as one that refuses.
 	guard.Go(guard.Client, func() error { return e.listen(ctx) }, e.end)
 	return e
 }
@@ -171,8 +177,8 @@ func (l *Listener) hangUp(e *ear) {
 	}
 }
 
-// wake has the flights look that wait for the entry of a name, and reports whether
-// there are any. The caller holds mu.
+// wake makes the flights that wait for the entry of a name read it, and reports
+// whether there are any. The caller holds mu.
 func (l *Listener) wake(name string) bool {
 	for _, w := range l.waits[name] {
 		signal(w.look)

@@ -28,7 +28,7 @@ func TestPoll_LooksLessAndLessOften(t *testing.T) {
 		return d
 	}
 	synctest.Test(t, func(t *testing.T) {
-		for range 100 { // it draws lots
+		for range 100 { // the times are random
 			for _, lease := range []time.Duration{30 * time.Millisecond, time.Second, time.Minute} {
 				most := min(250*time.Millisecond, lease/4)
 				p, live := NewPoll(time.Time{}, 0, 0, lease), NewPoll(time.Time{}, 0, 0, lease)
