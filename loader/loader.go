@@ -177,16 +177,20 @@ func (l *Loader[V]) Close(ctx context.Context) error { return l.engine.Close(ctx
 // A boxCodec is the codec of the values, for the engine.
 type boxCodec[V any] struct{ codec codec.Keyed[V] }
 
+// NewBox implements engine.Codec.
 func (boxCodec[V]) NewBox() any { return new(V) }
 
+// AppendBox implements engine.Codec.
 func (c boxCodec[V]) AppendBox(dst []byte, key string, box any) ([]byte, error) {
 	return c.codec.AppendKeyed(dst, key, *box.(*V))
 }
 
+// DecodeBox implements engine.Codec.
 func (c boxCodec[V]) DecodeBox(src []byte, key string, box any) error {
 	return c.codec.DecodeKeyed(src, key, box.(*V))
 }
 
+// Codec implements engine.Codec.
 func (c boxCodec[V]) Codec() any { return c.codec }
 
 // A target holds the value and the load of one Get in one allocation.
@@ -195,8 +199,10 @@ type target[V any] struct {
 	load  func(context.Context) (V, Life, error)
 }
 
+// Box implements engine.Target.
 func (t *target[V]) Box() any { return &t.value }
 
+// Load implements engine.Target.
 func (t *target[V]) Load(ctx context.Context) (any, engine.Life, error) {
 	return boxed(t.load)(ctx)
 }

@@ -29,14 +29,25 @@ func (e *Engine) call(ctx context.Context, s *script.Script, b int, args ...any)
 	return c.Reply, nil
 }
 
-// parts repeats call for a script that does a part of its work at a time.
+// maxParts is how many calls in a row do a part of the work of one script. Each
+// moves up to Engine.atOnce elements, so more mean that a proxy makes up
+// replies.
+const maxParts = 10_000
+
+// errParts ends a script that never ends. What its calls moved stays moved, and
+// the next flush goes on.
+var errParts = errors.New("Redis has replied time after time that a script is not done")
+
+// parts repeats call for a script that does a part of its work at a time. It
+// returns errParts after maxParts calls.
 func (e *Engine) parts(ctx context.Context, s *script.Script, b int, args ...any) (any, error) {
-	for {
+	for range maxParts {
 		v, err := e.call(ctx, s, b, args...)
 		if err != nil || v != int64(2) {
 			return v, err
 		}
 	}
+	return nil, errParts
 }
 
 // run executes c. After an error, the caller must not read c: the client may

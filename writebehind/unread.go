@@ -200,7 +200,8 @@ func (e *Engine) rescue(ctx context.Context, b int, parked bool) (found bool, er
 			}
 		}
 		if len(readable) > 0 {
-			return found, e.rescueAll(ctx, b, readable, &found)
+			err = e.rescueAll(ctx, b, readable, &found)
+			return found, err // found only after the call, which sets it
 		}
 	}
 	for _, token := range slices.Backward(p.tokens) { // the newest, which waits for no other

@@ -16,11 +16,14 @@ import (
 func (e *Engine) ack(ctx context.Context, b int, args []any) (reply any, err error) {
 	call := e.on(script.AckBatch, b, args...)
 	keys := call.More
-	for tries := 0; tries < maxGlances; {
+	for tries, parts := 0, 0; tries < maxGlances; {
 		if err := e.run(ctx, call); err != nil {
 			return nil, err
 		}
 		if call.Reply == int64(2) { // the rest of what is parked
+			if parts++; parts == maxParts {
+				return nil, errParts
+			}
 			call = &script.Call{Script: call.Script, Key: call.Key, More: call.More, Args: args}
 			continue
 		}
