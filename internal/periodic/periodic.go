@@ -53,8 +53,9 @@ type Scheduler struct {
 	Work          func(ctx context.Context, due []int) error
 	Places, Chunk int
 
-	// Spread is the time within which the first look comes, at random.
-	Spread time.Duration
+	// First delays the first look: it comes after First and before twice First,
+	// at random.
+	First time.Duration
 
 	// Anyway makes Work run if Redis fails to say whose turn it is.
 	Anyway bool
@@ -150,7 +151,7 @@ func (s *Scheduler) Run(ctx context.Context) {
 	// the same keys.
 	now := time.Now()
 	for _, i := range rand.Perm(len(s.Keys)) {
-		r.due = append(r.due, &turn{i: i, key: s.Keys[i], at: now.Add(rand.N(s.Spread + 1))})
+		r.due = append(r.due, &turn{i: i, key: s.Keys[i], at: now.Add(s.First + rand.N(s.First+1))})
 	}
 	heap.Init(&r.due)
 	r.loop()

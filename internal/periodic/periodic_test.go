@@ -37,6 +37,7 @@ type fleet struct {
 	rdb   *redis.Client
 	keys  []string
 	every time.Duration
+	first time.Duration
 	ttl   time.Duration
 	began time.Time
 	sent  *redistest.Counter
@@ -88,7 +89,7 @@ func (f *fleet) start(work func(ctx context.Context, p *process) error, hooks ..
 	rdb.AddHook(&redistest.Gate{Before: wait, After: wait})
 	var running sync.WaitGroup
 	p.s = Scheduler{
-		RDB: rdb, TTL: f.ttl, Every: f.every, Keys: f.keys, Places: 16, Chunk: 1,
+		RDB: rdb, TTL: f.ttl, Every: f.every, Keys: f.keys, Places: 16, Chunk: 1, First: f.first,
 		Nudge: NewNudge(), Code: guard.Load, Failed: func(error) {},
 		Work: func(ctx context.Context, due []int) error {
 			f.mu.Lock()
@@ -156,6 +157,24 @@ func (f *fleet) between(periods int) {
 	at, _ := f.last(0)
 	time.Sleep(at + f.every/2 + time.Duration(periods)*f.every - time.Since(f.began))
 	synctest.Wait()
+}
+
+// A test that sets a long period relies on it: within First, only the test
+// itself causes work.
+func TestScheduler_DoesNotLookBeforeFirst(t *testing.T) {
+	t.Parallel()
+	for range 20 {
+		inFleet(t, 1, time.Hour, func(f *fleet) {
+			f.first = time.Minute
+			f.start(nil)
+			time.Sleep(time.Minute - time.Nanosecond)
+			synctest.Wait()
+			require.Zero(f, f.works())
+			time.Sleep(time.Minute + time.Nanosecond)
+			synctest.Wait()
+			require.Equal(f, 1, f.works())
+		})
+	}
 }
 
 func TestScheduler_AsksNoMoreOfRedisInALargeFleet(t *testing.T) {
