@@ -1,6 +1,7 @@
 package main
 
 import (
+	"debug/elf"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -51,13 +52,14 @@ func build(dir, tmp, source string) (cost, error) {
 	if err != nil {
 		return cost{}, err
 	}
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-ldflags=-s -w", "-toolexec", self, "-o", out, main)
+	// Without -trimpath, the size depends on the length of the directory's path.
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-toolexec", self, "-o", out, main)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", reportTo+"="+report)
 	if b, err := cmd.CombinedOutput(); err != nil {
 		return cost{}, fmt.Errorf("%w: %s", err, b)
 	}
-	binary, err := os.Stat(out)
+	binary, err := size(out)
 	if err != nil {
 		return cost{}, err
 	}
@@ -69,7 +71,29 @@ func build(dir, tmp, source string) (cost, error) {
 	if err := json.Unmarshal(b, &u); err != nil {
 		return cost{}, err
 	}
-	return cost{binary: binary.Size(), cpu: u.CPU, memory: u.Memory}, nil
+	return cost{binary: binary, cpu: u.CPU, memory: u.Memory}, nil
+}
+
+// size returns the number of bytes in a program. In ELF it counts the sections,
+// because the linker pads the file to whole pages.
+func size(program string) (bytes int64, err error) {
+	f, err := elf.Open(program)
+	if _, other := errors.AsType[*elf.FormatError](err); other {
+		info, err := os.Stat(program)
+		if err != nil {
+			return 0, err
+		}
+		return info.Size(), nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	for _, s := range f.Sections {
+		if s.Type != elf.SHT_NOBITS {
+			bytes += int64(s.FileSize) //nolint:gosec // a file is shorter than 2^63 bytes
+		}
+	}
+	return bytes, f.Close()
 }
 
 // reportTo is the environment variable that names the file for the usage of the
