@@ -16,10 +16,11 @@ import (
 func heavyTask(ctx context.Context, s site) error {
 	title("1. A heavy task is run once, and its result is kept for two seconds")
 
+	const kept = 2 * time.Second
 	var runs atomic.Int64
 	openJobs := cachex.Must(cachex.New(s.servers[0], cachex.Spec[struct{}, int64]{
 		Key:    "jobboard:open-jobs",
-		TTL:    2 * time.Second,
+		TTL:    kept,
 		Jitter: cachex.NoJitter,
 		Up: func(ctx context.Context, _ struct{}) (int64, error) {
 			runs.Add(1)
@@ -38,17 +39,16 @@ func heavyTask(ctx context.Context, s site) error {
 		say(time.Since(began), "%d open jobs: %s", n, comment)
 		return cmp.Or(err, expect("open jobs", n, allJobs))
 	}
-	err := cmp.Or(
-		ask("the task ran"),
-		ask("from Redis"),
-	)
-	if err != nil {
+	err := ask("the task ran")
+	began := time.Now()
+	if err := cmp.Or(err, ask("from Redis")); err != nil {
 		return err
 	}
-	time.Sleep(2100 * time.Millisecond)
+	time.Sleep(kept + 100*time.Millisecond)
+	most := 1 + int64(time.Since(began)/kept) // more than 2 if the machine was busy
 	err = ask("the two seconds were over, the task ran again")
 	remember("a heavy task", openJobs)
-	return cmp.Or(err, expect("runs of the task", runs.Load(), 2))
+	return cmp.Or(err, expect("a run in two seconds", runs.Load() >= 2 && runs.Load() <= most, true))
 }
 
 // hundredVisitors lets a hundred callers on four servers ask for the same job

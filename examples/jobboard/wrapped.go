@@ -19,12 +19,14 @@ func wrapped(ctx context.Context, s site) error {
 	title("8. A function of two arguments is cached, tries again, and keeps nobody waiting")
 
 	var queries atomic.Int64
+	asked, known := make(chan struct{}), make(chan struct{})
 	salary := func(ctx context.Context, job int64, currency string) (string, error) {
 		if queries.Add(1) == 1 {
 			return "", errors.New("connection reset")
 		}
 		if currency == "CHF" {
-			time.Sleep(300 * time.Millisecond) // requests the exchange rate
+			close(asked)
+			<-known // the exchange rate
 		}
 		return fmt.Sprint(job*1000, " ", currency), nil
 	}
@@ -44,8 +46,10 @@ func wrapped(ctx context.Context, s site) error {
 	var missed error
 	var wg sync.WaitGroup
 	wg.Go(func() { francs, missed = patient(ctx, 80, "CHF") })
+	<-asked
 	_, late := hasty(ctx, 80, "CHF")
 	say(time.Since(began), "a visitor who has 100ms is told that it takes longer")
+	close(known)
 	wg.Wait()
 	say(time.Since(began), "%s: one who has more, from the same load", francs)
 	stats := remember("a wrapped function", caches...)
