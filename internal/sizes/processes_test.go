@@ -40,7 +40,11 @@ func shopper() {
 	}
 	var values map[int]string
 	needs := beside(func(look func()) any {
-		w.during = now(n, look)
+		few := now(n, look)
+		w.during = func() {
+			fmt.Println("shopper: at work")
+			few()
+		}
 		if os.Getenv("BY") == "batch" {
 			var b batch.Batch
 			all := batch.GetMany(&b, c, numbers(0, n))
@@ -66,8 +70,8 @@ func shopper() {
 	for _, times := range w.keys {
 		loads += times
 	}
-	fmt.Println("needs:", needs)
-	fmt.Println("loads:", loads)
+	fmt.Println("shopper: needs:", needs)
+	fmt.Println("shopper: loads:", loads)
 	_, _ = c.Close(ctx), rdb.Close() // and the process ends
 }
 
@@ -111,11 +115,16 @@ func TestMissingKeys_AreLoadedOnceByTwoProcesses(t *testing.T) {
 	}
 }
 
-// said waits for a line of a process that begins so, and returns the number in it.
-func said(t *testing.T, p *redistest.Process, begin string) int {
+// said waits for a line of a shopper that contains text, and returns the number
+// behind it. It waits for as long as the shopper is at work.
+func said(t *testing.T, p *redistest.Process, text string) int {
 	t.Helper()
-	line := p.WaitLine(begin)
-	n, err := strconv.Atoi(strings.TrimSpace(line[strings.Index(line, begin)+len(begin):]))
-	require.NoError(t, err)
-	return n
+	for {
+		_, number, ok := strings.Cut(p.WaitLine("shopper:"), text)
+		if ok {
+			n, err := strconv.Atoi(strings.TrimSpace(number))
+			require.NoError(t, err)
+			return n
+		}
+	}
 }
