@@ -7,12 +7,9 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/cachex-go/cachex/internal/guard"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // wrapped hides all methods except those of a UniversalClient, as tracing
 // wrappers do.

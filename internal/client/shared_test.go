@@ -8,10 +8,15 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/cachex-go/cachex/internal/client"
 	"github.com/cachex-go/cachex/internal/redistest"
 )
+
+func TestMain(m *testing.M) {
+	redistest.Main(m, func() error { return goleak.Find(goleak.IgnoreAnyFunction(redistest.Lingers)) })
+}
 
 type part struct {
 	rdb   redis.UniversalClient

@@ -67,7 +67,9 @@ func Across(n *Network) ClusterOption {
 // [Binary].
 func StartCluster(t testing.TB, masters int, options ...ClusterOption) *Cluster {
 	t.Helper()
-	o := clusterOptions{args: []string{"--cluster-enabled", "yes"}}
+	// No master is taken for dead because its machine stood still. An option may
+	// set a shorter time, since the last argument counts.
+	o := clusterOptions{args: []string{"--cluster-enabled", "yes", "--cluster-node-timeout", "3600000"}}
 	for _, option := range options {
 		option(&o)
 	}
@@ -163,8 +165,7 @@ func (c *Cluster) Slot(key string) (slot int) {
 // know the new owner.
 func (c *Cluster) Move(slot int, to *Server, moving func()) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), Patience)
-	defer cancel()
+	ctx := context.Background() // each command has its timeout, and moving may take any time
 	from := c.owner(slot)
 	source, target := from.Client(nil), to.Client(nil)
 	fail := func(err error) {
@@ -203,6 +204,8 @@ func (c *Cluster) Move(slot int, to *Server, moving func()) {
 			fail(err) // a node that gave away its last slot has become a replica
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, Patience)
+	defer cancel()
 	fail(c.agree(ctx, slot, id(target)))
 }
 

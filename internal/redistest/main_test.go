@@ -48,10 +48,23 @@ func TestFinishFailsARunWhoseLastChecksFail(t *testing.T) {
 	calls := 0
 	good := func() error { calls++; return nil }
 	bad := func() error { calls++; return errors.New("this line is part of a test: a check that fails") }
-	require.Zero(t, finish(nil))
-	require.Zero(t, finish([]func() error{good, good}))
-	require.Equal(t, 1, finish([]func() error{bad, good}))
+	require.Zero(t, finish(nil, 0))
+	require.Zero(t, finish([]func() error{good, good}, 0))
+	require.Equal(t, 1, finish([]func() error{bad, good}, 0))
 	require.Equal(t, 4, calls, "a check was left out")
+}
+
+// A goroutine that is ending when the last test has ended is no leak.
+func TestFinish_GivesACheckTime(t *testing.T) {
+	t.Parallel()
+	calls := 0
+	require.Zero(t, finish([]func() error{func() error {
+		if calls++; calls < 3 {
+			return errors.New("a goroutine is still ending")
+		}
+		return nil
+	}}, Patience))
+	require.Equal(t, 3, calls)
 }
 
 // witness is a testing.TB that records how a test ends instead of ending it.
