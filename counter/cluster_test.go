@@ -95,9 +95,16 @@ func (w *slotWatch) see(ctx context.Context, cmd redis.Cmder) {
 	if !strings.HasPrefix(cmd.Name(), "eval") {
 		return
 	}
+	ctx = context.WithoutCancel(ctx) // that of a heartbeat may end at any time
 	args := cmd.Args()
 	keys := args[3 : 3+args[2].(int)]
-	slot := func(key any) int64 { return w.rdb.ClusterKeySlot(ctx, key.(string)).Val() }
+	slot := func(key any) int64 {
+		n, err := w.rdb.ClusterKeySlot(ctx, key.(string)).Result()
+		if err != nil {
+			w.t.Error(err)
+		}
+		return n
+	}
 	for _, key := range keys {
 		if slot(key) != slot(keys[0]) {
 			w.t.Errorf("a script has keys of several slots: %v", keys)

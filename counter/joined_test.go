@@ -14,31 +14,18 @@ import (
 	"github.com/cachex-go/cachex/internal/script"
 )
 
-// lingering holds back the first reply to a script until the test continues.
-type lingering struct {
-	sha  string
-	once sync.Once
-	ran  chan struct{} // closed when the script has run
-	let  chan struct{}
-}
-
-func (l *lingering) DialHook(next redis.DialHook) redis.DialHook { return next }
-
-func (l *lingering) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		err := next(ctx, cmd)
-		if args := cmd.Args(); len(args) > 1 && args[1] == l.sha && err == nil {
-			l.once.Do(func() {
-				close(l.ran)
-				<-l.let
+// lingering returns a hook that holds back the first reply to a script until
+// let is closed. It closes ran when the script has run.
+func lingering(s *script.Script, ran, let chan struct{}) *redistest.Gate {
+	var once sync.Once
+	return &redistest.Gate{After: func(_ context.Context, cmd redis.Cmder) {
+		if args := cmd.Args(); len(args) > 1 && args[1] == s.SHA() && cmd.Err() == nil {
+			once.Do(func() {
+				close(ran)
+				<-let
 			})
 		}
-		return err
-	}
-}
-
-func (l *lingering) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
+	}}
 }
 
 // Another process may add to a count after it was stored, but before the
@@ -55,9 +42,9 @@ func TestRestore_LaterReaderSeesAdditionsAfterTheStore(t *testing.T) {
 			warm := newCounter(t, rdb, spec) // the server learns the scripts
 			_, err := warm.Get(t.Context(), 7)
 			require.NoError(t, err)
-			slow := &lingering{sha: script.LandCount(behind).SHA(), ran: make(chan struct{}), let: make(chan struct{})}
+			ran, let := make(chan struct{}), make(chan struct{})
 			held := again(t, rdb)
-			held.AddHook(slow)
+			held.AddHook(lingering(script.LandCount(behind), ran, let))
 			here, there := newCounter(t, held, spec), newCounter(t, again(t, rdb), spec)
 			first, late := make(chan int64, 1), make(chan int64, 1)
 			get := func(to chan int64) {
@@ -68,13 +55,13 @@ func TestRestore_LaterReaderSeesAdditionsAfterTheStore(t *testing.T) {
 				to <- n
 			}
 			go get(first)
-			<-slow.ran
+			<-ran
 			n, err := there.Inc(t.Context(), 1)
 			require.NoError(t, err)
 			require.EqualValues(t, 1001, n)
 			go get(late)
 			time.Sleep(20 * time.Millisecond) // to let it join; if it comes later, the test proves less
-			close(slow.let)
+			close(let)
 			require.EqualValues(t, 1000, <-first)
 			require.EqualValues(t, 1001, <-late)
 		}

@@ -23,25 +23,28 @@ func TestMain(m *testing.M) {
 // patience bounds every wait in real time.
 var patience = redistest.Patience
 
-// someLease is the default LeaseTTL of the tests. It is longer than a reply
-// takes on a busy machine, and shorter than the TTL.
-const someLease = 30 * time.Second
+// someLease is the default LeaseTTL and UpTimeout of the tests. It is longer
+// than a busy machine may stand still, and shorter than the TTL.
+const someLease = 10 * time.Minute
 
 // soon is the time that a restore waits for a batch that will not be persisted.
 const soon = 100 * time.Millisecond
 
 // newCounter returns a counter of rdb that is closed when the test ends. Key
-// defaults to a key of this test alone, TTL to a minute.
+// defaults to a key of this test alone, TTL to an hour.
 func newCounter[K comparable](t testing.TB, rdb redis.UniversalClient, spec counter.Spec[K]) *counter.Counter[K] {
 	t.Helper()
 	if spec.Key == "" && spec.KeyFunc == nil {
 		spec.Key = redistest.Key(t) + ":{id}"
 	}
 	if spec.TTL == 0 {
-		spec.TTL = time.Minute
+		spec.TTL = time.Hour
 	}
 	if spec.LeaseTTL == 0 {
 		spec.LeaseTTL = someLease
+	}
+	if spec.UpTimeout == 0 {
+		spec.UpTimeout = someLease
 	}
 	if spec.Down != nil && spec.WriteBehindOptions.LeaseTTL == 0 {
 		spec.WriteBehindOptions.LeaseTTL = someLease

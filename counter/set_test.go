@@ -144,7 +144,7 @@ func TestSet_AndAddsGiveTheCountOfAModel(t *testing.T) {
 		}
 		spec := counter.Spec[int]{Key: redistest.Key(t) + ":{id}", Up: tb.up, FlushEvery: patience * 100}
 		spec.Down = down(func() bool { return rand.IntN(2) == 0 })
-		spec.TTL, spec.DownValues = time.Minute, true
+		spec.TTL, spec.DownValues = time.Hour, true
 		liar, err := counter.New(again(t, rdb), spec)
 		require.NoError(t, err)
 		spec.Down = down(func() bool { return false })
