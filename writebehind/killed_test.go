@@ -39,7 +39,8 @@ return 1`)
 
 func persister(rdb *redis.Client, name string) Options {
 	return Options{
-		Name: name, Merge: Sum, Every: 200 * time.Millisecond, Buckets: 4, LeaseTTL: 5 * time.Second,
+		Name: name, Merge: Sum, Every: 200 * time.Millisecond, Buckets: 4,
+		LeaseTTL: time.Second, // the others wait for that of a dead process
 		Persist: func(ctx context.Context, b ledger.Batch) error {
 			return persistOnce.Run(ctx, rdb, []string{name + ":total"}, b.Token, b.Deltas["x"]).Err()
 		},
@@ -59,7 +60,9 @@ func TestEngine_PersistsWhatKilledProcessesHaveWritten(t *testing.T) {
 		p.WaitLine("ready")
 		resting = append(resting, p)
 	}
-	e, err := New(rdb, persister(rdb, name))
+	o := persister(rdb, name)
+	o.LeaseTTL = someLease // it does not die
+	e, err := New(rdb, o)
 	require.NoError(t, err)
 	e.Start()
 	for n, p := range resting {

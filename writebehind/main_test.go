@@ -180,8 +180,9 @@ func requireAside(t *testing.T, err error, refused, unread int64) {
 }
 
 // someLease is the LeaseTTL of an engine whose test sets none. A reply of Redis
-// may take as long, so it is longer than a busy machine needs.
-const someLease = 30 * time.Second
+// may take as long, so it is longer than a busy machine needs. It is shorter
+// than the time by which a test sets back a clock.
+const someLease = 2 * time.Minute
 
 // options returns the Options of a test. Ids stay pending until a flush,
 // because the sweeper has its turn once a day.
@@ -213,8 +214,10 @@ func engine(t *testing.T, rdb redis.UniversalClient, o Options) *Engine {
 // patience bounds every wait in real time.
 var patience = redistest.Patience
 
+// bounded returns the ctx of a test. It lasts for many times the patience,
+// because a test has thousands of calls, which take long on a slow machine.
 func bounded(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*patience)
 	t.Cleanup(cancel)
 	return ctx
 }
