@@ -66,7 +66,7 @@ func (db *base) copy(t *testing.T, of func(table string) []string) {
 func TestBackup_ADatabaseThatIsRestoredGetsWhatRedisStillHas(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *base) {
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		ctx, cancel := context.WithTimeout(t.Context(), long)
 		defer cancel()
 		f := newFleet(t, db)
 		f.work()
@@ -174,7 +174,7 @@ func TestBackup_ARedisThatIsRestoredAtOnceCountsNothingTwice(t *testing.T) {
 func (f *fleet) goBack(dump string) map[string]int {
 	t := f.t
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), long)
 	defer cancel()
 	f.server.Kill()
 	require.NoError(t, os.Rename(dump, filepath.Join(filepath.Dir(dump), "dump.rdb")))

@@ -74,7 +74,7 @@ type tally struct {
 }
 
 func newTally(t *testing.T, db *base, rdb *redis.Client) *tally {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), long)
 	t.Cleanup(cancel)
 	return &tally{t, ctx, db, db.counter(t, rdb, redistest.Key(t)), map[string]int64{}}
 }
@@ -115,7 +115,7 @@ func TestCountsOfADatabaseAreWhatWasAddedWhateverIsDoneBesides(t *testing.T) {
 	each(t, func(t *testing.T, db *base) {
 		const processes, workers, steps, ops = 2, 2, 60, 20
 		rdb, name := redistest.Shared(t).Client(nil), redistest.Key(t)
-		ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+		ctx, cancel := context.WithTimeout(t.Context(), long)
 		defer cancel()
 		seed := rand.Uint64()
 		t.Log("seed", seed)

@@ -33,11 +33,11 @@ const (
 const eachWrites = `CREATE TABLE writes (id BIGINT NOT NULL, value VARCHAR(255) NOT NULL)`
 
 // downEach returns a cache whose Down writes one value, as spec.go describes
-// it.
-func (db *base) downEach(rdb redis.UniversalClient, name string, every time.Duration) (*cachex.Cache[int, string], error) {
+// it. lease is how long the others wait for the process if it dies.
+func (db *base) downEach(rdb redis.UniversalClient, name string, every, lease time.Duration) (*cachex.Cache[int, string], error) {
 	return cachex.New(rdb, cachex.Spec[int, string]{
 		Key: name + ":{id}", TTL: time.Hour, WriteBehind: every,
-		WriteBehindOptions: writebehind.Options{LeaseTTL: 300 * time.Millisecond},
+		WriteBehindOptions: writebehind.Options{LeaseTTL: lease},
 		Down: func(ctx context.Context, id int, value string) error {
 			b, ok := ledger.FromContext(ctx)
 			if !ok {
@@ -74,9 +74,9 @@ func TestDown_ForEachValueWithALedgerWritesEveryOne(t *testing.T) {
 		_, err := db.ExecContext(t.Context(), eachWrites)
 		require.NoError(t, err)
 		rdb := redistest.Start(t).Client(nil)
-		c, err := db.downEach(rdb, redistest.Key(t), time.Second)
+		c, err := db.downEach(rdb, redistest.Key(t), time.Second, patience)
 		require.NoError(t, err)
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		ctx, cancel := context.WithTimeout(t.Context(), long)
 		defer cancel()
 		const n = 1000
 		require.NoError(t, c.SetMany(ctx, someValues(0, n)))
@@ -102,7 +102,7 @@ func setsMany() {
 		panic(err)
 	}
 	rdb := redis.NewClient(&redis.Options{Addr: os.Getenv("REDIS"), ReadTimeout: redistest.Patience})
-	c, err := db.downEach(rdb, os.Getenv("NAME"), 20*time.Millisecond)
+	c, err := db.downEach(rdb, os.Getenv("NAME"), 20*time.Millisecond, 300*time.Millisecond)
 	if err != nil {
 		panic(err)
 	}
@@ -132,9 +132,9 @@ func TestDown_ForEachValueWithALedgerThroughKills(t *testing.T) {
 			time.Sleep(rand.N(100 * time.Millisecond)) // into the middle of its work
 			p.Kill()
 		}
-		c, err := db.downEach(server.Client(nil), name, time.Second)
+		c, err := db.downEach(server.Client(nil), name, time.Second, patience)
 		require.NoError(t, err)
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		ctx, cancel := context.WithTimeout(t.Context(), long)
 		defer cancel()
 		for err = c.Flush(ctx); err != nil && ctx.Err() == nil; err = c.Flush(ctx) {
 			pause(ctx) // after a kill SQLite is busy

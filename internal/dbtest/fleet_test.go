@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -78,11 +79,19 @@ type fleet struct {
 	rdb    *redis.Client
 	name   string
 	procs  []*redistest.Process
+	app    string // by which PostgreSQL knows the processes
 }
+
+var fleets atomic.Int64
 
 func newFleet(t *testing.T, db *base) *fleet {
 	server := redistest.Start(t)
-	return &fleet{t: t, db: db, server: server, rdb: server.Client(nil), name: strings.ToLower(redistest.Key(t))}
+	f := &fleet{t: t, db: db, server: server, rdb: server.Client(nil), name: strings.ToLower(redistest.Key(t))}
+	if db.dialect == ledger.PostgreSQL {
+		f.app = fmt.Sprint("fleet", fleets.Add(1))
+		db.dsn += "&application_name=" + f.app
+	}
+	return f
 }
 
 // work runs processes that add until two more batches of each bucket are
@@ -120,11 +129,22 @@ func (f *fleet) batches() (n [killedBuckets]int64) {
 	return n
 }
 
+// kill kills the processes. It returns when the database has ended their
+// transactions: PostgreSQL may commit some time after the death of its client.
 func (f *fleet) kill() {
+	f.t.Helper()
 	for _, p := range f.procs {
 		p.Kill()
 	}
 	f.procs = nil
+	if f.db.dialect != ledger.PostgreSQL {
+		return
+	}
+	require.Eventually(f.t, func() bool {
+		var left int
+		err := f.db.QueryRowContext(f.t.Context(), `SELECT COUNT(*) FROM pg_stat_activity WHERE application_name = $1`, f.app).Scan(&left)
+		return err == nil && left == 0
+	}, patience, time.Millisecond, "PostgreSQL does not notice that its clients are gone")
 }
 
 // engine returns an engine that flushes only on demand.

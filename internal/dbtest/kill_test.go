@@ -43,8 +43,9 @@ const (
 	killedBuckets = 4
 )
 
-// killed returns the engine of a process that is killed.
-func killed(rdb redis.UniversalClient, db *sql.DB, name string) (*writebehind.Engine, error) {
+// killed returns the engine of a process that is killed. lease is how long the
+// others then wait.
+func killed(rdb redis.UniversalClient, db *sql.DB, name string, lease time.Duration) (*writebehind.Engine, error) {
 	l, err := ledger.New(db, ledger.Options{Dialect: ledger.PostgreSQL})
 	if err != nil {
 		return nil, err
@@ -52,12 +53,13 @@ func killed(rdb redis.UniversalClient, db *sql.DB, name string) (*writebehind.En
 	b := base{DB: db, l: l}
 	return writebehind.New(rdb, writebehind.Options{
 		Name: name, Merge: writebehind.Sum, Persist: b.persist, Buckets: killedBuckets,
-		Every: 10 * time.Millisecond, LeaseTTL: 60 * time.Millisecond, MaxBatch: 7, Workers: 2,
+		Every: 10 * time.Millisecond, LeaseTTL: lease, MaxBatch: 7, Workers: 2,
 	})
 }
 
-// killedCounter returns the counter of a process that is killed.
-func killedCounter(rdb redis.UniversalClient, db *sql.DB, name string) (*counter.Counter[string], error) {
+// killedCounter returns the counter of a process that is killed. lease is how
+// long the others then wait.
+func killedCounter(rdb redis.UniversalClient, db *sql.DB, name string, lease time.Duration) (*counter.Counter[string], error) {
 	l, err := ledger.New(db, ledger.Options{Dialect: ledger.PostgreSQL})
 	if err != nil {
 		return nil, err
@@ -65,7 +67,7 @@ func killedCounter(rdb redis.UniversalClient, db *sql.DB, name string) (*counter
 	b := base{DB: db, l: l}
 	return counter.New(rdb, counter.Spec[string]{
 		Key: name + ":{id}", TTL: cachex.Forever, Up: b.up, Down: b.down,
-		FlushEvery: 100 * time.Millisecond, LeaseTTL: 100 * time.Millisecond,
+		FlushEvery: 100 * time.Millisecond, LeaseTTL: lease, WriteBehindOptions: writebehind.Options{LeaseTTL: lease},
 	})
 }
 
@@ -104,12 +106,12 @@ func serve() {
 	if err != nil {
 		panic(err)
 	}
-	e, err := killed(rdb, db, os.Getenv("NAME"))
+	e, err := killed(rdb, db, os.Getenv("NAME"), 60*time.Millisecond)
 	if err != nil {
 		panic(err)
 	}
 	e.Start()
-	c, err := killedCounter(rdb, db, os.Getenv("NAME")+"c")
+	c, err := killedCounter(rdb, db, os.Getenv("NAME")+"c", 500*time.Millisecond)
 	if err != nil {
 		panic(err)
 	}
@@ -167,9 +169,9 @@ func TestNothingIsLostOrAppliedTwiceByProcessesThatAreKilled(t *testing.T) {
 	for _, p := range procs {
 		p.Kill()
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), long)
 	defer cancel()
-	last, err := killed(rdb, db.DB, name)
+	last, err := killed(rdb, db.DB, name, patience)
 	require.NoError(t, err)
 	require.NoError(t, last.Flush(ctx))
 	require.NoError(t, last.Close(ctx))
@@ -197,7 +199,7 @@ func TestNothingIsLostOrAppliedTwiceByProcessesThatAreKilled(t *testing.T) {
 // that restored counts equal the database. It returns that sum.
 func (db *base) requireCounts(ctx context.Context, t *testing.T, rdb *redis.Client, name string) (all int64) {
 	t.Helper()
-	c, err := killedCounter(rdb, db.DB, name)
+	c, err := killedCounter(rdb, db.DB, name, patience)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = c.Close(context.Background()) })
 	require.NoError(t, c.Flush(ctx))

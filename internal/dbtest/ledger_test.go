@@ -170,7 +170,7 @@ func TestLedger_HasARowForEachIncarnationAndKeepsTheLatest(t *testing.T) {
 func TestFlushersOfABucketWaitForEachOther(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *base) {
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		ctx, cancel := context.WithTimeout(t.Context(), long)
 		defer cancel()
 		const batches = 30
 		var flushers sync.WaitGroup
@@ -199,7 +199,7 @@ func TestFlushersOfABucketWaitForEachOther(t *testing.T) {
 func TestAFlusherThatIsPausedInItsTransactionKeepsOthersWaitingAndNoMore(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *base) {
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		ctx, cancel := context.WithTimeout(t.Context(), long)
 		defer cancel()
 		require.NoError(t, db.persist(ctx, batch(1, "t1", map[string]int64{"z": 0})))
 		b := batch(2, "t2", map[string]int64{"a": 1})

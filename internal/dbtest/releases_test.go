@@ -69,7 +69,7 @@ func TestCounter_ADeployFromTextToNumbersHoldsUpNothing(t *testing.T) {
 	each(t, func(t *testing.T, db *base) {
 		rdb := redistest.Start(t).Client(nil)
 		name := redistest.Key(t)
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		ctx, cancel := context.WithTimeout(t.Context(), long)
 		defer cancel()
 		want := map[string]int64{}
 
@@ -134,7 +134,7 @@ func TestCounter_TwoReleasesSideBySide(t *testing.T) {
 	each(t, func(t *testing.T, db *base) {
 		rdb := redistest.Start(t).Client(nil)
 		name := redistest.Key(t)
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		ctx, cancel := context.WithTimeout(t.Context(), long)
 		defer cancel()
 		texts := counterOf[string](t, db, rdb, name, 20*time.Millisecond, never)
 		numbers := counterOf[int64](t, db, rdb, name, 20*time.Millisecond, never)

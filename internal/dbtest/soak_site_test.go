@@ -14,6 +14,7 @@ import (
 	"github.com/cachex-go/cachex/codec"
 	"github.com/cachex-go/cachex/counter"
 	"github.com/cachex-go/cachex/ledger"
+	"github.com/cachex-go/cachex/writebehind"
 )
 
 // site is everything that a process of the soak writes to: two caches with
@@ -38,12 +39,14 @@ const flushEvery = 20 * time.Millisecond
 
 // openSite returns the site of a process that runs a release of the program.
 // Two releases share a name, so neither can decode the values of the other.
-func openSite(rdb redis.UniversalClient, db *base, name string, release uint32) (*site, error) {
+// lease is how long the others wait for the process if it dies.
+func openSite(rdb redis.UniversalClient, db *base, name string, release uint32, lease time.Duration) (*site, error) {
 	s := &site{db: db}
 	spec := func(table string) cachex.Spec[string, int64] {
 		return cachex.Spec[string, int64]{
-			Key: name + ":" + table + ":{id}", TTL: time.Minute, LeaseTTL: time.Second, WriteBehind: flushEvery,
-			Codec: codec.Version(codec.Int[int64](), release),
+			Key: name + ":" + table + ":{id}", TTL: time.Minute, LeaseTTL: lease, WriteBehind: flushEvery,
+			WriteBehindOptions: writebehind.Options{LeaseTTL: lease},
+			Codec:              codec.Version(codec.Int[int64](), release),
 			Up: func(ctx context.Context, id string) (n int64, err error) {
 				err = db.QueryRowContext(ctx, `SELECT n FROM `+table+` WHERE id = $1`, id).Scan(&n)
 				if err == sql.ErrNoRows {
@@ -69,8 +72,9 @@ func openSite(rdb redis.UniversalClient, db *base, name string, release uint32) 
 		return nil, err
 	}
 	s.counts, err = counter.New(rdb, counter.Spec[string]{
-		Key: name + ":count:{id}", TTL: cachex.Forever, LeaseTTL: time.Second, FlushEvery: flushEvery,
-		Up: db.up, Down: db.down,
+		Key: name + ":count:{id}", TTL: cachex.Forever, LeaseTTL: lease, FlushEvery: flushEvery,
+		WriteBehindOptions: writebehind.Options{LeaseTTL: lease},
+		Up:                 db.up, Down: db.down,
 	})
 	if err == nil {
 		s.buffer, err = counter.NewBuffer(s.counts, counter.BufferOptions{Every: time.Hour})

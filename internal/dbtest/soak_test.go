@@ -235,7 +235,7 @@ func newSoak(t *testing.T, db *base) *soak {
 // the database agrees with the journals.
 func (s *soak) settle(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), long)
 	defer cancel()
 	rec := newRecord()
 	rec.away = s.away
@@ -249,7 +249,7 @@ func (s *soak) settle(t *testing.T) {
 	}
 	for _, release := range releases {
 		rdb := s.server.Client(nil)
-		site, err := openSite(rdb, s.db, s.name, release)
+		site, err := openSite(rdb, s.db, s.name, release, patience)
 		require.NoError(t, err)
 		defer func() { require.NoError(t, site.close(ctx)) }()
 		last = append(last, site)
