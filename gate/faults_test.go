@@ -71,7 +71,7 @@ func clients(t testing.TB, proxy string) map[string]redis.UniversalClient {
 		ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
 			return []redis.ClusterSlot{{Start: 0, End: 16383, Nodes: []redis.ClusterNode{{Addr: proxy}}}}, nil
 		},
-		PoolSize: 1,
+		PoolSize: 1, ReadTimeout: redistest.Patience,
 	})
 	batching := redis.NewClient(&redis.Options{Addr: proxy, PoolSize: 1, ReadTimeout: redistest.Patience})
 	auto, err := batching.AutoPipeline()

@@ -41,9 +41,9 @@ func TestNewClient_ConnectsWithAnyOptions(t *testing.T) {
 	t.Parallel()
 	ctx, addr, key := t.Context(), proxy(t), redistest.Key(t)
 	for _, o := range []*redis.Options{
-		{Addr: addr},
-		{Addr: addr, Protocol: 3, IdentitySuffix: "suffix", MinIdleConns: 2},
-		{Addr: addr, ContextTimeoutEnabled: true, Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		{Addr: addr, ReadTimeout: redistest.Patience},
+		{Addr: addr, ReadTimeout: redistest.Patience, Protocol: 3, IdentitySuffix: "suffix", MinIdleConns: 2},
+		{Addr: addr, ReadTimeout: redistest.Patience, ContextTimeoutEnabled: true, Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, addr)
 		}},
 	} {
@@ -54,7 +54,7 @@ func TestNewClient_ConnectsWithAnyOptions(t *testing.T) {
 		require.Equal(t, "1", rdb.Get(ctx, key).Val())
 	}
 	// The options of an existing client make another one.
-	rdb := client(t, twemproxy.NewClient(client(t, twemproxy.NewClient(&redis.Options{Addr: addr})).Options()))
+	rdb := client(t, twemproxy.NewClient(client(t, twemproxy.NewClient(&redis.Options{Addr: addr, ReadTimeout: redistest.Patience})).Options()))
 	require.Equal(t, "1", rdb.Get(ctx, key).Val())
 }
 
@@ -64,7 +64,7 @@ func TestDialer_AloneConnectsAClient(t *testing.T) {
 	t.Parallel()
 	ctx, addr, key := t.Context(), proxy(t), redistest.Key(t)
 	for _, o := range []*redis.Options{{Addr: addr}, {Addr: addr, Protocol: 2, DisableIdentity: true}, {Addr: addr, Protocol: 3}} {
-		o.Dialer = twemproxy.Dialer(nil)
+		o.Dialer, o.ReadTimeout = twemproxy.Dialer(nil), redistest.Patience
 		rdb := client(t, redis.NewClient(o))
 		require.NoError(t, rdb.Set(ctx, key, "1", time.Minute).Err())
 		require.Error(t, rdb.Scan(ctx, 0, "", 10).Err())
@@ -77,7 +77,7 @@ func TestDialer_AloneConnectsAClient(t *testing.T) {
 func TestNewClient_RejectsUnknownCommandsUnsent(t *testing.T) {
 	t.Parallel()
 	ctx, addr, key := t.Context(), proxy(t), redistest.Key(t)
-	rdb := client(t, twemproxy.NewClient(&redis.Options{Addr: addr, PoolSize: 1}))
+	rdb := client(t, twemproxy.NewClient(&redis.Options{Addr: addr, PoolSize: 1, ReadTimeout: redistest.Patience}))
 	require.NoError(t, rdb.Set(ctx, key, "1", time.Minute).Err())
 	dialled := rdb.PoolStats().Misses
 
@@ -120,13 +120,13 @@ func TestNewClient_UnsupportedOptionsAreErrors(t *testing.T) {
 	for command, o := range map[string]*redis.Options{
 		"SELECT": {DB: 1}, "CLIENT": {ClientName: "me"}, "AUTH": {Username: "me", Password: "secret"},
 	} {
-		o.Addr = addr
+		o.Addr, o.ReadTimeout = addr, redistest.Patience
 		err := client(t, twemproxy.NewClient(o)).Get(t.Context(), "a").Err()
 		// go-redis wraps the answer of the Dialer in an error of its own.
 		require.ErrorContains(t, err, "ERR unknown command '"+command+"': twemproxy does not support it")
 		require.NotContains(t, err.Error(), "secret")
 	}
-	err := client(t, twemproxy.NewClient(&redis.Options{Addr: addr, Password: "secret"})).Get(t.Context(), "a").Err()
+	err := client(t, twemproxy.NewClient(&redis.Options{Addr: addr, Password: "secret", ReadTimeout: redistest.Patience})).Get(t.Context(), "a").Err()
 	require.ErrorContains(t, err, "ERR Client sent AUTH, but no password is set", "twemproxy itself is asked")
 }
 
@@ -135,6 +135,7 @@ func TestNewClient_OnARingOfTwoProxies(t *testing.T) {
 	ctx, key := t.Context(), redistest.Key(t)
 	ring := redis.NewRing(&redis.RingOptions{
 		Addrs: map[string]string{"a": proxy(t), "b": proxy(t)}, NewClient: twemproxy.NewClient, HeartbeatFrequency: cachex.Forever,
+		ReadTimeout: redistest.Patience,
 	})
 	t.Cleanup(func() { _ = ring.Close() })
 	for i := range 20 {
@@ -152,7 +153,7 @@ func TestNewClient_FailsOverToAnotherProxy(t *testing.T) {
 	for range 2 {
 		lines = append(lines, redistest.NewProxy(t, redistest.StartTwemproxy(t, 0, servers...).Options().Addr))
 	}
-	rdb := client(t, twemproxy.NewClient(&redis.Options{Dialer: func(ctx context.Context, network, _ string) (conn net.Conn, err error) {
+	rdb := client(t, twemproxy.NewClient(&redis.Options{ReadTimeout: redistest.Patience, Dialer: func(ctx context.Context, network, _ string) (conn net.Conn, err error) {
 		for _, line := range lines {
 			if conn, err = new(net.Dialer).DialContext(ctx, network, line.Addr()); err == nil {
 				return conn, nil
@@ -174,7 +175,7 @@ func TestNewClient_ReplacesAnIdleConnectionThatTheProxyClosed(t *testing.T) {
 	t.Parallel()
 	ctx, key := t.Context(), redistest.Key(t)
 	between := redistest.NewProxy(t, proxy(t))
-	rdb := client(t, twemproxy.NewClient(&redis.Options{Addr: between.Addr(), MaxRetries: -1}))
+	rdb := client(t, twemproxy.NewClient(&redis.Options{Addr: between.Addr(), MaxRetries: -1, ReadTimeout: redistest.Patience}))
 	require.NoError(t, rdb.Set(ctx, key, "1", time.Minute).Err())
 	between.Cut()
 	require.Eventually(t, func() bool { return rdb.Get(ctx, key).Val() == "1" }, redistest.Patience, time.Millisecond, "no retry was needed")

@@ -87,6 +87,6 @@ func TestEverythingWorksOverTLS(t *testing.T) {
 	runRows(t, topology{name: "standalone"}, a, b)
 	// And nobody is spoken to who cannot prove who he is.
 	other, _ := redistest.StartTLS(t)
-	stranger := closed(t, redis.NewClient(&redis.Options{Addr: other, TLSConfig: config, MaxRetries: -1, DialerRetries: 1}))
+	stranger := closed(t, redis.NewClient(&redis.Options{Addr: other, TLSConfig: config, MaxRetries: -1, DialerRetries: 1, DialTimeout: patience}))
 	require.ErrorContains(t, stranger.Ping(t.Context()).Err(), "certificate")
 }

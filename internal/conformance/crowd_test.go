@@ -241,7 +241,9 @@ func (c *crowd) addOnce(ctx context.Context, s *counter.Counter[int], key int) {
 func (c *crowd) does(t *testing.T, n int64) {
 	t.Helper()
 	target := c.ops.Load() + n
-	eventually(t, "the crowd stands still", func() bool { return c.ops.Load() >= target })
+	for at := c.ops.Load(); at < target; at = c.ops.Load() {
+		eventually(t, "the crowd stands still", func() bool { return c.ops.Load() > at })
+	}
 }
 
 // turns returns when each of who has ended what he was at, and what he began next.

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -66,10 +67,12 @@ func runExternal(t *testing.T, address string) {
 		if isCluster {
 			o, err := redis.ParseClusterURL(at.String())
 			require.NoError(t, err)
+			o.ReadTimeout = cmp.Or(o.ReadTimeout, patience)
 			return redis.NewClusterClient(o)
 		}
 		o, err := redis.ParseURL(at.String())
 		require.NoError(t, err)
+		o.ReadTimeout = cmp.Or(o.ReadTimeout, patience)
 		return redis.NewClient(o)
 	}
 	prefix := "cachex-test-" + rand.Text() + ":"
