@@ -30,7 +30,7 @@ func (e *Engine) sweep(ctx, work context.Context) {
 		RDB: e.rdb, TTL: e.o.LeaseTTL, Every: e.o.Every, Keys: []string{e.turnKey()},
 		Work:   func(ctx context.Context, _ []int) error { return e.turn(ctx, work) },
 		Places: 1, Chunk: 1,
-		First:  e.o.Every / 10, // processes that start together should not ask together
+		First: e.o.Every / 10, // processes that start together should not ask together
 		// A turn is only an optimization. If it cannot be taken, for example
 		// because Redis is full, the pending ids must be flushed all the more.
 		Anyway: true,
