@@ -83,6 +83,7 @@ func TestNewClient_FollowsAMasterThatIsKilled(t *testing.T) {
 func TestNewClient_LeavesAMasterThatLives(t *testing.T) {
 	t.Parallel()
 	s := redistest.StartSentinel(t)
+	s.Keep(true)
 	ctx, rdb := t.Context(), client(t, s)
 	require.NoError(t, rdb.Set(ctx, "a", "1", 0).Err())
 	old := s.Master()

@@ -42,6 +42,7 @@ func partly(t *testing.T, p *patient) {
 		require.NoError(t, use(id))
 	}
 
+	c.NodeTimeout(nodeTimeout)
 	dead.Kill()
 	known := c.OtherThan(dead).Client(nil)
 	for done, failing, began := p.ops.Load()+150, false, time.Now(); !failing || p.ops.Load() < done; {

@@ -81,6 +81,7 @@ var faultsOfNodes = []fault{{
 	shows: all(gone, seen("CLUSTERDOWN ")),
 	hurt: func(t *testing.T, p *patient) {
 		master := p.cluster.Owner(p.caches[0].Key(0))
+		p.cluster.NodeTimeout(nodeTimeout)
 		master.Kill()
 		p.suffers(t, 150)
 		master.Restart()
@@ -129,6 +130,11 @@ func (p *patient) fails(t *testing.T, how func(*redistest.Server)) *redistest.Se
 	master := p.master(t)
 	p.quietly(t, func() {
 		replicated(t, master, 1)
+		if p.sentinel != nil {
+			p.sentinel.Keep(false)
+		} else {
+			p.cluster.NodeTimeout(nodeTimeout)
+		}
 		how(master)
 	})
 	p.replaced(t, func() bool { return p.master(t) != master })
@@ -230,6 +236,7 @@ func (p *patient) follows(t *testing.T, node *redistest.Server) {
 
 func behindSentinel(t *testing.T) *patient {
 	p := &patient{sentinel: redistest.StartSentinel(t)}
+	p.sentinel.Keep(true)
 	o := &redis.Options{}
 	options(o)
 	client := func() *redis.Client {

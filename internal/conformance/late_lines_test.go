@@ -78,6 +78,7 @@ var lateLines = map[string]func(t *testing.T, dial dialer) lateLine{
 	},
 	"Sentinel": func(t *testing.T, dial dialer) lateLine {
 		sentinel := redistest.StartSentinel(t)
+		sentinel.Keep(true)
 		master := sentinel.Master()
 		proxy := redistest.NewProxy(t, master.Addr())
 		return lateLine{

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -44,6 +43,7 @@ var topologies = []topology{{
 	name: "Sentinel", setup: "`redis.NewFailoverClient`, and `sentinel.NewClient`; a master and a replica",
 	start: func(t *testing.T) func(testing.TB) redis.UniversalClient {
 		servers := redistest.StartSentinel(t)
+		servers.Keep(true)
 		n := 0
 		return func(t testing.TB) redis.UniversalClient {
 			if n++; n%2 == 1 {
@@ -59,7 +59,7 @@ var topologies = []topology{{
 }, {
 	name: "Cluster", setup: "`redis.NewClusterClient`; 3 masters, 3 replicas",
 	start: func(t *testing.T) func(testing.TB) redis.UniversalClient {
-		cluster := redistest.StartCluster(t, 3, redistest.WithReplicas(15*time.Second))
+		cluster := redistest.StartCluster(t, 3, redistest.WithReplicas(hour))
 		return func(testing.TB) redis.UniversalClient { return cluster.Client(nil) }
 	},
 }, {

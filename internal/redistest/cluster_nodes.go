@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -30,6 +32,18 @@ func (c *Cluster) Add() *Server {
 		c.t.Fatalf("redistest: %v", err)
 	}
 	return node
+}
+
+// NodeTimeout sets for how long a node is silent before the others take it for
+// dead. So a test can make it short just before it kills a node.
+func (c *Cluster) NodeTimeout(d time.Duration) {
+	c.t.Helper()
+	for _, node := range c.nodes {
+		err := node.Client(nil).ConfigSet(c.t.Context(), "cluster-node-timeout", strconv.FormatInt(d.Milliseconds(), 10)).Err()
+		if err != nil {
+			c.t.Fatalf("redistest: %v", err)
+		}
+	}
 }
 
 // Remove makes the other nodes forget a master, which must have no slots, and

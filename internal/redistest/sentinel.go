@@ -143,6 +143,23 @@ func (s *Sentinel) Replica() *Server {
 	return s.servers[0]
 }
 
+// Keep makes the Sentinels keep the master, however long it is silent, or ends
+// that. A busy machine may stop a server for longer than they wait, and no test
+// should lose its master by accident. Failover works all the same.
+func (s *Sentinel) Keep(keep bool) {
+	s.t.Helper()
+	silence := downAfter
+	if keep {
+		silence = time.Hour
+	}
+	for i := range s.addrs {
+		err := s.ask(i).Set(s.t.Context(), MasterName, "down-after-milliseconds", strconv.FormatInt(silence.Milliseconds(), 10)).Err()
+		if err != nil {
+			s.t.Fatalf("redistest: %v", err)
+		}
+	}
+}
+
 // Failover makes the replica replace a live master, and returns when it has.
 func (s *Sentinel) Failover() {
 	s.t.Helper()
