@@ -15,6 +15,11 @@ func TestAClusterServesAllKeysFromMastersThatKnowEachOther(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	c := StartCluster(t, 3)
+	for _, node := range c.Nodes() { // or a machine that stands still ends the cluster
+		got, err := node.Client(nil).ConfigGet(t.Context(), "cluster-node-timeout").Result()
+		require.NoError(t, err)
+		require.Equal(t, "3600000", got["cluster-node-timeout"])
+	}
 	rdb := c.Client(&redis.ClusterOptions{MaxRedirects: -1}) // no client is redirected
 	require.Len(t, c.Addrs(), 3)
 
