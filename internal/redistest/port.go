@@ -76,6 +76,18 @@ func listen(addr string) (net.Listener, error) {
 	}
 }
 
+// unlistened returns when addr, whose listener was just closed, refuses
+// connections. Until then a child process has the listener; see listen.
+func unlistened(addr string) {
+	for until := time.Now().Add(Patience); time.Now().Before(until); time.Sleep(time.Millisecond) {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			return
+		}
+		_ = conn.Close()
+	}
+}
+
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
 var kept struct {

@@ -110,8 +110,9 @@ func spawn(cmd *exec.Cmd) (*Process, error) {
 	p := &Process{cmd: cmd, exited: make(chan struct{})}
 	p.output.grew = make(chan struct{})
 	cmd.Stdout, cmd.Stderr = &p.output, &p.output
-	// A descendant that outlives the process must not keep its output open.
-	cmd.WaitDelay = time.Second
+	// A descendant that outlives the process must not keep its output open. A
+	// shorter delay would cut off output that a busy machine has not yet read.
+	cmd.WaitDelay = Patience
 	dieWithParent(cmd)
 
 	started := make(chan error, 1)

@@ -128,7 +128,7 @@ func TestServersDieWithATestBinaryThatIsKilled(t *testing.T) {
 	}
 	p := Child(t, "keeper")
 	line := p.WaitLine("address: ")
-	rdb := redis.NewClient(&redis.Options{Addr: line[len("address: "):], MaxRetries: -1})
+	rdb := redis.NewClient(&redis.Options{Addr: line[len("address: "):], MaxRetries: -1, ReadTimeout: Patience})
 	t.Cleanup(func() { _ = rdb.Close() })
 	require.NoError(t, rdb.Ping(t.Context()).Err())
 

@@ -176,6 +176,7 @@ func (p *Proxy) Refuse() {
 	if p.listener != nil {
 		_ = p.listener.Close()
 		p.listener = nil
+		unlistened(p.addr)
 	}
 }
 

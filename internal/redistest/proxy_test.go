@@ -70,7 +70,8 @@ func TestProxyCutResetsConnectionsAndNewOnesAreFine(t *testing.T) {
 	p.Cut()
 	_, err = conn.Read(make([]byte, 1))
 	require.ErrorIs(t, err, syscall.ECONNRESET)
-	require.NoError(t, rdb.Ping(ctx).Err(), "an idle connection is found dead and replaced")
+	require.Eventually(t, func() bool { return rdb.Ping(ctx).Err() == nil }, Patience, time.Millisecond,
+		"an idle connection is replaced when it is found dead, at the latest by a command")
 }
 
 func TestProxyLosesTheReplyOfAnExecutedCommandAndGoRedisRepeatsIt(t *testing.T) {
@@ -81,7 +82,7 @@ func TestProxyLosesTheReplyOfAnExecutedCommandAndGoRedisRepeatsIt(t *testing.T) 
 	require.Error(t, once.Incr(ctx, "a").Err())
 	require.Equal(t, "1", straight.Get(ctx, "a").Val())
 
-	retrying := redis.NewClient(&redis.Options{Addr: p.Addr(), MaxRetries: 3})
+	retrying := redis.NewClient(&redis.Options{Addr: p.Addr(), MaxRetries: 3, ReadTimeout: Patience})
 	t.Cleanup(func() { _ = retrying.Close() })
 	require.NoError(t, retrying.Ping(ctx).Err())
 	p.LoseReplies(1)

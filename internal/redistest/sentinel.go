@@ -200,7 +200,8 @@ func (s *Sentinel) AwaitMaster(before *Server) {
 }
 
 func (s *Sentinel) ask(i int) *redis.SentinelClient {
-	rdb := redis.NewSentinelClient(&redis.Options{Addr: s.addrs[i], ReadTimeout: replyTimeout(), WriteTimeout: replyTimeout()})
+	// The test reaches every Sentinel, also in a network that it cuts.
+	rdb := redis.NewSentinelClient(&redis.Options{Addr: s.addrs[i], ReadTimeout: Patience, WriteTimeout: Patience})
 	s.t.Cleanup(func() { _ = rdb.Close() })
 	return rdb
 }
