@@ -44,7 +44,7 @@ func TestPeriodic_NoTurnIsTakenTwiceOnARealServer(t *testing.T) {
 	for range processes {
 		rdb := server.Client(nil)
 		rdb.AddHook(&commands)
-		l, err := newTyped(rdb, typedOptions[int]{LeaseTTL: 12 * time.Second})
+		l, err := newTyped(rdb, typedOptions[int]{LeaseTTL: patience})
 		require.NoError(t, err)
 		all.Go(func() {
 			_ = l.Turns().Run(ctx, every, names, func(_ context.Context, due []int) error {

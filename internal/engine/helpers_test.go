@@ -5,6 +5,7 @@ import (
 	"crypto/sha1"
 	"encoding/hex"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -324,6 +325,25 @@ func (c *call[V]) running() bool {
 	default:
 		return true
 	}
+}
+
+// A peak is a number that keeps its highest value.
+type peak struct {
+	mu        sync.Mutex
+	now, most int // guarded by mu
+}
+
+func (p *peak) add(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.now += n
+	p.most = max(p.most, p.now)
+}
+
+func (p *peak) highest() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.most
 }
 
 // within waits for ch, up to patience.

@@ -260,7 +260,7 @@ func TestAcquire_IsSentOnceThoughTheClientRetries(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
 	p := redistest.NewProxy(t, s.Addr())
-	rdb := redis.NewClient(&redis.Options{Addr: p.Addr(), MaxRetries: 3, MinRetryBackoff: -1, PoolSize: 1})
+	rdb := redis.NewClient(&redis.Options{Addr: p.Addr(), MaxRetries: 3, MinRetryBackoff: -1, PoolSize: 1, ReadTimeout: patience})
 	defer func() { _ = rdb.Close() }()
 	leases, err := NewLeases(rdb, time.Hour)
 	require.NoError(t, err)

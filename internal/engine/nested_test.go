@@ -318,12 +318,12 @@ func TestGetMany_OfKeysLeasedElsewhereKeepsNoPlaceForThem(t *testing.T) {
 				within(t, sources[i].began)
 			}
 		}
-		var most, now atomic.Int64
+		var now peak
 		began := time.Now()
 		many := start(func() ([]typedAnswer[string], error) {
 			return p.GetMany(t.Context(), keys, 4, func(_ context.Context, is []int) []typedLoaded[string] {
-				most.Store(max(most.Load(), now.Add(1)))
-				defer now.Add(-1)
+				now.add(1)
+				defer now.add(-1)
 				time.Sleep(time.Second)
 				return []typedLoaded[string]{{Value: keys[is[0]], Life: hour}}
 			}), nil
@@ -341,6 +341,6 @@ func TestGetMany_OfKeysLeasedElsewhereKeepsNoPlaceForThem(t *testing.T) {
 		}
 		answers, _ := many.wait(t)
 		requireAnswers(t, keys, answers)
-		require.LessOrEqual(t, most.Load(), int64(4))
+		require.LessOrEqual(t, now.highest(), 4)
 	})
 }

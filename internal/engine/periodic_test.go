@@ -255,7 +255,7 @@ func TestPeriodic_RefreshesAtMostPlacesAtOnce(t *testing.T) {
 		{0, 0, 16, 16}, {3, 1, 3, 3}, {2, 20, 40, 2}, {1, 1000, 100, 1},
 	} {
 		inFleet(t, 100, time.Minute, func(f *fleet) {
-			var calls, keys, mostCalls, mostKeys atomic.Int64
+			var calls, keys peak
 			rdb := redis.NewClient(f.rdb.Options())
 			l, err := newTyped(rdb, typedOptions[int]{LeaseTTL: 3 * time.Second})
 			require.NoError(f, err)
@@ -265,18 +265,18 @@ func TestPeriodic_RefreshesAtMostPlacesAtOnce(t *testing.T) {
 			defer cancel()
 			var total atomic.Int64
 			err = turns.Run(ctx, f.every, f.keys, func(_ context.Context, due []int) error {
-				mostCalls.Store(max(mostCalls.Load(), calls.Add(1)))
-				mostKeys.Store(max(mostKeys.Load(), keys.Add(int64(len(due)))))
+				calls.add(1)
+				keys.add(len(due))
 				time.Sleep(10 * time.Millisecond)
-				calls.Add(-1)
-				keys.Add(-int64(len(due)))
+				calls.add(-1)
+				keys.add(-len(due))
 				total.Add(int64(len(due)))
 				return nil
 			})
 			require.Equal(f, context.DeadlineExceeded, err)
 			require.Equal(f, int64(len(f.keys)), total.Load())
-			require.Equal(f, int64(test.most), mostKeys.Load())
-			require.Equal(f, int64(test.calls), mostCalls.Load())
+			require.Equal(f, test.most, keys.highest())
+			require.Equal(f, test.calls, calls.highest())
 			require.NoError(f, l.Close(f.Context()))
 			require.NoError(f, rdb.Close())
 		})

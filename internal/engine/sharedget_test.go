@@ -46,7 +46,7 @@ func TestGet_MissIsAGETALeaseAndAStore(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *lab) {
 		var sent redistest.Counter
-		p := newLoader(t, t.client(&sent), typedOptions[string]{})
+		p := newLoader(t, t.client(&sent), still[string]())
 		gets(t, "v", get(t, p, gives("v")))
 		require.Equal(t, 1, sent.Count("get"))
 		require.Equal(t, 2, sent.Count("evalsha"))

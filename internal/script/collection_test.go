@@ -49,7 +49,7 @@ func waiting() map[wait]*script.Home {
 
 func TestTheLeaseOnACollectionIsThatOfItsToken(t *testing.T) {
 	t.Parallel()
-	const lease, kept = int64(3_000), int64(60_000) // ms
+	const lease, kept = int64(180_000), int64(5_400_000) // ms
 	each(t, func(t *testing.T, rdb *redis.Client) {
 		for waits, h := range waiting() {
 			kind, hint := waits.kind, waits.hint
@@ -139,7 +139,7 @@ func TestACollectionReplacesWhatIsForeign(t *testing.T) {
 				require.Equal(t, int64(0), c.do(h.Release, own[:]), what)
 				require.Equal(t, int64(0), c.do(h.Store, own[:], "1", 1000, 1000, 9, ""), what)
 				require.Equal(t, what, rdb.Type(ctx, c.key).Val())
-				require.Equal(t, []any{"G", ""}, c.do(h.Acquire, own[:], 3000, ""), "%s: %s", kind, what)
+				require.Equal(t, []any{"G", ""}, c.do(h.Acquire, own[:], 600_000, ""), "%s: %s", kind, what)
 				require.Equal(t, int64(1), c.do(h.Release, own[:]), what)
 			}
 		}

@@ -271,7 +271,7 @@ func TestAPipelineToANodeThatIsGoneLeavesTheOthersTheirReplies(t *testing.T) {
 		gone.Refuse()
 		ring := redis.NewRing(&redis.RingOptions{
 			Addrs:      map[string]string{"a": addr, "b": gone.Addr()},
-			MaxRetries: -1, DialerRetries: 1, HeartbeatFrequency: patience,
+			MaxRetries: -1, DialerRetries: 1, HeartbeatFrequency: patience, ReadTimeout: patience,
 		})
 		cluster := clusterOf(addr, gone.Addr())
 		defer func() { _ = ring.Close(); _ = cluster.Close() }()

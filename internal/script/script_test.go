@@ -202,7 +202,7 @@ func clusterOf(addrs ...string) *redis.ClusterClient {
 			}
 			return slots, nil
 		},
-		PoolSize: 1, DialerRetries: 1,
+		PoolSize: 1, DialerRetries: 1, ReadTimeout: redistest.Patience,
 	})
 }
 
