@@ -194,17 +194,17 @@ func TestATurnIsTakenOnceAPeriodAndWhereItsHolderIsGone(t *testing.T) {
 	}
 	rows := noTurn(turnRow{reply: is([]any{"T", int64(0)}), wants: &turn{'R', own, 0, turnLease, queue{}}})
 	rows = append(rows,
-		refused("held", turn{'R', other, -1_000, 40_000, queue{}}, in("H", 40_000)),
-		refused("held for longer than a period", turn{'R', other, -200_000, 40_000, queue{}}, in("H", 40_000)),
+		refused("held", turn{'R', other, -1_000, 30_000, queue{}}, in("H", 30_000)),
+		refused("held for longer than a period", turn{'R', other, -200_000, 30_000, queue{}}, in("H", 30_000)),
 		refused("held under a longer lease", turn{'R', other, -1_000, 30_000, queue{}}, in("H", 30_000)),
 		refused("done", turn{'D', other, -1_000, 0, queue{}}, in("D", 59_000)),
 		refused("done by a copy of this command", turn{'D', own, -1_000, 0, queue{}}, in("D", 59_000)),
 		refused("done, and the clock was set back", turn{'D', other, 59_000, 0, queue{}}, in("D", 119_000)),
-		refused("held, and the clock was set back", turn{'R', other, 600_000, 40_000, queue{}}, in("H", 40_000)),
+		refused("held, and the clock was set back", turn{'R', other, 600_000, 30_000, queue{}}, in("H", 30_000)),
 
 		taken("run out", turn{'R', other, -10_000, -1, queue{}}, -10_000),
 		taken("given back", turn{'R', unowned, -10_000, 0, queue{}}, -10_000),
-		taken("held by a copy of this command", turn{'R', own, -10_000, 40_000, queue{}}, -10_000),
+		taken("held by a copy of this command", turn{'R', own, -10_000, 30_000, queue{}}, -10_000),
 		taken("done in the period before", turn{'D', other, -60_000, 0, queue{}}, 0),
 		taken("done two periods before", turn{'D', other, -150_000, 0, queue{}}, -30_000),
 		taken("run out in the period before", turn{'R', other, -61_000, -1, queue{}}, -1_000),
@@ -234,17 +234,17 @@ func TestTakeTurn_QueuesProcessesThatDoNotGetTheTurn(t *testing.T) {
 		}
 		return r
 	}
-	held := func(q queue) turn { return turn{'R', other, -1_000, 40_000, q} }
+	held := func(q queue) turn { return turn{'R', other, -1_000, 30_000, q} }
 	done := func(q queue) turn { return turn{'D', other, -1_000, 0, q} }
 	const next, period = turnPeriod - 1_000, turnPeriod
 	rows := []turnRow{
-		row("the first finds it held", held(queue{last: 3}), "H", 40_000, queue{watched: true, last: 3}),
-		row("it looks again", held(queue{watched: true, last: 3}), "H", 40_000, queue{watched: true, last: 3}, script.TurnWatched),
+		row("the first finds it held", held(queue{last: 3}), "H", 30_000, queue{watched: true, last: 3}),
+		row("it looks again", held(queue{watched: true, last: 3}), "H", 30_000, queue{watched: true, last: 3}, script.TurnWatched),
 		row("the second finds it held", held(queue{watched: true, last: 3}), "D", next+3*period, queue{watched: true, last: 4}),
-		row("a process with a place finds it held", held(queue{last: 3}), "H", 40_000, queue{watched: true, last: 3}, script.TurnKept),
+		row("a process with a place finds it held", held(queue{last: 3}), "H", 30_000, queue{watched: true, last: 3}, script.TurnKept),
 		row("a process with a place finds it watched", held(queue{watched: true, last: 3}), "D", next, queue{watched: true, last: 3}, script.TurnKept),
-		row("the watcher has a place", held(queue{watched: true, last: 3}), "H", 40_000, queue{watched: true, last: 3}, script.TurnWatched, script.TurnKept),
-		row("held and watched for three periods", turn{'R', other, -3*turnPeriod - 1_000, 40_000, queue{watched: true, last: 1}}, "D", next, queue{watched: true, last: 4}),
+		row("the watcher has a place", held(queue{watched: true, last: 3}), "H", 30_000, queue{watched: true, last: 3}, script.TurnWatched, script.TurnKept),
+		row("held and watched for three periods", turn{'R', other, -3*turnPeriod - 1_000, 30_000, queue{watched: true, last: 1}}, "D", next, queue{watched: true, last: 4}),
 
 		row("done, and no queue", done(queue{}), "D", next, queue{last: 1}),
 		row("done, and a queue", done(queue{watched: true, last: 7}), "D", next+7*period, queue{watched: true, last: 8}),
@@ -255,9 +255,9 @@ func TestTakeTurn_QueuesProcessesThatDoNotGetTheTurn(t *testing.T) {
 		// periods.
 		row("done, and the queue is full", done(queue{last: turnQueue}), "D", next+(turnQueue-1-0xC1FF%5)*period, queue{last: turnQueue}),
 		row("done, and the queue is longer than for this process", done(queue{last: 30_000}), "D", next+(turnQueue-1-0xC1FF%5)*period, queue{last: 30_000}),
-		row("held for longer than a queue can be", turn{'R', other, -40_000*turnPeriod - 1_000, 40_000, queue{watched: true, last: 1}}, "D", next+(turnQueue-1-0xC1FF%5)*period, queue{watched: true, last: 1}),
+		row("held for longer than a queue can be", turn{'R', other, -40_000*turnPeriod - 1_000, 30_000, queue{watched: true, last: 1}}, "D", next+(turnQueue-1-0xC1FF%5)*period, queue{watched: true, last: 1}),
 
-		row("held by a release without a queue", held(queue{none: true}), "H", 40_000, queue{none: true}),
+		row("held by a release without a queue", held(queue{none: true}), "H", 30_000, queue{none: true}),
 		row("done by a release without a queue", done(queue{none: true}), "D", next, queue{none: true}),
 	}
 	taken := func(name string, before turn, slot int64, after queue) turnRow {
