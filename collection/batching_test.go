@@ -33,7 +33,7 @@ type pier struct {
 func atThePier(t *testing.T, apart bool, f func(t *testing.T, p *pier)) {
 	t.Helper()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
-		names, err := cachex.New(rdb, cachex.Spec[int, string]{Key: "names:{id}", TTL: time.Minute})
+		names, err := cachex.New(rdb, cachex.Spec[int, string]{Key: "names:{id}", TTL: someTTL})
 		require.NoError(t, err)
 		closing(t, names)
 		p := &pier{rdb: rdb, sent: new(redistest.Counter), shelf: shelf{

@@ -39,7 +39,7 @@ type shelf struct {
 func shelfOf(t testing.TB, rdb redis.UniversalClient, up func(context.Context, int) ([]string, error)) *shelf {
 	t.Helper()
 	names, err := cachex.New(rdb, cachex.Spec[int, string]{
-		Key: redistest.Key(t) + ":{id}", TTL: time.Minute,
+		Key: redistest.Key(t) + ":{id}", TTL: someTTL,
 		Up: func(ctx context.Context, id int) (string, error) {
 			_, err := up(ctx, id)
 			return "Ada", err

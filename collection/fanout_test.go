@@ -162,7 +162,7 @@ func (n number) MarshalText() ([]byte, error) {
 func TestFanOut_StopsAfterTooManyFailedKeys(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.StartEmbedded(t).Client(nil)
-	f, err := NewFeed(rdb, FeedSpec[number, string]{Key: "timelines:{id}", TTL: time.Minute, Len: 1, Score: tens})
+	f, err := NewFeed(rdb, FeedSpec[number, string]{Key: "timelines:{id}", TTL: someTTL, Len: 1, Score: tens})
 	require.NoError(t, err)
 	pulled := 0
 	err = f.PostSeq(t.Context(), "20", func(yield func(number) bool) {

@@ -15,14 +15,14 @@ import (
 )
 
 // feed returns a Feed that is closed when the test ends. Key defaults to a key
-// of this test alone, TTL to a minute, Len to 5, Score to tens.
+// of this test alone, TTL to someTTL, Len to 5, Score to tens.
 func feed(t testing.TB, rdb redis.UniversalClient, spec FeedSpec[int, string]) *Feed[int, string] {
 	t.Helper()
 	if spec.Key == "" {
 		spec.Key = redistest.Key(t) + ":{id}"
 	}
 	if spec.TTL == 0 {
-		spec.TTL = time.Minute
+		spec.TTL = someTTL
 	}
 	if spec.LeaseTTL == 0 {
 		spec.LeaseTTL = someLease
@@ -125,7 +125,7 @@ func TestFeed_PostSetsTheTTLOnlyWithoutASource(t *testing.T) {
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
 		calls := 0
 		for up, left := range map[bool]time.Duration{false: time.Minute, true: 20 * time.Second} {
-			spec := FeedSpec[int, string]{Key: "timelines:" + strconv.FormatBool(up) + ":{id}"}
+			spec := FeedSpec[int, string]{Key: "timelines:" + strconv.FormatBool(up) + ":{id}", TTL: time.Minute}
 			if up {
 				spec.Up = func(context.Context, int) ([]string, error) { calls++; return []string{"10"}, nil }
 			}

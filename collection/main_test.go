@@ -26,6 +26,9 @@ var patience = redistest.Patience
 // it, and it is shorter than the TTL.
 const someLease = 30 * time.Second
 
+// someTTL is the default TTL of the tests. A busy machine does not meet its end.
+const someTTL = time.Hour
+
 // again returns another client of the server of rdb.
 func again(t testing.TB, rdb *redis.Client) *redis.Client {
 	t.Helper()
@@ -55,14 +58,14 @@ func closing(t testing.TB, c interface{ Close(context.Context) error }) {
 }
 
 // recent returns a Recent that is closed when the test ends. Key defaults to a
-// key of this test alone, TTL to a minute, Len to 3.
+// key of this test alone, TTL to someTTL, Len to 3.
 func recent[E any](t testing.TB, rdb redis.UniversalClient, spec RecentSpec[int, E]) *Recent[int, E] {
 	t.Helper()
 	if spec.Key == "" {
 		spec.Key = redistest.Key(t) + ":{id}"
 	}
 	if spec.TTL == 0 {
-		spec.TTL = time.Minute
+		spec.TTL = someTTL
 	}
 	if spec.LeaseTTL == 0 {
 		spec.LeaseTTL = someLease

@@ -3,6 +3,7 @@ package collection
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -25,6 +26,7 @@ func TestRecent_StoresALongListInPartsOrNotAtAll(t *testing.T) {
 			calls := 0
 			r := recent(t, client, RecentSpec[int, int]{
 				Len: len(long), Up: func(context.Context, int) ([]int, error) { calls++; return long[:n], nil },
+				LeaseTTL: time.Hour, // no heartbeat is counted
 			})
 			has(t, &r.store, 0, long[:n]) // and the server knows the scripts
 			counter.Reset()

@@ -18,14 +18,14 @@ import (
 )
 
 // ranking returns a Ranking that is closed when the test ends. Key defaults to
-// a key of this test alone, TTL to a minute, Top to 3.
+// a key of this test alone, TTL to someTTL, Top to 3.
 func ranking[M any](t testing.TB, rdb redis.UniversalClient, spec RankingSpec[int, M]) *Ranking[int, M] {
 	t.Helper()
 	if spec.Key == "" {
 		spec.Key = redistest.Key(t) + ":{id}"
 	}
 	if spec.TTL == 0 {
-		spec.TTL = time.Minute
+		spec.TTL = someTTL
 	}
 	if spec.LeaseTTL == 0 {
 		spec.LeaseTTL = someLease
@@ -173,8 +173,8 @@ func TestRanking_DropsTheLowestBeyondKeep(t *testing.T) {
 func TestRanking_WritesSetTheTTL(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
-		r := ranking(t, rdb, RankingSpec[int, string]{Key: "r:{id}"})
-		up := ranking(t, rdb, RankingSpec[int, string]{Key: "up:{id}", Up: always(board{{"a", 1}})})
+		r := ranking(t, rdb, RankingSpec[int, string]{Key: "r:{id}", TTL: time.Minute})
+		up := ranking(t, rdb, RankingSpec[int, string]{Key: "up:{id}", TTL: time.Minute, Up: always(board{{"a", 1}})})
 		forever := ranking(t, rdb, RankingSpec[int, string]{Key: "f:{id}", TTL: cachex.Forever})
 		tops(t, up, 1, board{{"a", 1}})
 		for _, c := range []*Ranking[int, string]{r, up, forever} {

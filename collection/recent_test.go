@@ -66,8 +66,8 @@ func TestRecent_UniqueKeepsEachElementOnce(t *testing.T) {
 func TestRecent_WritesSetTheTTL(t *testing.T) {
 	t.Parallel()
 	redistest.Bubble(t, func(t *testing.T, rdb *redis.Client) {
-		r := recent(t, rdb, RecentSpec[int, int]{Key: "r:{id}"})
-		up := recent(t, rdb, RecentSpec[int, int]{Key: "up:{id}", Up: func(context.Context, int) ([]int, error) { return []int{3, 2, 1}, nil }})
+		r := recent(t, rdb, RecentSpec[int, int]{Key: "r:{id}", TTL: time.Minute})
+		up := recent(t, rdb, RecentSpec[int, int]{Key: "up:{id}", TTL: time.Minute, Up: func(context.Context, int) ([]int, error) { return []int{3, 2, 1}, nil }})
 		forever := recent(t, rdb, RecentSpec[int, int]{Key: "forever:{id}", TTL: cachex.Forever})
 		has(t, &up.store, 1, []int{3, 2, 1})
 		for range 3 {
