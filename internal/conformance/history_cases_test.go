@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -124,13 +125,13 @@ func TestTheCheckerKnowsRightFromWrong(t *testing.T) {
 		}, "replaced before the read began"},
 		"a set that was refused, of what the database has": {func(h *history) {
 			h.commit(1)
-			h.refused(h.begin("set", 1))
+			h.refused(h.begin("set", 1), errors.New("refused"))
 			read(h, 2)
 		}, ""},
 		"a set that was refused, of what is written behind": {func(h *history) {
 			h.writtenBehind(1)
 			h.commit(1)
-			h.refused(h.begin("set", 1))
+			h.refused(h.begin("set", 1), errors.New("refused"))
 			read(h, 2)
 		}, "refused"},
 		"a read by a release that cannot read what another one has set": {func(h *history) {
@@ -152,7 +153,7 @@ func TestTheCheckerKnowsRightFromWrong(t *testing.T) {
 			h.end(h.begin("set", 1))
 			for range many {
 				h.commit(1)
-				h.refused(h.begin("set", 1))
+				h.refused(h.begin("set", 1), errors.New("refused"))
 			}
 			read(h, 2)
 		}, ""},
@@ -204,4 +205,24 @@ func TestTheCheckerForgetsWhatNothingIsMeasuredByAnyMore(t *testing.T) {
 	require.Empty(t, k.reads)
 	require.Len(t, k.deletes, 1)
 	require.LessOrEqual(t, len(k.commits), 2)
+}
+
+func TestTheChecker_RemembersASetOfUnknownOutcome(t *testing.T) {
+	t.Parallel()
+	h := newHistory(0)
+	h.writtenBehind(1)
+	h.commit(1)
+	h.end(h.begin("set", 1))
+	h.commit(1)
+	h.unknown(h.begin("set", 1))
+	for range 100 {
+		h.commit(1)
+		h.refused(h.begin("set", 1), errors.New("refused"))
+	}
+	require.Empty(t, h.least(1, 3))
+	require.Contains(t, h.least(1, 4), "its set returned: ")
+	read := h.begin("read", 1)
+	read.version = 3
+	h.end(read)
+	require.Empty(t, h.verdict())
 }

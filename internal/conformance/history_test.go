@@ -60,6 +60,7 @@ type keyHistory struct {
 	by      uint          // the releases that set it, as a set of bits
 	unknown map[int]event // sets whose outcome is unknown, by version
 	refused map[int]event // sets that have changed nothing, by version
+	why     map[int]error // the errors of refused
 }
 
 // evidence is how many loads a key keeps. They prove nothing, but tell how a read came
@@ -135,14 +136,15 @@ func (h *history) unknown(set event) {
 	h.of(set.key).unknown[set.version] = set
 }
 
-// refused is told of a set that has changed nothing.
-func (h *history) refused(set event) {
+// refused is told of a set that has changed nothing, by its error.
+func (h *history) refused(set event, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.clock++
 	set.end = h.clock
 	h.count["refused"]++
-	h.of(set.key).refused[set.version] = set
+	k := h.of(set.key)
+	k.refused[set.version], k.why[set.version] = set, err
 }
 
 // follows reports whether a version of what is written behind may take the place of
@@ -167,7 +169,7 @@ func (h *history) least(key, version int) string {
 	case version < last.version:
 		return fmt.Sprintf("and version %d was acknowledged", last.version)
 	case version > last.version:
-		return fmt.Sprintf("which was not acknowledged, as version %d was last", last.version)
+		return fmt.Sprintf("which was not acknowledged, as version %d was last; its set returned: %v", last.version, k.why[version])
 	}
 	return ""
 }
@@ -263,7 +265,7 @@ func (h *history) counts() string {
 func (h *history) of(key int) *keyHistory {
 	k := h.keys[key]
 	if k == nil {
-		k = &keyHistory{version: 1, unknown: map[int]event{}, refused: map[int]event{}}
+		k = &keyHistory{version: 1, unknown: map[int]event{}, refused: map[int]event{}, why: map[int]error{}}
 		h.keys[key] = k
 	}
 	return k
@@ -284,12 +286,12 @@ func (k *keyHistory) forget(now event, bound time.Duration) {
 	// last commit that was too long before it.
 	k.deletes = after(k.deletes, func(d event) bool { return d.end < now.start })
 	k.commits = after(k.commits, func(c event) bool { return now.at-c.at > bound })
-	// What is sent arrives within bound, or not at all.
-	for _, sets := range []map[int]event{k.unknown, k.refused} {
-		for version, set := range sets {
-			if now.at-set.at > bound {
-				delete(sets, version)
-			}
+	// No set of unknown outcome is forgotten: what is written behind may wait for
+	// as long as the fault lasts.
+	for version, set := range k.refused {
+		if now.at-set.at > bound {
+			delete(k.refused, version)
+			delete(k.why, version)
 		}
 	}
 }

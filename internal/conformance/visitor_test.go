@@ -286,7 +286,7 @@ func (v *visitor) ended(e event, err error) {
 	case errors.Is(err, counter.ErrOutcomeUnknown):
 		v.h.unknown(e)
 	default:
-		v.h.refused(e)
+		v.h.refused(e, err)
 	}
 }
 
