@@ -18,7 +18,7 @@ func Example() {
 	}
 	defer server.Close()
 
-	users, err := loader.New(server.Client(), loader.Options[string]{Timeout: 5 * time.Second})
+	users, err := loader.New(server.Client(), loader.Options[string]{Timeout: time.Minute})
 	if err != nil {
 		panic(err)
 	}

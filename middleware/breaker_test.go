@@ -131,10 +131,10 @@ func TestBreaker_FailuresOpenIt(t *testing.T) {
 		err error
 		o   BreakerOptions
 	}{
-		"a failure":                   {t.Context(), errBroken, BreakerOptions{Trip: 1}},
-		"a caller who waited in vain": {late, context.DeadlineExceeded, BreakerOptions{Trip: 1}},
-		"a cancellation within":       {t.Context(), context.Canceled, BreakerOptions{Trip: 1}},
-		"what Failure says":           {t.Context(), loader.ErrNotFound, BreakerOptions{Trip: 1, Failure: func(error) bool { return true }}},
+		"a failure":                   {t.Context(), errBroken, BreakerOptions{Trip: 1, Every: time.Hour}},
+		"a caller who waited in vain": {late, context.DeadlineExceeded, BreakerOptions{Trip: 1, Every: time.Hour}},
+		"a cancellation within":       {t.Context(), context.Canceled, BreakerOptions{Trip: 1, Every: time.Hour}},
+		"what Failure says":           {t.Context(), loader.ErrNotFound, BreakerOptions{Trip: 1, Every: time.Hour, Failure: func(error) bool { return true }}},
 	} {
 		f := Chain(func(context.Context, int) (int, error) { return 0, row.err }, of.Breaker(row.o))
 		_, err := f(row.ctx, 42)
@@ -170,7 +170,7 @@ func TestBreaker_CancelledCallKeepsTheCount(t *testing.T) {
 	t.Parallel()
 	left, leave := context.WithCancel(t.Context())
 	leave()
-	f := Chain(broken, of.Breaker(BreakerOptions{Trip: 2}))
+	f := Chain(broken, of.Breaker(BreakerOptions{Trip: 2, Every: time.Hour}))
 	for _, ctx := range []context.Context{t.Context(), left, t.Context()} {
 		_, err := f(ctx, 1)
 		require.Equal(t, errBroken, err)
@@ -243,7 +243,7 @@ func TestBreaker_ReplacesAProbeThatHangs(t *testing.T) {
 
 func TestBreaker_SharedByItsFunctions(t *testing.T) {
 	t.Parallel()
-	b := of.Breaker(BreakerOptions{Trip: 2})
+	b := of.Breaker(BreakerOptions{Trip: 2, Every: time.Hour})
 	f, g := Chain(broken, b), Chain(double, b)
 	for range 2 {
 		_, err := f(t.Context(), 1)

@@ -46,7 +46,7 @@ func wrappers() map[string]Middleware[int, int] {
 		"Timeout": of.Timeout(time.Hour),
 		"Retry":   of.Retry(RetryOptions{}),
 		"Limit":   of.Limit(1),
-		"Breaker": of.Breaker(BreakerOptions{Trip: 1}),
+		"Breaker": of.Breaker(BreakerOptions{Trip: 1, Every: time.Hour}), // on a slow machine, a probe would pass
 		"Log":     of.Log(slog.New(slog.DiscardHandler)),
 		"Once":    of.Once(open{}),
 		"Cached":  Cached(passing{}),

@@ -38,7 +38,7 @@ var withoutTime = &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr
 
 // A function that queries a database is wrapped; the result has the same type.
 // The first listed is outermost: every call is logged and takes at most a
-// second. A miss calls the database, up to three times, in one of 20 slots.
+// minute. A miss calls the database, up to three times, in one of 20 slots.
 func ExampleChain() {
 	rdb, done := exampleRedis()
 	defer done()
@@ -59,7 +59,7 @@ func ExampleChain() {
 	wrap := middleware.For(userByID)
 	getUser := middleware.Chain(userByID, // func(context.Context, int64) (string, error)
 		wrap.Log(slog.New(slog.NewTextHandler(os.Stdout, withoutTime))),
-		wrap.Timeout(time.Second),
+		wrap.Timeout(time.Minute),
 		middleware.Cached(users),
 		wrap.Limit(20),
 		wrap.Retry(middleware.RetryOptions{Base: time.Millisecond}),
@@ -75,7 +75,7 @@ func ExampleChain() {
 }
 
 // The document's decorator, @from_cache_decorator(key=KEY, timeout=EXPIRE),
-// around a task without arguments. The number is fresh for two seconds. It is
+// around a task without arguments. The number is fresh for two minutes. It is
 // served stale for eighteen more while one process runs the task again.
 //
 // The decorator returns a name that does not exist, treats every result as an
@@ -90,7 +90,7 @@ func ExampleChain0() {
 		return 10, nil
 	}
 	numbers := cachex.Must(cachex.New(rdb, cachex.Spec[struct{}, int]{
-		Key: "test:key", TTL: 2 * time.Second, StaleWhileRevalidate: 18 * time.Second,
+		Key: "test:key", TTL: 2 * time.Minute, StaleWhileRevalidate: 18 * time.Minute,
 	}))
 	defer numbers.Close(ctx)
 	cachedHardTask := middleware.Chain0(hardTask, middleware.Cached(numbers)) // func(context.Context) (int, error)
