@@ -86,6 +86,14 @@ func TestCleanupsInABubbleStillHaveTheServer(t *testing.T) {
 
 // TestBubble_EndsWhileAClientStillDials covers a command whose context ends.
 // Its dial goes on, and may end after the client and the server are closed.
+func TestMemory_IsWaitedForInRealTimeAsLongAsOtherServers(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, Patience, InMemory(t).Options().ReadTimeout)
+	Bubble(t, func(t *testing.T, rdb *redis.Client) {
+		require.Equal(t, 5*time.Second, rdb.Options().ReadTimeout)
+	})
+}
+
 func TestBubble_EndsWhileAClientStillDials(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -43,9 +43,15 @@ func OpenMemory() (*Memory, error) {
 }
 
 // Options returns options for a client of the server. Each client needs its
-// own.
+// own. Outside of a bubble, a client of a test of [Main] waits for a reply for
+// [Patience], as the clients of other servers do.
 func (m *Memory) Options() *redis.Options {
+	var timeout time.Duration // 0 selects the default of go-redis
+	if inRealTime() {
+		timeout = replyTimeout()
+	}
 	return &redis.Options{
+		ReadTimeout: timeout, WriteTimeout: timeout,
 		Addr:   "127.0.0.1:6379", // a name only
 		Dialer: m.Dial,
 		// Identification is one more round trip for each connection.
