@@ -74,10 +74,10 @@ func TestClassify_RefusedConnectionIsSure(t *testing.T) {
 	t.Parallel()
 	addr := closedPort(t)
 	for name, rdb := range map[string]redis.UniversalClient{
-		"client":   redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1, DialerRetries: 1}),
-		"retries":  redis.NewClient(&redis.Options{Addr: addr, DialerRetries: 2, DialerRetryTimeout: 1}),
-		"cluster":  redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{addr}, MaxRedirects: 1, DialerRetries: 1}),
-		"sentinel": redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "m", SentinelAddrs: []string{addr}, MaxRetries: -1, DialerRetries: 1}),
+		"client":   redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1, DialerRetries: 1, DialTimeout: patience}),
+		"retries":  redis.NewClient(&redis.Options{Addr: addr, DialerRetries: 2, DialerRetryTimeout: 1, DialTimeout: patience}),
+		"cluster":  redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{addr}, MaxRedirects: 1, DialerRetries: 1, DialTimeout: patience}),
+		"sentinel": redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "m", SentinelAddrs: []string{addr}, MaxRetries: -1, DialerRetries: 1, DialTimeout: patience}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -134,7 +134,7 @@ func TestClassify_RedisThatStopsDuringACallHasFailed(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	proxy := redistest.NewProxy(t, server.Addr())
-	o := &redis.Options{Addr: proxy.Addr(), PoolSize: 1}
+	o := &redis.Options{Addr: proxy.Addr(), PoolSize: 1, ReadTimeout: patience}
 	once(o)
 	rdb := redis.NewClient(o)
 	t.Cleanup(func() { _ = rdb.Close() })
