@@ -6,8 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/internal/redistest"
 )
@@ -31,9 +29,7 @@ func ExampleCache_RefreshEvery() {
 	var servers sync.WaitGroup
 	var reader *cachex.Cache[string, int]
 	for range 3 {
-		rdb := redis.NewClient(&redis.Options{Addr: server.Addr()})
-		defer rdb.Close()
-		cache := cachex.Must(cachex.New(rdb, cachex.Spec[string, int]{
+		cache := cachex.Must(cachex.New(server.Client(nil), cachex.Spec[string, int]{
 			Key: "tasks:{name}",
 			TTL: 2 * every, // so that there always is a value
 			Up:  heavyTask,

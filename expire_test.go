@@ -66,7 +66,7 @@ func TestExpire_IsSeenByAReaderWithALateClock(t *testing.T) {
 	server.SetTime(time.Now().Add(5 * time.Second))
 	rdb := server.Client(nil)
 	s := newSource(t)
-	c := newCache(t, rdb, Spec[int, string]{Up: s.up, LeaseTTL: longLease, TTL: time.Hour, StaleWhileRevalidate: time.Minute})
+	c := newCache(t, rdb, Spec[int, string]{Up: s.up, LeaseTTL: longLease, TTL: time.Hour, StaleWhileRevalidate: time.Hour})
 	require.NoError(t, c.Set(t.Context(), 1, "old"))
 	require.Equal(t, Hit, look(t.Context(), c, 1).how)
 	require.NoError(t, c.Expire(t.Context(), 1))

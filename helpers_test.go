@@ -40,14 +40,14 @@ func process(t testing.TB, rdb *redis.Client) *redis.Client {
 }
 
 // newCache returns a cache of rdb that is closed when the test ends. If spec has
-// no Key, it gets one that no other test has; if it has no TTL, a minute.
+// no Key, it gets one that no other test has; if it has no TTL, an hour.
 func newCache[K comparable, V any](t testing.TB, rdb redis.UniversalClient, spec Spec[K, V]) *Cache[K, V] {
 	t.Helper()
 	if spec.Key == "" && spec.KeyFunc == nil {
 		spec.Key = redistest.Key(t) + ":{id}"
 	}
 	if spec.TTL == 0 {
-		spec.TTL = time.Minute
+		spec.TTL = time.Hour
 	}
 	c, err := New(rdb, spec)
 	require.NoError(t, err)

@@ -96,13 +96,15 @@ func TestNotFoundTTL_ReadIsOneGETAndNoLoad(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
 		counting, commands := counted(t, rdb)
 		loads := 0
-		c := newCache(t, counting, Spec[int, string]{NotFoundTTL: time.Minute, Up: func(context.Context, int) (string, error) {
+		c := newCache(t, counting, Spec[int, string]{NotFoundTTL: time.Hour, Jitter: NoJitter, Up: func(context.Context, int) (string, error) {
 			loads++
 			return "", ErrNotFound
 		}})
-		_, err := c.Get(t.Context(), 1)
-		require.ErrorIs(t, err, ErrNotFound)
-		require.Greater(t, pttl(t, rdb, c, 1), 50*time.Second)
+		livesFor(t, rdb, c, 1, time.Hour, func() error {
+			_, err := c.Get(t.Context(), 1)
+			require.ErrorIs(t, err, ErrNotFound)
+			return nil
+		})
 		commands.Reset()
 		for range 10 {
 			_, err := c.Get(t.Context(), 1)

@@ -23,7 +23,7 @@ func TestCache_RedisDownFailsAllButReadsWithUp(t *testing.T) {
 	t.Parallel()
 	hasty := func(o *redis.Options) {
 		o.MaxRetries, o.DialerRetries = -1, 1
-		o.ReadTimeout, o.ContextTimeoutEnabled = 100*time.Millisecond, true
+		o.DialTimeout, o.ReadTimeout, o.ContextTimeoutEnabled = patience, 100*time.Millisecond, true
 	}
 	// warm returns a client that has a connection, before harm comes to it.
 	warm := func(t *testing.T, server *redistest.Server) *redis.Client {
@@ -37,7 +37,7 @@ func TestCache_RedisDownFailsAllButReadsWithUp(t *testing.T) {
 		cause  error
 	}{
 		{"never started", func(t *testing.T) *redis.Client {
-			rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialerRetries: 1})
+			rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialerRetries: 1, DialTimeout: patience})
 			t.Cleanup(func() { _ = rdb.Close() })
 			return rdb
 		}, syscall.ECONNREFUSED},
