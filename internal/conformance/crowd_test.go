@@ -16,6 +16,7 @@ import (
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/counter"
 	"github.com/cachex-go/cachex/internal/redistest"
+	"github.com/cachex-go/cachex/writebehind"
 )
 
 const (
@@ -23,6 +24,7 @@ const (
 	crowdCount = 5                      // keys of counts
 	crowdLoads = 4                      // MaxLoads
 	crowdTTL   = 300 * time.Millisecond // short, so that values come and go
+	crowdBatch = 5 * time.Second        // the lease of a batch, as users have it: much shorter than patience
 )
 
 // A store is what a crowd reads and deletes: a cache, or what has a fault on purpose.
@@ -94,6 +96,7 @@ func newCrowd(t *testing.T, counts bool, clients ...redis.UniversalClient) *crow
 func (c *crowd) counter(rdb redis.UniversalClient) (*counter.Counter[int], error) {
 	return counter.New(rdb, counter.Spec[int]{
 		Key: c.prefix + ":count:{id}", TTL: time.Minute, FlushEvery: 500 * time.Millisecond, LeaseTTL: time.Second,
+		WriteBehindOptions: writebehind.Options{LeaseTTL: crowdBatch},
 		Up: func(_ context.Context, id int) (int64, error) {
 			c.mu.Lock()
 			defer c.mu.Unlock()

@@ -17,6 +17,7 @@ import (
 	"github.com/cachex-go/cachex"
 	"github.com/cachex-go/cachex/codec"
 	"github.com/cachex-go/cachex/counter"
+	"github.com/cachex-go/cachex/internal/errs"
 	"github.com/cachex-go/cachex/ledger"
 	"github.com/cachex-go/cachex/writebehind"
 )
@@ -134,13 +135,14 @@ func (vs *visitors) visit(rdb redis.UniversalClient, release uint32, did []*atom
 }
 
 // close closes the visitor, which takes until Redis is back. What another release has
-// set is left to that one.
+// set is left to that one. A bucket that failed beside is tried again: a batch whose
+// taker has ended waits for its lease.
 func (v *visitor) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	return closing(ctx, func(ctx context.Context) error {
 		behind := v.behind.Close(ctx)
-		if aside, ok := errors.AsType[*writebehind.AsideError](behind); ok && aside.Refused == 0 {
+		if aside, beside := errs.Find[*writebehind.AsideError](behind); len(aside) == 1 && aside[0].Refused == 0 && !beside {
 			behind = nil
 		}
 		return errors.Join(v.sets.Close(ctx), behind, v.counts.Close(ctx))
@@ -179,6 +181,7 @@ func (vs *visitors) open(rdb redis.UniversalClient, release uint32) (*visitor, e
 		return nil, err
 	}
 	spec.Key, spec.WriteBehind, spec.DownMany = vs.prefix+":behind:{id}", 50*time.Millisecond, vs.downMany
+	spec.WriteBehindOptions.LeaseTTL = crowdBatch
 	spec.Up = func(_ context.Context, key int) (string, error) {
 		vs.mu.Lock()
 		defer vs.mu.Unlock()
