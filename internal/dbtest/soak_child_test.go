@@ -59,7 +59,8 @@ func soaked() {
 	}
 	rdb := redis.NewClient(soakClient(os.Getenv("REDIS")))
 	release := uint32(env("RELEASE"))
-	s, err := openSite(rdb, db, os.Getenv("NAME"), release, time.Second)
+	// A batch is leased for as long as users have it by default.
+	s, err := openSite(rdb, db, os.Getenv("NAME"), release, 5*time.Second)
 	if err != nil {
 		panic(err)
 	}
