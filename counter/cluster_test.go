@@ -95,7 +95,7 @@ func (w *slotWatch) see(ctx context.Context, cmd redis.Cmder) {
 	if !strings.HasPrefix(cmd.Name(), "eval") {
 		return
 	}
-	ctx = context.WithoutCancel(ctx) // that of a heartbeat may end at any time
+	ctx = context.WithoutCancel(ctx) // a heartbeat ends its ctx at any time
 	args := cmd.Args()
 	keys := args[3 : 3+args[2].(int)]
 	slot := func(key any) int64 {

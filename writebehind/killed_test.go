@@ -40,7 +40,7 @@ return 1`)
 func persister(rdb *redis.Client, name string) Options {
 	return Options{
 		Name: name, Merge: Sum, Every: 200 * time.Millisecond, Buckets: 4,
-		LeaseTTL: time.Second, // the others wait for that of a dead process
+		LeaseTTL: time.Second, // the others wait until the lease of a killed process ends
 		Persist: func(ctx context.Context, b ledger.Batch) error {
 			return persistOnce.Run(ctx, rdb, []string{name + ":total"}, b.Token, b.Deltas["x"]).Err()
 		},

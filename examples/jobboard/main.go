@@ -103,7 +103,7 @@ type site struct {
 // only the keys of the job board. how describes the action in a word.
 func (s site) flush(ctx context.Context) (how string, err error) {
 	rdb := s.servers[0]
-	time.Sleep(time.Millisecond) // the ledger tells what is lost by the millisecond of the first write
+	time.Sleep(time.Millisecond) // a bucket made anew in the same millisecond looks like the lost one
 	if s.ours {
 		return "FLUSHALL", rdb.FlushAll(ctx).Err()
 	}
